@@ -1,0 +1,16 @@
+"""jaxcnn: a functional convolutional-network framework for JAX.
+
+>>> import jax, jaxcnn
+>>> model = jaxcnn.create_model("lenet5", num_classes=10)
+>>> images = jax.numpy.zeros((1, 28, 28, 1))
+>>> variables = model.init(jax.random.key(0), images, train=False)
+>>> model.apply(variables, images, train=False).shape
+(1, 10)
+"""
+
+from jaxcnn import layers, models
+from jaxcnn.errors import UsageError
+from jaxcnn.models import create_model, list_models
+
+__version__ = "0.1.0"
+__all__ = ["UsageError", "create_model", "layers", "list_models", "models"]

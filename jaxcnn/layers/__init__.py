@@ -1,0 +1,36 @@
+"""Every layer as a pure Linen module, one kind a file.
+
+Images are `[N, H, W, C]`: batch, height, width, channels. A layer that behaves differently while training takes
+`train` as a keyword: `layer(x, train=True)`.
+"""
+
+from jaxcnn.layers import initializers
+from jaxcnn.layers.activation import ReLU, Sigmoid, Softmax, Tanh
+from jaxcnn.layers.compose import Concat, Flatten, Residual, Sequential, ZeroPadShortcut
+from jaxcnn.layers.convolution import Conv
+from jaxcnn.layers.dense import Dense
+from jaxcnn.layers.dropout import Dropout
+from jaxcnn.layers.normalization import BATCH_AXIS, BatchNorm, LocalResponseNorm
+from jaxcnn.layers.pooling import AvgPool, GlobalAvgPool, MaxPool
+
+__all__ = [
+    "BATCH_AXIS",
+    "AvgPool",
+    "BatchNorm",
+    "Concat",
+    "Conv",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "GlobalAvgPool",
+    "LocalResponseNorm",
+    "MaxPool",
+    "ReLU",
+    "Residual",
+    "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+    "ZeroPadShortcut",
+    "initializers",
+]

@@ -1,0 +1,92 @@
+"""The convolutional layer."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+
+from jaxcnn.errors import UsageError
+from jaxcnn.layers import initializers
+from jaxcnn.layers.window import Padding, Size, check_fits, explicit_padding, pair
+
+
+class Conv(nn.Module):
+    """Two-dimensional convolution: `Y_j = sum_i W_ij * X_i + b_j` over C_in input and C_out output channels.
+
+    `W_ij * X_i` is the sliding product of the field (a cross-correlation: the kernel is not flipped),
+
+        `Y[n, y, x, j] = b[j] + sum_{i, u, v} W[u, v, i, j] X[n, s y + d u - p, s x + d v - p, i]`
+
+    with stride `s`, dilation `d` and `p` rows of zero padding, so that there are
+
+        `H_out = floor((H + 2 p - d (k - 1) - 1) / s) + 1`
+
+    rows of output. A kernel of 2 N + 1 keeps the size with a padding of N. `[N, H, W, C_in] -> [N, H_out, W_out,
+    features]`. Parameters: `kernel` `[kH, kW, C_in / groups, features]` and `bias` `[features]`.
+
+    Fields:
+      features: C_out, the number of kernels and of output feature maps.
+      kernel_size: (height, width), or one number for both.
+      strides: distance that the kernel moves, likewise.
+      padding: rows of zeros on each side: a number, `((top, bottom), (left, right))`, "SAME" or "VALID" (none).
+        The default is none; papers pad symmetrically, which "SAME" at stride 2 does not.
+      kernel_dilation: distance between the taps of the kernel; 1 is an ordinary kernel.
+      feature_group_count: input and output channels are split into so many groups that do not see each other.
+      use_bias: whether to add `b`; not needed in front of a normalisation.
+      dtype: of the computation; None takes it from input and parameters.
+      param_dtype: of the parameters.
+
+    Raises:
+      UsageError: sizes that are not positive, channels that the groups do not divide, an image too small.
+
+    >>> import jax
+    >>> conv = Conv(6, (5, 5), padding=2)
+    >>> y, variables = conv.init_with_output(jax.random.key(0), jnp.ones((1, 28, 28, 1)))
+    >>> y.shape, variables["params"]["kernel"].shape
+    ((1, 28, 28, 6), (5, 5, 1, 6))
+    """
+
+    features: int
+    kernel_size: Size
+    strides: Size = 1
+    padding: Padding = 0
+    kernel_dilation: Size = 1
+    feature_group_count: int = 1
+    use_bias: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer = initializers.lecun_normal
+    bias_init: nn.initializers.Initializer = initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel_size = pair(self.kernel_size, "kernel_size")
+        strides = pair(self.strides, "strides")
+        dilation = pair(self.kernel_dilation, "kernel_dilation")
+        groups = self.feature_group_count
+        padding = explicit_padding(self.padding, (x.shape[-3], x.shape[-2]), kernel_size, strides, dilation)
+        check_fits("Conv", x.shape, kernel_size, padding, dilation)
+        if self.features < 1:
+            raise UsageError(f"Conv needs at least 1 feature, got features={self.features}")
+        if groups < 1 or x.shape[-1] % groups or self.features % groups:
+            raise UsageError(
+                f"feature_group_count={groups} must divide the input's {x.shape[-1]} channels and "
+                f"the output's {self.features}"
+            )
+
+        shape = (*kernel_size, x.shape[-1] // groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=strides,
+            padding=padding,
+            rhs_dilation=dilation,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+        return y if bias is None else y + bias

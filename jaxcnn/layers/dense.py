@@ -1,0 +1,43 @@
+"""The fully connected layer."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+
+from jaxcnn.errors import UsageError
+from jaxcnn.layers import initializers
+
+
+class Dense(nn.Module):
+    """Fully connected layer: `y_j = sum_i W_ij x_i + b_j`, or `y = W^T x + b`, over the last axis.
+
+    `[..., C_in] -> [..., features]`. Parameters: `kernel` `[C_in, features]` and `bias` `[features]`.
+
+    Raises:
+      UsageError: if `features` is not positive.
+
+    >>> import jax
+    >>> y, variables = Dense(10).init_with_output(jax.random.key(0), jnp.ones((2, 84)))
+    >>> y.shape, variables["params"]["kernel"].shape
+    ((2, 10), (84, 10))
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer = initializers.lecun_normal
+    bias_init: nn.initializers.Initializer = initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.features < 1:
+            raise UsageError(f"Dense needs at least 1 feature, got features={self.features}")
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = x @ kernel
+        return y if bias is None else y + bias

@@ -1,0 +1,138 @@
+"""Pooling: a feature map made smaller, without parameters and without mixing channels."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.errors import UsageError
+from jaxcnn.layers.window import Padding, Size, check_fits, explicit_padding, pair
+
+Sides = tuple[tuple[int, int], tuple[int, int]]
+
+
+def _ceil_overhang(size: int, window: int, stride: int, sides: tuple[int, int]) -> int:
+    """Rows past the padded input that `ceil_mode` adds, by torch's rule: no window may start in them."""
+    padded = size + sum(sides)
+    outputs = -(-(padded - window) // stride) + 1
+    if (outputs - 1) * stride >= size + sides[0]:
+        outputs -= 1
+    return max((outputs - 1) * stride + window - padded, 0)
+
+
+def _geometry(
+    layer: str, x: jax.Array, window_shape: Size, strides: Size | None, padding: Padding, ceil_mode: bool
+) -> tuple[tuple[int, int], tuple[int, int], Sides, Sides]:
+    """Window, strides, the padding asked for, and that padding with what `ceil_mode` adds below and right."""
+    window = pair(window_shape, "window_shape")
+    steps = window if strides is None else pair(strides, "strides")
+    size = (x.shape[-3], x.shape[-2])
+    sides = explicit_padding(padding, size, window, steps)
+    check_fits(layer, x.shape, window, sides)
+    if any(side >= k for k, pads in zip(window, sides, strict=True) for side in pads):
+        raise UsageError(f"{layer} padding {sides} must be smaller than its window {window}")
+    if not ceil_mode:
+        return window, steps, sides, sides
+    (top, bottom), (left, right) = sides
+    extra = [_ceil_overhang(n, k, s, p) for n, k, s, p in zip(size, window, steps, sides, strict=True)]
+    return window, steps, sides, ((top, bottom + extra[0]), (left, right + extra[1]))
+
+
+class MaxPool(nn.Module):
+    """The largest value in each window: `Y[y, x] = max_{u, v} X[s y + u, s x + v]`, channel by channel.
+
+    `[N, H, W, C] -> [N, H_out, W_out, C]` with `H_out = floor((H + 2 p - k) / s) + 1`; `ceil` instead of `floor`
+    with `ceil_mode`, less one where the last window would lie wholly in the padding (torch's rule). Padding never
+    wins: it counts as minus infinity. `strides` are the window's size if not given.
+
+    Raises:
+      UsageError: sizes that are not positive, padding as large as the window, an image too small.
+
+    >>> MaxPool(2)(jnp.ones((1, 28, 28, 6))).shape
+    (1, 14, 14, 6)
+    >>> MaxPool(3, strides=2, ceil_mode=True)(jnp.ones((1, 112, 112, 64))).shape
+    (1, 56, 56, 64)
+    """
+
+    window_shape: Size
+    strides: Size | None = None
+    padding: Padding = 0
+    ceil_mode: bool = False
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        window, strides, _, sides = _geometry(
+            "MaxPool", x, self.window_shape, self.strides, self.padding, self.ceil_mode
+        )
+        lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
+        return jax.lax.reduce_window(
+            x,
+            np.array(lowest, x.dtype),
+            jax.lax.max,
+            window_dimensions=(1, *window, 1),
+            window_strides=(1, *strides, 1),
+            padding=((0, 0), *sides, (0, 0)),
+        )
+
+
+class AvgPool(nn.Module):
+    """The mean of each window: `Y[y, x] = mean_{u, v} X[s y + u, s x + v]`, channel by channel.
+
+    Shapes as in `MaxPool`. `count_include_pad` says whether zeros of the padding count among the values averaged
+    (torch's default, and what the papers' frameworks did); rows that only `ceil_mode` adds never count.
+
+    Raises:
+      UsageError: sizes that are not positive, padding as large as the window, an image too small.
+
+    >>> AvgPool(2)(jnp.ones((1, 28, 28, 6))).shape
+    (1, 14, 14, 6)
+    """
+
+    window_shape: Size
+    strides: Size | None = None
+    padding: Padding = 0
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        window, strides, asked, sides = _geometry(
+            "AvgPool", x, self.window_shape, self.strides, self.padding, self.ceil_mode
+        )
+        total = jax.lax.reduce_window(
+            x,
+            np.array(0, x.dtype),
+            jax.lax.add,
+            window_dimensions=(1, *window, 1),
+            window_strides=(1, *strides, 1),
+            padding=((0, 0), *sides, (0, 0)),
+        )
+        # How many values each window averages depends on shapes alone, so it is a constant of the program.
+        rows, columns = (
+            self._values_counted(x.shape[axis + 1], window[axis], strides[axis], asked[axis], total.shape[axis + 1])
+            for axis in (0, 1)
+        )
+        counts = np.outer(rows, columns)
+        if (counts == counts[0, 0]).all():
+            return total / counts[0, 0].astype(x.dtype)
+        return total / counts[None, :, :, None].astype(x.dtype)
+
+    def _values_counted(
+        self, size: int, window: int, stride: int, sides: tuple[int, int], outputs: int
+    ) -> np.ndarray:
+        """Along one axis, the number of values that each of `outputs` windows averages."""
+        before, after = sides
+        first, last = (0, before + size + after) if self.count_include_pad else (before, before + size)
+        starts = np.arange(outputs) * stride
+        return np.minimum(starts + window, last) - np.maximum(starts, first)
+
+
+class GlobalAvgPool(nn.Module):
+    """The mean of each whole feature map: `[N, H, W, C] -> [N, C]` (Lin et al., *Network In Network*, 2013).
+
+    >>> GlobalAvgPool()(jnp.ones((2, 7, 7, 512))).shape
+    (2, 512)
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if x.ndim != 4:
+            raise UsageError(f"GlobalAvgPool needs feature maps [N, H, W, C], got shape {list(x.shape)}")
+        return x.mean(axis=(1, 2))

@@ -1,0 +1,144 @@
+"""ResNet (He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, 2015), and its plain counterpart."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.layers import BatchNorm, Conv, Dense, GlobalAvgPool, MaxPool, ZeroPadShortcut, initializers
+
+ModuleDef = Callable[..., Any]
+Shortcut = Literal["A", "B", "none"]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut around them (figure 5, left). `[N, H, W, C] -> [N, H/s, W/s, features]`."""
+
+    features: int
+    strides: int
+    shortcut: Shortcut
+    conv: ModuleDef
+    norm: ModuleDef
+    expansion: ClassVar[int] = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        y = self.conv(self.features, 3, self.strides, padding=1)(x)
+        y = nn.relu(self.norm()(y, train=train))
+        y = self.conv(self.features, 3, padding=1)(y)
+        y = self.norm()(y, train=train)
+        return nn.relu(add_shortcut(self, x, y, train))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions, the first of which narrows and the last widens (figure 5, right).
+
+    `[N, H, W, C] -> [N, H/s, W/s, 4 * features]`. The paper moves the stride with the first convolution (v1);
+    moving it with the 3x3 (`stride_on_3x3`, "v1.5") loses no pixels and is what published weights use. `groups`
+    and `group_width` (channels of a group at `features = 64`) make it the block of ResNeXt or of a wide ResNet.
+    """
+
+    features: int
+    strides: int
+    shortcut: Shortcut
+    conv: ModuleDef
+    norm: ModuleDef
+    stride_on_3x3: bool = True
+    groups: int = 1
+    group_width: int = 64
+    expansion: ClassVar[int] = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        width = self.features * self.group_width // 64 * self.groups
+        first, second = (1, self.strides) if self.stride_on_3x3 else (self.strides, 1)
+        y = self.conv(width, 1, first)(x)
+        y = nn.relu(self.norm()(y, train=train))
+        y = self.conv(width, 3, second, padding=1, feature_group_count=self.groups)(y)
+        y = nn.relu(self.norm()(y, train=train))
+        y = self.conv(self.features * self.expansion, 1)(y)
+        y = self.norm()(y, train=train)
+        return nn.relu(add_shortcut(self, x, y, train))
+
+
+def add_shortcut(block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array, train: bool) -> jax.Array:
+    """`y` plus the shortcut of `x`, by the options of section 3.3: the identity wherever shapes allow it."""
+    if block.shortcut == "none":
+        return y
+    if x.shape == y.shape:
+        return x + y
+    if block.shortcut == "A":
+        return ZeroPadShortcut(y.shape[-1], block.strides)(x) + y
+    projection = block.conv(y.shape[-1], 1, block.strides, name="shortcut_conv")(x)
+    return block.norm(name="shortcut_norm")(projection, train=train) + y
+
+
+class ResNet(nn.Module):
+    """A residual network: a stem, stages of blocks that halve the size and double the width, and a classifier.
+
+    `[N, H, W, C] -> [N, num_classes]`.
+
+    Fields:
+      num_classes: number of logits.
+      stage_sizes: blocks in each stage, a row of table 1.
+      block: `BasicBlock` or `Bottleneck`.
+      width: features of the first stage.
+      stem: "imagenet" (7x7 at stride 2, then max pooling; a quarter of the size) or "cifar" (3x3 at full size).
+      shortcut: where the shape changes, "A" pads with zeros and "B" projects; "none" makes a plain network.
+      norm: constructor of the normalisation, such as `partial(BatchNorm, axis_name=None)`.
+      dtype, param_dtype: of the computation and of the parameters; logits are float32 always.
+    """
+
+    stage_sizes: tuple[int, ...]
+    block: ModuleDef
+    num_classes: int = 1000
+    width: int = 64
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    shortcut: Shortcut = "B"
+    norm: ModuleDef = BatchNorm
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        policy = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        conv = partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **policy)
+        norm = partial(self.norm, **policy)
+
+        if self.stem == "imagenet":
+            x = conv(self.width, 7, 2, padding=3, name="stem_conv")(x)
+            x = nn.relu(norm(name="stem_norm")(x, train=train))
+            x = MaxPool(3, 2, padding=1)(x)
+        else:
+            x = conv(self.width, 3, padding=1, name="stem_conv")(x)
+            x = nn.relu(norm(name="stem_norm")(x, train=train))
+
+        for stage, blocks in enumerate(self.stage_sizes):
+            for index in range(blocks):
+                x = self.block(
+                    features=self.width * 2**stage,
+                    strides=2 if stage > 0 and index == 0 else 1,
+                    shortcut=self.shortcut,
+                    conv=conv,
+                    norm=norm,
+                    name=f"stage{stage + 1}_block{index + 1}",
+                )(x, train=train)
+
+        x = GlobalAvgPool()(x)
+        return Dense(self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head")(x)
+
+
+def cifar_resnet(depth: int, shortcut: Shortcut = "A") -> Callable[..., nn.Module]:
+    """The networks of section 4.2 for 32x32 images: 6 n + 2 layers, three stages of 16, 32 and 64 maps."""
+    blocks = (depth - 2) // 6
+    return partial(
+        ResNet, (blocks,) * 3, BasicBlock, num_classes=10, width=16, stem="cifar", shortcut=shortcut
+    )
+
+
+MODELS = {
+    "resnet20_cifar": cifar_resnet(20),
+}
