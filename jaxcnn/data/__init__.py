@@ -1,0 +1,17 @@
+"""Data sets as tensorflow-datasets keeps them, read without TensorFlow, in batches of uint8 images."""
+
+from jaxcnn.data.augment import AUGMENTATIONS, compose, normalize
+from jaxcnn.data.datasets import Dataset, list_datasets, open_dataset
+from jaxcnn.data.pipeline import Batch, evaluation_batches, training_batches
+
+__all__ = [
+    "AUGMENTATIONS",
+    "Batch",
+    "Dataset",
+    "compose",
+    "evaluation_batches",
+    "list_datasets",
+    "normalize",
+    "open_dataset",
+    "training_batches",
+]

@@ -1,0 +1,83 @@
+"""Data sets are found, read and described; what is missing or damaged is told in one line."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from jaxcnn.data.datasets import BUNDLED_DIR, STATISTICS, Statistics, list_datasets, open_dataset
+from jaxcnn.errors import UsageError
+
+NAME = "fashion_mnist_mini"
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A prepared data set of another name, outside the package."""
+    shutil.copytree(BUNDLED_DIR / NAME / "1.0.0", tmp_path / "other" / "1.0.0")
+    for path in (tmp_path / "other" / "1.0.0").iterdir():
+        path.rename(path.with_name(path.name.replace(NAME, "other")))
+    info = tmp_path / "other" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace(f'"{NAME}"', '"other"'))
+    return tmp_path
+
+
+def test_the_bundled_data_set_is_described():
+    dataset = open_dataset(NAME)
+    assert dataset.image_shape == (28, 28, 1)
+    assert dataset.num_classes == 10
+    assert dataset.class_names[9] == "Ankle boot"
+    assert dataset.examples == {"train": 10_000, "test": 2_000}
+
+
+def test_a_split_is_read_once_as_uint8():
+    dataset = open_dataset(NAME)
+    images, labels = dataset.read("test")
+    assert (images.shape, images.dtype) == ((2000, 28, 28, 1), np.uint8)
+    assert (labels.shape, labels.dtype) == ((2000,), np.int32)
+    assert dataset.read("test")[0] is images
+
+
+def test_recorded_statistics_are_the_training_images_own():
+    images, _ = open_dataset(NAME).read("train")
+    measured, scaled = Statistics.of(images), images / 255.0
+    np.testing.assert_allclose(measured.mean, scaled.mean((0, 1, 2)), rtol=1e-9)
+    np.testing.assert_allclose(measured.std, scaled.std((0, 1, 2)), rtol=1e-9)
+    np.testing.assert_allclose(STATISTICS[NAME].mean, measured.mean, atol=5e-7)
+    np.testing.assert_allclose(STATISTICS[NAME].std, measured.std, atol=5e-7)
+
+
+def test_any_prepared_data_set_of_labelled_images_is_read_by_its_name(copy):
+    assert "other" in list_datasets(copy)
+    dataset = open_dataset("other", copy)
+    np.testing.assert_array_equal(dataset.read("test")[0], open_dataset(NAME).read("test")[0])
+    np.testing.assert_allclose(dataset.statistics().mean, STATISTICS[NAME].mean, atol=5e-7)
+
+
+def test_an_unknown_name_names_the_nearest_and_a_known_one_its_folder(tmp_path):
+    with pytest.raises(UsageError, match="unknown data set 'cifar_10'; did you mean 'cifar10'"):
+        open_dataset("cifar_10", tmp_path)
+    with pytest.raises(UsageError, match=f"data set 'cifar10' is not prepared in {tmp_path}"):
+        open_dataset("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])
+def test_damaged_records_are_told_in_one_line(copy, damage):
+    records = copy / "other" / "1.0.0" / "other-test.array_record-00000-of-00001"
+    content = bytearray(records.read_bytes())
+    if damage == "truncate":
+        records.write_bytes(content[: len(content) // 2])
+    elif damage == "remove":
+        records.unlink()
+    else:
+        for position in range(1000, len(content), 5000):
+            content[position] ^= 0xFF
+        records.write_bytes(content)
+    with pytest.raises(UsageError, match=r"^data set 'other' in .* is damaged: .*; prepare it again$"):
+        open_dataset("other", copy).read("test")
+
+
+def test_damaged_descriptions_are_told_in_one_line(copy):
+    (copy / "other" / "1.0.0" / "features.json").write_text("{")
+    with pytest.raises(UsageError, match="data set 'other'"):
+        open_dataset("other", copy)
