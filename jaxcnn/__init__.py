@@ -8,9 +8,9 @@
 (1, 10)
 """
 
-from jaxcnn import layers, models
+from jaxcnn import data, layers, models, train
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model, list_models
+from jaxcnn.version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["UsageError", "create_model", "layers", "list_models", "models"]
+__all__ = ["UsageError", "__version__", "create_model", "data", "layers", "list_models", "models", "train"]

@@ -1,0 +1,28 @@
+"""Training: one pure step, spread over devices, and the loop around it."""
+
+from jaxcnn.train.config import Config, OptimizerConfig, ScheduleConfig
+from jaxcnn.train.loop import DivergedError, Result, evaluate_run, fit
+from jaxcnn.train.losses import cross_entropy
+from jaxcnn.train.optimizers import make_optimizer
+from jaxcnn.train.parallel import make_parallel
+from jaxcnn.train.schedules import make_schedule
+from jaxcnn.train.state import TrainState, create_state
+from jaxcnn.train.step import make_eval_step, make_train_step
+
+__all__ = [
+    "Config",
+    "DivergedError",
+    "OptimizerConfig",
+    "Result",
+    "ScheduleConfig",
+    "TrainState",
+    "create_state",
+    "cross_entropy",
+    "evaluate_run",
+    "fit",
+    "make_eval_step",
+    "make_optimizer",
+    "make_parallel",
+    "make_schedule",
+    "make_train_step",
+]

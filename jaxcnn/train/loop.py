@@ -1,0 +1,255 @@
+"""The training loop: the only one. It leaves a folder with everything about the run."""
+
+import math
+import platform
+import time
+from collections import deque
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from jaxcnn.data import evaluation_batches, training_batches
+from jaxcnn.train import curves, metrics, workdir
+from jaxcnn.train.checkpoint import Checkpoints
+from jaxcnn.train.config import Config
+from jaxcnn.train.plan import Plan, make_plan
+from jaxcnn.train.progress import ProgressDisplay, print_summary
+from jaxcnn.train.record import Record, read_rows
+from jaxcnn.train.state import TrainState
+from jaxcnn.version import __version__
+
+# Steps whose metrics stay on the devices when earlier ones are fetched, so that fetching leaves no device idle.
+IN_FLIGHT = 2
+EVALUATION_BATCH = 500
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer a finite number; checkpoints of earlier steps have been kept."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+      config: what was run.
+      workdir: the run's folder.
+      state: the state after the last step.
+      test_accuracy: share of right answers on all of the `test_examples`.
+      test_loss: mean cross-entropy on them, in nats.
+      values: everything in `result.json`.
+    """
+
+    config: Config
+    workdir: Path
+    state: TrainState
+    test_accuracy: float
+    test_loss: float
+    test_examples: int
+    values: dict[str, Any]
+
+
+def fit(config: Config, *, console: Console | None = None) -> Result:
+    """Trains as `config` says, in the run's folder, and returns what it came to.
+
+    The folder (`config.workdir`) then holds `config.json`, `metrics.jsonl` (a line for each step and test),
+    TensorBoard events, `checkpoints/`, `curves.png` and `result.json`. If it already holds a part of this very
+    run, the run goes on from its latest checkpoint.
+
+    Args:
+      config: what to train, on what, and how.
+      console: where to print; standard output if not given.
+
+    Raises:
+      UsageError: a configuration that cannot work, before anything is written.
+      DivergedError: the loss became infinite or NaN.
+    """
+    started = time.perf_counter()
+    console = console or Console()
+    plan = make_plan(config)
+    folder = workdir.claim(config)
+    with Checkpoints(folder / workdir.CHECKPOINTS) as checkpoints:
+        first_step = checkpoints.latest_step() or 0
+        if first_step:
+            state, meta = checkpoints.restore(first_step, plan.template)
+            if config.progress:
+                console.print(f"{folder} holds {first_step:,} of {plan.steps:,} steps of this run; going on from there")
+        else:
+            state, meta = plan.initial_state(), {"seconds": 0.0}
+        state = plan.parallel.place_state(state)
+        if first_step < plan.steps or not (folder / workdir.RESULT).exists():
+            with (
+                Record(folder, first_step) as record,
+                ProgressDisplay(
+                    console,
+                    steps=plan.steps,
+                    first_step=first_step,
+                    batch_size=config.batch_size,
+                    enabled=config.progress,
+                ) as display,
+            ):
+                run = _Run(plan, folder, checkpoints, record, display, started - meta["seconds"])
+                state, values = run.train(state, first_step)
+            curves.draw(read_rows(folder), f"{config.model} on {config.dataset}", folder / workdir.CURVES)
+            values["seconds"] = time.perf_counter() - run.started
+            workdir.write_json(folder / workdir.RESULT, values)
+    values = workdir.read_json(folder / workdir.RESULT)
+    if config.progress:
+        print_summary(console, values, folder)
+    return Result(config, folder, state, values["test_accuracy"], values["test_loss"], values["test_examples"], values)
+
+
+def evaluate(plan: Plan, eval_step: Any, state: TrainState) -> dict[str, float]:
+    """Mean `loss` and `accuracy` over every test example, and how many `examples` they were."""
+    images, labels = plan.dataset.read("test")
+    devices = len(plan.parallel.devices)
+    batch_size = -(-min(EVALUATION_BATCH, len(images)) // devices) * devices
+    batches = evaluation_batches(images, labels, batch_size)
+    total = metrics.add(jax.device_get([eval_step(state, plan.parallel.place_batch(batch)) for batch in batches]))
+    if total["examples"] != plan.dataset.examples["test"]:
+        raise AssertionError(f"tested on {total['examples']:.0f} of {plan.dataset.examples['test']} examples")
+    return {**metrics.means(total), "examples": int(total["examples"])}
+
+
+def evaluate_run(folder: Path) -> dict[str, Any]:
+    """Tests the latest checkpoint of the run in `folder` on every test example.
+
+    Returns:
+      `model`, `dataset`, `step`, `test_accuracy`, `test_loss` and `test_examples`.
+
+    Raises:
+      UsageError: no run there, no checkpoint yet, or one that is damaged.
+    """
+    plan = make_plan(workdir.read_config(folder))
+    with Checkpoints(folder / workdir.CHECKPOINTS) as checkpoints:
+        state, _ = checkpoints.restore(checkpoints.existing_step(), plan.template)
+    test = evaluate(plan, plan.compile_eval_step(), plan.parallel.place_state(state))
+    return {
+        "model": plan.config.model,
+        "dataset": plan.config.dataset,
+        "step": int(state.step),
+        "test_accuracy": test["accuracy"],
+        "test_loss": test["loss"],
+        "test_examples": test["examples"],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    return {"jaxcnn": __version__, "python": platform.python_version(), **packages}
+
+
+class _Run:
+    """The steps, tests and checkpoints of a run, from its first step in this process to its last."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: Path,
+        checkpoints: Checkpoints,
+        record: Record,
+        display: ProgressDisplay,
+        started: float,
+    ):
+        self.plan, self.folder, self.started = plan, folder, started
+        self.checkpoints, self.record, self.display = checkpoints, record, display
+        self.learning_rates = np.asarray(jax.vmap(plan.schedule)(np.arange(plan.steps)))
+        self.pending: deque[tuple[int, metrics.Sums]] = deque()
+        self.epoch_sums: list[dict[str, Any]] = []
+
+    def train(self, state: TrainState, first_step: int) -> tuple[TrainState, dict[str, Any]]:
+        """Makes the steps from `first_step` on; returns the last state and the values of `result.json`."""
+        plan, config = self.plan, self.plan.config
+        train_step, eval_step = plan.compile_train_step(), plan.compile_eval_step()
+        images, labels = plan.dataset.read("train")
+        batches = training_batches(images, labels, config.batch_size, config.seed, first_step)
+        compile_seconds, training_seconds, steps_timed = 0.0, 0.0, 0
+        train, test = {}, {}
+        since, step_since = time.perf_counter(), first_step
+        for step in range(first_step + 1, plan.steps + 1):
+            state, sums = train_step(state, plan.parallel.place_batch(next(batches)))
+            self.pending.append((step, sums))
+            if step == first_step + 1:
+                jax.block_until_ready(state)
+                compile_seconds = time.perf_counter() - since
+                since, step_since = time.perf_counter(), step
+            if step % config.log_every == 0:
+                self._log(keep=IN_FLIGHT)
+            if plan.ends_epoch(step):
+                jax.block_until_ready(state)
+                self._log(keep=0)
+                seconds = time.perf_counter() - since
+                training_seconds, steps_timed = training_seconds + seconds, steps_timed + step - step_since
+                rate = (step - step_since) * config.batch_size / seconds
+                train = metrics.means(metrics.add(self.epoch_sums))
+                self.epoch_sums.clear()
+                test = evaluate(plan, eval_step, state)
+                self._test_done(step, state, train, test, rate)
+                since, step_since = time.perf_counter(), step
+        if not test:  # the last step had been saved, but not the result
+            test = evaluate(plan, eval_step, state)
+        device = plan.parallel.devices[0]
+        return state, {
+            "model": config.model,
+            "dataset": config.dataset,
+            "steps": plan.steps,
+            "epochs": plan.epoch(plan.steps),
+            "batch_size": config.batch_size,
+            "seed": config.seed,
+            "test_accuracy": test["accuracy"],
+            "test_loss": test["loss"],
+            "test_examples": test["examples"],
+            "train_accuracy": train.get("accuracy"),
+            "train_loss": train.get("loss"),
+            "params": sum(x.size for x in jax.tree.leaves(state.params)),
+            "images_per_second": steps_timed * config.batch_size / max(training_seconds, 1e-9),
+            "compile_seconds": compile_seconds,
+            "devices": len(plan.parallel.devices),
+            "device_kind": device.device_kind,
+            "parallel": plan.parallel.name,
+            "versions": versions(),
+        }
+
+    def _log(self, keep: int) -> None:
+        """Fetches and records the metrics of all steps but the last `keep`."""
+        count = len(self.pending) - keep
+        if count < 1:
+            return
+        steps = [self.pending.popleft() for _ in range(count)]
+        fetched = jax.device_get([sums for _, sums in steps])
+        for (step, _), sums in zip(steps, fetched, strict=True):
+            means = metrics.means(sums)
+            if not math.isfinite(means["loss"]):
+                self._stop_diverged(step, means["loss"])
+            row = {"split": "train", "step": step, "epoch": round(self.plan.epoch(step), 4), **means}
+            self.record.write({**row, "learning_rate": float(self.learning_rates[step - 1])})
+        self.record.flush()
+        self.epoch_sums += fetched
+        last = steps[-1][0]
+        self.display.steps_done(last, self.plan.epoch(last), **metrics.means(metrics.add(fetched)))
+
+    def _test_done(
+        self, step: int, state: TrainState, train: dict[str, float], test: dict[str, float], rate: float
+    ) -> None:
+        """Records and shows a test, and saves a checkpoint."""
+        epoch = self.plan.epoch(step)
+        self.record.write({"split": "test", "step": step, "epoch": round(epoch, 4), **test})
+        self.record.flush()
+        self.display.epoch_done(epoch, train, test, rate)
+        seconds = time.perf_counter() - self.started
+        self.checkpoints.save(state, {"seconds": seconds, "test": test}, test["accuracy"])
+
+    def _stop_diverged(self, step: int, loss: float) -> None:
+        kept = self.checkpoints.latest_step()
+        where = f"the checkpoint of step {kept} in {self.folder} is kept" if kept else "there is no checkpoint yet"
+        rate = self.plan.config.optimizer.learning_rate
+        raise DivergedError(
+            f"the loss is {loss} at step {step}; {where}; try a lower learning rate "
+            f"(--optimizer.learning-rate {rate / 10:g})"
+        )

@@ -1,0 +1,92 @@
+"""What a person sees of a run: a progress bar, a line for each epoch, and a table at the end."""
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+
+class ProgressDisplay:
+    """A progress bar over all steps with loss, accuracy and images per second. Shows nothing if not `enabled`."""
+
+    def __init__(self, console: Console, *, steps: int, first_step: int, batch_size: int, enabled: bool):
+        self._console, self._enabled, self._batch_size = console, enabled, batch_size
+        self._last = (time.perf_counter(), first_step)
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not enabled,
+            # Drawing takes time from training on a small machine; twice a second is as fast as one reads.
+            refresh_per_second=2,
+            transient=True,
+        )
+        self._task = self._bar.add_task("compiling", total=steps, completed=first_step, numbers="")
+
+    def __enter__(self) -> "ProgressDisplay":
+        self._bar.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+
+    def steps_done(self, step: int, epoch: float, loss: float, accuracy: float) -> None:
+        """Moves the bar to `step`, with the loss and accuracy of the steps since the last call."""
+        now, (then, before) = time.perf_counter(), self._last
+        self._last = (now, step)
+        rate = (step - before) * self._batch_size / max(now - then, 1e-9)
+        self._bar.update(
+            self._task,
+            completed=step,
+            description=f"epoch {epoch:.1f}",
+            numbers=f"loss {loss:.3f}  accuracy {accuracy:.1%}  {rate:,.0f} images/s",
+        )
+
+    def epoch_done(self, epoch: float, train: dict[str, float], test: dict[str, float], rate: float) -> None:
+        """Prints what an epoch of training and the test behind it gave."""
+        if self._enabled:
+            # Short enough for a terminal of 80 columns.
+            self._console.print(
+                f"epoch {epoch:>4.3g}  training {train['loss']:.4f} {train['accuracy']:6.2%}  "
+                f"test {test['loss']:.4f} {test['accuracy']:6.2%}  {rate:>7,.0f} images/s",
+                highlight=False,
+            )
+        self._last = (time.perf_counter(), self._last[1])
+
+
+def print_summary(console: Console, result: dict[str, Any], workdir: Any) -> None:
+    """Prints the table that ends a run."""
+    table = Table(show_header=False, title=f"{result['model']} on {result['dataset']}", title_justify="left")
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row(
+        "test accuracy",
+        f"[bold green]{result['test_accuracy']:.2%}[/] on {result['test_examples']:,} of "
+        f"{result['test_examples']:,} test images",
+    )
+    table.add_row("test loss", f"{result['test_loss']:.4f}")
+    table.add_row("training", f"loss {result['train_loss']:.4f}, accuracy {result['train_accuracy']:.2%}")
+    table.add_row("parameters", f"{result['params']:,}")
+    table.add_row("steps", f"{result['steps']:,} ({result['epochs']:.4g} epochs of {result['batch_size']} a batch)")
+    table.add_row("speed", f"{result['images_per_second']:,.0f} images/s while training")
+    table.add_row("time", f"{result['seconds']:.1f} s, of which compiling {result['compile_seconds']:.1f} s")
+    table.add_row("devices", f"{result['devices']} x {result['device_kind']} ({result['parallel']})")
+    table.add_row("folder", str(workdir))
+    console.print(table)
