@@ -135,7 +135,13 @@ def cifar_resnet(depth: int, shortcut: Shortcut = "A") -> Callable[..., nn.Modul
     """The networks of section 4.2 for 32x32 images: 6 n + 2 layers, three stages of 16, 32 and 64 maps."""
     blocks = (depth - 2) // 6
     return partial(
-        ResNet, (blocks,) * 3, BasicBlock, num_classes=10, width=16, stem="cifar", shortcut=shortcut
+        ResNet,
+        stage_sizes=(blocks,) * 3,
+        block=BasicBlock,
+        num_classes=10,
+        width=16,
+        stem="cifar",
+        shortcut=shortcut,
     )
 
 
