@@ -115,9 +115,7 @@ class AvgPool(nn.Module):
             return total / counts[0, 0].astype(x.dtype)
         return total / counts[None, :, :, None].astype(x.dtype)
 
-    def _values_counted(
-        self, size: int, window: int, stride: int, sides: tuple[int, int], outputs: int
-    ) -> np.ndarray:
+    def _values_counted(self, size: int, window: int, stride: int, sides: tuple[int, int], outputs: int) -> np.ndarray:
         """Along one axis, the number of values that each of `outputs` windows averages."""
         before, after = sides
         first, last = (0, before + size + after) if self.count_include_pad else (before, before + size)

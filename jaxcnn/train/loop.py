@@ -94,9 +94,10 @@ def fit(config: Config, *, console: Console | None = None) -> Result:
                 ) as display,
             ):
                 run = _Run(plan, folder, checkpoints, record, display, started - meta["seconds"])
-                state, values = run.train(state, first_step)
-            curves.draw(read_rows(folder), f"{config.model} on {config.dataset}", folder / workdir.CURVES)
-            values["seconds"] = time.perf_counter() - run.started
+                state, test = run.train(state, first_step)
+            rows = read_rows(folder)
+            curves.draw(rows, f"{config.model} on {config.dataset}", folder / workdir.CURVES)
+            values = _result_values(plan, run, test, train=curves.epoch_means(rows)[0][-1])
             workdir.write_json(folder / workdir.RESULT, values)
     values = workdir.read_json(folder / workdir.RESULT)
     if config.progress:
@@ -145,6 +146,31 @@ def versions() -> dict[str, str]:
     return {"jaxcnn": __version__, "python": platform.python_version(), **packages}
 
 
+def _result_values(plan: Plan, run: "_Run", test: dict[str, float], train: dict[str, Any]) -> dict[str, Any]:
+    """The values of `result.json`; `train` has the means of the last epoch's steps."""
+    return {
+        "model": plan.config.model,
+        "dataset": plan.config.dataset,
+        "steps": plan.steps,
+        "epochs": plan.epoch(plan.steps),
+        "batch_size": plan.config.batch_size,
+        "seed": plan.config.seed,
+        "test_accuracy": test["accuracy"],
+        "test_loss": test["loss"],
+        "test_examples": test["examples"],
+        "train_accuracy": train["accuracy"],
+        "train_loss": train["loss"],
+        "params": sum(x.size for x in jax.tree.leaves(plan.template.params)),
+        "seconds": time.perf_counter() - run.started,
+        "compile_seconds": run.compile_seconds,
+        "images_per_second": run.images_timed / run.training_seconds if run.images_timed else 0.0,
+        "devices": len(plan.parallel.devices),
+        "device_kind": plan.parallel.devices[0].device_kind,
+        "parallel": plan.parallel.name,
+        "versions": versions(),
+    }
+
+
 class _Run:
     """The steps, tests and checkpoints of a run, from its first step in this process to its last."""
 
@@ -162,59 +188,37 @@ class _Run:
         self.learning_rates = np.asarray(jax.vmap(plan.schedule)(np.arange(plan.steps)))
         self.pending: deque[tuple[int, metrics.Sums]] = deque()
         self.epoch_sums: list[dict[str, Any]] = []
+        # Time spent on compiling and on steps, the latter without tests and checkpoints, and images in these steps.
+        self.compile_seconds, self.training_seconds, self.images_timed = 0.0, 0.0, 0
 
-    def train(self, state: TrainState, first_step: int) -> tuple[TrainState, dict[str, Any]]:
-        """Makes the steps from `first_step` on; returns the last state and the values of `result.json`."""
+    def train(self, state: TrainState, first_step: int) -> tuple[TrainState, dict[str, float]]:
+        """Makes the steps from `first_step` on; returns the last state and its test."""
         plan, config = self.plan, self.plan.config
         train_step, eval_step = plan.compile_train_step(), plan.compile_eval_step()
         images, labels = plan.dataset.read("train")
         batches = training_batches(images, labels, config.batch_size, config.seed, first_step)
-        compile_seconds, training_seconds, steps_timed = 0.0, 0.0, 0
-        train, test = {}, {}
+        test: dict[str, float] = {}
         since, step_since = time.perf_counter(), first_step
         for step in range(first_step + 1, plan.steps + 1):
             state, sums = train_step(state, plan.parallel.place_batch(next(batches)))
             self.pending.append((step, sums))
             if step == first_step + 1:
                 jax.block_until_ready(state)
-                compile_seconds = time.perf_counter() - since
+                self.compile_seconds = time.perf_counter() - since
                 since, step_since = time.perf_counter(), step
             if step % config.log_every == 0:
                 self._log(keep=IN_FLIGHT)
             if plan.ends_epoch(step):
                 jax.block_until_ready(state)
                 self._log(keep=0)
-                seconds = time.perf_counter() - since
-                training_seconds, steps_timed = training_seconds + seconds, steps_timed + step - step_since
-                rate = (step - step_since) * config.batch_size / seconds
-                train = metrics.means(metrics.add(self.epoch_sums))
-                self.epoch_sums.clear()
+                seconds, images_seen = time.perf_counter() - since, (step - step_since) * config.batch_size
+                self.training_seconds += seconds
+                self.images_timed += images_seen
                 test = evaluate(plan, eval_step, state)
-                self._test_done(step, state, train, test, rate)
+                self._test_done(step, state, test, rate=images_seen / seconds)
                 since, step_since = time.perf_counter(), step
-        if not test:  # the last step had been saved, but not the result
-            test = evaluate(plan, eval_step, state)
-        device = plan.parallel.devices[0]
-        return state, {
-            "model": config.model,
-            "dataset": config.dataset,
-            "steps": plan.steps,
-            "epochs": plan.epoch(plan.steps),
-            "batch_size": config.batch_size,
-            "seed": config.seed,
-            "test_accuracy": test["accuracy"],
-            "test_loss": test["loss"],
-            "test_examples": test["examples"],
-            "train_accuracy": train.get("accuracy"),
-            "train_loss": train.get("loss"),
-            "params": sum(x.size for x in jax.tree.leaves(state.params)),
-            "images_per_second": steps_timed * config.batch_size / max(training_seconds, 1e-9),
-            "compile_seconds": compile_seconds,
-            "devices": len(plan.parallel.devices),
-            "device_kind": device.device_kind,
-            "parallel": plan.parallel.name,
-            "versions": versions(),
-        }
+        # A run that was cut off after its last checkpoint, but before its result, has nothing left but the test.
+        return state, test or evaluate(plan, eval_step, state)
 
     def _log(self, keep: int) -> None:
         """Fetches and records the metrics of all steps but the last `keep`."""
@@ -234,11 +238,11 @@ class _Run:
         last = steps[-1][0]
         self.display.steps_done(last, self.plan.epoch(last), **metrics.means(metrics.add(fetched)))
 
-    def _test_done(
-        self, step: int, state: TrainState, train: dict[str, float], test: dict[str, float], rate: float
-    ) -> None:
-        """Records and shows a test, and saves a checkpoint."""
+    def _test_done(self, step: int, state: TrainState, test: dict[str, float], rate: float) -> None:
+        """Records and shows a test and the training before it, and saves a checkpoint."""
         epoch = self.plan.epoch(step)
+        train = metrics.means(metrics.add(self.epoch_sums))
+        self.epoch_sums.clear()
         self.record.write({"split": "test", "step": step, "epoch": round(epoch, 4), **test})
         self.record.flush()
         self.display.epoch_done(epoch, train, test, rate)

@@ -85,6 +85,15 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_end(run, tmp_path):
     assert [row["step"] for row in read_rows(tmp_path) if row["split"] == "train"] == list(range(1, 91))
 
 
+def test_a_run_that_only_lacks_its_result_gets_it(tmp_path):
+    config = dataclasses.replace(SHORT, steps=2, progress=True, workdir=str(tmp_path))
+    first = fit(config, console=Console(quiet=True))
+    (tmp_path / "result.json").unlink()
+    again = fit(config, console=Console(quiet=True))
+    assert again.test_accuracy == first.test_accuracy
+    assert again.values["train_loss"] == first.values["train_loss"]
+
+
 def test_a_finished_run_is_not_run_again(run):
     again = fit(run.config)
     assert_equal(run.state, again.state)
