@@ -5,12 +5,13 @@ maps it over the batch with a key for each example, made from the example's plac
 what happens to an image does not depend on how many devices share the work.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.errors import unknown_name
+from jaxcnn.errors import UsageError, unknown_name
 
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -28,25 +29,39 @@ def shift(key: jax.Array, image: jax.Array, pixels: int = 2) -> jax.Array:
     return jax.lax.dynamic_slice(padded, (top, left, 0), (height, width, channels))
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {"flip": flip, "shift": shift}
+AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {"flip": flip, "shift": shift}
 
 
-def compose(names: Sequence[str]) -> Augmentation:
+def compose(specs: Sequence[str]) -> Augmentation:
     """The named augmentations one after another, each with a key of its own; none of them is the identity.
 
+    A name may be followed by a number, the augmentation's third argument: "shift:1" moves by up to 1 pixel.
+
     Raises:
-      UsageError: an unknown name; the nearest one is named.
+      UsageError: an unknown name (the nearest one is named), or a number that cannot be.
     """
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise unknown_name("augmentation", name, AUGMENTATIONS)
+    steps = [_parse(spec) for spec in specs]
 
     def augment(key: jax.Array, image: jax.Array) -> jax.Array:
-        for index, name in enumerate(names):
-            image = AUGMENTATIONS[name](jax.random.fold_in(key, index), image)
+        for index, step in enumerate(steps):
+            image = step(jax.random.fold_in(key, index), image)
         return image
 
     return augment
+
+
+def _parse(spec: str) -> Augmentation:
+    name, colon, number = spec.partition(":")
+    if name not in AUGMENTATIONS:
+        raise unknown_name("augmentation", name, AUGMENTATIONS)
+    function = AUGMENTATIONS[name]
+    if not colon:
+        return function
+    if len(inspect.signature(function).parameters) < 3:
+        raise UsageError(f"augmentation '{name}' takes no number, got '{spec}'")
+    if not number.isdecimal() or int(number) < 1:
+        raise UsageError(f"augmentation '{spec}' needs a whole number of at least 1 behind the colon")
+    return lambda key, image: function(key, image, int(number))
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:

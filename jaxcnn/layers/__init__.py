@@ -11,10 +11,11 @@ from jaxcnn.layers.convolution import Conv
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.dropout import Dropout
 from jaxcnn.layers.normalization import BATCH_AXIS, BatchNorm, LocalResponseNorm
-from jaxcnn.layers.pooling import AvgPool, GlobalAvgPool, MaxPool
+from jaxcnn.layers.pooling import AdaptiveAvgPool, AvgPool, GlobalAvgPool, MaxPool
 
 __all__ = [
     "BATCH_AXIS",
+    "AdaptiveAvgPool",
     "AvgPool",
     "BatchNorm",
     "Concat",

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.errors import UsageError
+from jaxcnn.layers.window import pair
 
 Layer = Callable[..., Any]
 
@@ -77,7 +78,7 @@ class ZeroPadShortcut(nn.Module):
     He et al., *Deep Residual Learning*, 2015, section 3.3. `[N, H, W, C] -> [N, ceil(H / s), ceil(W / s), features]`.
 
     Raises:
-      UsageError: if there are fewer `features` than channels.
+      UsageError: if there are fewer `features` than channels, or `strides` are not positive.
 
     >>> ZeroPadShortcut(32, 2)(jnp.ones((1, 32, 32, 16))).shape
     (1, 16, 16, 32)
@@ -90,7 +91,8 @@ class ZeroPadShortcut(nn.Module):
         missing = self.features - x.shape[-1]
         if missing < 0:
             raise UsageError(f"ZeroPadShortcut cannot take {x.shape[-1]} channels down to {self.features}")
-        x = x[:, :: self.strides, :: self.strides]
+        down, right = pair(self.strides, "strides")
+        x = x[:, ::down, ::right]
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing)))
 
 
@@ -100,7 +102,7 @@ class Concat(nn.Module):
     The Inception module's and, with the input itself as a branch, the dense block's way to join feature maps.
 
     Raises:
-      UsageError: if outputs differ in anything but that axis.
+      UsageError: if outputs differ in anything but that axis, or there is no branch.
 
     >>> import jax
     >>> from jaxcnn.layers import Conv
@@ -114,6 +116,8 @@ class Concat(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        if not self.branches:
+            raise UsageError("Concat needs at least one branch, got none")
         outputs = [_call(branch, x, train) for branch in self.branches]
         if len({_without(y.shape, self.axis) for y in outputs}) != 1:
             shapes = ", ".join(str(list(y.shape)) for y in outputs)

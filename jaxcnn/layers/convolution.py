@@ -9,7 +9,7 @@ from flax.linen.dtypes import promote_dtype
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
-from jaxcnn.layers.window import Padding, Size, check_fits, explicit_padding, pair
+from jaxcnn.layers.window import Padding, Size, check_fits, explicit_padding, image_size, is_positive, pair
 
 
 class Conv(nn.Module):
@@ -66,14 +66,14 @@ class Conv(nn.Module):
         strides = pair(self.strides, "strides")
         dilation = pair(self.kernel_dilation, "kernel_dilation")
         groups = self.feature_group_count
-        padding = explicit_padding(self.padding, (x.shape[-3], x.shape[-2]), kernel_size, strides, dilation)
+        padding = explicit_padding(self.padding, image_size("Conv", x.shape), kernel_size, strides, dilation)
         check_fits("Conv", x.shape, kernel_size, padding, dilation)
-        if self.features < 1:
-            raise UsageError(f"Conv needs at least 1 feature, got features={self.features}")
-        if groups < 1 or x.shape[-1] % groups or self.features % groups:
+        if not is_positive(self.features):
+            raise UsageError(f"Conv needs a whole number of features, at least 1, got features={self.features!r}")
+        if not is_positive(groups) or x.shape[-1] % groups or self.features % groups:
             raise UsageError(
-                f"feature_group_count={groups} must divide the input's {x.shape[-1]} channels and "
-                f"the output's {self.features}"
+                f"feature_group_count must be a positive integer that divides the input's {x.shape[-1]} channels and "
+                f"the output's {self.features}, got {groups!r}"
             )
 
         shape = (*kernel_size, x.shape[-1] // groups, self.features)

@@ -9,6 +9,7 @@ from flax.linen.dtypes import promote_dtype
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
+from jaxcnn.layers.window import is_positive
 
 
 class Dense(nn.Module):
@@ -34,8 +35,8 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        if self.features < 1:
-            raise UsageError(f"Dense needs at least 1 feature, got features={self.features}")
+        if not is_positive(self.features):
+            raise UsageError(f"Dense needs a whole number of features, at least 1, got features={self.features!r}")
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)

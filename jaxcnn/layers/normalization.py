@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
+from jaxcnn.layers.window import is_positive
 
 BATCH_AXIS = "batch"
 """Name of the mapped axis over which the training step spreads a batch."""
@@ -75,7 +76,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        if not 0.0 <= self.momentum <= 1.0 or self.epsilon < 0.0:
+        if not 0.0 <= self.momentum <= 1.0 or not self.epsilon >= 0.0:
             raise UsageError(
                 f"BatchNorm needs a momentum in [0, 1] and an epsilon >= 0, got {self.momentum} and {self.epsilon}"
             )
@@ -142,8 +143,8 @@ class LocalResponseNorm(nn.Module):
     k: float = 2.0
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        if self.size < 1:
-            raise UsageError(f"LocalResponseNorm needs a size of at least 1 channel, got {self.size}")
+        if not is_positive(self.size):
+            raise UsageError(f"LocalResponseNorm needs a whole number of channels, at least 1, got size={self.size!r}")
         before = self.size // 2
         activity = jax.lax.reduce_window(
             jnp.square(x.astype(jnp.float32)),

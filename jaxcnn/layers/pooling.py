@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.errors import UsageError
-from jaxcnn.layers.window import Padding, Size, check_fits, explicit_padding, pair
+from jaxcnn.layers.window import Padding, Size, check_fits, explicit_padding, image_size, pair
 
 Sides = tuple[tuple[int, int], tuple[int, int]]
 
@@ -26,7 +26,7 @@ def _geometry(
     """Window, strides, the padding asked for, and that padding with what `ceil_mode` adds below and right."""
     window = pair(window_shape, "window_shape")
     steps = window if strides is None else pair(strides, "strides")
-    size = (x.shape[-3], x.shape[-2])
+    size = image_size(layer, x.shape)
     sides = explicit_padding(padding, size, window, steps)
     check_fits(layer, x.shape, window, sides)
     if any(side >= k for k, pads in zip(window, sides, strict=True) for side in pads):
@@ -78,7 +78,8 @@ class AvgPool(nn.Module):
     """The mean of each window: `Y[y, x] = mean_{u, v} X[s y + u, s x + v]`, channel by channel.
 
     Shapes as in `MaxPool`. `count_include_pad` says whether zeros of the padding count among the values averaged
-    (torch's default, and what the papers' frameworks did); rows that only `ceil_mode` adds never count.
+    (torch's default, and what the papers' frameworks did); rows that only `ceil_mode` adds never count. Sums are
+    taken in float32 or wider; the mean has the input's dtype, and for integers it is float32.
 
     Raises:
       UsageError: sizes that are not positive, padding as large as the window, an image too small.
@@ -97,9 +98,11 @@ class AvgPool(nn.Module):
         window, strides, asked, sides = _geometry(
             "AvgPool", x, self.window_shape, self.strides, self.padding, self.ceil_mode
         )
+        # At least float32: in bfloat16 256 + 1 is 256, and uint8 ends at 255.
+        values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         total = jax.lax.reduce_window(
-            x,
-            np.array(0, x.dtype),
+            values,
+            np.array(0, values.dtype),
             jax.lax.add,
             window_dimensions=(1, *window, 1),
             window_strides=(1, *strides, 1),
@@ -111,9 +114,9 @@ class AvgPool(nn.Module):
             for axis in (0, 1)
         )
         counts = np.outer(rows, columns)
-        if (counts == counts[0, 0]).all():
-            return total / counts[0, 0].astype(x.dtype)
-        return total / counts[None, :, :, None].astype(x.dtype)
+        counts = counts[:1, :1] if (counts == counts[0, 0]).all() else counts
+        mean = total / counts[None, :, :, None].astype(values.dtype)
+        return mean.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else mean
 
     def _values_counted(self, size: int, window: int, stride: int, sides: tuple[int, int], outputs: int) -> np.ndarray:
         """Along one axis, the number of values that each of `outputs` windows averages."""
@@ -134,3 +137,27 @@ class GlobalAvgPool(nn.Module):
         if x.ndim != 4:
             raise UsageError(f"GlobalAvgPool needs feature maps [N, H, W, C], got shape {list(x.shape)}")
         return x.mean(axis=(1, 2))
+
+
+class AdaptiveAvgPool(nn.Module):
+    """The mean over each of `output_size` x `output_size` regions that cover the image: `[N, H, W, C] -> [N, n, n, C]`.
+
+    Region i of n runs from row `floor(i H / n)` to row `ceil((i + 1) H / n)`, so that neighbours overlap where n does
+    not divide H (torch's rule).
+
+    Raises:
+      UsageError: an output size that is not positive.
+
+    >>> AdaptiveAvgPool(4)(jnp.ones((2, 14, 14, 512))).shape
+    (2, 4, 4, 512)
+    """
+
+    output_size: Size
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        rows, columns = pair(self.output_size, "output_size")
+        height, width = image_size("AdaptiveAvgPool", x.shape)
+        strips = [x[:, i * height // rows : -(-(i + 1) * height // rows)].mean(1) for i in range(rows)]
+        y = jnp.stack(strips, 1)
+        strips = [y[:, :, i * width // columns : -(-(i + 1) * width // columns)].mean(2) for i in range(columns)]
+        return jnp.stack(strips, 2)

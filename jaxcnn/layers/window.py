@@ -3,12 +3,19 @@
 Dumoulin and Visin, *A guide to convolution arithmetic for deep learning*, 2016, is the reference for the formulas.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import Any
 
 from jaxcnn.errors import UsageError
 
 Size = int | Sequence[int]
 Padding = str | int | Sequence[int | tuple[int, int]]
+
+
+def is_positive(value: Any) -> bool:
+    """Whether `value` is a whole number, Python's or NumPy's, of at least 1."""
+    return isinstance(value, Integral) and int(value) >= 1
 
 
 def pair(value: Size, name: str) -> tuple[int, int]:
@@ -17,10 +24,10 @@ def pair(value: Size, name: str) -> tuple[int, int]:
     >>> pair(3, "kernel_size"), pair((3, 5), "kernel_size")
     ((3, 3), (3, 5))
     """
-    both = (value, value) if isinstance(value, int) else tuple(value)
-    if len(both) != 2 or any(not isinstance(v, int) or v < 1 for v in both):
+    both = tuple(value) if isinstance(value, Iterable) else (value, value)
+    if len(both) != 2 or not all(is_positive(v) for v in both):
         raise UsageError(f"{name} must be one or two positive integers (height, width), got {value!r}")
-    return both[0], both[1]
+    return int(both[0]), int(both[1])
 
 
 def explicit_padding(
@@ -54,14 +61,22 @@ def explicit_padding(
         raise UsageError(
             f"padding must be 'SAME', 'VALID', a number or ((top, bottom), (left, right)), got {padding!r}"
         )
-    sides = (padding, padding) if isinstance(padding, int) else tuple(padding)
-    sides = tuple((side, side) if isinstance(side, int) else tuple(side) for side in sides)
-    if len(sides) != 2 or any(len(side) != 2 or min(side) < 0 for side in sides):
+    sides = tuple(padding) if isinstance(padding, Iterable) else (padding, padding)
+    sides = tuple(tuple(side) if isinstance(side, Iterable) else (side, side) for side in sides)
+    numbers = [n for side in sides for n in side]
+    if [len(side) for side in sides] != [2, 2] or not all(isinstance(n, Integral) and int(n) >= 0 for n in numbers):
         raise UsageError(
             f"padding must be 'SAME', 'VALID', a number >= 0 or ((top, bottom), (left, right)), got {padding!r}"
         )
-    (top, bottom), (left, right) = sides
+    top, bottom, left, right = (int(n) for n in numbers)
     return (top, bottom), (left, right)
+
+
+def image_size(layer: str, shape: Sequence[int]) -> tuple[int, int]:
+    """(height, width) of images of `shape` `[N, H, W, C]`; raises `UsageError` if it is no such shape."""
+    if len(shape) != 4:
+        raise UsageError(f"{layer} needs images [N, H, W, C], got shape {list(shape)}")
+    return shape[1], shape[2]
 
 
 def check_fits(
@@ -71,12 +86,11 @@ def check_fits(
     padding: tuple[tuple[int, int], tuple[int, int]],
     dilation: tuple[int, int] = (1, 1),
 ) -> None:
-    """Raises `UsageError` if an input of `shape` `[N, H, W, C]` is no image, or too small for one window."""
-    if len(shape) != 4:
-        raise UsageError(f"{layer} needs images [N, H, W, C], got shape {list(shape)}")
+    """Raises `UsageError` if images of `shape` `[N, H, W, C]` are too small for one window."""
+    height, width = image_size(layer, shape)
     need = [(k - 1) * d + 1 - sum(p) for k, d, p in zip(window, dilation, padding, strict=True)]
-    if shape[1] < need[0] or shape[2] < need[1]:
+    if height < need[0] or width < need[1]:
         raise UsageError(
             f"image too small: {layer} with a {window[0]}x{window[1]} window needs a feature map of at least "
-            f"{max(need[0], 1)}x{max(need[1], 1)}, got {shape[1]}x{shape[2]}"
+            f"{max(need[0], 1)}x{max(need[1], 1)}, got {height}x{width}"
         )

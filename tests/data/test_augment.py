@@ -53,6 +53,17 @@ def test_an_unknown_augmentation_names_the_nearest():
         compose(["filp"])
 
 
+def test_a_number_behind_the_name_sets_how_far():
+    by_one = jax.vmap(compose(["shift:1"]), (0, None))(KEYS, IMAGE)
+    assert len({image.tobytes() for image in np.asarray(by_one)}) == 9  # 3 x 3 places
+
+
+@pytest.mark.parametrize("spec", ["shift:0", "shift:-1", "shift:x", "shift:", "shift:1.5", "flip:2"])
+def test_an_impossible_number_is_refused(spec):
+    with pytest.raises(UsageError, match=f"'{spec}'"):
+        compose([spec])
+
+
 def test_normalize_is_the_formula():
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 3, 2), np.uint8)
     mean, std = (0.25, 0.5), (0.2, 0.4)
