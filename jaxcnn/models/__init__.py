@@ -1,8 +1,8 @@
 """Every classic architecture as a pure Linen module, one paper a file.
 
 A file names its models in a dict `MODELS`; this package finds the files and joins the dicts, so a new architecture
-is one new file. A model is called as `model.apply(variables, images, train=...)` with images `[N, H, W, C]` and
-returns logits `[N, num_classes]` in float32.
+is one new file; `stem` holds what several families share. A model is called as
+`model.apply(variables, images, train=...)` with images `[N, H, W, C]` and returns logits `[N, num_classes]` in float32.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ def _registry() -> dict[str, tuple[Callable[..., nn.Module], str]]:
     models = {}
     for file in pkgutil.iter_modules(__path__, prefix=f"{__name__}."):
         module = importlib.import_module(file.name)
-        for name, constructor in module.MODELS.items():
+        for name, constructor in getattr(module, "MODELS", {}).items():
             if name in models:
                 raise RuntimeError(f"two models are named {name!r}: in {models[name][1]} and in {file.name}")
             models[name] = (constructor, file.name)
@@ -63,28 +63,30 @@ def paper(name: str) -> str:
     return (importlib.import_module(_registry()[name][1]).__doc__ or "").splitlines()[0]
 
 
-def create_model(name: str, num_classes: int = 1000, **fields: Any) -> nn.Module:
+def create_model(name: str, num_classes: int | None = None, **fields: Any) -> nn.Module:
     """The model of this name, as a Linen module that holds no parameters yet.
 
     Args:
       name: one of `list_models()`.
-      num_classes: number of logits.
+      num_classes: number of logits; by default the paper's, 1000 for ImageNet's and 10 for small images.
       **fields: fields of the module that differ from the named variant's, such as `dtype=jnp.bfloat16`.
 
     Raises:
       UsageError: an unknown name or field (the nearest one is named), or fewer than one class.
 
-    >>> create_model("lenet5", num_classes=10).num_classes
-    10
+    >>> create_model("resnet50", num_classes=37).num_classes
+    37
     """
     constructor = _constructor(name)
-    if num_classes < 1:
-        raise UsageError(f"num_classes must be at least 1, got {num_classes}")
+    if num_classes is not None:
+        if num_classes < 1:
+            raise UsageError(f"num_classes must be at least 1, got {num_classes}")
+        fields["num_classes"] = num_classes
     known = model_fields(name)
     for field in fields:
         if field not in known:
             raise unknown_name(f"field of {name}", field, known)
-    return constructor(num_classes=num_classes, **fields)
+    return constructor(**fields)
 
 
 __all__ = ["create_model", "list_models", "model_fields", "paper"]

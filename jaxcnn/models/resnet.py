@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.layers import BatchNorm, Conv, Dense, GlobalAvgPool, MaxPool, ZeroPadShortcut, initializers
+from jaxcnn.errors import unknown_name
+from jaxcnn.layers import BatchNorm, Conv, Dense, GlobalAvgPool, ZeroPadShortcut, initializers
+from jaxcnn.models.stem import Kind, Stem
 
 ModuleDef = Callable[..., Any]
 Shortcut = Literal["A", "B", "none"]
@@ -26,10 +28,10 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        y = self.conv(self.features, 3, self.strides, padding=1)(x)
-        y = nn.relu(self.norm()(y, train=train))
-        y = self.conv(self.features, 3, padding=1)(y)
-        y = self.norm()(y, train=train)
+        y = self.conv(self.features, 3, self.strides, padding=1, name="conv1")(x)
+        y = nn.relu(self.norm(name="norm1")(y, train=train))
+        y = self.conv(self.features, 3, padding=1, name="conv2")(y)
+        y = self.norm(name="norm2")(y, train=train)
         return nn.relu(add_shortcut(self, x, y, train))
 
 
@@ -55,12 +57,12 @@ class Bottleneck(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         width = self.features * self.group_width // 64 * self.groups
         first, second = (1, self.strides) if self.stride_on_3x3 else (self.strides, 1)
-        y = self.conv(width, 1, first)(x)
-        y = nn.relu(self.norm()(y, train=train))
-        y = self.conv(width, 3, second, padding=1, feature_group_count=self.groups)(y)
-        y = nn.relu(self.norm()(y, train=train))
-        y = self.conv(self.features * self.expansion, 1)(y)
-        y = self.norm()(y, train=train)
+        y = self.conv(width, 1, first, name="conv1")(x)
+        y = nn.relu(self.norm(name="norm1")(y, train=train))
+        y = self.conv(width, 3, second, padding=1, feature_group_count=self.groups, name="conv2")(y)
+        y = nn.relu(self.norm(name="norm2")(y, train=train))
+        y = self.conv(self.features * self.expansion, 1, name="conv3")(y)
+        y = self.norm(name="norm3")(y, train=train)
         return nn.relu(add_shortcut(self, x, y, train))
 
 
@@ -96,7 +98,7 @@ class ResNet(nn.Module):
     block: ModuleDef
     num_classes: int = 1000
     width: int = 64
-    stem: Literal["imagenet", "cifar"] = "imagenet"
+    stem: Kind = "imagenet"
     shortcut: Shortcut = "B"
     norm: ModuleDef = BatchNorm
     dtype: Any = None
@@ -104,18 +106,13 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        if self.shortcut not in get_args(Shortcut):
+            raise unknown_name("shortcut", self.shortcut, get_args(Shortcut))
         policy = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **policy)
         norm = partial(self.norm, **policy)
 
-        if self.stem == "imagenet":
-            x = conv(self.width, 7, 2, padding=3, name="stem_conv")(x)
-            x = nn.relu(norm(name="stem_norm")(x, train=train))
-            x = MaxPool(3, 2, padding=1)(x)
-        else:
-            x = conv(self.width, 3, padding=1, name="stem_conv")(x)
-            x = nn.relu(norm(name="stem_norm")(x, train=train))
-
+        x = Stem(self.stem, self.width, conv, norm, name="stem")(x, train=train)
         for stage, blocks in enumerate(self.stage_sizes):
             for index in range(blocks):
                 x = self.block(
@@ -131,12 +128,11 @@ class ResNet(nn.Module):
         return Dense(self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head")(x)
 
 
-def cifar_resnet(depth: int, shortcut: Shortcut = "A") -> Callable[..., nn.Module]:
+def cifar(depth: int, shortcut: Shortcut = "A") -> Callable[..., nn.Module]:
     """The networks of section 4.2 for 32x32 images: 6 n + 2 layers, three stages of 16, 32 and 64 maps."""
-    blocks = (depth - 2) // 6
     return partial(
         ResNet,
-        stage_sizes=(blocks,) * 3,
+        stage_sizes=((depth - 2) // 6,) * 3,
         block=BasicBlock,
         num_classes=10,
         width=16,
@@ -145,6 +141,25 @@ def cifar_resnet(depth: int, shortcut: Shortcut = "A") -> Callable[..., nn.Modul
     )
 
 
+# Table 1. The paper's own bottlenecks are those of "v1"; without it, a name means what published weights mean by it.
 MODELS = {
-    "resnet20_cifar": cifar_resnet(20),
+    "resnet18": partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock),
+    "resnet34": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock),
+    "resnet50": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck),
+    "resnet101": partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck),
+    "resnet152": partial(ResNet, stage_sizes=(3, 8, 36, 3), block=Bottleneck),
+    "resnet50_v1": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=partial(Bottleneck, stride_on_3x3=False)),
+    "resnet101_v1": partial(ResNet, stage_sizes=(3, 4, 23, 3), block=partial(Bottleneck, stride_on_3x3=False)),
+    "resnet152_v1": partial(ResNet, stage_sizes=(3, 8, 36, 3), block=partial(Bottleneck, stride_on_3x3=False)),
+    "resnet20_cifar": cifar(20),
+    "resnet32_cifar": cifar(32),
+    "resnet44_cifar": cifar(44),
+    "resnet56_cifar": cifar(56),
+    "resnet110_cifar": cifar(110),
+    "resnet1202_cifar": cifar(1202),
+    "plain20_cifar": cifar(20, shortcut="none"),
+    "plain32_cifar": cifar(32, shortcut="none"),
+    "plain44_cifar": cifar(44, shortcut="none"),
+    "plain56_cifar": cifar(56, shortcut="none"),
+    "plain110_cifar": cifar(110, shortcut="none"),
 }

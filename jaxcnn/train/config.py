@@ -21,7 +21,7 @@ class OptimizerConfig:
     """The highest learning rate of the schedule."""
     momentum: float = 0.9
     """Share of the past direction that stays (momentum and nesterov)."""
-    weight_decay: float = 0.0005
+    weight_decay: float = 0.002
     """Decay of kernels; biases and normalisation are left alone."""
 
 
@@ -45,16 +45,18 @@ class Config:
     """Data set; `jaxcnn datasets` lists them."""
     data_dir: str | None = None
     """Folder of prepared data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
-    epochs: float = 15.0
+    epochs: float = 30.0
     """Times that every training image is seen."""
     steps: int | None = None
     """Updates of the parameters, in place of epochs."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Images in a step, over all devices together."""
     augment: tuple[str, ...] = ()
-    """Changes made to training images at random, in order: flip, shift."""
+    """Changes made to training images at random, in order: flip, shift:PIXELS."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    aux_weight: float = 0.3
+    """Weight of the loss of each auxiliary classifier (GoogLeNet)."""
     parallel: Literal["auto", "pmap", "shard_map", "jit"] = "auto"
     """How a step is spread over the devices; auto is pmap."""
     sync_batch_norm: bool = True
@@ -134,5 +136,7 @@ def validate(config: Config) -> None:
         raise UsageError(f"optimizer.weight_decay must not be negative, got {config.optimizer.weight_decay}")
     if not 0 <= config.schedule.warmup_epochs < float("inf"):
         raise UsageError(f"schedule.warmup_epochs must not be negative, got {config.schedule.warmup_epochs}")
+    if not 0 <= config.aux_weight < float("inf"):
+        raise UsageError(f"aux_weight must not be negative, got {config.aux_weight}")
     if not 0 <= config.seed < 2**32:
         raise UsageError(f"seed must be from 0 to 2^32 - 1, got {config.seed}")

@@ -59,6 +59,7 @@ class Plan:
             self.optimizer,
             augment=compose(self.config.augment) if self.config.augment else None,
             normalize=self._normalize(),
+            aux_weight=self.config.aux_weight,
             axis_name=self.parallel.axis_name,
         )
         return self.parallel.compile(step, donate_state=True)

@@ -33,10 +33,12 @@ def create_state(
 ) -> TrainState:
     """The state before the first step. `image_shape` is `(H, W, C)`; parameters depend on `seed` alone."""
     init_key, run_key = jax.random.split(jax.random.key(seed))
+    keys = {"params": init_key, "dropout": init_key}
 
     @jax.jit  # one compiled program in place of one for every layer's initialiser
     def initialize() -> TrainState:
-        variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
+        # In training mode, in which parts may exist that evaluation does not have (auxiliary classifiers).
+        variables = model.init(keys, jnp.zeros((1, *image_shape)), train=True)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],

@@ -28,6 +28,7 @@ def make_train_step(
     *,
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     normalize: Callable[[jax.Array], jax.Array] | None = None,
+    aux_weight: float = 0.3,
     axis_name: str | None = None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, metrics.Sums]]:
     """The function `(state, batch) -> (state, metrics)` that makes one update of the parameters.
@@ -38,10 +39,11 @@ def make_train_step(
       loss: `(logits [N, classes], labels [N]) -> [N]`.
       augment: `(key, [H, W, C]) -> [H, W, C]`, applied to each image with a key of its own.
       normalize: `[N, H, W, C] -> [N, H, W, C]`, from pixels to the model's input.
+      aux_weight: weight of the loss of each auxiliary classifier, whose logits the model sows in `aux_logits`.
       axis_name: the mapped axis over which the batch is spread, if there is one.
 
     The batch is a dict of `images` uint8 `[N, H, W, C]` and `labels` `[N]`; the metrics are sums over the whole
-    batch (`loss`, `correct`, `examples`).
+    batch (`loss`, without the auxiliary ones, `correct`, `examples`).
     """
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, metrics.Sums]:
@@ -57,18 +59,22 @@ def make_train_step(
         if normalize is not None:
             images = normalize(images)
 
-        def mean_loss(params: Any) -> tuple[jax.Array, tuple[Any, metrics.Sums]]:
+        def objective(params: Any) -> tuple[jax.Array, tuple[Any, metrics.Sums]]:
             logits, updates = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 images,
                 train=True,
                 rngs={"dropout": jax.random.fold_in(dropout_key, device)},
-                mutable=["batch_stats"],
+                mutable=["batch_stats", "aux_logits"],
             )
             losses = loss(logits, labels)
-            return losses.mean(), (updates.get("batch_stats", {}), metrics.sums(losses, logits, labels))
+            auxiliary = [loss(aux, labels).mean() for aux in jax.tree.leaves(updates.get("aux_logits", {}))]
+            return losses.mean() + aux_weight * sum(auxiliary), (
+                updates.get("batch_stats", {}),
+                metrics.sums(losses, logits, labels),
+            )
 
-        gradients, (batch_stats, sums) = jax.grad(mean_loss, has_aux=True)(state.params)
+        gradients, (batch_stats, sums) = jax.grad(objective, has_aux=True)(state.params)
         if axis_name is not None:
             # Running statistics are equal on all devices already if batch normalisation is synchronised; if it is
             # not, their mean is the best single value, and the state must not depend on which device it is read from.

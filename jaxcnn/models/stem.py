@@ -1,0 +1,47 @@
+"""The stem that several families share: what stands in front of the stages, for large images and for small ones."""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import flax.linen as nn
+import jax
+
+from jaxcnn.errors import unknown_name
+from jaxcnn.layers import MaxPool
+
+Kind = Literal["imagenet", "cifar"]
+
+
+def check_stem(kind: str) -> None:
+    """Raises `UsageError`, naming the nearest one, if there is no such kind of stem."""
+    if kind not in get_args(Kind):
+        raise unknown_name("stem", kind, get_args(Kind))
+
+
+class Stem(nn.Module):
+    """The first convolution, for "imagenet" 7x7 at stride 2 and then pooled, for "cifar" 3x3 at full size.
+
+    `[N, H, W, C] -> [N, ceil(H / 4), ceil(W / 4), features]`, or `[N, H, W, features]` for "cifar".
+
+    Fields:
+      kind: "imagenet" or "cifar".
+      features: of the convolution.
+      conv: constructor of the convolution.
+      norm: constructor of the normalisation that, with a ReLU, follows it; None if neither does.
+    """
+
+    kind: Kind
+    features: int
+    conv: Callable[..., Any]
+    norm: Callable[..., Any] | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        check_stem(self.kind)
+        if self.kind == "imagenet":
+            x = self.conv(self.features, 7, 2, padding=3, name="conv")(x)
+        else:
+            x = self.conv(self.features, 3, padding=1, name="conv")(x)
+        if self.norm is not None:
+            x = nn.relu(self.norm(name="norm")(x, train=train))
+        return MaxPool(3, 2, padding=1, name="pool")(x) if self.kind == "imagenet" else x
