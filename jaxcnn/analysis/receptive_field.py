@@ -1,0 +1,280 @@
+"""Receptive fields of the arrays of a jaxpr: what each primitive makes of the fields of its operands.
+
+Sources: Araujo, Norris and Sim, *Computing Receptive Fields of Convolutional Neural Networks*, Distill, 2019, for the
+recurrence of sizes and strides; Dumoulin and Visin, *A guide to convolution arithmetic for deep learning*, 2016, for
+windows, their dilation and transposed convolution; Luo, Li, Urtasun and Zemel, *Understanding the Effective Receptive
+Field*, 2016, on how unevenly a field is used: computed here is its outline, the pixels that can matter at all.
+
+A primitive without a rule gets the safe one: it sees the whole image. Intervals only ever grow by what is not known.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from jax.extend.core import JaxprEqn, Literal, Var
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The pixels along one axis of the image that units along array axis `axis` see.
+
+    Unit `i` sees the pixels from `low + i * step` to `high + i * step`. They are nominal: they run on past the
+    border, as if images were boundless, which is how the literature counts (427 pixels on an image of 224). Upsampling
+    makes fractions: behind a doubling, unit i sees pixel floor(i / 2), the one in `[(i - 1) / 2, i / 2]`.
+    """
+
+    axis: int
+    step: Fraction = Fraction(1)
+    low: Fraction = Fraction(0)
+    high: Fraction = Fraction(0)
+
+    @property
+    def size(self) -> int:
+        """Number of pixels in the interval."""
+        return math.floor(self.high - self.low) + 1
+
+    def windowed(self, first: int, last: int, stride: int = 1, dilation: int = 1) -> "Interval":
+        """The field of a sliding window with taps `first` to `last`, counted from the first unit.
+
+        Unit j sees units `(stride * j + tap) / dilation`; between those of a dilated input there is nothing to see.
+
+        >>> conv7x7 = Interval(axis=1).windowed(-3, 3, stride=2)
+        >>> conv7x7.size, int(conv7x7.step)
+        (7, 2)
+        """
+        jump = self.step / dilation
+        return replace(self, step=jump * stride, low=self.low + jump * first, high=self.high + jump * last)
+
+    def joined(self, other: "Interval | None") -> "Interval | None":
+        """What is computed unit by unit from both; the whole axis unless they move alike."""
+        if other is None or (self.axis, self.step) != (other.axis, other.step):
+            return None
+        return replace(self, low=min(self.low, other.low), high=max(self.high, other.high))
+
+
+Field = tuple[Interval | None, ...]
+"""An array's receptive field, for each spatial axis of the image: an interval that moves along with an array axis, or
+None where every unit may see the whole image. In place of a field, None is an array that does not depend on it."""
+
+WHOLE: Field = (None, None)
+
+
+def shape(atom: Var | Literal) -> tuple[int, ...]:
+    """The shape of an array in a jaxpr; `()` for what is no array, such as a token."""
+    return tuple(getattr(atom.aval, "shape", ()))
+
+
+def join(fields: Iterable[Field | None]) -> Field | None:
+    """The field of what is computed unit by unit from arrays of one shape."""
+    some = [field for field in fields if field is not None]
+    if not some:
+        return None
+    joined = some[0]
+    for field in some[1:]:
+        joined = tuple(a and a.joined(b) for a, b in zip(joined, field, strict=True))
+    return joined
+
+
+def blur(fields: Iterable[Field | None]) -> Field | None:
+    """The field of what is computed from these arrays in whatever way."""
+    return WHOLE if any(field is not None for field in fields) else None
+
+
+def transfer(eqn: JaxprEqn, inputs: Sequence[Field | None]) -> list[Field | None]:
+    """The fields of the outputs of an equation that calls no function, from those of its operands."""
+    name, outputs = eqn.primitive.name, len(eqn.outvars)
+    # A mutable array, or the world outside, may hold what was written there before.
+    if eqn.effects or any(hasattr(atom.aval, "inner_aval") for atom in eqn.invars):
+        return [WHOLE] * outputs
+    if all(field is None for field in inputs):
+        return [None] * outputs
+    if name in ELEMENTWISE:
+        return [join(inputs)] * outputs
+    if name in MANY_TO_MANY:
+        return MANY_TO_MANY[name](eqn, inputs)
+    # A rule moves the first operand. The others (kernel, start indices, initial values) may matter to every unit.
+    if name in RULES and inputs[0] is not None and blur(inputs[1:]) is None:
+        return [tuple(i and RULES[name](eqn, i, inputs[0]) for i in inputs[0])] * outputs
+    return [WHOLE] * outputs
+
+
+def is_known(eqn: JaxprEqn) -> bool:
+    """Whether the equation's primitive has a rule here."""
+    return eqn.primitive.name in ELEMENTWISE | RULES.keys() | MANY_TO_MANY.keys()
+
+
+ELEMENTWISE = frozenset(
+    """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy copy_p cos cosh
+    div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p logistic lt max min mul
+    name ne neg nextafter not or pow reduce_precision rem round rsqrt select_n sign sin sinh sqrt square sub tan tanh
+    xor
+    """.split()  # noqa: SIM905
+)
+"""Primitives whose unit at a position sees what the operands' units at the same position see."""
+
+
+# Rules: (equation, interval, field of the operand that it belongs to) -> interval in the output, None for the whole.
+
+
+def _broadcast(eqn: JaxprEqn, i: Interval, _: Field) -> Interval | None:
+    new = int(eqn.params["broadcast_dimensions"][i.axis])
+    return replace(i, axis=new) if shape(eqn.invars[0])[i.axis] == eqn.params["shape"][new] else None
+
+
+def _transpose(eqn: JaxprEqn, i: Interval, _: Field) -> Interval:
+    return replace(i, axis=list(eqn.params["permutation"]).index(i.axis))
+
+
+def _reduce(eqn: JaxprEqn, i: Interval, _: Field) -> Interval | None:
+    axes = eqn.params["dimensions" if eqn.primitive.name in ("squeeze", "reduce") else "axes"]
+    return None if i.axis in axes else replace(i, axis=i.axis - sum(axis < i.axis for axis in axes))
+
+
+def _slice(eqn: JaxprEqn, i: Interval, _: Field) -> Interval:
+    start, strides = int(eqn.params["start_indices"][i.axis]), eqn.params["strides"]
+    return i.windowed(start, start, 1 if strides is None else int(strides[i.axis]))
+
+
+def _pad(eqn: JaxprEqn, i: Interval, _: Field) -> Interval:
+    before, _after, between = map(int, eqn.params["padding_config"][i.axis])
+    return i.windowed(-before, -before, dilation=between + 1)
+
+
+def _gather(eqn: JaxprEqn, i: Interval, _: Field) -> Interval | None:
+    numbers = eqn.params["dimension_numbers"]
+    gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
+    if i.axis in gone or eqn.params["slice_sizes"][i.axis] != shape(eqn.invars[0])[i.axis]:
+        return None  # which indices are read is known only when it runs
+    return replace(i, axis=numbers.offset_dims[i.axis - sum(axis < i.axis for axis in gone)])
+
+
+def _window(i: Interval, size: int, dilation: int, before: int, stride: int, base_dilation: int) -> Interval:
+    """The field of a window of `size` taps, `dilation` apart, on an axis padded by `before`."""
+    return i.windowed(-before, (size - 1) * dilation - before, stride, base_dilation)
+
+
+def _reduce_window(eqn: JaxprEqn, i: Interval, _: Field) -> Interval:
+    p, before = eqn.params, eqn.params["padding"][i.axis][0]
+    size, dilation, stride, base_dilation = (
+        p[key][i.axis] for key in ("window_dimensions", "window_dilation", "window_strides", "base_dilation")
+    )
+    return _window(i, size, dilation, before, stride, base_dilation)
+
+
+def _convolve(eqn: JaxprEqn, i: Interval, _: Field) -> Interval | None:
+    p, numbers = eqn.params, eqn.params["dimension_numbers"]
+    place = numbers.lhs_spec.index(i.axis)  # batch, features, then the spatial axes
+    if place == 1 or (place == 0 and p["batch_group_count"] > 1):
+        return None
+    i = replace(i, axis=numbers.out_spec[place])
+    if place == 0:
+        return i
+    taps, k = shape(eqn.invars[1])[numbers.rhs_spec[place]], place - 2
+    return _window(i, taps, p["rhs_dilation"][k], p["padding"][k][0], p["window_strides"][k], p["lhs_dilation"][k])
+
+
+def _reshape(eqn: JaxprEqn, i: Interval, field: Field) -> Interval | None:
+    old, new = shape(eqn.invars[0]), tuple(eqn.params["new_sizes"])
+    if 0 in old or eqn.params.get("dimensions") is not None:
+        return None
+    for before, after in reshaped_groups(old, new):
+        if i.axis not in before:
+            continue
+        if len(before) == 1:  # split, [n] -> [n / f, f]: the outer axis goes on in strides of f
+            inner = math.prod(new[a] for a in after[1:])
+            return replace(i.windowed(0, inner - 1, stride=inner), axis=after[0])
+        others = [j for j in field if j is not None and j is not i and j.axis in before]
+        if len(after) == 1 and i.axis == before[0] and not others:
+            # Merged, [n, f] -> [n * f], as upsampling does: f neighbours see the same. Of a flattened map, rows and
+            # columns at once, positions are of no more use.
+            f = math.prod(old[a] for a in before[1:])
+            return replace(i.windowed(1 - f, 0, dilation=f), axis=after[0])
+    return None
+
+
+def reshaped_groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """The fewest axes that a reshape turns into one another, without those of size 1.
+
+    >>> reshaped_groups((2, 12, 5), (2, 1, 3, 4, 5))
+    [([0], [0]), ([1], [2, 3]), ([2], [4])]
+    """
+    rest = [a for a in range(len(old)) if old[a] != 1], [a for a in range(len(new)) if new[a] != 1]
+    groups = []
+    while rest[0]:
+        before, after = [rest[0].pop(0)], [rest[1].pop(0)]
+        while (a := math.prod(old[i] for i in before)) != (b := math.prod(new[i] for i in after)):
+            if a < b:
+                before.append(rest[0].pop(0))
+            else:
+                after.append(rest[1].pop(0))
+        groups.append((before, after))
+    return groups
+
+
+RULES: dict[str, Callable[[JaxprEqn, Interval, Field], Interval | None]] = {
+    **dict.fromkeys(["reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce", "argmax", "argmin"], _reduce),
+    **dict.fromkeys(["reduce_and", "reduce_or", "squeeze"], _reduce),
+    **dict.fromkeys(["reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min"], _reduce_window),
+    "broadcast_in_dim": _broadcast,
+    "conv_general_dilated": _convolve,
+    "gather": _gather,
+    "pad": _pad,
+    "reshape": _reshape,
+    "rev": lambda eqn, i, _: None if i.axis in eqn.params["dimensions"] else i,
+    "slice": _slice,
+    "tile": lambda eqn, i, _: i if eqn.params["reps"][i.axis] == 1 else None,
+    "transpose": _transpose,
+}
+
+
+# Rules of primitives with several operands, or outputs, of equal standing.
+
+
+def _shifted(field: Field | None, axis: int, by: int) -> Field | None:
+    return field and tuple(i.windowed(by, by) if i and i.axis == axis else i for i in field)
+
+
+def _concatenate(eqn: JaxprEqn, inputs: Sequence[Field | None]) -> list[Field | None]:
+    axis, start, moved = eqn.params["dimension"], 0, []
+    for field, atom in zip(inputs, eqn.invars, strict=True):
+        moved.append(_shifted(field, axis, -start))
+        start += shape(atom)[axis]
+    return [join(moved)]
+
+
+def _stack(eqn: JaxprEqn, inputs: Sequence[Field | None]) -> list[Field | None]:
+    new = eqn.params["axis"]
+    return [join(f and tuple(i and replace(i, axis=i.axis + (i.axis >= new)) for i in f) for f in inputs)]
+
+
+def _split(eqn: JaxprEqn, inputs: Sequence[Field | None]) -> list[Field | None]:
+    axis, start, outputs = eqn.params["axis"], 0, []
+    for size in map(int, eqn.params["sizes"]):
+        outputs.append(_shifted(inputs[0], axis, start))
+        start += size
+    return outputs
+
+
+def _dot(eqn: JaxprEqn, inputs: Sequence[Field | None]) -> list[Field | None]:
+    contracted, batch = eqn.params["dimension_numbers"]
+    moved, placed = [], len(batch[0])
+    for field, atom, summed, batched in zip(inputs, eqn.invars, contracted, batch, strict=True):
+        # Axes of the output: the batch's, the left operand's free ones, the right operand's.
+        free = [a for a in range(len(shape(atom))) if a not in (*summed, *batched)]
+        place = {a: n for n, a in enumerate(batched)} | {a: placed + n for n, a in enumerate(free)}
+        placed += len(free)
+        if field is not None:
+            moved.append(tuple(replace(i, axis=place[i.axis]) if i and i.axis in place else None for i in field))
+    return [join(moved)]
+
+
+MANY_TO_MANY: dict[str, Callable[[JaxprEqn, Sequence[Field | None]], list[Field | None]]] = {
+    **dict.fromkeys(["device_put", "optimization_barrier"], lambda _, inputs: list(inputs)),
+    "concatenate": _concatenate,
+    "dot_general": _dot,
+    "split": _split,
+    "stack": _stack,
+}

@@ -1,0 +1,189 @@
+"""Parameters, multiply-adds, memory and receptive fields of a model or function, as a table."""
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Integral
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+
+from jaxcnn.analysis.receptive_field import Field, Interval
+from jaxcnn.analysis.walk import Step, Walk, marked
+from jaxcnn.errors import UsageError
+
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One call of a leaf module (one that calls no other module), or one equation of a plain function.
+
+    Fields:
+      name: path of the module, such as "stage1_block1/conv1"; of an equation, the scopes around it.
+      kind: class of the module, or name of the equation's primitive.
+      output_shape: of the whole batch, `[N, H, W, C]` for feature maps.
+      params: trainable parameters, counted at the first call.
+      macs: multiply-adds of convolutions and dot products for one image.
+      receptive_field: (height, width) in pixels of what a unit sees, nominal: it may exceed the image, whose borders
+        it ignores. Of a unit that may see everything, the size of the image. None if it does not depend on the image.
+      stride: (vertical, horizontal) pixels between the fields of neighbouring units, below 1 behind upsampling. None
+        if there is no such thing, as after global pooling.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    params: int
+    macs: int
+    receptive_field: tuple[int, int] | None
+    stride: Pair | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a model costs; `str()` makes it a table and `to_dict()` JSON.
+
+    Fields:
+      params: trainable parameters (the collection "params"); 0 for a plain function, whose constants are not counted.
+      macs: multiply-adds of all convolutions and dot products for one image, those outside of any row as well.
+      activation_bytes: bytes of the outputs of all rows, for the whole batch. A backward pass keeps about that much;
+        which of them the compiler really keeps, or computes again, is its own choice.
+      rows: calls of leaf modules, in order. What a module that calls others has and does itself is in the totals only.
+    """
+
+    params: int
+    macs: int
+    activation_bytes: int
+    rows: tuple[Row, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dicts and lists of plain numbers and strings, as `json.dumps` takes them."""
+        totals = {key: getattr(self, key) for key in ("params", "macs", "activation_bytes")}
+        rows = [{key: list(v) if isinstance(v, tuple) else v for key, v in vars(row).items()} for row in self.rows]
+        return {**totals, "rows": rows}
+
+    def __str__(self) -> str:
+        def times(sizes: Sequence[float] | None) -> str:
+            return "-" if sizes is None else "×".join(f"{size:g}" for size in sizes)
+
+        table = [["name", "kind", "output", "params", "MACs", "field", "stride"]]
+        for row in self.rows:
+            counts = [f"{row.params:,}", f"{row.macs:,}"]
+            sees = [times(row.receptive_field), times(row.stride)]
+            table.append([row.name, row.kind, times(row.output_shape), *counts, *sees])
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = []
+        for cells in table:
+            padded = [c.ljust(w) if n < 3 else c.rjust(w) for n, (c, w) in enumerate(zip(cells, widths, strict=True))]
+            lines.append("  ".join(padded).rstrip())
+        lines.insert(1, "-" * (sum(widths) + 2 * len(widths) - 2))
+        lines.append(lines[1])
+        mib = self.activation_bytes / 2**20
+        lines.append(f"{self.params:,} parameters, {self.macs / 1e9:.3g} GMACs an image, {mib:.3g} MiB of activations")
+        return "\n".join(lines)
+
+
+def summarize(
+    fn_or_model: nn.Module | Callable[[jax.Array], Any],
+    input_shape: Sequence[int],
+    *,
+    dtype: Any = jnp.float32,
+    count_padding: bool = True,
+    train: bool = False,
+) -> Summary:
+    """Cost and receptive fields of any function of images, without computing or allocating any array.
+
+    Receptive fields follow Araujo, Norris and Sim, *Computing Receptive Fields of Convolutional Neural Networks*,
+    Distill, 2019, through all that moves pixels: convolution, pooling, slices, branches, sums, concatenation,
+    reshapes, `jit`, `remat`, `scan`, `cond`. Anything else is taken to see the whole image, so that a field may be
+    stated too large, but never too small. Of a conditional's branches the costliest counts; the body of a while loop
+    (or of a kernel) counts once. Modules under `nn.jit` that share one trace share its name.
+
+    Args:
+      fn_or_model: a Linen module, called with `train=train` if it takes that, or any function of one array. The rows
+        of a function that calls no modules are its convolutions, dot products and window reductions.
+      input_shape: `[N, H, W, C]`, or `[H, W, C]` for one image.
+      dtype: of the images.
+      count_padding: whether multiplications by the zeros of the padding count, as is usual.
+      train: while training, batch normalisation sees the whole batch: so does all behind it.
+
+    Raises:
+      UsageError: an input shape that is not 3 or 4 positive integers, or what the model's own layers refuse.
+
+    >>> from jaxcnn.layers import Conv
+    >>> print(summarize(Conv(6, 5, padding=2), (28, 28, 1)))
+    name  kind  output     params     MACs  field  stride
+    -----------------------------------------------------
+          Conv  1×28×28×6     156  117,600    5×5     1×1
+    -----------------------------------------------------
+    156 parameters, 0.000118 GMACs an image, 0.0179 MiB of activations
+    """
+    numbers = tuple(input_shape) if isinstance(input_shape, Sequence) else (input_shape,)
+    if len(numbers) not in (3, 4) or not all(isinstance(n, Integral) and n > 0 for n in numbers):
+        raise UsageError(
+            f"input_shape must be 3 or 4 positive integers, (H, W, C) or (N, H, W, C), got {input_shape!r}"
+        )
+    batch, height, width, channels = (int(n) for n in (1,) * (4 - len(numbers)) + numbers)
+    images = jax.ShapeDtypeStruct((batch, height, width, channels), dtype)
+    if isinstance(fn_or_model, nn.Module):
+        variables, function = _abstract(fn_or_model, images, train)
+    else:
+        variables, function = {}, lambda _, images: fn_or_model(images)
+
+    closed = jax.make_jaxpr(marked(function))(variables, images)
+    seen: Field = (Interval(axis=1), Interval(axis=2))
+    walk = Walk(count_padding)
+    walk.run(closed.jaxpr, [None] * (len(closed.jaxpr.invars) - 1) + [seen])
+
+    steps = walk.modules or walk.equations
+    params = _sizes(variables.get("params", {}))
+    total = sum(params.values())
+    rows = []
+    for step in steps:
+        path = tuple(step.name.split("/")) if step.name and walk.modules else ()
+        own = [key for key in params if key[: len(path)] == path]
+        count = sum(params.pop(key) for key in own)
+        rows.append(_row(step, count, batch, (height, width)))
+    activations = sum(math.prod(step.output.shape) * step.output.dtype.itemsize for step in steps)
+    return Summary(total, walk.macs // batch, activations, tuple(rows))
+
+
+def _abstract(model: nn.Module, images: jax.ShapeDtypeStruct, train: bool) -> tuple[Any, Callable[..., Any]]:
+    """The shapes of a model's variables, and the model as a function of variables and images."""
+    mode: dict[str, Any] = {"train": train} if "train" in inspect.signature(type(model).__call__).parameters else {}
+
+    def initialize(rngs: dict[str, jax.Array], x: jax.Array) -> Any:
+        return model.init(rngs, x, **mode)
+
+    def apply(variables: Any, x: jax.Array) -> Any:
+        state = [collection for collection in variables if collection != "params"]
+        rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+        return model.apply(variables, x, rngs=rngs, mutable=state if train else False, **mode)
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(initialize, {"params": key, "dropout": key}, images), apply
+
+
+def _sizes(params: Any) -> dict[tuple[str, ...], int]:
+    """Every parameter's path and number of values."""
+    leaves: dict[Any, Any] = flatten_dict(nn.unbox(params))
+    return {tuple(map(str, path)): math.prod(leaf.shape) for path, leaf in leaves.items()}
+
+
+def _row(step: Step, params: int, batch: int, size: tuple[int, int]) -> Row:
+    field = stride = None
+    if step.field is not None:
+        v, h = step.field
+        field = (v.size if v else size[0], h.size if h else size[1])
+        stride = (_number(v.step), _number(h.step)) if v and h else None
+    return Row(step.name, step.kind, tuple(step.output.shape), params, step.macs // batch, field, stride)
+
+
+def _number(step: Fraction) -> float:
+    return int(step) if step.denominator == 1 else float(step)
