@@ -1,4 +1,4 @@
-"""The user's mistakes, told in one line each: what is wrong, and what would be right."""
+"""Errors that are told in one line: the user's mistakes, with what would be right, and runs that cannot go on."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,6 +10,12 @@ class UsageError(ValueError):
     The message is one line that says what is wrong and what would be right. The command line prints it and
     exits with status 2; in Python it is an ordinary `ValueError`.
     """
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on, for a reason that is told in one line and is not a mistake in what was asked for."""
+
+    exit_status = 1
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:

@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from jaxcnn.data import evaluation_batches, training_batches
+from jaxcnn.errors import RunError
 from jaxcnn.train import curves, metrics, workdir
 from jaxcnn.train.checkpoint import Checkpoints
 from jaxcnn.train.config import Config
@@ -28,7 +29,7 @@ IN_FLIGHT = 2
 EVALUATION_BATCH = 500
 
 
-class DivergedError(RuntimeError):
+class DivergedError(RunError):
     """The loss is no longer a finite number; checkpoints of earlier steps have been kept."""
 
 

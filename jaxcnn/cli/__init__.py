@@ -1,0 +1,70 @@
+"""The command line, one command a file: it reads flags, calls the library, prints.
+
+Exit status 0: done. 2: the user's mistake, told in one line. 130: interrupted. 1: anything else.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from jaxcnn.errors import RunError, UsageError, unknown_name
+from jaxcnn.version import __version__
+
+# A command's file has a function `run(args)`, and is imported only when the command is called.
+COMMANDS = {
+    "train": "train a network and leave everything about the run in a folder",
+    "eval": "test a trained network on every test image",
+    "models": "list the architectures",
+    "datasets": "list the data sets",
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    args = sys.argv[1:] if args is None else list(args)
+    try:
+        if not args or args[0] in ("-h", "--help"):
+            print(_overview())
+        elif args[0] == "--version":
+            print(f"jaxcnn {__version__}")
+        elif args[0] not in COMMANDS:
+            raise unknown_name("command", args[0], COMMANDS)
+        else:
+            importlib.import_module(f"{__name__}.{args[0]}").run(args[1:])
+        return 0
+    except UsageError as error:
+        print(f"jaxcnn: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"jaxcnn: {_one_line(error)}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("jaxcnn: interrupted; the same command with the same --workdir continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stdout = None  # type: ignore[assignment]  # or Python would fail again while closing it
+        return 0
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "usage: jaxcnn COMMAND [FLAGS]",
+            "",
+            "Convolutional networks in JAX. `jaxcnn train` alone trains LeNet-5 on real images.",
+            "",
+            *(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()),
+            "",
+            "`jaxcnn COMMAND --help` tells a command's flags.",
+        ]
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def run() -> None:
+    """The console script `jaxcnn`."""
+    sys.exit(main())

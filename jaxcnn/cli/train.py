@@ -1,0 +1,62 @@
+"""`jaxcnn train`: train a network."""
+
+import dataclasses
+import json
+import runpy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from jaxcnn import train
+from jaxcnn.cli.flags import parse
+from jaxcnn.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Flags(train.Config):
+    """Train a network. Without flags: LeNet-5 on the images inside the package.
+
+    The same command with the same --workdir continues the run.
+    """
+
+    config: str | None = None
+    """A Python file that defines `config = jaxcnn.train.Config(...)`; flags override what it says."""
+    json: bool = False
+    """Print the result as JSON, and everything else to standard error."""
+
+
+def run(args: Sequence[str]) -> None:
+    defaults = Flags()
+    recipe = _flag_value(args, "--config")
+    if recipe is not None:
+        config = _read_recipe(Path(recipe))
+        defaults = Flags(**_values(config), config=recipe)
+    flags = parse(Flags, "train", args, defaults)
+    result = train.fit(train.Config(**_values(flags)), console=Console(stderr=flags.json))
+    if flags.json:
+        print(json.dumps({**result.values, "workdir": str(result.workdir)}, indent=2))
+
+
+def _flag_value(args: Sequence[str], flag: str) -> str | None:
+    for index, arg in enumerate(args):
+        if arg == flag and index + 1 < len(args):
+            return args[index + 1]
+        if arg.startswith(f"{flag}="):
+            return arg.split("=", 1)[1]
+    return None
+
+
+def _read_recipe(path: Path) -> train.Config:
+    if not path.is_file():
+        raise UsageError(f"--config {path} does not exist; it is a Python file that defines `config`")
+    config = runpy.run_path(str(path)).get("config")
+    if not isinstance(config, train.Config):
+        raise UsageError(f"--config {path} must define `config = jaxcnn.train.Config(...)`")
+    return config
+
+
+def _values(config: train.Config) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(train.Config)}
