@@ -1,6 +1,7 @@
 """The command line, one command a file: it reads flags, calls the library, prints.
 
-Exit status 0: done. 2: the user's mistake, told in one line. 130: interrupted. 1: anything else.
+Exit status 0: done. 2: the user's mistake, told in one line. 130 and 143: stopped by SIGINT (Ctrl-C) or
+SIGTERM. 1: anything else.
 """
 
 import importlib

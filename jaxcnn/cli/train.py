@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import runpy
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,12 @@ def run(args: Sequence[str]) -> None:
         config = _read_recipe(Path(recipe))
         defaults = Flags(**_values(config), config=recipe)
     flags = parse(Flags, "train", args, defaults)
-    result = train.fit(train.Config(**_values(flags)), console=Console(stderr=flags.json))
+    try:
+        result = train.fit(train.Config(**_values(flags)), console=Console(stderr=flags.json))
+    except train.InterruptedRunError as stop:
+        where = [] if flags.workdir else ["--workdir", str(stop.workdir)]
+        stop.how = shlex.join(["jaxcnn", "train", *args, *where])
+        raise
     if flags.json:
         print(json.dumps({**result.values, "workdir": str(result.workdir)}, indent=2))
 

@@ -1,19 +1,23 @@
 """Training: one pure step, spread over devices, and the loop around it."""
 
+from jaxcnn.train.checkpoint import SaveError
 from jaxcnn.train.config import Config, OptimizerConfig, ScheduleConfig
 from jaxcnn.train.loop import DivergedError, Result, evaluate_run, fit
 from jaxcnn.train.losses import cross_entropy
 from jaxcnn.train.optimizers import make_optimizer
 from jaxcnn.train.parallel import make_parallel
 from jaxcnn.train.schedules import make_schedule
+from jaxcnn.train.signals import InterruptedRunError
 from jaxcnn.train.state import TrainState, create_state
 from jaxcnn.train.step import make_eval_step, make_train_step
 
 __all__ = [
     "Config",
     "DivergedError",
+    "InterruptedRunError",
     "OptimizerConfig",
     "Result",
+    "SaveError",
     "ScheduleConfig",
     "TrainState",
     "create_state",

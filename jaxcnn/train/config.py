@@ -65,6 +65,8 @@ class Config:
     """Start of all randomness: parameters, order of the data, augmentation, dropout."""
     workdir: str | None = None
     """Folder of the run, continued if it holds this very run (default: a new one in runs/)."""
+    checkpoint_every: int | None = None
+    """Steps between two checkpoints, in addition to one at each end of an epoch (default: none)."""
     log_every: int = 20
     """Steps between two updates of the progress bar and of the log files, which hold every step."""
     progress: bool = True
@@ -72,7 +74,7 @@ class Config:
 
 
 # Where a run is kept and how it is watched can change between two starts of the same run.
-NOT_OF_THE_RUN = ("data_dir", "workdir", "log_every", "progress")
+NOT_OF_THE_RUN = ("data_dir", "workdir", "checkpoint_every", "log_every", "progress")
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -119,11 +121,10 @@ def validate(config: Config) -> None:
     Raises:
       UsageError: a value that cannot work, in one line.
     """
-    at_least_one = {"batch_size": config.batch_size, "log_every": config.log_every}
-    if config.steps is not None:
-        at_least_one["steps"] = config.steps
-    for name, value in at_least_one.items():
-        if value < 1:
+    at_least_one = ("batch_size", "steps", "checkpoint_every", "log_every")
+    for name in at_least_one:
+        value = getattr(config, name)
+        if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
     # `not x > 0` also refuses NaN, for which every comparison is false.
     if not 0 < config.epochs < float("inf"):

@@ -15,18 +15,23 @@ from rich.console import Console
 
 from jaxcnn.data import evaluation_batches, training_batches
 from jaxcnn.errors import RunError
-from jaxcnn.train import curves, metrics, workdir
-from jaxcnn.train.checkpoint import Checkpoints
+from jaxcnn.train import curves, integrity, metrics, workdir
+from jaxcnn.train.checkpoint import Checkpoints, to_host
 from jaxcnn.train.config import Config
 from jaxcnn.train.plan import Plan, make_plan
 from jaxcnn.train.progress import ProgressDisplay, print_summary
 from jaxcnn.train.record import Record, read_rows
+from jaxcnn.train.signals import InterruptedRunError, StopSignals
 from jaxcnn.train.state import TrainState
 from jaxcnn.version import __version__
 
 # Steps whose metrics stay on the devices when earlier ones are fetched, so that fetching leaves no device idle.
 IN_FLIGHT = 2
 EVALUATION_BATCH = 500
+
+# What is saved beside the state: seconds of all processes so far, those of training in which speed is measured, the
+# metrics of the epoch's steps so far, and the test of this state, if it is at an epoch's end and there was time.
+NOTHING_YET = {"seconds": 0.0, "training_seconds": 0.0, "images_timed": 0, "epoch_total": None, "test": None}
 
 
 class DivergedError(RunError):
@@ -60,28 +65,35 @@ def fit(config: Config, *, console: Console | None = None) -> Result:
 
     The folder (`config.workdir`) then holds `config.json`, `metrics.jsonl` (a line for each step and test),
     TensorBoard events, `checkpoints/`, `curves.png` and `result.json`. If it already holds a part of this very
-    run, the run goes on from its latest checkpoint.
+    run, the run goes on from its latest sound checkpoint, to the same end, to the last bit, as if it had never
+    stopped.
+
+    SIGTERM and SIGINT (Ctrl-C) let the step end and the state be saved; a second Ctrl-C stops at once.
 
     Args:
       config: what to train, on what, and how.
       console: where to print; standard output if not given.
 
     Raises:
-      UsageError: a configuration that cannot work, before anything is written.
-      DivergedError: the loss became infinite or NaN.
+      UsageError: a configuration that cannot work, before anything is written, or a folder that another process
+        is training in.
+      DivergedError: the loss or the state became infinite or NaN.
+      SaveError: a checkpoint could not be written.
+      InterruptedRunError: a signal asked to stop.
     """
     started = time.perf_counter()
     console = console or Console()
     plan = make_plan(config)
-    folder = workdir.claim(config)
-    with Checkpoints(folder / workdir.CHECKPOINTS) as checkpoints:
-        first_step = checkpoints.latest_step() or 0
-        if first_step:
-            state, meta = checkpoints.restore(first_step, plan.template)
-            if config.progress:
-                console.print(f"{folder} holds {first_step:,} of {plan.steps:,} steps of this run; going on from there")
-        else:
-            state, meta = plan.initial_state(), {"seconds": 0.0}
+    with (
+        workdir.claim(config) as folder,
+        StopSignals() as stop,
+        Checkpoints(folder / workdir.CHECKPOINTS) as checkpoints,
+    ):
+        found = checkpoints.restore_newest(plan.template)
+        state, meta = found or (plan.initial_state(), NOTHING_YET)
+        first_step = int(state.step)
+        if found and config.progress:
+            console.print(f"{folder} holds {first_step:,} of {plan.steps:,} steps of this run; going on from there")
         state = plan.parallel.place_state(state)
         if first_step < plan.steps or not (folder / workdir.RESULT).exists():
             with (
@@ -94,12 +106,15 @@ def fit(config: Config, *, console: Console | None = None) -> Result:
                     enabled=config.progress,
                 ) as display,
             ):
-                run = _Run(plan, folder, checkpoints, record, display, started - meta["seconds"])
+                run = _Run(plan, folder, checkpoints, record, display, stop, started, meta)
                 state, test = run.train(state, first_step)
+            checkpoints.wait()
             rows = read_rows(folder)
-            curves.draw(rows, f"{config.model} on {config.dataset}", folder / workdir.CURVES)
-            values = _result_values(plan, run, test, train=curves.epoch_means(rows)[0][-1])
-            workdir.write_json(folder / workdir.RESULT, values)
+            with workdir.writing(folder):
+                with workdir.replacing(folder / workdir.CURVES) as picture:
+                    curves.draw(rows, f"{config.model} on {config.dataset}", picture)
+                values = _result_values(plan, run, test, train=curves.epoch_means(rows)[0][-1])
+                workdir.write_json(folder / workdir.RESULT, values)
     values = workdir.read_json(folder / workdir.RESULT)
     if config.progress:
         print_summary(console, values, folder)
@@ -125,11 +140,11 @@ def evaluate_run(folder: Path) -> dict[str, Any]:
       `model`, `dataset`, `step`, `test_accuracy`, `test_loss` and `test_examples`.
 
     Raises:
-      UsageError: no run there, no checkpoint yet, or one that is damaged.
+      UsageError: no run there, no checkpoint yet, or none that is sound.
     """
     plan = make_plan(workdir.read_config(folder))
-    with Checkpoints(folder / workdir.CHECKPOINTS) as checkpoints:
-        state, _ = checkpoints.restore(checkpoints.existing_step(), plan.template)
+    with Checkpoints(folder / workdir.CHECKPOINTS, read_only=True) as checkpoints:
+        state, _ = checkpoints.existing(plan.template)
     test = evaluate(plan, plan.compile_eval_step(), plan.parallel.place_state(state))
     return {
         "model": plan.config.model,
@@ -182,15 +197,19 @@ class _Run:
         checkpoints: Checkpoints,
         record: Record,
         display: ProgressDisplay,
+        stop: StopSignals,
         started: float,
+        meta: dict[str, Any],
     ):
-        self.plan, self.folder, self.started = plan, folder, started
+        self.plan, self.folder, self.stop, self.started = plan, folder, stop, started - meta["seconds"]
         self.checkpoints, self.record, self.display = checkpoints, record, display
         self.learning_rates = np.asarray(jax.vmap(plan.schedule)(np.arange(plan.steps)))
         self.pending: deque[tuple[int, metrics.Sums]] = deque()
-        self.epoch_sums: list[dict[str, Any]] = []
-        # Time spent on compiling and on steps, the latter without tests and checkpoints, and images in these steps.
-        self.compile_seconds, self.training_seconds, self.images_timed = 0.0, 0.0, 0
+        self.epoch_total: dict[str, float] | None = meta["epoch_total"]
+        self.test: dict[str, float] | None = meta["test"]
+        # Time spent on steps, without compiling, tests and checkpoints, and images in these steps.
+        self.training_seconds, self.images_timed = meta["training_seconds"], meta["images_timed"]
+        self.compile_seconds = 0.0
 
     def train(self, state: TrainState, first_step: int) -> tuple[TrainState, dict[str, float]]:
         """Makes the steps from `first_step` on; returns the last state and its test."""
@@ -198,28 +217,41 @@ class _Run:
         train_step, eval_step = plan.compile_train_step(), plan.compile_eval_step()
         images, labels = plan.dataset.read("train")
         batches = training_batches(images, labels, config.batch_size, config.seed, first_step)
-        test: dict[str, float] = {}
+        if first_step and plan.ends_epoch(first_step) and self.test is None:
+            # The run was stopped between the last step of an epoch and its test.
+            self._end_epoch(first_step, state, eval_step, rate=0.0)
         since, step_since = time.perf_counter(), first_step
         for step in range(first_step + 1, plan.steps + 1):
             state, sums = train_step(state, plan.parallel.place_batch(next(batches)))
             self.pending.append((step, sums))
+            self.test = None
             if step == first_step + 1:
                 jax.block_until_ready(state)
                 self.compile_seconds = time.perf_counter() - since
                 since, step_since = time.perf_counter(), step
             if step % config.log_every == 0:
                 self._log(keep=IN_FLIGHT)
-            if plan.ends_epoch(step):
-                jax.block_until_ready(state)
-                self._log(keep=0)
-                seconds, images_seen = time.perf_counter() - since, (step - step_since) * config.batch_size
-                self.training_seconds += seconds
-                self.images_timed += images_seen
-                test = evaluate(plan, eval_step, state)
-                self._test_done(step, state, test, rate=images_seen / seconds)
-                since, step_since = time.perf_counter(), step
-        # A run that was cut off after its last checkpoint, but before its result, has nothing left but the test.
-        return state, test or evaluate(plan, eval_step, state)
+            ends_epoch = plan.ends_epoch(step)
+            saves = ends_epoch or (config.checkpoint_every and step % config.checkpoint_every == 0)
+            if not saves and self.stop.received is None:
+                continue
+            jax.block_until_ready(state)
+            self._log(keep=0)
+            seconds, images_seen = time.perf_counter() - since, (step - step_since) * config.batch_size
+            self.training_seconds += seconds
+            self.images_timed += images_seen
+            if self.stop.received is not None:
+                # Without a test, for which there may be no time: whoever sends SIGTERM soon sends SIGKILL.
+                self._save(step, state)
+                self.checkpoints.wait()
+                raise InterruptedRunError(self.stop.received, step, plan.steps, self.folder)
+            if ends_epoch:
+                self._end_epoch(step, state, eval_step, rate=images_seen / seconds)
+            else:
+                self._save(step, state)
+            since, step_since = time.perf_counter(), step
+        assert self.test is not None
+        return state, self.test
 
     def _log(self, keep: int) -> None:
         """Fetches and records the metrics of all steps but the last `keep`."""
@@ -231,30 +263,47 @@ class _Run:
         for (step, _), sums in zip(steps, fetched, strict=True):
             means = metrics.means(sums)
             if not math.isfinite(means["loss"]):
-                self._stop_diverged(step, means["loss"])
+                self._stop_diverged(step, f"the loss is {means['loss']}")
             row = {"split": "train", "step": step, "epoch": round(self.plan.epoch(step), 4), **means}
             self.record.write({**row, "learning_rate": float(self.learning_rates[step - 1])})
         self.record.flush()
-        self.epoch_sums += fetched
+        # Added up from left to right, so that a sum that was saved and goes on is the same to the last bit.
+        self.epoch_total = metrics.add([*([self.epoch_total] if self.epoch_total else []), *fetched])
+        self.checkpoints.check()
         last = steps[-1][0]
         self.display.steps_done(last, self.plan.epoch(last), **metrics.means(metrics.add(fetched)))
 
-    def _test_done(self, step: int, state: TrainState, test: dict[str, float], rate: float) -> None:
-        """Records and shows a test and the training before it, and saves a checkpoint."""
+    def _end_epoch(self, step: int, state: TrainState, eval_step: Any, rate: float) -> None:
+        """Tests, records and shows the test and the training before it, and saves a checkpoint."""
+        self.test = evaluate(self.plan, eval_step, state)
         epoch = self.plan.epoch(step)
-        train = metrics.means(metrics.add(self.epoch_sums))
-        self.epoch_sums.clear()
-        self.record.write({"split": "test", "step": step, "epoch": round(epoch, 4), **test})
-        self.record.flush()
-        self.display.epoch_done(epoch, train, test, rate)
-        seconds = time.perf_counter() - self.started
-        self.checkpoints.save(state, {"seconds": seconds, "test": test}, test["accuracy"])
+        assert self.epoch_total is not None
+        train, self.epoch_total = metrics.means(self.epoch_total), None
+        self.record.write({"split": "test", "step": step, "epoch": round(epoch, 4), **self.test})
+        self.display.epoch_done(epoch, train, self.test, rate)
+        self._save(step, state)
 
-    def _stop_diverged(self, step: int, loss: float) -> None:
+    def _save(self, step: int, state: TrainState) -> None:
+        """Starts to save a checkpoint, behind all the rows up to this step."""
+        host = to_host(state)
+        bad = integrity.non_finite_leaf(host)
+        if bad is not None:
+            self._stop_diverged(step, f"{bad} has infinite or NaN values")
+        self.record.sync()
+        meta = {
+            "seconds": time.perf_counter() - self.started,
+            "training_seconds": self.training_seconds,
+            "images_timed": self.images_timed,
+            "epoch_total": self.epoch_total,
+            "test": self.test,
+        }
+        self.checkpoints.save(host, meta, self.test["accuracy"] if self.test else None)
+
+    def _stop_diverged(self, step: int, what: str) -> None:
+        self.checkpoints.wait()
         kept = self.checkpoints.latest_step()
         where = f"the checkpoint of step {kept} in {self.folder} is kept" if kept else "there is no checkpoint yet"
         rate = self.plan.config.optimizer.learning_rate
         raise DivergedError(
-            f"the loss is {loss} at step {step}; {where}; try a lower learning rate "
-            f"(--optimizer.learning-rate {rate / 10:g})"
+            f"{what} at step {step}; {where}; try a lower learning rate (--optimizer.learning-rate {rate / 10:g})"
         )

@@ -1,6 +1,7 @@
 """Metrics as sums and counts, which add up over devices and batches; means are taken last."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,6 @@ def means(total: Mapping[str, np.ndarray | float]) -> dict[str, float]:
     return {"loss": float(total["loss"]) / examples, "accuracy": float(total["correct"]) / examples}
 
 
-def add(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
+def add(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The sum of metrics fetched from several batches, in double precision."""
     return {name: float(sum(np.float64(part[name]) for part in parts)) for name in parts[0]}

@@ -1,13 +1,19 @@
 """What a run leaves for later reading: a line of JSON for every step and test, and TensorBoard events."""
 
+import contextlib
 import json
+import logging
+import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from jaxcnn.train.workdir import METRICS
+from jaxcnn.train.workdir import METRICS, replacing, writing
 
 Row = dict[str, Any]
+
+_log = logging.getLogger(__name__)
 
 
 def read_rows(workdir: Path) -> list[Row]:
@@ -16,7 +22,7 @@ def read_rows(workdir: Path) -> list[Row]:
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:
@@ -29,17 +35,33 @@ class Record:
 
     A row has `split` ("train" or "test"), `step` (updates made so far), `epoch`, `loss`, `accuracy` and, in
     training, `learning_rate`, in testing, `examples`. Rows from after `first_step`, left by a run that was cut off,
-    are dropped, since these steps are made again: each step stands there once.
+    are dropped, since these steps are made again: each step stands there once. Rows that should be there and are
+    not, since somebody has changed the file, are reported in one warning.
+
+    Every method raises `RunError` if the files cannot be written.
     """
 
     def __init__(self, workdir: Path, first_step: int):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.summary import scalar
 
+        proto: Any = event_pb2  # its classes come into being when it is imported; a type checker sees none
+
+        self._path, self._Event, self._scalar = workdir / METRICS, proto.Event, scalar
         kept = [row for row in read_rows(workdir) if row["step"] <= first_step]
-        path = workdir / METRICS
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self._file = path.open("a")
-        self._events = SummaryWriter(str(workdir), purge_step=first_step + 1 if first_step else None)
+        lost = first_step - len({row["step"] for row in kept if row["split"] == "train"})
+        if lost:
+            _log.warning("%s lacks %d of the %d steps made so far; they stay out of it", self._path, lost, first_step)
+        with writing(self._path):
+            with replacing(self._path) as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            self._file = self._path.open("a")
+            # Written here and now: tensorboardX's own thread waits for ever when a disk is full.
+            self._events = EventsWriter(str(workdir / "events"), f".{first_step}")
+            # TensorBoard then forgets what earlier files say of the steps that are made again.
+            start = proto.SessionLog(status=proto.SessionLog.START)
+            self._events.write_event(proto.Event(step=first_step + 1, session_log=start))
 
     def __enter__(self) -> "Record":
         return self
@@ -47,16 +69,29 @@ class Record:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._events.close()
+        # An error of writing was raised by `write` or `flush` already.
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._events.close()
 
     def write(self, row: Row) -> None:
         """Writes one row; `flush` makes sure that it has reached the files."""
-        self._file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
-            if name not in ("split", "step", "epoch", "examples"):
-                self._events.add_scalar(f"{row['split']}/{name}", value, row["step"])
+        with writing(self._path):
+            self._file.write(json.dumps(row) + "\n")
+            for name, value in row.items():
+                if name not in ("split", "step", "epoch", "examples"):
+                    summary = self._scalar(f"{row['split']}/{name}", value)
+                    self._events.write_event(self._Event(wall_time=time.time(), step=row["step"], summary=summary))
 
     def flush(self) -> None:
-        self._file.flush()
-        self._events.flush()
+        """Hands all rows to the operating system: they stay even if this process is killed."""
+        with writing(self._path):
+            self._file.flush()
+            self._events.flush()
+
+    def sync(self) -> None:
+        """Makes sure that all rows are on the disk: they stay even if the machine is switched off."""
+        self.flush()
+        with writing(self._path):
+            os.fsync(self._file.fileno())
