@@ -10,6 +10,7 @@ from jaxcnn.data.augment import flip, shift
 from jaxcnn.errors import UsageError
 
 IMAGE = jnp.arange(1, 1 + 6 * 5 * 2, dtype=jnp.uint8).reshape(6, 5, 2)
+LARGER = jnp.asarray(np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8))
 KEYS = jax.random.split(jax.random.key(0), 1000)
 
 
@@ -34,7 +35,7 @@ def test_shift_moves_pixels_and_brings_in_black():
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.float32, jnp.bfloat16])
 def test_shape_and_dtype_stay_and_the_key_decides(name, dtype):
     apply = jax.jit(jax.vmap(AUGMENTATIONS[name], (0, None)))
-    image = IMAGE.astype(dtype)
+    image = LARGER.astype(dtype)
     once, again = apply(KEYS[:20], image), apply(KEYS[:20], image)
     assert (once.shape, once.dtype) == ((20, *image.shape), dtype)
     np.testing.assert_array_equal(np.asarray(once, np.float32), np.asarray(again, np.float32))
