@@ -16,7 +16,8 @@ COMMANDS = {
     "train": "train a network and leave everything about the run in a folder",
     "eval": "test a trained network on every test image",
     "models": "list the architectures",
-    "datasets": "list the data sets",
+    "datasets": "list the data sets, show one, measure its pixels",
+    "prepare": "make a data set from its original files, or download it",
 }
 
 

@@ -13,15 +13,11 @@ Learning Algorithms", 2017, arXiv:1708.07747, https://github.com/zalandoresearch
 
 import argparse
 import contextlib
-import gzip
 import hashlib
 import io
-import math
 import shutil
-import struct
 import sys
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.data.datasets import BUNDLED_DIR
+from jaxcnn.data.original_sums import SUMS
+from jaxcnn.data.originals import parse_idx, unpack
 from jaxcnn.errors import UsageError
 
 NAME = "fashion_mnist_mini"
@@ -68,31 +66,17 @@ ORIGINALS: Mapping[str, tuple[str, str]] = {
 }
 """The original files of each split, without `.gz`: images and labels."""
 
-# The authors publish MD5 sums of the .gz files, but copies are also handed on packed anew, under other sums.
-# What has the sums below, packed with the file names and times of the originals, has the published ones:
-#   8d4fb7e6c68d591d4c3dfef9ec88bf0d  train-images-idx3-ubyte.gz
-#   25c81989df183df01b3e8a0aad5dffbe  train-labels-idx1-ubyte.gz
-#   bef4ecab320f06d8554ea6380940ec79  t10k-images-idx3-ubyte.gz
-#   bb300cfdad3c16e7a12a480ee83cd310  t10k-labels-idx1-ubyte.gz
-SHA256: Mapping[str, str] = {
-    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-}
+SHA256: Mapping[str, str] = {name: sum_ for name, sum_ in SUMS["fashion_mnist"].items() if not name.endswith(".gz")}
 """SHA-256 of the unpacked content of each original file."""
 
 
 def read_idx(path: str | Path) -> np.ndarray:
     """The array in an idx file of unsigned bytes, packed with gzip or not: images `[N, H, W]`, labels `[N]`.
 
-    The array is read-only. The format: two zero bytes, the type (8: unsigned byte), the number of dimensions,
-    each dimension as a big-endian 32-bit integer, then the values in row-major order.
-
     Raises:
       UsageError: a file that is missing, cut short, or something else.
     """
-    return _parse_idx(Path(path), _unpacked(Path(path)))
+    return parse_idx(Path(path), _content(Path(path)))
 
 
 def draw(labels: np.ndarray, per_class: int, seed: int = SEED) -> np.ndarray:
@@ -173,31 +157,13 @@ class _Split(NamedTuple):
     indices: np.ndarray
 
 
-def _unpacked(path: Path) -> bytes:
+def _content(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+        return unpack(path, path.read_bytes())
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist") from None
-    except (OSError, EOFError, zlib.error) as error:
+    except OSError as error:
         raise UsageError(f"{path} cannot be read, or is damaged: {error}") from error
-
-
-def _parse_idx(path: Path, content: bytes) -> np.ndarray:
-    # NumPy has at most 64 dimensions; the format would allow 255.
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08" or not 1 <= content[3] <= 64:
-        found = content[:4].hex(" ")
-        raise UsageError(f"{path} is not an idx file of unsigned bytes: it begins with {found!r}")
-    start = 4 + 4 * content[3]
-    if len(content) < start:
-        raise UsageError(f"{path} is damaged: it ends within its header")
-    shape = struct.unpack(f">{content[3]}I", content[4:start])
-    if len(content) - start != math.prod(shape):
-        raise UsageError(
-            f"{path} is damaged: {math.prod(shape)} bytes of shape {shape} should follow its header, "
-            f"but {len(content) - start} do"
-        )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def _read_original(folder: Path, file: str, verify: bool) -> np.ndarray:
@@ -205,8 +171,8 @@ def _read_original(folder: Path, file: str, verify: bool) -> np.ndarray:
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         raise UsageError(f"{candidates[0]} does not exist; the four files of Fashion-MNIST are at {HOMEPAGE}")
-    content = _unpacked(path)
-    array = _parse_idx(path, content)  # before the sum: what is cut short can be told more clearly
+    content = _content(path)
+    array = parse_idx(path, content)  # before the sum: what is cut short can be told more clearly
     sha256 = hashlib.sha256(content).hexdigest()
     if verify and sha256 != SHA256[file]:
         raise UsageError(
