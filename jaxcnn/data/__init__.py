@@ -2,16 +2,18 @@
 
 from jaxcnn.data.augment import AUGMENTATIONS, compose, normalize
 from jaxcnn.data.datasets import Dataset, list_datasets, open_dataset
-from jaxcnn.data.pipeline import Batch, evaluation_batches, training_batches
+from jaxcnn.data.pipeline import Batch, Pipeline, evaluation_batches, open_pipeline, training_batches
 
 __all__ = [
     "AUGMENTATIONS",
     "Batch",
     "Dataset",
+    "Pipeline",
     "compose",
     "evaluation_batches",
     "list_datasets",
     "normalize",
     "open_dataset",
+    "open_pipeline",
     "training_batches",
 ]

@@ -6,13 +6,14 @@ Every data set, the one inside the package included, is a TFDS data set prepared
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcnn.data import decode, imagefolder
 from jaxcnn.errors import UsageError, unknown_name
 
 BUNDLED_DIR = Path(__file__).parent / "bundled"
@@ -29,10 +30,16 @@ class Statistics:
     @staticmethod
     def of(images: np.ndarray) -> "Statistics":
         """Exact statistics of uint8 images `[N, H, W, C]`, from the counts of each pixel value."""
+        channels = range(images.shape[-1])
+        return Statistics.of_counts(np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in channels]))
+
+    @staticmethod
+    def of_counts(counts: np.ndarray) -> "Statistics":
+        """Exact statistics from how often each value of a pixel occurs in each channel, `[C, 256]`."""
         values = np.arange(256) / 255.0
         mean, std = [], []
-        for channel in range(images.shape[-1]):
-            share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., channel].size
+        for count in counts:
+            share = count / count.sum()
             mean.append(float(share @ values))
             std.append(float(np.sqrt(share @ (values - mean[-1]) ** 2)))
         return Statistics(tuple(mean), tuple(std))
@@ -57,63 +64,163 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 
+# Whose split "test" has no labels.
+TESTED_ON_VALIDATION = ("imagenet2012", "places365_small")
+
+READ_AT_ONCE = 1024
+"""Examples that are read in one call where a whole split is read."""
+
+
+class Encoded(NamedTuple):
+    """An example as it is kept: the bytes of an image file, and a label."""
+
+    image: bytes
+    label: int
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A prepared data set of labelled images.
 
     Attributes:
-      name: its TFDS name.
+      name: its TFDS name, or `imagefolder:PATH`.
       directory: where its files are.
-      image_shape: `(H, W, C)`.
+      image_shape: `(H, W, C)`; height and width are None if images differ in size.
       class_names: one name a label, in the order of the labels.
       examples: how many examples the splits "train" and "test" have.
     """
 
     name: str
     directory: Path
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int | None, int | None, int]
     class_names: tuple[str, ...]
     examples: Mapping[str, int]
     _builder: Any
     _splits: Mapping[str, str]  # our name of a split -> the data set's own
     _keys: tuple[str, str]  # of the image and of the label in an example
-    _decoded: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
+    _sources: dict[str, Any] = field(default_factory=dict, repr=False)
+    _decoded: dict[tuple[str, tuple[int, int] | None], tuple[np.ndarray, np.ndarray]] = field(
+        default_factory=dict, repr=False
+    )
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
-    def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def sizes_differ(self) -> bool:
+        """Whether images differ in size, so that they need a common one before they make a batch."""
+        return None in self.image_shape
+
+    def read_encoded(self, split: str, indices: Sequence[int]) -> list[Encoded]:
+        """The examples of these places in the split "train" or "test", as they are kept, in one read.
+
+        May be called by several threads at once.
+
+        Raises:
+          UsageError: files that are missing or damaged.
+        """
+        # The messages of TFDS, compiled; only its features would be slower to go through.
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        image_key, label_key = self._keys
+        try:
+            records = self._source(split).__getitems__([int(index) for index in indices])
+            examples = []
+            for record in records:
+                feature = tf_example_pb2.Example.FromString(record).features.feature  # pyright: ignore[reportAttributeAccessIssue]
+                image, label = feature[image_key].bytes_list.value[0], feature[label_key].int64_list.value[0]
+                examples.append(Encoded(image, label))
+        except Exception as error:  # ArrayRecord and protobuf raise a zoo of types
+            raise self.damaged(error) from error
+        return examples
+
+    def _source(self, split: str) -> Any:
+        if split not in self._sources:
+            import tensorflow_datasets as tfds
+
+            raw = tfds.decode.DeserializeMethod.RAW_BYTES
+            self._sources[split] = self._builder.as_data_source(split=self._splits[split], deserialize_method=raw)
+        return self._sources[split]
+
+    def read(self, split: str, size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
         """All images (uint8 `[N, H, W, C]`) and labels (int32 `[N]`) of the split "train" or "test".
 
         A split is decoded once and kept.
 
-        Raises:
-          UsageError: files that are missing or damaged, or images that differ in size.
-        """
-        if split not in self._decoded:
-            self._decoded[split] = self._decode(split)
-        return self._decoded[split]
+        Args:
+          size: height and width to bring the middle of each image to; as they are if not given.
 
-    def _decode(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        image_key, label_key = self._keys
-        try:
-            source = self._builder.as_data_source(split=self._splits[split])
-            examples = source.__getitems__(range(len(source)))
-        except Exception as error:  # ArrayRecord and the image decoder raise a zoo of types
-            raise UsageError(
-                f"data set {self.name!r} in {self.directory} is damaged: {_first_line(error)}; prepare it again"
-            ) from error
-        shapes = {example[image_key].shape for example in examples}
-        if len(shapes) != 1:
-            raise UsageError(f"data set {self.name!r} has images of {len(shapes)} sizes; all must have one size")
-        images = np.stack([example[image_key] for example in examples])
-        labels = np.array([example[label_key] for example in examples], np.int32)
+        Raises:
+          UsageError: files that are missing or damaged, or images that differ in size where no `size` is given.
+        """
+        if (split, size) not in self._decoded:
+            self._decoded[split, size] = self._decode(split, size)
+        return self._decoded[split, size]
+
+    def _decode(self, split: str, size: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray]:
+        if size is None and self.sizes_differ:
+            raise UsageError(f"images of data set {self.name!r} differ in size; give them one with --image-size")
+        height, width, channels = self.image_shape
+        images = np.empty((self.examples[split], *(size or (height, width)), channels), np.uint8)
+        labels = np.empty(self.examples[split], np.int32)
+        for start in range(0, len(labels), READ_AT_ONCE):
+            places = range(start, min(start + READ_AT_ONCE, len(labels)))
+            for place, example in zip(places, self.read_encoded(split, places), strict=True):
+                images[place] = self.decode(example, size)
+                labels[place] = example.label
         return images, labels
+
+    def decode(
+        self,
+        example: Encoded,
+        size: tuple[int, int] | None = None,
+        random_box: decode.RandomBox | None = None,
+        random: np.random.Generator | None = None,
+    ) -> np.ndarray:
+        """The pixels of an example, uint8 `[H, W, C]`: as they are, or with a `size` the middle or a random part.
+
+        Raises:
+          UsageError: a damaged image.
+        """
+        channels = self.image_shape[-1]
+        try:
+            if size is not None:
+                return decode.decode_part(example.image, size, channels, random_box, random)
+            return decode.decode(example.image, channels)
+        except ValueError as error:
+            raise self.damaged(error) from error
+
+    def damaged(self, error: BaseException) -> UsageError:
+        """What to say of a data set in whose files `error` came up."""
+        if self.name.startswith(imagefolder.PREFIX):
+            how = f"remove {self.directory} and it is made again"
+        else:
+            how = f"jaxcnn prepare {self.name} --force makes it again"
+        return UsageError(f"data set {self.name!r} in {self.directory} is damaged: {_first_line(error)}; {how}")
 
     def statistics(self) -> Statistics:
         """The recorded statistics of the training split, or those measured on it."""
-        return STATISTICS.get(self.name) or Statistics.of(self.read("train")[0])
+        return STATISTICS.get(self.name) or self.measure()
+
+    def measure(self, most: int = 50_000) -> Statistics:
+        """Statistics of the training split, of evenly spread `most` images if it has more.
+
+        Images that differ in size are measured whole, each pixel counting once.
+        """
+        if "statistics" not in self._sources:
+            self._sources["statistics"] = self._measure(most)
+        return self._sources["statistics"]
+
+    def _measure(self, most: int) -> Statistics:
+        places = np.linspace(0, self.examples["train"] - 1, min(most, self.examples["train"])).astype(int)
+        counts = np.zeros((self.image_shape[-1], 256), np.int64)
+        for start in range(0, len(places), READ_AT_ONCE):
+            for example in self.read_encoded("train", places[start : start + READ_AT_ONCE].tolist()):
+                pixels = self.decode(example)
+                for channel, count in enumerate(counts):
+                    count += np.bincount(pixels[..., channel].ravel(), minlength=256)
+        return Statistics.of_counts(counts)
 
 
 def list_datasets(data_dir: str | Path | None = None) -> list[str]:
@@ -127,45 +234,66 @@ def open_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
     """The prepared data set of this name, from inside the package or from `data_dir`.
 
     Args:
-      name: a TFDS name, with a configuration if it has any: `fashion_mnist`, `emnist/letters`.
+      name: a TFDS name, with a configuration if it has any, `fashion_mnist`, `emnist/letters`; or `imagefolder:PATH`,
+        a folder of folders of images, one a class.
       data_dir: the folder of prepared data sets; `default_data_dir()` if not given.
 
     Raises:
       UsageError: an unknown name (the nearest is named), one that is not prepared, or one without labelled images.
     """
-    root = BUNDLED_DIR if (BUNDLED_DIR / name).is_dir() else Path(data_dir or default_data_dir()).expanduser()
-    if not name or not any((root / name).glob("*/dataset_info.json")):
-        # Asked before TFDS is: it would try to download, and without a network keep trying for ten minutes.
-        known = list_datasets(data_dir)
-        if name not in known:
-            raise unknown_name("data set", name, known)
-        raise UsageError(f"data set {name!r} is not prepared in {root}; give its folder with --data-dir")
-
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS reports every file, and that it would like OpenCV
+    root = Path(data_dir or default_data_dir()).expanduser()
+    if name.startswith(imagefolder.PREFIX):
+        directory = imagefolder.prepare(name.removeprefix(imagefolder.PREFIX), root)
+    else:
+        root = BUNDLED_DIR if (BUNDLED_DIR / name).is_dir() else root
+        directory = None
+        if not name or not any((root / name).glob("*/dataset_info.json")):
+            # Asked before TFDS is: it would try to download, and without a network keep trying for ten minutes.
+            raise _not_prepared(name, root, data_dir)
+
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder(name, data_dir=root)
+        builder: Any = (
+            tfds.builder(name, data_dir=root) if directory is None else tfds.builder_from_directory(directory)
+        )
         info: Any = builder.info
         keys = info.supervised_keys
         image, label = (info.features[key] for key in keys)
         class_names = tuple(label.names)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        shape = tuple(image.shape)
+        if len(shape) != 3 or shape[-1] is None or image.np_dtype != np.uint8:
+            raise ValueError(f"its images are {image}")
+    except (TypeError, ValueError, KeyError, AttributeError, OSError) as error:
         raise UsageError(f"data set {name!r} in {root} has no labelled images: {_first_line(error)}") from error
 
-    splits = {"train": "train", "test": "test" if "test" in info.splits else "validation"}
+    tested = "test" if "test" in info.splits and name.split("/")[0] not in TESTED_ON_VALIDATION else "validation"
+    splits = {"train": "train", "test": tested}
     for ours, theirs in splits.items():
         if theirs not in info.splits:
             raise UsageError(f"data set {name!r} has no {ours} split; it has {', '.join(info.splits)}")
     return Dataset(
         name=name,
         directory=Path(builder.data_dir),
-        image_shape=tuple(image.shape),
+        image_shape=(shape[0], shape[1], shape[2]),
         class_names=class_names,
         examples={ours: info.splits[theirs].num_examples for ours, theirs in splits.items()},
         _builder=builder,
         _splits=splits,
         _keys=(keys[0], keys[1]),
+    )
+
+
+def _not_prepared(name: str, root: Path, data_dir: str | Path | None) -> UsageError:
+    known = list_datasets(data_dir)
+    if name not in known:
+        # A path would be looked for in the file system; a name that TFDS knows is prepared like any other.
+        return unknown_name("data set", name, known)
+    half = any((root / name).glob("*.incomplete*")) or any((root / name).glob("*"))
+    state = "is not prepared to its end" if half else "is not prepared"
+    return UsageError(
+        f"data set {name!r} {state} in {root}; jaxcnn prepare {name} makes it, and --data-dir tells where it is"
     )
 
 

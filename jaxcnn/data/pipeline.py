@@ -1,12 +1,40 @@
-"""Batches: which examples make up which step, and how they are gathered."""
+"""Batches: which examples make up which step, and how they get to the devices.
+
+A batch is a function of the seed and the step alone, so that a position in the data is a step, and so that it makes no
+difference where the images are kept meanwhile: decoded on the device, decoded in memory, or encoded on the disk.
+"""
 
 import functools
-from collections.abc import Iterator
-from typing import NotRequired, TypedDict
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NotRequired, TypedDict
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.data import augment as augmentations
+from jaxcnn.data.datasets import Dataset
+from jaxcnn.data.decode import RandomBox
+
 from jaxcnn.errors import UsageError
+
+Residence = Literal["device", "memory", "disk"]
+Place = Callable[[Any], Any]
+
+MEMORY_SHARE = 0.3
+"""The largest share of free memory that a decoded split may take to be kept there."""
+
+READ_AHEAD = 2
+"""Batches that each worker has ready, or under way to the device, before they are asked for."""
+
+WORKERS = min(16, 2 * (os.cpu_count() or 1))
+"""Threads that read and decode. More than there are cores, since some of them wait for the disk."""
 
 
 class Batch(TypedDict):
@@ -72,3 +100,262 @@ def evaluation_batches(images: np.ndarray, labels: np.ndarray, batch_size: int) 
             labels=np.pad(answer, (0, missing)),
             mask=np.arange(batch_size) < len(part),
         )
+
+
+def share_of(indices: np.ndarray, process: int, processes: int) -> np.ndarray:
+    """The contiguous part of a batch that process number `process` of `processes` makes."""
+    size = len(indices) // processes
+    return indices[process * size : (process + 1) * size]
+
+
+@dataclass
+class Pipeline:
+    """Batches of a data set, from wherever its images are kept.
+
+    Attributes:
+      image_shape: `(H, W, C)` of the images in batches.
+      device_augment: the augmentations that are still to be made, on the device; the rest is in the batches.
+      residence: where the training images are kept: decoded on the "device" or in "memory", or encoded on the "disk".
+      waited: seconds that whoever took batches had to wait for them.
+    """
+
+    dataset: Dataset
+    batch_size: int
+    seed: int
+    image_shape: tuple[int, int, int]
+    device_augment: tuple[Any, ...]
+    residence: Residence
+    process: int
+    processes: int
+    workers: int
+    waited: float = 0.0
+    _size: tuple[int, int] | None = None  # to which each image is brought, if not kept as it is
+    _random_box: RandomBox | None = None
+    _on_device: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def batches(self, first_step: int = 0, place: Place | None = None) -> Iterator[Batch]:
+        """Endless training batches from step `first_step` on: this process's part of each.
+
+        Args:
+          place: puts a batch onto the devices; it is called some batches ahead of the one that is given out.
+        """
+        if self.residence == "disk":
+            made = _read_ahead(self._training_batch_from_disk, first_step, sys.maxsize // 2, self.workers)
+        elif self.residence == "device":
+            made = self._from_device(first_step)
+        else:
+            made = map(self._training_batch_from_memory, _count(first_step))
+        return self._timed(_placed(made, place))
+
+    def evaluation_batches(self, batch_size: int, place: Place | None = None) -> Iterator[Batch]:
+        """Every test example once, in order; the last batch is filled up and masked. This process's part of each.
+
+        Args:
+          batch_size: examples in a batch, over all processes together.
+        """
+        steps = math.ceil(self.dataset.examples["test"] / batch_size)
+        make = functools.partial(self._evaluation_batch, batch_size=batch_size)
+        if self._keeps("test"):
+            return _placed(map(make, range(steps)), place)
+        return _placed(_read_ahead(make, 0, steps, self.workers), place)
+
+    def indices(self, step: int) -> np.ndarray:
+        """Places of the examples of this process's part of a step's batch."""
+        whole = batch_indices(step, examples=self.dataset.examples["train"], batch_size=self.batch_size, seed=self.seed)
+        return share_of(whole, self.process, self.processes)
+
+    def _training_batch_from_memory(self, step: int) -> Batch:
+        images, labels = self.dataset.read("train", self._size)
+        indices = self.indices(step)
+        return Batch(images=images[indices], labels=labels[indices])
+
+    def _training_batch_from_disk(self, step: int) -> Batch:
+        indices = self.indices(step)
+        first = self.process * len(indices)
+        examples = self.dataset.read_encoded("train", indices.tolist())
+        images = np.empty((len(indices), *self.image_shape), np.uint8)
+        for place, example in enumerate(examples):
+            # Random numbers go by an example's place in the whole batch, so that they do not depend on the processes.
+            random = None if self._random_box is None else np.random.default_rng((self.seed, step, first + place))
+            images[place] = self.dataset.decode(example, self._size, self._random_box, random)
+        return Batch(images=images, labels=np.array([example.label for example in examples], np.int32))
+
+    def _from_device(self, first_step: int) -> Iterator[Batch]:
+        if not self._on_device:
+            images, labels = self.dataset.read("train", self._size)
+            self._on_device.update(images=jnp.asarray(images), labels=jnp.asarray(labels))
+        for step in _count(first_step):
+            yield _gather(self._on_device, self.indices(step))
+
+    def _evaluation_batch(self, step: int, batch_size: int) -> Batch:
+        total = self.dataset.examples["test"]
+        whole = np.arange(step * batch_size, (step + 1) * batch_size)
+        indices = share_of(whole, self.process, self.processes)
+        mask = indices < total
+        present = indices[mask]
+        images = np.zeros((len(indices), *self.image_shape), np.uint8)
+        labels = np.zeros(len(indices), np.int32)
+        if self._keeps("test"):
+            all_images, all_labels = self.dataset.read("test", self._size)
+            images[mask], labels[mask] = all_images[present], all_labels[present]
+        else:
+            for place, example in enumerate(self.dataset.read_encoded("test", present.tolist())):
+                images[place], labels[place] = self.dataset.decode(example, self._size), example.label
+        return Batch(images=images, labels=labels, mask=mask)
+
+    def _keeps(self, split: str) -> bool:
+        """Whether a split is decoded once and kept in memory."""
+        if split == "test" and self.residence == "disk" and self._random_box is None:
+            return False
+        return self.dataset.examples[split] * math.prod(self.image_shape) <= MEMORY_SHARE * _free_memory()
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            started = time.perf_counter()
+            batch = next(batches)
+            self.waited += time.perf_counter() - started
+            yield batch
+
+
+def open_pipeline(
+    dataset: Dataset,
+    batch_size: int,
+    seed: int = 0,
+    *,
+    image_size: int | None = None,
+    augment: Sequence[Any] = (),
+    residence: Residence | Literal["auto"] = "auto",
+    process: int = 0,
+    processes: int = 1,
+    workers: int = WORKERS,
+) -> Pipeline:
+    """The batches of a data set.
+
+    A split that fits is decoded once and kept, on the device where it fits there; a larger one is read and decoded
+    ahead of the step by several threads. The batches are the same.
+
+    Args:
+      batch_size: examples in a batch, over all processes together.
+      image_size: height and width to bring images to: the middle of each, or, where `augment` begins with
+        "resized_crop", a random part of each, cut out of the whole image while it is decoded. Needed if images differ
+        in size.
+      augment: augmentations by name or function; those that the pipeline does not make itself are in its attribute
+        `device_augment`.
+      residence: where to keep the training images; by what fits if "auto".
+      process, processes: which of how many processes this is; each makes a contiguous part of each batch.
+
+    Raises:
+      UsageError: a batch size or an image size that cannot be.
+    """
+    examples = dataset.examples["train"]
+    if not 1 <= batch_size <= examples:
+        raise UsageError(f"batch_size must be from 1 to the {examples} training images, got {batch_size}")
+    if batch_size % processes:
+        raise UsageError(f"batch_size {batch_size} cannot be divided over {processes} processes")
+    height, width, channels = dataset.image_shape
+    if image_size is not None and image_size < 1:
+        raise UsageError(f"image_size must be at least 1, got {image_size}")
+    if image_size is not None and (height, width) != (image_size, image_size):
+        size = (image_size, image_size)
+    elif height is None or width is None:
+        raise UsageError(f"images of data set {dataset.name!r} differ in size; give them one with --image-size")
+    else:
+        size = None
+    random_box, on_device = _division(augment, size)
+    shape = (*size, channels) if size is not None else (height or 0, width or 0, channels)
+    return Pipeline(
+        dataset=dataset,
+        batch_size=batch_size,
+        seed=seed,
+        image_shape=shape,
+        device_augment=on_device,
+        residence=_choose_residence(examples * math.prod(shape), random_box, residence),
+        process=process,
+        processes=processes,
+        workers=max(1, workers),
+        _size=size,
+        _random_box=random_box,
+    )
+
+
+def _division(augment: Sequence[Any], size: tuple[int, int] | None) -> tuple[RandomBox | None, tuple[Any, ...]]:
+    """What is made while an image is decoded, and the augmentations that are left for the device."""
+    specs = tuple(augment)
+    if size is None or not specs or not isinstance(specs[0], str) or specs[0].partition(":")[0] != "resized_crop":
+        return None, specs
+    bound: Any = augmentations.parse(specs[0])
+    given = getattr(bound, "keywords", {})
+    usual = RandomBox()
+    scale = (given.get("smallest", usual.scale[0]), given.get("largest", usual.scale[1]))
+    ratio = (given.get("narrowest", usual.ratio[0]), given.get("widest", usual.ratio[1]))
+    return RandomBox(scale, ratio), specs[1:]
+
+
+def _choose_residence(needed: int, random_box: RandomBox | None, wanted: Residence | Literal["auto"]) -> Residence:
+    if random_box is not None:
+        return "disk"  # each epoch has other parts of the images
+    if wanted != "auto":
+        return wanted
+    device = jax.local_devices()[0]
+    # A CPU's memory is the host's, where NumPy gathers faster than XLA does.
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
+        if needed <= MEMORY_SHARE * free:
+            return "device"
+    return "memory" if needed <= MEMORY_SHARE * _free_memory() else "disk"
+
+
+def _free_memory() -> int:
+    """Bytes of the host's memory that nobody uses; unlimited where the system does not tell."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return sys.maxsize
+
+
+@jax.jit
+def _gather(kept: dict[str, jax.Array], indices: jax.Array) -> Any:
+    return {name: array[indices] for name, array in kept.items()}
+
+
+def _count(first: int) -> Iterator[int]:
+    step = first
+    while True:
+        yield step
+        step += 1
+
+
+class _Steps:
+    """Batches by their step, as grain wants what it reads from."""
+
+    def __init__(self, make: Callable[[int], Batch], first: int, steps: int):
+        self._make, self._first, self._steps = make, first, steps
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, index: Any) -> Batch:
+        return self._make(self._first + int(index))
+
+
+def _read_ahead(make: Callable[[int], Batch], first: int, steps: int, workers: int) -> Iterator[Batch]:
+    """`make(first)`, `make(first + 1)`, ... in order, `steps` of them, each made by one of several threads of grain."""
+    import grain  # whose start is slow
+
+    # Whole batches, not examples, are what grain's threads are given: it would read one record at a time.
+    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=READ_AHEAD * workers)
+    return iter(grain.MapDataset.source(_Steps(make, first, steps)).to_iter_dataset(options))
+
+
+def _placed(batches: Iterator[Batch], place: Place | None) -> Iterator[Any]:
+    """Batches on the devices, each sent there `READ_AHEAD` batches early, since sending does not wait."""
+    if place is None:
+        yield from batches
+        return
+    ahead: deque[Any] = deque()
+    for batch in batches:
+        ahead.append(place(batch))
+        if len(ahead) > READ_AHEAD:
+            yield ahead.popleft()
+    yield from ahead

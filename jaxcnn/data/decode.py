@@ -1,0 +1,142 @@
+"""From the bytes of an image file to pixels of a wanted size.
+
+JPEG is decoded by libjpeg-turbo at 1/2, 1/4 or 1/8 of its size where the wanted size allows it, which costs a fraction
+of decoding it whole and resizing it. Both libraries let other threads run meanwhile.
+"""
+
+import io
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+# An image beyond this is refused: a file of a few kilobytes can claim to have billions of pixels.
+MOST_PIXELS = 200_000_000
+
+# The share of an image's shorter side that the middle square of an evaluation has: 224 of 256.
+CENTRE = 0.875
+
+
+class Box(NamedTuple):
+    """A part of an image, in its pixels; not whole numbers where the image is resized anyway."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class RandomBox(NamedTuple):
+    """torchvision's RandomResizedCrop, drawn on the host for images of different sizes; ranges of area and shape."""
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    def draw(self, height: int, width: int, random: np.random.Generator) -> Box:
+        """A random part of an image; see `jaxcnn.data.augment.resized_crop`."""
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for _ in range(10):
+            area = height * width * random.uniform(*self.scale)
+            shape = math.exp(random.uniform(low, high))
+            columns, rows = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+            if 0 < columns <= width and 0 < rows <= height:
+                top, left = int(random.integers(height - rows + 1)), int(random.integers(width - columns + 1))
+                return Box(left, top, left + columns, top + rows)
+        nearest = min(max(width / height, self.ratio[0]), self.ratio[1])
+        rows, columns = min(height, round(width / nearest)), min(width, round(height * nearest))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        return Box(left, top, left + columns, top + rows)
+
+
+def centre_box(height: int, width: int, size: tuple[int, int]) -> Box:
+    """The middle of an image, of the shape of `size`: 224 x 224 of an image whose shorter side is made 256."""
+    scale = CENTRE * min(height / size[0], width / size[1])
+    rows, columns = size[0] * scale, size[1] * scale
+    return Box((width - columns) / 2, (height - rows) / 2, (width + columns) / 2, (height + rows) / 2)
+
+
+def decode(content: bytes, channels: int) -> np.ndarray:
+    """The pixels, uint8 `[H, W, channels]`, of an image file as it is.
+
+    Raises:
+      ValueError: content that is damaged, or no image.
+    """
+    if channels == 3 and content.startswith(b"\xff\xd8"):
+        height, width = size_of(content)
+        decoded = _decode_jpeg(content, height, width)
+        if decoded is not None:
+            return decoded
+    return _pixels(_open(content), channels)
+
+
+def decode_part(
+    content: bytes,
+    size: tuple[int, int],
+    channels: int,
+    random_box: RandomBox | None = None,
+    random: np.random.Generator | None = None,
+) -> np.ndarray:
+    """A part of an image, uint8 `[*size, channels]`: a random one, or the middle.
+
+    Raises:
+      ValueError: content that is damaged, or no image.
+    """
+    height, width = size_of(content)
+    if random_box is None or random is None:
+        box = centre_box(height, width, size)
+    else:
+        box = random_box.draw(height, width, random)
+    # How much smaller the image can be decoded with its part still of the wanted size.
+    shrink = max(1.0, min((box.bottom - box.top) / size[0], (box.right - box.left) / size[1]))
+    pixels = None
+    if channels == 3 and content.startswith(b"\xff\xd8"):
+        pixels = _decode_jpeg(content, math.ceil(height / shrink), math.ceil(width / shrink))
+    if pixels is None:
+        pixels = _pixels(_open(content), channels)
+    down, across = pixels.shape[0] / height, pixels.shape[1] / width
+    part = (box.left * across, box.top * down, box.right * across, box.bottom * down)
+    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=part)).reshape(*size, channels)
+
+
+def size_of(content: bytes) -> tuple[int, int]:
+    """Height and width of an image, from its header."""
+    if content.startswith(b"\xff\xd8"):
+        try:
+            header: Any = simplejpeg.decode_jpeg_header(content, strict=False)
+            height, width = header[:2]
+        except ValueError:
+            width, height = _open(content).size
+    else:
+        width, height = _open(content).size
+    if not 0 < height * width <= MOST_PIXELS:
+        raise ValueError(f"an image of {height} x {width} pixels")
+    return height, width
+
+
+def _decode_jpeg(content: bytes, min_height: int, min_width: int) -> np.ndarray | None:
+    """`[H, W, 3]` of at least these sides where the image has them, or None if it is for another decoder (CMYK)."""
+    try:
+        return simplejpeg.decode_jpeg(content, "RGB", min_height=min_height, min_width=min_width, strict=False)
+    except ValueError:
+        return None
+
+
+def _open(content: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content))
+    except (OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError("not an image, or a damaged one") from error
+
+
+def _pixels(image: Image.Image, channels: int) -> np.ndarray:
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
+    if mode is None:
+        raise ValueError(f"images of {channels} channels are not decoded")
+    try:
+        pixels = np.asarray(image if image.mode == mode else image.convert(mode))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"a damaged image: {error}") from error
+    return pixels.reshape(*pixels.shape[:2], channels)
