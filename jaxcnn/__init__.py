@@ -8,9 +8,20 @@
 (1, 10)
 """
 
-from jaxcnn import data, layers, models, train
+from jaxcnn import analysis, data, layers, measure, models, train
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model, list_models
 from jaxcnn.version import __version__
 
-__all__ = ["UsageError", "__version__", "create_model", "data", "layers", "list_models", "models", "train"]
+__all__ = [
+    "UsageError",
+    "__version__",
+    "analysis",
+    "create_model",
+    "data",
+    "layers",
+    "list_models",
+    "measure",
+    "models",
+    "train",
+]

@@ -1,0 +1,38 @@
+"""Measuring: time, memory and use of the devices, in rows that stand beside others.
+
+>>> import jax
+>>> timing = time_step(jax.jit(lambda x: x @ x), jax.numpy.ones((64, 64)), steps=5, min_window=1e-3)
+>>> timing.median <= timing.p95
+True
+"""
+
+from jaxcnn.measure.case import Case, grid
+from jaxcnn.measure.collectives import Collective, collectives
+from jaxcnn.measure.compare import Comparison, compare
+from jaxcnn.measure.isolate import measure_isolated
+from jaxcnn.measure.peaks import Peak, device_peak, measure_peak
+from jaxcnn.measure.row import Row, measure_case
+from jaxcnn.measure.scaling import add_scaling
+from jaxcnn.measure.suite import benchmark, measure_cases
+from jaxcnn.measure.timing import Timing, time_step, train_advance
+
+__all__ = [
+    "Case",
+    "Collective",
+    "Comparison",
+    "Peak",
+    "Row",
+    "Timing",
+    "add_scaling",
+    "benchmark",
+    "collectives",
+    "compare",
+    "device_peak",
+    "grid",
+    "measure_case",
+    "measure_cases",
+    "measure_isolated",
+    "measure_peak",
+    "time_step",
+    "train_advance",
+]
