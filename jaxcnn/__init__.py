@@ -8,7 +8,7 @@
 (1, 10)
 """
 
-from jaxcnn import analysis, data, layers, measure, models, train
+from jaxcnn import analysis, data, layers, measure, models, train, weights
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model, list_models
 from jaxcnn.version import __version__
@@ -24,4 +24,5 @@ __all__ = [
     "measure",
     "models",
     "train",
+    "weights",
 ]
