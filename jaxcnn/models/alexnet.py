@@ -44,6 +44,11 @@ class AlexNet(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` of the images that the paper has, larger where the first convolution does not pad."""
+        return (224, 224, 3) if self.padding else (227, 227, 3)
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         policy = {"dtype": self.dtype, "param_dtype": self.param_dtype}

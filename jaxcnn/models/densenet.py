@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import AvgPool, BatchNorm, Conv, Dense, Dropout, GlobalAvgPool, initializers
-from jaxcnn.models.stem import Kind, Stem
+from jaxcnn.models.stem import IMAGE_SHAPES, Kind, Stem
 
 ModuleDef = Callable[..., Any]
 
@@ -84,6 +84,11 @@ class DenseNet(nn.Module):
     norm: ModuleDef = BatchNorm
     dtype: Any = None
     param_dtype: Any = jnp.float32
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` of the images that the paper has."""
+        return IMAGE_SHAPES[self.stem]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

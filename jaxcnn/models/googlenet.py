@@ -1,12 +1,13 @@
 """GoogLeNet (Szegedy, Liu, Jia, Sermanet, Reed, Anguelov et al.: Going Deeper with Convolutions, 2014)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 
 from jaxcnn.layers import (
     AdaptiveAvgPool,
@@ -23,7 +24,7 @@ from jaxcnn.layers import (
     Sequential,
     initializers,
 )
-from jaxcnn.models.stem import Kind, check_stem
+from jaxcnn.models.stem import IMAGE_SHAPES, Kind, check_stem
 
 ModuleDef = Callable[..., Any]
 
@@ -96,7 +97,10 @@ class Inception(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """A small classifier on features half-way up (section 5). `[N, H, W, C] -> [N, num_classes]`."""
+    """A small classifier on features half-way up (section 5), which sows its `logits` in the collection `aux_logits`.
+
+    `[N, H, W, C] -> [N, num_classes]`.
+    """
 
     num_classes: int
     unit: ModuleDef
@@ -109,19 +113,24 @@ class AuxiliaryHead(nn.Module):
         x = Flatten()(x)
         x = nn.relu(Dense(1024, kernel_init=initializers.he_normal, **self.policy, name="fc")(x))
         x = Dropout(0.7)(x, train=train)
-        return Dense(self.num_classes, **{**self.policy, "dtype": jnp.float32}, name="head")(x)
+        logits = Dense(self.num_classes, **{**self.policy, "dtype": jnp.float32}, name="head")(x)
+        if not self.is_initializing():
+            # The logits themselves, and not sow's tuple of those of all calls.
+            self.sow("aux_logits", "logits", logits, init_fn=lambda: logits, reduce_fn=lambda _, new: new)
+        return logits
 
 
 class GoogLeNet(nn.Module):
     """Nine inception modules on a convolutional stem (table 1), and two auxiliary classifiers while training.
 
     `[N, 224, 224, C] -> [N, num_classes]`. The defaults are the paper's form. The auxiliary heads, behind modules 4a
-    and 4d, sow their logits in the collection `aux_logits` under `aux1` and `aux2`; the paper adds 0.3 of each one's
-    loss. They exist in training alone: `init` makes their parameters with `train=True` only, and training without
-    them is possible with parameters made with `train=False`.
+    and 4d, sow their logits in the collection `aux_logits`, as `aux1/logits` and `aux2/logits`; the paper adds 0.3 of
+    each one's loss. They exist in training alone: `init` makes their parameters with `train=True` only, and training
+    without them is possible with parameters made with `train=False`.
 
     Fields:
       num_classes: number of logits.
+      modules: the rows of table 1, by name.
       naive: whether the modules are the naive ones.
       norm: constructor of a normalisation behind each convolution, whose bias it replaces; None for none.
       response_norm: constructor of the normalisation behind the first pooling and before the second; None for none.
@@ -135,6 +144,7 @@ class GoogLeNet(nn.Module):
     """
 
     num_classes: int = 1000
+    modules: Mapping[str, Any] = FrozenDict(INCEPTION)
     naive: bool = False
     norm: ModuleDef | None = None
     response_norm: ModuleDef | None = LocalResponseNorm
@@ -146,6 +156,11 @@ class GoogLeNet(nn.Module):
     dropout_rate: float = 0.4
     dtype: Any = None
     param_dtype: Any = jnp.float32
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` of the images that the paper has."""
+        return IMAGE_SHAPES[self.stem]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -164,25 +179,19 @@ class GoogLeNet(nn.Module):
         else:
             x = unit(192, 3, name="conv1")(x, train=train)
 
-        for name, row in INCEPTION.items():
+        for name, row in self.modules.items():
             if name == "4a":
                 x = MaxPool(3, 2, ceil_mode=True, name="pool3")(x)
             if name == "5a":
                 x = MaxPool(self.last_pool, 2, ceil_mode=True, name="pool4")(x)
             x = Inception(row, unit, self.naive, self.largest, name=f"inception{name}")(x, train=train)
             if name in ("4a", "4d") and train and self.aux_heads:
-                self._auxiliary("aux1" if name == "4a" else "aux2", x, unit, policy)
+                aux = "aux1" if name == "4a" else "aux2"
+                if self.is_initializing() or self.has_variable("params", aux):
+                    AuxiliaryHead(self.num_classes, unit, self.aux_pool, policy, name=aux)(x, train=True)
 
         x = Dropout(self.dropout_rate)(GlobalAvgPool()(x), train=train)
         return Dense(self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head")(x)
-
-    def _auxiliary(self, name: str, x: jax.Array, unit: ModuleDef, policy: dict[str, Any]) -> None:
-        if not self.is_initializing() and not self.has_variable("params", name):
-            return
-        logits = AuxiliaryHead(self.num_classes, unit, self.aux_pool, policy, name=name)(x, train=True)
-        if not self.is_initializing():
-            # The logits themselves, and not sow's tuple of those of all calls.
-            self.sow("aux_logits", name, logits, init_fn=lambda: jnp.zeros_like(logits), reduce_fn=lambda _, new: new)
 
 
 MODELS = {

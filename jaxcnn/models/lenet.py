@@ -59,6 +59,11 @@ class LeNet5(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` of the images that with their padding make the paper's 32x32."""
+        return (32 - 2 * self.padding, 32 - 2 * self.padding, 1)
+
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         policy = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -144,6 +149,11 @@ class LeNet5Of1998(nn.Module):
     padding: int = 2
     dtype: Any = None
     param_dtype: Any = jnp.float32
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` of the images that with their padding make the paper's 32x32."""
+        return (32 - 2 * self.padding, 32 - 2 * self.padding, 1)
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

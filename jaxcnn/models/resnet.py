@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxcnn.errors import unknown_name
 from jaxcnn.layers import BatchNorm, Conv, Dense, GlobalAvgPool, ZeroPadShortcut, initializers
-from jaxcnn.models.stem import Kind, Stem
+from jaxcnn.models.stem import IMAGE_SHAPES, Kind, Stem
 
 ModuleDef = Callable[..., Any]
 Shortcut = Literal["A", "B", "none"]
@@ -103,6 +103,11 @@ class ResNet(nn.Module):
     norm: ModuleDef = BatchNorm
     dtype: Any = None
     param_dtype: Any = jnp.float32
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` of the images that the paper has."""
+        return IMAGE_SHAPES[self.stem]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

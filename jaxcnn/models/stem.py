@@ -11,6 +11,9 @@ from jaxcnn.layers import MaxPool
 
 Kind = Literal["imagenet", "cifar"]
 
+IMAGE_SHAPES: dict[Kind, tuple[int, int, int]] = {"imagenet": (224, 224, 3), "cifar": (32, 32, 3)}
+"""`(H, W, C)` of the images that each stem is for; others do, too."""
+
 
 def check_stem(kind: str) -> None:
     """Raises `UsageError`, naming the nearest one, if there is no such kind of stem."""

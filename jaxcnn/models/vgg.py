@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAvgPool, MaxPool, initializers
-from jaxcnn.models.stem import Kind, check_stem
+from jaxcnn.models.stem import IMAGE_SHAPES, Kind, check_stem
 
 # Table 1, column by column: before each of the five poolings, the kernel sizes; widths are the same in all columns.
 COLUMN_A = ((3,), (3,), (3, 3), (3, 3), (3, 3))
@@ -47,6 +47,11 @@ class VGG(nn.Module):
     norm: Callable[..., nn.Module] | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """`(H, W, C)` of the images that the paper has."""
+        return IMAGE_SHAPES[self.stem]
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
