@@ -25,7 +25,7 @@ from jaxcnn.train.plan import make_plan
 def bare_images_per_second(config: Config, steps: int) -> float:
     plan = make_plan(config)
     step = plan.compile_train_step()
-    batch = next(training_batches(*plan.dataset.read("train"), config.batch_size, config.seed))
+    batch = next(training_batches(*plan.dataset.read("train"), plan.batch_size, config.seed))
     placed = plan.parallel.place_batch(batch)
     state = plan.parallel.place_state(plan.initial_state())
     state, _ = step(state, placed)
@@ -34,7 +34,7 @@ def bare_images_per_second(config: Config, steps: int) -> float:
     for _ in range(steps):
         state, _ = step(state, placed)
     jax.block_until_ready(state)
-    return steps * config.batch_size / (time.perf_counter() - started)
+    return steps * plan.batch_size / (time.perf_counter() - started)
 
 
 def main() -> None:

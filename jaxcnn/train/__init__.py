@@ -3,12 +3,12 @@
 from jaxcnn.train.checkpoint import SaveError
 from jaxcnn.train.config import Config, OptimizerConfig, ScheduleConfig
 from jaxcnn.train.loop import DivergedError, Result, evaluate_run, fit
-from jaxcnn.train.losses import cross_entropy
+from jaxcnn.train.losses import binary_cross_entropy, cross_entropy
 from jaxcnn.train.optimizers import make_optimizer
 from jaxcnn.train.parallel import make_parallel
 from jaxcnn.train.schedules import make_schedule
 from jaxcnn.train.signals import InterruptedRunError
-from jaxcnn.train.state import TrainState, create_state
+from jaxcnn.train.state import TrainState, create_state, evaluation_variables
 from jaxcnn.train.step import make_eval_step, make_train_step
 
 __all__ = [
@@ -20,9 +20,11 @@ __all__ = [
     "SaveError",
     "ScheduleConfig",
     "TrainState",
+    "binary_cross_entropy",
     "create_state",
     "cross_entropy",
     "evaluate_run",
+    "evaluation_variables",
     "fit",
     "make_eval_step",
     "make_optimizer",

@@ -5,10 +5,12 @@ the same run.
 """
 
 import dataclasses
+import itertools
+import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import UsageError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -16,13 +18,17 @@ class OptimizerConfig:
     """How gradients change the parameters."""
 
     name: str = "momentum"
-    """sgd, momentum, nesterov, adam or adamw."""
+    """sgd, momentum, nesterov, rmsprop, adagrad, adam, adamw, lars, lamb, lion or muon."""
     learning_rate: float = 0.05
     """The highest learning rate of the schedule."""
     momentum: float = 0.9
-    """Share of the past direction that stays (momentum and nesterov)."""
+    """Share of the past direction that stays (momentum, nesterov, lars and muon)."""
     weight_decay: float = 0.002
     """Decay of kernels; biases and normalisation are left alone."""
+    decay_all: bool = False
+    """Whether biases and normalisation decay too."""
+    clip_norm: float | None = None
+    """Longest gradient, over all parameters together; a longer one is shortened to it."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,17 @@ class ScheduleConfig:
     """How the learning rate changes over the run."""
 
     name: str = "cosine"
-    """constant or cosine."""
+    """constant, step, cosine, linear, polynomial or onecycle."""
     warmup_epochs: float = 0.0
     """Epochs in which the learning rate first grows linearly from 0."""
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    """Shares of the run after which the learning rate falls (step)."""
+    factor: float = 0.1
+    """What the learning rate is multiplied by at each milestone (step)."""
+    power: float = 2.0
+    """Exponent of the fall (polynomial)."""
+    end_factor: float = 0.0
+    """Share of the learning rate that is left at the end (cosine, linear and polynomial)."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,8 @@ class Config:
 
     model: str = "lenet5"
     """Architecture; `jaxcnn models` lists them."""
+    model_options: tuple[str, ...] = ()
+    """Fields of the architecture that differ from the named variant's: NAME=VALUE, such as stem=cifar."""
     dataset: str = "fashion_mnist_mini"
     """Data set; `jaxcnn datasets` lists them."""
     data_dir: str | None = None
@@ -49,14 +65,30 @@ class Config:
     """Times that every training image is seen."""
     steps: int | None = None
     """Updates of the parameters, in place of epochs."""
-    batch_size: int = 64
-    """Images in a step, over all devices together."""
+    batch_size: int | Literal["full"] = 64
+    """Images in a step, over all devices together: 1 is stochastic, full is vanilla gradient descent."""
+    accumulate: int | None = None
+    """Micro-batches that a device splits its share of a batch into, to save memory (default: 1; full: by its size)."""
     augment: tuple[str, ...] = ()
     """Changes made to training images at random, in order: flip, shift:PIXELS."""
+    mixup: float = 0.0
+    """Alpha of mixup, which blends two images and their labels; 0 is off."""
+    cutmix: float = 0.0
+    """Alpha of cutmix, which pastes a box of one image into another; 0 is off."""
+    loss: str = "cross_entropy"
+    """cross_entropy or binary_cross_entropy."""
+    label_smoothing: float = 0.0
+    """Share of each training label that is spread over all classes."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     aux_weight: float = 0.3
     """Weight of the loss of each auxiliary classifier (GoogLeNet)."""
+    ema_decay: float = 0.0
+    """Decay, such as 0.999, of an average of parameters and batch statistics, which is then tested; 0 is off."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the computation; parameters are float32 always, and float16 has a dynamic loss scale."""
+    tta: Literal["none", "flip"] = "none"
+    """Test-time augmentation: flip takes the mean of the logits of an image and of its mirror image."""
     parallel: Literal["auto", "pmap", "shard_map", "jit"] = "auto"
     """How a step is spread over the devices; auto is pmap."""
     sync_batch_norm: bool = True
@@ -73,6 +105,8 @@ class Config:
     """Whether to show a progress bar and a line for each epoch."""
 
 
+INFINITE = float("inf")
+
 # Where a run is kept and how it is watched can change between two starts of the same run.
 NOT_OF_THE_RUN = ("data_dir", "workdir", "checkpoint_every", "log_every", "progress")
 
@@ -80,8 +114,7 @@ NOT_OF_THE_RUN = ("data_dir", "workdir", "checkpoint_every", "log_every", "progr
 def to_dict(config: Config) -> dict[str, Any]:
     """The configuration as nested dicts, lists, strings, numbers and None."""
     values = dataclasses.asdict(config)
-    values["augment"] = list(config.augment)
-    return values
+    return json.loads(json.dumps(values))  # tuples become the lists that a file will hold
 
 
 def from_dict(values: dict[str, Any]) -> Config:
@@ -94,9 +127,12 @@ def from_dict(values: dict[str, Any]) -> Config:
         return Config(
             **{
                 **values,
+                "model_options": tuple(values["model_options"]),
                 "augment": tuple(values["augment"]),
                 "optimizer": OptimizerConfig(**values["optimizer"]),
-                "schedule": ScheduleConfig(**values["schedule"]),
+                "schedule": ScheduleConfig(
+                    **{**values["schedule"], "milestones": tuple(values["schedule"]["milestones"])}
+                ),
             }
         )
     except (KeyError, TypeError) as error:
@@ -121,23 +157,58 @@ def validate(config: Config) -> None:
     Raises:
       UsageError: a value that cannot work, in one line.
     """
-    at_least_one = ("batch_size", "steps", "checkpoint_every", "log_every")
-    for name in at_least_one:
-        value = getattr(config, name)
+    optimizer, schedule = config.optimizer, config.schedule
+    if isinstance(config.batch_size, str) and config.batch_size != "full":
+        raise UsageError(f"batch_size must be a number or 'full', got {config.batch_size!r}")
+    for field, names in (("dtype", ("float32", "bfloat16", "float16")), ("tta", ("none", "flip"))):
+        if getattr(config, field) not in names:
+            raise unknown_name(field, getattr(config, field), names)
+    _check_counts(
+        batch_size=1 if config.batch_size == "full" else config.batch_size,
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+        steps=config.steps,
+        accumulate=config.accumulate,
+    )
+    # Comparisons with NaN are false, so that it is refused by all of these.
+    for name, value, right, wanted in (
+        ("epochs", config.epochs, 0 < config.epochs < INFINITE, "be a positive number"),
+        ("mixup", config.mixup, 0 <= config.mixup < INFINITE, "not be negative"),
+        ("cutmix", config.cutmix, 0 <= config.cutmix < INFINITE, "not be negative"),
+        ("label_smoothing", config.label_smoothing, 0 <= config.label_smoothing < 1, "be in [0, 1)"),
+        ("aux_weight", config.aux_weight, 0 <= config.aux_weight < INFINITE, "not be negative"),
+        ("ema_decay", config.ema_decay, 0 <= config.ema_decay < 1, "be in [0, 1)"),
+        ("seed", config.seed, 0 <= config.seed < 2**32, "be from 0 to 2^32 - 1"),
+        (
+            "optimizer.learning_rate",
+            optimizer.learning_rate,
+            0 < optimizer.learning_rate < INFINITE,
+            "be a positive number",
+        ),
+        ("optimizer.momentum", optimizer.momentum, 0 <= optimizer.momentum < 1, "be in [0, 1)"),
+        ("optimizer.weight_decay", optimizer.weight_decay, 0 <= optimizer.weight_decay < INFINITE, "not be negative"),
+        (
+            "optimizer.clip_norm",
+            optimizer.clip_norm,
+            optimizer.clip_norm is None or 0 < optimizer.clip_norm < INFINITE,
+            "be a positive number",
+        ),
+        ("schedule.warmup_epochs", schedule.warmup_epochs, 0 <= schedule.warmup_epochs < INFINITE, "not be negative"),
+        ("schedule.milestones", schedule.milestones, _are_milestones(schedule.milestones), "grow between 0 and 1"),
+        ("schedule.factor", schedule.factor, 0 <= schedule.factor <= 1, "be in [0, 1]"),
+        ("schedule.power", schedule.power, 0 < schedule.power < INFINITE, "be a positive number"),
+        ("schedule.end_factor", schedule.end_factor, 0 <= schedule.end_factor <= 1, "be in [0, 1]"),
+    ):
+        if not right:
+            raise UsageError(f"{name} must {wanted}, got {value}")
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, value in counts.items():
         if value is not None and value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
-    # `not x > 0` also refuses NaN, for which every comparison is false.
-    if not 0 < config.epochs < float("inf"):
-        raise UsageError(f"epochs must be a positive number, got {config.epochs}")
-    if not 0 < config.optimizer.learning_rate < float("inf"):
-        raise UsageError(f"optimizer.learning_rate must be a positive number, got {config.optimizer.learning_rate}")
-    if not 0 <= config.optimizer.momentum < 1:
-        raise UsageError(f"optimizer.momentum must be in [0, 1), got {config.optimizer.momentum}")
-    if not 0 <= config.optimizer.weight_decay < float("inf"):
-        raise UsageError(f"optimizer.weight_decay must not be negative, got {config.optimizer.weight_decay}")
-    if not 0 <= config.schedule.warmup_epochs < float("inf"):
-        raise UsageError(f"schedule.warmup_epochs must not be negative, got {config.schedule.warmup_epochs}")
-    if not 0 <= config.aux_weight < float("inf"):
-        raise UsageError(f"aux_weight must not be negative, got {config.aux_weight}")
-    if not 0 <= config.seed < 2**32:
-        raise UsageError(f"seed must be from 0 to 2^32 - 1, got {config.seed}")
+
+
+def _are_milestones(milestones: tuple[float, ...]) -> bool:
+    ends = (0.0, *milestones, 1.0)
+    return bool(milestones) and all(before < after for before, after in itertools.pairwise(ends))

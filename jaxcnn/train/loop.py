@@ -4,11 +4,13 @@ import math
 import platform
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from rich.console import Console
@@ -18,6 +20,7 @@ from jaxcnn.errors import RunError
 from jaxcnn.train import curves, integrity, metrics, workdir
 from jaxcnn.train.checkpoint import Checkpoints, to_host
 from jaxcnn.train.config import Config
+from jaxcnn.train.custom import CustomParts
 from jaxcnn.train.plan import Plan, make_plan
 from jaxcnn.train.progress import ProgressDisplay, print_summary
 from jaxcnn.train.record import Record, read_rows
@@ -60,7 +63,15 @@ class Result:
     values: dict[str, Any]
 
 
-def fit(config: Config, *, console: Console | None = None) -> Result:
+def fit(
+    config: Config,
+    *,
+    model: nn.Module | None = None,
+    loss: Callable[..., Any] | None = None,
+    augment: Callable[..., Any] | None = None,
+    optimizer: Any = None,
+    console: Console | None = None,
+) -> Result:
     """Trains as `config` says, in the run's folder, and returns what it came to.
 
     The folder (`config.workdir`) then holds `config.json`, `metrics.jsonl` (a line for each step and test),
@@ -72,6 +83,10 @@ def fit(config: Config, *, console: Console | None = None) -> Result:
 
     Args:
       config: what to train, on what, and how.
+      model: a Linen module to train in place of the named one: `model(x, train=...) -> logits`.
+      loss: a function in place of the named one: `(logits [N, classes], labels [N]) -> [N]`.
+      augment: a function in place of the named ones: `(key, image [H, W, C]) -> [H, W, C]`.
+      optimizer: an optax transformation in place of the named one, or a function `schedule -> transformation`.
       console: where to print; standard output if not given.
 
     Raises:
@@ -83,7 +98,8 @@ def fit(config: Config, *, console: Console | None = None) -> Result:
     """
     started = time.perf_counter()
     console = console or Console()
-    plan = make_plan(config)
+    plan = make_plan(config, CustomParts(model, loss, augment, optimizer))
+    config = plan.config
     with (
         workdir.claim(config) as folder,
         StopSignals() as stop,
@@ -96,13 +112,15 @@ def fit(config: Config, *, console: Console | None = None) -> Result:
             console.print(f"{folder} holds {first_step:,} of {plan.steps:,} steps of this run; going on from there")
         state = plan.parallel.place_state(state)
         if first_step < plan.steps or not (folder / workdir.RESULT).exists():
+            for note in plan.notes() if config.progress else ():
+                console.print(note, highlight=False)
             with (
                 Record(folder, first_step) as record,
                 ProgressDisplay(
                     console,
                     steps=plan.steps,
                     first_step=first_step,
-                    batch_size=config.batch_size,
+                    batch_size=plan.batch_size,
                     enabled=config.progress,
                 ) as display,
             ):
@@ -133,8 +151,10 @@ def evaluate(plan: Plan, eval_step: Any, state: TrainState) -> dict[str, float]:
     return {**metrics.means(total), "examples": int(total["examples"])}
 
 
-def evaluate_run(folder: Path) -> dict[str, Any]:
+def evaluate_run(folder: Path, **custom: Any) -> dict[str, Any]:
     """Tests the latest checkpoint of the run in `folder` on every test example.
+
+    Parts of the run that are no names (`model`, `loss`, `augment`, `optimizer`) are given as to `fit`.
 
     Returns:
       `model`, `dataset`, `step`, `test_accuracy`, `test_loss` and `test_examples`.
@@ -142,7 +162,7 @@ def evaluate_run(folder: Path) -> dict[str, Any]:
     Raises:
       UsageError: no run there, no checkpoint yet, or none that is sound.
     """
-    plan = make_plan(workdir.read_config(folder))
+    plan = make_plan(workdir.read_config(folder), CustomParts(**custom))
     with Checkpoints(folder / workdir.CHECKPOINTS, read_only=True) as checkpoints:
         state, _ = checkpoints.existing(plan.template)
     test = evaluate(plan, plan.compile_eval_step(), plan.parallel.place_state(state))
@@ -169,7 +189,7 @@ def _result_values(plan: Plan, run: "_Run", test: dict[str, float], train: dict[
         "dataset": plan.config.dataset,
         "steps": plan.steps,
         "epochs": plan.epoch(plan.steps),
-        "batch_size": plan.config.batch_size,
+        "batch_size": plan.batch_size,
         "seed": plan.config.seed,
         "test_accuracy": test["accuracy"],
         "test_loss": test["loss"],
@@ -216,7 +236,7 @@ class _Run:
         plan, config = self.plan, self.plan.config
         train_step, eval_step = plan.compile_train_step(), plan.compile_eval_step()
         images, labels = plan.dataset.read("train")
-        batches = training_batches(images, labels, config.batch_size, config.seed, first_step)
+        batches = training_batches(images, labels, plan.batch_size, config.seed, first_step)
         if first_step and plan.ends_epoch(first_step) and self.test is None:
             # The run was stopped between the last step of an epoch and its test.
             self._end_epoch(first_step, state, eval_step, rate=0.0)
@@ -237,7 +257,7 @@ class _Run:
                 continue
             jax.block_until_ready(state)
             self._log(keep=0)
-            seconds, images_seen = time.perf_counter() - since, (step - step_since) * config.batch_size
+            seconds, images_seen = time.perf_counter() - since, (step - step_since) * plan.batch_size
             self.training_seconds += seconds
             self.images_timed += images_seen
             if self.stop.received is not None:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +10,14 @@ import flax.linen as nn
 import jax
 import optax
 
-from jaxcnn.data import Dataset, compose, normalize, open_dataset
+from jaxcnn.data import Dataset, normalize, open_dataset
 from jaxcnn.errors import UsageError
-from jaxcnn.layers import BatchNorm
-from jaxcnn.models import create_model, model_fields
+from jaxcnn.train.accumulation import parts_of_full_batch
+from jaxcnn.train.build import build_augment, build_losses, build_model, build_optimizer, check_shapes
 from jaxcnn.train.config import Config, validate
-from jaxcnn.train.optimizers import make_optimizer
+from jaxcnn.train.custom import CustomParts
+from jaxcnn.train.losses import Loss
+from jaxcnn.train.mixing import make_mix
 from jaxcnn.train.parallel import Parallel, check_batch_divides, make_parallel
 from jaxcnn.train.schedules import make_schedule
 from jaxcnn.train.state import TrainState, create_state
@@ -26,6 +29,11 @@ class Plan:
     """Everything about a run that does not change while it runs.
 
     Attributes:
+      config: what is run, with the descriptions of custom parts.
+      loss, test_loss: in training, with smoothed labels where asked for, and in testing.
+      augment: of one image; None for none.
+      batch_size: images in a step, over all devices together.
+      accumulate: micro-batches of a device's share of a batch.
       steps: updates that the run makes.
       template: the state's tree, shapes and dtypes.
     """
@@ -33,40 +41,65 @@ class Plan:
     config: Config
     dataset: Dataset
     model: nn.Module
+    loss: Loss
+    test_loss: Loss
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     parallel: Parallel
+    batch_size: int
+    accumulate: int
     steps: int
     template: TrainState
 
     def initial_state(self) -> TrainState:
         """The state before the first step, on one device."""
-        return create_state(self.model, self.optimizer, self.dataset.image_shape, self.config.seed)
+        return _create_state(self.config, self.model, self.optimizer, self.dataset)
 
     def epoch(self, step: int) -> float:
         """How many times each training image has been seen after `step` updates, on average."""
-        return step * self.config.batch_size / self.dataset.examples["train"]
+        return step * self.batch_size / self.dataset.examples["train"]
 
     def ends_epoch(self, step: int) -> bool:
         """Whether an epoch, or the run, ends with the update number `step` (from 1)."""
-        batch, examples = self.config.batch_size, self.dataset.examples["train"]
+        batch, examples = self.batch_size, self.dataset.examples["train"]
         return step == self.steps or step * batch // examples > (step - 1) * batch // examples
+
+    def notes(self) -> list[str]:
+        """What a person should know about this run before it starts, a line each."""
+        if self.accumulate == 1:
+            return []
+        images = self.batch_size // len(self.parallel.devices) // self.accumulate
+        note = f"each update sums the gradients of {self.accumulate} micro-batches of about {images:,} images a device"
+        if jax.tree.leaves(self.template.batch_stats):
+            note += "; batch normalisation takes its statistics over each micro-batch, not over the whole batch"
+        return [note]
 
     def compile_train_step(self) -> Any:
         """The training step over the devices, `(state, batch) -> (state, metrics)`; it consumes its state."""
         step = make_train_step(
             self.model,
             self.optimizer,
-            augment=compose(self.config.augment) if self.config.augment else None,
+            self.loss,
+            augment=self.augment,
+            mix=make_mix(self.config.mixup, self.config.cutmix),
             normalize=self._normalize(),
             aux_weight=self.config.aux_weight,
+            ema_decay=self.config.ema_decay,
+            accumulate=self.accumulate,
             axis_name=self.parallel.axis_name,
         )
         return self.parallel.compile(step, donate_state=True)
 
     def compile_eval_step(self) -> Any:
         """The evaluation step over the devices, `(state, batch) -> metrics`."""
-        step = make_eval_step(self.model, normalize=self._normalize(), axis_name=self.parallel.axis_name)
+        step = make_eval_step(
+            self.model,
+            self.test_loss,
+            normalize=self._normalize(),
+            flip=self.config.tta == "flip",
+            axis_name=self.parallel.axis_name,
+        )
         return self.parallel.compile(step, donate_state=False)
 
     def _normalize(self) -> Any:
@@ -74,33 +107,69 @@ class Plan:
         return functools.partial(normalize, mean=statistics.mean, std=statistics.std)
 
 
-def make_plan(config: Config) -> Plan:
-    """The parts of the run that `config` describes.
+def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
+    """The parts of the run that `config` describes, but for those in `custom`.
 
     Raises:
       UsageError: a configuration that cannot work, in one line.
     """
+    custom = custom or CustomParts()
     validate(config)
     dataset = open_dataset(config.dataset, config.data_dir)
-    model = _build_model(config, dataset.num_classes)
-    parallel = make_parallel(config.parallel)
-    if parallel.axis_name is None and not config.sync_batch_norm:
-        raise UsageError("sync_batch_norm cannot be off under parallel 'jit', which sees one whole batch; use pmap")
-    compose(config.augment)  # refuses unknown names
-    examples = dataset.examples["train"]
-    if config.batch_size > examples:
-        raise UsageError(f"batch_size {config.batch_size} is more than the {examples} training images")
-    check_batch_divides(config.batch_size, len(parallel.devices))
-    steps_per_epoch = examples / config.batch_size
+    model = build_model(config, custom, dataset.num_classes)
+    loss, test_loss = build_losses(config, custom)
+    augment = build_augment(config, custom)
+    parallel, batch_size, accumulate = _spread(config, dataset.examples["train"])
+    steps_per_epoch = dataset.examples["train"] / batch_size
     steps = config.steps or math.ceil(config.epochs * steps_per_epoch)
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps, steps_per_epoch)
-    optimizer = make_optimizer(config.optimizer, schedule)
-    template = jax.eval_shape(lambda: create_state(model, optimizer, dataset.image_shape, config.seed))
-    return Plan(config, dataset, model, optimizer, schedule, parallel, steps, template)
+    optimizer = build_optimizer(config, custom, schedule)
+    template = jax.eval_shape(lambda: _create_state(config, model, optimizer, dataset))
+    if custom != CustomParts():
+        check_shapes(dataset, model, template, test_loss, augment)
+    return Plan(
+        config=custom.recorded(config),
+        dataset=dataset,
+        model=model,
+        loss=loss,
+        test_loss=test_loss,
+        augment=augment,
+        optimizer=optimizer,
+        schedule=schedule,
+        parallel=parallel,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        steps=steps,
+        template=template,
+    )
 
 
-def _build_model(config: Config, num_classes: int) -> nn.Module:
-    fields = {}
-    if not config.sync_batch_norm and "norm" in model_fields(config.model):
-        fields["norm"] = functools.partial(BatchNorm, axis_name=None)
-    return create_model(config.model, num_classes, **fields)
+def _create_state(config: Config, model: nn.Module, optimizer: Any, dataset: Dataset) -> TrainState:
+    return create_state(model, optimizer, dataset.image_shape, config.seed, averaged=config.ema_decay > 0)
+
+
+def _spread(config: Config, examples: int) -> tuple[Parallel, int, int]:
+    """The devices, and the batch and its micro-batches over them."""
+    # One example cannot be divided: stochastic gradient descent takes one device.
+    devices = jax.local_devices()[:1] if config.batch_size == 1 and jax.process_count() == 1 else None
+    parallel = make_parallel(config.parallel, devices)
+    if parallel.axis_name is None and not config.sync_batch_norm:
+        raise UsageError("sync_batch_norm cannot be off under parallel 'jit', which sees one whole batch; use pmap")
+    count, platform = len(parallel.devices), parallel.devices[0].platform
+    if config.batch_size == "full":
+        if examples % count:
+            raise UsageError(
+                f"batch_size full: {examples} training images cannot be divided over {count} devices; "
+                f"use {examples // count * count}"
+            )
+        return parallel, examples, config.accumulate or parts_of_full_batch(examples // count, platform)
+    if config.batch_size > examples:
+        raise UsageError(f"batch_size {config.batch_size} is more than the {examples} training images")
+    check_batch_divides(config.batch_size, count)
+    share, accumulate = config.batch_size // count, config.accumulate or 1
+    if share % accumulate:
+        below = max(parts for parts in range(1, accumulate) if share % parts == 0)
+        raise UsageError(
+            f"accumulate {accumulate} does not divide the {share} images of a batch on each device; use {below}"
+        )
+    return parallel, config.batch_size, accumulate

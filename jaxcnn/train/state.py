@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,7 +16,8 @@ class TrainState:
       step: int32 scalar, updates made so far.
       params: the model's parameters.
       batch_stats: running statistics of batch normalisation; empty for models without.
-      opt_state: the optimizer's own state.
+      opt_state: the optimizer's own state, and the loss scale where there is one.
+      ema: `params` and `batch_stats` averaged over past steps, in a dict of these names; empty if not averaged.
       key: raw key data, uint32 `[2]`, the same for the whole run; each step folds its number in.
     """
 
@@ -25,13 +25,27 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: Any
+    ema: Any
     key: jax.Array
 
 
 def create_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...], seed: int
+    model: Any,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, ...],
+    seed: int,
+    *,
+    averaged: bool = False,
 ) -> TrainState:
-    """The state before the first step. `image_shape` is `(H, W, C)`; parameters depend on `seed` alone."""
+    """The state before the first step. Parameters depend on `seed` alone.
+
+    Args:
+      model: a Linen module.
+      optimizer: any optax transformation.
+      image_shape: `(H, W, C)`.
+      seed: start of all randomness.
+      averaged: whether the state keeps an average of parameters and statistics (`ema`).
+    """
     init_key, run_key = jax.random.split(jax.random.key(seed))
     keys = {"params": init_key, "dropout": init_key}
 
@@ -39,12 +53,18 @@ def create_state(
     def initialize() -> TrainState:
         # In training mode, in which parts may exist that evaluation does not have (auxiliary classifiers).
         variables = model.init(keys, jnp.zeros((1, *image_shape)), train=True)
+        learned = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            params=variables["params"],
-            batch_stats=variables.get("batch_stats", {}),
+            **learned,
             opt_state=optimizer.init(variables["params"]),
+            ema=learned if averaged else {},
             key=jax.random.key_data(run_key),
         )
 
     return initialize()
+
+
+def evaluation_variables(state: TrainState) -> dict[str, Any]:
+    """The variables to test and predict with: the averaged ones if the run keeps an average, else the latest."""
+    return state.ema or {"params": state.params, "batch_stats": state.batch_stats}

@@ -1,0 +1,101 @@
+"""The parts of a run that have names in its configuration, or are the user's own objects."""
+
+import ast
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxcnn.data import Dataset, compose
+from jaxcnn.errors import UsageError
+from jaxcnn.layers import BatchNorm
+from jaxcnn.models import create_model, model_fields
+from jaxcnn.train.config import Config
+from jaxcnn.train.custom import CustomParts, check_given
+from jaxcnn.train.losses import Loss, make_loss
+from jaxcnn.train.optimizers import make_optimizer
+from jaxcnn.train.precision import dynamic_loss_scale
+from jaxcnn.train.state import TrainState
+
+
+def build_model(config: Config, custom: CustomParts, num_classes: int) -> nn.Module:
+    """The architecture of this name with its options, or the user's own; in the precision of the run."""
+    dtype: dict[str, Any] = {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
+    if custom.model is not None:
+        if config.model_options:
+            raise UsageError("model_options are of named architectures; give a model of your own its fields itself")
+        names = [field.name for field in dataclasses.fields(custom.model)]  # type: ignore[arg-type]
+        if dtype and "dtype" not in names:
+            raise UsageError(f"dtype {config.dtype}: {type(custom.model).__name__} has no field `dtype` to take it")
+        return custom.model.clone(**dtype) if dtype else custom.model
+    check_given("model", config.model)
+    fields = dict(map(_parse_option, config.model_options))
+    if not config.sync_batch_norm and "norm" in model_fields(config.model):
+        fields["norm"] = functools.partial(BatchNorm, axis_name=None)
+    return create_model(config.model, num_classes, **fields, **dtype)
+
+
+def _parse_option(option: str) -> tuple[str, Any]:
+    """A field and its value, a Python literal or else a string: "drop_path_rate=0.1", "stem=cifar"."""
+    name, equals, value = option.partition("=")
+    if not name or not equals:
+        raise UsageError(f"model_options are of the form NAME=VALUE, got {option!r}")
+    if name in ("num_classes", "norm", "dtype", "param_dtype", "block", "parent", "name"):
+        raise UsageError(f"model_options cannot set {name!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def build_losses(config: Config, custom: CustomParts) -> tuple[Loss, Loss]:
+    """The loss in training, and the one in testing, whose labels are not smoothed."""
+    if custom.loss is None:
+        check_given("loss", config.loss)
+        return make_loss(config.loss, config.label_smoothing), make_loss(config.loss)
+    if config.label_smoothing:
+        raise UsageError("label_smoothing is of named losses; smooth the labels in the loss of your own")
+    return custom.loss, custom.loss
+
+
+def build_augment(config: Config, custom: CustomParts) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    """The change made to each training image, None for none."""
+    if custom.augment is not None:
+        return custom.augment
+    for spec in config.augment:
+        check_given("augment", spec)
+    return compose(config.augment) if config.augment else None
+
+
+def build_optimizer(config: Config, custom: CustomParts, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimizer, under a loss scale if the run is in float16."""
+    if custom.optimizer is None:
+        check_given("optimizer", config.optimizer.name)
+        optimizer = make_optimizer(config.optimizer, schedule)
+    elif isinstance(custom.optimizer, optax.GradientTransformation):
+        optimizer = custom.optimizer
+    else:
+        optimizer = custom.optimizer(schedule)
+    return dynamic_loss_scale(optimizer) if config.dtype == "float16" else optimizer
+
+
+def check_shapes(dataset: Dataset, model: nn.Module, template: TrainState, loss: Loss, augment: Any) -> None:
+    """Raises `UsageError` if a custom part does not return what the step needs."""
+    variables = {"params": template.params, "batch_stats": template.batch_stats}
+    image = jax.ShapeDtypeStruct(dataset.image_shape, jnp.uint8)
+    images = jax.ShapeDtypeStruct((2, *dataset.image_shape), jnp.float32)
+    labels = jax.ShapeDtypeStruct((2,), jnp.int32)
+    logits = jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
+    for name, returned, wanted in (
+        ("model", logits, (2, dataset.num_classes)),
+        ("loss", jax.eval_shape(loss, logits, labels), (2,)),
+        ("augment", jax.eval_shape(augment, jax.random.key(0), image) if augment else image, image.shape),
+    ):
+        if getattr(returned, "shape", None) != wanted:
+            got = getattr(returned, "shape", type(returned).__name__)
+            raise UsageError(f"the {name} must return an array of shape {wanted}, got {got} (for 2 images, or for one)")
