@@ -14,6 +14,7 @@ from jaxcnn.version import __version__
 # A command's file has a function `run(args)`, and is imported only when the command is called.
 COMMANDS = {
     "train": "train a network and leave everything about the run in a folder",
+    "find-lr": "draw the loss against the learning rate and suggest one",
     "eval": "test a trained network on every test image",
     "models": "list the architectures",
     "datasets": "list the data sets, show one, measure its pixels",
@@ -32,7 +33,7 @@ def main(args: Sequence[str] | None = None) -> int:
         elif args[0] not in COMMANDS:
             raise unknown_name("command", args[0], COMMANDS)
         else:
-            importlib.import_module(f"{__name__}.{args[0]}").run(args[1:])
+            importlib.import_module(f"{__name__}.{args[0].replace('-', '_')}").run(args[1:])
         return 0
     except UsageError as error:
         print(f"jaxcnn: {_one_line(error)}", file=sys.stderr)

@@ -30,20 +30,21 @@ class Flags(train.Config):
 
 
 def run(args: Sequence[str]) -> None:
-    defaults = Flags()
-    recipe = _flag_value(args, "--config")
-    if recipe is not None:
-        config = _read_recipe(Path(recipe))
-        defaults = Flags(**_values(config), config=recipe)
-    flags = parse(Flags, "train", args, defaults)
+    flags = parse(Flags, "train", args, recipe_defaults(Flags, args))
     try:
-        result = train.fit(train.Config(**_values(flags)), console=Console(stderr=flags.json))
+        result = train.fit(train.Config(**values_of(flags)), console=Console(stderr=flags.json))
     except train.InterruptedRunError as stop:
         where = [] if flags.workdir else ["--workdir", str(stop.workdir)]
         stop.how = shlex.join(["jaxcnn", "train", *args, *where])
         raise
     if flags.json:
         print(json.dumps({**result.values, "workdir": str(result.workdir)}, indent=2))
+
+
+def recipe_defaults(flags: Any, args: Sequence[str]) -> Any:
+    """Flags with the values of the recipe that `--config` names among `args`, if it does."""
+    recipe = _flag_value(args, "--config")
+    return flags() if recipe is None else flags(**values_of(_read_recipe(Path(recipe))), config=recipe)
 
 
 def _flag_value(args: Sequence[str], flag: str) -> str | None:
@@ -64,5 +65,6 @@ def _read_recipe(path: Path) -> train.Config:
     return config
 
 
-def _values(config: train.Config) -> dict[str, Any]:
+def values_of(config: train.Config) -> dict[str, Any]:
+    """The configuration among flags, field by field."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(train.Config)}

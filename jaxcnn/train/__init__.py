@@ -2,6 +2,7 @@
 
 from jaxcnn.train.checkpoint import SaveError
 from jaxcnn.train.config import Config, OptimizerConfig, ScheduleConfig
+from jaxcnn.train.learning_rate_finder import Finding, find_learning_rate
 from jaxcnn.train.loop import DivergedError, Result, evaluate_run, fit
 from jaxcnn.train.losses import binary_cross_entropy, cross_entropy
 from jaxcnn.train.optimizers import make_optimizer
@@ -14,6 +15,7 @@ from jaxcnn.train.step import make_eval_step, make_train_step
 __all__ = [
     "Config",
     "DivergedError",
+    "Finding",
     "InterruptedRunError",
     "OptimizerConfig",
     "Result",
@@ -25,6 +27,7 @@ __all__ = [
     "cross_entropy",
     "evaluate_run",
     "evaluation_variables",
+    "find_learning_rate",
     "fit",
     "make_eval_step",
     "make_optimizer",

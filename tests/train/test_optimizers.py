@@ -39,26 +39,22 @@ OPTAX = {
         {"kernel": "matrix", "bias": "rest"},
     ),
 }
-# A learning rate at which 200 steps reach the bottom; LARS makes it 1000 times smaller, and those that step by a
-# fixed length (lion, muon) end as near as their step is long.
-CONVERGES_AT = {"adagrad": 1.0, "lars": 30.0, "lion": 0.02, "muon": 0.02, "rmsprop": 0.02, "lamb": 0.02}
+# A learning rate and steps that reach the bottom, where 0.1 and 300 do not; LARS moves kernels by a 1000th of it.
+CONVERGES_AT = {"adagrad": (1.0, 300), "lars": (0.5, 3000), "lion": (0.03, 600), "muon": (0.05, 300)}
 
 
 def path(optimizer, steps=20):
     """Parameters at each step of minimising a bowl that is steeper in one direction."""
     params = {"kernel": jnp.array([[3.0, -2.0], [1.0, 1.5]]), "bias": jnp.array([1.0])}
 
-    @jax.jit
-    def step(params, state):
+    def step(carry, _):
+        params, state = carry
         gradients = {"kernel": params["kernel"] * jnp.array([[1.0, 0.5]]), "bias": params["bias"]}
         updates, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state
+        params = optax.apply_updates(params, updates)
+        return (params, state), jnp.concatenate([params["kernel"].ravel(), params["bias"]])
 
-    state, seen = optimizer.init(params), []
-    for _ in range(steps):
-        params, state = step(params, state)
-        seen.append(np.concatenate([params["kernel"].ravel(), params["bias"]]))
-    return np.array(seen)
+    return np.asarray(jax.lax.scan(step, (params, optimizer.init(params)), length=steps)[1])
 
 
 def test_every_optimizer_and_schedule_has_its_row():
@@ -74,8 +70,9 @@ def test_optimizers_agree_with_plain_optax(name):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_reach_the_bottom(name):
-    schedule = make_schedule(ScheduleConfig("cosine"), CONVERGES_AT.get(name, 0.1), 300, 1.0)
-    seen = path(make_optimizer(OptimizerConfig(name=name, weight_decay=0.0), schedule), steps=300)
+    rate, steps = CONVERGES_AT.get(name, (0.1, 300))
+    schedule = make_schedule(ScheduleConfig("cosine"), rate, steps, 1.0)
+    seen = path(make_optimizer(OptimizerConfig(name=name, weight_decay=0.0), schedule), steps)
     assert np.abs(seen[0]).max() > 1.0
     assert np.abs(seen[-1]).max() < 0.05
 
@@ -84,7 +81,8 @@ def test_muon_makes_a_convolution_kernel_an_orthogonal_matrix_of_inputs_and_outp
     optimizer = make_optimizer(OptimizerConfig("muon", weight_decay=0.0), optax.constant_schedule(1.0))
     kernel = jax.random.normal(jax.random.key(0), (3, 3, 4, 8))
     gradient = jax.random.normal(jax.random.key(1), kernel.shape)
-    updates, _ = optimizer.update({"kernel": gradient}, optimizer.init({"kernel": kernel}), {"kernel": kernel})
+    params = {"kernel": kernel}
+    updates, _ = jax.jit(optimizer.update)({"kernel": gradient}, optimizer.init(params), params)
     singular = np.linalg.svd(np.reshape(updates["kernel"], (36, 8)), compute_uv=False)
     assert singular.min() > 0.6  # Newton and Schulz's five iterations bring them near 1, not to it
     assert singular.max() < 1.3
@@ -98,7 +96,7 @@ def test_a_long_gradient_is_clipped_to_its_norm_and_a_short_one_left_alone():
     for length, expected in ((10.0, 1.0), (0.5, 0.5)):
         gradients = {"kernel": jnp.array([[0.6, 0.0]]) * length, "bias": jnp.array([0.8]) * length}
         updates, _ = optimizer.update(gradients, optimizer.init(params), params)
-        np.testing.assert_allclose(optax.global_norm(updates), expected, rtol=1e-6)
+        np.testing.assert_allclose(optax.tree.norm(updates), expected, rtol=1e-6)
 
 
 def test_decay_all_takes_biases_along():
@@ -142,7 +140,8 @@ FORMULAS = {
 
 def values(name, steps, warmup_epochs=0.0, length=100):
     config = ScheduleConfig(name, warmup_epochs=warmup_epochs, end_factor=0.2)
-    return jax.vmap(make_schedule(config, 0.2, steps=length, steps_per_epoch=10))(jnp.arange(steps))
+    schedule = make_schedule(config, 0.2, steps=length, steps_per_epoch=10)
+    return jax.jit(jax.vmap(schedule))(jnp.arange(steps))
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -187,5 +186,5 @@ def test_names_and_warmups_that_cannot_work_are_refused():
         make_schedule(ScheduleConfig("cosin"), 0.1, 10, 1.0)
     with pytest.raises(UsageError, match="a warm-up of 10 steps leaves none of the run's 10"):
         make_schedule(ScheduleConfig("cosine", warmup_epochs=1), 0.1, 10, 10.0)
-    with pytest.raises(UsageError, match="milestones: 0.2 of the run is not behind its warm-up of 30 steps"):
+    with pytest.raises(UsageError, match=r"milestones: 0\.2 of the run is not behind its warm-up of 30 steps"):
         make_schedule(ScheduleConfig("step", warmup_epochs=3, milestones=(0.2, 0.5)), 0.1, 100, 10.0)

@@ -1,0 +1,117 @@
+"""A test of learning rates: a short run in which the learning rate grows, and the loss against it.
+
+Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017, section 3.3; with equal factors between the
+steps in place of equal distances, so that several orders of magnitude are seen.
+"""
+
+import dataclasses
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcnn.data import training_batches
+from jaxcnn.errors import RunError, UsageError
+from jaxcnn.train import metrics
+from jaxcnn.train.build import build_optimizer
+from jaxcnn.train.config import Config
+from jaxcnn.train.custom import CustomParts
+from jaxcnn.train.plan import make_plan
+from jaxcnn.train.workdir import write_json
+
+# The test ends early where the smoothed loss is so many times the lowest.
+EXPLODED = 4.0
+# Share of the past in the smoothed loss.
+SMOOTHING = 0.9
+# What the suggestion is of the learning rate at the lowest smoothed loss. There, training is about to diverge.
+SAFETY = 1 / 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The loss of each step of the test against its learning rate.
+
+    Attributes:
+      learning_rates: of each step made, growing.
+      losses: mean loss of each step's batch.
+      smoothed: the same, averaged over past steps.
+      suggestion: a third of the learning rate at which the smoothed loss is lowest.
+    """
+
+    learning_rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    suggestion: float
+
+    def save(self, folder: Path, title: str) -> None:
+        """Writes `find_lr.json` and `find_lr.png` into a folder, which is made if need be."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / "find_lr.json", dataclasses.asdict(self))
+            self._draw(title, folder / "find_lr.png")
+        except OSError as error:
+            raise UsageError(f"{folder} cannot be written: {error.strerror}") from error
+
+    def _draw(self, title: str, path: Path) -> None:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4), layout="constrained", dpi=120)
+        axes = figure.subplots()
+        axes.plot(self.learning_rates, self.losses, ".", ms=4, alpha=0.4, label="each step")
+        axes.plot(self.learning_rates, self.smoothed, lw=2, label="smoothed")
+        axes.axvline(self.suggestion, color="tab:green", ls="--", label=f"suggested: {self.suggestion:.2g}")
+        # A last step that exploded must not press the curve flat.
+        low, high = min(self.losses), max(self.losses[: len(self.losses) // 2])
+        axes.set_ylim(low - 0.1 * (high - low), high + 0.2 * (high - low))
+        axes.set(xscale="log", xlabel="learning rate", ylabel="training loss (nats)", title=title)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(path)
+
+
+def find_learning_rate(
+    config: Config, *, steps: int = 100, lowest: float = 1e-6, highest: float = 10.0, **custom: Any
+) -> Finding:
+    """Trains with a learning rate that grows from `lowest` to `highest`, and sees where the loss falls.
+
+    The configuration's own learning rate, schedule and length are not used; `custom` are parts as of `fit`. A custom
+    optimizer must be a function of the schedule.
+
+    Raises:
+      UsageError: a configuration that cannot work.
+      RunError: no finite loss in the first tenth of the steps.
+    """
+    if steps < 20:
+        raise UsageError(f"steps must be at least 20 to see a curve, got {steps}")
+    if not 0 < lowest < highest < math.inf:
+        raise UsageError(f"learning rates must be positive and growing, got {lowest} to {highest}")
+    parts = CustomParts(**custom)
+    plan = make_plan(dataclasses.replace(config, steps=steps), parts)
+    factor = (highest / lowest) ** (1 / (steps - 1))
+    rates = [lowest * factor**step for step in range(steps)]
+    plan = dataclasses.replace(plan, optimizer=build_optimizer(config, parts, lambda step: lowest * factor**step))
+    train_step = plan.compile_train_step()
+    state = plan.parallel.place_state(plan.initial_state())
+    batches = training_batches(*plan.dataset.read("train"), plan.batch_size, config.seed)
+
+    losses: list[float] = []
+    smoothed: list[float] = []
+    average = 0.0
+    for batch in itertools.islice(batches, steps):
+        state, sums = train_step(state, plan.parallel.place_batch(batch))
+        loss = metrics.means(jax.device_get(sums))["loss"]
+        if not math.isfinite(loss):
+            break
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        losses.append(loss)
+        smoothed.append(average / (1 - SMOOTHING ** len(losses)))
+        if smoothed[-1] > EXPLODED * min(smoothed):
+            break
+    if len(losses) < steps // 10:
+        raise RunError(f"the loss is not finite from step {len(losses) + 1} on, at a learning rate of {rates[0]:.2g}")
+    lowest_at = int(np.argmin(smoothed))
+    return Finding(tuple(rates[: len(losses)]), tuple(losses), tuple(smoothed), SAFETY * rates[lowest_at])
