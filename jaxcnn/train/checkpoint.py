@@ -1,7 +1,12 @@
 """Checkpoints: the state of a run on disk, written by Orbax while training goes on, and verified when read."""
 
+import contextlib
+import gc
 import logging
 import shutil
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -167,7 +172,8 @@ class Checkpoints:
                 raise UsageError(f"{where} is of another model or optimizer: {error}") from None
             like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), template)
             args = self._args.Composite(state=self._args.StandardRestore(like))
-            state = self._manager.restore(step, args=args)["state"]
+            with _quiet_stragglers():
+                state = self._manager.restore(step, args=args)["state"]
         except UsageError:
             raise
         except Exception as error:  # Orbax and TensorStore raise a zoo of types for damaged files
@@ -260,6 +266,29 @@ class Checkpoints:
         """Removes what a save that was cut off has left."""
         for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _quiet_stragglers() -> Iterator[None]:
+    """When one array cannot be read, Orbax leaves the others to themselves: each would print a traceback at its end."""
+    hook, asyncio_log = sys.unraisablehook, logging.getLogger("asyncio")
+    level = asyncio_log.level
+
+    def hear(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
+    sys.unraisablehook = hear
+    asyncio_log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except Exception:
+        time.sleep(0.1)  # the stragglers end within milliseconds
+        gc.collect()  # and are complained about when they are collected
+        raise
+    finally:
+        sys.unraisablehook = hook
+        asyncio_log.setLevel(level)
 
 
 def _reason(error: BaseException) -> str:

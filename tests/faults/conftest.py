@@ -1,0 +1,39 @@
+"""Makes this folder's helpers importable, and the tiny network and data known."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import killing
+import worker as worker_module
+
+from jaxcnn.train import Config, OptimizerConfig, plan
+
+
+@pytest.fixture(scope="session")
+def worker(tmp_path_factory):
+    """A process that starts runs which may be killed."""
+    with killing.Worker(tmp_path_factory.mktemp("cache")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The configuration of the worker's runs, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "open_dataset", plan.open_dataset)  # puts back what `install` replaces
+        worker_module.install()
+        yield Config(
+            model="tiny",
+            dataset="tiny",
+            batch_size=16,
+            steps=killing.STEPS,
+            checkpoint_every=2,
+            log_every=3,
+            augment=("flip",),
+            progress=False,
+            optimizer=OptimizerConfig("adam", learning_rate=0.01),
+        )

@@ -1,0 +1,174 @@
+"""Runs the command line on a tiny network and tiny data, in processes that may be killed at any moment.
+
+A job is a line of JSON on standard input, `{"args": [...], "errors": FILE, "devices": 1, "slow": SECONDS}`. Each is
+a process of its own, forked from this one, in which everything is imported and nothing of JAX has started: a start
+then costs a fraction of a second. Lines on standard output tell what it is doing: `pid`, `event`, `exit`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import matplotlib.figure
+import numpy as np
+import orbax.checkpoint
+import tensorboardX.summary
+
+from jaxcnn import layers, models
+from jaxcnn.cli import main
+from jaxcnn.cli import train as train_command
+from jaxcnn.data.datasets import Statistics
+from jaxcnn.train import checkpoint, curves, loop, plan, workdir
+
+IMPORTED = (matplotlib.figure, orbax.checkpoint, tensorboardX.summary, train_command)
+EXAMPLES = {"train": 100, "test": 40}
+
+
+class Tiny(nn.Module):
+    """Everything that a state can hold: parameters, statistics, and randomness in training."""
+
+    num_classes: int = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = layers.Conv(4, (3, 3), strides=(2, 2))(x)
+        x = nn.relu(layers.BatchNorm()(x, train=train))
+        x = x.reshape(len(x), -1)
+        # Large enough for a file of its own in a checkpoint, and none of its values is zero.
+        x = nn.relu(layers.Dense(64)(x))
+        x = layers.Dropout(0.2)(x, train=train)
+        return layers.Dense(self.num_classes)(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyData:
+    """Images that are brighter the higher their label, in noise."""
+
+    name: str = "tiny"
+    directory: Path = Path()
+    image_shape: tuple[int, int, int] = (8, 8, 1)
+    class_names: tuple[str, ...] = ("0", "1", "2", "3")
+    num_classes: int = 4
+
+    @property
+    def examples(self) -> dict[str, int]:
+        return EXAMPLES
+
+    def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        random = np.random.default_rng(len(split))
+        labels = random.integers(0, 4, EXAMPLES[split]).astype(np.int32)
+        noise = random.integers(0, 90, (EXAMPLES[split], *self.image_shape))
+        return (40 * labels[:, None, None, None] + noise).astype(np.uint8), labels
+
+    def statistics(self) -> Statistics:
+        return Statistics((0.4,), (0.2,))
+
+
+def install() -> None:
+    """Makes `--model tiny --dataset tiny` known to this process."""
+    models._registry()["tiny"] = (Tiny, __name__)
+    known = plan.open_dataset
+    plan.open_dataset = lambda name, *args, **kwargs: TinyData() if name == "tiny" else known(name, *args, **kwargs)
+
+
+def say(*words: object) -> None:
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+def watch(slow: float, slow_step: float) -> None:
+    """Tells what a run is doing; saves and steps then take so many seconds longer."""
+
+    def telling(owner: object, name: str, before: str, after: str | None = None) -> None:
+        function = getattr(owner, name)
+
+        @functools.wraps(function)
+        def wrapper(*args, **kwargs):
+            say("event", before)
+            result = function(*args, **kwargs)
+            if after is not None:
+                say("event", after)
+            return result
+
+        setattr(owner, name, wrapper)
+
+    telling(checkpoint.Checkpoints, "restore_newest", "restoring", "restored")
+    telling(checkpoint.Checkpoints, "save", "saving", "training")
+    telling(loop, "evaluate", "testing", "tested")
+    batches = loop.training_batches
+
+    def told_batches(*args, **kwargs):
+        for batch in batches(*args, **kwargs):
+            say("event", "training")
+            time.sleep(slow_step)
+            yield batch
+
+    loop.training_batches = told_batches
+    telling(curves, "draw", "drawing")
+    telling(workdir, "write_json", "writing JSON")
+    if slow:
+        rename = os.rename
+
+        def slow_rename(*args, **kwargs):
+            time.sleep(slow)
+            return rename(*args, **kwargs)
+
+        os.rename = slow_rename
+
+
+def fingerprint(state: object) -> str:
+    """A hash of every bit of a state."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_flatten_with_path(jax.device_get(state))[0]:
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def run(job: dict) -> int:
+    """One call of the command line; the state that it ends in is told as a hash."""
+    jax.config.update("jax_num_cpu_devices", job.get("devices", 1))
+    watch(job.get("slow", 0.0), job.get("slow_step", 0.0))
+    fit = train_command.train.fit
+
+    def told(*args, **kwargs):
+        result = fit(*args, **kwargs)
+        say("state", fingerprint(result.state))
+        return result
+
+    train_command.train.fit = told
+    with open(job["errors"], "w") as errors, contextlib.redirect_stderr(errors):
+        os.dup2(errors.fileno(), 2)
+        try:
+            return main(job["args"])
+        except BaseException:
+            traceback.print_exc()
+            return 99
+
+
+def serve() -> None:
+    install()
+    # A shell's background job, such as a test may be, has it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    say("ready")
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            status = run(json.loads(line))
+            sys.stderr.flush()
+            os._exit(status)
+        say("pid", pid)
+        say("exit", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+
+if __name__ == "__main__":
+    serve()
