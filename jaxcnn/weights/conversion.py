@@ -113,23 +113,21 @@ def from_file(
     stored = _tidy_names(stored)
     places = _find_places(model_name, model, shapes, stored)
     if not drop_head:
-        in_file = _classes_in_file(shapes, places, stored)
-        if num_classes is None and in_file is not None:
-            num_classes, model = in_file, build(in_file)
+        in_file = _classes_in_file(places, stored)
+        if num_classes is None and in_file not in (None, shapes["params/head/bias"].shape[0]):
+            model = build(in_file)
             shapes = template(model, image_shape)
-        elif in_file not in (None, num_classes):
+        elif num_classes is not None and in_file not in (None, num_classes):
             raise UsageError(
                 f"the file has {in_file} classes and {num_classes} are asked for; "
                 "drop_head (--drop-head) leaves its classifier out and puts a fresh one there"
             )
     wanted = _without_absent_auxiliaries(shapes, places, stored)
-    kept = {name for name in wanted if not (drop_head and _module(name) in HEADS)}
-    unused = _check(model_name, {name: shapes[name] for name in kept}, places, stored, set(places) - kept)
+    kept = [name for name in wanted if not (drop_head and _module(name) in HEADS)]
+    unused = _check(model_name, {name: shapes[name] for name in kept}, places, stored, set(places) - set(kept))
 
     rows, arrays = [], {}
-    for name in wanted:
-        if name not in kept:
-            continue
+    for name in kept:
         place, source = places[name], stored[places[name].name]
         array = source.read()
         if not place.same_layout:
@@ -141,10 +139,9 @@ def from_file(
         rows.append(Row(place.name, name, source.shape, shapes[name].shape, change))
     if drop_head:
         fresh = _fresh_heads(model, image_shape, seed)
-        for name in wanted:
-            if name not in kept:
-                arrays[name] = fresh[name]
-                rows.append(Row("", name, (), shapes[name].shape, f"fresh, from seed {seed}"))
+        for name in [name for name in wanted if name not in arrays]:
+            arrays[name] = fresh[name]
+            rows.append(Row("", name, (), shapes[name].shape, f"fresh, from seed {seed}"))
     variables = unflatten_dict({name: arrays[name] for name in wanted}, sep="/")
     head = next((shapes[name].shape[-1] for name in wanted if _module(name) == "head"), 0)
     return Conversion({"params": {}, **variables}, rows, unused, head)
@@ -177,7 +174,7 @@ def to_torchvision(
             raise UsageError(f"{_module(name)} of this {model_name} has no counterpart in torchvision")
         channels = FLATTENED_CHANNELS.get(model_name, {}).get(_module(name))
         theirs = _torch_name(name, names)
-        state[theirs] = np.ascontiguousarray(layout.to_torch(array, channels))
+        state[theirs] = layout.to_torch(array, channels)
         rows.append(Row(name, theirs, array.shape, state[theirs].shape, layout.change(array.shape, channels)))
         if name.endswith("/var"):
             state[theirs.replace("running_var", COUNTER)] = np.zeros((), np.int64)
@@ -230,9 +227,7 @@ def _find_places(
     return best
 
 
-def _classes_in_file(
-    shapes: Mapping[str, Any], places: Mapping[str, _Place], stored: Mapping[str, Stored]
-) -> int | None:
+def _classes_in_file(places: Mapping[str, _Place], stored: Mapping[str, Stored]) -> int | None:
     """How many classes the classifier in the file has."""
     place = places.get("params/head/bias")
     if place is None or place.name not in stored or len(stored[place.name].shape) != 1:

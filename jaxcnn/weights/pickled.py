@@ -82,11 +82,11 @@ def read(data: Any) -> Any:
     try:
         for opcode, argument, _ in pickletools.genops(data):
             machine.execute(opcode.name, argument)
+        (result,) = machine.stack
     except UsageError:
         raise
     except Exception as error:  # the machine takes what it needs from the stack; a damaged program has anything there
         raise UsageError(f"its pickle is damaged ({_short(str(error) or type(error).__name__)})") from None
-    (result,) = machine.stack
     return result
 
 

@@ -1,0 +1,271 @@
+"""Published state dicts become our variables and come back bit-equal; what does not fit is listed."""
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxcnn import weights
+from jaxcnn.errors import UsageError
+from jaxcnn.models import create_model
+from jaxcnn.weights import layout, safetensors
+from jaxcnn.weights.conversion import from_file, template
+from jaxcnn.weights.names import COUNTER, TORCHVISION, TORCHVISION_MODEL
+from jaxcnn.weights.stored import Stored
+
+SIGNATURES = json.loads((Path(__file__).parent / "golden" / "state_dicts.json").read_text())
+
+
+def signature(state) -> dict:
+    """As in `golden/make.py`, which has the state dicts themselves."""
+    lines = sorted(f"{name} {array.dtype} {list(array.shape)}" for name, array in state.items())
+    return {"tensors": len(lines), "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
+
+
+def unflatten(arrays):
+    tree = {}
+    for name, array in arrays.items():
+        *path, last = name.split("/")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = array
+    return tree
+
+
+def counted(shapes, dtype=np.float32):
+    """Variables whose numbers are all different as far as float32 can tell, and run on from one array to the next."""
+    arrays, start = {}, 0
+    for name, shape in shapes.items():
+        size = int(np.prod(shape.shape))
+        arrays[name] = np.arange(start, start + size, dtype=dtype).reshape(shape.shape)
+        start += size
+    return unflatten(arrays)
+
+
+@functools.cache
+def shapes_of(model):
+    return template(model, (224, 224, 3))
+
+
+def narrow(name, **fields):
+    """The model; where most of its parameters are in fully connected layers, with narrower ones."""
+    if name.startswith(("alexnet", "vgg")):
+        fields.setdefault("hidden", 24)
+    return create_model(name, **fields)
+
+
+def stored(state):
+    return {name: Stored(array.shape, array.dtype, lambda array=array: array) for name, array in state.items()}
+
+
+def back(name, model, state, **options):
+    def build(classes):
+        return model if classes in (None, model.num_classes) else narrow(name, num_classes=classes)
+
+    return from_file(name, build, stored(state), **options)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_the_state_dict_is_torchvisions_in_names_types_and_shapes(name):
+    shapes = shapes_of(create_model(name))
+    blank = {key: np.broadcast_to(np.float32(0), shape.shape) for key, shape in shapes.items()}  # takes no memory
+    state, _ = weights.to_torchvision(name, unflatten(blank))
+    assert signature(state) == SIGNATURES["torchvision"][TORCHVISION_MODEL.get(name, name)]
+    if name in SIGNATURES["timm"] and not name.startswith("vgg"):
+        assert signature(state) == SIGNATURES["timm"][name]
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_there_and_back_is_bit_equal(name):
+    model = narrow(name)
+    variables = counted(shapes_of(model))
+    state, _ = weights.to_torchvision(name, variables, model)
+    conversion = back(name, model, state)
+    assert jax.tree.structure(conversion.variables) == jax.tree.structure(variables)
+    for ours, original in zip(jax.tree.leaves(conversion.variables), jax.tree.leaves(variables), strict=True):
+        assert ours.dtype == original.dtype
+        np.testing.assert_array_equal(ours, original)
+    assert conversion.num_classes == 1000
+    assert all(COUNTER in left for left in conversion.unused)
+
+
+def test_the_first_fully_connected_layer_sees_the_same_numbers():
+    generator = np.random.default_rng(0)
+    maps = generator.normal(size=(5, 7, 7, 512))
+    theirs = generator.normal(size=(3, 512 * 7 * 7))
+    ours = layout.from_torch(theirs, (7 * 7 * 512, 3), 512)
+    torchs = maps.transpose(0, 3, 1, 2).reshape(5, -1) @ theirs.T
+    np.testing.assert_allclose(maps.reshape(5, -1) @ ours, torchs)
+    np.testing.assert_array_equal(layout.to_torch(ours, 512), theirs)
+
+
+@pytest.mark.parametrize("name", ["vgg11", "vgg16_bn"])
+def test_timms_vgg_whose_fully_connected_layers_are_convolutions_is_read(name):
+    model = narrow(name)
+    variables = counted(shapes_of(model))
+    state, _ = weights.to_torchvision(name, variables, model)
+    names = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
+    timm = {}
+    for key, array in state.items():
+        module, _, field = key.rpartition(".")
+        size = {"classifier.0": 7, "classifier.3": 1}.get(module)
+        if field == "weight" and size:
+            array = array.reshape(len(array), -1, size, size)
+        timm[f"{names.get(module, module)}.{field}"] = array
+    for ours, original in zip(
+        jax.tree.leaves(back(name, model, timm).variables), jax.tree.leaves(variables), strict=True
+    ):
+        np.testing.assert_array_equal(ours, original)
+    wide = {key: np.broadcast_to(array.dtype.type(0), array.shape) for key, array in timm.items()}
+    for key, shape in {
+        "pre_logits.fc1.weight": (4096, 512, 7, 7),
+        "pre_logits.fc1.bias": (4096,),
+        "pre_logits.fc2.weight": (4096, 4096, 1, 1),
+        "pre_logits.fc2.bias": (4096,),
+        "head.fc.weight": (1000, 4096),
+    }.items():
+        wide[key] = np.broadcast_to(np.float32(0), shape)
+    assert signature(wide) == SIGNATURES["timm"][name]
+
+
+@pytest.fixture(scope="module")
+def resnet18():
+    """torchvision's state dict of a ResNet-18."""
+    return weights.to_torchvision("resnet18", counted(shapes_of(create_model("resnet18"))))[0]
+
+
+def resnet18_from(state, **options):
+    return from_file("resnet18", lambda classes: create_model("resnet18", classes), stored(state), **options)
+
+
+def test_the_report_says_what_became_of_each_tensor(resnet18):
+    rows = {row.target: row for row in resnet18_from(resnet18).rows}
+    assert len(rows) == 102
+    kernel = rows["params/stage2_block1/shortcut_conv/kernel"]
+    assert (kernel.source, kernel.change) == ("layer2.0.downsample.0.weight", "transposed")
+    assert (kernel.source_shape, kernel.shape) == ((128, 64, 1, 1), (1, 1, 64, 128))
+    assert rows["batch_stats/stem/norm/var"].source == "bn1.running_var"
+    assert rows["batch_stats/stem/norm/var"].change == "as it is"
+    model = narrow("vgg11")
+    state, _ = weights.to_torchvision("vgg11", counted(shapes_of(model)), model)
+    changes = {row.target: row.change for row in back("vgg11", model, state).rows}
+    assert changes["params/fc6/kernel"] == "rows permuted, transposed"
+    assert changes["params/fc7/kernel"] == "transposed"
+
+
+def test_the_number_of_classes_is_that_of_the_file_unless_another_is_asked_for(resnet18):
+    ten = {**resnet18, "fc.weight": np.ones((10, 512), np.float32), "fc.bias": np.ones(10, np.float32)}
+    conversion = resnet18_from(ten)
+    assert conversion.num_classes == 10
+    assert conversion.variables["params"]["head"]["kernel"].shape == (512, 10)
+    with pytest.raises(UsageError, match="has 10 classes and 37 are asked for; drop_head"):
+        resnet18_from(ten, num_classes=37)
+
+
+def test_a_dropped_head_is_fresh_and_everything_else_is_the_files(resnet18):
+    conversion = resnet18_from(resnet18, num_classes=37, drop_head=True, seed=1)
+    head = conversion.variables["params"]["head"]
+    assert head["kernel"].shape == (512, 37)
+    assert 0 < head["kernel"].std() < 1
+    assert conversion.rows[-1].change == "fresh, from seed 1"
+    other = resnet18_from(resnet18, num_classes=37, drop_head=True, seed=2)
+    assert not np.array_equal(head["kernel"], other.variables["params"]["head"]["kernel"])
+    stem = conversion.variables["params"]["stem"]["conv"]["kernel"]
+    np.testing.assert_array_equal(stem, resnet18["conv1.weight"].transpose(2, 3, 1, 0))
+
+
+def test_a_backbone_without_a_head_fits_if_a_head_is_dropped(resnet18):
+    backbone = {name: array for name, array in resnet18.items() if not name.startswith("fc.")}
+    with pytest.raises(UsageError, match=r"2 missing \(fc.bias, fc.weight\)"):
+        resnet18_from(backbone)
+    assert resnet18_from(backbone, num_classes=5, drop_head=True).num_classes == 5
+
+
+def test_everything_that_does_not_fit_is_listed(resnet18):
+    odd = dict(resnet18)
+    odd["layer9.weight"] = odd.pop("layer4.1.conv2.weight")
+    odd["conv1.weight"] = np.zeros((64, 1, 7, 7), np.float32)
+    odd["bn1.bias"] = np.zeros(64, np.int64)
+    with pytest.raises(UsageError) as error:
+        resnet18_from(odd)
+    message = str(error.value)
+    assert "1 missing (layer4.1.conv2.weight)" in message
+    assert "1 left over (layer9.weight)" in message
+    assert "conv1.weight [64, 1, 7, 7], not [64, 3, 7, 7]" in message
+    assert "bn1.bias of int64, not float" in message
+    assert "\n" not in message
+    with pytest.raises(UsageError, match=r"91 missing .* and 83 more"):
+        resnet18_from({name: array for name, array in resnet18.items() if "conv1.weight" in name or "fc" in name})
+
+
+def test_another_models_file_is_refused_by_its_names(resnet18):
+    with pytest.raises(UsageError, match=r"no array under a name of vgg11 .*; it has '(conv1|fc|bn1|layer)"):
+        from_file("vgg11", lambda classes: create_model("vgg11", classes), stored(resnet18))
+    with pytest.raises(UsageError, match="does not fit resnet34"):
+        from_file("resnet34", lambda classes: create_model("resnet34", classes), stored(resnet18))
+
+
+def test_names_that_dataparallel_and_old_versions_wrote_are_understood(resnet18):
+    prefixed = {f"module.{name}": array for name, array in resnet18.items()}
+    assert resnet18_from(prefixed).num_classes == 1000
+    model = create_model("densenet121")
+    state, _ = weights.to_torchvision("densenet121", counted(shapes_of(model)))
+    old = {}
+    for name, array in state.items():
+        if COUNTER not in name:
+            for part in ("norm", "conv"):
+                for number in "12":
+                    name = name.replace(f".{part}{number}.", f".{part}.{number}.") if "denselayer" in name else name
+            old[name] = array
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    assert not back("densenet121", model, old).unused
+
+
+def test_half_precision_becomes_float32(resnet18):
+    half = {name: array if COUNTER in name else (array % 64).astype(np.float16) for name, array in resnet18.items()}
+    conversion = resnet18_from(half)
+    assert {leaf.dtype for leaf in jax.tree.leaves(conversion.variables)} == {np.dtype(np.float32)}
+    assert conversion.rows[0].change.endswith("float16 to float32")
+
+
+def test_googlenets_auxiliary_heads_are_taken_where_they_are():
+    model = create_model("googlenet_bn")
+    state, _ = weights.to_torchvision("googlenet_bn", counted(shapes_of(model)))
+    assert {"aux1", "aux2"} <= set(back("googlenet_bn", model, state).variables["params"])
+    without = {name: array for name, array in state.items() if not name.startswith("aux")}
+    conversion = back("googlenet_bn", model, without)
+    assert not {"aux1", "aux2"} & set(conversion.variables["params"])
+    images = np.zeros((1, 64, 64, 3), np.float32)
+    assert jax.eval_shape(lambda: model.apply(conversion.variables, images, train=False)).shape == (1, 1000)
+
+
+def test_our_own_files_come_back_with_the_size_of_their_images(tmp_path):
+    model = create_model("lenet5", 7)
+    variables = counted(template(model, (28, 28, 1)))
+    path = tmp_path / "lenet.safetensors"
+    weights.save(path, "lenet5", variables, image_shape=(28, 28, 1))
+    assert safetensors.metadata(path)["model"] == "lenet5"
+    loaded = weights.load("lenet5", path)
+    for ours, original in zip(jax.tree.leaves(loaded), jax.tree.leaves(variables), strict=True):
+        np.testing.assert_array_equal(ours, original)
+
+
+def test_mistakes_are_one_line(tmp_path):
+    variables = counted(template(create_model("lenet5"), (28, 28, 1)))
+    for wrong, says in (
+        ({"path": tmp_path / "x.safetensors", "to": "torchvision"}, "has no counterpart in torchvision"),
+        ({"path": tmp_path / "x.safetensors", "to": "torch"}, "'ours' or 'torchvision'"),
+        ({"path": tmp_path / "x.pth"}, r"must end in \.safetensors"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            weights.save(model_name="lenet5", variables=variables, **wrong)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="did you mean 'resnet50'"):
+        weights.load("resnet5", tmp_path / "none.pth")
+    with pytest.raises(UsageError, match="does not exist"):
+        weights.load("resnet50", tmp_path / "none.pth")
