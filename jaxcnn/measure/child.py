@@ -23,8 +23,10 @@ def main() -> None:
         told.write(json.dumps(what) + "\n")
 
     case = Case(**json.load(sys.stdin))
-    if case.devices and case.devices > 1 and "xla_force_host_platform_device_count" not in os.environ.get(
-        "XLA_FLAGS", ""
+    if (
+        case.devices
+        and case.devices > 1
+        and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     ):
         jax.config.update("jax_num_cpu_devices", case.devices)  # of no effect on anything but CPUs
     try:

@@ -92,8 +92,9 @@ def _measure(case: Case, row: Row, report: Report) -> None:
     row["trace_seconds"] = cold.trace_seconds
     row["compile_seconds"] = cold.trace_seconds + cold.compile_seconds
     found = collectives(cold.compiled)
-    row["collectives"] = sum(c.arrays > 0 for c in found)
-    row["collective_bytes"] = sum(c.bytes for c in found)
+    # With one device nothing travels, though the program may still have the instruction.
+    row["collectives"] = len(found) if row["devices"] > 1 else 0
+    row["collective_bytes"] = sum(c.bytes for c in found) if row["devices"] > 1 else 0
     row["predicted_bytes"] = memory.predicted_bytes(cold.compiled)
     _check_memory(case, row)
     del cold

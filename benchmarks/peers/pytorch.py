@@ -1,0 +1,96 @@
+"""PyTorch, channels last, with autocast below float32; eager, or compiled if the task says so."""
+
+import contextlib
+
+import task as asked
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self, inputs, features, stride, bottleneck, pad_shortcut):
+        super().__init__()
+        outputs = 4 * features if bottleneck else features
+        sizes = [(1, 1), (3, stride), (1, 1)] if bottleneck else [(3, stride), (3, 1)]
+        widths = [inputs, *[features] * (len(sizes) - 1), outputs]
+        parts = []
+        for i, (size, step) in enumerate(sizes):
+            parts.append(nn.Conv2d(widths[i], widths[i + 1], size, step, size // 2, bias=False))
+            parts.append(nn.BatchNorm2d(widths[i + 1]))
+            parts.append(nn.ReLU(inplace=True))
+        self.body = nn.Sequential(*parts[:-1])
+        self.stride, self.more = stride, outputs - inputs
+        self.shortcut = None
+        if not pad_shortcut and (stride > 1 or self.more):
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x):
+        y = self.body(x)
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        elif self.more or self.stride > 1:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
+        return F.relu(x + y, inplace=True)
+
+
+def lenet5():
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
+    )  # fmt: skip
+
+
+def resnet(model):
+    spec = asked.RESNETS[model]
+    width = spec["width"]
+    if spec["small"]:
+        parts = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    else:
+        parts = [nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        parts.append(nn.MaxPool2d(3, 2, 1))
+    for features, stride in asked.blocks(model):
+        parts.append(Block(width, features, stride, spec["bottleneck"], spec["small"]))
+        width = 4 * features if spec["bottleneck"] else features
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, spec["classes"]))
+
+
+def build(task):
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")  # TF32 where there is such a thing, as JAX does by default
+    torch.backends.cudnn.allow_tf32 = True
+    torch.manual_seed(0)
+    model = lenet5() if task["model"] == "lenet5" else resnet(task["model"])
+    params = sum(p.numel() for p in model.parameters())
+    model = model.to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), asked.LEARNING_RATE, asked.MOMENTUM)
+    images, labels = (torch.from_numpy(array).to(device) for array in asked.batch(task))
+    images, labels = images.permute(0, 3, 1, 2), labels.long()  # NHWC in memory is channels last
+    dtype = getattr(torch, task["dtype"])
+
+    def objective(images, labels):
+        x = (images.float() / 255 - 0.5) / 0.25
+        lower = dtype != torch.float32
+        with torch.autocast(device.type, dtype) if lower else contextlib.nullcontext():
+            return F.cross_entropy(model(x), labels)
+
+    compiled = torch.compile(objective) if task["compile"] else objective
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        loss = compiled(images, labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    def wait(loss):
+        if device.type == "cuda":
+            torch.cuda.synchronize()  # the update as well, on which the loss does not hang
+        return loss.item()
+
+    kind = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    return step, wait, {"params": params, "versions": f"torch {torch.__version__}", "device_kind": kind}
