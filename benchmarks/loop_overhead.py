@@ -10,13 +10,16 @@ in the same process, alternately, on LeNet-5 at batch 256; the time of tests and
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import jax
 
+from benchmarks.results import RESULTS, write
 from jaxcnn.data import training_batches
+from jaxcnn.measure import machine
 from jaxcnn.train import Config, fit
 from jaxcnn.train.loop import versions
 from jaxcnn.train.plan import make_plan
@@ -37,11 +40,12 @@ def bare_images_per_second(config: Config, steps: int) -> float:
     return steps * plan.batch_size / (time.perf_counter() - started)
 
 
-def main() -> None:
+def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="images per second of fit against the bare step")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=RESULTS / "loop_overhead", help="folder for the results")
+    arguments = parser.parse_args(args)
 
     bare, whole = [], []
     for _ in range(arguments.repeats):
@@ -51,22 +55,25 @@ def main() -> None:
             bare.append(bare_images_per_second(config, steps))
             whole.append(fit(config).values["images_per_second"])
     ratios = [w / b for w, b in zip(whole, bare, strict=True)]
-    print(
-        json.dumps(
-            {
-                "model": "lenet5",
-                "batch_size": 256,
-                "bare_images_per_second": [round(x) for x in bare],
-                "fit_images_per_second": [round(x) for x in whole],
-                "ratios": [round(r, 3) for r in ratios],
-                "median_ratio": round(statistics.median(ratios), 3),
-                "device": jax.devices()[0].device_kind,
-                "versions": versions(),
-            },
-            indent=2,
-        )
+    row = {
+        "model": "lenet5",
+        "batch_size": 256,
+        "bare_images_per_second": [round(x) for x in bare],
+        "fit_images_per_second": [round(x) for x in whole],
+        "ratios": [round(r, 3) for r in ratios],
+        "median_ratio": round(statistics.median(ratios), 3),
+        "device": machine.device_name(jax.devices()[0]),
+        "versions": versions(),
+    }
+    print(json.dumps(row, indent=2))
+    table = (
+        "| model | batch | bare step, images/s | fit, images/s | fit by bare step |\n| --- | ---: | ---: | ---: | ---: |\n"
+        f"| lenet5 | 256 | {statistics.median(bare):,.0f} | {statistics.median(whole):,.0f} "
+        f"| {row['median_ratio']:.3f} ({min(ratios):.3f}-{max(ratios):.3f}) |\n"
     )
+    write(arguments.out, "What the training loop costs", [row], table)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,12 +13,10 @@ from benchmarks.results import RESULTS, write
 from jaxcnn.measure import machine
 from jaxcnn.measure.case import natural_image_shape
 
-DEFAULT_BATCH = {"lenet5": 256, "resnet20_cifar": 128, "resnet18": 16, "resnet50": 8}
+DEFAULT_BATCH = {"lenet5": 256, "resnet20_cifar": 128, "resnet18": 16, "resnet50": 8, "vgg16": 4, "densenet121": 8}
 
 
-def compare_peers(
-    task: dict[str, Any], chosen: list[Peer], arguments: argparse.Namespace
-) -> list[dict[str, Any]]:
+def compare_peers(task: dict[str, Any], chosen: list[Peer], arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of one task: every peer's median, and its speed over jaxcnn's, round by round."""
     rows = {peer.name: {"peer": peer.name, **task, "error": None} for peer in chosen}
     turns: dict[str, Turn] = {}

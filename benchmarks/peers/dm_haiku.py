@@ -55,6 +55,7 @@ def resnet(model, x):
 
 
 def build(task):
+    asked.check_written(task)
     dtype = jnp.dtype(task["dtype"])
     forward = lenet5 if task["model"] == "lenet5" else partial(resnet, task["model"])
     network = hk.transform_with_state(forward)

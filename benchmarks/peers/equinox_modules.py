@@ -101,6 +101,7 @@ class ResNet(eqx.Module):
 
 
 def build(task):
+    asked.check_written(task)
     dtype = jnp.dtype(task["dtype"])
     make = LeNet5 if task["model"] == "lenet5" else partial(ResNet, task["model"])
     model, state = eqx.nn.make_with_state(make)(jax.random.key(0))

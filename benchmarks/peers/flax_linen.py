@@ -47,7 +47,9 @@ class Block(nn.Module):
         if x.shape != y.shape:
             if self.pad_shortcut:
                 more = y.shape[-1] - x.shape[-1]
-                x = jnp.pad(x[:, :: self.stride, :: self.stride], ((0, 0), (0, 0), (0, 0), (more // 2, more - more // 2)))
+                x = jnp.pad(
+                    x[:, :: self.stride, :: self.stride], ((0, 0), (0, 0), (0, 0), (more // 2, more - more // 2))
+                )
             else:
                 x = self.norm()(self.conv(y.shape[-1], (1, 1), strides)(x))
         return nn.relu(x + y)
@@ -61,9 +63,7 @@ class ResNet(nn.Module):
     def __call__(self, x, train):
         spec = asked.RESNETS[self.model]
         conv = partial(nn.Conv, use_bias=False, dtype=self.dtype)
-        norm = partial(
-            nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype
-        )
+        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
         if spec["small"]:
             x = nn.relu(norm()(conv(spec["width"], (3, 3), padding=1)(x)))
         else:
@@ -76,6 +76,7 @@ class ResNet(nn.Module):
 
 
 def build(task):
+    asked.check_written(task)
     dtype = jnp.dtype(task["dtype"])
     model = LeNet5(dtype) if task["model"] == "lenet5" else ResNet(task["model"], dtype)
     images, labels = jax.device_put(asked.batch(task))

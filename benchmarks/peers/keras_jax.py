@@ -62,6 +62,7 @@ def resnet(model, x):
 
 
 def build(task):
+    asked.check_written(task)
     policies = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
     keras.mixed_precision.set_dtype_policy(policies[task["dtype"]])
     inputs = keras.Input(tuple(task["image_shape"]))

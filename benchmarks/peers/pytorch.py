@@ -23,9 +23,7 @@ class Block(nn.Module):
         self.stride, self.more = stride, outputs - inputs
         self.shortcut = None
         if not pad_shortcut and (stride > 1 or self.more):
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x):
         y = self.body(x)
@@ -58,13 +56,21 @@ def resnet(model):
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, spec["classes"]))
 
 
+def network(name):
+    if name in asked.OF_TORCHVISION:
+        import torchvision
+
+        return getattr(torchvision.models, name)()
+    return lenet5() if name == "lenet5" else resnet(name)
+
+
 def build(task):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
     torch.set_float32_matmul_precision("high")  # TF32 where there is such a thing, as JAX does by default
     torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(0)
-    model = lenet5() if task["model"] == "lenet5" else resnet(task["model"])
+    model = network(task["model"])
     params = sum(p.numel() for p in model.parameters())
     model = model.to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(model.parameters(), asked.LEARNING_RATE, asked.MOMENTUM)

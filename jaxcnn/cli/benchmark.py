@@ -200,7 +200,6 @@ _PRINTED = (
     "devices",
     "batch_size",
     "compile_seconds",
-    "compile_seconds_cached",
     "step_ms",
     "step_ms_p95",
     "images_per_second",
@@ -212,6 +211,9 @@ _PRINTED = (
 )
 
 
+_WORDS = ("model", "mode", "dtype", "parallel", "error")
+
+
 def _print_rows(console: Console, rows: list[dict[str, Any]]) -> None:
     names = [name for name in _PRINTED if any(row.get(name) is not None for row in rows)]
     # What is the same in all rows stands in one line above them.
@@ -219,9 +221,11 @@ def _print_rows(console: Console, rows: list[dict[str, Any]]) -> None:
     table = Table(title=", ".join(f"{BY_NAME[n].title} {shown(rows[0], n)}" for n in same) or None)
     for name in names:
         if name not in same:
-            table.add_column(BY_NAME[name].title, overflow="fold")
+            table.add_column(BY_NAME[name].title, justify="left" if name in _WORDS else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(shown(row, name) for name in names if name not in same))
+        # Errors stand in full above; here their kind.
+        cells = [shown(row, name).split(":")[0] if name == "error" else shown(row, name) for name in names]
+        table.add_row(*(cell for name, cell in zip(names, cells, strict=True) if name not in same))
     console.print(table)
     first = rows[0]
     if "jax" in first:

@@ -22,8 +22,13 @@ class Column:
     show: Callable[[Any], str] = str
 
 
-def _gib(value: float) -> str:
-    return f"{value / 2**30:.3g} GiB"
+def show_bytes(value: float) -> str:
+    """Bytes with three digits and a unit."""
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.3g} GiB"
 
 
 def _percent(value: float) -> str:
@@ -73,9 +78,9 @@ COLUMNS = (
     Column("peak_tflops", "", "peak of all devices together"),
     Column("peak_source", "peak", "data sheet, or measured by a matrix product on a device that no table knows"),
     Column("arithmetic", "", "what the peak multiplies in"),
-    Column("predicted_bytes", "predicted", "memory that XLA counts for the program, on each device", _gib),
-    Column("peak_bytes", "peak memory", "most memory in use on a device, where the device tells", _gib),
-    Column("process_peak_bytes", "process", "most memory of the host that the process had", _gib),
+    Column("predicted_bytes", "predicted", "memory that XLA counts for the program, on each device", show_bytes),
+    Column("peak_bytes", "peak memory", "most memory in use on a device, where the device tells", show_bytes),
+    Column("process_peak_bytes", "process", "most memory of the host that the process had", show_bytes),
     Column("collectives", "", "communications between devices in a step"),
     Column("collective_bytes", "", "bytes that these carry, on each device"),
     Column("scaling", "", "weak: compared at the same batch a device; strong: at the same batch in all"),

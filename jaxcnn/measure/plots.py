@@ -93,6 +93,8 @@ def _latency(axes: Any, rows: Rows) -> None:
         for batch, x, y in points:
             axes.annotate(str(batch), (x, y), textcoords="offset points", xytext=(4, -9), fontsize="x-small")
     axes.set_xscale("log")
+    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "125" else "")
     axes.set_ylim(bottom=0)
     axes.set(xlabel="latency of a step (ms); the numbers are batch sizes", ylabel="images per second")
 

@@ -11,6 +11,7 @@ from jaxcnn.errors import RunError, UsageError
 from jaxcnn.measure import machine, memory
 from jaxcnn.measure.case import Case
 from jaxcnn.measure.collectives import collectives
+from jaxcnn.measure.columns import show_bytes
 from jaxcnn.measure.compiling import fresh_compilation_cache
 from jaxcnn.measure.peaks import device_peak
 from jaxcnn.measure.program import Program, build, build_model, choose_devices, step_flops
@@ -169,8 +170,7 @@ def _check_memory(case: Case, row: Row) -> None:
         free = memory.free_bytes(device)
         limit = None if free is None else free // times
     if needed is not None and limit is not None and needed > limit:
-        gib = 2.0**30
         raise NotEnoughMemoryError(
-            f"out of memory: needs {needed / gib:.3g} GiB on each device by XLA's own count, {limit / gib:.3g} GiB "
+            f"out of memory: needs {show_bytes(needed)} on each device by XLA's own count, {show_bytes(limit)} "
             f"{'are free' if case.memory_limit is None else 'are the limit'}; not run"
         )

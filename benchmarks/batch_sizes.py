@@ -1,0 +1,34 @@
+"""Speed, memory and latency by batch size.
+
+python -m benchmarks.batch_sizes [--models lenet5,resnet50] [--batch-sizes 8,16,32] [--modes train,infer]
+"""
+
+import sys
+
+from benchmarks.suite import measure, numbers, parser, words
+from jaxcnn.measure import grid
+
+
+def main(args: list[str] | None = None) -> int:
+    flags = parser("batch_sizes", __doc__)
+    flags.add_argument("--models", type=words, default=["lenet5", "resnet20_cifar", "resnet50"])
+    flags.add_argument("--batch-sizes", type=numbers, default=[4, 16, 64])
+    flags.add_argument("--modes", type=words, default=["train", "infer"])
+    flags.add_argument("--dtypes", type=words, default=["float32"])
+    flags.add_argument("--image-size", type=int)
+    arguments = flags.parse_args(args)
+    cases = grid(
+        arguments.models,
+        arguments.batch_sizes,
+        arguments.modes,
+        arguments.dtypes,
+        devices=(1,),
+        image_size=arguments.image_size,
+        steps=arguments.steps,
+    )
+    measure(cases, "Speed and memory by batch size", arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
