@@ -1,11 +1,12 @@
 """Data sets as tensorflow-datasets keeps them, read without TensorFlow, in batches of uint8 images."""
 
 from jaxcnn.data.augment import AUGMENTATIONS, compose, normalize
-from jaxcnn.data.datasets import Dataset, list_datasets, open_dataset
+from jaxcnn.data.datasets import STATISTICS, Dataset, list_datasets, open_dataset
 from jaxcnn.data.pipeline import Batch, Pipeline, evaluation_batches, open_pipeline, training_batches
 
 __all__ = [
     "AUGMENTATIONS",
+    "STATISTICS",
     "Batch",
     "Dataset",
     "Pipeline",

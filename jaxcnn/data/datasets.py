@@ -46,16 +46,26 @@ class Statistics:
 
 
 # Statistics recorded here save reading a training split whole before its first batch; a data set that is not
-# listed is read and measured.
+# listed is read and measured. `jaxcnn datasets stats NAME` prints such a line; imagenet2012's is torchvision's.
 STATISTICS: dict[str, Statistics] = {
     "cifar10": Statistics((0.491400, 0.482158, 0.446531), (0.247032, 0.243485, 0.261588)),
     "cifar100": Statistics((0.507076, 0.486549, 0.440918), (0.267334, 0.256438, 0.276150)),
     "fashion_mnist": Statistics((0.286041,), (0.353024,)),
     "fashion_mnist_mini": Statistics((0.286105,), (0.353626,)),
+    "imagenet2012": Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "mnist": Statistics((0.130660,), (0.308108,)),
 }
 
-KNOWN = ("cifar10", "cifar100", "fashion_mnist", "fashion_mnist_mini", "kmnist", "mnist", "svhn_cropped")
+KNOWN = (
+    "cifar10",
+    "cifar100",
+    "fashion_mnist",
+    "fashion_mnist_mini",
+    "imagenet2012",
+    "kmnist",
+    "mnist",
+    "svhn_cropped",
+)
 """Names that are offered; any other TFDS data set of labelled images works by its name once it is prepared."""
 
 
@@ -69,6 +79,10 @@ TESTED_ON_VALIDATION = ("imagenet2012", "places365_small")
 
 READ_AT_ONCE = 1024
 """Examples that are read in one call where a whole split is read."""
+
+
+MEASURED = 10_000
+"""Evenly spread training images that statistics are taken of, where images are large and differ in size."""
 
 
 class Encoded(NamedTuple):
@@ -162,7 +176,8 @@ class Dataset:
         if size is None and self.sizes_differ:
             raise UsageError(f"images of data set {self.name!r} differ in size; give them one with --image-size")
         height, width, channels = self.image_shape
-        images = np.empty((self.examples[split], *(size or (height, width)), channels), np.uint8)
+        shape = size or (height or 0, width or 0)
+        images = np.empty((self.examples[split], *shape, channels), np.uint8)
         labels = np.empty(self.examples[split], np.int32)
         for start in range(0, len(labels), READ_AT_ONCE):
             places = range(start, min(start + READ_AT_ONCE, len(labels)))
@@ -203,17 +218,18 @@ class Dataset:
         """The recorded statistics of the training split, or those measured on it."""
         return STATISTICS.get(self.name) or self.measure()
 
-    def measure(self, most: int = 50_000) -> Statistics:
-        """Statistics of the training split, of evenly spread `most` images if it has more.
+    def measure(self) -> Statistics:
+        """Statistics of the training split: of all images if they have one size, or of `MEASURED` if they differ.
 
-        Images that differ in size are measured whole, each pixel counting once.
+        Each pixel counts once, so that a larger image counts more.
         """
         if "statistics" not in self._sources:
-            self._sources["statistics"] = self._measure(most)
+            self._sources["statistics"] = self._measure()
         return self._sources["statistics"]
 
-    def _measure(self, most: int) -> Statistics:
-        places = np.linspace(0, self.examples["train"] - 1, min(most, self.examples["train"])).astype(int)
+    def _measure(self) -> Statistics:
+        examples = self.examples["train"]
+        places = np.linspace(0, examples - 1, min(MEASURED, examples) if self.sizes_differ else examples).astype(int)
         counts = np.zeros((self.image_shape[-1], 256), np.int64)
         for start in range(0, len(places), READ_AT_ONCE):
             for example in self.read_encoded("train", places[start : start + READ_AT_ONCE].tolist()):

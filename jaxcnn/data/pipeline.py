@@ -21,14 +21,13 @@ import numpy as np
 from jaxcnn.data import augment as augmentations
 from jaxcnn.data.datasets import Dataset
 from jaxcnn.data.decode import RandomBox
-
 from jaxcnn.errors import UsageError
 
 Residence = Literal["device", "memory", "disk"]
 Place = Callable[[Any], Any]
 
 MEMORY_SHARE = 0.3
-"""The largest share of free memory that a decoded split may take to be kept there."""
+"""The largest share of a memory that a decoded split may take to be kept there."""
 
 READ_AHEAD = 2
 """Batches that each worker has ready, or under way to the device, before they are asked for."""
@@ -73,39 +72,57 @@ def batch_indices(step: int, *, examples: int, batch_size: int, seed: int) -> np
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
+def rows_of(share: tuple[int, int], batch_size: int) -> slice:
+    """Of a batch's rows, the p-th of P equal parts for the share `(p, P)`: what one of many processes feeds.
+
+    >>> rows_of((1, 4), 64)
+    slice(16, 32, None)
+    """
+    part, parts = share
+    return slice(batch_size * part // parts, batch_size * (part + 1) // parts)
+
+
 def training_batches(
-    images: np.ndarray, labels: np.ndarray, batch_size: int, seed: int, first_step: int = 0
+    images: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
     """Endless batches in random order from step `first_step` on: a function of the seed and the step alone.
+
+    With a `share` `(p, P)` only the p-th of P equal parts of each batch.
 
     Raises:
       UsageError: a batch size below 1 or above the number of examples.
     """
     if not 1 <= batch_size <= len(images):
         raise UsageError(f"batch_size must be from 1 to the {len(images)} training images, got {batch_size}")
-    step = first_step
+    step, rows = first_step, rows_of(share, batch_size)
     while True:
-        indices = batch_indices(step, examples=len(images), batch_size=batch_size, seed=seed)
+        indices = batch_indices(step, examples=len(images), batch_size=batch_size, seed=seed)[rows]
         yield Batch(images=images[indices], labels=labels[indices])
         step += 1
 
 
-def evaluation_batches(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Iterator[Batch]:
-    """Every example once, in order; the last batch is filled up to `batch_size` and masked."""
+def evaluation_batches(
+    images: np.ndarray, labels: np.ndarray, batch_size: int, share: tuple[int, int] = (0, 1)
+) -> Iterator[Batch]:
+    """Every example once, in order; the last batch is filled up to `batch_size` and masked.
+
+    With a `share` `(p, P)` only the p-th of P equal parts of each batch.
+    """
+    rows = rows_of(share, batch_size)
     for start in range(0, len(images), batch_size):
-        part, answer = images[start : start + batch_size], labels[start : start + batch_size]
-        missing = batch_size - len(part)
+        places = np.arange(start, start + batch_size)[rows]
+        present = places[places < len(images)]
+        missing = len(places) - len(present)
         yield Batch(
-            images=np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0))),
-            labels=np.pad(answer, (0, missing)),
-            mask=np.arange(batch_size) < len(part),
+            images=np.pad(images[present], ((0, missing), (0, 0), (0, 0), (0, 0))),
+            labels=np.pad(labels[present], (0, missing)),
+            mask=places < len(images),
         )
-
-
-def share_of(indices: np.ndarray, process: int, processes: int) -> np.ndarray:
-    """The contiguous part of a batch that process number `process` of `processes` makes."""
-    size = len(indices) // processes
-    return indices[process * size : (process + 1) * size]
 
 
 @dataclass
@@ -116,6 +133,8 @@ class Pipeline:
       image_shape: `(H, W, C)` of the images in batches.
       device_augment: the augmentations that are still to be made, on the device; the rest is in the batches.
       residence: where the training images are kept: decoded on the "device" or in "memory", or encoded on the "disk".
+      share: `(p, P)`: batches are the p-th of P equal parts of the whole ones.
+      keeps_test: whether the test images are decoded once and kept in memory.
       waited: seconds that whoever took batches had to wait for them.
     """
 
@@ -125,9 +144,9 @@ class Pipeline:
     image_shape: tuple[int, int, int]
     device_augment: tuple[Any, ...]
     residence: Residence
-    process: int
-    processes: int
+    share: tuple[int, int]
     workers: int
+    keeps_test: bool
     waited: float = 0.0
     _size: tuple[int, int] | None = None  # to which each image is brought, if not kept as it is
     _random_box: RandomBox | None = None
@@ -155,14 +174,14 @@ class Pipeline:
         """
         steps = math.ceil(self.dataset.examples["test"] / batch_size)
         make = functools.partial(self._evaluation_batch, batch_size=batch_size)
-        if self._keeps("test"):
+        if self.keeps_test:
             return _placed(map(make, range(steps)), place)
         return _placed(_read_ahead(make, 0, steps, self.workers), place)
 
     def indices(self, step: int) -> np.ndarray:
         """Places of the examples of this process's part of a step's batch."""
         whole = batch_indices(step, examples=self.dataset.examples["train"], batch_size=self.batch_size, seed=self.seed)
-        return share_of(whole, self.process, self.processes)
+        return whole[rows_of(self.share, self.batch_size)]
 
     def _training_batch_from_memory(self, step: int) -> Batch:
         images, labels = self.dataset.read("train", self._size)
@@ -171,7 +190,7 @@ class Pipeline:
 
     def _training_batch_from_disk(self, step: int) -> Batch:
         indices = self.indices(step)
-        first = self.process * len(indices)
+        first = rows_of(self.share, self.batch_size).start
         examples = self.dataset.read_encoded("train", indices.tolist())
         images = np.empty((len(indices), *self.image_shape), np.uint8)
         for place, example in enumerate(examples):
@@ -190,24 +209,18 @@ class Pipeline:
     def _evaluation_batch(self, step: int, batch_size: int) -> Batch:
         total = self.dataset.examples["test"]
         whole = np.arange(step * batch_size, (step + 1) * batch_size)
-        indices = share_of(whole, self.process, self.processes)
+        indices = whole[rows_of(self.share, batch_size)]
         mask = indices < total
         present = indices[mask]
         images = np.zeros((len(indices), *self.image_shape), np.uint8)
         labels = np.zeros(len(indices), np.int32)
-        if self._keeps("test"):
+        if self.keeps_test:
             all_images, all_labels = self.dataset.read("test", self._size)
             images[mask], labels[mask] = all_images[present], all_labels[present]
         else:
             for place, example in enumerate(self.dataset.read_encoded("test", present.tolist())):
                 images[place], labels[place] = self.dataset.decode(example, self._size), example.label
         return Batch(images=images, labels=labels, mask=mask)
-
-    def _keeps(self, split: str) -> bool:
-        """Whether a split is decoded once and kept in memory."""
-        if split == "test" and self.residence == "disk" and self._random_box is None:
-            return False
-        return self.dataset.examples[split] * math.prod(self.image_shape) <= MEMORY_SHARE * _free_memory()
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while True:
@@ -225,8 +238,7 @@ def open_pipeline(
     image_size: int | None = None,
     augment: Sequence[Any] = (),
     residence: Residence | Literal["auto"] = "auto",
-    process: int = 0,
-    processes: int = 1,
+    share: tuple[int, int] = (0, 1),
     workers: int = WORKERS,
 ) -> Pipeline:
     """The batches of a data set.
@@ -242,7 +254,7 @@ def open_pipeline(
       augment: augmentations by name or function; those that the pipeline does not make itself are in its attribute
         `device_augment`.
       residence: where to keep the training images; by what fits if "auto".
-      process, processes: which of how many processes this is; each makes a contiguous part of each batch.
+      share: `(p, P)`: make the p-th of P equal parts of each batch, what one of many processes feeds.
 
     Raises:
       UsageError: a batch size or an image size that cannot be.
@@ -250,8 +262,6 @@ def open_pipeline(
     examples = dataset.examples["train"]
     if not 1 <= batch_size <= examples:
         raise UsageError(f"batch_size must be from 1 to the {examples} training images, got {batch_size}")
-    if batch_size % processes:
-        raise UsageError(f"batch_size {batch_size} cannot be divided over {processes} processes")
     height, width, channels = dataset.image_shape
     if image_size is not None and image_size < 1:
         raise UsageError(f"image_size must be at least 1, got {image_size}")
@@ -263,16 +273,17 @@ def open_pipeline(
         size = None
     random_box, on_device = _division(augment, size)
     shape = (*size, channels) if size is not None else (height or 0, width or 0, channels)
+    kept = _choose_residence(examples * math.prod(shape), random_box, residence)
     return Pipeline(
         dataset=dataset,
         batch_size=batch_size,
         seed=seed,
         image_shape=shape,
         device_augment=on_device,
-        residence=_choose_residence(examples * math.prod(shape), random_box, residence),
-        process=process,
-        processes=processes,
+        residence=kept,
+        share=share,
         workers=max(1, workers),
+        keeps_test=kept != "disk" or _fits_memory(dataset.examples["test"] * math.prod(shape)),
         _size=size,
         _random_box=random_box,
     )
@@ -298,20 +309,20 @@ def _choose_residence(needed: int, random_box: RandomBox | None, wanted: Residen
         return wanted
     device = jax.local_devices()[0]
     # A CPU's memory is the host's, where NumPy gathers faster than XLA does.
-    if device.platform != "cpu":
+    if device.platform != "cpu" and jax.process_count() == 1:
         stats = device.memory_stats() or {}
         free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
         if needed <= MEMORY_SHARE * free:
             return "device"
-    return "memory" if needed <= MEMORY_SHARE * _free_memory() else "disk"
+    return "memory" if _fits_memory(needed) else "disk"
 
 
-def _free_memory() -> int:
-    """Bytes of the host's memory that nobody uses; unlimited where the system does not tell."""
+def _fits_memory(needed: int) -> bool:
+    """Whether so many bytes are a small enough part of the host's memory; yes where the system does not tell."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return needed <= MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
-        return sys.maxsize
+        return True
 
 
 @jax.jit
