@@ -19,7 +19,6 @@ COMMANDS = {
     "models": "list the architectures",
     "datasets": "list the data sets, show one, measure its pixels",
     "prepare": "make a data set from its original files, or download it",
-    "datasets": "list the data sets",
     "benchmark": "measure speed and memory, and compare results",
 }
 
