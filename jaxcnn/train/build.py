@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.data import Dataset, compose
+from jaxcnn.data import compose
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm
 from jaxcnn.models import create_model, model_fields
@@ -63,13 +62,14 @@ def build_losses(config: Config, custom: CustomParts) -> tuple[Loss, Loss]:
     return custom.loss, custom.loss
 
 
-def build_augment(config: Config, custom: CustomParts) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
-    """The change made to each training image, None for none."""
+def build_augmentations(config: Config, custom: CustomParts) -> tuple[Any, ...]:
+    """The changes made to each training image: names, or the user's own function."""
     if custom.augment is not None:
-        return custom.augment
+        return (custom.augment,)
     for spec in config.augment:
         check_given("augment", spec)
-    return compose(config.augment) if config.augment else None
+    compose(config.augment)  # refuses unknown names
+    return config.augment
 
 
 def build_optimizer(config: Config, custom: CustomParts, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -84,18 +84,22 @@ def build_optimizer(config: Config, custom: CustomParts, schedule: optax.Schedul
     return dynamic_loss_scale(optimizer) if config.dtype == "float16" else optimizer
 
 
-def check_shapes(dataset: Dataset, model: nn.Module, template: TrainState, loss: Loss, augment: Any) -> None:
+def check_shapes(
+    image_shape: tuple[int, ...], num_classes: int, model: nn.Module, template: TrainState, loss: Loss, augment: Any
+) -> None:
     """Raises `UsageError` if a custom part does not return what the step needs."""
     variables = {"params": template.params, "batch_stats": template.batch_stats}
-    image = jax.ShapeDtypeStruct(dataset.image_shape, jnp.uint8)
-    images = jax.ShapeDtypeStruct((2, *dataset.image_shape), jnp.float32)
+    key, image = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct(image_shape, jnp.uint8)
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((2,), jnp.int32)
     logits = jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
-    for name, returned, wanted in (
-        ("model", logits, (2, dataset.num_classes)),
-        ("loss", jax.eval_shape(loss, logits, labels), (2,)),
-        ("augment", jax.eval_shape(augment, jax.random.key(0), image) if augment else image, image.shape),
-    ):
-        if getattr(returned, "shape", None) != wanted:
-            got = getattr(returned, "shape", type(returned).__name__)
-            raise UsageError(f"the {name} must return an array of shape {wanted}, got {got} (for 2 images, or for one)")
+    _check_shape("model", "two images", logits, (2, num_classes))
+    _check_shape("loss", "two images", jax.eval_shape(loss, logits, labels), (2,))
+    if augment is not None:
+        _check_shape("augment", "an image", jax.eval_shape(augment, key, image), image_shape)
+
+
+def _check_shape(part: str, of: str, returned: Any, wanted: tuple[int, ...]) -> None:
+    got = getattr(returned, "shape", None)
+    if got != wanted:
+        raise UsageError(f"{part} must return an array of shape {wanted} for {of}, got {got or type(returned)}")

@@ -61,6 +61,8 @@ class Config:
     """Data set; `jaxcnn datasets` lists them."""
     data_dir: str | None = None
     """Folder of prepared data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    image_size: int | None = None
+    """Height and width to bring images to; needed for data sets whose images differ in size."""
     epochs: float = 30.0
     """Times that every training image is seen."""
     steps: int | None = None
@@ -70,7 +72,8 @@ class Config:
     accumulate: int | None = None
     """Micro-batches that a device splits its share of a batch into, to save memory (default: 1; full: by its size)."""
     augment: tuple[str, ...] = ()
-    """Changes made to training images at random, in order: flip, shift:PIXELS."""
+    """Changes made to training images at random, in order: flip, shift:PIXELS, crop:PADDING, cutout:SIZE, resized_crop,
+    randaugment, trivialaugment."""
     mixup: float = 0.0
     """Alpha of mixup, which blends two images and their labels; 0 is off."""
     cutmix: float = 0.0

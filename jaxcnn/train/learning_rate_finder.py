@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.data import training_batches
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train import metrics
 from jaxcnn.train.build import build_optimizer
@@ -96,12 +95,11 @@ def find_learning_rate(
     plan = dataclasses.replace(plan, optimizer=build_optimizer(config, parts, lambda step: lowest * factor**step))
     train_step = plan.compile_train_step()
     state = plan.parallel.place_state(plan.initial_state())
-    batches = training_batches(*plan.dataset.read("train"), plan.batch_size, config.seed)
 
     losses: list[float] = []
     smoothed: list[float] = []
     average = 0.0
-    for batch in itertools.islice(batches, steps):
+    for batch in itertools.islice(plan.pipeline.batches(), steps):
         state, sums = train_step(state, plan.parallel.place_batch(batch))
         loss = metrics.means(jax.device_get(sums))["loss"]
         if not math.isfinite(loss):

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from jaxcnn.data import evaluation_batches, training_batches
 from jaxcnn.errors import RunError
 from jaxcnn.train import curves, integrity, metrics, workdir
 from jaxcnn.train.checkpoint import Checkpoints, to_host
@@ -141,13 +140,12 @@ def fit(
 
 def evaluate(plan: Plan, eval_step: Any, state: TrainState) -> dict[str, float]:
     """Mean `loss` and `accuracy` over every test example, and how many `examples` they were."""
-    images, labels = plan.dataset.read("test")
-    devices = len(plan.parallel.devices)
-    batch_size = -(-min(EVALUATION_BATCH, len(images)) // devices) * devices
-    batches = evaluation_batches(images, labels, batch_size)
+    devices, examples = len(plan.parallel.devices), plan.dataset.examples["test"]
+    batch_size = -(-min(EVALUATION_BATCH, examples) // devices) * devices
+    batches = plan.pipeline.evaluation_batches(batch_size)
     total = metrics.add(jax.device_get([eval_step(state, plan.parallel.place_batch(batch)) for batch in batches]))
-    if total["examples"] != plan.dataset.examples["test"]:
-        raise AssertionError(f"tested on {total['examples']:.0f} of {plan.dataset.examples['test']} examples")
+    if total["examples"] != examples:
+        raise AssertionError(f"tested on {total['examples']:.0f} of {examples} examples")
     return {**metrics.means(total), "examples": int(total["examples"])}
 
 
@@ -235,8 +233,7 @@ class _Run:
         """Makes the steps from `first_step` on; returns the last state and its test."""
         plan, config = self.plan, self.plan.config
         train_step, eval_step = plan.compile_train_step(), plan.compile_eval_step()
-        images, labels = plan.dataset.read("train")
-        batches = training_batches(images, labels, plan.batch_size, config.seed, first_step)
+        batches = plan.pipeline.batches(first_step)
         if first_step and plan.ends_epoch(first_step) and self.test is None:
             # The run was stopped between the last step of an epoch and its test.
             self._end_epoch(first_step, state, eval_step, rate=0.0)

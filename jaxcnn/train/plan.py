@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax
 import optax
 
-from jaxcnn.data import Dataset, normalize, open_dataset
+from jaxcnn.data import Dataset, Pipeline, compose, normalize, open_dataset, open_pipeline
 from jaxcnn.errors import UsageError
 from jaxcnn.train.accumulation import parts_of_full_batch
-from jaxcnn.train.build import build_augment, build_losses, build_model, build_optimizer, check_shapes
+from jaxcnn.train.build import build_augmentations, build_losses, build_model, build_optimizer, check_shapes
 from jaxcnn.train.config import Config, validate
 from jaxcnn.train.custom import CustomParts
 from jaxcnn.train.losses import Loss
@@ -30,6 +30,7 @@ class Plan:
 
     Attributes:
       config: what is run, with the descriptions of custom parts.
+      pipeline: of the data set's batches, which makes those augmentations that are not left to `augment`.
       loss, test_loss: in training, with smoothed labels where asked for, and in testing.
       augment: of one image; None for none.
       batch_size: images in a step, over all devices together.
@@ -40,6 +41,7 @@ class Plan:
 
     config: Config
     dataset: Dataset
+    pipeline: Pipeline
     model: nn.Module
     loss: Loss
     test_loss: Loss
@@ -54,7 +56,7 @@ class Plan:
 
     def initial_state(self) -> TrainState:
         """The state before the first step, on one device."""
-        return _create_state(self.config, self.model, self.optimizer, self.dataset)
+        return _create_state(self.config, self.model, self.optimizer, self.pipeline.image_shape)
 
     def epoch(self, step: int) -> float:
         """How many times each training image has been seen after `step` updates, on average."""
@@ -118,18 +120,29 @@ def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
     dataset = open_dataset(config.dataset, config.data_dir)
     model = build_model(config, custom, dataset.num_classes)
     loss, test_loss = build_losses(config, custom)
-    augment = build_augment(config, custom)
+    augmentations = build_augmentations(config, custom)
     parallel, batch_size, accumulate = _spread(config, dataset.examples["train"])
+    pipeline = open_pipeline(
+        dataset,
+        batch_size,
+        config.seed,
+        image_size=config.image_size,
+        augment=augmentations,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
+    augment = compose(pipeline.device_augment) if pipeline.device_augment else None
     steps_per_epoch = dataset.examples["train"] / batch_size
     steps = config.steps or math.ceil(config.epochs * steps_per_epoch)
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps, steps_per_epoch)
     optimizer = build_optimizer(config, custom, schedule)
-    template = jax.eval_shape(lambda: _create_state(config, model, optimizer, dataset))
+    template = jax.eval_shape(lambda: _create_state(config, model, optimizer, pipeline.image_shape))
     if custom != CustomParts():
-        check_shapes(dataset, model, template, test_loss, augment)
+        check_shapes(pipeline.image_shape, dataset.num_classes, model, template, test_loss, augment)
     return Plan(
         config=custom.recorded(config),
         dataset=dataset,
+        pipeline=pipeline,
         model=model,
         loss=loss,
         test_loss=test_loss,
@@ -144,8 +157,8 @@ def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
     )
 
 
-def _create_state(config: Config, model: nn.Module, optimizer: Any, dataset: Dataset) -> TrainState:
-    return create_state(model, optimizer, dataset.image_shape, config.seed, averaged=config.ema_decay > 0)
+def _create_state(config: Config, model: nn.Module, optimizer: Any, image_shape: tuple[int, ...]) -> TrainState:
+    return create_state(model, optimizer, image_shape, config.seed, averaged=config.ema_decay > 0)
 
 
 def _spread(config: Config, examples: int) -> tuple[Parallel, int, int]:
