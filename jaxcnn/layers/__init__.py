@@ -9,7 +9,7 @@ from jaxcnn.layers.activation import ReLU, Sigmoid, Softmax, Tanh
 from jaxcnn.layers.compose import Concat, Flatten, Residual, Sequential, ZeroPadShortcut
 from jaxcnn.layers.convolution import Conv
 from jaxcnn.layers.dense import Dense
-from jaxcnn.layers.dropout import Dropout
+from jaxcnn.layers.dropout import Dropout, StochasticDepth, linear_decay
 from jaxcnn.layers.normalization import BATCH_AXIS, BatchNorm, LocalResponseNorm
 from jaxcnn.layers.pooling import AdaptiveAvgPool, AvgPool, GlobalAvgPool, MaxPool
 
@@ -31,7 +31,9 @@ __all__ = [
     "Sequential",
     "Sigmoid",
     "Softmax",
+    "StochasticDepth",
     "Tanh",
     "ZeroPadShortcut",
     "initializers",
+    "linear_decay",
 ]

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, GlobalAvgPool, initializers
+from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, GlobalAvgPool, StochasticDepth, initializers, linear_decay
 from jaxcnn.models.stem import IMAGE_SHAPES, Kind, Stem
 
 ModuleDef = Callable[..., Any]
@@ -26,6 +26,7 @@ class PreActBasicBlock(nn.Module):
     conv: ModuleDef
     norm: ModuleDef
     dropout_rate: float = 0.0
+    drop_path_rate: float = 0.0
     expansion: ClassVar[int] = 1
 
     @nn.compact
@@ -35,6 +36,7 @@ class PreActBasicBlock(nn.Module):
         y = nn.relu(self.norm(name="norm2")(y, train=train))
         y = Dropout(self.dropout_rate)(y, train=train)
         y = self.conv(self.features, 3, padding=1, name="conv2")(y)
+        y = StochasticDepth(self.drop_path_rate)(y, train=train)
         return y + shortcut(self, x, active, y)
 
 
@@ -50,6 +52,7 @@ class PreActBottleneck(nn.Module):
     norm: ModuleDef
     dropout_rate: float = 0.0
     stride_on_3x3: bool = True
+    drop_path_rate: float = 0.0
     expansion: ClassVar[int] = 4
 
     @nn.compact
@@ -62,6 +65,7 @@ class PreActBottleneck(nn.Module):
         y = nn.relu(self.norm(name="norm3")(y, train=train))
         y = Dropout(self.dropout_rate)(y, train=train)
         y = self.conv(self.features * self.expansion, 1, name="conv3")(y)
+        y = StochasticDepth(self.drop_path_rate)(y, train=train)
         return y + shortcut(self, x, active, y)
 
 
@@ -85,6 +89,7 @@ class PreActResNet(nn.Module):
       stem: "imagenet" (7x7 at stride 2, BN, ReLU, max pooling) or "cifar" (one 3x3 at full size, nothing behind it).
       stem_width: features of the stem's convolution, if not `width`.
       dropout_rate: of the dropout inside the blocks.
+      drop_path_rate: of stochastic depth in the last block; earlier ones have less of it (see `linear_decay`).
       norm: constructor of the normalisation, such as `partial(BatchNorm, axis_name=None)`.
       dtype, param_dtype: of the computation and of the parameters; logits are float32 always.
     """
@@ -96,6 +101,7 @@ class PreActResNet(nn.Module):
     stem: Kind = "imagenet"
     stem_width: int | None = None
     dropout_rate: float = 0.0
+    drop_path_rate: float = 0.0
     norm: ModuleDef = BatchNorm
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -121,6 +127,9 @@ class PreActResNet(nn.Module):
                     conv=conv,
                     norm=norm,
                     dropout_rate=self.dropout_rate,
+                    drop_path_rate=linear_decay(
+                        self.drop_path_rate, sum(self.stage_sizes[:stage]) + index + 1, sum(self.stage_sizes)
+                    ),
                     name=f"stage{stage + 1}_block{index + 1}",
                 )(x, train=train)
         x = nn.relu(norm(name="last_norm")(x, train=train))

@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.errors import unknown_name
-from jaxcnn.layers import BatchNorm, Conv, Dense, GlobalAvgPool, ZeroPadShortcut, initializers
+from jaxcnn.layers import (
+    BatchNorm,
+    Conv,
+    Dense,
+    GlobalAvgPool,
+    StochasticDepth,
+    ZeroPadShortcut,
+    initializers,
+    linear_decay,
+)
 from jaxcnn.models.stem import IMAGE_SHAPES, Kind, Stem
 
 ModuleDef = Callable[..., Any]
@@ -24,6 +33,7 @@ class BasicBlock(nn.Module):
     shortcut: Shortcut
     conv: ModuleDef
     norm: ModuleDef
+    drop_path_rate: float = 0.0
     expansion: ClassVar[int] = 1
 
     @nn.compact
@@ -32,6 +42,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(self.norm(name="norm1")(y, train=train))
         y = self.conv(self.features, 3, padding=1, name="conv2")(y)
         y = self.norm(name="norm2")(y, train=train)
+        y = StochasticDepth(self.drop_path_rate)(y, train=train)
         return nn.relu(add_shortcut(self, x, y, train))
 
 
@@ -51,6 +62,7 @@ class Bottleneck(nn.Module):
     stride_on_3x3: bool = True
     groups: int = 1
     group_width: int = 64
+    drop_path_rate: float = 0.0
     expansion: ClassVar[int] = 4
 
     @nn.compact
@@ -63,6 +75,7 @@ class Bottleneck(nn.Module):
         y = nn.relu(self.norm(name="norm2")(y, train=train))
         y = self.conv(self.features * self.expansion, 1, name="conv3")(y)
         y = self.norm(name="norm3")(y, train=train)
+        y = StochasticDepth(self.drop_path_rate)(y, train=train)
         return nn.relu(add_shortcut(self, x, y, train))
 
 
@@ -89,6 +102,7 @@ class ResNet(nn.Module):
       block: `BasicBlock` or `Bottleneck`.
       width: features of the first stage.
       stem: "imagenet" (7x7 at stride 2, then max pooling; a quarter of the size) or "cifar" (3x3 at full size).
+      drop_path_rate: of stochastic depth in the last block; earlier ones have less of it (see `linear_decay`).
       shortcut: where the shape changes, "A" pads with zeros and "B" projects; "none" makes a plain network.
       norm: constructor of the normalisation, such as `partial(BatchNorm, axis_name=None)`.
       dtype, param_dtype: of the computation and of the parameters; logits are float32 always.
@@ -100,6 +114,7 @@ class ResNet(nn.Module):
     width: int = 64
     stem: Kind = "imagenet"
     shortcut: Shortcut = "B"
+    drop_path_rate: float = 0.0
     norm: ModuleDef = BatchNorm
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -126,6 +141,9 @@ class ResNet(nn.Module):
                     shortcut=self.shortcut,
                     conv=conv,
                     norm=norm,
+                    drop_path_rate=linear_decay(
+                        self.drop_path_rate, sum(self.stage_sizes[:stage]) + index + 1, sum(self.stage_sizes)
+                    ),
                     name=f"stage{stage + 1}_block{index + 1}",
                 )(x, train=train)
 
