@@ -1,0 +1,24 @@
+"""GoogLeNet in the paper's form on ImageNet: Szegedy et al., *Going Deeper with Convolutions*, 2014, by the settings of
+Caffe's `bvlc_googlenet` (its "quick" solver), since the paper does not give its own.
+
+    jaxcnn train --config experiments/recipes/imagenet_googlenet.py --data-dir FOLDER
+
+Aims at that model's 68.7 % top-1, 88.9 % top-5 (the paper's one model, one crop: 10.07 % top-5 error). Each of the two
+auxiliary classifiers adds 0.3 of its loss (section 5). Caffe cuts 224 pixels out of images of 256 and flips them; this
+cuts out parts of 8 % to 100 % of the image, as the paper does (section 6), and tests on the middle square of the image.
+2,400,000 steps of 32 images, which is 60 epochs: meant for a GPU.
+"""
+
+from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig
+
+config = Config(
+    model="googlenet",
+    dataset="imagenet2012",
+    image_size=224,
+    steps=2_400_000,
+    batch_size=32,
+    augment=("resized_crop", "flip"),
+    optimizer=OptimizerConfig("momentum", learning_rate=0.01, momentum=0.9, weight_decay=2e-4),
+    schedule=ScheduleConfig("polynomial", power=0.5),
+    aux_weight=0.3,
+)

@@ -1,0 +1,22 @@
+"""ResNet-50 on ImageNet in 90 epochs, by the settings of torchvision's reference script, after He, Zhang, Ren, Sun:
+*Deep Residual Learning for Image Recognition*, 2015, section 3.4.
+
+    jaxcnn train --config experiments/recipes/imagenet_resnet50.py --data-dir FOLDER
+
+Aims at torchvision's `ResNet50_Weights.IMAGENET1K_V1`: 76.130 % top-1 (one crop). torchvision tests on the middle 224
+pixels of images of 256; here it is the middle square of the image, brought to 224. torchvision trained on 8 GPUs, 32
+images each; with `--dtype bfloat16` the same batch needs about half the memory.
+"""
+
+from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig
+
+config = Config(
+    model="resnet50",
+    dataset="imagenet2012",
+    image_size=224,
+    epochs=90,
+    batch_size=256,
+    augment=("resized_crop", "flip"),
+    optimizer=OptimizerConfig("momentum", learning_rate=0.1, momentum=0.9, weight_decay=1e-4, decay_all=True),
+    schedule=ScheduleConfig("step", milestones=(30 / 90, 60 / 90), factor=0.1),
+)

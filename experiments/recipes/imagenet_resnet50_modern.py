@@ -1,0 +1,28 @@
+"""ResNet-50 on ImageNet by a modern recipe: Vryniotis, *How to Train State-Of-The-Art Models Using TorchVision's Latest
+Primitives*, 2021, which gave `ResNet50_Weights.IMAGENET1K_V2`.
+
+    jaxcnn train --config experiments/recipes/imagenet_resnet50_modern.py --data-dir FOLDER
+
+The published weights reach 80.858 % top-1. That recipe also erases random rectangles, trains on 176 pixels and tests on
+224, and repeats each augmented image four times in a batch, none of which is done here; the article has 80.036 % before
+image sizes were tuned, with erasing. Its average of parameters has a decay of 0.99998 and is updated every 32 steps;
+this one has 0.9999 at each step. 600 epochs in bfloat16 at a batch of 1,024: meant for 8 GPUs or the like.
+"""
+
+from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig
+
+config = Config(
+    model="resnet50",
+    dataset="imagenet2012",
+    image_size=224,
+    epochs=600,
+    batch_size=1024,
+    augment=("resized_crop", "flip", "trivialaugment"),
+    mixup=0.2,
+    cutmix=1.0,
+    label_smoothing=0.1,
+    optimizer=OptimizerConfig("momentum", learning_rate=0.5, momentum=0.9, weight_decay=2e-5),
+    schedule=ScheduleConfig("cosine", warmup_epochs=5),
+    ema_decay=0.9999,
+    dtype="bfloat16",
+)

@@ -1,0 +1,23 @@
+"""VGG-16 on ImageNet, by the settings of torchvision's reference script, after Simonyan, Zisserman: *Very Deep
+Convolutional Networks for Large-Scale Image Recognition*, 2014, section 3.1.
+
+    jaxcnn train --config experiments/recipes/imagenet_vgg16.py --data-dir FOLDER
+
+Aims at torchvision's `VGG16_Weights.IMAGENET1K_V1`: 71.592 % top-1 (one crop of 224 pixels out of 256, where this tests
+on the middle square of the image). `--model vgg16_bn` is the one with batch normalisation, 73.360 %. torchvision
+trained on 8 GPUs, 32 images each; on fewer, `--accumulate` makes the same batch in parts, to the same gradients, since
+VGG-16 has no batch normalisation.
+"""
+
+from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig
+
+config = Config(
+    model="vgg16",
+    dataset="imagenet2012",
+    image_size=224,
+    epochs=90,
+    batch_size=256,
+    augment=("resized_crop", "flip"),
+    optimizer=OptimizerConfig("momentum", learning_rate=0.01, momentum=0.9, weight_decay=1e-4, decay_all=True),
+    schedule=ScheduleConfig("step", milestones=(30 / 90, 60 / 90), factor=0.1),
+)

@@ -1,0 +1,50 @@
+"""Every recipe is a configuration that a run can be planned from, and says what it aims at."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from jaxcnn.data import Dataset
+from jaxcnn.models import paper
+from jaxcnn.train import Config, plan
+
+RECIPES = sorted((Path(__file__).parents[2] / "experiments" / "recipes").glob("*.py"))
+SHAPES = {"cifar10": ((32, 32, 3), 10, 50_000), "imagenet2012": ((None, None, 3), 1000, 1_281_167)}
+
+
+@pytest.fixture(autouse=True)
+def _data_sets_that_are_not_here(monkeypatch):
+    def open_dataset(name, data_dir=None):
+        shape, classes, examples = SHAPES[name]
+        counts = {"train": examples, "test": 10_000}
+        return Dataset(name, Path("nowhere"), shape, tuple(map(str, range(classes))), counts, None, {}, ("", ""))
+
+    monkeypatch.setattr(plan, "open_dataset", open_dataset)
+
+
+def test_there_is_a_recipe_for_each_of_the_line():
+    wanted = ("resnet20", "densenet", "wide_resnet", "resnet50", "resnet50_modern", "alexnet", "vgg", "googlenet")
+    assert [name for name in wanted if not any(name in path.stem for path in RECIPES)] == []
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_run_can_be_planned(path):
+    recipe = runpy.run_path(str(path))
+    config = recipe["config"]
+    assert isinstance(config, Config)
+    made = plan.make_plan(config)
+    assert made.pipeline.image_shape == ((32, 32, 3) if config.dataset == "cifar10" else (224, 224, 3))
+    rates = [float(made.schedule(int(share * made.steps))) for share in (0.1, 0.99)]
+    assert rates[0] > rates[1] > 0
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_its_docstring_has_its_command_its_source_and_a_published_accuracy(path):
+    recipe = runpy.run_path(str(path))
+    text = recipe["__doc__"]
+    assert f"--config experiments/recipes/{path.name}" in text
+    assert re.search(r"\d\d\.\d+ %", text)
+    assert re.search(r"\*[^*]+\*, 20\d\d", text)
+    assert paper(recipe["config"].model)
