@@ -35,16 +35,22 @@ def run(args: Sequence[str]) -> None:
     flags = parse(Flags, "prepare", args)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, refresh_per_second=4) as bar:
-        tasks = {}
+    bar = Progress(*columns, console=console, transient=True, refresh_per_second=4)
+    tasks = {}
 
-        def show(split: str, done: int, total: int) -> None:
-            if split not in tasks:
-                tasks[split] = bar.add_task(f"{flags.name} {split}", total=total)
-            if done % 256 == 0 or done == total:
-                bar.update(tasks[split], completed=done)
+    def show(split: str, done: int, total: int) -> None:
+        if not tasks:
+            bar.start()  # not before there is something to show, since even an empty bar leaves a line
+        if split not in tasks:
+            tasks[split] = bar.add_task(f"{flags.name} {split}", total=total)
+        if done % 256 == 0 or done == total:
+            bar.update(tasks[split], completed=done)
 
+    try:
         made = prepare(flags.name, flags.source, flags.data_dir, verify=flags.verify, force=flags.force, progress=show)
+    finally:
+        if tasks:
+            bar.stop()
     if made.unverified:
         console.print(f"no sum is published for {', '.join(made.unverified)}: checked by format alone")
     counts = ", ".join(f"{count:,} {split}" for split, count in made.examples.items())

@@ -302,9 +302,10 @@ def open_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
 
 
 def _not_prepared(name: str, root: Path, data_dir: str | Path | None) -> UsageError:
+    import tensorflow_datasets as tfds
+
     known = list_datasets(data_dir)
-    if name not in known:
-        # A path would be looked for in the file system; a name that TFDS knows is prepared like any other.
+    if name not in known and name.split("/")[0] not in tfds.list_builders(with_community_datasets=False):
         return unknown_name("data set", name, known)
     half = any((root / name).glob("*.incomplete*")) or any((root / name).glob("*"))
     state = "is not prepared to its end" if half else "is not prepared"

@@ -107,7 +107,7 @@ def size_of(content: bytes) -> tuple[int, int]:
         try:
             header: Any = simplejpeg.decode_jpeg_header(content, strict=False)
             height, width = header[:2]
-        except ValueError:
+        except (ValueError, KeyError):  # the latter for an unknown kind of colours
             width, height = _open(content).size
     else:
         width, height = _open(content).size
@@ -120,7 +120,7 @@ def _decode_jpeg(content: bytes, min_height: int, min_width: int) -> np.ndarray 
     """`[H, W, 3]` of at least these sides where the image has them, or None if it is for another decoder (CMYK)."""
     try:
         return simplejpeg.decode_jpeg(content, "RGB", min_height=min_height, min_width=min_width, strict=False)
-    except ValueError:
+    except (ValueError, KeyError):
         return None
 
 

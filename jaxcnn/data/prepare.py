@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.data.datasets import default_data_dir, list_datasets
+from jaxcnn.data import imagefolder
+from jaxcnn.data.datasets import BUNDLED_DIR, default_data_dir
 from jaxcnn.data.original_sums import CLASS_NAMES
 from jaxcnn.data.originals import READERS, Source, Split
 from jaxcnn.errors import RunError, UsageError, unknown_name
@@ -71,14 +72,18 @@ def prepare(
       RunError: a download that cannot be made, within seconds if there is no network.
     """
     root = Path(data_dir or default_data_dir()).expanduser()
-    if name not in READERS and (source is not None or name in list_datasets(root)):
-        raise unknown_name("data set to prepare", name, READERS)
+    if (BUNDLED_DIR / name).is_dir():
+        raise UsageError(f"{name} is inside the package already")
+    if name.startswith(imagefolder.PREFIX):
+        raise UsageError(f"{name} needs no preparation: it is prepared when it is first used")
     _quiet()
     stock = _stock(name)
     builder = stock(data_dir=root, file_format="array_record")
     target = Path(builder.data_dir)
     if (target / "dataset_info.json").exists() and not force:
         raise UsageError(f"{name} is prepared already in {target}; --force makes it anew")
+    if source is not None and name not in READERS:
+        raise UsageError(f"--source is for {', '.join(READERS)}; {name} is made by TFDS's own builder, without it")
     if source is None:
         if name not in READERS:
             return _prepare_by_tfds(name, builder, target)

@@ -1,12 +1,15 @@
 """Augmentations do what their names say, as often as they should, and are functions of their key."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxcnn.data import AUGMENTATIONS, compose, normalize
-from jaxcnn.data.augment import flip, shift
+from jaxcnn.data.augment import crop, crop_box, cutout, flip, resized_crop, shift
 from jaxcnn.errors import UsageError
 
 IMAGE = jnp.arange(1, 1 + 6 * 5 * 2, dtype=jnp.uint8).reshape(6, 5, 2)
@@ -31,8 +34,79 @@ def test_shift_moves_pixels_and_brings_in_black():
     assert min(windows.values()) > 15  # 40 each on average: 4 standard deviations
 
 
+def test_crop_is_a_window_of_the_padded_image():
+    cropped = np.asarray(jax.vmap(functools.partial(crop, padding=1), (0, None))(KEYS, IMAGE))
+    padded = np.pad(np.asarray(IMAGE), ((1, 1), (1, 1), (0, 0)))
+    windows = [padded[y : y + 6, x : x + 5].tobytes() for y in range(3) for x in range(3)]
+    counts = [sum(image.tobytes() == window for image in cropped) for window in windows]
+    assert sum(counts) == 1000
+    assert min(counts) > 60  # 111 each on average: 5 standard deviations
+
+
+def test_cutout_covers_a_square_around_any_pixel():
+    image = jnp.ones((12, 10, 1), jnp.uint8)
+    holes = np.asarray(jax.vmap(functools.partial(cutout, size=4), (0, None))(KEYS, image))[..., 0] == 0
+    areas = holes.sum((1, 2))
+    assert areas.max() == 16
+    assert areas.min() == 4  # around a corner: two rows and columns of four
+    for hole in holes:
+        rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
+        assert hole[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()  # a rectangle
+    # A row or column within reach of half the size loses what lies outside; the rest is whole. By the definition,
+    # with rows -2 to +1 around the centre: 12 rows give 9 whole squares, 10 columns give 7.
+    whole = (areas == 16).mean()
+    expected = (9 / 12) * (7 / 10)
+    assert abs(whole - expected) < 5 * np.sqrt(expected * (1 - expected) / 1000)
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 20), (8, 64)])
+def test_resized_crop_draws_torchvisions_boxes(height, width):
+    scale, ratio = (0.08, 1.0), (3 / 4, 4 / 3)
+    draw = functools.partial(crop_box, height=height, width=width, scale=scale, ratio=ratio)
+    top, left, rows, columns = (np.asarray(x) for x in jax.jit(jax.vmap(draw))(KEYS))
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (top + rows <= height).all()
+    assert (left + columns <= width).all()
+    # torchvision's own rule, draw for draw, with NumPy's random numbers: the distributions agree.
+    theirs = np.array([_torchvisions_box(height, width, scale, ratio, seed) for seed in range(1000)])
+    for ours, column in ((rows, 0), (columns, 1)):
+        spread = theirs[:, column].std() * np.sqrt(2 / 1000)
+        assert abs(ours.mean() - theirs[:, column].mean()) < 5 * spread + 1e-9
+        assert abs(np.median(ours) - np.median(theirs[:, column])) < 8 * spread + 1
+
+
+def _torchvisions_box(height, width, scale, ratio, seed):
+    random = np.random.default_rng(seed)
+    for _ in range(10):
+        area = height * width * random.uniform(*scale)
+        shape = np.exp(random.uniform(*np.log(ratio)))
+        columns, rows = round(np.sqrt(area * shape)), round(np.sqrt(area / shape))
+        if 0 < columns <= width and 0 < rows <= height:
+            return rows, columns
+    return (height, round(height * ratio[1])) if width / height > ratio[1] else (round(width / ratio[0]), width)
+
+
+def test_resized_crop_is_pillows_bilinear_resize_of_the_part():
+    keys = KEYS[:40]
+    draw = functools.partial(crop_box, height=24, width=20, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3))
+    boxes = np.stack(jax.jit(jax.vmap(draw))(keys), axis=1)
+    resized = np.asarray(jax.jit(jax.vmap(resized_crop, (0, None)))(keys, LARGER)).astype(int)
+    for (top, left, rows, columns), ours in zip(boxes, resized, strict=True):
+        part = Image.fromarray(np.asarray(LARGER)).crop((left, top, left + columns, top + rows))
+        expected = np.asarray(part.resize((20, 24), Image.Resampling.BILINEAR)).astype(int)
+        # Pillow rounds after each of its two passes.
+        assert np.abs(ours - expected).max() <= 1
+
+
+def test_a_resized_crop_of_the_whole_is_the_image():
+    whole = functools.partial(resized_crop, smallest=1.0, largest=1.0, narrowest=0.999, widest=1.001)
+    image = LARGER[:20]
+    np.testing.assert_array_equal(jax.jit(whole)(KEYS[0], image), image)
+
+
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.bfloat16])
 def test_shape_and_dtype_stay_and_the_key_decides(name, dtype):
     apply = jax.jit(jax.vmap(AUGMENTATIONS[name], (0, None)))
     image = LARGER.astype(dtype)
@@ -49,6 +123,23 @@ def test_compose_applies_in_order_with_separate_keys():
     np.testing.assert_array_equal(compose([])(KEYS[0], IMAGE), IMAGE)
 
 
+def test_functions_are_composed_like_names():
+    def darker(key, image):
+        return image // 2
+
+    both = compose(["flip", darker])(KEYS[0], IMAGE)
+    np.testing.assert_array_equal(both, flip(jax.random.fold_in(KEYS[0], 0), IMAGE) // 2)
+
+
+def test_an_image_is_changed_alike_on_one_device_and_on_many():
+    augment = compose(["crop:2", "flip", "cutout:6"])
+    images = jnp.stack([jnp.roll(LARGER, place, 0) for place in range(16)])
+    keys = KEYS[:16]
+    together = jax.jit(jax.vmap(augment))(keys, images)
+    spread = jax.pmap(jax.vmap(augment))(keys.reshape(8, 2), images.reshape(8, 2, *LARGER.shape))
+    np.testing.assert_array_equal(np.asarray(spread).reshape(together.shape), together)
+
+
 def test_an_unknown_augmentation_names_the_nearest():
     with pytest.raises(UsageError, match="unknown augmentation 'filp'; did you mean 'flip'"):
         compose(["filp"])
@@ -59,7 +150,22 @@ def test_a_number_behind_the_name_sets_how_far():
     assert len({image.tobytes() for image in np.asarray(by_one)}) == 9  # 3 x 3 places
 
 
-@pytest.mark.parametrize("spec", ["shift:0", "shift:-1", "shift:x", "shift:", "shift:1.5", "flip:2"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "shift:0",
+        "shift:-1",
+        "shift:x",
+        "shift:",
+        "shift:1.5",
+        "flip:2",
+        "cutout:1,2",
+        "resized_crop:x",
+        "resized_crop:0",
+        "randaugment:0",
+        "trivialaugment:2",
+    ],
+)
 def test_an_impossible_number_is_refused(spec):
     with pytest.raises(UsageError, match=f"'{spec}'"):
         compose([spec])

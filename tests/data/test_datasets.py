@@ -73,7 +73,9 @@ def test_damaged_records_are_told_in_one_line(copy, damage):
         for position in range(1000, len(content), 5000):
             content[position] ^= 0xFF
         records.write_bytes(content)
-    with pytest.raises(UsageError, match=r"^data set 'other' in .* is damaged: .*; prepare it again$"):
+    with pytest.raises(
+        UsageError, match=r"^data set 'other' in .* is damaged: .*; jaxcnn prepare other --force makes it again$"
+    ):
         open_dataset("other", copy).read("test")
 
 

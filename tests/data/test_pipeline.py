@@ -1,12 +1,14 @@
 """Batches: every example once an epoch, in an order that the seed and the step determine."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxcnn.data import open_dataset, open_pipeline
 from jaxcnn.data.pipeline import batch_indices, evaluation_batches, training_batches
 from jaxcnn.errors import UsageError
 
@@ -58,3 +60,124 @@ def test_evaluation_covers_every_example_in_full_batches(examples, batch_size):
     assert all(len(batch["images"]) == len(batch["labels"]) == batch_size for batch in batches)
     seen = np.concatenate([batch["labels"][batch["mask"]] for batch in batches])
     np.testing.assert_array_equal(seen, np.arange(examples))
+
+
+def take(pipeline, first_step, count):
+    return list(itertools.islice(pipeline.batches(first_step), count))
+
+
+def assert_same_batches(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.mark.parametrize("residence", ["device", "disk"])
+def test_wherever_images_are_kept_the_batches_are_the_same(grey, residence):
+    dataset = open_dataset("mnist", grey)
+    in_memory = open_pipeline(dataset, 16, seed=3, residence="memory")
+    elsewhere = open_pipeline(dataset, 16, seed=3, residence=residence, workers=3)
+    assert (in_memory.residence, elsewhere.residence) == ("memory", residence)
+    assert_same_batches(take(elsewhere, 0, 15), take(in_memory, 0, 15))
+    assert_same_batches(elsewhere.evaluation_batches(8), in_memory.evaluation_batches(8))
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    batch_size=st.integers(1, 24),
+    processes=st.integers(1, 4),
+    first_step=st.integers(0, 40),
+    residence=st.sampled_from(["device", "memory", "disk"]),
+)
+def test_each_example_comes_once_an_epoch_over_all_processes(grey, batch_size, processes, first_step, residence):
+    dataset, whole = open_dataset("mnist", grey), batch_size * processes
+    steps = -(-2 * 97 // whole) + first_step + 1
+    parts = [
+        take(open_pipeline(dataset, whole, seed=1, residence=residence, share=(p, processes), workers=2), 0, steps)
+        for p in range(processes)
+    ]
+    images, labels = dataset.read("train")
+    joined = [
+        {name: np.concatenate([parts[p][step][name] for p in range(processes)]) for name in ("images", "labels")}
+        for step in range(steps)
+    ]
+    stream = np.concatenate([batch["images"] for batch in joined])
+    for epoch in range(2):
+        seen = stream[epoch * 97 : (epoch + 1) * 97]
+        assert sorted(image.tobytes() for image in seen) == sorted(image.tobytes() for image in images)
+    label_of = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    for batch in joined:
+        assert [label_of[image.tobytes()] for image in batch["images"]] == batch["labels"].tolist()
+    later = open_pipeline(dataset, whole, seed=1, residence=residence, workers=2)
+    assert_same_batches(take(later, first_step, steps - first_step), joined[first_step:])
+
+
+@settings(deadline=None, max_examples=10)
+@given(batch_size=st.integers(1, 12), processes=st.integers(1, 4), residence=st.sampled_from(["memory", "disk"]))
+def test_evaluation_covers_every_example_once_over_all_processes(grey, batch_size, processes, residence):
+    dataset, whole = open_dataset("mnist", grey), batch_size * processes
+    seen = []
+    for part in range(processes):
+        pipeline = open_pipeline(dataset, processes, residence=residence, share=(part, processes), workers=2)
+        for batch in pipeline.evaluation_batches(whole):
+            assert len(batch["images"]) == len(batch["labels"]) == batch_size
+            seen += [image.tobytes() for image in batch["images"][batch["mask"]]]
+    assert sorted(seen) == sorted(image.tobytes() for image in dataset.read("test")[0])
+
+
+def test_batches_are_placed_ahead_and_waiting_is_timed(grey):
+    placed = []
+
+    def place(batch):
+        placed.append(batch)
+        return {**batch, "placed": True}
+
+    pipeline = open_pipeline(open_dataset("mnist", grey), 8, residence="disk")
+    batches = pipeline.batches(place=place)
+    assert next(batches)["placed"]
+    assert len(placed) == 3
+    assert pipeline.waited > 0
+
+
+def test_a_damaged_data_set_is_told_from_the_workers_too(grey, tmp_path):
+    shutil.copytree(grey / "mnist", tmp_path / "mnist")
+    for records in (tmp_path / "mnist" / "3.0.1").glob("*train*"):
+        records.write_bytes(records.read_bytes()[:1000])
+    pipeline = open_pipeline(open_dataset("mnist", tmp_path), 8, residence="disk")
+    with pytest.raises(UsageError, match=r"'mnist' in .* is damaged: .*; jaxcnn prepare mnist --force makes it again"):
+        next(pipeline.batches())
+
+
+def test_imagenet_as_tfds_prepares_it_is_tested_on_its_validation_images(tmp_path, originals):
+    """Under its own name and features, of which the test split has no labels, with a few small images of its own."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import registered
+
+    originals.write_image_folder(tmp_path / "images", {"train": 6, "validation": 3, "test": 2})
+    stock = tfds.builder_cls("imagenet2012")
+    with registered.skip_registration():
+
+        class Few(stock):
+            def _split_generators(self, dl_manager):
+                return {split: self._generate_examples(split) for split in ("train", "validation", "test")}
+
+            def _generate_examples(self, split):
+                for path in sorted((tmp_path / "images" / split).rglob("*.jpg")):
+                    label = -1 if split == "test" else 5 if path.parent.name == "ant" else 999
+                    yield str(path), {"image": path.read_bytes(), "label": label, "file_name": path.name}
+
+    Few.name = "imagenet2012"
+    builder = Few(data_dir=tmp_path / "data", file_format="array_record")
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    dataset = open_dataset("imagenet2012", tmp_path / "data")
+    assert dataset.num_classes == 1000
+    assert dataset.examples == {"train": 12, "test": 6}
+    assert dataset.sizes_differ
+    pipeline = open_pipeline(dataset, 4, image_size=32, augment=["resized_crop", "flip"])
+    assert pipeline.residence == "disk"
+    batches = take(pipeline, 0, 3)
+    assert sorted(np.concatenate([batch["labels"] for batch in batches])) == [5] * 6 + [999] * 6
+    tested = list(pipeline.evaluation_batches(4))
+    assert sorted(np.concatenate([batch["labels"][batch["mask"]] for batch in tested])) == [5] * 3 + [999] * 3
+    assert all(batch["images"].shape == (4, 32, 32, 3) for batch in (*batches, *tested))
