@@ -88,15 +88,19 @@ def decode_part(
         box = centre_box(height, width, size)
     else:
         box = random_box.draw(height, width, random)
-    # How much smaller the image can be decoded with its part still of the wanted size.
-    shrink = max(1.0, min((box.bottom - box.top) / size[0], (box.right - box.left) / size[1]))
+    # How much smaller the image can be decoded with its part still of the wanted size. By 2, 4 or 8: libjpeg knows
+    # other scales too, but no fast way to them.
+    room = min((box.bottom - box.top) / size[0], (box.right - box.left) / size[1])
+    shrink = next((factor for factor in (8, 4, 2) if factor <= room), 1)
     pixels = None
     if channels == 3 and content.startswith(b"\xff\xd8"):
         pixels = _decode_jpeg(content, math.ceil(height / shrink), math.ceil(width / shrink))
     if pixels is None:
         pixels = _pixels(_open(content), channels)
-    down, across = pixels.shape[0] / height, pixels.shape[1] / width
-    part = (box.left * across, box.top * down, box.right * across, box.bottom * down)
+    # Sides are rounded up, so that their ratio is not quite the scale.
+    scale = 1.0 if pixels.shape[:2] == (height, width) else 1 / shrink
+    part = Box(box.left * scale, box.top * scale, box.right * scale, box.bottom * scale)
+    part = (part.left, part.top, min(part.right, pixels.shape[1]), min(part.bottom, pixels.shape[0]))
     image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
     return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=part)).reshape(*size, channels)
 

@@ -1,0 +1,165 @@
+"""One input pipeline in one process: prints its images per second. `benchmarks/input.py` runs these and compares.
+
+    python benchmarks/input_peers.py PIPELINE FOLDER SECONDS [WORKERS]
+
+FOLDER has `files/CLASS/*` (images), `size` (a number: crop at random and resize to it; 0: take images as they are) and,
+for jaxcnn and grain, `data` (the same images as ArrayRecord). All deliver shuffled uint8 batches of 256, or of 64
+where images are cropped, in the host's memory. What a pipeline does not find here it says in one line.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+BATCH = {True: 64, False: 256}
+
+
+def jaxcnn(folder: Path, size: int, workers: int) -> Iterator[int]:
+    from jaxcnn.data import open_dataset, open_pipeline
+
+    names = [path.name for path in (folder / "data").iterdir()]
+    if "cifar10" in names:
+        dataset = open_dataset("cifar10", folder / "data")
+    else:
+        dataset = open_dataset(f"imagefolder:{folder / 'files'}", folder / "data")
+    pipeline = open_pipeline(
+        dataset,
+        BATCH[bool(size)],
+        image_size=size or None,
+        augment=["resized_crop"] if size else [],
+        residence="disk",
+        workers=workers,
+    )
+    for batch in pipeline.batches():
+        yield len(batch["images"])
+
+
+def grain_loader(folder: Path, size: int, workers: int) -> Iterator[int]:
+    import io
+
+    import absl.flags
+    import grain
+    import numpy as np
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+    absl.flags.FLAGS(sys.argv[:1])  # grain's worker processes want them parsed
+    (directory,) = (path for name in (folder / "data").iterdir() for path in name.iterdir())
+    builder = tfds.builder_from_directory(directory)
+    source: Any = builder.as_data_source(split="train", decoders={"image": tfds.decode.SkipDecoding()})
+
+    class Decode(grain.transforms.RandomMap):
+        def random_map(self, element: Any, rng: Any) -> Any:
+            image = Image.open(io.BytesIO(element["image"])).convert("RGB")
+            if size:
+                image = crop(image, size, rng)
+            return {"image": np.asarray(image), "label": element["label"]}
+
+    sampler = grain.samplers.IndexSampler(
+        len(source), shard_options=grain.sharding.NoSharding(), shuffle=True, num_epochs=None, seed=0
+    )
+    operations = [Decode(), grain.transforms.Batch(BATCH[bool(size)], drop_remainder=True)]
+    loader = grain.DataLoader(data_source=source, sampler=sampler, operations=operations, worker_count=workers)
+    for batch in loader:
+        yield len(batch["image"])
+
+
+def crop(image: Any, size: int, random: Any) -> Any:
+    """torchvision's RandomResizedCrop of a Pillow image."""
+    import math
+
+    from PIL import Image
+
+    width, height = image.size
+    for _ in range(10):
+        area = height * width * random.uniform(0.08, 1.0)
+        shape = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        columns, rows = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < columns <= width and 0 < rows <= height:
+            left, top = random.integers(width - columns + 1), random.integers(height - rows + 1)
+            break
+    else:
+        left, top, columns, rows = 0, 0, width, height
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + columns, top + rows))
+
+
+def torch_loader(folder: Path, size: int, workers: int) -> Iterator[int]:
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    files = sorted((folder / "files" / "train").rglob("*.*"))
+
+    class Files(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(files)
+
+        def __getitem__(self, index: int) -> Any:
+            image = Image.open(files[index]).convert("RGB")
+            if size:
+                image = crop(image, size, np.random.default_rng())
+            return torch.from_numpy(np.array(image)), 0
+
+    loader = torch.utils.data.DataLoader(
+        Files(), BATCH[bool(size)], shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True
+    )
+    while True:
+        for images, _ in loader:
+            yield len(images)
+
+
+def tf_data(folder: Path, size: int, workers: int) -> Iterator[int]:
+    import tensorflow as tf
+
+    records = folder / "tf.records"
+    if not records.exists():
+        with tf.io.TFRecordWriter(str(records)) as writer:
+            for path in sorted((folder / "files" / "train").rglob("*.*")):
+                writer.write(path.read_bytes())
+
+    def decode(content: Any) -> Any:
+        if not size:
+            return tf.ensure_shape(tf.io.decode_png(content, 3), (32, 32, 3))
+        box = tf.constant([[[0.0, 0.0, 1.0, 1.0]]])
+        begin, extent, _ = tf.image.sample_distorted_bounding_box(
+            tf.image.extract_jpeg_shape(content), box, 0, 0.1, (3 / 4, 4 / 3), (0.08, 1.0), 10, True
+        )
+        window = tf.stack([begin[0], begin[1], extent[0], extent[1]])
+        image = tf.image.decode_and_crop_jpeg(content, window, channels=3)
+        return tf.cast(tf.clip_by_value(tf.round(tf.image.resize(image, (size, size))), 0, 255), tf.uint8)
+
+    dataset = tf.data.TFRecordDataset(str(records)).repeat().shuffle(1024)
+    dataset = dataset.map(decode, num_parallel_calls=workers).batch(BATCH[bool(size)], drop_remainder=True)
+    for images in dataset.prefetch(2).as_numpy_iterator():
+        yield len(images)
+
+
+PIPELINES: dict[str, Callable[[Path, int, int], Iterator[int]]] = {
+    "jaxcnn": jaxcnn,
+    "grain DataLoader": grain_loader,
+    "torch DataLoader": torch_loader,
+    "tf.data": tf_data,
+}
+
+
+def main() -> None:
+    name, folder, seconds = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
+    workers = int(sys.argv[4]) if len(sys.argv) > 4 else 2
+    size = int((folder / "size").read_text())
+    try:
+        batches = PIPELINES[name](folder, size, workers)
+        for _ in range(4):  # what was ready before the clock started
+            next(batches)
+    except ImportError as error:
+        print(f"not installed: {error.name}")
+        return
+    images, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        images += next(batches)
+    print(images / (time.perf_counter() - started))
+
+
+if __name__ == "__main__":
+    main()
