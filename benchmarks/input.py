@@ -7,9 +7,9 @@ Two measurements, each a ratio of figures taken alternately, in one call:
 1. LeNet-5's training step at batch 256 on batches of the pipeline, with the images kept decoded, against the same step
    on one batch that never changes.
 2. Images per second of streaming, encoded on the disk, decoded for each batch: CIFAR-10's PNG files (of a prepared
-   data set; random images if there is none), and JPEG of 500 x 375 with a random resized crop to 224, of jaxcnn, grain's
-   DataLoader, torch's DataLoader and tf.data, with as many workers, one process a figure. `--peers` is the Python in
-   which torch and TensorFlow are; what is not installed is a row that says so.
+   data set; random images if there is none), and JPEG of 500 x 375 with a random resized crop to 224, of jaxcnn,
+   grain's DataLoader, torch's DataLoader and tf.data, with as many workers, one process a figure. `--peers` is the
+   Python in which torch and TensorFlow are; what is not installed is a row that says so.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def _always(batch: Any) -> Iterator[Any]:
 
 def _alone(pipeline: Any, batches: int = 300) -> float:
     made = pipeline.batches()
-    next(made)
+    batch = next(made)
     started = time.perf_counter()
     for _ in range(batches):
         batch = next(made)

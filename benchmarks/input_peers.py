@@ -48,7 +48,7 @@ def grain_loader(folder: Path, size: int, workers: int) -> Iterator[int]:
     absl.flags.FLAGS(sys.argv[:1])  # grain's worker processes want them parsed
     (directory,) = (path for name in (folder / "data").iterdir() for path in name.iterdir())
     builder = tfds.builder_from_directory(directory)
-    source: Any = builder.as_data_source(split="train", decoders={"image": tfds.decode.SkipDecoding()})
+    source: Any = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
 
     class Decode(grain.transforms.RandomMap):
         def random_map(self, element: Any, rng: Any) -> Any:
@@ -87,7 +87,7 @@ def crop(image: Any, size: int, random: Any) -> Any:
 
 def torch_loader(folder: Path, size: int, workers: int) -> Iterator[int]:
     import numpy as np
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from PIL import Image
 
     files = sorted((folder / "files" / "train").rglob("*.*"))
@@ -111,7 +111,7 @@ def torch_loader(folder: Path, size: int, workers: int) -> Iterator[int]:
 
 
 def tf_data(folder: Path, size: int, workers: int) -> Iterator[int]:
-    import tensorflow as tf
+    import tensorflow as tf  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
 
     records = folder / "tf.records"
     if not records.exists():
