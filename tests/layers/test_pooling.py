@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -207,6 +208,62 @@ def test_gradient_of_a_maximum_reaches_only_the_largest_value():
     gradient = jax.grad(lambda x: MaxPool(2)(x).sum())(jnp.asarray(x))
     largest_of_block = x.reshape(4, 2, 4, 2).max((1, 3)).repeat(2, 0).repeat(2, 1)
     np.testing.assert_array_equal(gradient[0, ..., 0], x[0, ..., 0] == largest_of_block)
+
+
+def windows_of_xla(x, case: Case):
+    """XLA's own windows, whose gradient is a select-and-scatter."""
+    sides = [
+        # What ceil_mode adds below is what the last window needs.
+        (before, max((outputs(n, k, s, (before, after), case.ceil_mode) - 1) * s + k - before - n, after))
+        for n, k, s, (before, after) in zip(x.shape[1:3], case.window, case.strides, case.sides, strict=True)
+    ]
+    return jax.lax.reduce_window(
+        x,
+        np.array(-np.inf, x.dtype),
+        jax.lax.max,
+        (1, *case.window, 1),
+        (1, *case.strides, 1),
+        ((0, 0), *sides, (0, 0)),
+    )
+
+
+@given(cases(), st.sampled_from(["float32", "bfloat16"]), st.integers(1, 9), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=20, derandomize=True)
+def test_of_equal_values_the_first_gets_the_whole_gradient_as_xla_gives_it(case, dtype, values, seed):
+    rng = np.random.default_rng(seed)
+    x = jnp.asarray(rng.integers(-values, values, case.shape), dtype)  # few values: most windows have ties
+    y, pull = jax.vjp(lambda x: MaxPool(**case.fields)(x), x)
+    expected, pull_xla = jax.vjp(lambda x: windows_of_xla(x, case), x)
+    np.testing.assert_array_equal(y, expected)
+    g = jnp.asarray(rng.integers(1, 9, y.shape), dtype)  # sums of these are exact
+    np.testing.assert_array_equal(pull(g)[0], pull_xla(g)[0])
+
+
+@pytest.mark.parametrize("window", [1, 3, 8, 9, 12])
+def test_windows_of_any_width_give_the_first_of_equals_the_gradient(window):
+    x = jnp.zeros((1, 13, 13, 1))
+    gradient = jax.grad(lambda x: MaxPool(window, 1)(x).sum())(x)[0, ..., 0]
+    rows = 13 - window + 1
+    assert gradient[:rows, :rows].tolist() == np.ones((rows, rows)).tolist()
+    assert gradient.sum() == rows**2
+
+
+@pytest.mark.parametrize("place", [(0, 0), (1, 2), (2, 1)])
+def test_what_is_not_a_number_wins(place):
+    x = np.ones((1, 3, 3, 1), np.float32)
+    x[0, place[0], place[1], 0] = np.nan
+    y = np.asarray(MaxPool(2, 1)(jnp.asarray(x)))[0, ..., 0]
+    sees = [[i <= place[0] <= i + 1 and j <= place[1] <= j + 1 for j in range(2)] for i in range(2)]
+    np.testing.assert_array_equal(np.isnan(y), sees)
+    assert (y[~np.array(sees)] == 1).all()
+
+
+def test_derivatives_of_a_maximum_of_any_kind_agree():
+    x = jax.random.normal(jax.random.key(0), (3, 7, 7, 2))
+    pool = MaxPool(3, 2, 1)
+    jax.test_util.check_grads(jax.jit(pool), (x[:1],), order=2, modes=("fwd", "rev"), atol=1e-2, rtol=1e-2)
+    one_by_one = jnp.stack([jax.grad(lambda x: (pool(x[None]) ** 2).sum())(image) for image in x])
+    np.testing.assert_array_equal(jax.vmap(jax.grad(lambda x: (pool(x[None]) ** 2).sum()))(x), one_by_one)
 
 
 def test_gradient_of_a_mean_is_shared_by_its_window():

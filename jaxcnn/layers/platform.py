@@ -1,0 +1,13 @@
+"""Which hardware a program is being traced for, where the fastest form of a layer depends on it."""
+
+import jax
+
+
+def traced_for_cpu() -> bool:
+    """Whether what is traced now will run on CPUs, as far as JAX's defaults tell.
+
+    The default device if one is set, else the default backend. Forms chosen by this answer compute the same on every
+    platform, so that a program that is placed elsewhere after all is right, and merely not the fastest.
+    """
+    device = jax.config.values["jax_default_device"]
+    return (getattr(device, "platform", device) or jax.default_backend()) == "cpu"
