@@ -17,6 +17,7 @@ COMMANDS = {
     "find-lr": "draw the loss against the learning rate and suggest one",
     "eval": "test a trained network on every test image",
     "models": "list the architectures",
+    "summary": "show what a model costs and sees, layer by layer",
     "datasets": "list the data sets, show one, measure its pixels",
     "prepare": "make a data set from its original files, or download it",
     "benchmark": "measure speed and memory, and compare results",

@@ -1,7 +1,7 @@
 """Every classic architecture as a pure Linen module, one paper a file.
 
 A file names its models in a dict `MODELS`; this package finds the files and joins the dicts, so a new architecture
-is one new file; `stem` holds what several families share. A model is called as
+is one new file; `stem` holds what several families share, `taps` how to look inside. A model is called as
 `model.apply(variables, images, train=...)` with images `[N, H, W, C]` and returns logits `[N, num_classes]` in float32.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 import flax.linen as nn
 
 from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.models.taps import features
 
 
 @functools.cache
@@ -89,4 +90,4 @@ def create_model(name: str, num_classes: int | None = None, **fields: Any) -> nn
     return constructor(**fields)
 
 
-__all__ = ["create_model", "list_models", "model_fields", "paper"]
+__all__ = ["create_model", "features", "list_models", "model_fields", "paper"]

@@ -105,6 +105,7 @@ class AuxiliaryHead(nn.Module):
     num_classes: int
     unit: ModuleDef
     pool: ModuleDef
+    dropout_rate: float
     policy: dict[str, Any]
 
     @nn.compact
@@ -112,7 +113,7 @@ class AuxiliaryHead(nn.Module):
         x = self.unit(128, 1, name="reduce")(self.pool()(x), train=train)
         x = Flatten()(x)
         x = nn.relu(Dense(1024, kernel_init=initializers.he_normal, **self.policy, name="fc")(x))
-        x = Dropout(0.7)(x, train=train)
+        x = Dropout(self.dropout_rate)(x, train=train)
         logits = Dense(self.num_classes, **{**self.policy, "dtype": jnp.float32}, name="head")(x)
         if not self.is_initializing():
             # The logits themselves, and not sow's tuple of those of all calls.
@@ -139,7 +140,7 @@ class GoogLeNet(nn.Module):
       stem: "imagenet", or "cifar", for 28x28 and 32x32: one 3x3 convolution at full size.
       aux_heads: whether there are auxiliary heads.
       aux_pool: constructor of the pooling in front of them, which must leave 4x4 at 224x224.
-      dropout_rate: of the dropout before the classifier.
+      dropout_rate, aux_dropout_rate: of the dropout before the classifier, and before those of the auxiliary heads.
       dtype, param_dtype: of the computation and of the parameters; logits are float32 always.
     """
 
@@ -154,6 +155,7 @@ class GoogLeNet(nn.Module):
     aux_heads: bool = True
     aux_pool: ModuleDef = partial(AvgPool, 5, 3)
     dropout_rate: float = 0.4
+    aux_dropout_rate: float = 0.7
     dtype: Any = None
     param_dtype: Any = jnp.float32
 
@@ -188,7 +190,8 @@ class GoogLeNet(nn.Module):
             if name in ("4a", "4d") and train and self.aux_heads:
                 aux = "aux1" if name == "4a" else "aux2"
                 if self.is_initializing() or self.has_variable("params", aux):
-                    AuxiliaryHead(self.num_classes, unit, self.aux_pool, policy, name=aux)(x, train=True)
+                    head = partial(AuxiliaryHead, self.num_classes, unit, self.aux_pool, self.aux_dropout_rate)
+                    head(policy, name=aux)(x, train=True)
 
         x = Dropout(self.dropout_rate)(GlobalAvgPool()(x), train=train)
         return Dense(self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head")(x)

@@ -164,6 +164,8 @@ def cifar(depth: int, shortcut: Shortcut = "A") -> Callable[..., nn.Module]:
     )
 
 
+bottleneck_v1 = partial(Bottleneck, stride_on_3x3=False)
+
 # Table 1. The paper's own bottlenecks are those of "v1"; without it, a name means what published weights mean by it.
 MODELS = {
     "resnet18": partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock),
@@ -171,9 +173,9 @@ MODELS = {
     "resnet50": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck),
     "resnet101": partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck),
     "resnet152": partial(ResNet, stage_sizes=(3, 8, 36, 3), block=Bottleneck),
-    "resnet50_v1": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=partial(Bottleneck, stride_on_3x3=False)),
-    "resnet101_v1": partial(ResNet, stage_sizes=(3, 4, 23, 3), block=partial(Bottleneck, stride_on_3x3=False)),
-    "resnet152_v1": partial(ResNet, stage_sizes=(3, 8, 36, 3), block=partial(Bottleneck, stride_on_3x3=False)),
+    "resnet50_v1": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=bottleneck_v1),
+    "resnet101_v1": partial(ResNet, stage_sizes=(3, 4, 23, 3), block=bottleneck_v1),
+    "resnet152_v1": partial(ResNet, stage_sizes=(3, 8, 36, 3), block=bottleneck_v1),
     "resnet20_cifar": cifar(20),
     "resnet32_cifar": cifar(32),
     "resnet44_cifar": cifar(44),
