@@ -11,6 +11,7 @@ from jaxcnn.train.schedules import make_schedule
 from jaxcnn.train.signals import InterruptedRunError
 from jaxcnn.train.state import TrainState, create_state, evaluation_variables
 from jaxcnn.train.step import make_eval_step, make_train_step
+from jaxcnn.train.trained import Trained, load_run
 
 __all__ = [
     "Config",
@@ -22,6 +23,7 @@ __all__ = [
     "SaveError",
     "ScheduleConfig",
     "TrainState",
+    "Trained",
     "binary_cross_entropy",
     "create_state",
     "cross_entropy",
@@ -29,6 +31,7 @@ __all__ = [
     "evaluation_variables",
     "find_learning_rate",
     "fit",
+    "load_run",
     "make_eval_step",
     "make_optimizer",
     "make_parallel",

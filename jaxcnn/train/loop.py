@@ -16,11 +16,12 @@ import numpy as np
 from rich.console import Console
 
 from jaxcnn.errors import RunError
-from jaxcnn.train import curves, integrity, metrics, workdir
+from jaxcnn.train import curves, integrity, metrics, preprocessing, workdir
 from jaxcnn.train.checkpoint import Checkpoints, to_host
 from jaxcnn.train.config import Config
 from jaxcnn.train.custom import CustomParts
 from jaxcnn.train.plan import Plan, make_plan
+from jaxcnn.train.preprocessing import Preprocessing
 from jaxcnn.train.progress import ProgressDisplay, print_summary
 from jaxcnn.train.record import Record, read_rows
 from jaxcnn.train.signals import InterruptedRunError, StopSignals
@@ -104,6 +105,7 @@ def fit(
         StopSignals() as stop,
         Checkpoints(folder / workdir.CHECKPOINTS) as checkpoints,
     ):
+        preprocessing.write(folder, Preprocessing.of(plan.dataset))
         found = checkpoints.restore_newest(plan.template)
         state, meta = found or (plan.initial_state(), NOTHING_YET)
         first_step = int(state.step)

@@ -57,12 +57,14 @@ class Conversion:
       rows: a row for each array.
       unused: names in the file that the model has no place for, and that may be left out.
       num_classes: how many logits the model has with them.
+      image_shape: `(H, W, C)` of the images that they were taken to be for.
     """
 
     variables: Variables
     rows: list[Row]
     unused: list[str]
     num_classes: int
+    image_shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def from_file(
             rows.append(Row("", name, (), shapes[name].shape, f"fresh, from seed {seed}"))
     variables = unflatten_dict({name: arrays[name] for name in wanted}, sep="/")
     head = next((shapes[name].shape[-1] for name in wanted if _module(name) == "head"), 0)
-    return Conversion({"params": {}, **variables}, rows, unused, head)
+    return Conversion({"params": {}, **variables}, rows, unused, head, image_shape)
 
 
 def to_ours(variables: Any) -> dict[str, np.ndarray]:
