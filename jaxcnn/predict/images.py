@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from jaxcnn.data.decode import centre_box
 from jaxcnn.errors import UsageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -38,8 +39,8 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """An image file as uint8 `[H, W, C]` of the given shape, turned as its camera's note says.
 
-    One of another size is cut to the middle part of the right proportions and scaled, averaging over the pixels that
-    become one. Grey becomes colour; the other way round an image must be grey already, and not transparent.
+    Of one of another size the middle is taken and scaled, as in evaluation on images of different sizes. Grey becomes
+    colour; the other way round an image must be grey already. It must not be transparent.
 
     Raises:
       UsageError: a file that is no image or is damaged, or whose channels are not the model's.
@@ -58,7 +59,8 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
         reason = " ".join(str(error).split())[:120] if path.stat().st_size else "it is empty"
         raise UsageError(f"{path} is no image that can be read: {reason}") from None
     if picture.size != (width, height):
-        picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
+        box = centre_box(picture.height, picture.width, (height, width))
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
     pixels = np.asarray(picture, np.uint8)
     if channels == 3:
         return pixels

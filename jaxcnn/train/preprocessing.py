@@ -32,7 +32,10 @@ class Preprocessing:
     def of(dataset: Dataset) -> "Preprocessing":
         """What training on this data set does."""
         statistics = dataset.statistics()
-        return Preprocessing(dataset.image_shape, statistics.mean, statistics.std, dataset.class_names)
+        height, width, channels = dataset.image_shape
+        if height is None or width is None:
+            raise UsageError(f"data set {dataset.name!r} has images of different sizes; give them one")
+        return Preprocessing((height, width, channels), statistics.mean, statistics.std, dataset.class_names)
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """The model's input `[N, H, W, C]` from uint8 images."""
