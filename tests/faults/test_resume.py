@@ -1,0 +1,252 @@
+"""A run continued in the middle of an epoch, and on other devices, and what its folder then says."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+from killing import outcome
+from worker import fingerprint
+
+from jaxcnn.errors import UsageError
+from jaxcnn.train import TrainState, evaluate_run, fit, loop, plan
+from jaxcnn.train.checkpoint import Checkpoints
+from jaxcnn.train.lock import exclusive
+from jaxcnn.train.record import Record, read_rows
+
+# Steps 7, 13, 19 and 25 end an epoch: 9 is in the middle of one.
+MIDDLE, END_OF_EPOCH = 9, 13
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tiny):
+    """Programs are the same in all these runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("compile_train_step", "compile_eval_step"):
+            function, kept = getattr(plan.Plan, name), {}
+
+            def once(self, *args, _function=function, _kept=kept, **kwargs):
+                key = (len(self.parallel.devices), args, tuple(kwargs.items()))
+                if key not in _kept:
+                    _kept[key] = _function(self, *args, **kwargs)
+                return _kept[key]
+
+            patch.setattr(plan.Plan, name, once)
+        yield
+
+
+class Means:
+    """What a person sees of each epoch."""
+
+    def __init__(self, monkeypatch):
+        self.shown = []
+        monkeypatch.setattr(
+            loop.ProgressDisplay, "epoch_done", lambda _, epoch, train, test, rate: self.shown.append((train, test))
+        )
+
+
+class Died(Exception):
+    pass
+
+
+def stop_behind(monkeypatch, step):
+    """The run dies as soon as the checkpoint of this step is written."""
+    save = Checkpoints.save
+
+    def dying(self, state, *args, **kwargs):
+        save(self, state, *args, **kwargs)
+        if int(state.step) == step:
+            self.wait()
+            raise Died
+
+    monkeypatch.setattr(Checkpoints, "save", dying)
+
+
+@pytest.fixture(scope="module")
+def straight(tiny, compiled_once, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        means = Means(patch)
+        run = fit(dataclasses.replace(tiny, checkpoint_every=3, workdir=str(tmp_path_factory.mktemp("straight"))))
+    return fingerprint(run.state), outcome(run.workdir), means.shown
+
+
+def differences(config, straight, workdir, monkeypatch, stop, change=lambda state, meta: (state, meta)):
+    """In what a run that died behind step `stop`, and went on from what `change` made of it, differs."""
+    config = dataclasses.replace(config, checkpoint_every=3, workdir=str(workdir))
+    means = Means(monkeypatch)
+    with monkeypatch.context() as patch:
+        stop_behind(patch, stop)
+        with pytest.raises(Died):
+            fit(config)
+    restore = Checkpoints.restore
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "restore", lambda *args: change(*restore(*args)))
+        end = fit(config)
+    state, left, shown = straight
+    found = ["state"] if fingerprint(end.state) != state else []
+    found += [name for name, value in outcome(workdir).items() if value != left[name]]
+    return found + (["epoch means"] if means.shown != shown else [])
+
+
+@pytest.mark.parametrize("stop", [MIDDLE, END_OF_EPOCH])
+def test_a_run_that_went_on_is_the_run_that_never_stopped_to_the_last_bit(tiny, straight, tmp_path, monkeypatch, stop):
+    assert differences(tiny, straight, tmp_path, monkeypatch, stop) == []
+
+
+COMPONENTS = [field.name for field in dataclasses.fields(TrainState)]
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_without_any_one_component_of_the_state_it_would_not_be(tiny, straight, tmp_path, monkeypatch, component):
+    empty = dataclasses.replace(tiny, workdir=None)
+    fresh = jax.device_get(plan.make_plan(empty).initial_state())
+    if not jax.tree.leaves(getattr(fresh, component)):
+        pytest.skip(f"this run has no {component}")
+
+    def leave_out(state, meta):
+        # What a run starts with; but the key, which is the seed's and the same all along, is left out as zeros.
+        start = np.zeros_like(fresh.key) if component == "key" else getattr(fresh, component)
+        return dataclasses.replace(state, **{component: start}), meta
+
+    assert "state" in differences(tiny, straight, tmp_path, monkeypatch, MIDDLE, leave_out)
+
+
+def test_without_the_epochs_metrics_so_far_it_would_not_be(tiny, straight, tmp_path, monkeypatch):
+    def leave_out(state, meta):
+        return state, {**meta, "epoch_total": None}
+
+    assert differences(tiny, straight, tmp_path, monkeypatch, MIDDLE, leave_out) == ["epoch means"]
+
+
+def test_with_the_data_in_another_order_it_would_not_be(tiny, straight, tmp_path, monkeypatch):
+    batches = loop.training_batches
+
+    def from_the_start(images, labels, batch_size, seed, first_step=0, **kwargs):
+        return batches(images, labels, batch_size, seed, 0, **kwargs)
+
+    monkeypatch.setattr(loop, "training_batches", from_the_start)
+    assert "state" in differences(tiny, straight, tmp_path, monkeypatch, MIDDLE)
+
+
+def test_a_checkpoint_goes_from_8_devices_to_4_to_1_and_back(tiny, straight, compiled_once, tmp_path, monkeypatch):
+    config = dataclasses.replace(tiny, checkpoint_every=3, workdir=str(tmp_path))
+    make_parallel, restore = plan.make_parallel, Checkpoints.restore
+    saved, restored = [], []
+
+    def noted(self, *args):
+        found = restore(self, *args)
+        restored.append(fingerprint(found[0]))
+        return found
+
+    save = Checkpoints.save
+
+    def noted_save(self, state, *args, **kwargs):
+        saved.append(fingerprint(state))
+        save(self, state, *args, **kwargs)
+
+    monkeypatch.setattr(Checkpoints, "restore", noted)
+    monkeypatch.setattr(Checkpoints, "save", noted_save)
+    for devices, stop in ((8, 3), (4, 9), (1, 15), (8, None)):
+        with monkeypatch.context() as patch:
+            some = functools.partial(make_parallel, devices=jax.local_devices()[:devices])
+            patch.setattr(plan, "make_parallel", some)
+            if stop is None:
+                end = fit(config)
+            else:
+                stop_behind(patch, stop)
+                with pytest.raises(Died):
+                    fit(config)
+        if restored:
+            assert restored[-1] in saved
+    assert len(restored) == 3
+    # Sums over other numbers of devices are rounded otherwise; the run is the same but for that.
+    rows = [json.loads(line) for line in straight[1]["metrics"].splitlines()]
+    for ours, theirs in zip(read_rows(end.workdir), rows, strict=True):
+        assert (ours["step"], ours["split"]) == (theirs["step"], theirs["split"])
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=2e-2)
+
+
+def test_the_best_and_the_two_latest_checkpoints_are_kept_over_restarts(tmp_path):
+    accuracies = {1: 0.5, 2: 0.9, 3: None, 4: 0.9, 5: 0.2, 6: None, 7: 0.3, 8: None}
+    kept = []
+    for step, accuracy in accuracies.items():
+        with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+            checkpoints.save(TrainState(np.int32(step), {}, {}, {}, np.zeros(2, np.uint32)), {}, accuracy)
+            checkpoints.wait()
+            kept.append(checkpoints.steps())
+    assert kept == [[1], [1, 2], [2, 3], [3, 4], [4, 5], [4, 5, 6], [4, 6, 7], [4, 7, 8]]
+
+
+def row(step, split="train"):
+    return {"split": split, "step": step, "epoch": step / 10, "loss": 1.0, "accuracy": 0.5}
+
+
+def test_metrics_have_each_step_once_whatever_was_left_behind_the_checkpoint(tmp_path, caplog):
+    lines = [json.dumps(row(step)) for step in (1, 2, 3, 4)]
+    torn = "\n".join([*lines, json.dumps(row(5))[:20]])
+    for step, left in ((4, torn), (4, torn + "\xff"), (2, torn), (2, "\n".join([*lines, ""]))):
+        (tmp_path / "metrics.jsonl").write_text(left)
+        with Record(tmp_path, step) as record:
+            for next_step in range(step + 1, 7):
+                record.write(row(next_step))
+            record.flush()
+            assert [r["step"] for r in read_rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert not caplog.records
+
+
+def test_rows_that_are_gone_are_missed_in_one_warning(tmp_path, caplog):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row(1)) + "\nrubbish\n" + json.dumps(row(3)))
+    with Record(tmp_path, 3):
+        pass
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.endswith("metrics.jsonl lacks 2 of the 3 steps made so far; they stay out of it")
+
+
+def test_tensorboard_forgets_the_steps_that_are_made_again(tmp_path):
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.record_writer import RecordWriter  # noqa: F401  (its format is read below)
+
+    def events(path):
+        contents, position = path.read_bytes(), 0
+        while position < len(contents):
+            length = int.from_bytes(contents[position : position + 8], "little")
+            yield event_pb2.Event.FromString(contents[position + 12 : position + 12 + length])
+            position += 12 + length + 4
+
+    with Record(tmp_path, 0) as record:
+        for step in (1, 2, 3):
+            record.write(row(step))
+    with Record(tmp_path, 2) as record:
+        record.write(row(3))
+    first, second = sorted(tmp_path.glob("events.*"), key=lambda path: path.suffix)
+    told = [(e.step, e.summary.value[0].tag) for e in events(first) if e.summary.value]
+    assert [step for step, tag in told if tag == "train/loss"] == [1, 2, 3]
+    (start,) = [e.step for e in events(second) if e.session_log.status == event_pb2.SessionLog.START]
+    assert start == 3
+
+
+def test_two_runs_in_one_folder_are_refused_and_eval_is_not(tiny, straight, compiled_once, tmp_path):
+    import os
+
+    config = dataclasses.replace(tiny, checkpoint_every=3, steps=3, workdir=str(tmp_path))
+    fit(config)
+    with exclusive(tmp_path):
+        with pytest.raises(
+            UsageError, match=rf"is in use by process {os.getpid()} on .*; wait for it, or give another"
+        ):
+            fit(config)
+        assert evaluate_run(tmp_path)["step"] == 3
+    assert fit(config).values["steps"] == 3
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_lock_whose_holder_died_holds_nobody_up(worker, tmp_path):
+    import signal
+
+    ended = worker.run(tmp_path / "run", at_event=5)
+    assert ended.status == -signal.SIGKILL
+    assert (tmp_path / "run" / ".lock").exists()
+    with exclusive(tmp_path / "run"):
+        pass
