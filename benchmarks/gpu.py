@@ -125,13 +125,8 @@ def run_peers(until: float, arguments: argparse.Namespace) -> None:
             flags[5] = "2"
         budget = ["--rounds", "2" if arguments.tiny else "5", "--seconds", "0.1" if arguments.tiny else "1.0"]
         # A third each for the slowest to compile, so that one that hangs does not take everything.
-        more = [
-            "--timeout",
-            f"{max(LEAST_SECONDS, left / 3):.0f}",
-            "--here",
-            "--out",
-            str(arguments.out / "peers" / model),
-        ]
+        timeout, out = max(LEAST_SECONDS, left / 3), arguments.out / "peers" / model
+        more = ["--timeout", f"{timeout:.0f}", "--here", "--out", str(out)]
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             compare([*flags, *budget, *more])

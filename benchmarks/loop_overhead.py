@@ -67,7 +67,8 @@ def main(args: list[str] | None = None) -> int:
     }
     print(json.dumps(row, indent=2))
     table = (
-        "| model | batch | bare step, images/s | fit, images/s | fit by bare step |\n| --- | ---: | ---: | ---: | ---: |\n"
+        "| model | batch | bare step, images/s | fit, images/s | fit by bare step |\n"
+        "| --- | ---: | ---: | ---: | ---: |\n"
         f"| lenet5 | 256 | {statistics.median(bare):,.0f} | {statistics.median(whole):,.0f} "
         f"| {row['median_ratio']:.3f} ({min(ratios):.3f}-{max(ratios):.3f}) |\n"
     )

@@ -1,5 +1,8 @@
 """dm-haiku, in the manner of its ImageNet example."""
 
+# Its imports are in an environment of its own.
+# pyright: reportMissingImports=false
+
 from functools import partial
 
 import haiku as hk

@@ -1,5 +1,8 @@
 """Equinox: modules of one image `[C, H, W]`, mapped over the batch, as its documentation has it."""
 
+# Its imports are in an environment of its own.
+# pyright: reportMissingImports=false
+
 from functools import partial
 
 import equinox as eqx
@@ -57,7 +60,7 @@ class Block(eqx.Module):
         else:
             outputs, sizes = features, [(3, stride), (3, 1)]
             widths = [inputs, features, features]
-        self.units = [Unit(widths[i], widths[i + 1], *size, keys[i]) for i, size in enumerate(sizes)]
+        self.units = [Unit(widths[i], widths[i + 1], size, step, keys[i]) for i, (size, step) in enumerate(sizes)]
         project = not pad_shortcut and (stride > 1 or inputs != outputs)
         self.shortcut = Unit(inputs, outputs, 1, stride, keys[3]) if project else None
 

@@ -47,9 +47,8 @@ class Block(nn.Module):
         if x.shape != y.shape:
             if self.pad_shortcut:
                 more = y.shape[-1] - x.shape[-1]
-                x = jnp.pad(
-                    x[:, :: self.stride, :: self.stride], ((0, 0), (0, 0), (0, 0), (more // 2, more - more // 2))
-                )
+                around = ((0, 0), (0, 0), (0, 0), (more // 2, more - more // 2))
+                x = jnp.pad(x[:, :: self.stride, :: self.stride], around)
             else:
                 x = self.norm()(self.conv(y.shape[-1], (1, 1), strides)(x))
         return nn.relu(x + y)
@@ -68,7 +67,7 @@ class ResNet(nn.Module):
             x = nn.relu(norm()(conv(spec["width"], (3, 3), padding=1)(x)))
         else:
             x = nn.relu(norm()(conv(spec["width"], (7, 7), (2, 2), padding=3)(x)))
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])  # pyright: ignore[reportArgumentType]
         for features, stride in asked.blocks(self.model):
             x = Block(features, stride, spec["bottleneck"], spec["small"], conv, norm)(x)
         x = x.mean((1, 2))

@@ -1,5 +1,8 @@
 """Keras 3 on JAX, with the stateless training loop of its guide."""
 
+# Its imports are in an environment of its own.
+# pyright: reportMissingImports=false
+
 import os
 
 os.environ["KERAS_BACKEND"] = "jax"

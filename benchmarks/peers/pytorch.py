@@ -1,5 +1,8 @@
 """PyTorch, channels last, with autocast below float32; eager, or compiled if the task says so."""
 
+# Its imports are in an environment of its own.
+# pyright: reportMissingImports=false
+
 import contextlib
 
 import task as asked

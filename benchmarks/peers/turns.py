@@ -20,7 +20,7 @@ class Turn:
     """A peer's process, compiled and waiting; a turn makes it take some steps."""
 
     def __init__(self, python: str, module: str, task: dict[str, Any]):
-        self._errors = tempfile.TemporaryFile("w+")
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by `close`
         self._process = subprocess.Popen(
             [python, str(HERE / "worker.py"), module, json.dumps(task)],
             stdin=subprocess.PIPE,

@@ -40,9 +40,9 @@ def main() -> None:
         for line in sys.stdin:
             count = int(line)
             started = time.perf_counter()
-            for _ in range(count):
-                loss = step()
-            wait(loss)
+            for _ in range(count - 1):
+                step()
+            wait(step())
             told.write(json.dumps({"seconds": (time.perf_counter() - started) / count}) + "\n")
     except Exception as error:
         lines = str(error).strip().splitlines()
