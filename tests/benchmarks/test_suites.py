@@ -1,0 +1,148 @@
+"""The scripts in benchmarks/: what they ask for can be measured, and what they leave can be read."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import all as everything
+from benchmarks import batch_sizes, compile, devices, gpu, loop_overhead, report, time_to_accuracy
+from benchmarks.results import write
+from jaxcnn.measure import results
+
+ROOT = Path(__file__).parents[2]
+OVER_MEASURE = {"batch_sizes": batch_sizes, "devices": devices, "compile": compile}
+
+
+@pytest.mark.parametrize("budget", everything.BUDGETS)
+def test_every_suite_of_a_budget_exists_and_takes_its_flags(budget, monkeypatch, tmp_path):
+    for folder, suite, flags in everything.BUDGETS[budget]:
+        if suite not in OVER_MEASURE:
+            assert (ROOT / "benchmarks" / suite).is_dir() or (ROOT / "benchmarks" / f"{suite}.py").exists()
+            continue
+        asked = []
+        monkeypatch.setattr(OVER_MEASURE[suite], "measure", lambda cases, *_, asked=asked: asked.extend(cases) or [])
+        assert OVER_MEASURE[suite].main([*flags.split(), "--out", str(tmp_path / folder)]) == 0
+        assert asked  # each case was validated when it was made
+
+
+def test_a_suite_measures_and_leaves_files(tmp_path, monkeypatch, capsys):
+    from benchmarks import suite
+
+    def measure(case, report, timeout):
+        row = {"model": case.model, "batch_size": case.batch_size, "images_per_second": 10.0 * case.batch_size}
+        return {**row, "step_ms": 100.0, "latency_ms": 100.0, "mode": case.mode, "dtype": case.dtype, "error": None} | {
+            "parallel": case.parallel, "devices": 1, "fake_devices": False, "device_kind": "x", "jax": "1",
+            "predicted_bytes": 1000, "image_size": "28x28x1", "samples_ms": [100.0],
+        }  # fmt: skip
+
+    monkeypatch.setattr(suite, "measure_isolated", measure)
+    flags = ["--models", "lenet5", "--batch-sizes", "1,2", "--modes", "infer", "--out", str(tmp_path)]
+    assert batch_sizes.main(flags) == 0
+    assert [row["batch_size"] for row in results.read(tmp_path)] == [1, 2]
+    assert (tmp_path / "throughput.png").exists()
+    assert "2 of 2: lenet5 infer float32 pmap batch 2 on 1: 100 ms, 20 images/s" in capsys.readouterr().err
+
+
+def test_the_gpu_plan_is_sound_in_full_and_tiny():
+    for plan in gpu.PARTS.values():
+        for case in plan():
+            case.validate()
+            small = gpu.tiny(case)
+            small.validate()
+            assert small.batch_size <= 2
+            assert small.steps <= 2
+    asked = {(case.model, case.dtype) for plan in gpu.PARTS.values() for case in plan()}
+    models = ("lenet5", "resnet18", "resnet50", "vgg16", "densenet121")
+    assert {(model, dtype) for model in models for dtype in ("bfloat16", "float32")} <= asked
+    assert {case.parallel for case in gpu.spread()} == {"pmap", "shard_map", "jit"}
+
+
+def test_what_no_time_was_left_for_is_a_row_that_says_so(tmp_path, capsys):
+    assert gpu.main(["--seconds", "0", "--parts", "headline,peers,spread", "--out", str(tmp_path)]) == 0
+    rows = results.read(tmp_path)
+    assert len(rows) == len(gpu.headline()) + len(gpu.spread())
+    assert {row["error"] for row in rows} == {"not run: no time was left"}
+    assert "resnet50: not run" in capsys.readouterr().out
+
+
+def test_the_gpu_script_is_a_script():
+    assert subprocess.run(["bash", "-n", str(ROOT / "benchmarks" / "gpu.sh")]).returncode == 0
+
+
+def test_suites_that_hang_are_cut_off():
+    code = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
+    assert everything._run([sys.executable, "-c", code], 1.0) == "cut off: no time was left"
+    assert everything._run([sys.executable, "-c", "raise SystemExit(3)"], 30.0) == "exit status 3"
+    assert everything._run([sys.executable, "-c", ""], None) is None
+    assert everything._run(["never"], 0.0) == "not run: no time was left"
+
+
+def test_time_to_accuracy_stops_at_the_first_test_that_reached_it(monkeypatch, tmp_path):
+    tests = [{"split": "test", "accuracy": a, "epoch": e} for e, a in enumerate([0.5, 0.8, 0.9], 1)]
+    shown = []
+
+    class Result:
+        values = {"compile_seconds": 1.0}  # noqa: RUF012
+        test_accuracy = 0.9
+
+    def fit(config):
+        import time
+
+        for row in tests:
+            shown.append(row)
+            time.sleep(0.3)
+        return Result()
+
+    monkeypatch.setattr(time_to_accuracy, "fit", fit)
+    monkeypatch.setattr(time_to_accuracy, "read_rows", lambda workdir: list(shown))
+    row = time_to_accuracy.run(time_to_accuracy.Config(), target=0.75)
+    assert (row["epochs"], row["accuracy"], row["error"]) == (2, 0.8, None)
+    assert row["seconds"] >= 0.3
+    row = time_to_accuracy.run(time_to_accuracy.Config(), target=0.95)
+    assert row["error"] == "95.0% was not reached in 30 epochs"
+    assert "seconds" not in row
+
+
+PEER_ROWS = [
+    {"peer": "jaxcnn", "images_per_second": 1234.5, "ratio": 1.0, "versions": "jax 1, flax 2"},
+    {"peer": "torch", "images_per_second": 617.0, "ratio": 2.0, "versions": "torch 3"},
+    {"peer": "keras", "error": "not installed: keras cannot be imported"},
+]
+TASK = {"model": "lenet5", "batch_size": 256, "dtype": "float32", "image_shape": [28, 28, 1], "device_kind": "A CPU"}
+
+
+def test_the_report_and_the_readme_are_made_from_the_files(tmp_path, capsys):
+    rows = [{**TASK, "error": None, **row} for row in PEER_ROWS]
+    write(tmp_path / "results" / "peers", "Peers", rows, "| a |\n")
+    write(tmp_path / "results" / "zeta", "Another", [], "nothing\n")
+    (tmp_path / "results" / "zeta" / "throughput.png").write_bytes(b"")
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Title\n\n{report.BEGIN}\nold\n{report.END}\n\nbehind\n")
+    flags = ["--results", str(tmp_path / "results"), "--readme", str(readme)]
+    assert report.main([*flags, "--check"]) == 1
+    assert "old" in readme.read_text()
+    assert report.main(flags) == 0
+    assert report.main([*flags, "--check"]) == 0
+    text = readme.read_text()
+    assert "| lenet5, 256 x 28x28, float32 | 1,234 | 2.00 | - |" in text
+    assert text.startswith("# Title")
+    assert text.endswith("behind\n")
+    page = (tmp_path / "results" / "README.md").read_text()
+    assert page.index("## Peers") < page.index("## Another")
+    assert "![throughput](zeta/throughput.png)" in page
+    readme.write_text("no marks")
+    with pytest.raises(SystemExit, match="benchmarks:begin"):
+        report.main(flags)
+
+
+def test_loop_overhead_leaves_its_row(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop_overhead, "bare_images_per_second", lambda config, steps: 100.0)
+    monkeypatch.setattr(
+        loop_overhead, "fit", lambda config: type("Result", (), {"values": {"images_per_second": 99.0}})
+    )
+    assert loop_overhead.main(["--repeats", "2", "--out", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "rows.json").read_text())["rows"][0]["median_ratio"] == 0.99
+    assert json.loads(capsys.readouterr().out)["ratios"] == [0.99, 0.99]
