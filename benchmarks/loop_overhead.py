@@ -18,7 +18,6 @@ from pathlib import Path
 import jax
 
 from benchmarks.results import RESULTS, write
-from jaxcnn.data import training_batches
 from jaxcnn.measure import machine
 from jaxcnn.train import Config, fit
 from jaxcnn.train.loop import versions
@@ -28,7 +27,7 @@ from jaxcnn.train.plan import make_plan
 def bare_images_per_second(config: Config, steps: int) -> float:
     plan = make_plan(config)
     step = plan.compile_train_step()
-    batch = next(training_batches(*plan.dataset.read("train"), plan.batch_size, config.seed))
+    batch = next(plan.pipeline.batches())
     placed = plan.parallel.place_batch(batch)
     state = plan.parallel.place_state(plan.initial_state())
     state, _ = step(state, placed)

@@ -32,6 +32,9 @@ MEMORY_SHARE = 0.3
 READ_AHEAD = 2
 """Batches that each worker has ready, or under way to the device, before they are asked for."""
 
+MUCH_WAITING = 0.1
+"""The share of the time from which waiting for data is told, with what to change."""
+
 WORKERS = min(16, 2 * (os.cpu_count() or 1))
 """Threads that read and decode. More than there are cores, since some of them wait for the disk."""
 
@@ -184,7 +187,7 @@ class Pipeline:
         return whole[rows_of(self.share, self.batch_size)]
 
     def _training_batch_from_memory(self, step: int) -> Batch:
-        images, labels = self.dataset.read("train", self._size)
+        images, labels = self._kept("train")
         indices = self.indices(step)
         return Batch(images=images[indices], labels=labels[indices])
 
@@ -201,7 +204,7 @@ class Pipeline:
 
     def _from_device(self, first_step: int) -> Iterator[Batch]:
         if not self._on_device:
-            images, labels = self.dataset.read("train", self._size)
+            images, labels = self._kept("train")
             self._on_device.update(images=jnp.asarray(images), labels=jnp.asarray(labels))
         for step in _count(first_step):
             yield _gather(self._on_device, self.indices(step))
@@ -215,12 +218,28 @@ class Pipeline:
         images = np.zeros((len(indices), *self.image_shape), np.uint8)
         labels = np.zeros(len(indices), np.int32)
         if self.keeps_test:
-            all_images, all_labels = self.dataset.read("test", self._size)
+            all_images, all_labels = self._kept("test")
             images[mask], labels[mask] = all_images[present], all_labels[present]
         else:
             for place, example in enumerate(self.dataset.read_encoded("test", present.tolist())):
                 images[place], labels[place] = self.dataset.decode(example, self._size), example.label
         return Batch(images=images, labels=labels, mask=mask)
+
+    def _kept(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        return self.dataset.read(split) if self._size is None else self.dataset.read(split, self._size)
+
+    def advice(self, waiting: float) -> str | None:
+        """What to change where steps waited for data a share `waiting` of the time; None if that is not much."""
+        if waiting <= MUCH_WAITING:
+            return None
+        said = f"steps waited for data {waiting:.0%} of the time"
+        if self.residence != "disk":
+            return f"{said}: the batches are gathered in memory; larger models or batches on more devices hide it"
+        where = f"{self.workers} threads of {os.cpu_count()} cores read and decode the images for each batch"
+        remedy = "more cores, smaller image files, or a smaller --image-size"
+        if self._random_box is None:
+            remedy += ", or memory for all decoded images"
+        return f"{said}: {where}; {remedy} would help"
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while True:

@@ -137,6 +137,9 @@ def fit(
     values = workdir.read_json(folder / workdir.RESULT)
     if config.progress:
         print_summary(console, values, folder)
+        # A result of an earlier version has no such value.
+        if advice := plan.pipeline.advice(values.get("data_wait", 0.0)):
+            console.print(advice, highlight=False)
     return Result(config, folder, state, values["test_accuracy"], values["test_loss"], values["test_examples"], values)
 
 
@@ -200,6 +203,8 @@ def _result_values(plan: Plan, run: "_Run", test: dict[str, float], train: dict[
         "seconds": time.perf_counter() - run.started,
         "compile_seconds": run.compile_seconds,
         "images_per_second": run.images_timed / run.training_seconds if run.images_timed else 0.0,
+        "data_wait": run.data_wait,
+        "data_residence": plan.pipeline.residence,
         "devices": len(plan.parallel.devices),
         "device_kind": plan.parallel.devices[0].device_kind,
         "parallel": plan.parallel.name,
@@ -230,6 +235,7 @@ class _Run:
         # Time spent on steps, without compiling, tests and checkpoints, and images in these steps.
         self.training_seconds, self.images_timed = meta["training_seconds"], meta["images_timed"]
         self.compile_seconds = 0.0
+        self.earlier_seconds = self.training_seconds
 
     def train(self, state: TrainState, first_step: int) -> tuple[TrainState, dict[str, float]]:
         """Makes the steps from `first_step` on; returns the last state and its test."""
@@ -248,6 +254,7 @@ class _Run:
                 jax.block_until_ready(state)
                 self.compile_seconds = time.perf_counter() - since
                 since, step_since = time.perf_counter(), step
+                plan.pipeline.waited = 0.0  # counts from where the time of steps does
             if step % config.log_every == 0:
                 self._log(keep=IN_FLIGHT)
             ends_epoch = plan.ends_epoch(step)
@@ -272,6 +279,12 @@ class _Run:
         assert self.test is not None
         return state, self.test
 
+    @property
+    def data_wait(self) -> float:
+        """The share of the time of steps, in this process, in which they waited for data."""
+        seconds = self.training_seconds - self.earlier_seconds
+        return min(1.0, self.plan.pipeline.waited / seconds) if seconds else 0.0
+
     def _log(self, keep: int) -> None:
         """Fetches and records the metrics of all steps but the last `keep`."""
         count = len(self.pending) - keep
@@ -290,7 +303,9 @@ class _Run:
         self.epoch_total = metrics.add([*([self.epoch_total] if self.epoch_total else []), *fetched])
         self.checkpoints.check()
         last = steps[-1][0]
-        self.display.steps_done(last, self.plan.epoch(last), **metrics.means(metrics.add(fetched)))
+        self.display.steps_done(
+            last, self.plan.epoch(last), self.plan.pipeline.waited, **metrics.means(metrics.add(fetched))
+        )
 
     def _end_epoch(self, step: int, state: TrainState, eval_step: Any, rate: float) -> None:
         """Tests, records and shows the test and the training before it, and saves a checkpoint."""

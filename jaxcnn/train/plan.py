@@ -128,8 +128,7 @@ def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
         config.seed,
         image_size=config.image_size,
         augment=augmentations,
-        process=jax.process_index(),
-        processes=jax.process_count(),
+        share=(jax.process_index(), jax.process_count()),
     )
     augment = compose(pipeline.device_augment) if pipeline.device_augment else None
     steps_per_epoch = dataset.examples["train"] / batch_size

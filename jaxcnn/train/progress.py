@@ -22,6 +22,7 @@ class ProgressDisplay:
     def __init__(self, console: Console, *, steps: int, first_step: int, batch_size: int, enabled: bool):
         self._console, self._enabled, self._batch_size = console, enabled, batch_size
         self._last = (time.perf_counter(), first_step)
+        self._waited = 0.0
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -47,16 +48,21 @@ class ProgressDisplay:
     ) -> None:
         self._bar.__exit__(kind, error, trace)
 
-    def steps_done(self, step: int, epoch: float, loss: float, accuracy: float) -> None:
-        """Moves the bar to `step`, with the loss and accuracy of the steps since the last call."""
+    def steps_done(self, step: int, epoch: float, waited: float, loss: float, accuracy: float) -> None:
+        """Moves the bar to `step`, with the loss and accuracy of the steps since the last call.
+
+        `waited`: seconds that the run has waited for data, whose share of the time since the last call is shown.
+        """
         now, (then, before) = time.perf_counter(), self._last
         self._last = (now, step)
         rate = (step - before) * self._batch_size / max(now - then, 1e-9)
+        waiting = min(1.0, max(0.0, waited - self._waited) / max(now - then, 1e-9))
+        self._waited = waited
         self._bar.update(
             self._task,
             completed=step,
             description=f"epoch {epoch:.1f}",
-            numbers=f"loss {loss:.3f}  accuracy {accuracy:.1%}  {rate:,.0f} images/s",
+            numbers=f"loss {loss:.3f}  accuracy {accuracy:.1%}  {rate:,.0f} images/s  data {waiting:.0%}",
         )
 
     def epoch_done(self, epoch: float, train: dict[str, float], test: dict[str, float], rate: float) -> None:
