@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from jaxcnn.errors import RunError, UsageError, unknown_name
 from jaxcnn.version import __version__
 
-# A command's file has a function `run(args)`, and is imported only when the command is called.
+# A command's file has a function `run(args)`, and is imported only when the command is called. It may return an exit
+# status.
 COMMANDS = {
     "train": "train a network and leave everything about the run in a folder",
     "find-lr": "draw the loss against the learning rate and suggest one",
@@ -39,20 +40,23 @@ def main(args: Sequence[str] | None = None) -> int:
         elif args[0] not in COMMANDS:
             raise unknown_name("command", args[0], COMMANDS)
         else:
-            importlib.import_module(f"{__name__}.{args[0].replace('-', '_')}").run(args[1:])
+            name = args[0].replace("-", "_")
+            return importlib.import_module(f"{__name__}.{name}").run(args[1:]) or 0
         return 0
-    except UsageError as error:
-        print(f"jaxcnn: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except RunError as error:
-        print(f"jaxcnn: {_one_line(error)}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("jaxcnn: interrupted; the same command with the same --workdir continues", file=sys.stderr)
-        return 130
+    except (UsageError, RunError, KeyboardInterrupt) as error:
+        return tell(error)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         sys.stdout = None  # type: ignore[assignment]  # or Python would fail again while closing it
         return 0
+
+
+def tell(error: UsageError | RunError | KeyboardInterrupt) -> int:
+    """Tells in one line what has gone wrong; returns the exit status for it."""
+    if isinstance(error, KeyboardInterrupt):
+        print("jaxcnn: interrupted; the same command with the same --workdir continues", file=sys.stderr)
+        return 130
+    print(f"jaxcnn: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2 if isinstance(error, UsageError) else error.exit_status
 
 
 def _overview() -> str:
@@ -68,10 +72,6 @@ def _overview() -> str:
             "`jaxcnn COMMAND --help` tells a command's flags.",
         ]
     )
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def run() -> None:

@@ -12,8 +12,7 @@ import optax
 
 from jaxcnn.data import compose
 from jaxcnn.errors import UsageError
-from jaxcnn.layers import BatchNorm
-from jaxcnn.models import create_model, model_fields
+from jaxcnn.models import create_model
 from jaxcnn.train.config import Config
 from jaxcnn.train.custom import CustomParts, check_given
 from jaxcnn.train.losses import Loss, make_loss
@@ -22,8 +21,20 @@ from jaxcnn.train.precision import dynamic_loss_scale
 from jaxcnn.train.state import TrainState
 
 
-def build_model(config: Config, custom: CustomParts, num_classes: int) -> nn.Module:
-    """The architecture of this name with its options, or the user's own; in the precision of the run."""
+def build_model(
+    config: Config, custom: CustomParts, num_classes: int, norm_fields: dict[str, Any] | None = None
+) -> nn.Module:
+    """The architecture of this name with its options, or the user's own; in the precision of the run.
+
+    `norm_fields` are set in the normalisation of a model that has some as its field `norm`.
+    """
+    model = _build_model(config, custom, num_classes)
+    norm = getattr(model, "norm", None)
+    # The model's own constructor of its normalisation, whose other fields stay what they are.
+    return model.clone(norm=functools.partial(norm, **norm_fields)) if norm_fields and norm is not None else model
+
+
+def _build_model(config: Config, custom: CustomParts, num_classes: int) -> nn.Module:
     dtype: dict[str, Any] = {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
     if custom.model is not None:
         if config.model_options:
@@ -34,8 +45,6 @@ def build_model(config: Config, custom: CustomParts, num_classes: int) -> nn.Mod
         return custom.model.clone(**dtype) if dtype else custom.model
     check_given("model", config.model)
     fields = dict(map(_parse_option, config.model_options))
-    if not config.sync_batch_norm and "norm" in model_fields(config.model):
-        fields["norm"] = functools.partial(BatchNorm, axis_name=None)
     return create_model(config.model, num_classes, **fields, **dtype)
 
 

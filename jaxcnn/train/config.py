@@ -93,9 +93,14 @@ class Config:
     tta: Literal["none", "flip"] = "none"
     """Test-time augmentation: flip takes the mean of the logits of an image and of its mirror image."""
     parallel: Literal["auto", "pmap", "shard_map", "jit"] = "auto"
-    """How a step is spread over the devices; auto is pmap."""
-    sync_batch_norm: bool = True
-    """Whether batch normalisation takes its statistics over all devices or over each one's own images."""
+    """How a step is spread over the devices; auto is pmap in one process and shard_map in many."""
+    sync_batch_norm: Literal["all", "none"] | int = "all"
+    """Devices over which batch normalisation takes its statistics: all, none (each its own images), or groups of so
+    many."""
+    shard_state: bool = False
+    """Whether each device holds only a part of the large parameters and optimizer state (parallel jit only)."""
+    steps_per_dispatch: int = 1
+    """Updates in one call of the compiled program; more of them hide the cost of a call where a step is short."""
     seed: int = 0
     """Start of all randomness: parameters, order of the data, augmentation, dropout."""
     workdir: str | None = None
@@ -111,7 +116,7 @@ class Config:
 INFINITE = float("inf")
 
 # Where a run is kept and how it is watched can change between two starts of the same run.
-NOT_OF_THE_RUN = ("data_dir", "workdir", "checkpoint_every", "log_every", "progress")
+NOT_OF_THE_RUN = ("data_dir", "workdir", "steps_per_dispatch", "checkpoint_every", "log_every", "progress")
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -171,6 +176,7 @@ def validate(config: Config) -> None:
         log_every=config.log_every,
         checkpoint_every=config.checkpoint_every,
         steps=config.steps,
+        steps_per_dispatch=config.steps_per_dispatch,
         accumulate=config.accumulate,
     )
     # Comparisons with NaN are false, so that it is refused by all of these.

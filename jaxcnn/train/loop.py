@@ -5,6 +5,7 @@ import platform
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,25 +17,24 @@ import numpy as np
 from rich.console import Console
 
 from jaxcnn.errors import RunError
-from jaxcnn.train import curves, integrity, metrics, preprocessing, workdir
-from jaxcnn.train.checkpoint import Checkpoints, to_host
+from jaxcnn.train import curves, distributed, fingerprint, integrity, metrics, workdir
+from jaxcnn.train.checkpoint import Checkpoints
 from jaxcnn.train.config import Config
 from jaxcnn.train.custom import CustomParts
+from jaxcnn.train.dispatch import dispatches
+from jaxcnn.train.distributed import Silent
 from jaxcnn.train.plan import Plan, make_plan
-from jaxcnn.train.preprocessing import Preprocessing
 from jaxcnn.train.progress import ProgressDisplay, print_summary
 from jaxcnn.train.record import Record, read_rows
 from jaxcnn.train.signals import InterruptedRunError, StopSignals
+from jaxcnn.train.start import Start, claimed
 from jaxcnn.train.state import TrainState
+from jaxcnn.train.stopwatch import Stopwatch
 from jaxcnn.version import __version__
 
-# Steps whose metrics stay on the devices when earlier ones are fetched, so that fetching leaves no device idle.
+# Calls whose metrics stay on the devices when earlier ones are fetched, so that fetching leaves no device idle.
 IN_FLIGHT = 2
 EVALUATION_BATCH = 500
-
-# What is saved beside the state: seconds of all processes so far, those of training in which speed is measured, the
-# metrics of the epoch's steps so far, and the test of this state, if it is at an epoch's end and there was time.
-NOTHING_YET = {"seconds": 0.0, "training_seconds": 0.0, "images_timed": 0, "epoch_total": None, "test": None}
 
 
 class DivergedError(RunError):
@@ -81,6 +81,9 @@ def fit(
 
     SIGTERM and SIGINT (Ctrl-C) let the step end and the state be saved; a second Ctrl-C stops at once.
 
+    After `distributed.initialize` every process has to call this with the same configuration. The first one alone
+    writes and prints; the result is that of all.
+
     Args:
       config: what to train, on what, and how.
       model: a Linen module to train in place of the named one: `model(x, train=...) -> logits`.
@@ -98,49 +101,44 @@ def fit(
     """
     started = time.perf_counter()
     console = console or Console()
-    plan = make_plan(config, CustomParts(model, loss, augment, optimizer))
+    parts = CustomParts(model, loss, augment, optimizer)
+    plan = distributed.together(lambda: make_plan(config, parts))
     config = plan.config
-    with (
-        workdir.claim(config) as folder,
-        StopSignals() as stop,
-        Checkpoints(folder / workdir.CHECKPOINTS) as checkpoints,
-    ):
-        preprocessing.write(folder, Preprocessing.of(plan.dataset))
-        found = checkpoints.restore_newest(plan.template)
-        state, meta = found or (plan.initial_state(), NOTHING_YET)
-        first_step = int(state.step)
-        if found and config.progress:
-            console.print(f"{folder} holds {first_step:,} of {plan.steps:,} steps of this run; going on from there")
-        state = plan.parallel.place_state(state)
-        if first_step < plan.steps or not (folder / workdir.RESULT).exists():
-            for note in plan.notes() if config.progress else ():
+    shows = config.progress and distributed.is_first()
+    with claimed(plan) as start, StopSignals() as stop:
+        first_step = int(start.state.step)
+        if start.continued and shows:
+            console.print(
+                f"{start.folder} holds {first_step:,} of {plan.steps:,} steps of this run; going on from there"
+            )
+        state = plan.parallel.place_state(start.state)
+        if first_step < plan.steps or not start.finished:
+            for note in plan.notes() if shows else ():
                 console.print(note, highlight=False)
             with (
-                Record(folder, first_step) as record,
+                Record(start.folder, first_step) if distributed.is_first() else nullcontext(Silent()) as record,
                 ProgressDisplay(
                     console,
                     steps=plan.steps,
                     first_step=first_step,
                     batch_size=plan.batch_size,
-                    enabled=config.progress,
+                    enabled=shows,
                 ) as display,
             ):
-                run = _Run(plan, folder, checkpoints, record, display, stop, started, meta)
+                run = _Run(plan, start, record, display, stop, started)
                 state, test = run.train(state, first_step)
-            checkpoints.wait()
-            rows = read_rows(folder)
-            with workdir.writing(folder):
-                with workdir.replacing(folder / workdir.CURVES) as picture:
-                    curves.draw(rows, f"{config.model} on {config.dataset}", picture)
-                values = _result_values(plan, run, test, train=curves.epoch_means(rows)[0][-1])
-                workdir.write_json(folder / workdir.RESULT, values)
-    values = workdir.read_json(folder / workdir.RESULT)
-    if config.progress:
-        print_summary(console, values, folder)
+            host = plan.parallel.fetch_state(state)
+            distributed.check_equal("the state", fingerprint.sha256(host))
+            distributed.on_first(lambda: _write_result(run, host, test))
+    values = distributed.on_first(lambda: workdir.read_json(start.folder / workdir.RESULT))
+    if shows:
+        print_summary(console, values, start.folder)
         # A result of an earlier version has no such value.
         if advice := plan.pipeline.advice(values.get("data_wait", 0.0)):
             console.print(advice, highlight=False)
-    return Result(config, folder, state, values["test_accuracy"], values["test_loss"], values["test_examples"], values)
+    return Result(
+        config, start.folder, state, values["test_accuracy"], values["test_loss"], values["test_examples"], values
+    )
 
 
 def evaluate(plan: Plan, eval_step: Any, state: TrainState) -> dict[str, float]:
@@ -185,8 +183,20 @@ def versions() -> dict[str, str]:
     return {"jaxcnn": __version__, "python": platform.python_version(), **packages}
 
 
-def _result_values(plan: Plan, run: "_Run", test: dict[str, float], train: dict[str, Any]) -> dict[str, Any]:
+def _write_result(run: "_Run", state: TrainState, test: dict[str, float]) -> None:
+    """Writes `curves.png` and, as the last thing that a run does, `result.json`."""
+    run.checkpoints.wait()
+    config, folder, rows = run.plan.config, run.folder, read_rows(run.folder)
+    with workdir.writing(folder):
+        with workdir.replacing(folder / workdir.CURVES) as picture:
+            curves.draw(rows, f"{config.model} on {config.dataset}", picture)
+        values = _result_values(run, state, test, train=curves.epoch_means(rows)[0][-1])
+        workdir.write_json(folder / workdir.RESULT, values)
+
+
+def _result_values(run: "_Run", state: TrainState, test: dict[str, float], train: dict[str, Any]) -> dict[str, Any]:
     """The values of `result.json`; `train` has the means of the last epoch's steps."""
+    plan = run.plan
     return {
         "model": plan.config.model,
         "dataset": plan.config.dataset,
@@ -201,13 +211,15 @@ def _result_values(plan: Plan, run: "_Run", test: dict[str, float], train: dict[
         "train_loss": train["loss"],
         "params": sum(x.size for x in jax.tree.leaves(plan.template.params)),
         "seconds": time.perf_counter() - run.started,
-        "compile_seconds": run.compile_seconds,
-        "images_per_second": run.images_timed / run.training_seconds if run.images_timed else 0.0,
+        "compile_seconds": run.watch.compile_seconds,
+        "images_per_second": run.watch.images / run.watch.training_seconds if run.watch.images else 0.0,
         "data_wait": run.data_wait,
         "data_residence": plan.pipeline.residence,
         "devices": len(plan.parallel.devices),
         "device_kind": plan.parallel.devices[0].device_kind,
         "parallel": plan.parallel.name,
+        "processes": plan.parallel.share[1],
+        "state_sha256": fingerprint.sha256(state),
         "versions": versions(),
     }
 
@@ -218,81 +230,92 @@ class _Run:
     def __init__(
         self,
         plan: Plan,
-        folder: Path,
-        checkpoints: Checkpoints,
-        record: Record,
+        start: Start,
+        record: Record | Silent,
         display: ProgressDisplay,
         stop: StopSignals,
         started: float,
-        meta: dict[str, Any],
     ):
-        self.plan, self.folder, self.stop, self.started = plan, folder, stop, started - meta["seconds"]
-        self.checkpoints, self.record, self.display = checkpoints, record, display
+        meta = start.meta
+        self.plan, self.folder, self.stop, self.started = plan, start.folder, stop, started - meta["seconds"]
+        self.checkpoints, self.record, self.display = start.checkpoints, record, display
         self.learning_rates = np.asarray(jax.vmap(plan.schedule)(np.arange(plan.steps)))
+        # Of each call whose metrics are still on the devices: its last step, and the metrics `[steps]`.
         self.pending: deque[tuple[int, metrics.Sums]] = deque()
         self.epoch_total: dict[str, float] | None = meta["epoch_total"]
         self.test: dict[str, float] | None = meta["test"]
-        # Time spent on steps, without compiling, tests and checkpoints, and images in these steps.
-        self.training_seconds, self.images_timed = meta["training_seconds"], meta["images_timed"]
-        self.compile_seconds = 0.0
-        self.earlier_seconds = self.training_seconds
+        self.watch = Stopwatch(meta["training_seconds"], meta["images_timed"])
+        self.earlier_seconds = self.watch.training_seconds
 
     def train(self, state: TrainState, first_step: int) -> tuple[TrainState, dict[str, float]]:
         """Makes the steps from `first_step` on; returns the last state and its test."""
         plan, config = self.plan, self.plan.config
-        train_step, eval_step = plan.compile_train_step(), plan.compile_eval_step()
+        train_steps = {count: plan.compile_train_steps(count) for count in (1, config.steps_per_dispatch)}
+        eval_step, compiled = plan.compile_eval_step(), set[int]()
         batches = plan.pipeline.batches(first_step)
         if first_step and plan.ends_epoch(first_step) and self.test is None:
             # The run was stopped between the last step of an epoch and its test.
-            self._end_epoch(first_step, state, eval_step, rate=0.0)
-        since, step_since = time.perf_counter(), first_step
-        for step in range(first_step + 1, plan.steps + 1):
-            state, sums = train_step(state, plan.parallel.place_batch(next(batches)))
+            self._end_epoch(first_step, state, eval_step)
+        self.watch.start()
+        step = timed = first_step
+        for count in dispatches(first_step, plan.steps, config.steps_per_dispatch, plan.saves_after):
+            batch = plan.parallel.place_batches([next(batches) for _ in range(count)])
+            if count not in compiled:
+                self.watch.lap(state, images=(step - timed) * plan.batch_size)
+            state, sums = train_steps[count](state, batch)
+            step += count
             self.pending.append((step, sums))
             self.test = None
-            if step == first_step + 1:
-                jax.block_until_ready(state)
-                self.compile_seconds = time.perf_counter() - since
-                since, step_since = time.perf_counter(), step
-                plan.pipeline.waited = 0.0  # counts from where the time of steps does
-            if step % config.log_every == 0:
+            if count not in compiled:
+                self.watch.lap(state, compiling=True)
+                if not compiled:
+                    plan.pipeline.waited = 0.0  # counts from where the time of steps does
+                compiled.add(count)
+                timed = step
+            logs = step // config.log_every > (step - count) // config.log_every
+            if logs:
                 self._log(keep=IN_FLIGHT)
-            ends_epoch = plan.ends_epoch(step)
-            saves = ends_epoch or (config.checkpoint_every and step % config.checkpoint_every == 0)
-            if not saves and self.stop.received is None:
+            signal = self._asked_to_stop(logs)
+            if not plan.saves_after(step) and signal is None:
                 continue
-            jax.block_until_ready(state)
+            self.watch.lap(state, images=(step - timed) * plan.batch_size)
             self._log(keep=0)
-            seconds, images_seen = time.perf_counter() - since, (step - step_since) * plan.batch_size
-            self.training_seconds += seconds
-            self.images_timed += images_seen
-            if self.stop.received is not None:
+            if signal is not None:
                 # Without a test, for which there may be no time: whoever sends SIGTERM soon sends SIGKILL.
                 self._save(step, state)
-                self.checkpoints.wait()
-                raise InterruptedRunError(self.stop.received, step, plan.steps, self.folder)
-            if ends_epoch:
-                self._end_epoch(step, state, eval_step, rate=images_seen / seconds)
+                distributed.on_first(self.checkpoints.wait)
+                raise InterruptedRunError(signal, step, plan.steps, self.folder)
+            if plan.ends_epoch(step):
+                self._end_epoch(step, state, eval_step)
             else:
                 self._save(step, state)
-            since, step_since = time.perf_counter(), step
+            self.watch.start()
+            timed = step
         assert self.test is not None
         return state, self.test
 
     @property
     def data_wait(self) -> float:
         """The share of the time of steps, in this process, in which they waited for data."""
-        seconds = self.training_seconds - self.earlier_seconds
+        seconds = self.watch.training_seconds - self.earlier_seconds
         return min(1.0, self.plan.pipeline.waited / seconds) if seconds else 0.0
 
+    def _asked_to_stop(self, logs: bool) -> int | None:
+        """The signal after which to stop. Many processes have to stop after the same step: they agree when they log."""
+        if self.plan.parallel.share[1] == 1:
+            return self.stop.received
+        return distributed.first_signal(self.stop.received) if logs else None
+
     def _log(self, keep: int) -> None:
-        """Fetches and records the metrics of all steps but the last `keep`."""
+        """Fetches and records the metrics of all calls but the last `keep`."""
         count = len(self.pending) - keep
         if count < 1:
             return
-        steps = [self.pending.popleft() for _ in range(count)]
-        fetched = jax.device_get([sums for _, sums in steps])
-        for (step, _), sums in zip(steps, fetched, strict=True):
+        fetched: list[tuple[int, dict[str, Any]]] = []
+        for last, sums in jax.device_get([self.pending.popleft() for _ in range(count)]):
+            made = len(sums["loss"])
+            fetched += [(last - made + 1 + i, {name: x[i] for name, x in sums.items()}) for i in range(made)]
+        for step, sums in fetched:
             means = metrics.means(sums)
             if not math.isfinite(means["loss"]):
                 self._stop_diverged(step, f"the loss is {means['loss']}")
@@ -300,42 +323,46 @@ class _Run:
             self.record.write({**row, "learning_rate": float(self.learning_rates[step - 1])})
         self.record.flush()
         # Added up from left to right, so that a sum that was saved and goes on is the same to the last bit.
-        self.epoch_total = metrics.add([*([self.epoch_total] if self.epoch_total else []), *fetched])
+        parts = [sums for _, sums in fetched]
+        self.epoch_total = metrics.add([*([self.epoch_total] if self.epoch_total else []), *parts])
         self.checkpoints.check()
-        last = steps[-1][0]
+        last = fetched[-1][0]
         self.display.steps_done(
-            last, self.plan.epoch(last), self.plan.pipeline.waited, **metrics.means(metrics.add(fetched))
+            last, self.plan.epoch(last), self.plan.pipeline.waited, **metrics.means(metrics.add(parts))
         )
 
-    def _end_epoch(self, step: int, state: TrainState, eval_step: Any, rate: float) -> None:
+    def _end_epoch(self, step: int, state: TrainState, eval_step: Any) -> None:
         """Tests, records and shows the test and the training before it, and saves a checkpoint."""
         self.test = evaluate(self.plan, eval_step, state)
         epoch = self.plan.epoch(step)
         assert self.epoch_total is not None
         train, self.epoch_total = metrics.means(self.epoch_total), None
         self.record.write({"split": "test", "step": step, "epoch": round(epoch, 4), **self.test})
-        self.display.epoch_done(epoch, train, self.test, rate)
+        self.display.epoch_done(epoch, train, self.test, self.watch.rate)
         self._save(step, state)
 
     def _save(self, step: int, state: TrainState) -> None:
         """Starts to save a checkpoint, behind all the rows up to this step."""
-        host = to_host(state)
+        host = self.plan.parallel.fetch_state(state)
         bad = integrity.non_finite_leaf(host)
         if bad is not None:
             self._stop_diverged(step, f"{bad} has infinite or NaN values")
         self.record.sync()
         meta = {
             "seconds": time.perf_counter() - self.started,
-            "training_seconds": self.training_seconds,
-            "images_timed": self.images_timed,
+            "training_seconds": self.watch.training_seconds,
+            "images_timed": self.watch.images,
             "epoch_total": self.epoch_total,
             "test": self.test,
         }
         self.checkpoints.save(host, meta, self.test["accuracy"] if self.test else None)
 
     def _stop_diverged(self, step: int, what: str) -> None:
-        self.checkpoints.wait()
-        kept = self.checkpoints.latest_step()
+        def kept_step() -> int | None:
+            self.checkpoints.wait()
+            return self.checkpoints.latest_step()
+
+        kept = distributed.on_first(kept_step)
         where = f"the checkpoint of step {kept} in {self.folder} is kept" if kept else "there is no checkpoint yet"
         rate = self.plan.config.optimizer.learning_rate
         raise DivergedError(

@@ -18,7 +18,7 @@ from jaxcnn.train.config import Config, validate
 from jaxcnn.train.custom import CustomParts
 from jaxcnn.train.losses import Loss
 from jaxcnn.train.mixing import make_mix
-from jaxcnn.train.parallel import Parallel, check_batch_divides, make_parallel
+from jaxcnn.train.parallel import Parallel, batch_norm_fields, check_batch_divides, make_parallel
 from jaxcnn.train.schedules import make_schedule
 from jaxcnn.train.state import TrainState, create_state
 from jaxcnn.train.step import make_eval_step, make_train_step
@@ -77,9 +77,21 @@ class Plan:
             note += "; batch normalisation takes its statistics over each micro-batch, not over the whole batch"
         return [note]
 
+    def saves_after(self, step: int) -> bool:
+        """Whether a checkpoint follows the update number `step` (from 1)."""
+        every = self.config.checkpoint_every
+        return self.ends_epoch(step) or (every is not None and step % every == 0)
+
     def compile_train_step(self) -> Any:
         """The training step over the devices, `(state, batch) -> (state, metrics)`; it consumes its state."""
-        step = make_train_step(
+        return self.parallel.compile(self._train_step(), donate_state=True)
+
+    def compile_train_steps(self, count: int) -> Any:
+        """`count` training steps in a call, on batches and with metrics that have an axis `[count]` in front."""
+        return self.parallel.compile(self._train_step(), donate_state=True, steps=count)
+
+    def _train_step(self) -> Any:
+        return make_train_step(
             self.model,
             self.optimizer,
             self.loss,
@@ -91,7 +103,6 @@ class Plan:
             accumulate=self.accumulate,
             axis_name=self.parallel.axis_name,
         )
-        return self.parallel.compile(step, donate_state=True)
 
     def compile_eval_step(self) -> Any:
         """The evaluation step over the devices, `(state, batch) -> metrics`."""
@@ -118,17 +129,17 @@ def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
     custom = custom or CustomParts()
     validate(config)
     dataset = open_dataset(config.dataset, config.data_dir)
-    model = build_model(config, custom, dataset.num_classes)
+    parallel, batch_size, accumulate = _spread(config, dataset.examples["train"])
+    model = build_model(config, custom, dataset.num_classes, batch_norm_fields(config.sync_batch_norm, parallel))
     loss, test_loss = build_losses(config, custom)
     augmentations = build_augmentations(config, custom)
-    parallel, batch_size, accumulate = _spread(config, dataset.examples["train"])
     pipeline = open_pipeline(
         dataset,
         batch_size,
         config.seed,
         image_size=config.image_size,
         augment=augmentations,
-        share=(jax.process_index(), jax.process_count()),
+        share=parallel.share,
     )
     augment = compose(pipeline.device_augment) if pipeline.device_augment else None
     steps_per_epoch = dataset.examples["train"] / batch_size
@@ -164,9 +175,7 @@ def _spread(config: Config, examples: int) -> tuple[Parallel, int, int]:
     """The devices, and the batch and its micro-batches over them."""
     # One example cannot be divided: stochastic gradient descent takes one device.
     devices = jax.local_devices()[:1] if config.batch_size == 1 and jax.process_count() == 1 else None
-    parallel = make_parallel(config.parallel, devices)
-    if parallel.axis_name is None and not config.sync_batch_norm:
-        raise UsageError("sync_batch_norm cannot be off under parallel 'jit', which sees one whole batch; use pmap")
+    parallel = make_parallel(config.parallel, devices, shard_state=config.shard_state)
     count, platform = len(parallel.devices), parallel.devices[0].platform
     if config.batch_size == "full":
         if examples % count:

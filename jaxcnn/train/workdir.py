@@ -91,7 +91,7 @@ def claim(config: Config) -> Iterator[Path]:
     with contextlib.ExitStack() as held:
         try:
             if config.workdir is None:
-                workdir = _next_free(Path("runs"), f"{config.model}-{config.dataset.replace('/', '_')}")
+                workdir = _next_free(config)
             else:
                 workdir = Path(config.workdir).expanduser()
                 workdir.mkdir(parents=True, exist_ok=True)
@@ -109,8 +109,32 @@ def claim(config: Config) -> Iterator[Path]:
         yield workdir
 
 
-def _next_free(folder: Path, name: str) -> Path:
-    number = 1
+@contextlib.contextmanager
+def reserved(config: Config) -> Iterator[Path]:
+    """The folder that `claim` is to be given as `workdir`, for who has to know it before the run starts.
+
+    A folder that is made here and stays empty is removed in the end.
+
+    Raises:
+      UsageError: it cannot be written.
+    """
+    if config.workdir is not None:
+        yield Path(config.workdir).expanduser()
+        return
+    try:
+        folder = _next_free(config)
+    except OSError as error:
+        raise UsageError(f"workdir runs cannot be written: {error.strerror}") from error
+    try:
+        yield folder
+    finally:
+        with contextlib.suppress(OSError):  # not empty, as a rule
+            folder.rmdir()
+            folder.parent.rmdir()
+
+
+def _next_free(config: Config) -> Path:
+    folder, name, number = Path("runs"), f"{config.model}-{config.dataset.replace('/', '_')}", 1
     while True:
         try:
             (folder / f"{name}-{number}").mkdir(parents=True)

@@ -1,0 +1,175 @@
+"""Many processes, on one machine or on many: how they find each other, and how they agree.
+
+All processes run the same loop on the same steps, each with its own share of every batch. The first of them alone
+reads and writes the run's folder; what it finds there, it tells the others.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxcnn.errors import RunError, UsageError
+
+T = TypeVar("T")
+
+HEARTBEAT_SECONDS = 30
+"""After so long without a sign of life from one process, JAX ends all of them."""
+
+
+class DisagreementError(RunError):
+    """Processes that should hold the same state do not."""
+
+
+class Silent:
+    """Stands in for what only the first process has (a log, a display): takes every call and does nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
+
+
+def check_flags(coordinator: str | None, num_processes: int | None, process_id: int | None, heartbeat: int) -> None:
+    """Raises `UsageError` for an address, a count and an index that cannot be, or of which only some are given."""
+    given = (coordinator, num_processes, process_id)
+    if None in given and any(value is not None for value in given):
+        raise UsageError("--coordinator, --num-processes and --process-id go together; without all, JAX detects them")
+    if coordinator is not None and not _is_address(coordinator):
+        raise UsageError(f"--coordinator is HOST:PORT of the first process, got {coordinator!r}")
+    if num_processes is not None and num_processes < 1:
+        raise UsageError(f"--num-processes must be at least 1, got {num_processes}")
+    if process_id is not None and num_processes is not None and not 0 <= process_id < num_processes:
+        raise UsageError(f"--process-id must be from 0 to {num_processes - 1}, got {process_id}")
+    if heartbeat < 1:
+        raise UsageError(f"--heartbeat must be at least 1 second, got {heartbeat}")
+
+
+def _is_address(text: str) -> bool:
+    match = re.fullmatch(r"(\S+):(\d+)", text)
+    return match is not None and 0 < int(match.group(2)) < 2**16
+
+
+def initialize(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    heartbeat: int = HEARTBEAT_SECONDS,
+) -> None:
+    """Joins the other processes; to be called before JAX is used in any other way.
+
+    Args:
+      coordinator: "HOST:PORT" at which the first process listens.
+      num_processes: how many there are.
+      process_id: which one this is, from 0. Without all three, JAX finds out from SLURM, Open MPI or a TPU pod.
+      heartbeat: seconds after which a process that gives no sign of life counts as dead.
+
+    Raises:
+      UsageError: values that cannot be, or nothing to find them out from.
+    """
+    check_flags(coordinator, num_processes, process_id, heartbeat)
+    try:
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            heartbeat_timeout_seconds=heartbeat,
+            # Who is done waits for the others so long at most, instead of JAX's five minutes.
+            shutdown_timeout_seconds=heartbeat,
+        )
+    except ValueError as error:
+        raise UsageError(
+            "no cluster was detected (SLURM, Open MPI, TPU pod); give --coordinator HOST:PORT, --num-processes N and "
+            "--process-id I"
+        ) from error
+
+
+def leave(status: int) -> NoReturn:
+    """Ends this process at once: JAX's own way out waits for the others, which may be waiting for this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if is_first():
+        # The others, which find each other through this one, may be about to leave for the same reason.
+        time.sleep(1.0)
+    os._exit(status)
+
+
+def is_first() -> bool:
+    """Whether this is the process that reads and writes the run's folder, and that people watch."""
+    return jax.process_index() == 0
+
+
+def gather(value: Any) -> list[Any]:
+    """The value of each process, which JSON can hold, on all of them. Every process has to call it."""
+    if jax.process_count() == 1:
+        return [value]
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array([text.size], np.int32)).reshape(-1)
+    texts = multihost_utils.process_allgather(np.pad(text, (0, int(lengths.max()) - text.size)))
+    return [json.loads(row[:length].tobytes()) for row, length in zip(texts, lengths, strict=True)]
+
+
+def together(work: Callable[[], T]) -> T:
+    """Does the work in every process. If it cannot be done in one, for a reason told in one line, all give up.
+
+    Raises:
+      UsageError, RunError: what the work raised in this process, or else in the first one in which it failed.
+    """
+    value, mine = None, None
+    try:
+        value = work()
+    except (UsageError, RunError) as error:
+        mine = error
+    failures = gather(None if mine is None else [isinstance(mine, UsageError), str(mine)])
+    if mine is not None:
+        raise mine
+    for index, failure in enumerate(failures):
+        if failure is not None:
+            is_usage, message = failure
+            raise (UsageError if is_usage else RunError)(f"process {index}: {message}")
+    return value  # type: ignore[return-value]
+
+
+def on_first(work: Callable[[], T]) -> T:
+    """Does the work in the first process; returns in all of them what it gave, which JSON must be able to hold.
+
+    Raises:
+      UsageError, RunError: as the work raised in the first process, in all of them.
+    """
+    value = together(lambda: work() if is_first() else None)
+    return gather(value)[0]
+
+
+def from_first(tree: Any) -> Any:
+    """The first process's arrays, on all of them; the others give arrays (of the host) of the same shapes."""
+    if jax.process_count() == 1:
+        return tree
+    leaves, treedef = jax.tree.flatten(tree)
+    arrays = [np.ascontiguousarray(leaf).reshape(np.shape(leaf)) for leaf in leaves]
+    # As bytes: they are sent by adding up zeros, which would turn -0.0 into 0.0.
+    packed = np.concatenate([np.zeros(0, np.uint8), *(array.reshape(-1).view(np.uint8) for array in arrays)])
+    received, start, unpacked = np.asarray(multihost_utils.broadcast_one_to_all(packed)), 0, []
+    for array in arrays:
+        part = received[start : start + array.nbytes].copy()
+        unpacked.append(part.view(array.dtype).reshape(array.shape))
+        start += array.nbytes
+    return jax.tree.unflatten(treedef, unpacked)
+
+
+def check_equal(what: str, value: Any) -> None:
+    """Raises `DisagreementError` if a value, which JSON can hold, is not the same in all processes."""
+    values = gather(value)
+    if any(other != values[0] for other in values):
+        raise DisagreementError(f"{what} differs between processes: {values}")
+
+
+def first_signal(received: int | None) -> int | None:
+    """The signal that some process has received (the largest number of several), in all of them; None if none has."""
+    if jax.process_count() == 1:
+        return received
+    return int(multihost_utils.process_allgather(np.array([received or 0], np.int32)).max()) or None
