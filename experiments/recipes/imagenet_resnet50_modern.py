@@ -4,9 +4,9 @@ Primitives*, 2021, which gave `ResNet50_Weights.IMAGENET1K_V2`.
     jaxcnn train --config experiments/recipes/imagenet_resnet50_modern.py --data-dir FOLDER
 
 The published weights reach 80.858 % top-1. That recipe also erases random rectangles, trains on 176 pixels and tests on
-224, and repeats each augmented image four times in a batch, none of which is done here; the article has 80.036 % before
-image sizes were tuned, with erasing. Its average of parameters has a decay of 0.99998 and is updated every 32 steps;
-this one has 0.9999 at each step. 600 epochs in bfloat16 at a batch of 1,024: meant for 8 GPUs or the like.
+224, and repeats each augmented image four times in a batch, none of which is done here, so that less is to be expected.
+Its average of parameters has a decay of 0.99998 and is updated every 32 steps; this one has 0.9999 at each step. 600
+epochs in bfloat16 at a batch of 1,024: meant for 8 GPUs or the like.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig

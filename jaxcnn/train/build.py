@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import functools
+import inspect
 from typing import Any
 
 import flax.linen as nn
@@ -39,6 +40,8 @@ def _build_model(config: Config, custom: CustomParts, num_classes: int) -> nn.Mo
     if custom.model is not None:
         if config.model_options:
             raise UsageError("model_options are of named architectures; give a model of your own its fields itself")
+        if "train" not in inspect.signature(type(custom.model).__call__).parameters:
+            raise UsageError(f"model must take `train`: {type(custom.model).__name__}.__call__(self, x, *, train)")
         names = [field.name for field in dataclasses.fields(custom.model)]  # type: ignore[arg-type]
         if dtype and "dtype" not in names:
             raise UsageError(f"dtype {config.dtype}: {type(custom.model).__name__} has no field `dtype` to take it")
