@@ -139,7 +139,7 @@ def test_gradient_descent_in_three_ways(name):
 
 def test_vanilla_gradient_descent_makes_one_update_an_epoch(tmp_path):
     config = dataclasses.replace(CONFIG, batch_size="full", steps=None, epochs=2, workdir=str(tmp_path))
-    result = fit(config)
+    result = fit(config, model=TinyNet())
     assert (result.values["steps"], result.values["batch_size"]) == (2, 10_000)
     assert json.loads((tmp_path / "config.json").read_text())["batch_size"] == "full"
     assert int(result.state.step) == 2
