@@ -129,11 +129,16 @@ def make_eval_step(
 
     def eval_step(state: TrainState, batch: Any) -> metrics.Sums:
         images = batch["images"] if normalize is None else normalize(batch["images"])
-        variables = evaluation_variables(state)
-        logits = model.apply(variables, images, train=False)
-        if flip:
-            logits = (logits + model.apply(variables, jnp.flip(images, axis=2), train=False)) / 2
+        logits = evaluation_logits(model, evaluation_variables(state), images, flip=flip)
         sums = metrics.sums(loss(logits, batch["labels"]), logits, batch["labels"], batch["mask"])
         return sums if axis_name is None else jax.lax.psum(sums, axis_name)
 
     return eval_step
+
+
+def evaluation_logits(model: Any, variables: Any, images: jax.Array, *, flip: bool) -> jax.Array:
+    """Logits `[N, classes]` of the model's inputs `[N, H, W, C]`; with `flip` averaged with the mirror images'."""
+    logits = model.apply(variables, images, train=False)
+    if not flip:
+        return logits
+    return (logits + model.apply(variables, jnp.flip(images, axis=2), train=False)) / 2

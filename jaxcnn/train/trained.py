@@ -18,6 +18,7 @@ from jaxcnn.train.config import Config
 from jaxcnn.train.custom import CustomParts
 from jaxcnn.train.preprocessing import Preprocessing
 from jaxcnn.train.state import create_state, evaluation_variables
+from jaxcnn.train.step import evaluation_logits
 
 # Images that go through the network at once.
 BATCH = 64
@@ -42,7 +43,7 @@ class Trained:
     def logits(self, images: jax.Array) -> jax.Array:
         """Logits `[N, classes]` of uint8 images `[N, H, W, C]`; pure, to be compiled, differentiated or exported."""
         inputs = self.preprocessing.normalize(images)
-        return self.model.apply(self.variables, inputs, train=False)  # type: ignore[return-value]
+        return evaluation_logits(self.model, self.variables, inputs, flip=self.config.tta == "flip")
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities `[N, classes]` of uint8 images `[N, H, W, C]`, however many they are."""
