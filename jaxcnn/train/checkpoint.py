@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import os
 import shutil
 import sys
 import time
@@ -102,9 +103,8 @@ class Checkpoints:
         """
         self.wait()
         step = int(state.step)
-        self._check_space(step, state)
+        self._check_disk(step, state)
         description = {"meta": meta, "test_accuracy": test_accuracy, "leaves": integrity.manifest(state)}
-        self._saving = step
         try:
             self._manager.save(
                 step,
@@ -235,11 +235,14 @@ class Checkpoints:
         tested = [step for step in steps if self._accuracies.get(step) is not None]
         return {*steps[-2:], *sorted(tested, key=lambda step: (self._accuracies[step], step))[-1:]}
 
-    def _check_space(self, step: int, state: TrainState) -> None:
+    def _check_disk(self, step: int, state: TrainState) -> None:
+        """Looks first: half a save, and what Orbax says of it, help nobody."""
+        self._saving = step
+        if not os.access(self._directory, os.W_OK):
+            self._fail(OSError("the folder is read-only"))
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD_BYTES
         free = shutil.disk_usage(self._directory).free
         if free < needed:
-            self._saving = step
             self._fail(OSError(f"it needs {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free"))
 
     def _fail(self, error: Exception) -> None:

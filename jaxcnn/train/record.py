@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 import time
 from pathlib import Path
 from types import TracebackType
@@ -42,8 +43,8 @@ class Record:
     """
 
     def __init__(self, workdir: Path, first_step: int):
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import RecordWriter
         from tensorboardX.summary import scalar
 
         proto: Any = event_pb2  # its classes come into being when it is imported; a type checker sees none
@@ -58,10 +59,11 @@ class Record:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
             self._file = self._path.open("a")
             # Written here and now: tensorboardX's own thread waits for ever when a disk is full.
-            self._events = EventsWriter(str(workdir / "events"), f".{first_step}")
+            name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{first_step}"
+            self._events = RecordWriter(str(workdir / name))
+            self._write_event(file_version="brain.Event:2")
             # TensorBoard then forgets what earlier files say of the steps that are made again.
-            start = proto.SessionLog(status=proto.SessionLog.START)
-            self._events.write_event(proto.Event(step=first_step + 1, session_log=start))
+            self._write_event(step=first_step + 1, session_log=proto.SessionLog(status=proto.SessionLog.START))
 
     def __enter__(self) -> "Record":
         return self
@@ -81,8 +83,10 @@ class Record:
             self._file.write(json.dumps(row) + "\n")
             for name, value in row.items():
                 if name not in ("split", "step", "epoch", "examples"):
-                    summary = self._scalar(f"{row['split']}/{name}", value)
-                    self._events.write_event(self._Event(wall_time=time.time(), step=row["step"], summary=summary))
+                    self._write_event(step=row["step"], summary=self._scalar(f"{row['split']}/{name}", value))
+
+    def _write_event(self, **fields: Any) -> None:
+        self._events.write(self._Event(wall_time=time.time(), **fields).SerializeToString())
 
     def flush(self) -> None:
         """Hands all rows to the operating system: they stay even if this process is killed."""

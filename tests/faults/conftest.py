@@ -34,6 +34,7 @@ def tiny():
             checkpoint_every=2,
             log_every=3,
             augment=("flip",),
+            ema_decay=0.9,
             progress=False,
             optimizer=OptimizerConfig("adam", learning_rate=0.01),
         )

@@ -17,7 +17,7 @@ WORKER = Path(__file__).parent / "worker.py"
 STEPS = 26
 ARGS = [
     *("train", "--model", "tiny", "--dataset", "tiny", "--batch-size", "16", "--steps", str(STEPS)),
-    *("--checkpoint-every", "2", "--log-every", "3", "--augment", "flip", "--no-progress"),
+    *("--checkpoint-every", "2", "--log-every", "3", "--augment", "flip", "--ema-decay", "0.9", "--no-progress"),
     *("--optimizer.name", "adam", "--optimizer.learning-rate", "0.01"),
 ]
 
@@ -57,6 +57,7 @@ class Worker:
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             },
         )
+        self._errors = cache.with_suffix(".errors")
         assert self._next() == ["ready"]
 
     def __enter__(self) -> "Worker":
@@ -78,8 +79,7 @@ class Worker:
         **job: Any,
     ) -> Ended:
         """Runs the command line until it ends, sending it a signal `delay` seconds after event number `at_event`."""
-        errors = workdir.with_suffix(".err")
-        job |= {"args": [*args, "--workdir", str(workdir), *more], "errors": str(errors)}
+        job |= {"args": [*args, "--workdir", str(workdir), *more], "errors": str(self._errors)}
         print(json.dumps(job), file=self._process.stdin)
         pid, events, states = 0, [], []
         while True:
@@ -91,7 +91,7 @@ class Worker:
             elif word == "state":
                 states += rest
             elif word == "exit":
-                return Ended(int(rest[0]), events, states, errors.read_text() if errors.exists() else "")
+                return Ended(int(rest[0]), events, states, self._errors.read_text())
             # The first event may be told before the process's number is.
             if pid and at_event is not None and len(events) > at_event:
                 time.sleep(delay)
