@@ -88,7 +88,9 @@ class Checkpoints:
             if error is None:  # or it would hide what has gone wrong first
                 raise
         finally:
-            self._manager.close()
+            # What it may still complain about is a save whose failure was told already.
+            with contextlib.suppress(Exception):
+                self._manager.close()
 
     def save(self, state: TrainState, meta: dict[str, Any], test_accuracy: float | None = None) -> None:
         """Starts to save a state of host arrays and, beside it, `meta`, which is anything JSON can hold.
