@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxcnn.errors import UsageError, unknown_name
 
@@ -129,10 +129,10 @@ def from_dict(values: dict[str, Any]) -> Config:
     """The configuration that `to_dict` wrote.
 
     Raises:
-      UsageError: fields that are missing or unknown.
+      UsageError: fields that are missing or unknown, or values of another type.
     """
     try:
-        return Config(
+        config = Config(
             **{
                 **values,
                 "model_options": tuple(values["model_options"]),
@@ -143,8 +143,26 @@ def from_dict(values: dict[str, Any]) -> Config:
                 ),
             }
         )
+        for part in (config, config.optimizer, config.schedule):
+            for name, hint in get_type_hints(type(part)).items():
+                if not _is_a(getattr(part, name), hint):
+                    raise TypeError(f"{name} cannot be {getattr(part, name)!r}")
     except (KeyError, TypeError) as error:
         raise UsageError(f"not a configuration of this version of jaxcnn: {error}") from error
+    return config
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type; a whole number is a float too, but True is no number."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is_a(item, get_args(hint)[0]) for item in value)
+    if get_args(hint):
+        return any(_is_a(value, choice) for choice in get_args(hint))
+    if hint is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from killing import outcome
 from worker import fingerprint
 
+from jaxcnn.data.pipeline import Pipeline
 from jaxcnn.errors import UsageError
 from jaxcnn.train import SaveError, TrainState, evaluate_run, fit, loop, plan
 from jaxcnn.train.checkpoint import Checkpoints
@@ -124,12 +125,8 @@ def test_without_the_epochs_metrics_so_far_it_would_not_be(tiny, straight, tmp_p
 
 
 def test_with_the_data_in_another_order_it_would_not_be(tiny, straight, tmp_path, monkeypatch):
-    batches = loop.training_batches
-
-    def from_the_start(images, labels, batch_size, seed, first_step=0, **kwargs):
-        return batches(images, labels, batch_size, seed, 0, **kwargs)
-
-    monkeypatch.setattr(loop, "training_batches", from_the_start)
+    batches = Pipeline.batches
+    monkeypatch.setattr(Pipeline, "batches", lambda self, first_step=0, *args: batches(self, 0, *args))
     assert "state" in differences(tiny, straight, tmp_path, monkeypatch, MIDDLE)
 
 

@@ -8,7 +8,8 @@ import threading
 import pytest
 from killing import ARGS, complete_checkpoints, outcome
 
-from jaxcnn.train import InterruptedRunError, fit, loop
+from jaxcnn.data.pipeline import Pipeline
+from jaxcnn.train import InterruptedRunError, fit
 from jaxcnn.train.signals import StopSignals
 
 
@@ -53,7 +54,7 @@ class Sender:
     """Sends signals to this process while a run in it draws its batches."""
 
     def __init__(self, monkeypatch, numbers):
-        batches = loop.training_batches
+        batches = Pipeline.batches
 
         def sending(*args, **kwargs):
             for index, batch in enumerate(batches(*args, **kwargs)):
@@ -61,7 +62,7 @@ class Sender:
                     os.kill(os.getpid(), number)
                 yield batch
 
-        monkeypatch.setattr(loop, "training_batches", sending)
+        monkeypatch.setattr(Pipeline, "batches", sending)
 
 
 def test_fit_in_python_raises_and_puts_the_handlers_back(tiny, tmp_path, monkeypatch, capfd):

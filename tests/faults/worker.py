@@ -28,6 +28,7 @@ from jaxcnn import layers, models
 from jaxcnn.cli import main
 from jaxcnn.cli import train as train_command
 from jaxcnn.data.datasets import Statistics
+from jaxcnn.data.pipeline import Pipeline
 from jaxcnn.train import checkpoint, curves, loop, plan, workdir
 
 IMPORTED = (matplotlib.figure, orbax.checkpoint, tensorboardX.summary, train_command)
@@ -104,7 +105,7 @@ def watch(slow: float, slow_step: float) -> None:
     telling(checkpoint.Checkpoints, "restore_newest", "restoring", "restored")
     telling(checkpoint.Checkpoints, "save", "saving", "training")
     telling(loop, "evaluate", "testing", "tested")
-    batches = loop.training_batches
+    batches = Pipeline.batches
 
     def told_batches(*args, **kwargs):
         for batch in batches(*args, **kwargs):
@@ -112,7 +113,7 @@ def watch(slow: float, slow_step: float) -> None:
             time.sleep(slow_step)
             yield batch
 
-    loop.training_batches = told_batches
+    Pipeline.batches = told_batches
     telling(curves, "draw", "drawing")
     telling(workdir, "write_json", "writing JSON")
     if slow:
