@@ -122,7 +122,7 @@ def _made(name: str, factory: Callable[..., Any], num_classes: int | None) -> nn
 
 
 def _table(summary: Summary) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True, show_edge=False)
     table.add_column("name", overflow="fold")
     table.add_column("kind", overflow="fold")
     table.add_column("output")

@@ -1,0 +1,74 @@
+"""Receptive fields of whole models: the published ones, and those that gradients measure."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn.analysis import Row, summarize
+from jaxcnn.models import create_model, features
+
+
+def rows_of(name: str) -> dict[str, Row]:
+    model = create_model(name)
+    return {row.name: row for row in summarize(model, model.image_shape).rows}
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "field", "stride"),
+    [
+        # Araujo, Norris and Sim, Computing Receptive Fields of Convolutional Neural Networks, 2019.
+        ("vgg16", "conv5_3", 196, 16),
+        ("vgg16", "pool5", 212, 32),
+        ("alexnet", "MaxPool_2", 195, 32),
+        ("alexnet_two_tower", "MaxPool_2", 195, 32),
+        ("resnet50", "stage4_block3/norm3", 427, 32),
+        ("resnet50_v1", "stage4_block3/norm3", 483, 32),
+    ],
+)
+def test_fields_and_strides_are_the_published_ones(name, layer, field, stride):
+    row = rows_of(name)[layer]
+    assert (row.receptive_field, row.stride) == ((field, field), (stride, stride))
+
+
+# Fewer blocks and channels, but every kind of block and every stride; a tap, and an image larger than its field.
+MODELS: dict[str, tuple[str, dict[str, Any], str, int]] = {
+    "lenet5": ("lenet5", {"activation": nn.softplus, "padding": 0}, "MaxPool_1", 45),
+    "lenet5_1998": ("lenet5_1998", {"padding": 0}, "S4", 45),
+    "alexnet": ("alexnet", {"features": (4,) * 5, "hidden": 4}, "conv4", 423),
+    "vgg16": ("vgg16", {"widths": (2,) * 5, "hidden": 4}, "conv3_3", 97),
+    "googlenet": ("googlenet", {"modules": {"3a": (2, (2, 2), (2, 2), 2)}}, "inception3a", 159),
+    "resnet18": ("resnet18", {"stage_sizes": (1, 1), "width": 4}, "stage2_block1", 159),
+    "resnet50": ("resnet50", {"stage_sizes": (1, 2), "width": 4}, "stage2_block2", 191),
+    "resnet50_v1": ("resnet50_v1", {"stage_sizes": (1, 2), "width": 4}, "stage2_block2", 191),
+    "preact_resnet164_cifar": ("preact_resnet164_cifar", {"stage_sizes": (1, 1, 1), "width": 4}, "last_norm", 63),
+    "densenet_bc100_k12": ("densenet_bc100_k12", {"block_sizes": (2, 2), "growth_rate": 2}, "last_norm", 63),
+}
+
+
+@pytest.mark.parametrize(("name", "fields", "tap", "size"), MODELS.values(), ids=MODELS)
+def test_fields_are_those_that_gradients_measure(name, fields, tap, size):
+    model = create_model(name, 10, **fields)
+    shape = (1, size, size, model.image_shape[2])
+    x = jax.random.uniform(jax.random.key(0), shape, minval=0.5, maxval=1.5)
+    variables = jax.jit(lambda x: model.init(jax.random.key(0), x, train=False))(x)
+    # Positive parameters: no two paths cancel, and no unit is cut off by a ReLU.
+    params = jax.tree.map(lambda p: jnp.abs(p) * 0.1 + 1e-3, variables["params"])
+
+    def middle(x: jax.Array) -> jax.Array:
+        y = features(model, {**variables, "params": params}, x, at=tap)
+        # Four neighbours: a maximum passes one of its inputs only, and which one differs between them.
+        row, column = y.shape[1] // 2, y.shape[2] // 2
+        return y[:, row, column].sum()
+
+    gradient = jax.jit(lambda xs: sum(jnp.abs(jax.grad(middle)(x)) for x in xs))(
+        [jax.random.uniform(jax.random.key(seed), shape, minval=0.5, maxval=1.5) for seed in range(4)]
+    )
+    seen = tuple(np.ptp(np.flatnonzero(np.asarray(gradient).sum(axes))) + 1 for axes in ((0, 2, 3), (0, 1, 3)))
+    rows = [row for row in summarize(model, shape).rows if row.name == tap or row.name.startswith(f"{tap}/")]
+    fields_of_tap = max(row.receptive_field or (0, 0) for row in rows)
+    assert seen == fields_of_tap
+    assert max(seen) < size  # no border cut it off
