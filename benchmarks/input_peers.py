@@ -48,7 +48,8 @@ def grain_loader(folder: Path, size: int, workers: int) -> Iterator[int]:
     absl.flags.FLAGS(sys.argv[:1])  # grain's worker processes want them parsed
     (directory,) = (path for name in (folder / "data").iterdir() for path in name.iterdir())
     builder = tfds.builder_from_directory(directory)
-    source: Any = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
+    skip = {"image": tfds.decode.SkipDecoding()}
+    source: Any = builder.as_data_source(split="train", decoders=skip)  # pyright: ignore[reportCallIssue]
 
     class Decode(grain.transforms.RandomMap):
         def random_map(self, element: Any, rng: Any) -> Any:

@@ -1,5 +1,6 @@
 """Folders of images are data sets: made once, safely, and damaged images are named."""
 
+import json
 import os
 
 import numpy as np
@@ -129,6 +130,26 @@ def test_the_middle_is_torchvisions_resize_and_centre_crop(photographs):
 def test_the_middle_has_224_of_256_pixels_of_the_shorter_side():
     assert centre_box(256, 256, (224, 224)) == (16, 16, 240, 240)
     assert centre_box(512, 1024, (224, 224)) == (288, 32, 736, 480)
+
+
+def test_a_network_is_trained_on_a_folder_and_says_how_long_it_waited(photographs, tmp_path, capsys):
+    flags = ["--dataset", photographs.name, "--data-dir", str(photographs.directory.parent.parent)]
+    size = ["--image-size", "28", "--augment", "resized_crop", "flip"]
+    run = ["--steps", "4", "--batch-size", "8", "--workdir", str(tmp_path / "run"), "--json", "--no-progress"]
+    assert main(["train", *flags, *size, *run]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["test_examples"] == 10
+    assert result["data_residence"] == "disk"
+    assert 0 < result["data_wait"] <= 1
+    assert main(["train", *flags, *run]) == 2
+    assert "give them one with --image-size" in capsys.readouterr().err
+
+
+def test_waiting_for_data_is_told_with_what_to_change(photographs):
+    pipeline = open_pipeline(photographs, 8, image_size=24, augment=["resized_crop"])
+    assert pipeline.advice(0.1) is None
+    assert "waited for data 45% of the time" in pipeline.advice(0.45)
+    assert "would help" in pipeline.advice(0.45)
 
 
 def test_a_folder_is_shown_and_measured(photographs, tmp_path, capsys, monkeypatch):
