@@ -100,9 +100,18 @@ def decode_part(
     # Sides are rounded up, so that their ratio is not quite the scale.
     scale = 1.0 if pixels.shape[:2] == (height, width) else 1 / shrink
     part = Box(box.left * scale, box.top * scale, box.right * scale, box.bottom * scale)
-    part = (part.left, part.top, min(part.right, pixels.shape[1]), min(part.bottom, pixels.shape[0]))
-    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=part)).reshape(*size, channels)
+    # Cut out first: what Pillow takes over costs by the pixel, and nothing outside the part is to be looked at.
+    left, top = math.floor(part.left), math.floor(part.top)
+    cut = pixels[top : math.ceil(part.bottom), left : math.ceil(part.right)]
+    inside = (
+        part.left - left,
+        part.top - top,
+        min(part.right - left, cut.shape[1]),
+        min(part.bottom - top, cut.shape[0]),
+    )
+    image = Image.fromarray(cut[..., 0] if channels == 1 else cut)
+    resized = image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=inside)
+    return np.asarray(resized).reshape(*size, channels)
 
 
 def size_of(content: bytes) -> tuple[int, int]:
