@@ -77,16 +77,16 @@ def _measure(flags: Flags) -> None:
     console = Console(stderr=flags.json)
     out = _folder(flags.out)
     models = _words("model", flags.model)
-    rows: list[dict[str, Any]] = []
+    so_far: list[dict[str, Any]] = []
     with _Progress(console) as progress:
 
         def on_row(row: dict[str, Any]) -> None:
-            rows.append(row)
+            so_far.append(row)
             progress.row_done(row)
             if out is not None:  # after each row, so that what was measured stays if the next is interrupted
-                results.write(out, rows, _title(models), pictures=False)
+                results.write(out, so_far, _title(models), pictures=False)
 
-        measure.benchmark(
+        rows = measure.benchmark(
             models,
             batch_sizes="auto" if flags.batch_sizes == "auto" else _numbers("batch-sizes", flags.batch_sizes),
             modes=_words("mode", flags.mode),
