@@ -9,7 +9,6 @@ is named at the end.
 
 import argparse
 import contextlib
-import importlib.util
 import os
 import signal
 import subprocess
@@ -31,9 +30,10 @@ BUDGETS: dict[str, list[tuple[str, str, str]]] = {
         ("compile", "compile", "--models lenet5"),
         ("loop_overhead", "loop_overhead", "--epochs 1 --repeats 1"),
         ("time_to_accuracy", "time_to_accuracy", "--target 0.7 --epochs 2 --repeats 1"),
+        ("input", "input", "--seconds 0.5 --repeats 1"),
     ],
     "small": [
-        ("peers", "peers", "--models lenet5,resnet20_cifar,resnet50 --rounds 5 --seconds 1"),
+        ("peers", "peers", "--models lenet5,resnet20_cifar,resnet50 --rounds 5 --seconds 1 --timeout 150"),
         ("batch_sizes", "batch_sizes", "--models lenet5,resnet20_cifar --batch-sizes 16,64,256 --steps 8"),
         ("batch_sizes_224", "batch_sizes", "--models resnet50 --batch-sizes 1,4,8 --modes train,infer --steps 5"),
         ("devices", "devices", "--models lenet5 --batch-per-device 32 --steps 10"),
@@ -41,6 +41,7 @@ BUDGETS: dict[str, list[tuple[str, str, str]]] = {
         ("compile", "compile", "--models lenet5,resnet20_cifar,resnet50,densenet121 --image-size 64"),
         ("loop_overhead", "loop_overhead", "--epochs 2 --repeats 3"),
         ("time_to_accuracy", "time_to_accuracy", "--target 0.85 --epochs 8 --repeats 3"),
+        ("input", "input", "--seconds 2 --repeats 2"),
     ],
     "full": [
         ("peers", "peers", "--rounds 15 --seconds 2"),
@@ -50,6 +51,7 @@ BUDGETS: dict[str, list[tuple[str, str, str]]] = {
         ("compile", "compile", ""),
         ("loop_overhead", "loop_overhead", "--epochs 8 --repeats 7"),
         ("time_to_accuracy", "time_to_accuracy", "--target 0.88 --epochs 20 --repeats 10"),
+        ("input", "input", ""),
     ],
 }
 
@@ -67,17 +69,15 @@ def main(args: list[str] | None = None) -> int:
     minutes = arguments.minutes or (None if arguments.budget == "full" else 25.0)
     until = None if minutes is None else time.monotonic() + 60 * minutes
 
-    suites = list(BUDGETS[arguments.budget])
-    if importlib.util.find_spec("benchmarks.input"):
-        suites.append(("input", "input", ""))
     short = []
-    for folder, suite, flags in suites:
+    for folder, suite, flags in BUDGETS[arguments.budget]:
         command = [sys.executable, "-m", f"benchmarks.{suite}", *flags.split()]
         if suite == "peers":
             command += ["--environments", str(arguments.environments)]
             command += ["--no-install"] if arguments.no_install else []
-        if suite != "input":
-            command += ["--out", str(arguments.out / folder)]
+        out = arguments.out / folder
+        out.mkdir(parents=True, exist_ok=True)
+        command += ["--out", str(out / "rows.json" if suite == "input" else out)]
         print(f"== {folder}", flush=True)
         started = time.monotonic()
         problem = _run(command, None if until is None else until - started)

@@ -38,7 +38,10 @@ def page(results: Path) -> str:
     ]
     for name, value in load(results).items():
         folder = results / name
-        table = (folder / "rows.md").read_text().split("\n", 1)[1].strip() if (folder / "rows.md").exists() else ""
+        if (folder / "rows.md").exists():
+            table = (folder / "rows.md").read_text().split("\n", 1)[1].strip()
+        else:  # a suite whose results are no table
+            table = f"```json\n{(folder / 'rows.json').read_text().strip()}\n```"
         pictures = [f"![{picture.stem}]({name}/{picture.name})" for picture in sorted(folder.glob("*.png"))]
         parts += [f"## {value.get('title', name)}", f"{value.get('date', '')} · `{name}/`", table, *pictures]
     return "\n\n".join(part for part in parts if part) + "\n"
