@@ -120,7 +120,8 @@ def _measure(case: Case, row: Row, report: Report) -> None:
     whole = peak.flops * (1 if row["fake_devices"] else len(devices))
     row["peak_tflops"], row["peak_source"], row["arithmetic"] = whole / 1e12, peak.source, peak.arithmetic
     row["tflops"] = row["flops_per_step"] / row["step_ms"] / 1e9
-    row["mfu"] = row["tflops"] / row["peak_tflops"]
+    # A peak that was measured while the machine did other things may be below what was reached: it is no peak then.
+    row["mfu"] = row["tflops"] / row["peak_tflops"] if row["tflops"] <= row["peak_tflops"] else None
 
 
 def timing_columns(case: Case, timing: Timing) -> Row:
