@@ -94,9 +94,16 @@ def test_a_state_is_handed_on_and_may_be_consumed():
 
 
 def test_a_sleep_on_the_host_is_measured_within_5_percent():
-    timing = time_step(lambda: time.sleep(0.1), steps=5, warmup=1)
-    assert min(timing.samples) == pytest.approx(0.1, rel=0.05)
+    took = []
+
+    def step():
+        started = time.perf_counter()
+        time.sleep(0.1)
+        took.append(time.perf_counter() - started)  # on a busy machine more than was asked for
+
+    timing = time_step(step, steps=5, warmup=1)
     assert timing.median >= 0.1
+    assert min(timing.samples) == pytest.approx(min(took[1:]), rel=0.05)
 
 
 def test_a_real_product_takes_no_less_than_when_waited_for_by_hand():
