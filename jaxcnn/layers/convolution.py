@@ -1,6 +1,5 @@
 """The convolutional layer."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 from jaxcnn.errors import UsageError
-from jaxcnn.layers import initializers
+from jaxcnn.layers import initializers, trilinear
 from jaxcnn.layers.platform import traced_for_cpu
 from jaxcnn.layers.window import Padding, Sides, Size, check_fits, explicit_padding, image_size, is_positive, pair
 
@@ -90,8 +89,8 @@ def convolve(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides, dilation: tuple[int, int], groups: int
 ) -> jax.Array:
     """`W * X` of images `[N, H, W, C_in]` and kernels `[kH, kW, C_in / groups, C_out]`, in the form fastest here."""
-    if kernel.shape[:2] == (1, 1) and not any(map(any, padding)) and groups == 1 and traced_for_cpu():
-        return _product(x, kernel, strides)
+    if traced_for_cpu() and trilinear.is_possible(x, kernel):
+        return trilinear.convolve(x, kernel, strides, padding, dilation, groups)
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -101,10 +100,3 @@ def convolve(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
-
-
-@functools.partial(jax.jit, static_argnums=2, inline=True)
-def _product(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
-    """A 1x1 kernel as a matrix, whose gradient XLA computes 6 times as fast on a CPU as a convolution's."""
-    pixels = x if strides == (1, 1) else jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, *strides, 1))
-    return jax.lax.dot_general(pixels, jax.lax.squeeze(kernel, (0, 1)), (((3,), (0,)), ((), ())))

@@ -1,0 +1,258 @@
+"""The convolution on a CPU as one primitive that knows its own derivatives.
+
+`<G, W * X>` is linear in each of image X `[N, H, W, C_in]`, kernel W `[kH, kW, C_in / groups, C_out]` and cotangent G
+of the output `[N, H_out, W_out, C_out]`. The convolution is its derivative by G, the two gradients are those by X and
+W, and each of the three is bilinear in the other two tensors: the transposes of each are the other two. So one
+primitive with three roles is closed under differentiation, forward and backward, as often as one likes; and each role
+is computed, where the program is compiled, by what is fastest for its shape: oneDNN (`jaxcnn.native`) or the form of
+XLA's operations below.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
+from jax.interpreters import ad, batching, mlir
+
+from jaxcnn import native
+from jaxcnn.layers.window import Sides
+
+Pair = tuple[int, int]
+Shape = tuple[int, ...]
+Form = Callable[[jax.Array, jax.Array], jax.Array]
+
+LEAST_WORK = 2**20
+"""Multiply-adds below which handing a convolution to oneDNN's thread costs more than it saves."""
+
+
+class Role(IntEnum):
+    """What is computed: the derivative of `<G, W * X>` by one of its three tensors."""
+
+    OUTPUT = 0
+    IMAGE = 1
+    KERNEL = 2
+
+
+class Geometry(NamedTuple):
+    """A convolution but for its numbers."""
+
+    image: Shape
+    kernel: Shape
+    strides: Pair
+    padding: Sides
+    dilation: Pair
+    groups: int
+
+    @property
+    def reach(self) -> Pair:
+        """Rows and columns that the dilated kernel covers."""
+        vertical, horizontal = ((k - 1) * d + 1 for k, d in zip(self.kernel[:2], self.dilation, strict=True))
+        return vertical, horizontal
+
+    @property
+    def output(self) -> Shape:
+        """`[N, H_out, W_out, C_out]`."""
+        sizes = zip(self.image[1:3], self.padding, self.reach, self.strides, strict=True)
+        return (self.image[0], *((n + sum(p) - r) // s + 1 for n, p, r, s in sizes), self.kernel[3])
+
+    def shape(self, role: Role) -> Shape:
+        """Of what this role computes."""
+        return {Role.OUTPUT: self.output, Role.IMAGE: self.image, Role.KERNEL: self.kernel}[role]
+
+    def key(self, role: Role) -> tuple[int, ...]:
+        """The numbers by which `convolution.cpp` knows it."""
+        (top, bottom), (left, right) = self.padding
+        sizes = (*self.image, *self.kernel, *self.output)
+        return (int(role), *sizes, *self.strides, top, left, bottom, right, *self.dilation, self.groups)
+
+
+def is_possible(x: jax.Array, kernel: jax.Array) -> bool:
+    """Whether `convolve` takes these: of one floating dtype, with shapes that are numbers, on no explicit mesh."""
+    is_whole = not any(any(getattr(jax.typeof(a).sharding, "spec", ())) for a in (x, kernel))
+    return (
+        is_whole
+        and x.dtype == kernel.dtype
+        and jax.numpy.issubdtype(x.dtype, jax.numpy.floating)
+        and all(isinstance(n, int) and n > 0 for n in (*x.shape, *kernel.shape))
+    )
+
+
+def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sides, dilation: Pair, groups: int) -> jax.Array:
+    """`W * X` by the primitive, where it `is_possible`."""
+    geometry = Geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
+    # Within shard_map images differ from device to device and kernels do not; said here, a kernel's gradient is summed.
+    axes = [frozenset(getattr(jax.typeof(a), "vma", ())) for a in (x, kernel)]
+    x, kernel = (
+        jax.lax.pcast(a, tuple((axes[0] | axes[1]) - own), to="varying") if (axes[0] | axes[1]) - own else a
+        for a, own in zip((x, kernel), axes, strict=True)
+    )
+    return _bind(Role.OUTPUT, geometry, x, kernel)
+
+
+# The primitive. Its parameter `plain` is the same as a program of XLA's operations, for whoever reads programs.
+
+convolution_p = Primitive("jaxcnn_convolution")
+
+
+def _bind(role: Role, geometry: Geometry, a: jax.Array, b: jax.Array) -> Any:
+    return convolution_p.bind(a, b, role=role, geometry=geometry, plain=_plain(role, geometry, str(a.dtype)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _plain(role: Role, geometry: Geometry, dtype: str) -> ClosedJaxpr:
+    operands = {
+        Role.OUTPUT: (geometry.image, geometry.kernel),
+        Role.IMAGE: (geometry.output, geometry.kernel),
+        Role.KERNEL: (geometry.image, geometry.output),
+    }[role]
+    return jax.make_jaxpr(form(role, geometry))(*(jax.ShapeDtypeStruct(shape, dtype) for shape in operands))
+
+
+@functools.lru_cache(maxsize=4096)
+def _compiled(role: Role, geometry: Geometry) -> Form:
+    return jax.jit(functools.partial(_bind, role, geometry))
+
+
+def _evaluate(a: jax.Array, b: jax.Array, *, role: Role, geometry: Geometry, plain: ClosedJaxpr) -> jax.Array:
+    return _compiled(role, geometry)(a, b)
+
+
+def _abstract(a: Any, b: Any, *, role: Role, geometry: Geometry, plain: ClosedJaxpr) -> Any:
+    return a.update(shape=geometry.shape(role), weak_type=False)
+
+
+def _transposed_by_first(ct: Any, a: Any, b: Any, *, role: Role, geometry: Geometry, plain: ClosedJaxpr) -> Any:
+    match role:
+        case Role.OUTPUT:  # (X, W) -> Y, with a cotangent of Y
+            return _bind(Role.IMAGE, geometry, ct, b)
+        case Role.IMAGE:  # (G, W) -> X
+            return _bind(Role.OUTPUT, geometry, ct, b)
+        case Role.KERNEL:  # (X, G) -> W
+            return _bind(Role.IMAGE, geometry, b, ct)
+
+
+def _transposed_by_second(ct: Any, a: Any, b: Any, *, role: Role, geometry: Geometry, plain: ClosedJaxpr) -> Any:
+    match role:
+        case Role.OUTPUT:
+            return _bind(Role.KERNEL, geometry, a, ct)
+        case Role.IMAGE:
+            return _bind(Role.KERNEL, geometry, ct, a)
+        case Role.KERNEL:
+            return _bind(Role.OUTPUT, geometry, a, ct)
+
+
+def _batched(operands: Any, dims: Any, *, role: Role, geometry: Geometry, plain: ClosedJaxpr) -> tuple[jax.Array, int]:
+    (a, b), (along, other) = operands, dims
+    if role is Role.KERNEL or along is None or other is not None:
+        # A kernel for each example: as many groups.
+        return jax.vmap(form(role, geometry), in_axes=dims)(a, b), 0
+    a = jax.numpy.moveaxis(a, along, 0)
+    times, examples = a.shape[:2]
+    merged = geometry._replace(image=(times * examples, *geometry.image[1:]))
+    y = _bind(role, merged, a.reshape(times * examples, *a.shape[2:]), b)
+    return y.reshape(times, examples, *y.shape[1:]), 0
+
+
+def _lowered(ctx: Any, a: Any, b: Any, *, role: Role, geometry: Geometry, plain: ClosedJaxpr) -> Any:
+    return mlir.lower_fun(jaxpr_as_fun(plain), multiple_results=True)(ctx, a, b)
+
+
+def _lowered_for_cpu(ctx: Any, a: Any, b: Any, *, role: Role, geometry: Geometry, plain: ClosedJaxpr) -> Any:
+    if _may_be_native(ctx, geometry) and native.is_fast(geometry.key(role)):
+        return native.lowering(geometry.key(role))(ctx, a, b)
+    return _lowered(ctx, a, b, role=role, geometry=geometry, plain=plain)
+
+
+def _may_be_native(ctx: Any, geometry: Geometry) -> bool:
+    """Whether these numbers, in this place, may be handed to oneDNN."""
+    module, axes = ctx.module_context, ctx.module_context.axis_context
+    # XLA cannot divide a call among the devices of a `jit` over a mesh, and an exported program must run elsewhere.
+    is_whole = getattr(axes, "num_devices", 1) == 1 and (
+        not hasattr(axes, "manual_axes") or set(axes.manual_axes) == set(axes.mesh.axis_names)
+    )
+    work = math.prod(geometry.output) * math.prod(geometry.kernel[:3])
+    sides = zip(geometry.padding, geometry.reach, strict=True)
+    return (
+        is_whole
+        and not module.lowering_parameters.for_export
+        and ctx.avals_in[0].dtype == "float32"
+        and work >= max(LEAST_WORK, 1)
+        and all(max(pads) < reach for pads, reach in sides)
+    )
+
+
+convolution_p.def_impl(_evaluate)
+convolution_p.def_abstract_eval(_abstract)
+ad.defbilinear(convolution_p, _transposed_by_first, _transposed_by_second)
+batching.primitive_batchers[convolution_p] = _batched
+mlir.register_lowering(convolution_p, _lowered)
+mlir.register_lowering(convolution_p, _lowered_for_cpu, platform="cpu")
+
+
+# The forms of XLA's operations.
+
+
+def form(role: Role, geometry: Geometry) -> Form:
+    """The role of a convolution in the operations in which XLA computes it fastest on a CPU."""
+    forward = functools.partial(_product if _is_product(geometry) else _windows, geometry)
+    if role is Role.OUTPUT:
+        return forward
+    if role is Role.IMAGE and geometry.strides != (1, 1) and geometry.groups == 1 and not _is_product(geometry):
+        return functools.partial(_spread, geometry)
+
+    def transposed(a: jax.Array, b: jax.Array) -> jax.Array:
+        shape = jax.ShapeDtypeStruct(geometry.shape(role), a.dtype)
+        if role is Role.IMAGE:
+            return jax.linear_transpose(lambda x: forward(x, b), shape)(a)[0]
+        return jax.linear_transpose(lambda kernel: forward(a, kernel), shape)(b)[0]
+
+    return transposed
+
+
+def _is_product(geometry: Geometry) -> bool:
+    return geometry.kernel[:2] == (1, 1) and not any(map(any, geometry.padding)) and geometry.groups == 1
+
+
+def _windows(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """XLA's own convolution."""
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=geometry.strides,
+        padding=geometry.padding,
+        rhs_dilation=geometry.dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=geometry.groups,
+    )
+
+
+def _product(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 1x1 kernel as a matrix, whose gradient XLA computes 6 times as fast as that of a convolution."""
+    pixels = x if geometry.strides == (1, 1) else jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, *geometry.strides, 1))
+    return jax.lax.dot_general(pixels, jax.lax.squeeze(kernel, (0, 1)), (((3,), (0,)), ((), ())))
+
+
+def _spread(geometry: Geometry, g: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The image's gradient of a strided convolution: that of one at stride 1, of a cotangent with zeros in between.
+
+    XLA would fold the zeros into the convolution, which then falls off its fast path; the barrier keeps it from that.
+    """
+    config = [(0, 0, 0)]
+    for axis in (0, 1):
+        stride, reach, before = geometry.strides[axis], geometry.reach[axis], geometry.padding[axis][0]
+        spread = (g.shape[axis + 1] - 1) * stride + 1
+        first = reach - 1 - before
+        config.append((first, geometry.image[axis + 1] + reach - 1 - spread - first, stride - 1))
+    zeros_between = jax.lax.optimization_barrier(jax.lax.pad(g, jax.numpy.zeros((), g.dtype), (*config, (0, 0, 0))))
+    return jax.lax.conv_general_dilated(
+        zeros_between,
+        jax.lax.rev(kernel, (0, 1)),
+        window_strides=(1, 1),
+        padding="VALID",
+        rhs_dilation=geometry.dilation,
+        dimension_numbers=("NHWC", "HWOI", "NHWC"),
+    )

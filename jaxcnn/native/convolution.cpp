@@ -1,0 +1,242 @@
+// A convolution and its two gradients by oneDNN, as one custom call of XLA.
+//
+// Y = W * X and a scalar product with a cotangent G make a form <G, W * X> that is linear in each of image X, kernel W
+// and output G. Each role of the call is the derivative of that form by one of the three, computed from the other two:
+//
+//   role 0, output:  (X, W) -> Y      role 1, image:  (G, W) -> dX      role 2, kernel:  (X, G) -> dW
+//
+// Everything else is in `key`, 22 numbers: the role, the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out]
+// and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups.
+
+#include <array>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdlib>
+#include <deque>
+#include <functional>
+#include <future>
+#include <map>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "oneapi/dnnl/dnnl.hpp"
+#include "xla/ffi/api/ffi.h"
+
+namespace {
+
+namespace ffi = xla::ffi;
+using dnnl::memory;
+using Key = std::vector<int64_t>;
+using Tensor = ffi::BufferR4<ffi::F32>;
+
+constexpr int kImage = 0, kKernel = 1, kOutput = 2;  // the three tensors, in the order of their shapes in the key
+constexpr size_t kKeySize = 22, kMostPlans = 1024, kAlignment = 64;
+
+// Of each role: its operands, then its result.
+constexpr int kTensors[3][3] = {{kImage, kKernel, kOutput}, {kOutput, kKernel, kImage}, {kImage, kOutput, kKernel}};
+
+memory::dims Pair(const Key& key, int index) { return {key[13 + 2 * index], key[14 + 2 * index]}; }
+
+// How a tensor lies in XLA's memory, in the order of dimensions that oneDNN gives it.
+memory::desc Plain(const Key& key, int tensor) {
+  const int64_t* d = &key[1 + 4 * tensor];
+  const auto f32 = memory::data_type::f32;
+  if (tensor != kKernel) {
+    return {{d[0], d[3], d[1], d[2]}, f32, {d[1] * d[2] * d[3], 1, d[2] * d[3], d[3]}};
+  }
+  const int64_t groups = key[21], rows = d[1] * d[2] * d[3], columns = d[2] * d[3];
+  if (groups == 1) return {{d[3], d[2], d[0], d[1]}, f32, {1, d[3], rows, columns}};
+  const int64_t features = d[3] / groups;
+  return {{groups, features, d[2], d[0], d[1]}, f32, {features, 1, d[3], rows, columns}};
+}
+
+// A primitive made for one key, and how each tensor lies for it.
+struct Plan {
+  dnnl::primitive primitive;
+  std::array<memory::desc, 3> layouts;
+  memory::desc scratchpad;
+  std::string implementation;
+};
+
+template <typename Description>
+Plan Finish(const Description& description, memory::desc image, memory::desc kernel, memory::desc output) {
+  return {dnnl::primitive(description.get()),
+          {std::move(image), std::move(kernel), std::move(output)},
+          description.scratchpad_desc(),
+          description.impl_info_str()};
+}
+
+// With oneDNN's choice of layout for kernels always, and for images if `free`: else these stay as they are.
+Plan Make(const dnnl::engine& engine, const Key& key, bool free) {
+  const auto any = memory::format_tag::any;
+  const auto f32 = memory::data_type::f32;
+  std::array<memory::desc, 3> wanted;
+  for (int tensor : {kImage, kKernel, kOutput}) {
+    const memory::desc plain = Plain(key, tensor);
+    wanted[tensor] = free || tensor == kKernel ? memory::desc(plain.get_dims(), f32, any) : plain;
+  }
+  const auto strides = Pair(key, 0), before = Pair(key, 1), after = Pair(key, 2);
+  memory::dims dilation = Pair(key, 3);
+  for (auto& distance : dilation) distance -= 1;  // oneDNN counts what lies between two taps
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  const auto direct = dnnl::algorithm::convolution_direct;
+  const dnnl::convolution_forward::primitive_desc forward(
+      engine, dnnl::prop_kind::forward_training, direct, wanted[kImage], wanted[kKernel], wanted[kOutput], strides,
+      dilation, before, after, attributes);
+  if (key[0] == 0) return Finish(forward, forward.src_desc(), forward.weights_desc(), forward.dst_desc());
+  if (key[0] == 1) {
+    const dnnl::convolution_backward_data::primitive_desc backward(
+        engine, direct, wanted[kImage], wanted[kKernel], wanted[kOutput], strides, dilation, before, after, forward,
+        attributes);
+    return Finish(backward, backward.diff_src_desc(), backward.weights_desc(), backward.diff_dst_desc());
+  }
+  const dnnl::convolution_backward_weights::primitive_desc backward(
+      engine, direct, wanted[kImage], wanted[kKernel], wanted[kOutput], strides, dilation, before, after, forward,
+      attributes);
+  return Finish(backward, backward.src_desc(), backward.diff_weights_desc(), backward.diff_dst_desc());
+}
+
+bool IsReference(const Plan& plan) { return plan.implementation.find("ref") != std::string::npos; }
+
+// Memory that only grows, kept from call to call.
+class Buffer {
+ public:
+  void* Get(size_t bytes) {
+    if (bytes > size_) {
+      std::free(data_);
+      size_ = 0;
+      data_ = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+      if (data_ == nullptr) throw std::bad_alloc();
+      size_ = bytes;
+    }
+    return data_;
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+// One thread that runs all convolutions, one after another, each on all cores. XLA calls from any thread of its pool,
+// from several at once; OpenMP would keep a team of threads for each of them. Everything below belongs to the thread.
+class Worker {
+ public:
+  static Worker& Get() {
+    static Worker* const worker = new Worker;  // never destroyed: its thread may outlive every destructor
+    return *worker;
+  }
+
+  // Runs `job` in the thread and waits for it; an exception of the job is thrown here.
+  void Run(std::function<void(Worker&)> job) {
+    std::packaged_task<void(Worker&)> task(std::move(job));
+    std::future<void> done = task.get_future();
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      tasks_.push_back(std::move(task));
+    }
+    wake_.notify_one();
+    done.get();
+  }
+
+  const Plan& PlanFor(const Key& key) {
+    const auto known = plans_.find(key);
+    if (known != plans_.end()) return known->second;
+    Plan plan = Make(engine_, key, false);
+    if (IsReference(plan)) plan = Make(engine_, key, true);
+    if (plans_.size() >= kMostPlans) plans_.clear();
+    return plans_.emplace(key, std::move(plan)).first->second;
+  }
+
+  void Convolve(const Key& key, const std::array<void*, 3>& data) {
+    const Plan& plan = PlanFor(key);
+    const int* const tensors = kTensors[key[0]];
+    std::array<memory, 3> given, used;
+    for (int tensor : {kImage, kKernel, kOutput}) {
+      given[tensor] = memory(Plain(key, tensor), engine_, data[tensor]);
+      const memory::desc& layout = plan.layouts[tensor];
+      const bool same = layout == given[tensor].get_desc();
+      used[tensor] = same ? given[tensor] : memory(layout, engine_, buffers_[tensor].Get(layout.get_size()));
+      if (!same && tensor != tensors[2]) dnnl::reorder(given[tensor], used[tensor]).execute(stream_, given[tensor], used[tensor]);
+    }
+    const bool gradient_of[3] = {key[0] == 1, key[0] == 2, key[0] != 0};
+    plan.primitive.execute(
+        stream_, {{gradient_of[kImage] ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, used[kImage]},
+                  {gradient_of[kKernel] ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, used[kKernel]},
+                  {gradient_of[kOutput] ? DNNL_ARG_DIFF_DST : DNNL_ARG_DST, used[kOutput]},
+                  {DNNL_ARG_SCRATCHPAD, memory(plan.scratchpad, engine_, buffers_[3].Get(plan.scratchpad.get_size()))}});
+    const int result = tensors[2];
+    if (used[result].get_desc() != given[result].get_desc()) {
+      dnnl::reorder(used[result], given[result]).execute(stream_, used[result], given[result]);
+    }
+    stream_.wait();
+  }
+
+ private:
+  Worker() {
+    std::thread([this] { Work(); }).detach();
+  }
+
+  [[noreturn]] void Work() {
+    for (;;) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [this] { return !tasks_.empty(); });
+      std::packaged_task<void(Worker&)> task = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+      task(*this);
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::packaged_task<void(Worker&)>> tasks_;
+
+  dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
+  dnnl::stream stream_{engine_};
+  std::map<Key, Plan> plans_;
+  std::array<Buffer, 4> buffers_;  // the three tensors in oneDNN's layout, and the scratchpad
+};
+
+ffi::Error Convolve(Tensor a, Tensor b, ffi::Result<Tensor> c, ffi::Span<const int64_t> numbers) {
+  const Key key(numbers.begin(), numbers.end());
+  if (key.size() != kKeySize || key[0] < 0 || key[0] > 2) return ffi::Error::InvalidArgument("a key of 22 numbers is needed");
+  const int* const tensors = kTensors[key[0]];
+  std::array<void*, 3> data;
+  const std::array<std::pair<void*, ffi::Span<const int64_t>>, 3> given = {
+      {{a.untyped_data(), a.dimensions()}, {b.untyped_data(), b.dimensions()}, {c->untyped_data(), c->dimensions()}}};
+  for (int place = 0; place < 3; ++place) {
+    const auto& [pointer, shape] = given[place];
+    for (int axis = 0; axis < 4; ++axis) {
+      if (shape[axis] != key[1 + 4 * tensors[place] + axis]) return ffi::Error::InvalidArgument("a shape is not the key's");
+    }
+    data[tensors[place]] = pointer;
+  }
+  try {
+    Worker::Get().Run([&](Worker& worker) { worker.Convolve(key, data); });
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
+  }
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution, Convolve,
+                              ffi::Ffi::Bind().Arg<Tensor>().Arg<Tensor>().Ret<Tensor>().Attr<ffi::Span<const int64_t>>("key"));
+
+// Whether oneDNN has more for this key than its reference loops.
+extern "C" bool jaxcnn_is_fast(const int64_t* key) {
+  try {
+    bool fast = false;
+    Worker::Get().Run([&](Worker& worker) { fast = !IsReference(worker.PlanFor(Key(key, key + kKeySize))); });
+    return fast;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
