@@ -85,10 +85,10 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sides, dil
     """`W * X` by the primitive, where it `is_possible`."""
     geometry = Geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
     # Within shard_map images differ from device to device and kernels do not; said here, a kernel's gradient is summed.
-    axes = [frozenset(getattr(jax.typeof(a), "vma", ())) for a in (x, kernel)]
+    varying = [jax.typeof(a).manual_axis_type.varying for a in (x, kernel)]
     x, kernel = (
-        jax.lax.pcast(a, tuple((axes[0] | axes[1]) - own), to="varying") if (axes[0] | axes[1]) - own else a
-        for a, own in zip((x, kernel), axes, strict=True)
+        jax.lax.pcast(a, tuple(missing), to="varying") if (missing := frozenset.union(*varying) - own) else a
+        for a, own in zip((x, kernel), varying, strict=True)
     )
     return _bind(Role.OUTPUT, geometry, x, kernel)
 
