@@ -1,0 +1,159 @@
+"""Convolutions and pooling on a CPU: jaxcnn's forms against the plain ones, in one process, alternately.
+
+    python -m benchmarks.convolution [--models lenet5:256 resnet20_cifar:32] [--layers] [--rounds 20] [--json]
+
+For each model (`name:batch` or `name:batch:size`) a whole training step is compiled several times: `plain`, as Flax's
+own layers compute it (`conv_general_dilated`, `reduce_window`); `xla`, in the forms of XLA's operations that
+`jaxcnn.layers` chooses; and `onednn`, with convolutions by oneDNN, where it is installed. `--layers` compares single
+layers, each of the changes by itself. The programs take turns, and the ratio is that of their fastest runs: on a
+machine that does other work besides, the fastest of many is what is least disturbed. Beside it stands the ratio of the
+processor time of all threads, likewise, which other work disturbs less and which says nothing of idle cores.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import optax
+
+import jaxcnn
+from jaxcnn import native
+from jaxcnn.layers import Conv, MaxPool, convolution, pooling
+
+MODELS = ("lenet5:256", "resnet20_cifar:128", "resnet50:8", "vgg16:4", "densenet121:8", "googlenet_bn:8")
+LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "max pool 2/2": (MaxPool(2), (64, 32, 32, 64)),
+    "max pool 3/2, padding 1": (MaxPool(3, 2, 1), (8, 112, 112, 64)),
+    "max pool 3/1, padding 1": (MaxPool(3, 1, 1), (8, 28, 28, 192)),
+    "1x1, 64 to 256": (Conv(256, 1, use_bias=False), (8, 56, 56, 64)),
+    "1x1/2, 256 to 512": (Conv(512, 1, 2, use_bias=False), (8, 56, 56, 256)),
+    "3x3/2, 64 to 128": (Conv(128, 3, 2, 1, use_bias=False), (16, 32, 32, 64)),
+    "3x3, 64 to 64": (Conv(64, 3, 1, 1, use_bias=False), (16, 32, 32, 64)),
+    "5x5, 6 to 16": (Conv(16, 5, use_bias=False), (256, 14, 14, 6)),
+    "7x7/2, 3 to 64": (Conv(64, 7, 2, 3, use_bias=False), (4, 224, 224, 3)),
+    "3x3 depthwise, 64": (Conv(64, 3, 1, 1, feature_group_count=64, use_bias=False), (16, 32, 32, 64)),
+    "3x3 in 32 groups, 128": (Conv(128, 3, 1, 1, feature_group_count=32, use_bias=False), (8, 28, 28, 128)),
+}
+
+
+@contextmanager
+def forms(kind: str) -> Iterator[None]:
+    """What is traced and compiled within has its layers in the forms of this kind: plain, xla or onednn."""
+    with ExitStack() as stack:
+        if kind == "plain":
+            for module in (convolution, pooling):
+                stack.enter_context(mock.patch.object(module, "traced_for_cpu", return_value=False))
+        if kind != "onednn":
+            stack.enter_context(mock.patch.object(native, "is_fast", return_value=False))
+        yield
+
+
+def train_step(name: str, batch: int, size: int | None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """One update of a registered model by SGD with momentum, and what it is called with."""
+    model = jaxcnn.create_model(name)
+    shape = jaxcnn.measure.case.natural_image_shape(name)
+    x = jax.random.normal(jax.random.key(0), (batch, *((size, size) if size else shape[:2]), shape[2]))
+    rngs = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
+    variables = jax.jit(lambda rngs, x: model.init(rngs, x, train=False))(rngs, x[:1])
+    params = variables.pop("params")
+    optimizer = optax.sgd(0.01, 0.9)
+
+    def step(params: Any, state: Any, moments: Any, x: jax.Array) -> Any:
+        def loss(params: Any) -> Any:
+            collections = [*state, "aux_logits"]
+            logits, new = model.apply({"params": params, **state}, x, train=True, rngs=rngs, mutable=collections)
+            return -jax.nn.log_softmax(logits)[:, 0].mean(), {key: new[key] for key in state}
+
+        (value, new_state), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, new_moments = optimizer.update(gradients, moments)
+        return optax.apply_updates(params, updates), new_state, new_moments, value
+
+    return step, (params, variables, optimizer.init(params), x)
+
+
+def layer_step(layer: Any, shape: tuple[int, ...]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """A layer's output and the gradients of all that goes into it."""
+    x = jax.random.normal(jax.random.key(0), shape)
+    variables = layer.init(jax.random.key(1), x)
+    g = jax.random.normal(jax.random.key(2), jax.eval_shape(layer.apply, variables, x).shape)
+
+    def step(variables: Any, x: jax.Array, g: jax.Array) -> Any:
+        y, pull = jax.vjp(layer.apply, variables, x)
+        return y, pull(g)
+
+    return step, (variables, x, g)
+
+
+def compare(case: str, step: Callable[..., Any], arguments: tuple[Any, ...], rounds: int) -> dict[str, Any]:
+    """Milliseconds of each kind, and how many times as fast as the plain one it is."""
+    programs, compile_seconds = {}, {}
+    for kind in ("plain", "xla", *(["onednn"] if native.is_used() else [])):
+        with forms(kind):
+            started = time.perf_counter()
+            # A function of its own, or JAX would take the program traced before.
+            programs[kind] = jax.jit(lambda *a: step(*a)).lower(*arguments).compile()
+            compile_seconds[kind] = round(time.perf_counter() - started, 2)
+    wall: dict[str, list[float]] = {kind: [] for kind in programs}
+    processor: dict[str, list[float]] = {kind: [] for kind in programs}
+    for turn in range(rounds + 1):
+        for kind, program in programs.items():
+            started, used = time.perf_counter(), time.process_time()
+            jax.block_until_ready(program(*arguments))
+            if turn:  # the first is to warm up
+                wall[kind].append(1e3 * (time.perf_counter() - started))
+                processor[kind].append(1e3 * (time.process_time() - used))
+    best, least = ({kind: min(values) for kind, values in of.items()} for of in (wall, processor))
+    return {
+        "case": case,
+        "ms": {kind: round(value, 2) for kind, value in best.items()},
+        "times_as_fast": {kind: round(best["plain"] / value, 2) for kind, value in best.items()},
+        "median_ms": {kind: round(statistics.median(values), 2) for kind, values in wall.items()},
+        "less_processor_time": {kind: round(least["plain"] / value, 2) for kind, value in least.items()},
+        "compile_seconds": compile_seconds,
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="convolutions and pooling on a CPU against the plain forms")
+    parser.add_argument("--models", nargs="*", default=MODELS, help="name:batch or name:batch:size")
+    parser.add_argument("--layers", action="store_true", help="single layers instead")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.layers:
+        cases = [(name, layer_step(*layer)) for name, layer in LAYERS.items()]
+    else:
+        cases = []
+        for text in arguments.models:
+            name, batch, *size = text.split(":")
+            cases.append((text, train_step(name, int(batch), int(size[0]) if size else None)))
+    header = (
+        f"jax {jax.__version__}, {os.cpu_count()} cores, oneDNN {'in use' if native.is_used() else 'not installed'}"
+    )
+    if not arguments.json:
+        print(header)
+    for case, (step, values) in cases:
+        row = compare(case, step, values, arguments.rounds)
+        if arguments.json:
+            print(json.dumps(row), flush=True)
+        else:
+            ratios = "; ".join(
+                f"{kind} {row['times_as_fast'][kind]} times as fast, {row['less_processor_time'][kind]} by processor time"
+                for kind in row["times_as_fast"]
+                if kind != "plain"
+            )
+            print(f"{case}: {ratios}; ms {row['ms']}; load {row['load']}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
