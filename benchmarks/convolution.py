@@ -28,6 +28,7 @@ import optax
 import jaxcnn
 from jaxcnn import native
 from jaxcnn.layers import Conv, MaxPool, convolution, pooling
+from jaxcnn.measure.case import natural_image_shape
 
 MODELS = ("lenet5:256", "resnet20_cifar:128", "resnet50:8", "vgg16:4", "densenet121:8", "googlenet_bn:8")
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -60,7 +61,7 @@ def forms(kind: str) -> Iterator[None]:
 def train_step(name: str, batch: int, size: int | None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """One update of a registered model by SGD with momentum, and what it is called with."""
     model = jaxcnn.create_model(name)
-    shape = jaxcnn.measure.case.natural_image_shape(name)
+    shape = natural_image_shape(name)
     x = jax.random.normal(jax.random.key(0), (batch, *((size, size) if size else shape[:2]), shape[2]))
     rngs = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
     variables = jax.jit(lambda rngs, x: model.init(rngs, x, train=False))(rngs, x[:1])
@@ -148,8 +149,8 @@ def main() -> None:
             print(json.dumps(row), flush=True)
         else:
             ratios = "; ".join(
-                f"{kind} {row['times_as_fast'][kind]} times as fast, {row['less_processor_time'][kind]} by processor time"
-                for kind in row["times_as_fast"]
+                f"{kind} {ratio} times as fast, {row['less_processor_time'][kind]} by processor time"
+                for kind, ratio in row["times_as_fast"].items()
                 if kind != "plain"
             )
             print(f"{case}: {ratios}; ms {row['ms']}; load {row['load']}", flush=True)
