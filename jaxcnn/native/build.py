@@ -37,11 +37,11 @@ def load() -> ctypes.CDLL | None:
     if os.environ.get(SWITCH, "1").lower() in ("0", "false", "off"):
         return None
     try:
-        header, shared = _file("onednn-devel-cpu-gomp", "dnnl.hpp"), _file("onednn-cpu-gomp", "libdnnl.so.3")
+        include, shared = _packages()
     except metadata.PackageNotFoundError:
         return None
     try:
-        library = _library(header.parent, shared)
+        library = _library(include, shared)
         with _waiting_asleep():
             ctypes.CDLL(str(shared))
             return ctypes.CDLL(str(library))
@@ -55,12 +55,17 @@ def load() -> ctypes.CDLL | None:
         return None
 
 
+def _packages() -> tuple[Path, Path]:
+    """oneDNN's folder of headers, and its library."""
+    return _file("onednn-devel-cpu-gomp", "dnnl.hpp").parent, _file("onednn-cpu-gomp", "libdnnl.so.3")
+
+
 def _file(package: str, name: str) -> Path:
-    """A file of an installed package, wherever its kind of installation put it."""
-    for path in metadata.files(package) or ():
-        if path.name == name:
-            return Path(str(path.locate())).resolve()
-    raise metadata.PackageNotFoundError(package)
+    """A file of an installed package, the outermost of this name, wherever its kind of installation put it."""
+    paths = [Path(str(path.locate())).resolve() for path in metadata.files(package) or () if path.name == name]
+    if not paths:
+        raise metadata.PackageNotFoundError(package)
+    return min(paths, key=lambda path: len(path.parts))
 
 
 def _library(include: Path, shared: Path) -> Path:
