@@ -76,4 +76,5 @@ def _overview() -> str:
 
 def run() -> None:
     """The console script `jaxcnn`."""
+    importlib.import_module(f"{__name__}.startup").settle()
     sys.exit(main())

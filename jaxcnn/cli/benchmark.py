@@ -257,7 +257,7 @@ def _compare(flags: CompareFlags) -> None:
             )
         console = Console()
         console.print(table)
-        for name in ("device_kind", "jax", "jaxlib", "flax", "xla_flags"):
+        for name in ("device_kind", "jax", "jaxlib", "flax", "xla_flags", "convolutions"):
             differing = {(c.old.get(name), c.new.get(name)) for c in found if c.old and c.new}
             for before, after in sorted((d for d in differing if d[0] != d[1]), key=str):
                 console.print(f"{name} differs: {before} -> {after}", highlight=False, soft_wrap=True)

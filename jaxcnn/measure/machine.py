@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 
+from jaxcnn import native
 from jaxcnn.version import __version__
 
 
 def describe() -> dict[str, Any]:
     """The columns of a row that tell the place and the time."""
+    on_cpu = jax.local_devices()[0].platform == "cpu"
     return {
         "device_kind": device_name(jax.local_devices()[0]),
         "platform": jax.local_devices()[0].platform,
@@ -23,6 +25,7 @@ def describe() -> dict[str, Any]:
         "jaxcnn": __version__,
         "python": platform.python_version(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "convolutions": "oneDNN" if on_cpu and native.is_used() else "XLA",
         "host_cpus": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "date": now(),

@@ -1,7 +1,7 @@
 """The convolution's primitive against XLA's own convolution and its derivatives, by XLA's operations and by oneDNN."""
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from unittest import mock
 
 import jax
@@ -122,13 +122,16 @@ def test_agrees_with_xla_whatever_the_kernel_stride_padding_dilation_groups_and_
 
 
 DEEPER = {
-    "*resnet*_cifar": ("resnet20_cifar", "preact_resnet110_cifar", "preact_resnet164_cifar"),
-    "plain*_cifar": ("plain20_cifar",),
+    "vgg*": ("vgg16", "vgg16_c"),
+    "resnet*": ("resnet18", "resnet50", "resnet50_v1", "resnet20_cifar"),
+    "plain*": ("plain20_cifar",),
+    "preact*": ("preact_resnet18", "preact_resnet50", "preact_resnet110_cifar", "preact_resnet164_cifar"),
     "densenet*": ("densenet40_k12", "densenet_bc100_k12", "densenet121"),
 }
 """Families whose deeper members repeat the shapes of these: same kernels and strides, other numbers of channels."""
 
 
+@cache
 def shapes_of_models() -> list[Geometry]:
     """Every different convolution of the registered models, of one small image: channels beyond 32 modulo 16."""
     repeated = {name for pattern, kept in DEEPER.items() for name in set(list_models(pattern)) - set(kept)}

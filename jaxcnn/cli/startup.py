@@ -1,0 +1,79 @@
+"""What the command line settles before JAX compiles anything: where compilations are kept, which options XLA gets.
+
+A library leaves both to its caller; a command is the caller. What the user has set stays as it is.
+"""
+
+import os
+from collections.abc import MutableMapping
+from importlib import metadata
+from pathlib import Path
+
+import jax
+import jaxlib
+
+XLA_SWITCH = "JAXCNN_XLA_OPTIONS"
+"""The environment variable that, set to 0, leaves XLA's options alone."""
+
+XLA_OPTIONS = {
+    # Convolutions by the oneDNN inside of jaxlib, forward and the image's gradient.
+    "0.12.0": (
+        "--xla_cpu_experimental_onednn_custom_call=true",
+        "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
+    ),
+}
+"""Options for CPUs by version of jaxlib (its first three numbers): an option that a version lacks ends the process."""
+
+
+def settle() -> None:
+    """Called once by the console script, when JAX is loaded and has not started."""
+    folder = compilations(os.environ)
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    flags = xla_flags(os.environ, jaxlib.__version__, _has_onednn())
+    if flags is not None:
+        os.environ["XLA_FLAGS"] = flags
+
+
+def compilations(environment: MutableMapping[str, str]) -> Path | None:
+    """Where compiled programs are kept for the next call, one folder a user; None where the user has said it.
+
+    >>> str(compilations({"XDG_CACHE_HOME": "/cache"}))
+    '/cache/jaxcnn/compiled'
+    >>> compilations({"JAX_COMPILATION_CACHE_DIR": ""})
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in environment or environment.get("JAX_ENABLE_COMPILATION_CACHE") in ("0", "false"):
+        return None
+    folder = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn" / "compiled"
+    return folder if _is_writable(folder) else None
+
+
+def xla_flags(environment: MutableMapping[str, str], version: str, has_onednn: bool) -> str | None:
+    """The value that `XLA_FLAGS` should get, None for the one that it has.
+
+    >>> xla_flags({"XLA_FLAGS": "--xla_dump_to=/tmp/x"}, "0.12.0.1", has_onednn=False).split()[0]
+    '--xla_dump_to=/tmp/x'
+    >>> xla_flags({}, "0.10.2", has_onednn=False)
+    """
+    options = XLA_OPTIONS.get(".".join(version.split(".")[:3]), ())
+    given = environment.get("XLA_FLAGS", "")
+    if has_onednn or environment.get(XLA_SWITCH, "1").lower() in ("0", "false", "off") or not options:
+        return None
+    missing = [option for option in options if option.split("=")[0] not in given]
+    return " ".join([given, *missing]).strip() if missing else None
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether there is such a folder, made if need be, that files can be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def _has_onednn() -> bool:
+    """Whether `pip install 'jaxcnn[cpu]'` brought a oneDNN that convolutions are handed to."""
+    try:
+        return os.environ.get("JAXCNN_NATIVE", "1") != "0" and bool(metadata.version("onednn-cpu-gomp"))
+    except metadata.PackageNotFoundError:
+        return False

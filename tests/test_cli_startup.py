@@ -1,0 +1,66 @@
+"""What the console script settles before JAX starts, and what it leaves to the user."""
+
+import os
+import subprocess
+import sys
+
+import jaxlib
+import pytest
+
+from jaxcnn.cli.startup import XLA_OPTIONS, compilations, xla_flags
+
+
+def test_compilations_are_kept_in_a_folder_of_the_user(tmp_path):
+    folder = compilations({"XDG_CACHE_HOME": str(tmp_path)})
+    assert folder == tmp_path / "jaxcnn" / "compiled"
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"JAX_COMPILATION_CACHE_DIR": "/elsewhere"},
+        {"JAX_COMPILATION_CACHE_DIR": ""},
+        {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+    ],
+)
+def test_where_the_user_has_said_it_stays_so(tmp_path, environment):
+    assert compilations({"XDG_CACHE_HOME": str(tmp_path), **environment}) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_a_folder_that_can_be_written_nothing_is_kept(tmp_path):
+    (tmp_path / "file").touch()
+    assert compilations({"XDG_CACHE_HOME": str(tmp_path / "file")}) is None
+
+
+def test_xla_gets_options_only_in_versions_known_to_have_them():
+    for version, options in XLA_OPTIONS.items():
+        assert xla_flags({}, version, has_onednn=False) == xla_flags({}, f"{version}.1", has_onednn=False)
+        assert xla_flags({}, version, has_onednn=False).split() == list(options)
+    assert xla_flags({}, "0.10.2", has_onednn=False) is None
+    assert xla_flags({}, "99.0.0", has_onednn=False) is None
+
+
+@pytest.mark.parametrize("version", XLA_OPTIONS)
+def test_xlas_options_are_the_users_if_he_has_set_them(version):
+    for option in XLA_OPTIONS[version]:
+        given = {"XLA_FLAGS": f"{option.split('=')[0]}=mine"}
+        assert given["XLA_FLAGS"] in xla_flags(given, version, has_onednn=False)
+        assert option not in xla_flags(given, version, has_onednn=False)
+    assert xla_flags({"JAXCNN_XLA_OPTIONS": "0"}, version, has_onednn=False) is None
+    assert xla_flags({}, version, has_onednn=True) is None
+
+
+def test_jax_starts_with_what_was_settled(tmp_path):
+    program = (
+        "import jax, os; from jaxcnn.cli import startup; startup._has_onednn = lambda: False; startup.settle();"
+        "print(float(jax.numpy.ones(3).sum()), jax.config.jax_compilation_cache_dir, os.environ.get('XLA_FLAGS', ''))"
+    )
+    unset = ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    total, folder, *flags = run.stdout.split()  # an option that jaxlib lacks would have ended the process
+    assert (total, folder) == ("3.0", str(tmp_path / "jaxcnn" / "compiled")), run.stderr
+    assert flags == list(XLA_OPTIONS.get(".".join(jaxlib.__version__.split(".")[:3]), ()))
