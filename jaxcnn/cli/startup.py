@@ -9,7 +9,6 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
-import jaxlib
 
 XLA_SWITCH = "JAXCNN_XLA_OPTIONS"
 """The environment variable that, set to 0, leaves XLA's options alone."""
@@ -29,7 +28,7 @@ def settle() -> None:
     folder = compilations(os.environ)
     if folder is not None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    flags = xla_flags(os.environ, jaxlib.__version__, _has_onednn())
+    flags = xla_flags(os.environ, metadata.version("jaxlib"), _has_onednn())
     if flags is not None:
         os.environ["XLA_FLAGS"] = flags
 

@@ -18,7 +18,6 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
-import jaxlib
 
 SWITCH = "JAXCNN_NATIVE"
 """The environment variable that, set to 0, leaves every convolution to XLA."""
@@ -74,7 +73,7 @@ def _library(include: Path, shared: Path) -> Path:
     parts = (
         SOURCE.read_text(),
         jax.__version__,
-        jaxlib.__version__,
+        metadata.version("jaxlib"),
         metadata.version("onednn-cpu-gomp"),
         str(shared),
         platform.machine(),
