@@ -29,10 +29,12 @@ class Preprocessing:
     class_names: tuple[str, ...]
 
     @staticmethod
-    def of(dataset: Dataset) -> "Preprocessing":
-        """What training on this data set does."""
+    def of(dataset: Dataset, image_size: int | None = None) -> "Preprocessing":
+        """What training on this data set does, whose images are brought to `image_size` if one is given."""
         statistics = dataset.statistics()
         height, width, channels = dataset.image_shape
+        if image_size is not None:
+            height = width = image_size
         if height is None or width is None:
             raise UsageError(f"data set {dataset.name!r} has images of different sizes; give them one")
         return Preprocessing((height, width, channels), statistics.mean, statistics.std, dataset.class_names)

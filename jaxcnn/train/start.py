@@ -58,7 +58,7 @@ def claimed(plan: Plan) -> Iterator[Start]:
 
 def _open(plan: Plan, held: contextlib.ExitStack) -> Start:
     folder = held.enter_context(workdir.claim(plan.config))
-    preprocessing.write(folder, Preprocessing.of(plan.dataset))
+    preprocessing.write(folder, Preprocessing.of(plan.dataset, plan.config.image_size))
     checkpoints = held.enter_context(Checkpoints(folder / workdir.CHECKPOINTS))
     found = checkpoints.restore_newest(plan.template)
     state, meta = found or (plan.initial_state(), NOTHING_YET)

@@ -69,7 +69,9 @@ def load_run(folder: str | Path, **custom: Any) -> Trained:
     """
     folder, parts = Path(folder).expanduser(), CustomParts(**custom)
     config = workdir.read_config(folder)
-    around = preprocessing.read(folder) or Preprocessing.of(open_dataset(config.dataset, config.data_dir))
+    around = preprocessing.read(folder) or Preprocessing.of(
+        open_dataset(config.dataset, config.data_dir), config.image_size
+    )
     model = build_model(config, parts, len(around.class_names))
     # What a checkpoint holds of the optimizer does not depend on the schedule.
     optimizer = build_optimizer(config, parts, optax.constant_schedule(0.0))
