@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from numbers import Integral
 from typing import Any
@@ -34,6 +34,8 @@ class Row:
         it ignores. Of a unit that may see everything, the size of the image. None if it does not depend on the image.
       stride: (vertical, horizontal) pixels between the fields of neighbouring units, below 1 behind upsampling. None
         if there is no such thing, as after global pooling.
+      origin: (row, column) of the pixel at which the field of the first unit starts, negative in padding; None as
+        `stride`.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Row:
     macs: int
     receptive_field: tuple[int, int] | None
     stride: Pair | None
+    origin: Pair | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -177,12 +180,13 @@ def _sizes(params: Any) -> dict[tuple[str, ...], int]:
 
 
 def _row(step: Step, params: int, batch: int, size: tuple[int, int]) -> Row:
-    field = stride = None
+    sees = stride = origin = None
     if step.field is not None:
         v, h = step.field
-        field = (v.size if v else size[0], h.size if h else size[1])
+        sees = (v.size if v else size[0], h.size if h else size[1])
         stride = (_number(v.step), _number(h.step)) if v and h else None
-    return Row(step.name, step.kind, tuple(step.output.shape), params, step.macs // batch, field, stride)
+        origin = (_number(v.low), _number(h.low)) if v and h else None
+    return Row(step.name, step.kind, tuple(step.output.shape), params, step.macs // batch, sees, stride, origin)
 
 
 def _number(step: Fraction) -> float:
