@@ -7,7 +7,7 @@ import flax.linen as nn
 
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model
-from jaxcnn.weights import safetensors, torch_file
+from jaxcnn.weights import hub, safetensors, torch_file
 from jaxcnn.weights.conversion import IMAGENET, Conversion, Row, from_file, to_ours, to_torchvision
 from jaxcnn.weights.names import TORCHVISION, torchvision_names
 from jaxcnn.weights.stored import Stored
@@ -47,12 +47,12 @@ def convert(
     **fields: Any,
 ) -> Conversion:
     """The variables of a model from a file, with a report of each array; arguments as of `load`."""
-    path = Path(path).expanduser()
 
     def build(classes: int | None) -> nn.Module:
         return create_model(model_name, classes, **fields)
 
     build(num_classes)  # refuses unknown names before a file is opened
+    path = hub.fetch(str(path)) if str(path).startswith(hub.PREFIX) else Path(path).expanduser()
     stored = read_arrays(path)
     if image_shape is None:
         said = safetensors.metadata(path).get("image_shape") if path.suffix == ".safetensors" else None
@@ -85,7 +85,8 @@ def load(
 
     Args:
       model_name: one of `jaxcnn.list_models()`.
-      path: a `.safetensors` or `.pth` file with the names of torchvision, of timm or of `save`.
+      path: a `.safetensors` or `.pth` file with the names of torchvision, of timm or of `save`; or `hf:OWNER/NAME`,
+        which is downloaded from the Hugging Face hub.
       num_classes: number of logits; as many as in the file, if not given.
       drop_head: leaves the classifiers in the file out and puts fresh ones in their place.
       image_shape: `(H, W, C)` of the images; by default what the file says, or ImageNet's 224x224x3.
