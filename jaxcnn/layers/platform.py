@@ -1,6 +1,22 @@
 """Which hardware a program is being traced for, where the fastest form of a layer depends on it."""
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
 import jax
+
+_portable: ContextVar[bool] = ContextVar("portable", default=False)
+
+
+@contextlib.contextmanager
+def portable_forms() -> Iterator[None]:
+    """What is traced within is for any platform, such as a program that is exported."""
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
 
 
 def traced_for_cpu() -> bool:
@@ -9,5 +25,7 @@ def traced_for_cpu() -> bool:
     The default device if one is set, else the default backend. Forms chosen by this answer compute the same on every
     platform, so that a program that is placed elsewhere after all is right, and merely not the fastest.
     """
+    if _portable.get():
+        return False
     device = jax.config.values["jax_default_device"]
     return (getattr(device, "platform", device) or jax.default_backend()) == "cpu"

@@ -19,7 +19,7 @@ def fetch(name: str) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise UsageError(f"{name!r} is not of the form hf:OWNER/NAME, such as hf:timm/resnet50.tv_in1k")
     try:
-        import huggingface_hub
+        import huggingface_hub  # type: ignore[import-not-found]
     except ImportError:
         raise UsageError(f"{name} is downloaded by huggingface_hub; pip install 'jaxcnn[hub]'") from None
     try:
