@@ -419,16 +419,22 @@ def test_inception_3a_with_and_without_reductions(naive, params, channels):
 
 def test_lenet5_of_1998_has_the_papers_connections():
     # Section II-B counts a connection for every use of a coefficient, and a unit of C5 or F6 sees its bias, too.
-    rows = {row.name: row for row in summarize(create_model("lenet5_1998"), (28, 28, 1)).rows if row.name}
-    positions = {
-        name: row.output_shape[1] * row.output_shape[2] for name, row in rows.items() if len(row.output_shape) == 4
-    }
-    maps = {name: row.output_shape[-1] for name, row in rows.items()}
-    by_layer = {name: positions[name] * rows[name].params for name in ("C1", "C3", "C5")}
-    by_layer |= {name: positions[name] * maps[name] * (2 * 2 + 1) for name in ("S2", "S4")}
-    by_layer |= {"F6": rows["F6"].params, "head": maps["F6"] * maps["head"]}
-    assert by_layer["C1"] == 122_304
-    assert (by_layer["S2"], by_layer["C3"], by_layer["S4"]) == (5_880, 151_600, 2_000)
-    assert (by_layer["C5"], by_layer["F6"]) == (48_120, 10_164)
-    assert sum(by_layer.values()) == 340_908
-    assert [rows[name].params for name in ("C1", "S2", "C3", "S4", "C5", "F6")] == [156, 12, 1516, 32, 48_120, 10_164]
+    model = create_model("lenet5_1998")
+    params = {name: sum(leaf.size for leaf in own.values()) for name, own in params_by_layer(model).items()}
+    assert params == {"C1": 156, "S2": 12, "C3": 1516, "S4": 32, "C5": 48_120, "F6": 10_164}
+    # Subsampling is a sum of 2x2 in a module of its own.
+    maps = {row.name.partition("/")[0]: row.output_shape[1:] for row in summarize(model, (28, 28, 1)).rows}
+    connections = {name: maps[name][0] * maps[name][1] * params[name] for name in ("C1", "C3", "C5")}
+    connections |= {name: int(np.prod(maps[name])) * (2 * 2 + 1) for name in ("S2", "S4")}
+    connections |= {"F6": params["F6"], "head": 84 * maps["head"][0]}
+    assert (connections["C1"], connections["S2"], connections["C3"], connections["S4"]) == (
+        122_304,
+        5_880,
+        151_600,
+        2_000,
+    )
+    assert sum(connections.values()) == 340_908
+
+
+def params_by_layer(model: nn.Module) -> Any:
+    return variables_of(model, model.image_shape)["params"]
