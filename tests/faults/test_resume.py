@@ -151,7 +151,7 @@ def test_a_checkpoint_goes_from_8_devices_to_4_to_1_and_back(tiny, straight, com
     for devices, stop in ((8, 3), (4, 9), (1, 15), (8, None)):
         with monkeypatch.context() as patch:
             some = jax.local_devices()[:devices]
-            patch.setattr(plan, "make_parallel", lambda name, *_, some=some: make_parallel(name, some))
+            patch.setattr(plan, "make_parallel", lambda name, *_, some=some, **more: make_parallel(name, some, **more))
             if stop is None:
                 end = fit(config)
             else:
