@@ -104,8 +104,8 @@ class Checkpoints:
           SaveError: there is no space for it, or this or the save before it failed.
         """
         self.wait()
-        step = int(state.step)
-        self._check_disk(step, state)
+        step = self._saving = int(state.step)
+        self._check_disk(state)
         description = {"meta": meta, "test_accuracy": test_accuracy, "leaves": integrity.manifest(state)}
         try:
             self._manager.save(
@@ -237,9 +237,8 @@ class Checkpoints:
         tested = [step for step in steps if self._accuracies.get(step) is not None]
         return {*steps[-2:], *sorted(tested, key=lambda step: (self._accuracies[step], step))[-1:]}
 
-    def _check_disk(self, step: int, state: TrainState) -> None:
+    def _check_disk(self, state: TrainState) -> None:
         """Looks first: half a save, and what Orbax says of it, help nobody."""
-        self._saving = step
         if not os.access(self._directory, os.W_OK):
             self._fail(OSError("the folder is read-only"))
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD_BYTES

@@ -68,16 +68,16 @@ def test_a_disk_that_fills_up_during_an_asynchronous_save_is_an_error_of_that_sa
     monkeypatch.setattr(Checkpoints, "_check_disk", lambda *_: None)
     with small_disk(tmp_path / "disk", 3):
         with Checkpoints(tmp_path / "disk" / "checkpoints") as checkpoints:
-            checkpoints.save(state(1, 500_000), {"n": 1})
+            checkpoints.save(state(1, 600_000), {"n": 1})
             checkpoints.wait()
             with pytest.raises(SaveError, match=r"the checkpoint of step 2 could not be written .* step 1 is kept"):
-                save_and_wait(checkpoints, state(2, 500_000), {"n": 2})
+                save_and_wait(checkpoints, state(2, 600_000), {"n": 2})
         # What was half written takes no space, and a smaller one can be saved.
         with Checkpoints(tmp_path / "disk" / "checkpoints") as checkpoints:
             checkpoints.save(state(3), {"n": 3})
             checkpoints.wait()
             assert checkpoints.steps() == [1, 3]
-            assert checkpoints.restore(1, state(1, 500_000))[1] == {"n": 1}
+            assert checkpoints.restore(1, state(1, 600_000))[1] == {"n": 1}
             assert checkpoints.restore(3, state(3))[1] == {"n": 3}
 
 
