@@ -138,7 +138,7 @@ def test_a_process_that_switches_it_off_has_xlas_convolutions():
     for value, expected in (("1", "True True False"), ("0", "False False True")):
         environment = {**os.environ, "JAXCNN_NATIVE": value, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
-        assert result.stdout.split() == expected.split(), result.stderr
+        assert (result.returncode, result.stdout.split()) == (0, expected.split()), result.stderr
 
 
 def test_the_environment_is_left_as_it_was(monkeypatch):
