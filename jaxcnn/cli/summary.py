@@ -122,10 +122,10 @@ def _made(name: str, factory: Callable[..., Any], num_classes: int | None) -> nn
 
 
 def _table(summary: Summary) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), collapse_padding=True, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("name", overflow="fold")
     table.add_column("kind", overflow="fold")
-    table.add_column("output")
+    table.add_column("output", overflow="fold")
     for name in ("params", "MACs", "sees", "stride"):
         table.add_column(name, justify="right")
     for row in summary.rows:

@@ -36,7 +36,8 @@ class PreActBasicBlock(nn.Module):
         y = nn.relu(self.norm(name="norm2")(y, train=train))
         y = Dropout(self.dropout_rate)(y, train=train)
         y = self.conv(self.features, 3, padding=1, name="conv2")(y)
-        y = StochasticDepth(self.drop_path_rate)(y, train=train)
+        if self.drop_path_rate:
+            y = StochasticDepth(self.drop_path_rate)(y, train=train)
         return y + shortcut(self, x, active, y)
 
 
@@ -65,7 +66,8 @@ class PreActBottleneck(nn.Module):
         y = nn.relu(self.norm(name="norm3")(y, train=train))
         y = Dropout(self.dropout_rate)(y, train=train)
         y = self.conv(self.features * self.expansion, 1, name="conv3")(y)
-        y = StochasticDepth(self.drop_path_rate)(y, train=train)
+        if self.drop_path_rate:
+            y = StochasticDepth(self.drop_path_rate)(y, train=train)
         return y + shortcut(self, x, active, y)
 
 

@@ -42,7 +42,8 @@ class BasicBlock(nn.Module):
         y = nn.relu(self.norm(name="norm1")(y, train=train))
         y = self.conv(self.features, 3, padding=1, name="conv2")(y)
         y = self.norm(name="norm2")(y, train=train)
-        y = StochasticDepth(self.drop_path_rate)(y, train=train)
+        if self.drop_path_rate:
+            y = StochasticDepth(self.drop_path_rate)(y, train=train)
         return nn.relu(add_shortcut(self, x, y, train))
 
 
@@ -75,7 +76,8 @@ class Bottleneck(nn.Module):
         y = nn.relu(self.norm(name="norm2")(y, train=train))
         y = self.conv(self.features * self.expansion, 1, name="conv3")(y)
         y = self.norm(name="norm3")(y, train=train)
-        y = StochasticDepth(self.drop_path_rate)(y, train=train)
+        if self.drop_path_rate:
+            y = StochasticDepth(self.drop_path_rate)(y, train=train)
         return nn.relu(add_shortcut(self, x, y, train))
 
 
