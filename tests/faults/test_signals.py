@@ -22,7 +22,7 @@ def straight(worker, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("send", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("at_event", [3, 22], ids=["in the first step", "later"])
+@pytest.mark.parametrize("at_event", [4, 22], ids=["in the first step", "later"])
 def test_a_signal_stops_the_run_which_goes_on_to_the_same_end(worker, straight, tmp_path, send, status, at_event):
     workdir = tmp_path / "run"
     ended = worker.run(workdir, send=send, at_event=at_event, slow_step=0.05)
