@@ -1,6 +1,6 @@
 """Convolutions and pooling on a CPU: jaxcnn's forms against the plain ones, in one process, alternately.
 
-    python -m benchmarks.convolution [--models lenet5:256 resnet20_cifar:32] [--layers [3x3 pool]] [--rounds 20] [--json]
+    python -m benchmarks.convolution [--models lenet5:256 resnet50:8] [--layers [3x3 pool]] [--rounds 20] [--json]
 
 For each model (`name:batch` or `name:batch:size`) a whole training step is compiled several times: `plain`, as Flax's
 own layers compute it (`conv_general_dilated`, `reduce_window`); `xla`, in the forms of XLA's operations that
