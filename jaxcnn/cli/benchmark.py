@@ -78,14 +78,15 @@ def _measure(flags: Flags) -> None:
     out = _folder(flags.out)
     models = _words("model", flags.model)
     so_far: list[dict[str, Any]] = []
-    with _Progress(console) as progress:
+    progress = _Progress(console)
 
-        def on_row(row: dict[str, Any]) -> None:
-            so_far.append(row)
-            progress.row_done(row)
-            if out is not None:  # after each row, so that what was measured stays if the next is interrupted
-                results.write(out, so_far, _title(models), pictures=False)
+    def on_row(row: dict[str, Any]) -> None:
+        so_far.append(row)
+        progress.row_done(row)
+        if out is not None:  # after each row, so that what was measured stays if the next is interrupted
+            results.write(out, so_far, _title(models), pictures=False)
 
+    with progress:
         rows = measure.benchmark(
             models,
             batch_sizes="auto" if flags.batch_sizes == "auto" else _numbers("batch-sizes", flags.batch_sizes),
@@ -168,13 +169,14 @@ class _Progress:
         self._case: measure.Case | None = None
 
     def __enter__(self) -> "_Progress":
-        self._bar.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._bar.__exit__(*error)
+        if self._case is not None:
+            self._bar.stop()
 
     def doing(self, case: measure.Case, what: str) -> None:
+        self._bar.start()  # with the first case, so that a mistake in the flags is told on a clean screen
         if case is not self._case:
             self._case = case
             self._bar.reset(self._task)

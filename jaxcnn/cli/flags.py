@@ -40,7 +40,8 @@ def _condense(message: str, command: str) -> str:
     """One line of what tyro says in a box: the error, and the flag that it takes to be meant."""
     lines = [line.strip(" │") for line in message.splitlines() if not line.startswith(("╭", "╰"))]
     rule = next((index for index, line in enumerate(lines) if set(line) == {"─"}), len(lines))
-    error = " ".join(lines[:rule]).rstrip(".")
+    # Of what is missing tyro also says the type, and once more that it is required.
+    error = re.sub(r"\bSTR |\.? ?\(required\)", "", " ".join(lines[:rule])).rstrip(".")
     meant = re.search(r"Perhaps you meant:\s+(--\S+)", "\n".join(lines))
     hint = f"did you mean {meant.group(1)}?" if meant else f"see jaxcnn {command} --help"
     return f"{error}; {hint}"

@@ -105,7 +105,7 @@ def fit(
     plan = distributed.together(lambda: make_plan(config, parts))
     config = plan.config
     shows = config.progress and distributed.is_first()
-    with claimed(plan) as start, StopSignals() as stop:
+    with StopSignals() as stop, claimed(plan) as start:
         first_step = int(start.state.step)
         if start.continued and shows:
             console.print(
