@@ -201,8 +201,6 @@ def form(role: Role, geometry: Geometry) -> Form:
     forward = functools.partial(_product if _is_product(geometry) else _windows, geometry)
     if role is Role.OUTPUT:
         return forward
-    if role is Role.IMAGE and geometry.strides != (1, 1) and geometry.groups == 1 and not _is_product(geometry):
-        return functools.partial(_spread, geometry)
 
     def transposed(a: jax.Array, b: jax.Array) -> jax.Array:
         shape = jax.ShapeDtypeStruct(geometry.shape(role), a.dtype)
@@ -234,25 +232,3 @@ def _product(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A 1x1 kernel as a matrix, whose gradient XLA computes 6 times as fast as that of a convolution."""
     pixels = x if geometry.strides == (1, 1) else jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, *geometry.strides, 1))
     return jax.lax.dot_general(pixels, jax.lax.squeeze(kernel, (0, 1)), (((3,), (0,)), ((), ())))
-
-
-def _spread(geometry: Geometry, g: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The image's gradient of a strided convolution: that of one at stride 1, of a cotangent with zeros in between.
-
-    XLA would fold the zeros into the convolution, which then falls off its fast path; the barrier keeps it from that.
-    """
-    config = [(0, 0, 0)]
-    for axis in (0, 1):
-        stride, reach, before = geometry.strides[axis], geometry.reach[axis], geometry.padding[axis][0]
-        spread = (g.shape[axis + 1] - 1) * stride + 1
-        first = reach - 1 - before
-        config.append((first, geometry.image[axis + 1] + reach - 1 - spread - first, stride - 1))
-    zeros_between = jax.lax.optimization_barrier(jax.lax.pad(g, jax.numpy.zeros((), g.dtype), (*config, (0, 0, 0))))
-    return jax.lax.conv_general_dilated(
-        zeros_between,
-        jax.lax.rev(kernel, (0, 1)),
-        window_strides=(1, 1),
-        padding="VALID",
-        rhs_dilation=geometry.dilation,
-        dimension_numbers=("NHWC", "HWOI", "NHWC"),
-    )
