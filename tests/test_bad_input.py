@@ -43,7 +43,6 @@ MISTAKES = {
     "train --optimizer.momentum 1": "momentum must be in [0, 1)",
     "train --optimizer.weight-decay -1": "weight_decay must not be negative",
     "train --schedule.warmup-epochs 99": "leaves none of the run's",
-    "train --parallel jit --no-sync-batch-norm": "sync_batch_norm",
     "train --workdir /dev/null/run": "cannot be written",
     "train --config nowhere.py": "does not exist",
     "train --dataset cifar10 --data-dir /nowhere": "not prepared in /nowhere",

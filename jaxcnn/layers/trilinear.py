@@ -99,11 +99,13 @@ convolution_p = Primitive("jaxcnn_convolution")
 
 
 def _bind(role: Role, geometry: Geometry, a: jax.Array, b: jax.Array) -> Any:
-    return convolution_p.bind(a, b, role=role, geometry=geometry, plain=_plain(role, geometry, str(a.dtype)))
+    plain = _plain(role, geometry, str(a.dtype), jax.sharding.get_abstract_mesh())
+    return convolution_p.bind(a, b, role=role, geometry=geometry, plain=plain)
 
 
 @functools.lru_cache(maxsize=4096)
-def _plain(role: Role, geometry: Geometry, dtype: str) -> ClosedJaxpr:
+def _plain(role: Role, geometry: Geometry, dtype: str, mesh: Any) -> ClosedJaxpr:
+    # `mesh` is that of the context, which JAX writes into each equation: two meshes cannot share a program.
     operands = {
         Role.OUTPUT: (geometry.image, geometry.kernel),
         Role.IMAGE: (geometry.output, geometry.kernel),

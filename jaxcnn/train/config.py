@@ -23,7 +23,7 @@ class OptimizerConfig:
     """The highest learning rate of the schedule."""
     momentum: float = 0.9
     """Share of the past direction that stays (momentum, nesterov, lars and muon)."""
-    weight_decay: float = 0.002
+    weight_decay: float = 0.003
     """Decay of kernels; biases and normalisation are left alone."""
     decay_all: bool = False
     """Whether biases and normalisation decay too."""
@@ -71,7 +71,7 @@ class Config:
     """Images in a step, over all devices together: 1 is stochastic, full is vanilla gradient descent."""
     accumulate: int | None = None
     """Micro-batches that a device splits its share of a batch into, to save memory (default: 1; full: by its size)."""
-    augment: tuple[str, ...] = ()
+    augment: tuple[str, ...] = ("shift:1",)
     """Changes made to training images at random, in order: flip, shift:PIXELS, crop:PADDING, cutout:SIZE, resized_crop,
     randaugment, trivialaugment."""
     mixup: float = 0.0
