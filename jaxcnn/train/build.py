@@ -16,6 +16,7 @@ from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model
 from jaxcnn.train.config import Config
 from jaxcnn.train.custom import CustomParts, check_given
+from jaxcnn.train.freezing import train_only_rest
 from jaxcnn.train.losses import Loss, make_loss
 from jaxcnn.train.optimizers import make_optimizer
 from jaxcnn.train.precision import dynamic_loss_scale
@@ -85,7 +86,7 @@ def build_augmentations(config: Config, custom: CustomParts) -> tuple[Any, ...]:
 
 
 def build_optimizer(config: Config, custom: CustomParts, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimizer, under a loss scale if the run is in float16."""
+    """The optimizer, of what is not frozen; under a loss scale if the run is in float16."""
     if custom.optimizer is None:
         check_given("optimizer", config.optimizer.name)
         optimizer = make_optimizer(config.optimizer, schedule)
@@ -93,6 +94,8 @@ def build_optimizer(config: Config, custom: CustomParts, schedule: optax.Schedul
         optimizer = custom.optimizer
     else:
         optimizer = custom.optimizer(schedule)
+    if config.freeze is not None:
+        optimizer = train_only_rest(optimizer, config.freeze)
     return dynamic_loss_scale(optimizer) if config.dtype == "float16" else optimizer
 
 

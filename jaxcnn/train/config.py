@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.train.parameter_paths import check_pattern, parse_scales
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class OptimizerConfig:
     """Whether biases and normalisation decay too."""
     clip_norm: float | None = None
     """Longest gradient, over all parameters together; a longer one is shortened to it."""
+    learning_rate_scales: tuple[str, ...] = ()
+    """Factors of the learning rate of some parameters: EXPRESSION=FACTOR, such as "stem|stage1=0.1" "head=10"; the
+    first that matches a parameter's path from its start counts."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,12 @@ class Config:
     """Architecture; `jaxcnn models` lists them."""
     model_options: tuple[str, ...] = ()
     """Fields of the architecture that differ from the named variant's: NAME=VALUE, such as stem=cifar."""
+    init_from: str | None = None
+    """Weights to start from in place of random ones: a .safetensors or .pth file with our names, torchvision's or
+    timm's, hf:OWNER/NAME, or the folder of a run. A classifier for another number of classes is left out."""
+    freeze: str | None = None
+    """Parameters that stay as they are: a regular expression that matches their paths from the start, such as
+    "stem|stage1"; "(?!head)" freezes all but the classifier (a linear probe)."""
     dataset: str = "fashion_mnist_mini"
     """Data set; `jaxcnn datasets` lists them."""
     data_dir: str | None = None
@@ -137,7 +147,12 @@ def from_dict(values: dict[str, Any]) -> Config:
                 **values,
                 "model_options": tuple(values["model_options"]),
                 "augment": tuple(values["augment"]),
-                "optimizer": OptimizerConfig(**values["optimizer"]),
+                "optimizer": OptimizerConfig(
+                    **{
+                        **values["optimizer"],
+                        "learning_rate_scales": tuple(values["optimizer"].get("learning_rate_scales", ())),
+                    }
+                ),
                 "schedule": ScheduleConfig(
                     **{**values["schedule"], "milestones": tuple(values["schedule"]["milestones"])}
                 ),
@@ -189,6 +204,9 @@ def validate(config: Config) -> None:
     for field, names in (("dtype", ("float32", "bfloat16", "float16")), ("tta", ("none", "flip"))):
         if getattr(config, field) not in names:
             raise unknown_name(field, getattr(config, field), names)
+    if config.freeze is not None:
+        check_pattern("freeze", config.freeze)
+    parse_scales(optimizer.learning_rate_scales)
     _check_counts(
         batch_size=1 if config.batch_size == "full" else config.batch_size,
         log_every=config.log_every,

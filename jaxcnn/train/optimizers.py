@@ -1,7 +1,7 @@
 """Optimizers, by name."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from jaxcnn.errors import unknown_name
 from jaxcnn.train.config import OptimizerConfig
+from jaxcnn.train.parameter_paths import matching, parse_scales
 
 
 def is_kernel(params: Any) -> Any:
@@ -41,6 +42,21 @@ def orthogonalized(momentum: float) -> optax.GradientTransformation:
         optax.stateless_with_tree_map(widen),
     )
     return optax.partition({True: muon, False: optax.trace(momentum, nesterov=True)}, is_kernel)
+
+
+def scale_by_path(scales: Sequence[str]) -> optax.GradientTransformation:
+    """Multiplies the update of each parameter by the factor of the first expression that matches its path."""
+    factors = parse_scales(scales)
+
+    def scale(updates: Any, _: Any) -> Any:
+        left = jax.tree.map(lambda _: True, updates)  # parameters that no expression has matched yet
+        for pattern, factor in factors:
+            now = jax.tree.map(lambda match, left: match and left, matching(pattern, updates), left)
+            updates = jax.tree.map(lambda now, u, factor=factor: factor * u if now else u, now, updates)
+            left = jax.tree.map(lambda now, left: left and not now, now, left)
+        return updates
+
+    return optax.stateless(scale)
 
 
 Direction = Callable[[OptimizerConfig, optax.GradientTransformation], optax.GradientTransformation]
@@ -77,4 +93,7 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.G
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     mask = None if config.decay_all else is_kernel
     decay = optax.add_decayed_weights(config.weight_decay, mask=mask) if config.weight_decay else optax.identity()
-    return optax.chain(clip, OPTIMIZERS[config.name](config, decay), optax.scale_by_learning_rate(schedule))
+    rate = optax.scale_by_learning_rate(schedule)
+    if config.learning_rate_scales:
+        rate = optax.chain(rate, scale_by_path(config.learning_rate_scales))
+    return optax.chain(clip, OPTIMIZERS[config.name](config, decay), rate)

@@ -1,5 +1,6 @@
 """A run's parts, put together from its configuration and checked before anything is written or compiled."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -16,9 +17,12 @@ from jaxcnn.train.accumulation import parts_of_full_batch
 from jaxcnn.train.build import build_augmentations, build_losses, build_model, build_optimizer, check_shapes
 from jaxcnn.train.config import Config, validate
 from jaxcnn.train.custom import CustomParts
+from jaxcnn.train.freezing import PartlyFrozen, check_freeze, keep_frozen, note_of_frozen
+from jaxcnn.train.initial_weights import InitialWeights, read_initial_weights
 from jaxcnn.train.losses import Loss
 from jaxcnn.train.mixing import make_mix
 from jaxcnn.train.parallel import Parallel, batch_norm_fields, check_batch_divides, make_parallel
+from jaxcnn.train.parameter_paths import check_matches, parse_scales
 from jaxcnn.train.schedules import make_schedule
 from jaxcnn.train.state import TrainState, create_state
 from jaxcnn.train.step import make_eval_step, make_train_step
@@ -37,6 +41,7 @@ class Plan:
       accumulate: micro-batches of a device's share of a batch.
       steps: updates that the run makes.
       template: the state's tree, shapes and dtypes.
+      initial: what the run starts from in place of random weights, if anything.
     """
 
     config: Config
@@ -53,10 +58,14 @@ class Plan:
     accumulate: int
     steps: int
     template: TrainState
+    initial: InitialWeights | None = None
 
     def initial_state(self) -> TrainState:
         """The state before the first step, on one device."""
-        return _create_state(self.config, self.model, self.optimizer, self.pipeline.image_shape)
+        if self.config.init_from is not None and self.initial is None:
+            raise UsageError(f"init_from {self.config.init_from} is what a run has recorded; give the file itself")
+        state = _create_state(self.config, self.model, self.optimizer, self.pipeline.image_shape)
+        return state if self.initial is None else self.initial.put_into(state, self.optimizer)
 
     def epoch(self, step: int) -> float:
         """How many times each training image has been seen after `step` updates, on average."""
@@ -69,13 +78,17 @@ class Plan:
 
     def notes(self) -> list[str]:
         """What a person should know about this run before it starts, a line each."""
-        if self.accumulate == 1:
-            return []
+        notes = [] if self.initial is None else [self.initial.note]
+        if self.config.freeze is not None:
+            notes.append(note_of_frozen(self.config.freeze, self.template.params))
+        return notes if self.accumulate == 1 else [*notes, self._note_of_accumulation()]
+
+    def _note_of_accumulation(self) -> str:
         images = self.batch_size // len(self.parallel.devices) // self.accumulate
         note = f"each update sums the gradients of {self.accumulate} micro-batches of about {images:,} images a device"
         if jax.tree.leaves(self.template.batch_stats):
             note += "; batch normalisation takes its statistics over each micro-batch, not over the whole batch"
-        return [note]
+        return note
 
     def saves_after(self, step: int) -> bool:
         """Whether a checkpoint follows the update number `step` (from 1)."""
@@ -91,8 +104,9 @@ class Plan:
         return self.parallel.compile(self._train_step(), donate_state=True, steps=count)
 
     def _train_step(self) -> Any:
-        return make_train_step(
-            self.model,
+        freeze = self.config.freeze
+        step = make_train_step(
+            self.model if freeze is None else PartlyFrozen(self.model, freeze),
             self.optimizer,
             self.loss,
             augment=self.augment,
@@ -103,6 +117,7 @@ class Plan:
             accumulate=self.accumulate,
             axis_name=self.parallel.axis_name,
         )
+        return step if freeze is None else keep_frozen(step, freeze)
 
     def compile_eval_step(self) -> Any:
         """The evaluation step over the devices, `(state, batch) -> metrics`."""
@@ -147,6 +162,15 @@ def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps, steps_per_epoch)
     optimizer = build_optimizer(config, custom, schedule)
     template = jax.eval_shape(lambda: _create_state(config, model, optimizer, pipeline.image_shape))
+    if config.freeze is not None:
+        check_freeze(config.freeze, template.params)
+    for pattern, _ in parse_scales(config.optimizer.learning_rate_scales):
+        check_matches("optimizer.learning_rate_scales", pattern, template.params)
+    initial = None
+    if config.init_from is not None:
+        initial = read_initial_weights(config.init_from, config.model, model, dataset.num_classes, pipeline.image_shape)
+        if initial is not None:
+            config = dataclasses.replace(config, init_from=initial.record)
     if custom != CustomParts():
         check_shapes(pipeline.image_shape, dataset.num_classes, model, template, test_loss, augment)
     return Plan(
@@ -164,6 +188,7 @@ def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
         accumulate=accumulate,
         steps=steps,
         template=template,
+        initial=initial,
     )
 
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model
 from jaxcnn.weights import hub, safetensors, torch_file
-from jaxcnn.weights.conversion import IMAGENET, Conversion, Row, from_file, to_ours, to_torchvision
+from jaxcnn.weights.conversion import IMAGENET, Conversion, Row, as_stored, from_file, to_ours, to_torchvision
 from jaxcnn.weights.names import TORCHVISION, torchvision_names
 from jaxcnn.weights.stored import Stored
 
@@ -36,6 +36,15 @@ def read_arrays(path: str | Path) -> dict[str, Stored]:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def local_file(source: str | Path) -> Path:
+    """The file itself; `hf:OWNER/NAME` is downloaded from the Hugging Face hub unless it is there already.
+
+    Raises:
+      UsageError: it cannot be downloaded.
+    """
+    return hub.fetch(str(source)) if str(source).startswith(hub.PREFIX) else Path(source).expanduser()
+
+
 def convert(
     model_name: str,
     path: str | Path,
@@ -52,7 +61,7 @@ def convert(
         return create_model(model_name, classes, **fields)
 
     build(num_classes)  # refuses unknown names before a file is opened
-    path = hub.fetch(str(path)) if str(path).startswith(hub.PREFIX) else Path(path).expanduser()
+    path = local_file(path)
     stored = read_arrays(path)
     if image_shape is None:
         said = safetensors.metadata(path).get("image_shape") if path.suffix == ".safetensors" else None
@@ -160,8 +169,11 @@ __all__ = [
     "TORCHVISION",
     "Conversion",
     "Row",
+    "as_stored",
     "convert",
+    "from_file",
     "load",
+    "local_file",
     "read_arrays",
     "save",
     "to_ours",

@@ -58,6 +58,7 @@ class Conversion:
       unused: names in the file that the model has no place for, and that may be left out.
       num_classes: how many logits the model has with them.
       image_shape: `(H, W, C)` of the images that they were taken to be for.
+      classes_in_file: how many classes the file's classifier has; None if it has none.
     """
 
     variables: Variables
@@ -65,6 +66,7 @@ class Conversion:
     unused: list[str]
     num_classes: int
     image_shape: tuple[int, ...]
+    classes_in_file: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def from_file(
     *,
     image_shape: tuple[int, ...] = IMAGENET,
     num_classes: int | None = None,
-    drop_head: bool = False,
+    drop_head: bool | None = False,
     seed: int = 0,
 ) -> Conversion:
     """The variables of a model, from arrays under our names, torchvision's or timm's.
@@ -104,7 +106,8 @@ def from_file(
       stored: the arrays.
       image_shape: `(H, W, C)` of the images, on which the first fully connected layer's size may depend.
       num_classes: number of logits; as many as in the file, if not given.
-      drop_head: leaves the classifiers in the file out and puts fresh ones in their place.
+      drop_head: leaves the classifiers in the file out and puts fresh ones in their place; None does so if they are
+        not for `num_classes`.
       seed: of these.
 
     Raises:
@@ -114,8 +117,10 @@ def from_file(
     shapes = template(model, image_shape)
     stored = _tidy_names(stored)
     places = _find_places(model_name, model, shapes, stored)
+    in_file = _classes_in_file(places, stored)
+    if drop_head is None:
+        drop_head = "params/head/bias" in places and in_file != num_classes
     if not drop_head:
-        in_file = _classes_in_file(places, stored)
         if num_classes is None and in_file not in (None, shapes["params/head/bias"].shape[0]):
             model = build(in_file)
             shapes = template(model, image_shape)
@@ -146,12 +151,18 @@ def from_file(
             rows.append(Row("", name, (), shapes[name].shape, f"fresh, from seed {seed}"))
     variables = unflatten_dict({name: arrays[name] for name in wanted}, sep="/")
     head = next((shapes[name].shape[-1] for name in wanted if _module(name) == "head"), 0)
-    return Conversion({"params": {}, **variables}, rows, unused, head, image_shape)
+    return Conversion({"params": {}, **variables}, rows, unused, head, image_shape, in_file)
 
 
 def to_ours(variables: Any) -> dict[str, np.ndarray]:
     """A model's variables by our names."""
     return {name: np.asarray(array) for name, array in _flat(variables).items()}
+
+
+def as_stored(variables: Any) -> dict[str, Stored]:
+    """A model's variables by our names, as if they stood in a file."""
+    arrays = to_ours(variables)
+    return {name: Stored(array.shape, array.dtype, lambda array=array: array) for name, array in arrays.items()}
 
 
 def to_torchvision(
