@@ -37,6 +37,8 @@ def main(args: Sequence[str] | None = None) -> int:
             print(_overview())
         elif args[0] == "--version":
             print(f"jaxcnn {__version__}")
+        elif args[0] == "--print-completion":
+            importlib.import_module(f"{__name__}.completion").run(args[1:])
         elif args[0] not in COMMANDS:
             raise unknown_name("command", args[0], COMMANDS)
         else:
@@ -69,7 +71,8 @@ def _overview() -> str:
             "",
             *(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()),
             "",
-            "`jaxcnn COMMAND --help` tells a command's flags.",
+            "`jaxcnn COMMAND --help` tells a command's flags, and `jaxcnn --print-completion bash` (or zsh) prints",
+            "a script by which the shell completes them.",
         ]
     )
 

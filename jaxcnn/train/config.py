@@ -119,6 +119,10 @@ class Config:
     """Steps between two checkpoints, in addition to one at each end of an epoch (default: none)."""
     log_every: int = 20
     """Steps between two updates of the progress bar and of the log files, which hold every step."""
+    tensorboard_images: int = 0
+    """Test images that TensorBoard shows, with what the network says of them, when the run is done; 0 is none."""
+    wandb: bool = False
+    """Whether to send metrics to Weights & Biases as well (pip install 'jaxcnn[wandb]')."""
     progress: bool = True
     """Whether to show a progress bar and a line for each epoch."""
 
@@ -126,7 +130,16 @@ class Config:
 INFINITE = float("inf")
 
 # Where a run is kept and how it is watched can change between two starts of the same run.
-NOT_OF_THE_RUN = ("data_dir", "workdir", "steps_per_dispatch", "checkpoint_every", "log_every", "progress")
+NOT_OF_THE_RUN = (
+    "data_dir",
+    "workdir",
+    "steps_per_dispatch",
+    "checkpoint_every",
+    "log_every",
+    "tensorboard_images",
+    "wandb",
+    "progress",
+)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -223,6 +236,7 @@ def validate(config: Config) -> None:
         ("label_smoothing", config.label_smoothing, 0 <= config.label_smoothing < 1, "be in [0, 1)"),
         ("aux_weight", config.aux_weight, 0 <= config.aux_weight < INFINITE, "not be negative"),
         ("ema_decay", config.ema_decay, 0 <= config.ema_decay < 1, "be in [0, 1)"),
+        ("tensorboard_images", config.tensorboard_images, 0 <= config.tensorboard_images <= 64, "be from 0 to 64"),
         ("seed", config.seed, 0 <= config.seed < 2**32, "be from 0 to 2^32 - 1"),
         (
             "optimizer.learning_rate",

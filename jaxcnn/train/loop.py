@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from jaxcnn.errors import RunError
-from jaxcnn.train import curves, distributed, fingerprint, integrity, metrics, workdir
+from jaxcnn.train import curves, distributed, fingerprint, integrity, metrics, tracking, workdir
 from jaxcnn.train.checkpoint import Checkpoints
 from jaxcnn.train.config import Config
 from jaxcnn.train.custom import CustomParts
@@ -26,6 +26,7 @@ from jaxcnn.train.distributed import Silent
 from jaxcnn.train.plan import Plan, make_plan
 from jaxcnn.train.progress import ProgressDisplay, print_summary
 from jaxcnn.train.record import Record, read_rows
+from jaxcnn.train.samples import draw_predictions
 from jaxcnn.train.signals import InterruptedRunError, StopSignals
 from jaxcnn.train.start import Start, claimed
 from jaxcnn.train.state import TrainState
@@ -101,6 +102,8 @@ def fit(
     """
     started = time.perf_counter()
     console = console or Console()
+    if config.wandb:
+        tracking.check_installed()
     parts = CustomParts(model, loss, augment, optimizer)
     plan = distributed.together(lambda: make_plan(config, parts))
     config = plan.config
@@ -116,7 +119,7 @@ def fit(
             for note in plan.notes() if shows else ():
                 console.print(note, highlight=False)
             with (
-                Record(start.folder, first_step) if distributed.is_first() else nullcontext(Silent()) as record,
+                _open_record(start.folder, first_step, config) as record,
                 ProgressDisplay(
                     console,
                     steps=plan.steps,
@@ -127,7 +130,10 @@ def fit(
             ):
                 run = _Run(plan, start, record, display, stop, started)
                 state, test = run.train(state, first_step)
-            host = plan.parallel.fetch_state(state)
+                host = plan.parallel.fetch_state(state)
+                if config.tensorboard_images and distributed.is_first():
+                    picture = draw_predictions(plan, host, config.tensorboard_images)
+                    record.write_picture("test/predictions", plan.steps, picture)
             distributed.check_equal("the state", fingerprint.sha256(host))
             distributed.on_first(lambda: _write_result(run, host, test))
     values = distributed.on_first(lambda: workdir.read_json(start.folder / workdir.RESULT))
@@ -139,6 +145,12 @@ def fit(
     return Result(
         config, start.folder, state, values["test_accuracy"], values["test_loss"], values["test_examples"], values
     )
+
+
+def _open_record(folder: Path, first_step: int, config: Config) -> Record | nullcontext[Silent]:
+    if not distributed.is_first():
+        return nullcontext(Silent())
+    return Record(folder, first_step, tracking.WeightsAndBiases(folder, config) if config.wandb else None)
 
 
 def evaluate(plan: Plan, eval_step: Any, state: TrainState) -> dict[str, float]:

@@ -5,11 +5,13 @@ import json
 import logging
 import os
 import socket
+import struct
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
+from jaxcnn.train.tracking import WeightsAndBiases
 from jaxcnn.train.workdir import METRICS, replacing, writing
 
 Row = dict[str, Any]
@@ -39,16 +41,20 @@ class Record:
     are dropped, since these steps are made again: each step stands there once. Rows that should be there and are
     not, since somebody has changed the file, are reported in one warning.
 
+    A `mirror` gets each row too.
+
     Every method raises `RunError` if the files cannot be written.
     """
 
-    def __init__(self, workdir: Path, first_step: int):
-        from tensorboardX.proto import event_pb2
+    def __init__(self, workdir: Path, first_step: int, mirror: WeightsAndBiases | None = None):
+        self._mirror = mirror
+        from tensorboardX.proto import event_pb2, summary_pb2
         from tensorboardX.record_writer import RecordWriter
         from tensorboardX.summary import scalar
 
         proto: Any = event_pb2  # its classes come into being when it is imported; a type checker sees none
 
+        self._Summary = cast(Any, summary_pb2).Summary
         self._path, self._Event, self._scalar = workdir / METRICS, proto.Event, scalar
         kept = [row for row in read_rows(workdir) if row["step"] <= first_step]
         lost = first_step - len({row["step"] for row in kept if row["split"] == "train"})
@@ -71,6 +77,8 @@ class Record:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._mirror is not None:
+            self._mirror.close(failed=error is not None)
         # An error of writing was raised by `write` or `flush` already.
         with contextlib.suppress(OSError):
             self._file.close()
@@ -84,6 +92,16 @@ class Record:
             for name, value in row.items():
                 if name not in ("split", "step", "epoch", "examples"):
                     self._write_event(step=row["step"], summary=self._scalar(f"{row['split']}/{name}", value))
+
+        if self._mirror is not None:
+            self._mirror.write(row)
+
+    def write_picture(self, name: str, step: int, png: bytes) -> None:
+        """Writes a picture for TensorBoard."""
+        width, height = struct.unpack(">II", png[16:24])  # of the PNG's first chunk
+        image = self._Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+        with writing(self._path):
+            self._write_event(step=step, summary=self._Summary(value=[self._Summary.Value(tag=name, image=image)]))
 
     def _write_event(self, **fields: Any) -> None:
         self._events.write(self._Event(wall_time=time.time(), **fields).SerializeToString())
