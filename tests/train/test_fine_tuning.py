@@ -12,9 +12,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from jaxcnn import cli, weights
+from jaxcnn.data import Dataset
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, Dense
+from jaxcnn.models import create_model
 from jaxcnn.train import Config, OptimizerConfig, evaluate_run, fit, load_run
+from jaxcnn.train import plan as plan_module
 from jaxcnn.train.custom import CustomParts
 from jaxcnn.train.plan import make_plan
 
@@ -66,12 +69,14 @@ def bits(array):
 def test_a_linear_probe_on_a_trained_backbone_beats_one_on_random_weights(backbone, tmp_path):
     on_trained = fit(dataclasses.replace(PROBE, init_from=str(backbone), workdir=str(tmp_path / "trained")))
     on_random = fit(dataclasses.replace(PROBE, workdir=str(tmp_path / "random")))
-    assert on_trained.test_accuracy > on_random.test_accuracy + 0.05
+    assert on_trained.test_accuracy > on_random.test_accuracy + 0.1
     before = weights.read_arrays(backbone)
     for name, after in flat(on_trained.state).items():
         if not name.startswith("params/head"):
             assert bits(before[name].read()) == bits(after), name
-    assert evaluate_run(on_trained.workdir)["test_accuracy"] == on_trained.test_accuracy  # without the file's help
+    # Neither needs the file again.
+    assert evaluate_run(on_trained.workdir)["test_accuracy"] == on_trained.test_accuracy
+    assert load_run(on_trained.workdir).step == PROBE.steps
 
 
 @pytest.mark.parametrize(
@@ -184,6 +189,26 @@ def test_a_classifier_of_other_classes_is_left_out_and_said_to_be(backbone):
     assert plan.notes() == [f"starting from {backbone}, which has 7 classes: a fresh classifier for 10"]
     np.testing.assert_array_equal(state.params["head"]["kernel"], fresh.params["head"]["kernel"])
     assert not np.array_equal(state.params["F6"]["kernel"], fresh.params["F6"]["kernel"])
+
+
+def test_torchvisions_file_for_other_classes_is_taken_but_for_its_classifier(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    model = create_model("resnet18", 1000)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32), train=True))
+    variables = jax.tree.map(lambda x: random.normal(size=x.shape).astype(x.dtype), shapes)
+    path = tmp_path / "resnet18.safetensors"
+    weights.save(path, "resnet18", variables, to="torchvision")
+    classes, counts = ("a", "b", "c"), {"train": 100, "test": 10}
+    dataset = Dataset("cifar10", tmp_path, (32, 32, 3), classes, counts, None, {}, ("", ""))
+    monkeypatch.setattr(plan_module, "open_dataset", lambda *_: dataset)
+    plan = make_plan(Config(model="resnet18", init_from=str(path), freeze="stem|stage1"))
+    first, *_ = notes = plan.notes()
+    assert first == f"starting from {path}, which has 1000 classes: a fresh classifier for 3"
+    assert notes[1] == "frozen: 157,504 of 11,178,051 parameters"  # 9,536 of the stem, and two blocks of 73,984
+    ours = weights.to_ours(variables)
+    assert set(ours) - set(plan.initial.arrays) == {"params/head/kernel", "params/head/bias"}
+    for name, array in plan.initial.arrays.items():
+        np.testing.assert_array_equal(array, ours[name])
 
 
 @pytest.mark.parametrize(
