@@ -15,6 +15,7 @@ config = Config(
     epochs=300,
     batch_size=64,
     augment=("crop:4", "flip"),
+    label_smoothing=0.0,
     optimizer=OptimizerConfig("nesterov", learning_rate=0.1, momentum=0.9, weight_decay=1e-4, decay_all=True),
     schedule=ScheduleConfig("step", milestones=(0.5, 0.75), factor=0.1),
 )

@@ -17,6 +17,7 @@ config = Config(
     steps=64_000,
     batch_size=128,
     augment=("crop:4", "flip"),
+    label_smoothing=0.0,
     optimizer=OptimizerConfig("momentum", learning_rate=0.1, momentum=0.9, weight_decay=1e-4, decay_all=True),
     schedule=ScheduleConfig("step", milestones=(32 / 64, 48 / 64), factor=0.1),
 )

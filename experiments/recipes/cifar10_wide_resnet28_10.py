@@ -15,6 +15,7 @@ config = Config(
     epochs=200,
     batch_size=128,
     augment=("crop:4", "flip"),
+    label_smoothing=0.0,
     optimizer=OptimizerConfig("nesterov", learning_rate=0.1, momentum=0.9, weight_decay=5e-4, decay_all=True),
     schedule=ScheduleConfig("step", milestones=(60 / 200, 120 / 200, 160 / 200), factor=0.2),
 )

@@ -18,6 +18,7 @@ config = Config(
     steps=2_400_000,
     batch_size=32,
     augment=("resized_crop", "flip"),
+    label_smoothing=0.0,
     optimizer=OptimizerConfig("momentum", learning_rate=0.01, momentum=0.9, weight_decay=2e-4),
     schedule=ScheduleConfig("polynomial", power=0.5),
     aux_weight=0.3,

@@ -18,6 +18,7 @@ config = Config(
     epochs=90,
     batch_size=256,
     augment=("resized_crop", "flip"),
+    label_smoothing=0.0,
     optimizer=OptimizerConfig("momentum", learning_rate=0.01, momentum=0.9, weight_decay=1e-4, decay_all=True),
     schedule=ScheduleConfig("step", milestones=(30 / 90, 60 / 90), factor=0.1),
 )

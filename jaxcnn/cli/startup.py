@@ -25,12 +25,13 @@ XLA_OPTIONS = {
 
 def settle() -> None:
     """Called once by the console script, when JAX is loaded and has not started."""
-    folder = compilations(os.environ)
-    if folder is not None:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
     flags = xla_flags(os.environ, metadata.version("jaxlib"), _has_onednn())
     if flags is not None:
         os.environ["XLA_FLAGS"] = flags
+        return  # programs that call this oneDNN cannot be kept: to write them down ends in a warning (std::bad_alloc)
+    folder = compilations(os.environ)
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def compilations(environment: MutableMapping[str, str]) -> Path | None:

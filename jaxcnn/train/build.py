@@ -70,7 +70,7 @@ def build_losses(config: Config, custom: CustomParts) -> tuple[Loss, Loss]:
     if custom.loss is None:
         check_given("loss", config.loss)
         return make_loss(config.loss, config.label_smoothing), make_loss(config.loss)
-    if config.label_smoothing:
+    if config.label_smoothing not in (0.0, Config.label_smoothing):
         raise UsageError("label_smoothing is of named losses; smooth the labels in the loss of your own")
     return custom.loss, custom.loss
 

@@ -24,7 +24,7 @@ class OptimizerConfig:
     """The highest learning rate of the schedule."""
     momentum: float = 0.9
     """Share of the past direction that stays (momentum, nesterov, lars and muon)."""
-    weight_decay: float = 0.003
+    weight_decay: float = 0.001
     """Decay of kernels; biases and normalisation are left alone."""
     decay_all: bool = False
     """Whether biases and normalisation decay too."""
@@ -90,8 +90,8 @@ class Config:
     """Alpha of cutmix, which pastes a box of one image into another; 0 is off."""
     loss: str = "cross_entropy"
     """cross_entropy or binary_cross_entropy."""
-    label_smoothing: float = 0.0
-    """Share of each training label that is spread over all classes."""
+    label_smoothing: float = 0.1
+    """Share of each training label that is spread over all classes; 0 is off."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     aux_weight: float = 0.3

@@ -41,7 +41,7 @@ class CustomParts:
         if self.model is not None:
             changed["model"] = PREFIX + describe(self.model)
         if self.loss is not None:
-            changed["loss"] = PREFIX + describe(self.loss)
+            changed |= {"loss": PREFIX + describe(self.loss), "label_smoothing": 0.0}
         if self.augment is not None:
             changed["augment"] = (PREFIX + describe(self.augment),)
         if self.optimizer is not None:
