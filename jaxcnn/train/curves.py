@@ -21,8 +21,11 @@ def epoch_means(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     return train, test
 
 
-def draw(rows: list[Row], title: str, path: Path) -> None:
-    """Writes a PNG of loss and accuracy by epoch, in training and on the test images."""
+def draw(rows: list[Row], title: str, path: Path, *, label_smoothing: float = 0.0) -> None:
+    """Writes a PNG of loss and accuracy by epoch, in training and on the test images.
+
+    With `label_smoothing` the loss in training is against smoothed labels, which the picture says.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -31,7 +34,8 @@ def draw(rows: list[Row], title: str, path: Path) -> None:
     left, right = figure.subplots(1, 2)
     for axes, name, label in ((left, "loss", "cross-entropy (nats)"), (right, "accuracy", "accuracy (%)")):
         scale = 100 if name == "accuracy" else 1
-        for part, legend, style in ((train, "training", "o-"), (test, "test", "s-")):
+        in_training = "training (smoothed labels)" if label_smoothing and name == "loss" else "training"
+        for part, legend, style in ((train, in_training, "o-"), (test, "test", "s-")):
             axes.plot([r["epoch"] for r in part], [scale * r[name] for r in part], style, ms=4, label=legend)
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -201,7 +201,8 @@ def _write_result(run: "_Run", state: TrainState, test: dict[str, float]) -> Non
     config, folder, rows = run.plan.config, run.folder, read_rows(run.folder)
     with workdir.writing(folder):
         with workdir.replacing(folder / workdir.CURVES) as picture:
-            curves.draw(rows, f"{config.model} on {config.dataset}", picture)
+            title = f"{config.model} on {config.dataset}"
+            curves.draw(rows, title, picture, label_smoothing=config.label_smoothing)
         values = _result_values(run, state, test, train=curves.epoch_means(rows)[0][-1])
         workdir.write_json(folder / workdir.RESULT, values)
 

@@ -40,6 +40,7 @@ def test_plain_flax_has_our_parameters_and_our_shapes(name, flax_peer):
     assert shapes(theirs) == shapes(jaxcnn.create_model(name))
 
 
+@pytest.mark.slow
 def test_a_missing_library_is_a_row_and_the_others_run(tmp_path, capsys):
     assert not libraries._has(sys.executable, libraries.Peer("x", "x", ("no_such_library",)))
     flags = ["--models", "lenet5", "--batch-size", "2", "--peers", "jaxcnn,flax,keras", "--rounds", "2"]

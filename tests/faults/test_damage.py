@@ -56,6 +56,7 @@ def damages(contents, chance, flips):
         yield f"bit {bit}", bytes(flipped)
 
 
+@pytest.mark.slow
 def test_every_file_removed_cut_off_and_with_flipped_bits(run, caplog):
     _, workdir, template, saved = run
     chance = random.Random(0)

@@ -1,8 +1,10 @@
 """A run that is killed at any moment, and continued, ends as one that nobody disturbed: to the last bit."""
 
+import pytest
 from killing import Campaign
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_change_nothing_and_lose_nothing(worker, tmp_path):
     campaign = Campaign(worker, tmp_path, seed=1)
     campaign.straight()

@@ -227,6 +227,7 @@ def windows_of_xla(x, case: Case):
     )
 
 
+@pytest.mark.slow
 @given(cases(), st.sampled_from(["float32", "bfloat16"]), st.integers(1, 9), st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=20, derandomize=True)
 def test_of_equal_values_the_first_gets_the_whole_gradient_as_xla_gives_it(case, dtype, values, seed):

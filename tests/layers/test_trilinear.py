@@ -165,6 +165,7 @@ def shapes_of_models() -> list[Geometry]:
     return sorted(found)
 
 
+@pytest.mark.slow
 def test_gradients_agree_for_every_convolution_of_the_registered_models(way):
     shapes = shapes_of_models()
     assert len(shapes) > 40

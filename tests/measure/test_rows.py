@@ -133,6 +133,7 @@ def test_memory_that_ends_is_called_so_however_it_is_told():
     assert one_line(ValueError("something else")) == "something else"
 
 
+@pytest.mark.slow
 def test_scaling_over_fake_devices_prints_its_efficiency(monkeypatch):
     monkeypatch.setattr("jaxcnn.measure.row.device_peak", lambda *_: Peak(1e12, "measured", "f32"))
     cases = [Case("lenet5", 4 * n, devices=n, steps=1) for n in (1, 2, 4, 8)]

@@ -192,6 +192,7 @@ def without_gradient(model: nn.Module, shape: tuple[int, ...]) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @every_model
 def test_every_parameter_of_the_whole_model_has_a_gradient(name):
     model = create_model(name, **({"block": TRACED_ONCE[name]} if name in TRACED_ONCE else {}))
@@ -220,6 +221,7 @@ def after_one_step(model: nn.Module, size: int) -> tuple[Any, Any, Any]:
     return jax.device_get((state, after, sums))
 
 
+@pytest.mark.slow
 @every_model
 def test_a_step_on_eight_devices_moves_every_parameter(name):
     row = TABLE[name]

@@ -151,6 +151,7 @@ def test_killing_a_process_at_a_random_step_changes_nothing_in_the_end(undisturb
     assert [row["step"] for row in rows if row["split"] == "train"] == [*range(1, STEPS + 1)]
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_noticed_by_its_missing_heartbeat(undisturbed, tmp_path):
     supervisor = start([*RUN, *TWO, "--workdir", str(tmp_path), "--heartbeat", "6"])
     child = process_of(supervisor, 1)
@@ -162,6 +163,7 @@ def test_a_process_that_hangs_is_noticed_by_its_missing_heartbeat(undisturbed, t
     assert result(tmp_path)["state_sha256"] == undisturbed["state_sha256"]
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(undisturbed, tmp_path):
     command = [*RUN, *TWO, "--workdir", str(tmp_path)]
     supervisor = start(command)
