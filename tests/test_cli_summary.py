@@ -96,7 +96,7 @@ def test_a_users_own_model_factory_or_function(attribute, params, module, capsys
 
 MISTAKES = {
     "resnet5": "did you mean 'resnet50'?",
-    "": "required",
+    "": "Missing from jaxcnn summary",
     "resnet50 --imge-size 3": "did you mean --image-size?",
     "resnet50 --image-size 0": "at least 1, got 0 0 3",
     "resnet50 --input-shape 8 8": "--input-shape",

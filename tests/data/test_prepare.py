@@ -183,7 +183,7 @@ def test_what_tfds_left_half_prepared_is_called_so(tmp_path):
         ("prepare mnist --source /nowhere", "/nowhere is not a folder"),
         ("prepare stl10", "needs TensorFlow"),
         ("prepare imagefolder:.", "prepared when it is first used"),
-        ("prepare", "required"),
+        ("prepare", "Missing from jaxcnn prepare"),
         ("train --dataset stl10 --data-dir /nowhere", "jaxcnn prepare stl10 makes it"),
         ("datasets show nothing", "unknown data set"),
         ("datasets show fashion_mnist_mini --augment filp", "did you mean 'flip'"),

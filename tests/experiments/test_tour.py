@@ -24,6 +24,7 @@ def kinds(notebook):
     return [[sorted(output.get("data", [])) for output in cell["outputs"]] for cell in code(notebook)]
 
 
+@pytest.mark.slow
 def test_the_tour_runs_and_its_stored_outputs_have_every_picture(tmp_path):
     path = tmp_path / "tour.ipynb"
     shutil.copy(EXPERIMENTS / "tour.ipynb", path)

@@ -252,6 +252,7 @@ def outputs(model: nn.Module, size: int) -> dict[str, np.ndarray]:
     return logits | {"by hand": model.apply(variables, x, train=False)}
 
 
+@pytest.mark.slow
 @every_model
 def test_training_differs_from_evaluation_where_normalisation_or_dropout_says_so(name):
     row, model = TABLE[name], small(name)

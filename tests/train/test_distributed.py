@@ -103,6 +103,7 @@ def differences(a, b):
     return max(float(np.abs(a[name].astype(np.float64) - b[name]).max()) for name in a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "devices", "ways"), [(2, 2, ["auto", "jit", "sharded"]), (4, 1, ["auto"])])
 def test_many_processes_learn_what_one_process_learns(tmp_path, processes, devices, ways):
     state, parallel = runpy.run_path(str(ONE_OF_MANY))["train"]("pmap", jax.devices()[:4])
@@ -131,11 +132,13 @@ def undisturbed(tmp_path_factory, worker_id):
     return result(folder)
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_tests_every_image_and_says_what_it_was(undisturbed):
     assert undisturbed["test_examples"] == 2000
     assert (undisturbed["processes"], undisturbed["devices"], undisturbed["parallel"]) == (2, 4, "shard_map")
 
 
+@pytest.mark.slow
 def test_killing_a_process_at_a_random_step_changes_nothing_in_the_end(undisturbed, tmp_path):
     step, index = random.randint(12, 60), random.randint(0, 1)
     print(f"process {index} is killed after step {step}")  # shown if the test fails

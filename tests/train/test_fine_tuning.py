@@ -23,7 +23,7 @@ from jaxcnn.train.plan import make_plan
 
 LENET = Config(batch_size=200, steps=120, progress=False, optimizer=OptimizerConfig(learning_rate=0.1))
 PROBE = dataclasses.replace(LENET, steps=25, freeze="(?!head)")
-NORMALISED = Config(batch_size=8, steps=2, augment=(), progress=False)
+NORMALISED = Config(batch_size=8, steps=2, augment=(), label_smoothing=0.0, progress=False)
 
 
 class Normalised(nn.Module):

@@ -183,6 +183,7 @@ def test_both_mixings_are_chosen_equally_often():
     assert make_mix(0.0, 0.0) is None
 
 
+@pytest.mark.slow
 def test_mixing_pairs_the_same_examples_on_any_number_of_devices():
     mixing = {"mix": make_mix(1.0, 1.0), "steps": 1}
     one, four = train(**mixing)[-1], train(**mixing, devices=4)[-1]
