@@ -132,7 +132,7 @@ class Dataset:
         May be called by several threads at once.
 
         Raises:
-          UsageError: files that are missing or damaged.
+          UsageError: files that are missing or damaged, or a label that is none of the classes.
         """
         # The messages of TFDS, compiled; only its features would be slower to go through.
         from tensorflow_datasets.proto import tf_example_pb2
@@ -147,6 +147,12 @@ class Dataset:
                 examples.append(Encoded(image, label))
         except Exception as error:  # ArrayRecord and protobuf raise a zoo of types
             raise self.damaged(error) from error
+        for example in examples:
+            if not 0 <= example.label < self.num_classes:
+                raise UsageError(
+                    f"data set {self.name!r} in {self.directory} has an image of the {split} split with the label "
+                    f"{example.label}; labels of its {self.num_classes} classes are 0 to {self.num_classes - 1}"
+                )
         return examples
 
     def _source(self, split: str) -> Any:

@@ -83,3 +83,15 @@ def test_damaged_descriptions_are_told_in_one_line(copy):
     (copy / "other" / "1.0.0" / "features.json").write_text("{")
     with pytest.raises(UsageError, match="data set 'other'"):
         open_dataset("other", copy)
+
+
+def test_a_label_that_is_none_of_the_classes_is_told_in_one_line(copy):
+    folder = copy / "other" / "1.0.0"
+    names = (folder / "label.labels.txt").read_text().splitlines()[:-1]
+    (folder / "label.labels.txt").write_text("\n".join(names) + "\n")
+    features = (folder / "features.json").read_text()
+    (folder / "features.json").write_text(features.replace('"numClasses": "10"', '"numClasses": "9"'))
+    with pytest.raises(
+        UsageError, match=r"^data set 'other' in .* with the label 9; labels of its 9 classes are 0 to 8$"
+    ):
+        open_dataset("other", copy).read("test")
