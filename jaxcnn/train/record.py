@@ -50,12 +50,11 @@ class Record:
         self._mirror = mirror
         from tensorboardX.proto import event_pb2, summary_pb2
         from tensorboardX.record_writer import RecordWriter
-        from tensorboardX.summary import scalar
 
         proto: Any = event_pb2  # its classes come into being when it is imported; a type checker sees none
 
         self._Summary = cast(Any, summary_pb2).Summary
-        self._path, self._Event, self._scalar = workdir / METRICS, proto.Event, scalar
+        self._path, self._Event = workdir / METRICS, proto.Event
         kept = [row for row in read_rows(workdir) if row["step"] <= first_step]
         lost = first_step - len({row["step"] for row in kept if row["split"] == "train"})
         if lost:
@@ -89,10 +88,13 @@ class Record:
         """Writes one row; `flush` makes sure that it has reached the files."""
         with writing(self._path):
             self._file.write(json.dumps(row) + "\n")
-            for name, value in row.items():
-                if name not in ("split", "step", "epoch", "examples"):
-                    self._write_event(step=row["step"], summary=self._scalar(f"{row['split']}/{name}", value))
-
+            # One event for all values: the checksum of each event is worked out in Python.
+            values = [
+                self._Summary.Value(tag=f"{row['split']}/{name}", simple_value=value)
+                for name, value in row.items()
+                if name not in ("split", "step", "epoch", "examples")
+            ]
+            self._write_event(step=row["step"], summary=self._Summary(value=values))
         if self._mirror is not None:
             self._mirror.write(row)
 
