@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import killing
 import worker as worker_module
 
+from jaxcnn import models
 from jaxcnn.train import Config, OptimizerConfig, plan
 
 
@@ -24,7 +25,9 @@ def worker(tmp_path_factory):
 def tiny():
     """The configuration of the worker's runs, in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "open_dataset", plan.open_dataset)  # puts back what `install` replaces
+        # What `install` changes is put back: other tests of this process list the models.
+        patch.setattr(plan, "open_dataset", plan.open_dataset)
+        patch.setitem(models._registry(), "tiny", (worker_module.Tiny, worker_module.__name__))
         worker_module.install()
         yield Config(
             model="tiny",
