@@ -224,6 +224,7 @@ def _result_values(run: "_Run", state: TrainState, test: dict[str, float], train
         "train_loss": train["loss"],
         "params": sum(x.size for x in jax.tree.leaves(plan.template.params)),
         "seconds": time.perf_counter() - run.started,
+        "first_batch_seconds": run.watch.first_batch_seconds,
         "compile_seconds": run.watch.compile_seconds,
         "images_per_second": run.watch.images / run.watch.training_seconds if run.watch.images else 0.0,
         "data_wait": run.data_wait,
@@ -274,7 +275,10 @@ class _Run:
         for count in dispatches(first_step, plan.steps, config.steps_per_dispatch, plan.saves_after):
             batch = plan.parallel.place_batches([next(batches) for _ in range(count)])
             if count not in compiled:
-                self.watch.lap(state, images=(step - timed) * plan.batch_size)
+                if compiled:
+                    self.watch.lap(state, images=(step - timed) * plan.batch_size)
+                else:
+                    self.watch.first_batch()
             state, sums = train_steps[count](state, batch)
             step += count
             self.pending.append((step, sums))

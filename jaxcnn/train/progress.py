@@ -92,7 +92,12 @@ def print_summary(console: Console, result: dict[str, Any], workdir: Any) -> Non
     table.add_row("parameters", f"{result['params']:,}")
     table.add_row("steps", f"{result['steps']:,} ({result['epochs']:.4g} epochs of {result['batch_size']} a batch)")
     table.add_row("speed", f"{result['images_per_second']:,.0f} images/s while training")
-    table.add_row("time", f"{result['seconds']:.1f} s, of which compiling {result['compile_seconds']:.1f} s")
+    table.add_row(
+        "time",
+        # A result of an earlier version does not tell how long the first batch took.
+        f"{result['seconds']:.1f} s, of which the first batch {result.get('first_batch_seconds', 0.0):.1f} s, "
+        f"compiling {result['compile_seconds']:.1f} s",
+    )
     table.add_row("devices", f"{result['devices']} x {result['device_kind']} ({result['parallel']})")
     table.add_row("folder", str(workdir))
     console.print(table)

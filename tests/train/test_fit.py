@@ -3,14 +3,17 @@
 import dataclasses
 import json
 import math
+import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
+from jaxcnn.data.pipeline import Pipeline
 from jaxcnn.errors import UsageError
-from jaxcnn.train import Config, DivergedError, OptimizerConfig, evaluate_run, fit
+from jaxcnn.train import Config, DivergedError, OptimizerConfig, evaluate_run, fit, stopwatch
 from jaxcnn.train.record import read_rows
 
 # 79 steps of 128 images are an epoch of the 10,000; 90 have one test at an epoch's end and one at the run's.
@@ -83,6 +86,24 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_end(run, tmp_path):
     continued = fit(config)
     assert_equal(run.state, continued.state)
     assert [row["step"] for row in read_rows(tmp_path) if row["split"] == "train"] == list(range(1, 91))
+
+
+def test_the_first_batch_takes_no_time_of_steps(tmp_path, monkeypatch):
+    late = 0.0
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter=lambda: time.perf_counter() + late))
+    batches = Pipeline.batches
+
+    def slow_at_first(self, first_step=0):
+        nonlocal late
+        for number, batch in enumerate(batches(self, first_step)):
+            late += 1000.0 if number == 0 else 0.0
+            yield batch
+
+    monkeypatch.setattr(Pipeline, "batches", slow_at_first)
+    values = fit(dataclasses.replace(SHORT, steps=3, workdir=str(tmp_path))).values
+    assert values["first_batch_seconds"] > 1000
+    assert values["compile_seconds"] < 1000
+    assert 2 * 128 / values["images_per_second"] < 1000  # seconds of the steps behind the one that compiled
 
 
 def test_a_run_that_only_lacks_its_result_gets_it(tmp_path):
