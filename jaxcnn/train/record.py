@@ -49,12 +49,12 @@ class Record:
     def __init__(self, workdir: Path, first_step: int, mirror: WeightsAndBiases | None = None):
         self._mirror = mirror
         from tensorboardX.proto import event_pb2, summary_pb2
-        from tensorboardX.record_writer import RecordWriter
+        from tensorboardX.record_writer import masked_crc32c
 
         proto: Any = event_pb2  # its classes come into being when it is imported; a type checker sees none
 
         self._Summary = cast(Any, summary_pb2).Summary
-        self._path, self._Event = workdir / METRICS, proto.Event
+        self._path, self._Event, self._checksum = workdir / METRICS, proto.Event, masked_crc32c
         kept = [row for row in read_rows(workdir) if row["step"] <= first_step]
         lost = first_step - len({row["step"] for row in kept if row["split"] == "train"})
         if lost:
@@ -63,9 +63,10 @@ class Record:
             with replacing(self._path) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
             self._file = self._path.open("a")
-            # Written here and now: tensorboardX's own thread waits for ever when a disk is full.
+            # Written here and now: tensorboardX's own thread waits for ever when a disk is full, and its writer waits
+            # for the disk each time that it is flushed.
             name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{first_step}"
-            self._events = RecordWriter(str(workdir / name))
+            self._events = (workdir / name).open("wb")
             self._write_event(file_version="brain.Event:2")
             # TensorBoard then forgets what earlier files say of the steps that are made again.
             self._write_event(step=first_step + 1, session_log=proto.SessionLog(status=proto.SessionLog.START))
@@ -106,7 +107,11 @@ class Record:
             self._write_event(step=step, summary=self._Summary(value=[self._Summary.Value(tag=name, image=image)]))
 
     def _write_event(self, **fields: Any) -> None:
-        self._events.write(self._Event(wall_time=time.time(), **fields).SerializeToString())
+        """Writes an event as a record of TensorFlow: length and data, each with its masked CRC-32C."""
+        data = self._Event(wall_time=time.time(), **fields).SerializeToString()
+        length = struct.pack("<Q", len(data))
+        checks = [struct.pack("<I", self._checksum(part)) for part in (length, data)]
+        self._events.write(length + checks[0] + data + checks[1])
 
     def flush(self) -> None:
         """Hands all rows to the operating system: they stay even if this process is killed."""
@@ -118,4 +123,5 @@ class Record:
         """Makes sure that all rows are on the disk: they stay even if the machine is switched off."""
         self.flush()
         with writing(self._path):
-            os.fsync(self._file.fileno())
+            for file in (self._file, self._events):
+                os.fsync(file.fileno())

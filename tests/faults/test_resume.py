@@ -208,16 +208,34 @@ def test_rows_that_are_gone_are_missed_in_one_warning(tmp_path, caplog):
     assert said.endswith("metrics.jsonl lacks 2 of the 3 steps made so far; they stay out of it")
 
 
+def test_only_sync_waits_for_the_disk(tmp_path, monkeypatch):
+    waited = []
+    monkeypatch.setattr("os.fsync", waited.append)
+    with Record(tmp_path, 0) as record:
+        waited.clear()
+        record.write(row(1))
+        record.flush()
+        assert not waited
+        record.sync()
+        assert len(waited) == 2  # rows and events
+
+
 def test_tensorboard_forgets_the_steps_that_are_made_again(tmp_path):
     from tensorboardX.proto import event_pb2
-    from tensorboardX.record_writer import RecordWriter  # noqa: F401  (its format is read below)
+    from tensorboardX.record_writer import masked_crc32c
 
     def events(path):
         contents, position = path.read_bytes(), 0
+
+        def checked(length):
+            nonlocal position
+            part, checksum = contents[position : position + length], contents[position + length :][:4]
+            assert int.from_bytes(checksum, "little") == masked_crc32c(part)
+            position += length + 4
+            return part
+
         while position < len(contents):
-            length = int.from_bytes(contents[position : position + 8], "little")
-            yield event_pb2.Event.FromString(contents[position + 12 : position + 12 + length])
-            position += 12 + length + 4
+            yield event_pb2.Event.FromString(checked(int.from_bytes(checked(8), "little")))
 
     with Record(tmp_path, 0) as record:
         for step in (1, 2, 3):
