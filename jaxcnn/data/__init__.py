@@ -2,7 +2,7 @@
 
 from jaxcnn.data.augment import AUGMENTATIONS, compose, normalize
 from jaxcnn.data.datasets import STATISTICS, Dataset, list_datasets, open_dataset
-from jaxcnn.data.pipeline import Batch, Pipeline, evaluation_batches, open_pipeline, training_batches
+from jaxcnn.data.pipeline import Batch, Pipeline, open_pipeline
 
 __all__ = [
     "AUGMENTATIONS",
@@ -11,10 +11,8 @@ __all__ = [
     "Dataset",
     "Pipeline",
     "compose",
-    "evaluation_batches",
     "list_datasets",
     "normalize",
     "open_dataset",
     "open_pipeline",
-    "training_batches",
 ]

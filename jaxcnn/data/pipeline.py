@@ -85,49 +85,6 @@ def rows_of(share: tuple[int, int], batch_size: int) -> slice:
     return slice(batch_size * part // parts, batch_size * (part + 1) // parts)
 
 
-def training_batches(
-    images: np.ndarray,
-    labels: np.ndarray,
-    batch_size: int,
-    seed: int,
-    first_step: int = 0,
-    share: tuple[int, int] = (0, 1),
-) -> Iterator[Batch]:
-    """Endless batches in random order from step `first_step` on: a function of the seed and the step alone.
-
-    With a `share` `(p, P)` only the p-th of P equal parts of each batch.
-
-    Raises:
-      UsageError: a batch size below 1 or above the number of examples.
-    """
-    if not 1 <= batch_size <= len(images):
-        raise UsageError(f"batch_size must be from 1 to the {len(images)} training images, got {batch_size}")
-    step, rows = first_step, rows_of(share, batch_size)
-    while True:
-        indices = batch_indices(step, examples=len(images), batch_size=batch_size, seed=seed)[rows]
-        yield Batch(images=images[indices], labels=labels[indices])
-        step += 1
-
-
-def evaluation_batches(
-    images: np.ndarray, labels: np.ndarray, batch_size: int, share: tuple[int, int] = (0, 1)
-) -> Iterator[Batch]:
-    """Every example once, in order; the last batch is filled up to `batch_size` and masked.
-
-    With a `share` `(p, P)` only the p-th of P equal parts of each batch.
-    """
-    rows = rows_of(share, batch_size)
-    for start in range(0, len(images), batch_size):
-        places = np.arange(start, start + batch_size)[rows]
-        present = places[places < len(images)]
-        missing = len(places) - len(present)
-        yield Batch(
-            images=np.pad(images[present], ((0, missing), (0, 0), (0, 0), (0, 0))),
-            labels=np.pad(labels[present], (0, missing)),
-            mask=places < len(images),
-        )
-
-
 @dataclass
 class Pipeline:
     """Batches of a data set, from wherever its images are kept.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcnn.data import open_dataset, open_pipeline
-from jaxcnn.data.pipeline import batch_indices, evaluation_batches, training_batches
+from jaxcnn.data.pipeline import batch_indices
 from jaxcnn.errors import UsageError
 
 
@@ -37,29 +37,10 @@ def test_seeds_and_epochs_have_different_orders():
         assert not np.array_equal(a, b)
 
 
-def test_training_goes_on_from_any_step():
-    images, labels = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1), np.arange(20, dtype=np.int32)
-    straight = list(itertools.islice(training_batches(images, labels, 6, seed=1), 10))
-    later = list(itertools.islice(training_batches(images, labels, 6, seed=1, first_step=4), 6))
-    for a, b in zip(straight[4:], later, strict=True):
-        np.testing.assert_array_equal(a["images"], b["images"])
-        np.testing.assert_array_equal(a["images"].ravel(), a["labels"])  # an image keeps its label
-
-
-@pytest.mark.parametrize("batch_size", [0, -1, 21])
-def test_an_impossible_batch_size_is_refused(batch_size):
-    images, labels = np.zeros((20, 1, 1, 1), np.uint8), np.zeros(20, np.int32)
-    with pytest.raises(UsageError, match=f"batch_size must be from 1 to the 20 training images, got {batch_size}"):
-        next(training_batches(images, labels, batch_size, seed=0))
-
-
-@given(examples=st.integers(1, 40), batch_size=st.integers(1, 40))
-def test_evaluation_covers_every_example_in_full_batches(examples, batch_size):
-    images = np.arange(1, examples + 1, dtype=np.uint8).reshape(-1, 1, 1, 1)
-    batches = list(evaluation_batches(images, np.arange(examples), batch_size))
-    assert all(len(batch["images"]) == len(batch["labels"]) == batch_size for batch in batches)
-    seen = np.concatenate([batch["labels"][batch["mask"]] for batch in batches])
-    np.testing.assert_array_equal(seen, np.arange(examples))
+@pytest.mark.parametrize("batch_size", [0, -1, 98])
+def test_an_impossible_batch_size_is_refused(grey, batch_size):
+    with pytest.raises(UsageError, match=f"batch_size must be from 1 to the 97 training images, got {batch_size}"):
+        open_pipeline(open_dataset("mnist", grey), batch_size)
 
 
 def take(pipeline, first_step, count):
@@ -71,6 +52,29 @@ def assert_same_batches(ours, theirs):
         assert a.keys() == b.keys()
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.mark.parametrize("residence", ["device", "memory", "disk"])
+def test_training_goes_on_from_any_step(grey, residence):
+    dataset = open_dataset("mnist", grey)
+    straight = take(open_pipeline(dataset, 16, seed=1, residence=residence, workers=2), 0, 10)
+    later = take(open_pipeline(dataset, 16, seed=1, residence=residence, workers=2), 4, 6)
+    assert_same_batches(later, straight[4:])
+    images, labels = dataset.read("train")
+    for step, batch in enumerate(straight):  # an image keeps its label
+        indices = batch_indices(step, examples=97, batch_size=16, seed=1)
+        np.testing.assert_array_equal(batch["images"], images[indices])
+        np.testing.assert_array_equal(batch["labels"], labels[indices])
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 23, 40])
+def test_evaluation_covers_every_example_in_order_in_full_batches(grey, batch_size):
+    dataset = open_dataset("mnist", grey)
+    batches = list(open_pipeline(dataset, 8).evaluation_batches(batch_size))
+    assert all(len(batch["images"]) == len(batch["labels"]) == len(batch["mask"]) == batch_size for batch in batches)
+    for name, expected in zip(("images", "labels"), dataset.read("test"), strict=True):
+        seen = np.concatenate([batch[name][batch["mask"]] for batch in batches])
+        np.testing.assert_array_equal(seen, expected)
 
 
 @pytest.mark.parametrize("residence", ["device", "disk"])
