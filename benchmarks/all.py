@@ -77,7 +77,7 @@ def main(args: list[str] | None = None) -> int:
             command += ["--no-install"] if arguments.no_install else []
         out = arguments.out / folder
         out.mkdir(parents=True, exist_ok=True)
-        command += ["--out", str(out / "rows.json" if suite == "input" else out)]
+        command += ["--out", str(out)]
         print(f"== {folder}", flush=True)
         started = time.monotonic()
         problem = _run(command, None if until is None else until - started)

@@ -1,21 +1,23 @@
 """What input costs: of a step where images are on the device, and against other loaders where they are on the disk.
 
-    python -m benchmarks.input [--cifar10 DATA_DIR] [--peers PYTHON] [--seconds 6] [--repeats 3] [--out FILE]
+    python -m benchmarks.input [--parts resident,small,large] [--cifar10 DATA_DIR] [--peers PYTHON] [--out FOLDER]
 
 Two measurements, each a ratio of figures taken alternately, in one call:
 
-1. LeNet-5's training step at batch 256 on batches of the pipeline, with the images kept decoded, against the same step
-   on one batch that never changes.
-2. Images per second of streaming, encoded on the disk, decoded for each batch: CIFAR-10's PNG files (of a prepared
-   data set; random images if there is none), and JPEG of 500 x 375 with a random resized crop to 224, of jaxcnn,
-   grain's DataLoader, torch's DataLoader and tf.data, with as many workers, one process a figure. `--peers` is the
-   Python in which torch and TensorFlow are; what is not installed is a row that says so.
+1. "resident": LeNet-5's training step at batch 256 on batches of the pipeline, with the images kept decoded, against
+   the same step on one batch that never changes.
+2. "small", "large": images per second of streaming, encoded on the disk, decoded for each batch: CIFAR-10's PNG files
+   (of a prepared data set; random images if there is none), and JPEG of 500 x 375 with a random resized crop to 224,
+   of jaxcnn, grain's DataLoader, torch's DataLoader and tf.data, with as many workers, one process a figure. All
+   antialias where a crop is made smaller; tf.data is timed also without, as is its default, which is less work.
+   `--peers` is the Python in which torch and TensorFlow are; what is not installed is a row that says so.
+
+The parts may be measured by several calls: what `--out` has of the others is kept.
 """
 
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -30,11 +32,17 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.input_peers import PIPELINES
+from benchmarks.results import RESULTS, write
 from jaxcnn.data import open_dataset, open_pipeline
+from jaxcnn.measure import machine
 from jaxcnn.train import Config
+from jaxcnn.train.loop import versions
 from jaxcnn.train.plan import make_plan
 
-IN_PEERS_PYTHON = ("torch DataLoader", "tf.data")
+PARTS = ("resident", "small", "large")
+IN_PEERS_PYTHON = ("torch DataLoader", "tf.data", "tf.data, not antialiased")
+FIGURES = ("images_per_second", "images_per_processor_second")
+TIMEOUT = 60.0  # seconds that one loader may take over its own
 
 
 def resident(repeats: int, steps: int = 100) -> dict[str, Any]:
@@ -46,23 +54,29 @@ def resident(repeats: int, steps: int = 100) -> dict[str, Any]:
     fresh = pipeline.batches(place=plan.parallel.place_batch)
     same = next(fresh)
     state, _ = step(state, same)
-    without, with_input = [], []
+    without, with_input, without_busy, with_busy = [], [], [], []
     for _ in range(repeats):
-        for times, batches in ((without, _always(same)), (with_input, fresh)):
+        for times, busy, batches in ((without, without_busy, _always(same)), (with_input, with_busy, fresh)):
             jax.block_until_ready(state)
-            started = time.perf_counter()
+            started, started_busy = time.perf_counter(), time.process_time()
             for _ in range(steps):
                 state, _ = step(state, next(batches))
             jax.block_until_ready(state)
             times.append(1e3 * (time.perf_counter() - started) / steps)
-    ratios = [b / a for a, b in zip(without, with_input, strict=True)]
+            busy.append(1e3 * (time.process_time() - started_busy) / steps)
     return {
+        "part": "resident",
         "residence": pipeline.residence,
         "step_ms": [round(x, 3) for x in without],
         "step_with_input_ms": [round(x, 3) for x in with_input],
-        "median_ratio": round(statistics.median(ratios), 4),
+        "median_ratio": _median_ratio(without, with_input),
+        "median_ratio_of_processor_time": _median_ratio(without_busy, with_busy),
         "input_alone_ms": round(1e3 * _alone(pipeline), 4),
     }
+
+
+def _median_ratio(without: list[float], with_input: list[float]) -> float:
+    return round(statistics.median(b / a for a, b in zip(without, with_input, strict=True)), 4)
 
 
 def _always(batch: Any) -> Iterator[Any]:
@@ -80,35 +94,40 @@ def _alone(pipeline: Any, batches: int = 300) -> float:
     return (time.perf_counter() - started) / batches
 
 
-def streaming(folder: Path, peers: str, seconds: float, repeats: int, workers: int) -> dict[str, Any]:
-    """Images per second of each loader, by turns, and the ratio of jaxcnn's median to the best other's."""
-    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in PIPELINES}
-    rows: dict[str, Any] = {}
+def streaming(
+    part: str, images: str, folder: Path, peers: str, seconds: float, repeats: int, workers: int
+) -> list[dict[str, Any]]:
+    """A row for each loader, timed by turns: its images per second, and jaxcnn's median by its median."""
+    names = [name for name in PIPELINES if part == "large" or name != "tf.data, not antialiased"]
+    rows: dict[str, Any] = {name: {"part": part, "images": images, "loader": name} for name in names}
     for _ in range(repeats):
-        for name in PIPELINES:
-            python = peers if name in IN_PEERS_PYTHON else sys.executable
-            command = [python, "-m", "benchmarks.input_peers", name, str(folder), str(seconds), str(workers)]
-            run = subprocess.run(
-                command, capture_output=True, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-            )
-            said = run.stdout.strip().splitlines()[-1:] or [" ".join(run.stderr.split())[-200:]]
+        for name in names:
+            said = _run(peers if name in IN_PEERS_PYTHON else sys.executable, name, folder, seconds, workers)
             try:
-                clock, processor = map(float, said[0].split())
-                rates[name].append((clock, processor))
+                figures = [round(float(word)) for word in said.split()]
             except ValueError:
-                rows[name] = said[0]
-    for name, values in rates.items():
-        if values:
-            rows[name] = {
-                "images_per_second": [round(clock) for clock, _ in values],
-                "images_per_processor_second": [round(processor) for _, processor in values],
-            }
-    for figure in ("images_per_second", "images_per_processor_second"):
-        medians = {name: statistics.median(row[figure]) for name, row in rows.items() if isinstance(row, dict)}
-        ours = medians.pop("jaxcnn", None)
-        if ours is not None and medians:
-            rows[f"ratio_of_{figure}_to_the_best_other"] = round(ours / max(medians.values()), 3)
-    return rows
+                rows[name]["error"] = said
+                continue
+            for figure, value in zip(FIGURES, figures, strict=True):
+                rows[name].setdefault(figure, []).append(value)
+    ours = rows["jaxcnn"]
+    for row in rows.values():
+        for figure in FIGURES:
+            if row is not ours and figure in row and figure in ours:
+                ratio = statistics.median(ours[figure]) / statistics.median(row[figure])
+                row[f"ratio_of_{figure}"] = round(ratio, 3)
+    return list(rows.values())
+
+
+def _run(python: str, name: str, folder: Path, seconds: float, workers: int) -> str:
+    """The line that a loader in a process of its own prints, or what went wrong."""
+    command = [python, "-m", "benchmarks.input_peers", name, str(folder), str(seconds), str(workers)]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=seconds + TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return f"not done in {seconds + TIMEOUT:.0f} s"
+    return (run.stdout.strip().splitlines()[-1:] or [" ".join(run.stderr.split())[-200:]])[0]
 
 
 def write_cifar10(folder: Path, data_dir: str | None, count: int = 10_000) -> str:
@@ -151,35 +170,68 @@ def write_photographs(folder: Path, count: int = 600) -> None:
     (folder / "size").write_text("224")
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """The results in Markdown: ratios above 1 mean that jaxcnn is faster."""
+    lines = []
+    for row in rows:
+        if row["part"] == "resident":
+            lines += [
+                f"LeNet-5's step, batch 256, images kept decoded ({row['residence']}): with input "
+                f"{row['median_ratio']:.3f} of the time without ({row['median_ratio_of_processor_time']:.3f} of the "
+                f"processor time); {statistics.median(row['step_ms']):.2f} ms without, making a batch alone takes "
+                f"{row['input_alone_ms']:.3f} ms.\n",
+            ]
+    lines += ["| images | loader | images/s | images/s of a processor | jaxcnn by it | of processor time |"]
+    lines += ["| --- | --- | ---: | ---: | ---: | ---: |"]
+    for row in rows:
+        if row["part"] == "resident":
+            continue
+        cells = [f"{statistics.median(row[f]):,.0f}" if f in row else row.get("error", "-") for f in FIGURES]
+        cells += [f"{row[f'ratio_of_{f}']:.2f}" if f"ratio_of_{f}" in row else "-" for f in FIGURES]
+        lines.append(f"| {row['images']} | {row['loader']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="what input costs, and how fast it streams beside others")
+    parser.add_argument("--parts", default=",".join(PARTS), help="what to measure, of resident, small, large")
     parser.add_argument("--cifar10", help="folder of prepared data sets with cifar10 in it")
     parser.add_argument("--peers", default=sys.executable, help="the Python in which torch and TensorFlow are")
-    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)
-    parser.add_argument("--out", type=Path, help="file for the result (default: it is printed alone)")
+    parser.add_argument("--out", type=Path, default=RESULTS / "input", help="folder for the results")
     arguments = parser.parse_args()
-    result: dict[str, Any] = {
-        "device": jax.devices()[0].device_kind,
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load_at_start": [round(x, 2) for x in os.getloadavg()],
-        "resident": resident(arguments.repeats),
-    }
+    parts = arguments.parts.split(",")
+    if not set(parts) <= set(PARTS):
+        parser.error(f"--parts is of {', '.join(PARTS)}, got {arguments.parts}")
+    load = round(os.getloadavg()[0], 2)
     turns = (arguments.peers, arguments.seconds, arguments.repeats, arguments.workers)
-    with tempfile.TemporaryDirectory() as folder:
-        small, large = Path(folder) / "small", Path(folder) / "large"
-        small.mkdir()
-        what = write_cifar10(small, arguments.cifar10)
-        result["streaming_small"] = {"images": what, **streaming(small, *turns)}
-        write_photographs(large)
-        result["streaming_jpeg_500x375"] = {"crop": 224, **streaming(large, *turns)}
-    result["load_at_end"] = [round(x, 2) for x in os.getloadavg()]
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if "resident" in parts:
+            rows.append(resident(max(5, arguments.repeats)))
+        if "small" in parts:
+            (folder / "small").mkdir()
+            images = write_cifar10(folder / "small", arguments.cifar10)
+            rows += streaming("small", images, folder / "small", *turns)
+        if "large" in parts:
+            write_photographs(folder / "large")
+            rows += streaming("large", "JPEG of 500 x 375, crop to 224", folder / "large", *turns)
+    about = {
+        "device": machine.device_name(jax.devices()[0]),
+        "cores": os.cpu_count(),
+        "load_at_start": load,
+        "versions": versions(),
+    }
+    rows = [{**row, **about} for row in rows]
+    before = arguments.out / "rows.json"
+    if before.exists():
+        rows += [row for row in json.loads(before.read_text())["rows"] if row["part"] not in parts]
+    rows.sort(key=lambda row: PARTS.index(row["part"]))
+    write(arguments.out, "What input costs, and streaming beside other loaders", rows, table(rows))
+    print((arguments.out / "rows.md").read_text())
 
 
 if __name__ == "__main__":

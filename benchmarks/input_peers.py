@@ -9,6 +9,7 @@ for jaxcnn and grain, `data` (the same images as ArrayRecord). All deliver shuff
 where images are cropped, in the host's memory. What a pipeline does not find here it says in one line.
 """
 
+import functools
 import os
 import sys
 import time
@@ -114,7 +115,7 @@ def torch_loader(folder: Path, size: int, workers: int) -> Iterator[int]:
             yield len(images)
 
 
-def tf_data(folder: Path, size: int, workers: int) -> Iterator[int]:
+def tf_data(folder: Path, size: int, workers: int, antialias: bool = True) -> Iterator[int]:
     import tensorflow as tf  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
 
     records = folder / "tf.records"
@@ -132,7 +133,8 @@ def tf_data(folder: Path, size: int, workers: int) -> Iterator[int]:
         )
         window = tf.stack([begin[0], begin[1], extent[0], extent[1]])
         image = tf.image.decode_and_crop_jpeg(content, window, channels=3)
-        return tf.cast(tf.clip_by_value(tf.round(tf.image.resize(image, (size, size))), 0, 255), tf.uint8)
+        resized = tf.image.resize(image, (size, size), antialias=antialias)
+        return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
     dataset = tf.data.TFRecordDataset(str(records)).repeat().shuffle(1024)
     dataset = dataset.map(decode, num_parallel_calls=workers).batch(BATCH[bool(size)], drop_remainder=True)
@@ -145,6 +147,8 @@ PIPELINES: dict[str, Callable[[Path, int, int], Iterator[int]]] = {
     "grain DataLoader": grain_loader,
     "torch DataLoader": torch_loader,
     "tf.data": tf_data,
+    # Another transform than the others make: TensorFlow's default, which lets shrunken images alias.
+    "tf.data, not antialiased": functools.partial(tf_data, antialias=False),
 }
 
 
