@@ -9,19 +9,11 @@ import numpy as np
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
+from jaxcnn.layers.axes import is_bound, is_shared
 from jaxcnn.layers.window import is_positive
 
 BATCH_AXIS = "batch"
 """Name of the mapped axis over which the training step spreads a batch."""
-
-
-def _is_bound(axis_name: str) -> bool:
-    """Whether the code being traced runs under a `pmap`, `shard_map` or `vmap` with an axis of this name."""
-    try:
-        jax.lax.axis_size(axis_name)
-    except NameError:
-        return False
-    return True
 
 
 class BatchNorm(nn.Module):
@@ -99,9 +91,11 @@ class BatchNorm(nn.Module):
         factor = jax.lax.rsqrt(var + self.epsilon)
         if scale is not None:
             factor = factor * scale
-        y = (x - mean) * factor
-        if bias is not None:
-            y = y + bias
+        # `centre - mean` is 0. Through it, the gradient of the mean is that of the bias, and not one more sum over
+        # the data.
+        centre = jax.lax.stop_gradient(mean)
+        shift = (centre - mean) * factor
+        y = _scaled(x.astype(jnp.float32), centre, factor, shift if bias is None else shift + bias)
         return y.astype(x.dtype if self.dtype is None else self.dtype)
 
     def _batch_statistics(self, x: jax.Array, around: jax.Array) -> tuple[jax.Array, jax.Array, int]:
@@ -110,14 +104,37 @@ class BatchNorm(nn.Module):
         count = int(np.prod(x.shape[:-1]))
         # Var(x) = E[(x - a)^2] - (E[x] - a)^2 for any a: one pass over the data and, over devices, one round of
         # communication. With a near the mean the difference keeps the digits that E[x^2] - E[x]^2 would lose.
-        centred = x.astype(jnp.float32) - around
-        moments = jnp.stack([centred.mean(axes), jnp.square(centred).mean(axes)])
-        if self.axis_name is not None and _is_bound(self.axis_name):
+        wide = x.astype(jnp.float32)
+        offset, square = (wide - around).mean(axes), jnp.square(wide - _another(around)).mean(axes)
+        if self.axis_name is not None and is_bound(self.axis_name):
             groups = self.axis_index_groups
-            moments = jax.lax.pmean(moments, self.axis_name, axis_index_groups=groups)
+            if is_shared(self.axis_name, offset):
+                moments = jnp.stack([offset, square])
+                offset, square = jax.lax.pmean(moments, self.axis_name, axis_index_groups=groups)
             count *= len(groups[0]) if groups else jax.lax.axis_size(self.axis_name)
-        offset, square = moments
         return around + offset, jnp.maximum(square - jnp.square(offset), 0.0), count
+
+
+def _another(centre: jax.Array) -> jax.Array:
+    """The same `[C]` as something of which XLA does not know that it is the same.
+
+    A difference from it that enters a sum is computed on the way there. Of one that enters several sums, XLA on a CPU
+    would write as many values to memory as the data has.
+    """
+    return jax.lax.optimization_barrier(centre)
+
+
+@jax.custom_jvp
+def _scaled(x: jax.Array, centre: jax.Array, factor: jax.Array, shift: jax.Array) -> jax.Array:
+    """`factor (x - centre) + shift`, of which `centre` is a constant."""
+    return (x - centre) * factor + shift
+
+
+@_scaled.defjvp
+def _scaled_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    x, centre, factor, _ = primals
+    x_dot, _, factor_dot, shift_dot = tangents
+    return _scaled(*primals), x_dot * factor + (x - _another(centre)) * factor_dot + shift_dot
 
 
 class LocalResponseNorm(nn.Module):
