@@ -1,5 +1,6 @@
 """Normalisation: batch normalisation and local response normalisation."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -78,41 +79,81 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", self.scale_init, channels, self.param_dtype) if self.use_scale else None
         bias = self.param("bias", self.bias_init, channels, self.param_dtype) if self.use_bias else None
 
-        if train:
-            mean, var, count = self._batch_statistics(x, around=running_mean.value)
-            if not self.is_initializing():
-                sample_var = var * (count / max(count - 1, 1)) if self.unbiased else var
-                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
-                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * sample_var
+        statistics = running_mean.value, running_var.value
+        if not train:
+            y = _normalized(x, *statistics, scale, bias, self.epsilon)
         else:
-            mean, var = running_mean.value, running_var.value
-
-        # One multiplication and one addition a value, with the factors worked out once a channel.
-        factor = jax.lax.rsqrt(var + self.epsilon)
-        if scale is not None:
-            factor = factor * scale
-        # `centre - mean` is 0. Through it, the gradient of the mean is that of the bias, and not one more sum over
-        # the data.
-        centre = jax.lax.stop_gradient(mean)
-        shift = (centre - mean) * factor
-        y = _scaled(x.astype(jnp.float32), centre, factor, shift if bias is None else shift + bias)
+            y, mean, var = _trained(
+                x,
+                *statistics,
+                scale,
+                bias,
+                momentum=self.momentum,
+                epsilon=self.epsilon,
+                unbiased=self.unbiased,
+                # An axis that is not there is none, and is not asked for again where a gradient is taken.
+                axis_name=self.axis_name if self.axis_name is not None and is_bound(self.axis_name) else None,
+                groups=self.axis_index_groups,
+            )
+            if not self.is_initializing():
+                running_mean.value, running_var.value = mean, var
         return y.astype(x.dtype if self.dtype is None else self.dtype)
 
-    def _batch_statistics(self, x: jax.Array, around: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Mean and variance `[C]` in float32 over everything but channels, and over how many values they are."""
-        axes = tuple(range(x.ndim - 1))
-        count = int(np.prod(x.shape[:-1]))
-        # Var(x) = E[(x - a)^2] - (E[x] - a)^2 for any a: one pass over the data and, over devices, one round of
-        # communication. With a near the mean the difference keeps the digits that E[x^2] - E[x]^2 would lose.
-        wide = x.astype(jnp.float32)
-        offset, square = (wide - around).mean(axes), jnp.square(wide - _another(around)).mean(axes)
-        if self.axis_name is not None and is_bound(self.axis_name):
-            groups = self.axis_index_groups
-            if is_shared(self.axis_name, offset):
-                moments = jnp.stack([offset, square])
-                offset, square = jax.lax.pmean(moments, self.axis_name, axis_index_groups=groups)
-            count *= len(groups[0]) if groups else jax.lax.axis_size(self.axis_name)
-        return around + offset, jnp.maximum(square - jnp.square(offset), 0.0), count
+
+# A deep network has hundreds of them, of a few shapes: each is traced, and its gradient taken, once.
+@functools.partial(jax.jit, static_argnames=("momentum", "epsilon", "unbiased", "axis_name", "groups"))
+def _trained(
+    x: jax.Array,
+    running_mean: jax.Array,
+    running_var: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    *,
+    momentum: float,
+    epsilon: float,
+    unbiased: bool,
+    axis_name: str | None,
+    groups: tuple[tuple[int, ...], ...] | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The batch normalised in float32, and the running mean and variance `[C]` after it."""
+    mean, var, count = _batch_statistics(x, running_mean, axis_name, groups)
+    sample_var = var * (count / max(count - 1, 1)) if unbiased else var
+    return (
+        _normalized(x, mean, var, scale, bias, epsilon),
+        momentum * running_mean + (1 - momentum) * mean,
+        momentum * running_var + (1 - momentum) * sample_var,
+    )
+
+
+def _normalized(
+    x: jax.Array, mean: jax.Array, var: jax.Array, scale: jax.Array | None, bias: jax.Array | None, epsilon: float
+) -> jax.Array:
+    """One multiplication and one addition a value, with the factors worked out once a channel."""
+    factor = jax.lax.rsqrt(var + epsilon)
+    if scale is not None:
+        factor = factor * scale
+    # `centre - mean` is 0. Through it, the gradient of the mean is that of the bias, and not one more sum over the
+    # data.
+    centre = jax.lax.stop_gradient(mean)
+    shift = (centre - mean) * factor
+    return _scaled(x.astype(jnp.float32), centre, factor, shift if bias is None else shift + bias)
+
+
+def _batch_statistics(
+    x: jax.Array, around: jax.Array, axis_name: str | None, groups: tuple[tuple[int, ...], ...] | None
+) -> tuple[jax.Array, jax.Array, int]:
+    """Mean and variance `[C]` in float32 over everything but channels, and over how many values they are."""
+    axes = tuple(range(x.ndim - 1))
+    count = int(np.prod(x.shape[:-1]))
+    # Var(x) = E[(x - a)^2] - (E[x] - a)^2 for any a: one pass over the data and, over devices, one round of
+    # communication. With a near the mean the difference keeps the digits that E[x^2] - E[x]^2 would lose.
+    wide = x.astype(jnp.float32)
+    offset, square = (wide - around).mean(axes), jnp.square(wide - _another(around)).mean(axes)
+    if axis_name is not None:
+        if is_shared(axis_name, offset):
+            offset, square = jax.lax.pmean(jnp.stack([offset, square]), axis_name, axis_index_groups=groups)
+        count *= len(groups[0]) if groups else jax.lax.axis_size(axis_name)
+    return around + offset, jnp.maximum(square - jnp.square(offset), 0.0), count
 
 
 def _another(centre: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import AvgPool, BatchNorm, Conv, Dense, Dropout, GlobalAvgPool, initializers
+from jaxcnn.layers.platform import traced_for_cpu
 from jaxcnn.models.stem import IMAGE_SHAPES, Kind, Stem
 
 ModuleDef = Callable[..., Any]
@@ -30,6 +31,9 @@ class DenseLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        # The gradient of these maps is finished before that of the layer in front. Without the barrier XLA on a CPU
+        # works out for each layer's few maps, again, the gradients of all layers behind it, in ever larger programs.
+        x = jax.lax.optimization_barrier(x) if traced_for_cpu() else x
         y = nn.relu(self.norm(name="norm1")(x, train=train))
         if self.bottleneck:
             y = self.conv(4 * self.growth_rate, 1, name="conv1")(y)
