@@ -13,7 +13,16 @@ from benchmarks.results import RESULTS, write
 from jaxcnn.measure import machine
 from jaxcnn.measure.case import natural_image_shape
 
-DEFAULT_BATCH = {"lenet5": 256, "resnet20_cifar": 128, "resnet18": 16, "resnet50": 8, "vgg16": 4, "densenet121": 8}
+DEFAULT_BATCH = {
+    "lenet5": 256,
+    "resnet20_cifar": 128,
+    "resnet18": 16,
+    "resnet50": 8,
+    "resnet152": 4,
+    "vgg16": 4,
+    "densenet121": 8,
+    "googlenet_bn": 8,
+}
 
 
 def compare_peers(task: dict[str, Any], chosen: list[Peer], arguments: argparse.Namespace) -> list[dict[str, Any]]:

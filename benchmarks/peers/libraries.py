@@ -40,6 +40,7 @@ TORCH = ("torch>=2.11", "numpy")
 
 PEERS = (
     Peer("jaxcnn", "ours", ("jaxcnn",)),
+    Peer("jaxcnn-without-onednn", "ours", ("jaxcnn",), options=(("native", False),)),
     Peer("flax", "flax_linen", ("flax", "optax")),
     Peer("haiku", "dm_haiku", ("haiku", "optax"), (*same_jax(), "dm-haiku>=0.0.14", "optax"), "haiku"),
     Peer("equinox", "equinox_modules", ("equinox", "optax"), (*same_jax(), "equinox>=0.13", "optax"), "equinox"),

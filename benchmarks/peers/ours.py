@@ -1,13 +1,19 @@
-"""jaxcnn itself, as `jaxcnn benchmark` measures it."""
+"""jaxcnn itself, as `jaxcnn benchmark` measures it; with oneDNN where it is installed, unless the task says not."""
+
+import os
 
 import jax
 
 from jaxcnn.measure import Case
 from jaxcnn.measure.machine import device_name, package_version
 from jaxcnn.measure.program import build as build_program
+from jaxcnn.native import is_used
+from jaxcnn.native.build import SWITCH
 
 
 def build(task):
+    if not task.get("native", True):
+        os.environ[SWITCH] = "0"
     case = Case(
         task["model"],
         task["batch_size"],
@@ -29,7 +35,7 @@ def build(task):
         lambda metrics: float(metrics["loss"]) / case.batch_size,
         {
             "params": sum(x.size for x in jax.tree.leaves(state.params)),
-            "versions": f"jax {jax.__version__}, flax {package_version('flax')}",
+            "versions": f"jax {jax.__version__}, flax {package_version('flax')}" + ", oneDNN" * is_used(),
             "device_kind": device_name(jax.devices()[0]),
         },
     )

@@ -63,7 +63,8 @@ def network(name):
     if name in asked.OF_TORCHVISION:
         import torchvision
 
-        return getattr(torchvision.models, name)()
+        options = {"aux_logits": True, "init_weights": False} if name == "googlenet_bn" else {}
+        return getattr(torchvision.models, asked.OF_TORCHVISION[name])(**options)
     return lenet5() if name == "lenet5" else resnet(name)
 
 
@@ -85,7 +86,9 @@ def build(task):
         x = (images.float() / 255 - 0.5) / 0.25
         lower = dtype != torch.float32
         with torch.autocast(device.type, dtype) if lower else contextlib.nullcontext():
-            return F.cross_entropy(model(x), labels)
+            logits, *aux = outputs if isinstance(outputs := model(x), tuple) else (outputs,)
+            # torchvision gives the logits of the auxiliary classifiers behind the others.
+            return F.cross_entropy(logits, labels) + 0.3 * sum(F.cross_entropy(a, labels) for a in aux)
 
     compiled = torch.compile(objective) if task["compile"] else objective
 

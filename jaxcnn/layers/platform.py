@@ -29,3 +29,13 @@ def traced_for_cpu() -> bool:
         return False
     device = jax.config.values["jax_default_device"]
     return (getattr(device, "platform", device) or jax.default_backend()) == "cpu"
+
+
+def computed_once(x: jax.Array) -> jax.Array:
+    """The same array, which on a CPU is in memory before anything is computed from it; its gradient likewise.
+
+    For what several layers read, the maps between two blocks. XLA on a CPU fuses what is cheap, such as the end of a
+    block, into all that reads it, and so computes it again for each; along a chain of residual or dense blocks these
+    programs grow from block to block, and take most of the time to compile.
+    """
+    return jax.lax.optimization_barrier(x) if traced_for_cpu() else x

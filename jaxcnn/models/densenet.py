@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import AvgPool, BatchNorm, Conv, Dense, Dropout, GlobalAvgPool, initializers
-from jaxcnn.layers.platform import traced_for_cpu
+from jaxcnn.layers.platform import computed_once
+from jaxcnn.models.recompute import Remat, apply_block, apply_part, check_stages, is_recomputed
 from jaxcnn.models.stem import IMAGE_SHAPES, Kind, Stem
 
 ModuleDef = Callable[..., Any]
@@ -20,7 +21,8 @@ class DenseLayer(nn.Module):
     """BN-ReLU-conv, whose `growth_rate` new maps are joined to the maps it sees (equation 2).
 
     `[N, H, W, C] -> [N, H, W, C + growth_rate]`. With a `bottleneck` (DenseNet-B), a BN-ReLU-conv of 1x1 makes
-    `4 * growth_rate` maps first.
+    `4 * growth_rate` maps first. With `memory_efficient` the maps come and go as a tuple of those of each layer, not
+    joined; joining, the first normalisation, ReLU and convolution are computed again in the backward pass.
     """
 
     growth_rate: int
@@ -28,19 +30,26 @@ class DenseLayer(nn.Module):
     dropout_rate: float
     conv: ModuleDef
     norm: ModuleDef
+    memory_efficient: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        # The gradient of these maps is finished before that of the layer in front. Without the barrier XLA on a CPU
-        # works out for each layer's few maps, again, the gradients of all layers behind it, in ever larger programs.
-        x = jax.lax.optimization_barrier(x) if traced_for_cpu() else x
-        y = nn.relu(self.norm(name="norm1")(x, train=train))
+    def __call__(self, x: Any, *, train: bool) -> Any:
+        maps = x if self.memory_efficient else computed_once(x)
+        y = apply_part(_first_convolution, self, maps, train=train, recompute=self.memory_efficient)
         if self.bottleneck:
-            y = self.conv(4 * self.growth_rate, 1, name="conv1")(y)
             y = nn.relu(self.norm(name="norm2")(y, train=train))
-        y = self.conv(self.growth_rate, 3, padding=1, name="conv2" if self.bottleneck else "conv1")(y)
+            y = self.conv(self.growth_rate, 3, padding=1, name="conv2")(y)
         y = Dropout(self.dropout_rate)(y, train=train)
-        return jnp.concatenate([x, y], axis=-1)
+        return (*maps, y) if self.memory_efficient else jnp.concatenate([maps, y], axis=-1)
+
+
+def _first_convolution(layer: DenseLayer, x: Any, *, train: bool) -> jax.Array:
+    """Of a layer, all up to its first convolution, of the maps joined or of each layer's."""
+    x = jnp.concatenate(x, axis=-1) if isinstance(x, tuple) else x
+    y = nn.relu(layer.norm(name="norm1")(x, train=train))
+    if layer.bottleneck:
+        return layer.conv(4 * layer.growth_rate, 1, name="conv1")(y)
+    return layer.conv(layer.growth_rate, 3, padding=1, name="conv1")(y)
 
 
 class Transition(nn.Module):
@@ -70,6 +79,11 @@ class DenseNet(nn.Module):
       compression: share of its maps that a transition keeps (C, in (0, 1]).
       stem: "imagenet" (7x7 at stride 2, BN, ReLU, max pooling) or "cifar" (one 3x3 at full size, nothing behind it).
       dropout_rate: of the dropout behind each layer; the paper's is 0.2 where images are not augmented.
+      remat: stages whose layers keep only their input and are computed again in the backward pass, which takes less
+        memory and more time: True for all, or a tuple of numbers from 1, those of the dense blocks.
+      memory_efficient: whether each layer joins, normalises and first convolves the maps it sees again in the backward
+        pass (Pleiss et al., Memory-Efficient Implementation of DenseNets, 2017): of a block of L layers, memory then
+        grows with L and not with its square.
       norm: constructor of the normalisation, such as `partial(BatchNorm, axis_name=None)`.
       dtype, param_dtype: of the computation and of the parameters; logits are float32 always.
 
@@ -85,6 +99,8 @@ class DenseNet(nn.Module):
     compression: float = 0.5
     stem: Kind = "imagenet"
     dropout_rate: float = 0.0
+    remat: Remat = False
+    memory_efficient: bool = False
     norm: ModuleDef = BatchNorm
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -98,6 +114,7 @@ class DenseNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if not 0.0 < self.compression <= 1.0:
             raise UsageError(f"DenseNet needs a compression in (0, 1], got {self.compression}")
+        check_stages(self.remat, range(1, len(self.block_sizes) + 1))
         policy = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **policy)
         norm = partial(self.norm, **policy)
@@ -106,10 +123,14 @@ class DenseNet(nn.Module):
             x, train=train
         )
         for block, layers in enumerate(self.block_sizes, start=1):
+            x = (x,) if self.memory_efficient else x
             for layer in range(1, layers + 1):
-                x = DenseLayer(
-                    self.growth_rate, self.bottleneck, self.dropout_rate, conv, norm, name=f"block{block}_layer{layer}"
-                )(x, train=train)
+                module = DenseLayer(
+                    *(self.growth_rate, self.bottleneck, self.dropout_rate, conv, norm, self.memory_efficient),
+                    name=f"block{block}_layer{layer}",
+                )
+                x = apply_block(module, x, train=train, recompute=is_recomputed(self.remat, block))
+            x = jnp.concatenate(x, axis=-1) if self.memory_efficient else x
             if block < len(self.block_sizes):
                 x = Transition(int(x.shape[-1] * self.compression), conv, norm, name=f"transition{block}")(
                     x, train=train

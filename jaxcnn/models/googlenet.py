@@ -24,6 +24,7 @@ from jaxcnn.layers import (
     Sequential,
     initializers,
 )
+from jaxcnn.models.recompute import Remat, apply_block, check_stages, is_recomputed
 from jaxcnn.models.stem import IMAGE_SHAPES, Kind, check_stem
 
 ModuleDef = Callable[..., Any]
@@ -140,6 +141,8 @@ class GoogLeNet(nn.Module):
       stem: "imagenet", or "cifar", for 28x28 and 32x32: one 3x3 convolution at full size.
       aux_heads: whether there are auxiliary heads.
       aux_pool: constructor of the pooling in front of them, which must leave 4x4 at 224x224.
+      remat: stages whose modules keep only their input and are computed again in the backward pass, which takes less
+        memory and more time: True for all, or a tuple of numbers, 3, 4 and 5 as in table 1.
       dropout_rate, aux_dropout_rate: of the dropout before the classifier, and before those of the auxiliary heads.
       dtype, param_dtype: of the computation and of the parameters; logits are float32 always.
     """
@@ -154,6 +157,7 @@ class GoogLeNet(nn.Module):
     stem: Kind = "imagenet"
     aux_heads: bool = True
     aux_pool: ModuleDef = partial(AvgPool, 5, 3)
+    remat: Remat = False
     dropout_rate: float = 0.4
     aux_dropout_rate: float = 0.7
     dtype: Any = None
@@ -167,6 +171,7 @@ class GoogLeNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         check_stem(self.stem)
+        check_stages(self.remat, sorted({int(name[0]) for name in self.modules}))
         policy = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(Conv, use_bias=self.norm is None, kernel_init=initializers.he_normal, **policy)
         unit = partial(ConvUnit, conv=conv, norm=self.norm and partial(self.norm, **policy))
@@ -186,7 +191,8 @@ class GoogLeNet(nn.Module):
                 x = MaxPool(3, 2, ceil_mode=True, name="pool3")(x)
             if name == "5a":
                 x = MaxPool(self.last_pool, 2, ceil_mode=True, name="pool4")(x)
-            x = Inception(row, unit, self.naive, self.largest, name=f"inception{name}")(x, train=train)
+            module = Inception(row, unit, self.naive, self.largest, name=f"inception{name}")
+            x = apply_block(module, x, train=train, recompute=is_recomputed(self.remat, int(name[0])))
             if name in ("4a", "4d") and train and self.aux_heads:
                 aux = "aux1" if name == "4a" else "aux2"
                 if self.is_initializing() or self.has_variable("params", aux):

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, GlobalAvgPool, StochasticDepth, initializers, linear_decay
+from jaxcnn.layers.platform import computed_once
+from jaxcnn.models.recompute import Remat, apply_block, check_stages, is_recomputed
 from jaxcnn.models.stem import IMAGE_SHAPES, Kind, Stem
 
 ModuleDef = Callable[..., Any]
@@ -31,6 +33,7 @@ class PreActBasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = computed_once(x)
         active = nn.relu(self.norm(name="norm1")(x, train=train))
         y = self.conv(self.features, 3, self.strides, padding=1, name="conv1")(active)
         y = nn.relu(self.norm(name="norm2")(y, train=train))
@@ -59,6 +62,7 @@ class PreActBottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         first, second = (1, self.strides) if self.stride_on_3x3 else (self.strides, 1)
+        x = computed_once(x)
         active = nn.relu(self.norm(name="norm1")(x, train=train))
         y = self.conv(self.features, 1, first, name="conv1")(active)
         y = nn.relu(self.norm(name="norm2")(y, train=train))
@@ -92,6 +96,8 @@ class PreActResNet(nn.Module):
       stem_width: features of the stem's convolution, if not `width`.
       dropout_rate: of the dropout inside the blocks.
       drop_path_rate: of stochastic depth in the last block; earlier ones have less of it (see `linear_decay`).
+      remat: stages whose blocks keep only their input and are computed again in the backward pass, which takes less
+        memory and more time: True for all, or a tuple of numbers from 1.
       norm: constructor of the normalisation, such as `partial(BatchNorm, axis_name=None)`.
       dtype, param_dtype: of the computation and of the parameters; logits are float32 always.
     """
@@ -104,6 +110,7 @@ class PreActResNet(nn.Module):
     stem_width: int | None = None
     dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
+    remat: Remat = False
     norm: ModuleDef = BatchNorm
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -115,6 +122,7 @@ class PreActResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        check_stages(self.remat, range(1, len(self.stage_sizes) + 1))
         policy = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **policy)
         norm = partial(self.norm, **policy)
@@ -123,7 +131,7 @@ class PreActResNet(nn.Module):
         x = Stem(self.stem, self.stem_width or self.width, conv, stem_norm, name="stem")(x, train=train)
         for stage, blocks in enumerate(self.stage_sizes):
             for index in range(blocks):
-                x = self.block(
+                module = self.block(
                     features=self.width * 2**stage,
                     strides=2 if stage > 0 and index == 0 else 1,
                     conv=conv,
@@ -133,7 +141,8 @@ class PreActResNet(nn.Module):
                         self.drop_path_rate, sum(self.stage_sizes[:stage]) + index + 1, sum(self.stage_sizes)
                     ),
                     name=f"stage{stage + 1}_block{index + 1}",
-                )(x, train=train)
+                )
+                x = apply_block(module, x, train=train, recompute=is_recomputed(self.remat, stage + 1))
         x = nn.relu(norm(name="last_norm")(x, train=train))
         x = GlobalAvgPool()(x)
         return Dense(self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head")(x)

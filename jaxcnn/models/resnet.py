@@ -19,6 +19,8 @@ from jaxcnn.layers import (
     initializers,
     linear_decay,
 )
+from jaxcnn.layers.platform import computed_once
+from jaxcnn.models.recompute import Remat, apply_block, check_stages, is_recomputed
 from jaxcnn.models.stem import IMAGE_SHAPES, Kind, Stem
 
 ModuleDef = Callable[..., Any]
@@ -38,6 +40,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = computed_once(x)
         y = self.conv(self.features, 3, self.strides, padding=1, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y, train=train))
         y = self.conv(self.features, 3, padding=1, name="conv2")(y)
@@ -68,6 +71,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = computed_once(x)
         width = self.features * self.group_width // 64 * self.groups
         first, second = (1, self.strides) if self.stride_on_3x3 else (self.strides, 1)
         y = self.conv(width, 1, first, name="conv1")(x)
@@ -106,6 +110,8 @@ class ResNet(nn.Module):
       stem: "imagenet" (7x7 at stride 2, then max pooling; a quarter of the size) or "cifar" (3x3 at full size).
       drop_path_rate: of stochastic depth in the last block; earlier ones have less of it (see `linear_decay`).
       shortcut: where the shape changes, "A" pads with zeros and "B" projects; "none" makes a plain network.
+      remat: stages whose blocks keep only their input and are computed again in the backward pass, which takes less
+        memory and more time: True for all, or a tuple of numbers from 1.
       norm: constructor of the normalisation, such as `partial(BatchNorm, axis_name=None)`.
       dtype, param_dtype: of the computation and of the parameters; logits are float32 always.
     """
@@ -117,6 +123,7 @@ class ResNet(nn.Module):
     stem: Kind = "imagenet"
     shortcut: Shortcut = "B"
     drop_path_rate: float = 0.0
+    remat: Remat = False
     norm: ModuleDef = BatchNorm
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -130,6 +137,7 @@ class ResNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         if self.shortcut not in get_args(Shortcut):
             raise unknown_name("shortcut", self.shortcut, get_args(Shortcut))
+        check_stages(self.remat, range(1, len(self.stage_sizes) + 1))
         policy = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv = partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **policy)
         norm = partial(self.norm, **policy)
@@ -137,7 +145,7 @@ class ResNet(nn.Module):
         x = Stem(self.stem, self.width, conv, norm, name="stem")(x, train=train)
         for stage, blocks in enumerate(self.stage_sizes):
             for index in range(blocks):
-                x = self.block(
+                module = self.block(
                     features=self.width * 2**stage,
                     strides=2 if stage > 0 and index == 0 else 1,
                     shortcut=self.shortcut,
@@ -147,7 +155,8 @@ class ResNet(nn.Module):
                         self.drop_path_rate, sum(self.stage_sizes[:stage]) + index + 1, sum(self.stage_sizes)
                     ),
                     name=f"stage{stage + 1}_block{index + 1}",
-                )(x, train=train)
+                )
+                x = apply_block(module, x, train=train, recompute=is_recomputed(self.remat, stage + 1))
 
         x = GlobalAvgPool()(x)
         return Dense(self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head")(x)

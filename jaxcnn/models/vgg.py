@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAvgPool, MaxPool, initializers
+from jaxcnn.models.recompute import Remat, apply_part, check_stages, is_recomputed
 from jaxcnn.models.stem import IMAGE_SHAPES, Kind, check_stem
 
 # Table 1, column by column: before each of the five poolings, the kernel sizes; widths are the same in all columns.
@@ -34,6 +35,8 @@ class VGG(nn.Module):
         of the last pooling and the hidden fully connected layers, which would be most of the parameters.
       hidden: width of the fully connected layers.
       dropout_rate: share of their units left out (section 3.1).
+      remat: stacks that keep only their input and are computed again in the backward pass, which takes less memory and
+        more time: True for all, or a tuple of numbers from 1.
       norm: constructor of a normalisation behind each convolution; None, as in the paper, for none.
       dtype, param_dtype: of the computation and of the parameters; logits are float32 always.
     """
@@ -44,6 +47,7 @@ class VGG(nn.Module):
     stem: Kind = "imagenet"
     hidden: int = 4096
     dropout_rate: float = 0.5
+    remat: Remat = False
     norm: Callable[..., nn.Module] | None = None
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -56,6 +60,7 @@ class VGG(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         check_stem(self.stem)
+        check_stages(self.remat, range(1, len(self.column) + 1))
         policy = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         # A section's convolutions start from He's variance, with which, unlike with the paper's 0.01, the deep
         # columns train without being grown from shallow ones.
@@ -63,11 +68,18 @@ class VGG(nn.Module):
         dense = partial(Dense, kernel_init=initializers.he_normal, **policy)
 
         for stack, (kernels, width) in enumerate(zip(self.column, self.widths, strict=True), start=1):
-            for layer, kernel in enumerate(kernels, start=1):
-                x = conv(width, kernel, padding=kernel // 2, name=f"conv{stack}_{layer}")(x)
-                if self.norm is not None:
-                    x = self.norm(**policy, name=f"norm{stack}_{layer}")(x, train=train)
-                x = nn.relu(x)
+
+            def convolutions(
+                net: VGG, x: jax.Array, *, train: bool, stack: int = stack, kernels: Any = kernels, width: int = width
+            ) -> jax.Array:
+                for layer, kernel in enumerate(kernels, start=1):
+                    x = conv(width, kernel, padding=kernel // 2, name=f"conv{stack}_{layer}")(x)
+                    if net.norm is not None:
+                        x = net.norm(**policy, name=f"norm{stack}_{layer}")(x, train=train)
+                    x = nn.relu(x)
+                return x
+
+            x = apply_part(convolutions, self, x, train=train, recompute=is_recomputed(self.remat, stack))
             if self.stem == "imagenet" or stack < len(self.column):
                 x = MaxPool(2, name=f"pool{stack}")(x)
 

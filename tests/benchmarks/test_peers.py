@@ -28,13 +28,16 @@ def flax_peer(monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("name", ["lenet5", "resnet20_cifar", "resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    "name", ["lenet5", "resnet20_cifar", "resnet18", "resnet50", "vgg16", "densenet121", "googlenet_bn"]
+)
 def test_plain_flax_has_our_parameters_and_our_shapes(name, flax_peer):
     shape = natural_image_shape(name)
-    theirs = flax_peer.LeNet5(jnp.float32) if name == "lenet5" else flax_peer.ResNet(name, jnp.float32)
+    theirs = flax_peer.network({"model": name, "dtype": "float32"})
 
     def shapes(model):
-        variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *shape)), train=True))
+        keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+        variables = jax.eval_shape(lambda: model.init(keys, jnp.zeros((1, *shape)), train=True))
         return sorted(x.shape for x in jax.tree.leaves(variables["params"]))
 
     assert shapes(theirs) == shapes(jaxcnn.create_model(name))

@@ -1,0 +1,92 @@
+"""Recomputation: the same network and gradients, in less memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn.errors import UsageError
+from jaxcnn.models import create_model
+from jaxcnn.train.losses import cross_entropy
+
+SMALL = {
+    "resnet20_cifar": {"stage_sizes": (1, 1), "width": 8},
+    "preact_resnet110_cifar": {"stage_sizes": (1, 1), "width": 8},
+    "vgg11_bn": {"column": ((3,), (3, 3)), "widths": (8, 16), "stem": "cifar"},
+    "googlenet_bn": {"stem": "cifar", "modules": {"3a": (8, (8, 8), (8, 8), 8), "4a": (8, (8, 8), (8, 8), 8)}},
+    "densenet_bc100_k12": {"block_sizes": (2, 2), "growth_rate": 4, "stem_width": 8, "dropout_rate": 0.2},
+    "densenet40_k12": {"block_sizes": (2, 2), "growth_rate": 4, "stem_width": 8},
+}
+WAYS = [
+    *((name, {"remat": True}) for name in SMALL),
+    ("resnet20_cifar", {"remat": (2,)}),
+    ("googlenet_bn", {"remat": (4,)}),
+    ("densenet_bc100_k12", {"memory_efficient": True}),
+    ("densenet40_k12", {"memory_efficient": True}),
+    ("densenet40_k12", {"memory_efficient": True, "remat": (1,)}),
+]
+
+
+def value_and_gradients(model, variables, x):
+    """The loss, what the model updates and sows, and the gradient of each parameter."""
+    params = variables["params"]
+    state = {name: value for name, value in variables.items() if name != "params"}
+
+    def loss(params, x):
+        mutable, rngs = ["batch_stats", "aux_logits"], {"dropout": jax.random.key(2)}
+        logits, updates = model.apply({"params": params, **state}, x, train=True, mutable=mutable, rngs=rngs)
+        auxiliary = [cross_entropy(a, labels(x)).sum() for a in jax.tree.leaves(updates.get("aux_logits", {}))]
+        return cross_entropy(logits, labels(x)).sum() + sum(auxiliary), updates
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(params, x)
+
+
+def labels(x):
+    return jnp.arange(len(x)) % 10
+
+
+@pytest.mark.parametrize(("name", "fields"), WAYS, ids=str)
+def test_names_outputs_statistics_and_gradients_stay(name, fields):
+    plain, recomputed = (create_model(name, 10, **SMALL[name], **more) for more in ({}, fields))
+    x = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    variables = jax.jit(lambda: plain.init(keys, x, train=True))()
+    same = jax.eval_shape(lambda: recomputed.init(keys, x, train=True))
+    assert jax.tree.structure(same) == jax.tree.structure(variables)
+    lowered = value_and_gradients(recomputed, variables, x)
+    assert "optimization_barrier" in lowered.as_text()
+    expected = value_and_gradients(plain, variables, x).compile()(variables["params"], x)
+    for a, b in zip(jax.tree.leaves(lowered.compile()(variables["params"], x)), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * max(1.0, float(jnp.abs(b).max())))
+    logits = (model.apply(variables, x, train=False) for model in (recomputed, plain))
+    np.testing.assert_allclose(*logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "fields", "share"),
+    [
+        ("resnet20_cifar", {"stage_sizes": (6,), "width": 8}, {"remat": True}, 0.7),
+        ("densenet40_k12", {"block_sizes": (12,), "stem_width": 8}, {"memory_efficient": True}, 0.7),
+        ("densenet40_k12", {"block_sizes": (12,), "stem_width": 8}, {"remat": True}, 0.9),
+    ],
+    ids=str,
+)
+def test_a_training_step_is_predicted_to_need_less_memory(name, size, fields, share):
+    x = jax.ShapeDtypeStruct((16, 32, 32, 3), jnp.float32)
+
+    def predicted(**fields):
+        model = create_model(name, 10, **size, **fields)
+        variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=True), x)
+        state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), variables)
+        return value_and_gradients(model, state, x).compile().memory_analysis().temp_size_in_bytes
+
+    assert predicted(**fields) < share * predicted()
+
+
+@pytest.mark.parametrize(("name", "remat"), [("resnet18", (0,)), ("vgg16", (6,)), ("googlenet", (2,)), ("resnet18", 1)])
+def test_a_stage_that_is_not_there_is_refused(name, remat):
+    model = create_model(name, remat=remat)
+    if remat == 1:  # a number alone is one stage, and must be in a tuple
+        model = create_model(name, remat=(5,))
+    with pytest.raises(UsageError, match="remat must be True, False or a tuple of stages out of"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 224, 224, 3)), train=False))
