@@ -246,6 +246,28 @@ def test_gradients_spread_over_devices_are_those_of_one(way):
     assert_agree(jax.jit(jax.grad(loss))(everywhere, split), expected)
 
 
+@pytest.mark.parametrize("spread", ["pmap", "shard_map"])
+def test_one_process_may_use_one_mesh_after_another(way, spread):
+    """On other devices and on other numbers of them, each of which sees images of one shape."""
+    variables, _, loss = layer_and_loss()
+    for devices in (jax.devices()[:4], jax.devices()[4:6], jax.devices()[7:]):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(len(devices), 1, 8, 8, 3)), jnp.float32)
+        expected = jax.jit(jax.grad(loss))(variables, x[:, 0])
+
+        def summed(variables, x):
+            return jax.lax.psum(jax.grad(loss)(variables, x), "batch")
+
+        if spread == "pmap":
+            got = jax.tree.map(
+                lambda a: a[0], jax.pmap(summed, "batch", in_axes=(None, 0), devices=devices)(variables, x)
+            )
+        else:
+            mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
+            specs = {"in_specs": (P(), P("batch")), "out_specs": P(), "check_vma": False}
+            got = jax.jit(jax.shard_map(summed, mesh=mesh, **specs))(variables, x[:, 0])
+        assert_agree(jax.device_get(got), jax.device_get(expected))
+
+
 def test_recomputed_gradients_are_the_same(way):
     variables, x, loss = layer_and_loss()
     assert_agree(jax.jit(jax.grad(jax.checkpoint(loss)))(variables, x), jax.jit(jax.grad(loss))(variables, x))
