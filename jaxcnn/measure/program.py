@@ -67,7 +67,7 @@ def build(case: Case) -> Program:
     batch = parallel.place_batch(random_batch(case, getattr(model, "num_classes", 10)))
 
     started = time.perf_counter()
-    lowered = _compilable(case, model, optimizer, parallel).lower(state, batch)
+    lowered = compilable(case, model, optimizer, parallel).lower(state, batch)
     traced = time.perf_counter()
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - traced
@@ -86,7 +86,7 @@ def random_batch(case: Case, num_classes: int) -> dict[str, np.ndarray]:
     return batch if case.mode == "train" else {**batch, "mask": np.ones(count, bool)}
 
 
-def _compilable(case: Case, model: nn.Module, optimizer: optax.GradientTransformation, parallel: Any) -> Any:
+def compilable(case: Case, model: nn.Module, optimizer: optax.GradientTransformation, parallel: Any) -> Any:
     pixels = partial(normalize, mean=(0.5,) * case.image_shape[2], std=(0.25,) * case.image_shape[2])
     if case.mode == "infer":
         step = make_eval_step(model, normalize=pixels, axis_name=parallel.axis_name)
