@@ -123,14 +123,14 @@ class DenseNet(nn.Module):
             x, train=train
         )
         for block, layers in enumerate(self.block_sizes, start=1):
-            x = (x,) if self.memory_efficient else x
+            maps: Any = (x,) if self.memory_efficient else x
             for layer in range(1, layers + 1):
                 module = DenseLayer(
                     *(self.growth_rate, self.bottleneck, self.dropout_rate, conv, norm, self.memory_efficient),
                     name=f"block{block}_layer{layer}",
                 )
-                x = apply_block(module, x, train=train, recompute=is_recomputed(self.remat, block))
-            x = jnp.concatenate(x, axis=-1) if self.memory_efficient else x
+                maps = apply_block(module, maps, train=train, recompute=is_recomputed(self.remat, block))
+            x = jnp.concatenate(maps, axis=-1) if self.memory_efficient else maps
             if block < len(self.block_sizes):
                 x = Transition(int(x.shape[-1] * self.compression), conv, norm, name=f"transition{block}")(
                     x, train=train
