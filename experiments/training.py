@@ -194,15 +194,14 @@ class _Run:
             False: jax.jit(advance, donate_argnums=0),
             True: jax.jit(jax.vmap(advance, in_axes=(0, None, 0)), donate_argnums=0),
         }
+        # Compiled once for all seeds.
+        self.start = jax.jit(lambda seed: create_state(model, optimizer, images.shape, seed))
         self.test = {False: jax.jit(test), True: jax.jit(jax.vmap(test, in_axes=(0, None)))}
         self.probe = probe and {False: jax.jit(probe), True: jax.jit(jax.vmap(probe, in_axes=(0, None)))}
 
     def group(self, seeds: list[int], steps: int, at: list[int], *, mapped: bool) -> Any:
         """Curves `[S, ...]`, probes, states and seconds a step, of seeds that are trained at once."""
-        advance, before = (
-            self.advance[mapped],
-            [create_state(self.model, self.optimizer, self.images.shape, s) for s in seeds],
-        )
+        advance, before = self.advance[mapped], [self.start(seed) for seed in seeds]
         state = jax.tree.map(lambda *x: jnp.stack(x), *before) if mapped else before[0]
         orders = [_order(len(self.images.train[0]), self.batch_size, steps, seed) for seed in seeds]
         tests, probes, sums, seconds, timed = [], [], [], 0.0, 0

@@ -37,10 +37,11 @@ def measure(config, seeds):
 def figures(records):
     best = max(records, key=lambda r: r["final_test_accuracy"].mean())
     made, (left, right) = figure(f"LeNet-5 learns best at {best.config['learning_rate']:g}, and not at all far off", 2)
-    for record in records[:: max(1, len(records) // 5)]:
-        curve(left, record["steps"], record["batch_loss"], f"{record.config['learning_rate']:g}")
-    left.set(xlabel="update", ylabel="training loss (nats)", ylim=(0, 4))
-    left.legend(title="learning rate")
+    for record in records:
+        loss, rate = record["batch_loss"], record.config["learning_rate"]
+        curve(left, record["steps"], loss, f"{rate:g}" if np.isfinite(loss[:, -1]).all() else f"{rate:g} (diverges)")
+    left.set(xlabel="update", ylabel="training loss (nats)", ylim=(0, 3.6))
+    left.legend(title="learning rate", ncols=3, fontsize=8, loc="upper center")
     rates = [record.config["learning_rate"] for record in records]
     points(right, rates, [100 * record["final_test_accuracy"] for record in records])
     right.set(xscale="log", xlabel="learning rate", ylabel="test accuracy (%)")
