@@ -47,11 +47,21 @@ class Images:
 
 
 @functools.lru_cache(maxsize=4)
-def load_images(dataset: str, *, shrink: int = 1, examples: int | None = None, tested: int | None = None) -> Images:
-    """A data set's images; shrunk `shrink` times by averaging, and only the first so many of each split."""
-    opened = open_dataset(dataset)
+def load_images(dataset: str, *, shrink: int = 1, examples: int | None = None) -> Images:
+    """A data set's images.
+
+    Args:
+      dataset: its name; "NAME[:100]" is the first 100 of each split.
+      shrink: factor by which images are made smaller, by averaging.
+      examples: how many training images to take, the first ones; all if not given.
+
+    Raises:
+      UsageError: a data set that is not there.
+    """
+    name, _, first = dataset.partition("[:")
+    opened, limit = open_dataset(name), int(first.rstrip("]")) if first else None
     splits = []
-    for split, count in (("train", examples), ("test", tested)):
+    for split, count in (("train", examples or limit), ("test", limit)):
         images, labels = opened.read(split)
         images, labels = images[:count], labels[:count]
         if shrink > 1:

@@ -25,7 +25,9 @@ CONVOLVED = ((2, 4), (4, 8), (8, 16), (16, 32))
 
 
 def configs(budget):
-    few, steps, dataset = pick(budget, tiny=(1, 4, MINI), small=(5, 900, MINI), full=(5, 20_000, "fashion_mnist"))
+    few, steps, dataset = pick(
+        budget, tiny=(1, 4, f"{MINI}[:200]"), small=(5, 900, MINI), full=(5, 20_000, "fashion_mnist")
+    )
     networks = [(FC, w) for w in CONNECTED[:few]] + [(CONV, w) for w in CONVOLVED[:few]]
     return [{"kind": k, "widths": list(w), "steps": steps, "dataset": dataset} for k, w in networks]
 
@@ -69,8 +71,8 @@ def finding(records):
     small, large = min(equal or [best[CONV]], key=lambda r: r.values["params"]), best[FC]
     return Finding(
         "yes" if equal and small.values["params"] < large.values["params"] / 5 else "partly" if equal else "no",
-        f"The best fully connected network has {large.values['params']:,} parameters and {spread(large['accuracy'])} on "
-        f"the test images ({spread(large['moved'])} on moved ones); convolutions reach {spread(small['accuracy'])} "
+        f"The best fully connected network has {large.values['params']:,} parameters and {spread(large['accuracy'])} "
+        f"on test images ({spread(large['moved'])} on moved ones); convolutions reach {spread(small['accuracy'])} "
         f"({spread(small['moved'])}) with {small.values['params']:,}, and {spread(best[CONV]['accuracy'])} at best.",
     )
 

@@ -48,7 +48,7 @@ def network(name, by):
 
 def configs(budget):
     names, steps, by = pick(budget, tiny=(LINE[:2], 3, 16), small=(LINE, 500, 4), full=(LINE, 20_000, 1))
-    dataset = pick(budget, tiny="fashion_mnist_mini", small="fashion_mnist_mini", full="cifar10")
+    dataset = pick(budget, tiny="fashion_mnist_mini[:200]", small="fashion_mnist_mini", full="cifar10")
     return [{"model": name, "steps": steps, "narrowed": by, "dataset": dataset} for name in names]
 
 
