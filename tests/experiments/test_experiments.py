@@ -1,0 +1,295 @@
+"""Experiments: measured once, kept, drawn from what was measured; and the training of several seeds side by side."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from matplotlib.figure import Figure
+
+from experiments import __main__ as command
+from experiments import experiment as experiments
+from experiments import gallery, run
+from experiments.experiment import Experiment, Finding, is_above, load_experiments
+from experiments.training import Images, load_images, train
+from jaxcnn import UsageError
+from jaxcnn.data.datasets import Statistics
+from jaxcnn.layers import Conv, Dense, Dropout, Flatten, Sequential
+
+MEASURED = []
+
+
+def configs(budget):
+    return [{"rate": rate, "dataset": "none"} for rate in (1, 2, 3)]
+
+
+def measure(config, seeds):
+    MEASURED.append(config["rate"])
+    return {"accuracy": np.float32(config["rate"]) / (1 + np.arange(len(seeds))), "worst": np.array([np.nan, np.inf])}
+
+
+def figures(records):
+    return {"line": Figure()}
+
+
+def finding(records):
+    return Finding("yes", f"{len(records)} records")
+
+
+@pytest.fixture
+def made_up():
+    MEASURED.clear()
+    return Experiment("C99", configs, measure, figures, finding)
+
+
+@pytest.fixture
+def quiet(tmp_path):
+    return {"folder": tmp_path / "out" / "made_up", "kept": tmp_path / "kept", "say": lambda line: None}
+
+
+def test_what_was_measured_is_not_measured_again(made_up, quiet):
+    first = run.run(made_up, "small", [0, 1], **quiet)
+    assert MEASURED == [1, 2, 3]
+    assert run.run(made_up, "small", [0, 1], **quiet)["records"] == first["records"]
+    assert MEASURED == [1, 2, 3]
+    run.run(made_up, "small", [0, 1, 2], **quiet)  # other seeds are other measurements
+    assert MEASURED == [1, 2, 3] * 2
+    run.run(made_up, "small", [0, 1], fresh=True, **quiet)
+    assert MEASURED == [1, 2, 3] * 3
+
+
+def test_an_interrupted_run_goes_on_and_leaves_the_old_results_until_it_is_done(made_up, quiet):
+    old = run.run(made_up, "small", [0], **quiet)
+
+    def interrupted(config, seeds):
+        if config["rate"] == 3:
+            raise KeyboardInterrupt
+        return measure(config, seeds)
+
+    stopped = dataclasses.replace(made_up, measure=interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(stopped, "small", [0, 1], **quiet)
+    assert run.read(quiet["folder"]) == old
+    MEASURED.clear()
+    run.run(made_up, "small", [0, 1], **quiet)
+    assert MEASURED == [3]
+
+
+def test_drawing_and_wording_anew_measures_nothing_but_other_code_does(made_up, quiet, monkeypatch):
+    source = made_up.source
+    assert "MEASURED.append" in source
+    assert "Figure()" not in source
+    assert 'records"' not in source
+    run.run(made_up, "small", [0], **quiet)
+    MEASURED.clear()
+    monkeypatch.setattr(Experiment, "source", property(lambda self: source + "\n# changed"))
+    run.run(made_up, "small", [0], **quiet)
+    assert MEASURED == [1, 2, 3]
+
+
+def test_results_are_json_whose_numbers_that_are_none_come_back_as_nan(made_up, quiet):
+    run.run(made_up, "small", [0, 1], **quiet)
+    text = (quiet["folder"] / "results.json").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    record = run.records_of(run.read(quiet["folder"]))[1]
+    np.testing.assert_array_equal(record["accuracy"], [2, 1])
+    assert np.isnan(record["worst"]).all()
+
+
+@pytest.mark.parametrize("field", ["finding", "records", "seeds", "figures", "machine", "command"])
+def test_results_without_a_part_are_refused(made_up, quiet, field):
+    results = run.run(made_up, "small", [0], **quiet)
+    run.check(results)
+    for broken in ({**results, field: None}, {k: v for k, v in results.items() if k != field}):
+        with pytest.raises(UsageError, match=field):
+            run.check(broken)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [(None, "python -m experiments made_up makes it"), ("{", "damaged"), ("[]", "not an object")],
+)
+def test_results_that_are_missing_or_damaged_are_told_in_one_line(tmp_path, content, match):
+    folder = tmp_path / "made_up"
+    folder.mkdir()
+    if content is not None:
+        (folder / "results.json").write_text(content)
+    with pytest.raises(UsageError, match=match) as error:
+        run.read(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_cannot_be_written_is_told(made_up, quiet, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be written"):
+        run.run(made_up, "small", [0], **{**quiet, "folder": tmp_path / "file" / "made_up"})
+    with pytest.raises(UsageError, match="cannot be written"):
+        run.run(made_up, "small", [0], **{**quiet, "kept": tmp_path / "file"})
+
+
+# The experiments themselves.
+
+
+def test_every_claim_has_one_file_that_says_what_it_asks():
+    found = load_experiments()
+    assert [e.claim for e in found.values()] == [f"C{n}" for n in range(1, 14)]
+    for name, experiment in found.items():
+        assert experiment.title, name
+        for part in ("**Question.**", "**Varied.**", "**Expected.**"):
+            assert part in experiment.text, (name, part)
+
+
+@pytest.mark.parametrize("budget", experiments.BUDGETS)
+@pytest.mark.parametrize("name", load_experiments())
+def test_configurations_are_json_and_differ(name, budget):
+    made = load_experiments()[name].configs(budget)
+    assert len({json.dumps(config, sort_keys=True) for config in made}) == len(made) > 0
+    assert all(isinstance(config["dataset"], str) for config in made)
+
+
+def test_the_gallery_is_what_the_committed_results_make_and_shows_each():
+    page = gallery.page()
+    assert gallery.PAGE.read_text() == page
+    for name, experiment in load_experiments().items():
+        results = run.read(run.RESULTS / name)
+        assert results["budget"] == "small"
+        assert len(results["seeds"]) >= 3
+        assert experiment.title in page
+        for picture in results["figures"]:
+            assert f"(results/{name}/{picture})" in page
+            assert (run.RESULTS / name / picture).stat().st_size < 400_000
+    assert sum(file.stat().st_size for file in run.RESULTS.rglob("*")) < 6_000_000
+
+
+def test_findings_and_figures_follow_from_the_committed_numbers():
+    for name, experiment in load_experiments().items():
+        results = run.read(run.RESULTS / name)
+        made = experiment.finding(run.records_of(results))
+        assert {"seen": made.seen, "text": made.text} == results["finding"], name
+
+
+# The command.
+
+
+@pytest.mark.parametrize(
+    ("args", "match"),
+    [
+        (["dropuot"], "did you mean 'dropout'"),
+        (["C3", "--budget", "smal"], "did you mean 'small'"),
+        (["C3", "--seeds", "0"], "at least 1"),
+        (["redraw", "--out", "nowhere"], "makes it"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(capsys, monkeypatch, tmp_path, args, match):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(args) == 2
+    error = capsys.readouterr().err
+    assert match in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_lists_the_claims_and_checks_the_gallery(capsys, monkeypatch, tmp_path):
+    assert command.main(["list"]) == 0
+    assert capsys.readouterr().out.count("\n") == 13
+    assert command.main(["gallery", "--check"]) == 0
+    monkeypatch.setattr(gallery, "PAGE", tmp_path / "README.md")
+    assert command.main(["gallery", "--check"]) == 1
+    assert command.main(["gallery"]) == 0
+    assert command.main(["gallery", "--check"]) == 0
+
+
+# Training.
+
+NETWORK = Sequential([Conv(4, 3), Flatten(), Dropout(0.3), Dense(3)])
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Three classes that are told apart by which third of the rows is bright, in noise."""
+    random = np.random.default_rng(0)
+
+    def split(count):
+        labels = random.integers(0, 3, count).astype(np.int32)
+        pixels = random.integers(0, 120, (count, 6, 6, 1))
+        pixels += 100 * (np.arange(6)[:, None, None] // 2 == labels[:, None, None, None])
+        return pixels.astype(np.uint8), labels
+
+    return Images(split(90), split(25), Statistics((0.3,), (0.2,)), 3)
+
+
+def mean_kernel(state, batch):
+    return {"kernel": abs(state.params["layers_0"]["kernel"]).mean(), "images": batch["images"].mean()}
+
+
+@pytest.mark.parametrize("tests", [4, (0, 3, 20)])
+def test_seeds_side_by_side_learn_what_they_learn_in_turns(images, tests):
+    options = {"steps": 20, "batch_size": 16, "seeds": [3, 5], "tests": tests, "probe": mean_kernel}
+    turns, mapped = (train(NETWORK, images, optax.adam(0.01), side_by_side=way, **options) for way in ("turns", "vmap"))
+    for name in ("loss", "accuracy", "tests", "probes"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6),
+            getattr(turns, name),
+            getattr(mapped, name),
+        )
+    assert turns.loss.shape == (2, 20)
+    assert turns.tests["test_accuracy"].shape == turns.probes["kernel"].shape == (2, len(turns.test_steps))
+    assert turns.params == mapped.params == 4 * 9 + 4 + 16 * 4 * 3 + 3
+    assert turns.test_accuracy.min() > 0.6
+    assert abs(turns.loss[0] - turns.loss[1]).max() > 1e-2
+
+
+def test_a_seed_decides_everything_alone(images):
+    options = {"steps": 6, "batch_size": 16, "tests": 1}
+    together = train(NETWORK, images, optax.sgd(0.1), seeds=[0, 1], **options)
+    alone = train(NETWORK, images, optax.sgd(0.1), seeds=[1], **options)
+    np.testing.assert_array_equal(together.loss[1:], alone.loss)
+
+
+def test_tests_count_every_image_once(images):
+    """Against the network applied to all test images at once."""
+    done = train(NETWORK, images, optax.sgd(0.1), steps=3, batch_size=16, seeds=[0], tests=1)
+    logits = NETWORK.apply({"params": done.states[0].params}, images.normalize(images.test[0]), train=False)
+    assert done.test_accuracy[0] == pytest.approx(float((logits.argmax(-1) == images.test[1]).mean()))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, images.test[1])
+    assert done.tests["test_loss"][0, -1] == pytest.approx(float(losses.mean()), rel=1e-5)
+
+
+def test_a_network_that_diverges_has_its_curve_to_the_end(images):
+    done = train(NETWORK, images, optax.sgd(1e20), steps=8, batch_size=16, seeds=[0], tests=2)
+    assert not np.isfinite(done.loss[0, -1])
+    assert done.values()["final_test_accuracy"].shape == (1,)
+
+
+def test_a_long_curve_is_thinned_by_means(images):
+    done = train(Sequential([Flatten(), Dense(3)]), images, optax.sgd(0.1), steps=450, batch_size=2, seeds=[0], tests=1)
+    values = done.values()
+    assert len(values["steps"]) == 150
+    assert values["steps"][-1] == 450
+    np.testing.assert_allclose(values["batch_loss"][0], done.loss.reshape(-1, 3).mean(1), rtol=1e-5)
+
+
+def test_images_can_be_few_and_small():
+    whole, small = load_images("fashion_mnist_mini"), load_images("fashion_mnist_mini[:50]", shrink=2, examples=80)
+    assert small.train[0].shape == (80, 14, 14, 1)
+    assert small.test[0].shape == (50, 14, 14, 1)
+    assert small.test[0][7, 3, 4, 0] == whole.test[0][7, 6:8, 8:10, 0].mean().round()
+    np.testing.assert_array_equal(small.train[1], whole.train[1][:80])
+
+
+def test_a_difference_counts_beyond_its_error():
+    assert is_above([0.90, 0.91, 0.92], [0.80, 0.85, 0.83])
+    assert not is_above([0.80, 0.85, 0.83], [0.90, 0.91, 0.92])
+    assert not is_above([0.90, 0.80, 0.70], [0.79, 0.85, 0.73])
+    assert is_above([0.9], [0.8])
+
+
+def test_the_commands_of_results_are_run_from_the_repository(made_up, quiet):
+    assert Path(run.RESULTS).parent.name == "experiments"
+    command_line = run.run(made_up, "small", [0, 1], **quiet)["command"]
+    assert command_line.startswith("python -m experiments ")
+    assert command_line.endswith("--budget small --seeds 2")
