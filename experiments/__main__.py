@@ -20,6 +20,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--budget", default="small", help="tiny, small (two cores, minutes) or full (an accelerator)")
     parser.add_argument("--seeds", type=int, default=3, help="networks a configuration, which differ in all randomness")
     parser.add_argument("--out", type=Path, help="folder of the results (default: experiments/results for small)")
+    parser.add_argument("--kept", type=Path, help="folder of single measurements (default: runs/experiments)")
     parser.add_argument("--fresh", action="store_true", help="measure again what has been measured before")
     parser.add_argument("--check", action="store_true", help="gallery: change nothing; exit status 1 if it would")
     arguments = parser.parse_args(args)
@@ -60,7 +61,8 @@ def _run(arguments: argparse.Namespace) -> int:
         chosen = list(load_experiments().values()) if name == "all" else [find_experiment(name)]
         for experiment in chosen:
             folder = results / experiment.name
-            run(experiment, budget, range(arguments.seeds), folder, fresh=arguments.fresh, say=_say)
+            kept = arguments.kept or KEPT
+            run(experiment, budget, range(arguments.seeds), folder, kept=kept, fresh=arguments.fresh, say=_say)
             print(f"written to {folder}")
     return 0
 
