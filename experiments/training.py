@@ -200,11 +200,9 @@ class _Run:
     ):
         self.images = images
         self.batch_size = min(batch_size, len(images.train[0]))
-        # Random numbers of a deep network take XLA minutes to optimise, and are drawn but once.
-        self.create = jax.jit(
-            functools.partial(create_state, model, optimizer, images.shape),
-            compiler_options={"xla_backend_optimization_level": 0},
-        )
+        # Of deep networks such programs take XLA minutes to optimise, and run but a few times.
+        quick = {"xla_backend_optimization_level": 0}
+        self.create = jax.jit(functools.partial(create_state, model, optimizer, images.shape), compiler_options=quick)
         step = make_train_step(model, optimizer, augment=augment, normalize=images.normalize, aux_weight=aux_weight)
         test = make_eval_step(model, normalize=images.normalize)
         self.data = jax.device_put(images.train)
@@ -219,7 +217,10 @@ class _Run:
             True: jax.jit(jax.vmap(advance, in_axes=(0, None, 0)), donate_argnums=0),
         }
         self.test = {False: jax.jit(test), True: jax.jit(jax.vmap(test, in_axes=(0, None)))}
-        self.probe = probe and {False: jax.jit(probe), True: jax.jit(jax.vmap(probe, in_axes=(0, None)))}
+        self.probe = probe and {
+            False: jax.jit(probe, compiler_options=quick),
+            True: jax.jit(jax.vmap(probe, in_axes=(0, None)), compiler_options=quick),
+        }
 
     def group(self, seeds: list[int], steps: int, at: list[int], *, mapped: bool) -> Any:
         """Curves `[S, ...]`, probes, states and seconds a step, of seeds that are trained at once."""

@@ -1,0 +1,89 @@
+"""DenseNet reuses features, and its bottleneck cuts operations.
+
+**Question.** Does a network in which every layer sees all earlier ones need fewer parameters, does it use what it sees,
+and when does a 1x1 bottleneck in front of each 3x3 convolution save work?
+
+**Varied.** Growth rate k of DenseNets, width of ResNet-20; the bottleneck on and off, also in blocks of the paper's
+size, of which multiply-adds alone are counted (k = 12, 32x32 pixels).
+
+**Expected.** Better accuracy than a ResNet of as many parameters; weight on early layers' maps too (Huang et al., 2017,
+figure 5). Of C maps, a bottleneck makes 4 k (C + 9 k) multiply-adds a pixel out of 9 C k: it pays above C = 7.2 k.
+"""
+
+import numpy as np
+
+from experiments.dense_sources import draw_sources, weight_by_source
+from experiments.experiment import Experiment, Finding, is_above, pick, spread
+from experiments.plots import figure, points
+from experiments.training import load_images, momentum_sgd, train
+from jaxcnn import create_model
+from jaxcnn.analysis import summarize
+
+
+def configs(budget):
+    widths, rates = pick(budget, tiny=((2,), (2,)), small=((4, 6, 10), (4, 6, 10)), full=((8, 16, 32), (12, 24, 36)))
+    layers, steps, shrink = pick(budget, tiny=(2, 2, 4), small=(5, 200, 2), full=(12, 32_000, 1))
+    dataset = "cifar10" if budget == "full" else "fashion_mnist_mini"
+    kinds = [{"width": width} for width in widths] + [{"k": k, "layers": layers, "bottleneck": False} for k in rates]
+    trained = [{**kind, "steps": steps, "shrink": shrink} for kind in [*kinds, {**kinds[-1], "bottleneck": True}]]
+    return [
+        {**config, "dataset": dataset}
+        for config in [{"k": 12, "counted": (2, 4) if budget == "tiny" else (4, 8, 16, 32)}, *trained]
+    ]
+
+
+def densenet(layers, k, bottleneck):
+    fields = {"growth_rate": k, "stem_width": 2 * k, "bottleneck": bottleneck, "compression": 0.5}
+    return create_model("densenet40_k12", block_sizes=(layers,) * 3, **fields)
+
+
+def measure(config, seeds):
+    if "counted" in config:
+        nets = [[densenet(layers, config["k"], on) for layers in config["counted"]] for on in (False, True)]
+        return {"macs": [[summarize(net, (1, 32, 32, 3)).macs for net in kind] for kind in nets]}
+    images, steps = load_images(config["dataset"], shrink=config["shrink"]), config["steps"]
+    shape = {name: value for name, value in config.items() if name in ("width", "k", "layers", "bottleneck")}
+    model = densenet(**shape) if "k" in shape else create_model("resnet20_cifar", **shape)
+    done = train(model, images, momentum_sgd(0.1, steps), steps=steps, batch_size=64, seeds=seeds, tests=1)
+    macs = summarize(model, (1, *images.shape)).macs
+    used = [weight_by_source(state.params, 3, shape["layers"], shape["k"]) for state in done.states if "k" in shape]
+    return {"accuracy": done.test_accuracy, "params": done.params, "macs": macs, "used": used}
+
+
+def figures(records):
+    (counted, *trained), middle = records, len(records) // 2 - 1
+    saved, layers = counted["macs"][0] / counted["macs"][1], counted.config["counted"]
+    title = "A bottleneck divides the work by {:.2f} in blocks of {} layers, by {:.2f} in blocks of {}"
+    first, (left, right) = figure(title.format(saved[0], layers[0], saved[-1], layers[-1]), 2, width=11)
+    kinds = {"ResNet-20": trained[:middle], "DenseNet": trained[middle:-1], "with bottleneck": trained[-1:]}
+    for label, kind in kinds.items():
+        points(left, [r["params"] for r in kind], [100 * r["accuracy"] for r in kind], label)
+    for macs, label in zip(counted["macs"], ("3x3 convolutions alone", "with bottleneck"), strict=True):
+        right.plot([str(number) for number in layers], macs / 1e6, "o-", label=label)
+    left.set(xscale="log", xlabel="parameters", ylabel="test accuracy (%)")
+    right.set(yscale="log", xlabel="layers a block", ylabel="multiply-adds an image (millions)")
+    left.legend()
+    right.legend()
+    used = np.mean(trained[-2]["used"], axis=0)
+    return {"dense_reuse": first, "sources": draw_sources(used, "What the layers of a DenseNet weigh of earlier ones")}
+
+
+def finding(records):
+    (counted, *trained), middle = records, len(records) // 2 - 1
+    residual, dense, narrow = trained[:middle], trained[middle:-1], trained[-1]
+    sizes, curves = np.log([r["params"] for r in residual]), np.array([r["accuracy"] for r in residual]).T
+    gaps = [r["accuracy"] - [np.interp(np.log(r["params"]), sizes, curve) for curve in curves] for r in dense]
+    gap, saved = 100 * np.mean(gaps, axis=0), counted["macs"][0] / counted["macs"][1]
+    *older, newest = np.mean(dense[-1]["used"], axis=(0, 1))[-1]
+    shown = [is_above(gap, 0 * gap), saved[-1] > 1, np.mean(older) > newest / 2]
+    return Finding(
+        "yes" if all(shown) else "partly" if any(shown) else "no",
+        f"DenseNet less ResNet-20 of as many parameters: {spread(gap, 'points')}; a block's last layer weighs older maps "
+        f"{np.mean(older) / newest:.2f} times as much as the newest; a bottleneck divides multiply-adds by {saved[-1]:.2f} "
+        f"in blocks of {counted.config['counted'][-1]} layers, by {saved[0]:.2f} in blocks of "
+        f"{counted.config['counted'][0]}; test accuracy {spread(narrow['accuracy'])} with it, "
+        f"{spread(dense[-1]['accuracy'])} without.",
+    )
+
+
+EXPERIMENT = Experiment("C12", configs, measure, figures, finding)

@@ -1,0 +1,83 @@
+"""A deep network of layers that are all alike, and the gradient that reaches each of them."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.layers import BatchNorm, Conv, Dense, Flatten, ReLU, Sigmoid, Tanh, initializers
+from jaxcnn.train.losses import cross_entropy
+
+ACTIVATIONS = {"sigmoid": Sigmoid, "tanh": Tanh, "ReLU": ReLU}
+
+INITIALIZERS = {
+    # The old habit: uniform in ±1/√n, of n inputs (Glorot and Bengio, 2010, equation 1).
+    "naive": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+    "Xavier": initializers.xavier_uniform,
+    "He": initializers.he_uniform,
+}
+
+
+class Layer(nn.Module):
+    """A 3x3 convolution that keeps the shape, batch normalisation if wanted, and an activation."""
+
+    activation: str
+    initializer: str
+    normalized: bool
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+        x = Conv(x.shape[-1], 3, padding=1, kernel_init=INITIALIZERS[self.initializer], name="conv")(x)
+        if self.normalized:
+            x = BatchNorm(name="norm")(x, train=self.train)
+        return ACTIVATIONS[self.activation]()(x), None
+
+
+class DeepStack(nn.Module):
+    """`depth` such layers between a first convolution and a classifier. `[N, H, W, C] -> [N, 10]`.
+
+    The layers are a `scan`, which is compiled once, however deep it is; their parameters have a first axis of layers.
+    """
+
+    depth: int
+    activation: str
+    initializer: str
+    normalized: bool
+    width: int = 8
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        kinds = {"params": 0, "batch_stats": 0}
+        layers = nn.scan(Layer, variable_axes=kinds, split_rngs={"params": True}, length=self.depth)
+        x = Conv(self.width, 3, padding=1, name="stem")(x)
+        x, _ = layers(self.activation, self.initializer, self.normalized, train, name="layers")(x, None)
+        return Dense(10, name="head")(Flatten()(x))
+
+
+# Each program runs but a few times: to optimise it would take longer than that.
+_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+@functools.partial(_jit, static_argnums=0)
+def _gradients(stack: DeepStack, variables: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
+    def loss(params: Any) -> jax.Array:
+        logits, _ = stack.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
+        return cross_entropy(logits, labels).mean()
+
+    return jax.grad(loss)(variables["params"])["layers"]["conv"]["kernel"]
+
+
+def gradient_norms(stack: DeepStack, images: jax.Array, labels: jax.Array, seeds: Sequence[int]) -> np.ndarray:
+    """Norm of the loss's gradient with respect to each layer's kernel before any training, `[S, depth]`."""
+    initialize = _jit(lambda seed: stack.init(jax.random.key(seed), images, train=True))
+    # Where parameters come from does not change the program: it is compiled once for all initialisations.
+    program = stack.clone(initializer="naive")
+    found = [_gradients(program, initialize(jnp.uint32(seed)), images, labels) for seed in seeds]
+    # In double precision: squares of such small numbers are zero in single.
+    flat = np.asarray(found, dtype=np.float64).reshape(len(seeds), stack.depth, -1)
+    return np.linalg.norm(flat, axis=-1)
