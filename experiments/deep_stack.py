@@ -72,12 +72,15 @@ def _gradients(stack: DeepStack, variables: Any, images: jax.Array, labels: jax.
     return jax.grad(loss)(variables["params"])["layers"]["conv"]["kernel"]
 
 
-def gradient_norms(stack: DeepStack, images: jax.Array, labels: jax.Array, seeds: Sequence[int]) -> np.ndarray:
-    """Norm of the loss's gradient with respect to each layer's kernel before any training, `[S, depth]`."""
+def gradient_powers(stack: DeepStack, images: jax.Array, labels: jax.Array, seeds: Sequence[int]) -> np.ndarray:
+    """Norm of the loss's gradient with respect to each layer's kernel before training, as its log10, `[S, depth]`.
+
+    A gradient of zero, too small for single precision, counts as 1e-45.
+    """
     initialize = _jit(lambda seed: stack.init(jax.random.key(seed), images, train=True))
     # Where parameters come from does not change the program: it is compiled once for all initialisations.
     program = stack.clone(initializer="naive")
     found = [_gradients(program, initialize(jnp.uint32(seed)), images, labels) for seed in seeds]
     # In double precision: squares of such small numbers are zero in single.
     flat = np.asarray(found, dtype=np.float64).reshape(len(seeds), stack.depth, -1)
-    return np.linalg.norm(flat, axis=-1)
+    return np.log10(np.maximum(np.linalg.norm(flat, axis=-1), 1e-45))

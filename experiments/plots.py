@@ -45,3 +45,15 @@ def bars(axes: Any, names: Sequence[str], values: Sequence[Any], label: str = "{
     axes.bar_label(container, labels=[label.format(a.mean()) for a in arrays], padding=2, fontsize=9)
     axes.margins(y=0.15)
     axes.grid(visible=False, axis="x")
+
+
+def panels(title: str, drawn: dict[str, dict[str, Any]], x: Any, columns: int, **labels: str) -> Figure:
+    """A grid of curves `{panel: {label: [S, X]}}` on the same axes; `labels` are those of the axes."""
+    columns = min(columns, len(drawn))
+    made, axes = figure(title, columns, -(-len(drawn) // columns), width=11, sharey=True, squeeze=False)
+    for side, (name, curves) in zip(axes.flat, drawn.items(), strict=False):
+        for index, (label, values) in enumerate(curves.items()):
+            curve(side, x, values, label, ls=(":", "--", "-")[index % 3], color=f"C{index % 3 + index // 3 * 3}")
+        side.set(title=name, **labels)
+        side.legend(fontsize=7)
+    return made

@@ -1,13 +1,11 @@
 """DenseNet reuses features, and its bottleneck cuts operations.
 
-**Question.** Does a network in which every layer sees all earlier ones need fewer parameters, does it use what it sees,
-and when does a 1x1 bottleneck in front of each 3x3 convolution save work?
+**Question.** Do layers that see all earlier ones need fewer parameters, and when does a 1x1 bottleneck save work?
 
-**Varied.** Growth rate k of DenseNets, width of ResNet-20; the bottleneck on and off, also in blocks of the paper's
-size, of which multiply-adds alone are counted (k = 12, 32x32 pixels).
+**Varied.** Growth rate k of DenseNets, width of ResNet-20; the bottleneck, counted in blocks of the paper's size too.
 
-**Expected.** Better accuracy than a ResNet of as many parameters; weight on early layers' maps too (Huang et al., 2017,
-figure 5). Of C maps, a bottleneck makes 4 k (C + 9 k) multiply-adds a pixel out of 9 C k: it pays above C = 7.2 k.
+**Expected.** Better accuracy for as many parameters; weight on early maps too (Huang et al., 2017, figure 5). Of C maps
+a bottleneck makes 4 k (C + 9 k) multiply-adds a pixel out of 9 C k, so that it pays above C = 7.2 k.
 """
 
 import numpy as np
@@ -52,37 +50,33 @@ def measure(config, seeds):
 
 def figures(records):
     (counted, *trained), middle = records, len(records) // 2 - 1
-    saved, layers = counted["macs"][0] / counted["macs"][1], counted.config["counted"]
-    title = "A bottleneck divides the work by {:.2f} in blocks of {} layers, by {:.2f} in blocks of {}"
-    first, (left, right) = figure(title.format(saved[0], layers[0], saved[-1], layers[-1]), 2, width=11)
+    saved, layers = counted["macs"][0] / counted["macs"][1], [str(number) for number in counted.config["counted"]]
+    made, (left, right) = figure(f"A bottleneck divides the work by {saved[0]:.2f} to {saved[-1]:.2f}", 2, width=11)
     kinds = {"ResNet-20": trained[:middle], "DenseNet": trained[middle:-1], "with bottleneck": trained[-1:]}
     for label, kind in kinds.items():
         points(left, [r["params"] for r in kind], [100 * r["accuracy"] for r in kind], label)
-    for macs, label in zip(counted["macs"], ("3x3 convolutions alone", "with bottleneck"), strict=True):
-        right.plot([str(number) for number in layers], macs / 1e6, "o-", label=label)
+    right.plot(layers, counted["macs"].T / 1e6, "o-", label=["3x3 convolutions alone", "with bottleneck"])
     left.set(xscale="log", xlabel="parameters", ylabel="test accuracy (%)")
     right.set(yscale="log", xlabel="layers a block", ylabel="multiply-adds an image (millions)")
-    left.legend()
-    right.legend()
-    used = np.mean(trained[-2]["used"], axis=0)
-    return {"dense_reuse": first, "sources": draw_sources(used, "What the layers of a DenseNet weigh of earlier ones")}
+    _ = left.legend(loc="upper left"), right.legend()
+    sources = draw_sources(np.mean(trained[-2]["used"], axis=0), "Weight of each layer of a DenseNet on earlier ones")
+    return {"dense_reuse": made, "sources": sources}
 
 
 def finding(records):
     (counted, *trained), middle = records, len(records) // 2 - 1
-    residual, dense, narrow = trained[:middle], trained[middle:-1], trained[-1]
+    (*dense, narrow), residual, saved = trained[middle:], trained[:middle], counted["macs"][0] / counted["macs"][1]
     sizes, curves = np.log([r["params"] for r in residual]), np.array([r["accuracy"] for r in residual]).T
     gaps = [r["accuracy"] - [np.interp(np.log(r["params"]), sizes, curve) for curve in curves] for r in dense]
-    gap, saved = 100 * np.mean(gaps, axis=0), counted["macs"][0] / counted["macs"][1]
-    *older, newest = np.mean(dense[-1]["used"], axis=(0, 1))[-1]
-    shown = [is_above(gap, 0 * gap), saved[-1] > 1, np.mean(older) > newest / 2]
+    gap, last = 100 * np.mean(gaps, axis=0), np.mean(dense[-1]["used"], axis=(0, 1))[-1]
+    uneven = last.std() / last.mean()  # nearly 0 before training
+    shown = [is_above(gap, 0 * gap), saved[-1] > 1, uneven > 0.1 and last[0] > last[-1] / 2]
+    told = "" if shown[2] else ", as when weights were drawn: no reuse can be read from them"
     return Finding(
         "yes" if all(shown) else "partly" if any(shown) else "no",
-        f"DenseNet less ResNet-20 of as many parameters: {spread(gap, 'points')}; a block's last layer weighs older maps "
-        f"{np.mean(older) / newest:.2f} times as much as the newest; a bottleneck divides multiply-adds by {saved[-1]:.2f} "
-        f"in blocks of {counted.config['counted'][-1]} layers, by {saved[0]:.2f} in blocks of "
-        f"{counted.config['counted'][0]}; test accuracy {spread(narrow['accuracy'])} with it, "
-        f"{spread(dense[-1]['accuracy'])} without.",
+        f"DenseNet less ResNet-20 of as many parameters: {spread(gap, 'points')}. A bottleneck divides the work by "
+        f"{saved[0]:.2f} to {saved[-1]:.2f}, from few to many layers a block; {spread(narrow['accuracy'])} with it, "
+        f"{spread(dense[-1]['accuracy'])} without. Weights on a layer's sources differ by {100 * uneven:.1f} %{told}.",
     )
 
 
