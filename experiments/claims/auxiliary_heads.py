@@ -2,10 +2,9 @@
 
 **Question.** How much of the early layers' gradient comes from the two small classifiers half-way up GoogLeNet?
 
-**Varied.** The weight of the auxiliary losses, 0.3 as in the paper (Szegedy et al., 2014, section 5) or 0, in a narrow
-GoogLeNet without batch normalisation, which begins from the same parameters.
+**Varied.** The weight of the auxiliary losses, 0.3 (Szegedy et al., 2014, section 5) or 0, from the same parameters.
 
-**Expected.** The heads are nearer, so that early layers get a larger gradient with them, and training is easier.
+**Expected.** The heads are nearer, so that early layers get a larger gradient with them, and it trains better.
 """
 
 import jax
@@ -50,14 +49,14 @@ def measure(config, seeds):
 def figures(records):
     without, with_heads = records
     share = 100 * (with_heads["heads"] / (with_heads["heads"] + with_heads["main"]))[:, 0, 0].mean()
-    made, axes = figure(f"{share:.0f} % of the first layer's gradient come from the heads at the start", 3, width=12)
+    made, axes = figure(f"{share:.0f} % of the first layer's gradient come from the heads at the start", 3, width=11)
     for kind, label in (("main", "main loss"), ("heads", f"heads, times {WEIGHT}")):
         names = ["conv1", *with_heads.config["modules"]]
         curve(axes[0], names, np.where(with_heads[kind] > 0, with_heads[kind], np.nan)[:, 0], label, marker="o")
     for record, kind, label in ((without, "main", "without heads"), (with_heads, "both", "with heads")):
         curve(axes[1], record["test_steps"], record[kind][:, :, 0], label, marker="o")
         curve(axes[2], record["steps"], record["batch_loss"], f"{label}, {spread(record['final_test_accuracy'])}")
-    axes[0].set(title="before training", xlabel="part of the network", ylabel="norm of the gradient", yscale="log")
+    axes[0].set(title="before training", xlabel="part of the network", ylabel="norm of the gradient", ylim=(0, None))
     axes[1].set(title="first layer, along training", xlabel="update", ylabel="norm of the gradient", ylim=(0, None))
     axes[2].set(title="main loss, and final test accuracy", xlabel="update", ylabel="training loss (nats)")
     _ = [axis.legend(fontsize=8) for axis in axes]

@@ -47,11 +47,13 @@ def name(record):
 
 def figures(records):
     *_, worst = ranked = sorted(records, key=lambda r: r["training_error"].mean())
-    made, axes = figure(f"Training error is lowest for {name(ranked[0])}, and highest for {name(worst)}", 3, width=13)
+    made, axes = figure(f"Training error is lowest for {name(ranked[0])}, and highest for {name(worst)}", 3, width=11.5)
     for index, record in enumerate(records):
         label, side = f"{record.config['depth']} layers", axes[index * 2 // len(records)]
         color = f"C{index % (len(records) // 2)}"
-        curve(side, record["steps"], 100 * (1 - record["batch_accuracy"]), f"{label}, training", lw=1, color=color)
+        curve(
+            side, record["steps"][::5], 100 * (1 - record["batch_accuracy"])[:, ::5], f"{label}, training", color=color
+        )
         curve(side, record["test_steps"], 100 * (1 - record["test_accuracy"]), f"{label}, test", ls="--", color=color)
         side.set(title=f"{record.config['kind']} networks", xlabel="update", ylabel="error (%)", ylim=(0, 95))
         side.legend(fontsize=8)
