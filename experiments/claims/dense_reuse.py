@@ -70,9 +70,9 @@ def finding(records):
     shown = [is_above(gap, 0 * gap), saved[-1] > 1, last.std() / last.mean() > 0.1 and last[0] > last[-1] / 2]
     return Finding(
         "yes" if all(shown) else "partly" if any(shown) else "no",
-        f"DenseNet less ResNet-20 at equal size: {spread(gap, 'points')}. A bottleneck divides work by {saved[0]:.2f} to "
-        f"{saved[-1]:.2f} ({spread(narrow['accuracy'])} with, {spread(dense[-1]['accuracy'])} without). Weights "
-        f"on sources differ by {100 * last.std() / last.mean():.1f} %{'' if shown[2] else ', as when drawn: no sign of reuse'}.",
+        f"DenseNet less ResNet-20 at equal size: {spread(gap, 'points')}. Bottlenecks divide work by {saved[0]:.2f} to "
+        f"{saved[-1]:.2f} ({spread(narrow['accuracy'])} with, {spread(dense[-1]['accuracy'])} without). Sources' "
+        f"weights differ by {100 * last.std() / last.mean():.1f} %{'' if shown[2] else ', as when drawn: no sign of reuse'}.",
     )
 
 
