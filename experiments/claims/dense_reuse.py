@@ -72,7 +72,7 @@ def finding(records):
         "yes" if all(shown) else "partly" if any(shown) else "no",
         f"DenseNet less ResNet-20 at equal size: {spread(gap, 'points')}. Bottlenecks divide work by {saved[0]:.2f} to "
         f"{saved[-1]:.2f} ({spread(narrow['accuracy'])} with, {spread(dense[-1]['accuracy'])} without). Sources' "
-        f"weights differ by {100 * last.std() / last.mean():.1f} %{'' if shown[2] else ', as when drawn: no sign of reuse'}.",
+        f"weights differ by {100 * last.std() / last.mean():.1f} %{'' if shown[2] else ', as drawn: no reuse seen'}.",
     )
 
 
