@@ -48,6 +48,11 @@ class Finding:
     text: str
 
 
+def judge(shown: Sequence[bool], text: str) -> Finding:
+    """The finding on a claim of several parts: "yes" if all of them were shown, "partly" if some were."""
+    return Finding("yes" if all(shown) else "partly" if any(shown) else "no", text)
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A claim and how it is put to the test.
@@ -117,6 +122,12 @@ def find_experiment(name: str) -> Experiment:
 def pick(budget: Budget, *, tiny: Any, small: Any, full: Any) -> Any:
     """One of three values, by budget."""
     return {"tiny": tiny, "small": small, "full": full}[budget]
+
+
+def where(records: Sequence[Record], by: str, **values: Any) -> list[Record]:
+    """The records whose configuration has these values, in the order of what is varied, `by`."""
+    found = [record for record in records if all(record.config[name] == value for name, value in values.items())]
+    return sorted(found, key=lambda record: record.config[by])
 
 
 def spread(values: Any, unit: str = "%", digits: int = 1) -> str:

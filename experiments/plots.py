@@ -57,3 +57,10 @@ def panels(title: str, drawn: dict[str, dict[str, Any]], x: Any, columns: int, *
         side.set(title=name, **labels)
         side.legend(fontsize=7)
     return made
+
+
+def percentiles(axes: Any, x: Any, values: Any, **style: Any) -> None:
+    """The median as a line, in a band from a low to a high percentile. `values` are the three, `[X, 3]`."""
+    low, median, high = np.asarray(values, dtype=float).T
+    (line,) = axes.plot(x, median, **style)
+    axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, lw=0)
