@@ -64,3 +64,12 @@ def percentiles(axes: Any, x: Any, values: Any, **style: Any) -> None:
     low, median, high = np.asarray(values, dtype=float).T
     (line,) = axes.plot(x, median, **style)
     axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, lw=0)
+
+
+def descent(axes: Any, axis: Any, surface: Any, paths: Any, names: Sequence[str]) -> None:
+    """A slice of the loss, brighter where it is lower, and named paths of descent on it `[len(names), steps, 2]`."""
+    axes.contourf(axis, axis, np.log(surface), 20, cmap="Greys")
+    for name, path in zip(names, paths, strict=True):
+        axes.plot(*np.asarray(path).T, marker=".", ms=4, lw=1, label=name)
+    axes.legend(loc="lower right")
+    axes.set(xlabel="distance in a first direction of the parameters", ylabel="in a second direction")

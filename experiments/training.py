@@ -18,6 +18,7 @@ import optax
 
 from jaxcnn.data import normalize
 from jaxcnn.data.datasets import Statistics, open_dataset
+from jaxcnn.measure import time_step
 from jaxcnn.train import TrainState, create_state, make_eval_step, make_train_step
 
 POINTS = 200
@@ -183,6 +184,26 @@ def train(
         params=sum(x.size for x in jax.tree.leaves(states[0].params)),
         seconds_per_step=float(np.median([d[3] for d in done])),
     )
+
+
+def tune(rates: Sequence[float], model: nn.Module, images: Images, *, steps: int, batch_size: int, seed: int) -> float:
+    """The learning rate of plain gradient descent after which one network has the lowest training loss."""
+
+    def loss(rate: float) -> float:
+        optimizer = optax.sgd(rate)
+        done = train(model, images, optimizer, steps=steps, batch_size=batch_size, seeds=[seed], tests=1)
+        return float(np.nan_to_num(done.tests["train_loss"][0, -1], nan=np.inf))
+
+    return min(rates, key=loss) if len(rates) > 1 else rates[0]
+
+
+def images_per_second(model: nn.Module, images: Images, sizes: Sequence[int], rounds: int = 5) -> np.ndarray:
+    """Of training steps by batch size, `[rounds, len(sizes)]`; the sizes take turns, as other load comes and goes."""
+    state = create_state(model, optax.sgd(0.1), images.shape, 0)
+    step = jax.jit(make_train_step(model, optax.sgd(0.1), normalize=images.normalize))
+    batches = [{"images": images.train[0][:n], "labels": images.train[1][:n]} for n in sizes]
+    seconds = [[time_step(step, state, batch, steps=5).median for batch in batches] for _ in range(rounds)]
+    return np.asarray(sizes) / np.asarray(seconds)
 
 
 class _Run:
