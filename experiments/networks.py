@@ -1,6 +1,7 @@
 """Small networks whose parts experiments vary."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from flax import linen as nn
 
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, ReLU, Sequential, initializers
 from jaxcnn.models import features
+from jaxcnn.models.googlenet import INCEPTION, ConvUnit, Inception
 from jaxcnn.train import TrainState
 
 
@@ -47,3 +49,9 @@ def reaching_relu(model: nn.Module, layer: int) -> Callable[[TrainState, Any], d
         return {"mean": x.mean(0), "deviation": x.std(0), "percentiles": percentiles}
 
     return probe
+
+
+def module_3a(*, naive: bool) -> nn.Module:
+    """GoogLeNet's first Inception module by itself, `[N, 28, 28, 192] -> [N, 28, 28, C]`."""
+    unit = partial(ConvUnit, conv=partial(Conv, kernel_init=initializers.he_normal), norm=None)
+    return Inception(INCEPTION["3a"], unit, naive)

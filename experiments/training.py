@@ -197,6 +197,13 @@ def tune(rates: Sequence[float], model: nn.Module, images: Images, *, steps: int
     return min(rates, key=loss) if len(rates) > 1 else rates[0]
 
 
+def time_forward(models: Sequence[nn.Module], x: jax.Array, rounds: int = 7) -> np.ndarray:
+    """Seconds an example of each model's forward pass on `x`, `[len(models), rounds]`; the models take turns."""
+    learned = [model.init(jax.random.key(0), x, train=False) for model in models]
+    passes = [jax.jit(functools.partial(m.apply, v, train=False)) for m, v in zip(models, learned, strict=True)]
+    return np.asarray([[time_step(f, x, steps=5).median / len(x) for f in passes] for _ in range(rounds)]).T
+
+
 def images_per_second(model: nn.Module, images: Images, sizes: Sequence[int], rounds: int = 5) -> np.ndarray:
     """Of training steps by batch size, `[rounds, len(sizes)]`; the sizes take turns, as other load comes and goes."""
     state = create_state(model, optax.sgd(0.1), images.shape, 0)

@@ -2,8 +2,8 @@
 
 **Question.** Is the gradient to be that of the whole training set (vanilla), of one example, or of a mini-batch?
 
-**Varied.** The examples an update, for LeNet-5 on a small training set. Each has that learning rate of three with which
-one network has the lowest training loss after a quarter of the updates.
+**Varied.** The examples an update, for LeNet-5 on few images. The learning rate is that of three, half an order of
+magnitude apart, with which one network has the lowest training loss after a quarter of the updates.
 
 **Expected.** By update vanilla descent gets furthest, by example seen stochastic descent; by second mini-batches, whose
 images are computed in parallel and whose gradient is near enough. Paths on a slice of the loss show the noise.
@@ -57,19 +57,17 @@ def figures(records):
             curve(axis, x[1:], record["loss"][:, 1:], f"{name} ({record.config['batch_size']})")
         axis.set(xscale="log", xlabel=unit, ylabel="training loss (nats)")
     axes[0].legend(title="examples an update")
-    made, (left, *others) = figure(
-        f"{cost['paths'].shape[1] - 1} updates on a slice of the loss, noise and speed by batch", 3
-    )
+    made, (left, *others) = figure("Paths on a slice of the loss; noise, and speed (fastest of five) by batch size", 3)
     descent(left, cost["axis"], cost["surface"], cost["paths"], NAMES)
     for axis, name in zip(others, ("relative_error_of_gradient", "images_per_second"), strict=True):
-        points(axis, cost.config["batch_sizes"][: cost[name].shape[1]], cost[name].T)
+        values = cost[name].max(0, keepdims=True) if name == "images_per_second" else cost[name]
+        points(axis, cost.config["batch_sizes"][: values.shape[1]], values.T)
         axis.set(xscale="log", yscale="log", xlabel="examples an update", ylabel=name.replace("_", " "))
     return {"gradient_descent": curves, "gradient": made}
 
 
 def finding(records):
-    text, speed = f"Training loss of {' / '.join(NAMES)} descent ", records[-1]["images_per_second"].max(axis=0)
-    shown = []
+    text, shown, speed = f"Loss of {' / '.join(NAMES)} descent ", [], records[-1]["images_per_second"].max(axis=0)
     for xs, unit, best in zip(progress(records), ("seconds", "updates", "examples"), (1, 2, 0), strict=True):
         end = min(x[-1] for x in xs)
         losses = [[np.interp(end, x, loss) for loss in r["loss"]] for x, r in zip(xs, records[:-1], strict=True)]
