@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, ReLU, Sequential, initializers
-from jaxcnn.models import features
+from jaxcnn.models import create_model, features
 from jaxcnn.models.googlenet import INCEPTION, ConvUnit, Inception
 from jaxcnn.train import TrainState
 
@@ -55,3 +55,27 @@ def module_3a(*, naive: bool) -> nn.Module:
     """GoogLeNet's first Inception module by itself, `[N, 28, 28, 192] -> [N, 28, 28, C]`."""
     unit = partial(ConvUnit, conv=partial(Conv, kernel_init=initializers.he_normal), norm=None)
     return Inception(INCEPTION["3a"], unit, naive)
+
+
+def of_the_historical_line(name: str, by: int) -> nn.Module:
+    """An architecture for small images, its widths divided by `by`, and GoogLeNet's modules' by twice that.
+
+    If it is narrowed at all, DenseNet has three blocks of three layers. AlexNet sees images enlarged three times.
+    """
+    fields: dict[str, dict[str, Any]] = {
+        "lenet5": {},
+        "alexnet": {"features": _narrowed((64, 192, 384, 256, 256), by), "hidden": 4096 // by**2},
+        "vgg11_bn": {"stem": "cifar", "widths": _narrowed((64, 128, 256, 512, 512), by)},
+        "googlenet_bn": {"stem": "cifar", "aux_heads": False},
+        "resnet18": {"stem": "cifar", "width": 64 // by},
+        "densenet121": {"stem": "cifar"},
+    }
+    if by > 1:
+        fields["googlenet_bn"]["modules"] = {key: _narrowed(row, 2 * by) for key, row in INCEPTION.items()}
+        fields["densenet121"] |= {"block_sizes": (3, 3, 3), "growth_rate": 12}
+    model = create_model(name, 10, **fields[name])
+    return Sequential([lambda x: x.repeat(3, 1).repeat(3, 2), model]) if name == "alexnet" else model
+
+
+def _narrowed(width: Any, by: int) -> Any:
+    return tuple(_narrowed(w, by) for w in width) if isinstance(width, tuple) else width // by

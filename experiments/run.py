@@ -20,6 +20,8 @@ RESULTS = Path(__file__).parent / "results"
 KEPT = Path("runs") / "experiments"
 """Where single measurements are kept, so that a run that was interrupted goes on."""
 FILE = "results.json"
+TINY = 200
+"""Images of each split that a tiny budget sees."""
 
 Say = Callable[[str], None]
 
@@ -50,6 +52,8 @@ def run(
       UsageError: a folder that cannot be written, or none of the experiment's data.
     """
     configs = experiment.configs(budget)
+    if budget == "tiny":
+        configs = [config | {"dataset": f"{config['dataset']}[:{TINY}]"} for config in configs]
     records = []
     for index, config in enumerate(configs, start=1):
         record, is_new = _measured(experiment, config, seeds, kept / experiment.name, fresh)

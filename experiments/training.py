@@ -48,13 +48,13 @@ class Images:
 
 
 @functools.lru_cache(maxsize=4)
-def load_images(dataset: str, *, shrink: int = 1, examples: int | None = None) -> Images:
+def load_images(dataset: str, *, shrink: int = 1, examples: int | None = None, tested: int | None = None) -> Images:
     """A data set's images.
 
     Args:
       dataset: its name; "NAME[:100]" is the first 100 of each split.
       shrink: factor by which images are made smaller, by averaging.
-      examples: how many training images to take, the first ones; all if not given.
+      examples, tested: how many training and test images to take, the first ones; all if not given.
 
     Raises:
       UsageError: a data set that is not there.
@@ -62,9 +62,9 @@ def load_images(dataset: str, *, shrink: int = 1, examples: int | None = None) -
     name, _, first = dataset.partition("[:")
     opened, limit = open_dataset(name), int(first.rstrip("]")) if first else None
     splits = []
-    for split, count in (("train", examples or limit), ("test", limit)):
+    for split, most in (("train", examples), ("test", tested)):
         images, labels = opened.read(split)
-        images, labels = images[:count], labels[:count]
+        images, labels = images[:limit][:most], labels[:limit][:most]
         if shrink > 1:
             n, h, w, c = images.shape
             blocks = images[:, : h // shrink * shrink, : w // shrink * shrink]

@@ -25,9 +25,7 @@ CONVOLVED = ((2, 4), (4, 8), (8, 16), (16, 32))
 
 
 def configs(budget):
-    few, steps, dataset = pick(
-        budget, tiny=(1, 4, f"{MINI}[:200]"), small=(5, 900, MINI), full=(5, 20_000, "fashion_mnist")
-    )
+    few, steps, dataset = pick(budget, tiny=(1, 4, MINI), small=(5, 900, MINI), full=(5, 20_000, "fashion_mnist"))
     networks = [(FC, w) for w in CONNECTED[:few]] + [(CONV, w) for w in CONVOLVED[:few]]
     return [{"kind": k, "widths": list(w), "steps": steps, "dataset": dataset} for k, w in networks]
 

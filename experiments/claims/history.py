@@ -5,7 +5,7 @@
 **Varied.** LeNet-5 (1998), AlexNet (2012), VGG-11 with batch normalisation (2014), GoogLeNet with batch normalisation
 (2014), ResNet-18 (2015) and DenseNet-BC (2017), on one data set, with one optimizer and equally many updates. On a CPU
 all but LeNet-5 are narrowed, to an eighth (GoogLeNet) or a quarter of their widths, and DenseNet has three blocks of
-four layers; AlexNet, whose strides need larger images, sees them enlarged three times.
+three layers; AlexNet, whose strides need larger images, sees them enlarged three times.
 
 **Expected.** Accuracy grows along the line. Parameters do not: the fully connected layers of AlexNet hold most of its
 own, and GoogLeNet, ResNet and DenseNet do without. Operations and time tell another story than parameters do.
@@ -16,46 +16,25 @@ import jax.numpy as jnp
 import optax
 
 from experiments.experiment import Experiment, Finding, is_above, pick, spread
+from experiments.networks import of_the_historical_line
 from experiments.plots import figure, points
 from experiments.training import load_images, train
-from jaxcnn import create_model
 from jaxcnn.analysis import summarize
-from jaxcnn.layers import Sequential
 from jaxcnn.measure import time_step
-from jaxcnn.models.googlenet import INCEPTION
 
 LINE = ("lenet5", "alexnet", "vgg11_bn", "googlenet_bn", "resnet18", "densenet121")
 
 
-def narrowed(width, by):
-    return tuple(narrowed(w, by) for w in width) if isinstance(width, tuple) else width // by
-
-
-def network(name, by):
-    """The architecture for small images, its widths divided by `by` (GoogLeNet's by twice that)."""
-    modules = {key: narrowed(row, 2 * by if by > 1 else 1) for key, row in INCEPTION.items()}
-    fields = {
-        "lenet5": {},
-        "alexnet": {"features": narrowed((64, 192, 384, 256, 256), by), "hidden": 4096 // by**2},
-        "vgg11_bn": {"stem": "cifar", "widths": narrowed((64, 128, 256, 512, 512), by)},
-        "googlenet_bn": {"stem": "cifar", "modules": modules, "aux_heads": False},
-        "resnet18": {"stem": "cifar", "width": 64 // by},
-        "densenet121": {"stem": "cifar"} | ({"block_sizes": (4,) * 3, "growth_rate": 12} if by > 1 else {}),
-    }
-    model = create_model(name, 10, **fields[name])
-    return Sequential([lambda x: x.repeat(3, 1).repeat(3, 2), model]) if name == "alexnet" else model
-
-
 def configs(budget):
-    names, steps, by = pick(budget, tiny=(LINE[:2], 3, 16), small=(LINE, 500, 4), full=(LINE, 20_000, 1))
-    dataset = pick(budget, tiny="fashion_mnist_mini[:200]", small="fashion_mnist_mini", full="cifar10")
+    names, steps, by = pick(budget, tiny=(LINE[:2], 3, 16), small=(LINE, 350, 4), full=(LINE, 20_000, 1))
+    dataset = pick(budget, tiny="fashion_mnist_mini", small="fashion_mnist_mini", full="cifar10")
     return [{"model": name, "steps": steps, "narrowed": by, "dataset": dataset} for name in names]
 
 
 def measure(config, seeds):
-    images, model = load_images(config["dataset"]), network(config["model"], config["narrowed"])
+    images, model = load_images(config["dataset"]), of_the_historical_line(config["model"], config["narrowed"])
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, config["steps"]))
-    done = train(model, images, optimizer, steps=config["steps"], batch_size=64, seeds=seeds, tests=1)
+    done = train(model, images, optimizer, steps=config["steps"], batch_size=32, seeds=seeds, tests=1)
     variables = {"params": done.states[0].params, "batch_stats": done.states[0].batch_stats}
     batch = jnp.zeros((100, *images.shape))
     timing = time_step(jax.jit(lambda x: model.apply(variables, x, train=False)), batch, steps=5)

@@ -22,7 +22,7 @@ RATES = (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 def configs(budget):
     rates, steps = pick(budget, tiny=(RATES[::3], 4), small=(RATES, 600), full=(RATES, 10_000))
-    dataset = pick(budget, tiny="fashion_mnist_mini[:200]", small="fashion_mnist_mini", full="cifar10")
+    dataset = pick(budget, tiny="fashion_mnist_mini", small="fashion_mnist_mini", full="cifar10")
     return [{"learning_rate": rate, "steps": steps, "batch_size": 64, "dataset": dataset} for rate in rates]
 
 
