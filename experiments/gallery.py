@@ -21,7 +21,8 @@ python -m experiments all --seeds 3     # all of them, one after another; what i
 python -m experiments all --budget full # for an accelerator
 ```
 
-± is the standard deviation over seeds. [`recipes/`](recipes) holds the papers' own training settings, and
+± is the standard deviation over seeds. Times are by the clock, on cores that had other work to do as well where the load
+is above 2. [`recipes/`](recipes) holds the papers' own training settings, and
 [`tour.ipynb`](tour.ipynb) goes from one layer to a trained network.
 """
 
@@ -63,7 +64,7 @@ def _section(experiment: Experiment, values: dict[str, Any]) -> str:
 **{SEEN[values["finding"]["seen"]].strip("*").capitalize()}.** {values["finding"]["text"]}
 
 `{values["command"]}` ([code](claims/{name}.py), [numbers](results/{name}/results.json)): {values["dataset"]}, \
-{len(values["seeds"])} seeds, {_time(values["seconds"])} on {place["device_kind"]}; {versions}; {place["date"][:10]}.
+{len(values["seeds"])} seeds, {_time(values["seconds"])} on {place["device_kind"]}, at a load of {place["load"]:.0f}; {versions}; {place["date"][:10]}.
 """
 
 
