@@ -21,9 +21,9 @@ python -m experiments all --seeds 3     # all of them, one after another; what i
 python -m experiments all --budget full # for an accelerator
 ```
 
-± is the standard deviation over seeds. Times are by the clock, on cores that had other work to do as well where the load
-is above 2. [`recipes/`](recipes) holds the papers' own training settings, and
-[`tour.ipynb`](tour.ipynb) goes from one layer to a trained network.
+± is the standard deviation over seeds. Times are by the clock; where the load is above that of the cores, other work
+kept them busy as well. [`recipes/`](recipes) holds the papers' own training settings, and [`tour.ipynb`](tour.ipynb)
+goes from one layer to a trained network.
 """
 
 SEEN = {"yes": "seen", "partly": "partly seen", "no": "**not seen**"}
@@ -52,6 +52,7 @@ def _overview(found: list[tuple[Experiment, dict[str, Any]]]) -> str:
 def _section(experiment: Experiment, values: dict[str, Any]) -> str:
     name, title, place = values["name"], values["title"], values["machine"]
     pictures = "\n\n".join(f"![{title}](results/{name}/{picture})" for picture in values["figures"])
+    seconds, machine = _time(values["seconds"]), f"{place['device_kind']}, load {place['load']:.0f}"
     versions = f"jax {place['jax']}, flax {place['flax']}, convolutions by {place['convolutions']}"
     return f"""<a id="{values["claim"].lower()}"></a>
 
@@ -64,7 +65,7 @@ def _section(experiment: Experiment, values: dict[str, Any]) -> str:
 **{SEEN[values["finding"]["seen"]].strip("*").capitalize()}.** {values["finding"]["text"]}
 
 `{values["command"]}` ([code](claims/{name}.py), [numbers](results/{name}/results.json)): {values["dataset"]}, \
-{len(values["seeds"])} seeds, {_time(values["seconds"])} on {place["device_kind"]}, at a load of {place["load"]:.0f}; {versions}; {place["date"][:10]}.
+{len(values["seeds"])} seeds, {seconds} on {machine}; {versions}; {place["date"][:10]}.
 """
 
 
