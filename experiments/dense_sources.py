@@ -28,8 +28,10 @@ def weight_by_source(params: Any, blocks: int, layers: int, growth_rate: int) ->
     return found
 
 
-def draw_sources(weights: np.ndarray, title: str) -> Figure:
+def draw_sources(weights: np.ndarray) -> Figure:
     """A heat map of each block, from `weight_by_source`."""
+    last = weights.mean(axis=0)[-1]
+    title = f"The last layers' weights on their sources differ by {100 * last.std() / last.mean():.1f} %"
     made, axes = figure(title, len(weights), width=11, squeeze=False)
     for block, (side, of_block) in enumerate(zip(axes[0], weights, strict=True), start=1):
         shown = side.imshow(of_block, vmin=0, vmax=np.nanmax(weights))

@@ -58,7 +58,7 @@ def figures(records):
     left.set(xscale="log", xlabel="parameters", ylabel="test accuracy (%)")
     right.set(yscale="log", xlabel="layers a block", ylabel="multiply-adds an image (millions)")
     _ = left.legend(loc="upper left"), right.legend()
-    return {"dense_reuse": made, "sources": draw_sources(np.mean(trained[-2]["used"], axis=0), "Weight on each source")}
+    return {"dense_reuse": made, "sources": draw_sources(np.mean(trained[-2]["used"], axis=0))}
 
 
 def finding(records):
