@@ -16,7 +16,7 @@ in [`claims/`](claims), and everything on this page is made from the files in [`
 
 ```sh
 python -m experiments list              # the claims
-python -m experiments {example}           # one of them: results/{example}/results.json and its figures
+python -m experiments {example:<17} # one of them: results/{example}/results.json and its figures
 python -m experiments all --seeds 3     # all of them, one after another; what is measured already is kept
 python -m experiments all --budget full # for an accelerator
 ```

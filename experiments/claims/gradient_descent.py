@@ -72,7 +72,7 @@ def finding(records):
         end = min(x[-1] for x in xs)
         losses = [[np.interp(end, x, loss) for loss in r["loss"]] for x, r in zip(xs, records[:-1], strict=True)]
         shown.append(all(is_above(loss, losses[best]) for loss in losses if loss is not losses[best]))
-        text += f"after {end:.3g} {unit}: {' / '.join(spread(loss, '', 2) for loss in losses)}; "
+        text += f"after {end:,.4g} {unit}: {' / '.join(spread(loss, '', 2) for loss in losses)}; "
     return judge(shown, f"{text}{speed[0]:.0f} images a second one by one, {speed[-1]:.0f} all at once.")
 
 

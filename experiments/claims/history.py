@@ -43,11 +43,17 @@ def measure(config, seeds):
 
 
 def figures(records):
-    made, panels = figure("What the historical line buys, and its price", 3, sharey=True)
+    best, first = max(records, key=lambda r: r["accuracy"].mean()), records[0]
+    price = best.values["macs"] / first.values["macs"]
+    title = (
+        f"{best.config['model']} is the most accurate, at {price:.0f} times the operations of {first.config['model']}"
+    )
+    made, panels = figure(title, 3, sharey=True)
     for axes, name, unit, label in zip(panels, ("params", "macs", "seconds"), (1, 1e6, 1e-6), PRICES, strict=True):
         for r in records:
             points(axes, [r[name] / unit], [100 * r["accuracy"]], r.config["model"])
         axes.set(xscale="log", xlabel=label)
+        axes.xaxis.set_minor_formatter("")
     panels[0].set(ylabel="test accuracy (%)")
     panels[-1].legend(fontsize=8, loc="lower right")
     return {"history": made}
