@@ -48,11 +48,11 @@ def parts(records):
 
 
 def figures(records):
-    inputs, axes = figure("What reaches the third ReLU: 15th to 85th percentile of three channels", 2, sharey=True)
+    inputs, axes = figure(finding(records).text.split("; ")[2].capitalize() + " (with BN, without)", 2, sharey=True)
     for axis, record, title in zip(axes, records, ("without BN", "with BN"), strict=False):
         for channel in range(3):
             percentiles(axis, record["test_steps"], record["percentiles"][0, :, :, channel])
-        axis.set(xlabel="update", ylabel="value", title=title)
+        axis.set(xlabel="update", ylabel="input of the third ReLU, 15th to 85th percentile", title=title)
     made, axes = figure(finding(records).text.partition(";")[0], 3)
     for axis, name, both in zip(axes, VARIED, parts(records), strict=True):
         for found, label in zip(both, ("without BN", "with BN"), strict=True):

@@ -57,7 +57,8 @@ def figures(records):
             curve(axis, x[1:], record["loss"][:, 1:], f"{name} ({record.config['batch_size']})")
         axis.set(xscale="log", xlabel=unit, ylabel="training loss (nats)")
     axes[0].legend(title="examples an update")
-    made, (left, *others) = figure("Paths on a slice of the loss; noise, and speed (fastest of five) by batch size", 3)
+    title = f"One example's gradient errs by {cost['relative_error_of_gradient'][:, 0].mean():.1f} times its length"
+    made, (left, *others) = figure(title, 3)
     descent(left, cost["axis"], cost["surface"], cost["paths"], NAMES)
     for axis, name in zip(others, ("relative_error_of_gradient", "images_per_second"), strict=True):
         values = cost[name].max(0, keepdims=True) if name == "images_per_second" else cost[name]
