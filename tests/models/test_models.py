@@ -153,7 +153,17 @@ def count(variables: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
-@every_model
+# Thousands of layers take half a minute to trace.
+every_model_the_deepest_slowly = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.endswith(("1001_cifar", "1202_cifar")) else name
+        for name in TABLE
+    ],
+)
+
+
+@every_model_the_deepest_slowly
 def test_counts_and_shapes_are_the_papers(name):
     row, model = TABLE[name], create_model(name)
     summary = summarize(model, model.image_shape)
