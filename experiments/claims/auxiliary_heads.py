@@ -57,6 +57,7 @@ def figures(records):
         curve(axes[1], record["test_steps"], record[kind][:, :, 0], label, marker="o")
         curve(axes[2], record["steps"], record["batch_loss"], f"{label}, {spread(record['final_test_accuracy'])}")
     axes[0].set(title="before training", xlabel="part of the network", ylabel="norm of the gradient", ylim=(0, None))
+    axes[0].tick_params(axis="x", labelsize=8)
     axes[1].set(title="first layer, along training", xlabel="update", ylabel="norm of the gradient", ylim=(0, None))
     axes[2].set(title="main loss, and final test accuracy", xlabel="update", ylabel="training loss (nats)")
     _ = [axis.legend(fontsize=8) for axis in axes]

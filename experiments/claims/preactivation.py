@@ -47,8 +47,8 @@ def pairs(records):
 
 def figures(records):
     found, depth = pairs(records), records[0].config["depth"]
-    better = sum(after["final_test_accuracy"].mean() > before["final_test_accuracy"].mean() for before, after in found)
-    title = f"{depth} layers: pre-activation ends better at {better} of {len(found)} learning rates"
+    better = sum(is_above(after["final_test_accuracy"], before["final_test_accuracy"]) for before, after in found)
+    title = f"{depth} layers: pre-activation ends better, beyond the spread, at {better} of {len(found)} learning rates"
     made, axes = figure(title, len(found) + 1, width=13)
     for axis, pair in zip(axes, found, strict=False):
         for record in pair:
