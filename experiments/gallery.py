@@ -22,8 +22,8 @@ python -m experiments all --budget full # for an accelerator
 ```
 
 `pip install '.[cpu]'` makes convolutions on a CPU faster. ± is the standard deviation over seeds. Times are by the
-clock; where the load is above that of the cores, other work kept them busy as well. [`recipes/`](recipes) holds the papers' own training settings, and [`tour.ipynb`](tour.ipynb)
-goes from one layer to a trained network.
+clock; where the load is above that of the cores, other work kept them busy as well. [`recipes/`](recipes) holds the
+papers' own training settings, and [`tour.ipynb`](tour.ipynb) goes from one layer to a trained network.
 """
 
 SEEN = {"yes": "seen", "partly": "partly seen", "no": "**not seen**"}
