@@ -130,6 +130,11 @@ def where(records: Sequence[Record], by: str, **values: Any) -> list[Record]:
     return sorted(found, key=lambda record: record.config[by])
 
 
+def deviation(values: np.ndarray) -> float:
+    """Standard deviation over seeds (one dimension), and 0 where there is but one."""
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
 def spread(values: Any, unit: str = "%", digits: int = 1) -> str:
     """Mean and standard deviation over seeds (the last axis of one dimension), in words.
 
@@ -137,8 +142,7 @@ def spread(values: Any, unit: str = "%", digits: int = 1) -> str:
     '92.0 ± 1.4 %'
     """
     values = np.asarray(values, dtype=float) * (100 if unit == "%" else 1)
-    deviation = values.std(ddof=1) if len(values) > 1 else 0.0
-    return f"{values.mean():.{digits}f} ± {deviation:.{digits}f} {unit}".rstrip()
+    return f"{values.mean():.{digits}f} ± {deviation(values):.{digits}f} {unit}".rstrip()
 
 
 def is_above(larger: Any, smaller: Any, margin: float = 2.0) -> bool:
@@ -148,5 +152,5 @@ def is_above(larger: Any, smaller: Any, margin: float = 2.0) -> bool:
     (True, False)
     """
     a, b = np.asarray(larger, dtype=float), np.asarray(smaller, dtype=float)
-    variance = sum(x.var(ddof=1) / len(x) if len(x) > 1 else 0.0 for x in (a, b))
+    variance = sum(deviation(x) ** 2 / len(x) for x in (a, b))
     return bool(a.mean() - b.mean() > margin * np.sqrt(variance))

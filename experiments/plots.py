@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.experiment import deviation
+
 DPI = 110
 
 
@@ -33,15 +35,19 @@ def curve(axes: Any, x: Any, values: Any, label: str = "", **style: Any) -> None
 def points(axes: Any, x: Sequence[Any], values: Sequence[Any], label: str = "", **style: Any) -> None:
     """For each x the mean over seeds, with a bar of their standard deviation. `values[i]` are those of `x[i]`."""
     arrays = [np.asarray(v, dtype=float) for v in values]
-    deviations = [a.std(ddof=1) if len(a) > 1 else 0.0 for a in arrays]
-    axes.errorbar(x, [a.mean() for a in arrays], yerr=deviations, label=label, **{"marker": "o", "capsize": 3, **style})
+    axes.errorbar(
+        x,
+        [a.mean() for a in arrays],
+        yerr=[deviation(a) for a in arrays],
+        label=label,
+        **{"marker": "o", "capsize": 3, **style},
+    )
 
 
 def bars(axes: Any, names: Sequence[str], values: Sequence[Any], label: str = "{:.1f}", **style: Any) -> None:
     """For each name a bar up to the mean over seeds, with their standard deviation and its number written on it."""
     arrays = [np.atleast_1d(np.asarray(v, dtype=float)) for v in values]
-    deviations = [a.std(ddof=1) if len(a) > 1 else 0.0 for a in arrays]
-    container = axes.bar(names, [a.mean() for a in arrays], yerr=deviations, capsize=3, **style)
+    container = axes.bar(names, [a.mean() for a in arrays], yerr=[deviation(a) for a in arrays], capsize=3, **style)
     axes.bar_label(container, labels=[label.format(a.mean()) for a in arrays], padding=2, fontsize=9)
     axes.margins(y=0.15)
     axes.grid(visible=False, axis="x")

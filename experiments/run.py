@@ -60,8 +60,7 @@ def run(
         records.append(record)
         how = f"{record.seconds:.1f} s" if is_new else "kept"
         say(f"{experiment.claim} {experiment.name} [{index}/{len(configs)}] {describe(config)}: {how}")
-    finding = experiment.finding(records)
-    figures = experiment.figures(records)
+    told, figures = _told(experiment, records)
     results = {
         "name": experiment.name,
         "claim": experiment.claim,
@@ -72,28 +71,29 @@ def run(
         "command": f"python -m experiments {experiment.name} --budget {budget} --seeds {len(seeds)}",
         "seconds": round(sum(record.seconds for record in records), 1),
         "machine": machine.describe(),
-        "finding": {"seen": finding.seen, "text": finding.text},
-        "figures": sorted(f"{name}.png" for name in figures),
+        **told,
         "records": [{"config": r.config, "values": r.values, "seconds": round(r.seconds, 1)} for r in records],
     }
     check(results)
     _replace(folder, results, figures)
-    say(f"{experiment.claim} {finding.seen}: {finding.text}")
+    say(f"{experiment.claim} {told['finding']['seen']}: {told['finding']['text']}")
     return results
 
 
 def redraw(experiment: Experiment, folder: Path) -> dict[str, Any]:
     """Draws the figures and words the finding again, from the `results.json` in the folder."""
     results = read(folder)
-    records = records_of(results)
-    figures, finding = experiment.figures(records), experiment.finding(records)
-    results |= {
-        "title": experiment.title,
-        "finding": {"seen": finding.seen, "text": finding.text},
-        "figures": sorted(f"{name}.png" for name in figures),
-    }
+    told, figures = _told(experiment, records_of(results))
+    results |= {"title": experiment.title, **told}
     _replace(folder, results, figures)
     return results
+
+
+def _told(experiment: Experiment, records: list[Record]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What results say of the records, by fields of `results.json`, and the figures."""
+    finding, figures = experiment.finding(records), experiment.figures(records)
+    fields = {"seen": finding.seen, "text": finding.text}
+    return {"finding": fields, "figures": sorted(f"{name}.png" for name in figures)}, figures
 
 
 def describe(config: Config) -> str:

@@ -168,10 +168,10 @@ def train(
     at = sorted({*at, steps})
     if side_by_side == "auto":
         side_by_side = "turns" if jax.default_backend() == "cpu" else "vmap"
-    run = _Run(model, images, optimizer, batch_size, probe, augment, aux_weight)
-    one_after_another = [[seed] for seed in seeds]
-    groups = [list(seeds)] if side_by_side == "vmap" else one_after_another
-    done = [run.group(group, steps, at, mapped=side_by_side == "vmap") for group in groups]
+    mapped = side_by_side == "vmap"
+    run = _Run(model, images, optimizer, batch_size, probe, augment, aux_weight, mapped=mapped)
+    groups = [list(seeds)] if mapped else [[seed] for seed in seeds]
+    done = [run.group(group, steps, at) for group in groups]
     curves = {name: np.concatenate([d[0][name] for d in done]) for name in done[0][0]}
     states = [state for d in done for state in d[2]]
     return Training(
@@ -225,8 +225,10 @@ class _Run:
         probe: Probe | None,
         augment: Any,
         aux_weight: float,
+        *,
+        mapped: bool,
     ):
-        self.images = images
+        self.images, self.mapped = images, mapped
         self.batch_size = min(batch_size, len(images.train[0]))
         # Of deep networks such programs take XLA minutes to optimise, and run but a few times.
         quick = {"xla_backend_optimization_level": 0}
@@ -240,36 +242,33 @@ class _Run:
         def advance(state: TrainState, data: Any, rows: jax.Array) -> Any:
             return step(state, {"images": data[0][rows], "labels": data[1][rows]})
 
-        self.advance = {
-            False: jax.jit(advance, donate_argnums=0),
-            True: jax.jit(jax.vmap(advance, in_axes=(0, None, 0)), donate_argnums=0),
-        }
-        self.test = {False: jax.jit(test), True: jax.jit(jax.vmap(test, in_axes=(0, None)))}
-        self.probe = probe and {
-            False: jax.jit(probe, compiler_options=quick),
-            True: jax.jit(jax.vmap(probe, in_axes=(0, None)), compiler_options=quick),
-        }
+        def over_seeds(function: Any, *others: int | None) -> Any:
+            return jax.vmap(function, in_axes=(0, *others)) if mapped else function
 
-    def group(self, seeds: list[int], steps: int, at: list[int], *, mapped: bool) -> Any:
+        self.advance = jax.jit(over_seeds(advance, None, 0), donate_argnums=0)
+        self.test = jax.jit(over_seeds(test, None))
+        self.probe = probe and jax.jit(over_seeds(probe, None), compiler_options=quick)
+
+    def group(self, seeds: list[int], steps: int, at: list[int]) -> Any:
         """Curves `[S, ...]`, probes, states and seconds a step, of seeds that are trained at once."""
-        advance, before = self.advance[mapped], [self.create(seed) for seed in seeds]
+        mapped, before = self.mapped, [self.create(seed) for seed in seeds]
         state = jax.tree.map(lambda *x: jnp.stack(x), *before) if mapped else before[0]
         orders = [_order(len(self.images.train[0]), self.batch_size, steps, seed) for seed in seeds]
         tests, probes, sums, seconds, timed = [], [], [], 0.0, 0
         if at[0] == 0:
-            self._look(state, mapped, tests, probes)
+            self._look(state, tests, probes)
         for step, rows in enumerate(zip(*orders, strict=True), start=1):
             if step <= 2 or step - 1 in at:
                 jax.block_until_ready(state)
                 started = time.perf_counter()
-            state, new = advance(state, self.data, jnp.asarray(np.stack(rows) if mapped else rows[0]))
+            state, new = self.advance(state, self.data, jnp.asarray(np.stack(rows) if mapped else rows[0]))
             sums.append(new)
             if step in at or step == 1:
                 jax.block_until_ready(state)
                 if step > 1:  # the first step is compiled
                     seconds, timed = seconds + time.perf_counter() - started, step - 1
             if step in at:
-                self._look(state, mapped, tests, probes)
+                self._look(state, tests, probes)
         per_step = jax.tree.map(lambda *x: np.stack(x, axis=-1).reshape(len(seeds), -1), *jax.device_get(sums))
         curves = {f"batch_{k}": v for k, v in metrics_of(per_step).items()}
         curves |= {k: np.stack([t[k] for t in tests], axis=-1).reshape(len(seeds), -1) for k in tests[0]}
@@ -280,17 +279,16 @@ class _Run:
         states = [jax.tree.map(lambda x, i=i: x[i], state) for i in range(len(seeds))] if mapped else [state]
         return curves, probed, jax.device_get(states), seconds / max(timed, 1) / len(seeds)
 
-    def _look(self, state: TrainState, mapped: bool, tests: list[Any], probes: list[Any]) -> None:
+    def _look(self, state: TrainState, tests: list[Any], probes: list[Any]) -> None:
         (images, labels), (more, more_labels) = self.images.test, self.images.train
         some = slice(0, TRAINING_EXAMPLES_TESTED)
         tests.append(
-            self._tested("test", state, images, labels, mapped)
-            | self._tested("train", state, more[some], more_labels[some], mapped)
+            self._tested("test", state, images, labels) | self._tested("train", state, more[some], more_labels[some])
         )
         if self.probe:
-            probes.append(self.probe[mapped](state, self.probed))
+            probes.append(self.probe(state, self.probed))
 
-    def _tested(self, split: str, state: TrainState, images: Any, labels: Any, mapped: bool) -> dict[str, Any]:
+    def _tested(self, split: str, state: TrainState, images: Any, labels: Any) -> dict[str, Any]:
         """Mean loss and accuracy on all of these images, the last batch of which is filled up and masked."""
         total: Any = None
         size = min(TESTED_AT_ONCE, len(images))
@@ -298,7 +296,7 @@ class _Run:
             rows = np.arange(first, first + size)
             mask = rows < len(images)
             rows = np.minimum(rows, len(images) - 1)
-            sums = self.test[mapped](state, {"images": images[rows], "labels": labels[rows], "mask": mask})
+            sums = self.test(state, {"images": images[rows], "labels": labels[rows], "mask": mask})
             total = sums if total is None else jax.tree.map(jnp.add, total, sums)
         return {f"{split}_{name}": value for name, value in metrics_of(jax.device_get(total)).items()}
 

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax.core import FrozenDict
 
-from experiments.experiment import Experiment, Finding, is_above, pick, spread
+from experiments.experiment import Experiment, is_above, judge, pick, spread
 from experiments.loss_gradients import gradients_by_loss
 from experiments.plots import curve, figure
 from experiments.training import load_images, train
@@ -69,8 +69,8 @@ def finding(records):
     share = (with_heads["heads"] / (with_heads["heads"] + with_heads["main"]))[:, :, 0]
     before, after = without["main"][:, 0, 0], with_heads["both"][:, 0, 0]
     shown = [is_above(share[:, 0], 0.1 + 0 * share[:, 0]), is_above(after, before)]
-    return Finding(
-        "yes" if all(shown) else "partly" if any(shown) else "no",
+    return judge(
+        shown,
         f"At the first layer {spread(share[:, 0])} of the gradient come from the heads before training and "
         f"{spread(share[:, -1])} after it; its norm is {(after / before).mean():.2f} times as large with them at the "
         f"start. Test accuracy {accuracy[1]} with heads, {accuracy[0]} without.",

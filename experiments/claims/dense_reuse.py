@@ -10,7 +10,7 @@
 import numpy as np
 
 from experiments.dense_sources import draw_sources, weight_by_source
-from experiments.experiment import Experiment, Finding, is_above, pick, spread
+from experiments.experiment import Experiment, is_above, judge, pick, spread
 from experiments.plots import figure, points
 from experiments.training import load_images, momentum_sgd, train
 from jaxcnn import create_model
@@ -68,8 +68,8 @@ def finding(records):
     gaps = [r["accuracy"] - [np.interp(np.log(r["params"]), sizes, curve) for curve in curves] for r in dense]
     gap, last = 100 * np.mean(gaps, axis=0), np.mean(dense[-1]["used"], axis=(0, 1))[-1]
     shown = [is_above(gap, 0 * gap), saved[-1] > 1, last.std() / last.mean() > 0.1 and last[0] > last[-1] / 2]
-    return Finding(
-        "yes" if all(shown) else "partly" if any(shown) else "no",
+    return judge(
+        shown,
         f"DenseNet less ResNet-20 at equal size: {spread(gap, 'points')}. Bottlenecks divide work by {saved[0]:.2f} to "
         f"{saved[-1]:.2f} ({spread(narrow['accuracy'])} with, {spread(dense[-1]['accuracy'])} without). Sources' "
         f"weights differ by {100 * last.std() / last.mean():.1f} %{'' if shown[2] else ', as drawn: no reuse seen'}.",

@@ -12,7 +12,7 @@ rate, the smaller the gap between them, up to rates at which too little is learn
 
 import optax
 
-from experiments.experiment import Experiment, Finding, is_above, pick, spread
+from experiments.experiment import Experiment, is_above, judge, pick, spread
 from experiments.plots import curve, figure, points
 from experiments.training import load_images, train
 from jaxcnn.layers import Conv, Dense, Dropout, Flatten, MaxPool, ReLU, Sequential, initializers
@@ -66,14 +66,14 @@ def figures(records):
 def finding(records):
     plain, least = records[0], min(records, key=lambda r: r["gap"].mean())
     best = max(records, key=lambda r: r["accuracy"].mean())
-    seen = is_above(plain["gap"], least["gap"]) + is_above(best["accuracy"], plain["accuracy"])
+    shown = [is_above(plain["gap"], least["gap"]), is_above(best["accuracy"], plain["accuracy"])]
     text = f"At the end test loss is above training loss by {spread(plain['gap'], 'nats', 2)} without dropout, by "
     text += f"{spread(least['gap'], 'nats', 2)} at rate {least.config['rate']:g}. Accuracy on the test images is "
     text += (
         f"{spread(plain['accuracy'])} without dropout, at best {spread(best['accuracy'])}, at {best.config['rate']:g}, "
     )
     text += f"and {spread(least['accuracy'])} at {least.config['rate']:g}."
-    return Finding(("no", "partly", "yes")[seen], text)
+    return judge(shown, text)
 
 
 EXPERIMENT = Experiment("C4", configs, measure, figures, finding)

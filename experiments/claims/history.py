@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.experiment import Experiment, Finding, is_above, pick, spread
+from experiments.experiment import Experiment, is_above, judge, pick, spread
 from experiments.networks import of_the_historical_line
 from experiments.plots import figure, points
 from experiments.training import load_images, train
@@ -61,14 +61,13 @@ def figures(records):
 
 def finding(records):
     first, *later = records
-    ahead = [r for r in later if is_above(r["accuracy"], first["accuracy"])]
+    ahead = [is_above(r["accuracy"], first["accuracy"]) for r in later]
     rows = [
         f"{r.config['model']} {spread(r['accuracy'])} ({r.values['params']:,} parameters, {r.values['macs'] / 1e6:.1f} "
         f"million multiply-adds, {r.values['seconds'] * 1e6:.0f} µs an image)"
         for r in records
     ]
-    seen = "yes" if len(ahead) == len(later) else "partly" if ahead else "no"
-    return Finding(seen, f"In the order of their years: {'; '.join(rows)}.")
+    return judge(ahead, f"In the order of their years: {'; '.join(rows)}.")
 
 
 PRICES = ("parameters", "multiply-adds an image (millions)", "time of an image, 100 at once (µs)")

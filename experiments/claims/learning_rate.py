@@ -12,7 +12,7 @@ grows without bounds; between them is a range of a factor of ten or so that work
 import numpy as np
 import optax
 
-from experiments.experiment import Experiment, Finding, is_above, pick, spread
+from experiments.experiment import Experiment, is_above, judge, pick, spread
 from experiments.plots import curve, figure, points
 from experiments.training import load_images, train
 from jaxcnn import create_model
@@ -52,9 +52,8 @@ def finding(records):
     accuracy = [record["final_test_accuracy"] for record in records]
     rates = [record.config["learning_rate"] for record in records]
     best = int(np.argmax([a.mean() for a in accuracy]))
-    low, high = (is_above(accuracy[best], accuracy[side]) for side in (0, -1))
-    return Finding(
-        "yes" if low and high else "partly" if low or high else "no",
+    return judge(
+        [is_above(accuracy[best], accuracy[side]) for side in (0, -1)],
         f"After {records[0].config['steps']} updates: {spread(accuracy[0])} on the test images at {rates[0]:g}, "
         f"{spread(accuracy[best])} at {rates[best]:g}, {spread(accuracy[-1])} at {rates[-1]:g}.",
     )

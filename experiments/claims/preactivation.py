@@ -10,7 +10,7 @@ usual learning rate and at one that is large for a network without a warm-up.
 *Identity Mappings in Deep Residual Networks*, 2016: 6.61 % against 6.37 % error at 110 layers of CIFAR-10).
 """
 
-from experiments.experiment import Experiment, Finding, is_above, pick, spread
+from experiments.experiment import Experiment, is_above, judge, pick, spread
 from experiments.plots import bars, curve, figure
 from experiments.training import load_images, momentum_sgd, train
 from jaxcnn import create_model
@@ -69,8 +69,8 @@ def finding(records):
         f"{spread(after)} with pre-activation against {spread(before)} at {record.config['learning_rate']:g}"
         for record, (before, after) in zip(records[::2], accuracy, strict=True)
     ]
-    return Finding(
-        "yes" if all(wins) else "partly" if any(wins) else "no",
+    return judge(
+        wins,
         f"{records[0].config['depth']} layers, test accuracy by learning rate: {'; '.join(texts)}.",
     )
 
