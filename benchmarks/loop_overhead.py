@@ -26,6 +26,7 @@ from typing import Any
 import jax
 
 from benchmarks.results import RESULTS, write
+from jaxcnn import startup
 from jaxcnn.measure import machine
 from jaxcnn.train import Config, fit
 from jaxcnn.train.loop import versions
@@ -108,4 +109,5 @@ def main(args: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    startup.settle()
     sys.exit(main())

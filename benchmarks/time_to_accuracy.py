@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import RESULTS, write
+from jaxcnn import startup
 from jaxcnn.measure import machine
 from jaxcnn.train import Config, fit
 from jaxcnn.train.record import read_rows
@@ -110,4 +111,5 @@ def main(args: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    startup.settle()
     sys.exit(main())

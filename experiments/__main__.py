@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from jaxcnn.cli import startup, tell
+from jaxcnn import startup
+from jaxcnn.cli import tell
 from jaxcnn.errors import RunError, UsageError
 
 

@@ -1,9 +1,10 @@
-"""jaxcnn itself, as `jaxcnn benchmark` measures it; with oneDNN where it is installed, unless the task says not."""
+"""jaxcnn itself, as its command line runs it; with oneDNN where it is installed, unless the task says not."""
 
 import os
 
 import jax
 
+from jaxcnn import startup
 from jaxcnn.measure import Case
 from jaxcnn.measure.machine import device_name, package_version
 from jaxcnn.measure.program import build as build_program
@@ -14,6 +15,8 @@ from jaxcnn.native.build import SWITCH
 def build(task):
     if not task.get("native", True):
         os.environ[SWITCH] = "0"
+    startup.settle()
+    jax.config.update("jax_compilation_cache_dir", None)  # compile times stand in the table
     case = Case(
         task["model"],
         task["batch_size"],

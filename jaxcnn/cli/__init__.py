@@ -8,6 +8,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from jaxcnn import startup
 from jaxcnn.errors import RunError, UsageError, unknown_name
 from jaxcnn.version import __version__
 
@@ -79,5 +80,5 @@ def _overview() -> str:
 
 def run() -> None:
     """The console script `jaxcnn`."""
-    importlib.import_module(f"{__name__}.startup").settle()
+    startup.settle()
     sys.exit(main())

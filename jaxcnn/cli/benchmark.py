@@ -214,12 +214,13 @@ _PRINTED = (
 
 
 _WORDS = ("model", "mode", "dtype", "parallel", "error")
+_ASKED = (*_WORDS[:4], "devices", "batch_size")
 
 
 def _print_rows(console: Console, rows: list[dict[str, Any]]) -> None:
     names = [name for name in _PRINTED if any(row.get(name) is not None for row in rows)]
     # What is the same in all rows stands in one line above them.
-    same = [n for n in names if len(rows) > 1 and len({shown(row, n) for row in rows}) == 1 and n != "error"]
+    same = [n for n in names if n in _ASKED and len({shown(row, n) for row in rows}) == 1]
     table = Table(title=", ".join(f"{BY_NAME[n].title} {shown(rows[0], n)}" for n in same) or None)
     for name in names:
         if name not in same:
@@ -234,6 +235,12 @@ def _print_rows(console: Console, rows: list[dict[str, Any]]) -> None:
         console.print(
             f"{first['device_kind']}, jax {first['jax']}, jaxlib {first['jaxlib']}, flax {first['flax']}"
             + ("; MFU against a peak measured by a matrix product" if first.get("peak_source") == "measured" else ""),
+            highlight=False,
+            soft_wrap=True,
+        )
+        console.print(
+            f"convolutions by {first['convolutions']}; freed memory {first['freed_memory']}; "
+            f"XLA_FLAGS: {first['xla_flags'] or 'none'}",
             highlight=False,
             soft_wrap=True,
         )
@@ -259,7 +266,7 @@ def _compare(flags: CompareFlags) -> None:
             )
         console = Console()
         console.print(table)
-        for name in ("device_kind", "jax", "jaxlib", "flax", "xla_flags", "convolutions"):
+        for name in ("device_kind", "jax", "jaxlib", "flax", "xla_flags", "convolutions", "freed_memory"):
             differing = {(c.old.get(name), c.new.get(name)) for c in found if c.old and c.new}
             for before, after in sorted((d for d in differing if d[0] != d[1]), key=str):
                 console.print(f"{name} differs: {before} -> {after}", highlight=False, soft_wrap=True)

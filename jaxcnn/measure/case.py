@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jaxcnn import startup
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.models import create_model
 from jaxcnn.train import make_parallel
@@ -88,7 +89,10 @@ class Case:
 
 def environment() -> dict[str, str]:
     """The environment variables that change what a row measures and are set."""
-    names = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_OPTIMIZATION_LEVEL", "JAXCNN_NATIVE")
+    names = (
+        *("XLA_FLAGS", "JAX_PLATFORMS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_OPTIMIZATION_LEVEL", "JAXCNN_NATIVE"),
+        *(startup.XLA_SWITCH, startup.MEMORY_SWITCH),
+    )
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 

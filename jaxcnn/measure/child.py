@@ -10,6 +10,7 @@ import sys
 
 import jax
 
+from jaxcnn import startup
 from jaxcnn.errors import UsageError
 from jaxcnn.measure.case import Case
 from jaxcnn.measure.row import measure_case
@@ -22,6 +23,7 @@ def main() -> None:
     def tell(**what: object) -> None:
         told.write(json.dumps(what) + "\n")
 
+    startup.settle()
     case = Case(**json.load(sys.stdin))
     if (
         case.devices

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jaxcnn import native
+from jaxcnn import native, startup
 from jaxcnn.version import __version__
 
 
@@ -26,6 +26,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "convolutions": "oneDNN" if on_cpu and native.is_used() else "XLA",
+        "freed_memory": "kept" if startup.keeps_freed_memory() else "returned",
         "host_cpus": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "date": now(),

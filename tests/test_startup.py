@@ -1,13 +1,14 @@
 """What the console script settles before JAX starts, and what it leaves to the user."""
 
 import os
+import platform
 import subprocess
 import sys
 
 import jaxlib
 import pytest
 
-from jaxcnn.cli.startup import XLA_OPTIONS, compilations, xla_flags
+from jaxcnn.startup import XLA_OPTIONS, compilations, keep_freed_memory, xla_flags
 
 
 def test_compilations_are_kept_in_a_folder_of_the_user(tmp_path):
@@ -54,7 +55,7 @@ def test_xlas_options_are_the_users_if_he_has_set_them(version):
 
 def test_jax_starts_with_what_was_settled(tmp_path):
     program = (
-        "import jax, os; from jaxcnn.cli import startup; startup._has_onednn = lambda: False; startup.settle();"
+        "import jax, os; from jaxcnn import startup; startup._has_onednn = lambda: False; startup.settle();"
         "print(float(jax.numpy.ones(3).sum()), jax.config.jax_compilation_cache_dir, os.environ.get('XLA_FLAGS', ''))"
     )
     unset = ("JAX_COMPILATION_CACHE_DIR", "XLA_FLAGS")
@@ -66,3 +67,44 @@ def test_jax_starts_with_what_was_settled(tmp_path):
     assert flags == options
     # Programs that call XLA's oneDNN cannot be kept.
     assert (total, folder) == ("3.0", "None" if options else str(tmp_path / "jaxcnn" / "compiled")), run.stderr
+
+
+PROGRAM = """
+import resource, jax
+from jaxcnn import startup
+
+startup.settle()
+step = jax.jit(lambda x: jax.lax.sort(jax.numpy.sin(x) + 1).sum())
+x, faults = jax.numpy.ones((4, 4_000_000)), []
+for _ in range(6):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    jax.block_until_ready(step(x))
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(startup.keeps_freed_memory(), min(faults[1:]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere memory is left to the system")
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_steps_memory_is_kept_for_the_next_one_unless_that_is_switched_off(tmp_path, kept):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "JAXCNN_KEEP_MEMORY": "01"[kept]}
+    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
+    told, new_pages = run.stdout.split()
+    assert told == str(kept), run.stderr
+    # 64 MB, of which there are some in sorting a sine, are 16,000 pages, given by the system anew or not.
+    assert int(new_pages) < 4000 if kept else int(new_pages) > 12000
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"JAXCNN_KEEP_MEMORY": "off"},
+        {"MALLOC_ARENA_MAX": "2"},
+        {"LD_PRELOAD": "libjemalloc.so.2"},
+        {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"},
+    ],
+)
+def test_memory_is_left_to_whoever_has_set_it_up_otherwise(environment):
+    assert not keep_freed_memory(environment)
