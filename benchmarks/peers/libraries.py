@@ -36,7 +36,7 @@ def same_jax() -> tuple[str, ...]:
     return tuple(f"{name}=={importlib.metadata.version(name)}" for name in ("jax", "jaxlib"))
 
 
-TORCH = ("torch>=2.11", "numpy")
+TORCH = ("torch>=2.11", "torchvision", "numpy")
 
 PEERS = (
     Peer("jaxcnn", "ours", ("jaxcnn",)),

@@ -11,6 +11,7 @@ import numpy as np
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
 from jaxcnn.layers.axes import is_bound, is_shared
+from jaxcnn.layers.channel_sums import channel_sums, spread
 from jaxcnn.layers.window import is_positive
 
 BATCH_AXIS = "batch"
@@ -136,46 +137,22 @@ def _normalized(
     # data.
     centre = jax.lax.stop_gradient(mean)
     shift = (centre - mean) * factor
-    return _scaled(x.astype(jnp.float32), centre, factor, shift if bias is None else shift + bias)
+    return spread(x, centre, factor, shift if bias is None else shift + bias)
 
 
 def _batch_statistics(
     x: jax.Array, around: jax.Array, axis_name: str | None, groups: tuple[tuple[int, ...], ...] | None
 ) -> tuple[jax.Array, jax.Array, int]:
     """Mean and variance `[C]` in float32 over everything but channels, and over how many values they are."""
-    axes = tuple(range(x.ndim - 1))
     count = int(np.prod(x.shape[:-1]))
     # Var(x) = E[(x - a)^2] - (E[x] - a)^2 for any a: one pass over the data and, over devices, one round of
     # communication. With a near the mean the difference keeps the digits that E[x^2] - E[x]^2 would lose.
-    wide = x.astype(jnp.float32)
-    offset, square = (wide - around).mean(axes), jnp.square(wide - _another(around)).mean(axes)
+    offset, square = (total / count for total in channel_sums(x, x, around, around))
     if axis_name is not None:
         if is_shared(axis_name, offset):
             offset, square = jax.lax.pmean(jnp.stack([offset, square]), axis_name, axis_index_groups=groups)
         count *= len(groups[0]) if groups else jax.lax.axis_size(axis_name)
     return around + offset, jnp.maximum(square - jnp.square(offset), 0.0), count
-
-
-def _another(centre: jax.Array) -> jax.Array:
-    """The same `[C]` as something of which XLA does not know that it is the same.
-
-    A difference from it that enters a sum is computed on the way there. Of one that enters several sums, XLA on a CPU
-    would write as many values to memory as the data has.
-    """
-    return jax.lax.optimization_barrier(centre)
-
-
-@jax.custom_jvp
-def _scaled(x: jax.Array, centre: jax.Array, factor: jax.Array, shift: jax.Array) -> jax.Array:
-    """`factor (x - centre) + shift`, of which `centre` is a constant."""
-    return (x - centre) * factor + shift
-
-
-@_scaled.defjvp
-def _scaled_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    x, centre, factor, _ = primals
-    x_dot, _, factor_dot, shift_dot = tangents
-    return _scaled(*primals), x_dot * factor + (x - _another(centre)) * factor_dot + shift_dot
 
 
 class LocalResponseNorm(nn.Module):

@@ -1,6 +1,7 @@
-"""Convolutions on a CPU by oneDNN, where `pip install 'jaxcnn[cpu]'` brought it; see `jaxcnn.native.build`.
+"""Convolutions on a CPU by oneDNN, where `pip install 'jaxcnn[cpu]'` brought it, and sums of our own beside them.
 
-`key` below is what `convolution.cpp` says it is: the role, shapes and geometry of a convolution in 22 numbers.
+How the library comes about is in `jaxcnn.native.build`. `key` below is what `convolution.cpp` says it is: the role,
+shapes and geometry of a convolution in 22 numbers.
 """
 
 import ctypes
@@ -12,17 +13,18 @@ import numpy as np
 
 from jaxcnn.native import build
 
-TARGET = "jaxcnn_convolution"
+CONVOLUTION = "jaxcnn_convolution"
+CHANNEL_SUMS = "jaxcnn_channel_sums"
 
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    """The library with its handler known to XLA, or None where convolutions are XLA's own."""
+    """The library with its handlers known to XLA, or None where convolutions are XLA's own."""
     library = build.load()
     if library is not None:
         library.jaxcnn_is_fast.restype = ctypes.c_bool
-        handler = jax.ffi.pycapsule(library.jaxcnn_convolution)
-        jax.ffi.register_ffi_target(TARGET, handler, platform="cpu")
+        for name in (CONVOLUTION, CHANNEL_SUMS):
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
 
@@ -40,5 +42,22 @@ def is_fast(key: tuple[int, ...]) -> bool:
 
 def lowering(key: tuple[int, ...]) -> Any:
     """A rule for `jax.interpreters.mlir` that calls oneDNN for this convolution."""
-    rule = jax.ffi.ffi_lowering(TARGET)
+    rule = jax.ffi.ffi_lowering(CONVOLUTION)
     return functools.partial(rule, key=np.array(key, np.int64))
+
+
+def channel_sums(ctx: Any, *operands: Any) -> Any:
+    """A rule for `jax.interpreters.mlir` that calls `channel_sums.cpp`."""
+    return jax.ffi.ffi_lowering(CHANNEL_SUMS)(ctx, *operands)
+
+
+def may_be_called(ctx: Any) -> bool:
+    """Whether the program that is lowered is for here, and what it computes at this place is all on one device.
+
+    XLA cannot divide a call among the devices of a `jit` over a mesh, and an exported program must run elsewhere.
+    """
+    module, axes = ctx.module_context, ctx.module_context.axis_context
+    is_whole = getattr(axes, "num_devices", 1) == 1 and (
+        not hasattr(axes, "manual_axes") or set(axes.manual_axes) == set(axes.mesh.axis_names)
+    )
+    return is_whole and not module.lowering_parameters.for_export

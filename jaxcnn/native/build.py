@@ -22,8 +22,8 @@ import jax
 SWITCH = "JAXCNN_NATIVE"
 """The environment variable that, set to 0, leaves every convolution to XLA."""
 
-SOURCE = Path(__file__).with_name("convolution.cpp")
-FLAGS = ("-O2", "-std=c++17", "-shared", "-fPIC")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("convolution.cpp", "channel_sums.cpp"))
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
 DIGEST = 32
 
 
@@ -71,7 +71,7 @@ def _library(include: Path, shared: Path) -> Path:
     """The library's path in the cache, where it is whole."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
     parts = (
-        SOURCE.read_text(),
+        *(source.read_text() for source in SOURCES),
         jax.__version__,
         metadata.version("jaxlib"),
         metadata.version("onednn-cpu-gomp"),
@@ -96,7 +96,7 @@ def _build(compiler: str, include: Path, shared: Path, library: Path) -> None:
     os.close(handle)
     built = Path(name)
     command = [
-        *(compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", f"-I{include}", str(SOURCE)),
+        *(compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", f"-I{include}", *map(str, SOURCES)),
         *(f"-Wl,-rpath,{shared.parent}", str(shared), "-lpthread", "-o", name),
     ]
     try:
