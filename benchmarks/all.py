@@ -1,6 +1,7 @@
 """The whole suite by one command, within a budget of time, and the report on it.
 
     python -m benchmarks.all [--budget small|full|tiny] [--minutes 25] [--out DIR] [--environments DIR]
+                             [--loaders PYTHON] [--cifar10 DIR]
 
 "small" fits two cores and 25 minutes, "full" is for an accelerator or an evening, "tiny" shows that everything runs.
 Each suite is a process of its own. What the minutes do not suffice for is cut off, keeps the rows that it has, and
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.peers.libraries import DEFAULT_ENVIRONMENTS
+from benchmarks.peers.task import MODELS
 from benchmarks.results import RESULTS
 
 # For each budget, suites with their flags, those first without which the others say little. A folder's name may
@@ -44,7 +46,7 @@ BUDGETS: dict[str, list[tuple[str, str, str]]] = {
         ("input", "input", "--seconds 2 --repeats 2"),
     ],
     "full": [
-        ("peers", "peers", "--rounds 15 --seconds 2"),
+        ("peers", "peers", f"--models {','.join(MODELS)} --rounds 15 --seconds 2"),
         ("batch_sizes", "batch_sizes", "--models lenet5,resnet20_cifar --batch-sizes 16,64,256,1024"),
         ("batch_sizes_224", "batch_sizes", "--models resnet18,resnet50,vgg16,densenet121 --batch-sizes 1,4,16,64"),
         ("devices", "devices", "--models lenet5,resnet20_cifar,resnet50"),
@@ -64,6 +66,8 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, help="for all of it (default: 25 for small and tiny, none for full)")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--environments", type=Path, default=DEFAULT_ENVIRONMENTS, help="of the peers")
+    parser.add_argument("--loaders", type=Path, help="the Python in which torch and TensorFlow are, for input")
+    parser.add_argument("--cifar10", type=Path, help="folder of prepared data sets with cifar10 in it, for input")
     parser.add_argument("--no-install", action="store_true", help="make no environments for the peers")
     arguments = parser.parse_args(args)
     minutes = arguments.minutes or (None if arguments.budget == "full" else 25.0)
@@ -75,6 +79,9 @@ def main(args: list[str] | None = None) -> int:
         if suite == "peers":
             command += ["--environments", str(arguments.environments)]
             command += ["--no-install"] if arguments.no_install else []
+        if suite == "input":
+            command += ["--peers", str(arguments.loaders)] if arguments.loaders else []
+            command += ["--cifar10", str(arguments.cifar10)] if arguments.cifar10 else []
         out = arguments.out / folder
         out.mkdir(parents=True, exist_ok=True)
         command += ["--out", str(out)]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import RESULTS
+from jaxcnn.measure.columns import shown
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
@@ -52,7 +53,8 @@ def readme_table(results: Path) -> str:
     found = load(results)
     if "peers" not in found:
         raise SystemExit(f"{results}/peers has no results; run python -m benchmarks.peers first")
-    rows = found["peers"]["rows"]
+    suites = [value for name, value in found.items() if name.startswith("peers")]
+    rows = [row for value in suites for row in value["rows"]]
     names = list(dict.fromkeys(row["peer"] for row in rows if row["peer"] != "jaxcnn"))
     lines = ["| training step | jaxcnn, images/s | " + " | ".join(names) + " |"]
     lines.append("| --- | ---: |" + " ---: |" * len(names))
@@ -60,15 +62,16 @@ def readme_table(results: Path) -> str:
     for task in tasks:
         group = {r["peer"]: r for r in rows if (r["model"], r["batch_size"], r["dtype"]) == task[:3]}
         ours = group.get("jaxcnn", {})
-        speed = f"{ours['images_per_second']:,.0f}" if "images_per_second" in ours else "-"
+        speed = shown(ours, "images_per_second") if "images_per_second" in ours else "-"
         cells = [f"{group[n]['ratio']:.2f}" if "ratio" in group.get(n, {}) else "-" for n in names]
         height, width, _ = task[3]
         lines.append(f"| {task[0]}, {task[1]} x {height}x{width}, {task[2]} | {speed} | {' | '.join(cells)} |")
     kinds = sorted({r["device_kind"] for r in rows if r.get("device_kind")})
     versions = sorted({v.strip() for r in rows for v in r.get("versions", "").split(",") if v.strip()})
+    dates = sorted({value["date"][:10] for value in suites})
     lines.append(
         f"\nTime of a step by jaxcnn's: above 1 jaxcnn is faster. Medians over rounds in which the libraries took "
-        f"turns, on {', '.join(kinds)}, {found['peers']['date'][:10]}; {', '.join(versions)}. "
+        f"turns, on {', '.join(kinds)}, {', '.join(dates)}; {', '.join(versions)}. "
         "`python -m benchmarks.peers` measures it again; [all results](benchmarks/results/README.md)."
     )
     return "\n".join(lines)

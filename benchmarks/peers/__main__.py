@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.libraries import DEFAULT_ENVIRONMENTS, PEERS, NotInstalledError, Peer, python_for
-from benchmarks.peers.task import MODELS
+from benchmarks.peers.task import MODELS, RESNETS
 from benchmarks.peers.turns import PeerError, Turn, alternate
 from benchmarks.results import RESULTS, write
 from jaxcnn.measure import machine
 from jaxcnn.measure.case import natural_image_shape
+from jaxcnn.measure.columns import shown
 
 DEFAULT_BATCH = {
     "lenet5": 256,
     "resnet20_cifar": 128,
     "resnet18": 16,
+    "resnet18_small_stem": 64,
     "resnet50": 8,
     "resnet152": 4,
     "vgg16": 4,
@@ -72,6 +74,11 @@ def compare_peers(task: dict[str, Any], chosen: list[Peer], arguments: argparse.
     return list(rows.values())
 
 
+def image_shape(model: str) -> tuple[int, int, int]:
+    """(H, W, C) of the images that a model was made for."""
+    return (32, 32, 3) if RESNETS.get(model, {}).get("small") else natural_image_shape(model)
+
+
 def _check_same_network(rows: dict[str, dict[str, Any]]) -> None:
     """A peer with another number of parameters runs another network; its times would mean nothing."""
     counts = {name: row["params"] for name, row in rows.items() if "params" in row}
@@ -98,7 +105,7 @@ def to_markdown(rows: list[dict[str, Any]]) -> str:
                 continue
             ratio = f"{row['ratio']:.2f} | {row['ratio_low']:.2f}-{row['ratio_high']:.2f}" if "ratio" in row else " | "
             lines.append(
-                f"| {row['peer']} | {row['step_ms']:.1f} | {row['images_per_second']:,.0f} | {ratio} "
+                f"| {row['peer']} | {row['step_ms']:.1f} | {shown(row, 'images_per_second')} | {ratio} "
                 f"| {row['compile_seconds']:.1f} | {row['versions']} |"
             )
     return "\n".join(lines) + "\n"
@@ -128,7 +135,7 @@ def main(args: list[str] | None = None) -> int:
                 parser.error(f"unknown {name!r}; known: {', '.join(choices)}")
     rows: list[dict[str, Any]] = []
     for model in models:
-        height, width, channels = natural_image_shape(model)
+        height, width, channels = image_shape(model)
         size = arguments.image_size if model != "lenet5" else None
         shape = (size or height, size or width, channels)
         for dtype in arguments.dtypes.split(","):

@@ -53,7 +53,7 @@ def resnet(model, x):
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros: of no effect behind a ReLU
         x = hk.max_pool(x, (3, 3, 1), (2, 2, 1), "VALID")
     for features, stride in asked.blocks(model):
-        x = block(x, features, stride, spec["bottleneck"], spec["small"])
+        x = block(x, features, stride, spec["bottleneck"], spec["pad"])
     return hk.Linear(spec["classes"])(x.mean((1, 2)))
 
 

@@ -90,7 +90,7 @@ class ResNet(eqx.Module):
         self.pool = None if spec["small"] else eqx.nn.MaxPool2d(3, 2, padding=1)
         self.blocks = []
         for features, stride in asked.blocks(model):
-            self.blocks.append(Block(width, features, stride, spec["bottleneck"], spec["small"], next(keys)))
+            self.blocks.append(Block(width, features, stride, spec["bottleneck"], spec["pad"], next(keys)))
             width = 4 * features if spec["bottleneck"] else features
         self.head = eqx.nn.Linear(width, spec["classes"], key=next(keys))
 

@@ -69,7 +69,7 @@ class ResNet(nn.Module):
             x = nn.relu(norm()(conv(spec["width"], (7, 7), (2, 2), padding=3)(x)))
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])  # pyright: ignore[reportArgumentType]
         for features, stride in asked.blocks(self.model):
-            x = Block(features, stride, spec["bottleneck"], spec["small"], conv, norm)(x)
+            x = Block(features, stride, spec["bottleneck"], spec["pad"], conv, norm)(x)
         x = x.mean((1, 2))
         return nn.Dense(spec["classes"], dtype=self.dtype)(x).astype(jnp.float32)
 

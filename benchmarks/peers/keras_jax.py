@@ -60,7 +60,7 @@ def resnet(model, x):
         x = layers.ReLU()(unit(x, spec["width"], 7, 2))
         x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))
     for features, stride in asked.blocks(model):
-        x = block(x, features, stride, spec["bottleneck"], spec["small"])
+        x = block(x, features, stride, spec["bottleneck"], spec["pad"])
     return layers.Dense(spec["classes"], dtype="float32")(layers.GlobalAveragePooling2D()(x))
 
 

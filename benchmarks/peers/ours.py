@@ -8,8 +8,12 @@ from jaxcnn import startup
 from jaxcnn.measure import Case
 from jaxcnn.measure.machine import device_name, package_version
 from jaxcnn.measure.program import build as build_program
+from jaxcnn.models import create_model
 from jaxcnn.native import is_used
 from jaxcnn.native.build import SWITCH
+
+# Names here that are options of a model of ours.
+VARIANTS = {"resnet18_small_stem": ("resnet18", {"stem": "cifar", "num_classes": 10})}
 
 
 def build(task):
@@ -17,15 +21,17 @@ def build(task):
         os.environ[SWITCH] = "0"
     startup.settle()
     jax.config.update("jax_compilation_cache_dir", None)  # compile times stand in the table
+    name, options = VARIANTS.get(task["model"], (task["model"], {}))
     case = Case(
-        task["model"],
+        name,
         task["batch_size"],
         dtype=task["dtype"],
         parallel=task.get("parallel", "pmap"),
         devices=1,
         image_size=task["image_shape"][0],
     )
-    program = build_program(case)
+    model = create_model(name, dtype=None if case.dtype == "float32" else case.dtype, **options)
+    program = build_program(case, model)
     state, batch = program.args
 
     def step():

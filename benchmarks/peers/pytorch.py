@@ -54,7 +54,7 @@ def resnet(model):
         parts = [nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         parts.append(nn.MaxPool2d(3, 2, 1))
     for features, stride in asked.blocks(model):
-        parts.append(Block(width, features, stride, spec["bottleneck"], spec["small"]))
+        parts.append(Block(width, features, stride, spec["bottleneck"], spec["pad"]))
         width = 4 * features if spec["bottleneck"] else features
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, spec["classes"]))
 

@@ -2,12 +2,49 @@
 
 import numpy as np
 
-# Blocks of each stage, width of the first, kind of block, stem and shortcut, and classes.
+# Blocks of each stage, width of the first, kind of block, a stem for small images or not, shortcuts that are filled
+# with zeros or projected, and classes.
 RESNETS = {
-    "resnet20_cifar": {"stages": (3, 3, 3), "width": 16, "bottleneck": False, "small": True, "classes": 10},
-    "resnet18": {"stages": (2, 2, 2, 2), "width": 64, "bottleneck": False, "small": False, "classes": 1000},
-    "resnet50": {"stages": (3, 4, 6, 3), "width": 64, "bottleneck": True, "small": False, "classes": 1000},
-    "resnet152": {"stages": (3, 8, 36, 3), "width": 64, "bottleneck": True, "small": False, "classes": 1000},
+    "resnet20_cifar": {
+        "stages": (3, 3, 3),
+        "width": 16,
+        "bottleneck": False,
+        "small": True,
+        "pad": True,
+        "classes": 10,
+    },
+    "resnet18": {
+        "stages": (2, 2, 2, 2),
+        "width": 64,
+        "bottleneck": False,
+        "small": False,
+        "pad": False,
+        "classes": 1000,
+    },
+    "resnet18_small_stem": {
+        "stages": (2, 2, 2, 2),
+        "width": 64,
+        "bottleneck": False,
+        "small": True,
+        "pad": False,
+        "classes": 10,
+    },
+    "resnet50": {
+        "stages": (3, 4, 6, 3),
+        "width": 64,
+        "bottleneck": True,
+        "small": False,
+        "pad": False,
+        "classes": 1000,
+    },
+    "resnet152": {
+        "stages": (3, 8, 36, 3),
+        "width": 64,
+        "bottleneck": True,
+        "small": False,
+        "pad": False,
+        "classes": 1000,
+    },
 }
 # Those that jaxcnn, plain Flax and torch (by torchvision) have; the others say that they do not.
 OF_TORCHVISION = {"vgg16": "vgg16", "densenet121": "densenet121", "googlenet_bn": "googlenet"}
@@ -32,7 +69,7 @@ def batch(task: dict) -> tuple[np.ndarray, np.ndarray]:
     """uint8 images `[N, H, W, C]` and int32 labels, which stay on the device; the step makes them float."""
     generator = np.random.default_rng(0)
     height, width, channels = task["image_shape"]
-    classes = 10 if task["model"] in ("lenet5", "resnet20_cifar") else 1000
+    classes = 10 if task["model"] == "lenet5" else RESNETS.get(task["model"], {}).get("classes", 1000)
     images = generator.integers(0, 256, (task["batch_size"], height, width, channels), np.uint8)
     return images, generator.integers(0, classes, task["batch_size"]).astype(np.int32)
 

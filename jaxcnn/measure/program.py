@@ -53,8 +53,8 @@ def choose_devices(count: int | None) -> list[Any]:
     return devices[:count]
 
 
-def build(case: Case) -> Program:
-    """Traces, compiles and feeds the step of a case.
+def build(case: Case, model: nn.Module | None = None) -> Program:
+    """Traces, compiles and feeds the step of a case, with a model of one's own in place of the one that it names.
 
     Raises:
       UsageError: a case that cannot work on the devices there are.
@@ -62,7 +62,8 @@ def build(case: Case) -> Program:
     parallel = make_parallel(case.parallel, choose_devices(case.devices))
     if case.batch_size % len(parallel.devices):
         raise UsageError(f"batch size {case.batch_size} cannot be divided over {len(parallel.devices)} devices")
-    model, optimizer = build_model(case), make_optimizer(OPTIMIZER, optax.constant_schedule(OPTIMIZER.learning_rate))
+    model = build_model(case) if model is None else model
+    optimizer = make_optimizer(OPTIMIZER, optax.constant_schedule(OPTIMIZER.learning_rate))
     state = parallel.place_state(create_state(model, optimizer, case.image_shape, seed=0))
     batch = parallel.place_batch(random_batch(case, getattr(model, "num_classes", 10)))
 

@@ -10,9 +10,9 @@ import pytest
 
 import jaxcnn
 from benchmarks.peers import libraries
-from benchmarks.peers.__main__ import _check_same_network, main, to_markdown
+from benchmarks.peers.__main__ import _check_same_network, image_shape, main, to_markdown
+from benchmarks.peers.ours import VARIANTS
 from benchmarks.peers.turns import PeerError, alternate
-from jaxcnn.measure.case import natural_image_shape
 
 FOLDER = Path(libraries.__file__).parent
 
@@ -29,10 +29,11 @@ def flax_peer(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["lenet5", "resnet20_cifar", "resnet18", "resnet50", "vgg16", "densenet121", "googlenet_bn"]
+    "name",
+    ["lenet5", "resnet20_cifar", "resnet18", "resnet18_small_stem", "resnet50", "vgg16", "densenet121", "googlenet_bn"],
 )
 def test_plain_flax_has_our_parameters_and_our_shapes(name, flax_peer):
-    shape = natural_image_shape(name)
+    shape = image_shape(name)
     theirs = flax_peer.network({"model": name, "dtype": "float32"})
 
     def shapes(model):
@@ -40,7 +41,8 @@ def test_plain_flax_has_our_parameters_and_our_shapes(name, flax_peer):
         variables = jax.eval_shape(lambda: model.init(keys, jnp.zeros((1, *shape)), train=True))
         return sorted(x.shape for x in jax.tree.leaves(variables["params"]))
 
-    assert shapes(theirs) == shapes(jaxcnn.create_model(name))
+    ours, options = VARIANTS.get(name, (name, {}))
+    assert shapes(theirs) == shapes(jaxcnn.create_model(ours, **options))
 
 
 @pytest.mark.slow
