@@ -8,7 +8,7 @@
 (1, 10)
 """
 
-from jaxcnn import analysis, data, layers, measure, models, train, weights
+from jaxcnn import analysis, data, layers, measure, models, startup, train, weights
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model, list_models
 from jaxcnn.version import __version__
@@ -23,6 +23,7 @@ __all__ = [
     "list_models",
     "measure",
     "models",
+    "startup",
     "train",
     "weights",
 ]
