@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.data import decode, imagefolder
+from jaxcnn.data import decode, imagefolder, png_batch
 from jaxcnn.errors import UsageError, unknown_name
 
 BUNDLED_DIR = Path(__file__).parent / "bundled"
@@ -187,10 +187,40 @@ class Dataset:
         labels = np.empty(self.examples[split], np.int32)
         for start in range(0, len(labels), READ_AT_ONCE):
             places = range(start, min(start + READ_AT_ONCE, len(labels)))
-            for place, example in zip(places, self.read_encoded(split, places), strict=True):
-                images[place] = self.decode(example, size)
-                labels[place] = example.label
+            examples = self.read_encoded(split, places)
+            images[places.start : places.stop] = self.decode_batch(examples, size, threads=os.cpu_count() or 1)
+            labels[places.start : places.stop] = [example.label for example in examples]
         return images, labels
+
+    def decode_batch(
+        self,
+        examples: Sequence[Encoded],
+        size: tuple[int, int] | None = None,
+        random_box: decode.RandomBox | None = None,
+        randoms: Sequence[np.random.Generator] | None = None,
+        threads: int = 1,
+    ) -> np.ndarray:
+        """The pixels that `decode` gives of each example, uint8 `[N, H, W, C]`; of one size if there is no `size`.
+
+        Several threads can do this at once, with small images too.
+
+        Args:
+          randoms: a generator for each example's random part.
+          threads: how many decode, where images are small PNG files that are kept as they are.
+
+        Raises:
+          UsageError: a damaged image.
+        """
+        height, width, channels = self.image_shape
+        if size is None:
+            shape = (height or 0, width or 0, channels)
+            together = png_batch.decode_together([example.image for example in examples], shape, threads)
+            if together is not None:
+                return together
+        images = np.empty((len(examples), *(size or (height or 0, width or 0)), channels), np.uint8)
+        for place, example in enumerate(examples):
+            images[place] = self.decode(example, size, random_box, None if randoms is None else randoms[place])
+        return images
 
     def decode(
         self,
@@ -238,8 +268,8 @@ class Dataset:
         places = np.linspace(0, examples - 1, min(MEASURED, examples) if self.sizes_differ else examples).astype(int)
         counts = np.zeros((self.image_shape[-1], 256), np.int64)
         for start in range(0, len(places), READ_AT_ONCE):
-            for example in self.read_encoded("train", places[start : start + READ_AT_ONCE].tolist()):
-                pixels = self.decode(example)
+            examples = self.read_encoded("train", places[start : start + READ_AT_ONCE].tolist())
+            for pixels in map(self.decode, examples) if self.sizes_differ else self.decode_batch(examples):
                 for channel, count in enumerate(counts):
                     count += np.bincount(pixels[..., channel].ravel(), minlength=256)
         return Statistics.of_counts(counts)

@@ -1,18 +1,17 @@
 """From the bytes of an image file to pixels of a wanted size.
 
 JPEG is decoded by libjpeg-turbo at 1/2, 1/4 or 1/8 of its size where the wanted size allows it, which costs a fraction
-of decoding it whole and resizing it, and no further down than its wanted part. PNG is decoded by libspng, in half of
-Pillow's time for small images. Whatever else there is, Pillow decodes.
+of decoding it whole and resizing it, and no further down than its wanted part. Whatever else there is, Pillow decodes,
+which like libjpeg-turbo leaves the interpreter to other threads meanwhile. For many small PNG files at once see
+`jaxcnn.data.png_batch`.
 """
 
 import io
 import math
 import threading
-import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyspng
 import simplejpeg
 from PIL import Image
 
@@ -76,11 +75,9 @@ def decode(content: bytes, channels: int) -> np.ndarray:
     Raises:
       ValueError: content that is damaged, or no image.
     """
+    decoded = None
     if channels == 3 and content.startswith(b"\xff\xd8"):
-        height, width = size_of(content)
-        decoded = _decode_jpeg(content, height, width)
-    else:
-        decoded = _decode_png(content, channels)
+        decoded = _decode_jpeg(content, *size_of(content))
     return _pixels(_open(content), channels) if decoded is None else decoded
 
 
@@ -111,8 +108,6 @@ def decode_part(
         rows = size_of(above)[0]
         reduced = math.ceil(rows / shrink), math.ceil(width / shrink)
         pixels = _decode_jpeg(above, *reduced, _buffer(3 * rows * width))
-    else:
-        pixels = _decode_png(content, channels)
     if pixels is None:
         pixels = _pixels(_open(content), channels)
     # Sides are rounded up, so that their ratio is not quite the scale.
@@ -188,37 +183,6 @@ def _without_rows_below(content: bytes, bottom: int) -> bytes:
             return content
         place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
     return content
-
-
-def _decode_png(content: bytes, channels: int) -> np.ndarray | None:
-    """`[H, W, channels]` of a plain PNG of 8 bits, or None if it is for Pillow: to be converted, damaged, or none."""
-    # The bits and the kind of colours (0 is grey, 2 RGB), from the header that a PNG begins with.
-    if not content.startswith(b"\x89PNG") or content[24:26] != {1: b"\x08\x00", 3: b"\x08\x02"}.get(channels):
-        return None
-    width, height = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
-    if not 0 < height * width <= MOST_PIXELS:
-        raise ValueError(f"an image of {height} x {width} pixels")
-    if not _is_intact(content):
-        return None  # libspng would make something of it
-    try:
-        pixels = pyspng.load(content)
-    except (RuntimeError, ValueError):
-        return None  # Pillow says what is wrong with it
-    # One colour may be said to be transparent, which makes another channel.
-    return pixels.reshape(height, width, channels) if pixels.size == height * width * channels else None
-
-
-def _is_intact(content: bytes) -> bool:
-    """Whether all chunks of a PNG up to its end are there, with their checksums."""
-    place, view = 8, memoryview(content)
-    while place + 12 <= len(content):
-        end = place + 8 + int.from_bytes(view[place : place + 4], "big")
-        if zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
-            return False
-        if view[place + 4 : place + 8] == b"IEND":
-            return True
-        place = end + 4
-    return False
 
 
 def _open(content: bytes) -> Image.Image:

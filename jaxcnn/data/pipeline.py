@@ -152,11 +152,11 @@ class Pipeline:
         indices = self.indices(step)
         first = rows_of(self.share, self.batch_size).start
         examples = self.dataset.read_encoded("train", indices.tolist())
-        images = np.empty((len(indices), *self.image_shape), np.uint8)
-        for place, example in enumerate(examples):
-            # Random numbers go by an example's place in the whole batch, so that they do not depend on the processes.
-            random = None if self._random_box is None else np.random.default_rng((self.seed, step, first + place))
-            images[place] = self.dataset.decode(example, self._size, self._random_box, random)
+        randoms = None
+        if self._random_box is not None:
+            # They go by an example's place in the whole batch, so that they do not depend on the processes.
+            randoms = [np.random.default_rng((self.seed, step, first + place)) for place in range(len(examples))]
+        images = self.dataset.decode_batch(examples, self._size, self._random_box, randoms)
         return Batch(images=images, labels=np.array([example.label for example in examples], np.int32))
 
     def _from_device(self, first_step: int) -> Iterator[Batch]:
@@ -178,8 +178,9 @@ class Pipeline:
             all_images, all_labels = self._kept("test")
             images[mask], labels[mask] = all_images[present], all_labels[present]
         else:
-            for place, example in enumerate(self.dataset.read_encoded("test", present.tolist())):
-                images[place], labels[place] = self.dataset.decode(example, self._size), example.label
+            examples = self.dataset.read_encoded("test", present.tolist())
+            images[mask] = self.dataset.decode_batch(examples, self._size)
+            labels[mask] = [example.label for example in examples]
         return Batch(images=images, labels=labels, mask=mask)
 
     def _kept(self, split: str) -> tuple[np.ndarray, np.ndarray]:
