@@ -188,7 +188,7 @@ class Dataset:
         for start in range(0, len(labels), READ_AT_ONCE):
             places = range(start, min(start + READ_AT_ONCE, len(labels)))
             examples = self.read_encoded(split, places)
-            images[places.start : places.stop] = self.decode_batch(examples, size, threads=os.cpu_count() or 1)
+            images[places.start : places.stop] = self.decode_batch(examples, size)
             labels[places.start : places.stop] = [example.label for example in examples]
         return images, labels
 
@@ -198,7 +198,6 @@ class Dataset:
         size: tuple[int, int] | None = None,
         random_box: decode.RandomBox | None = None,
         randoms: Sequence[np.random.Generator] | None = None,
-        threads: int = 1,
     ) -> np.ndarray:
         """The pixels that `decode` gives of each example, uint8 `[N, H, W, C]`; of one size if there is no `size`.
 
@@ -206,7 +205,6 @@ class Dataset:
 
         Args:
           randoms: a generator for each example's random part.
-          threads: how many decode, where images are small PNG files that are kept as they are.
 
         Raises:
           UsageError: a damaged image.
@@ -214,7 +212,7 @@ class Dataset:
         height, width, channels = self.image_shape
         if size is None:
             shape = (height or 0, width or 0, channels)
-            together = png_batch.decode_together([example.image for example in examples], shape, threads)
+            together = png_batch.decode_together([example.image for example in examples], shape)
             if together is not None:
                 return together
         images = np.empty((len(examples), *(size or (height or 0, width or 0)), channels), np.uint8)

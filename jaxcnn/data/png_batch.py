@@ -21,18 +21,18 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOURS = {1: 0, 3: 2}
 """PNG's number for grey and for RGB, by the number of channels."""
 
+CACHE_BYTES = 1 << 20
+"""Room for the index of the chunks, which without it is decoded for each chunk anew."""
+
 AROUND = 57
 """Bytes of a plain file that are not its compressed pixels: signature, header, end, and what is around the pixels."""
 
 
-def decode_together(contents: Sequence[bytes], shape: tuple[int, int, int], threads: int = 1) -> np.ndarray | None:
+def decode_together(contents: Sequence[bytes], shape: tuple[int, int, int]) -> np.ndarray | None:
     """The pixels, uint8 `[N, H, W, C]`, of plain PNG files that all have the shape `(H, W, C)`.
 
     Plain is of 8 bits a channel, grey or RGB, not interlaced, with a header, one chunk of pixels, an end and nothing
-    else.
-
-    Args:
-      threads: how many decode, while the one that calls waits.
+    else. As many threads as there are cores decode, whatever number of threads call.
 
     Returns:
       None if any content is not plain, of another shape, or damaged: one to be decoded, or refused, by itself.
@@ -46,7 +46,8 @@ def decode_together(contents: Sequence[bytes], shape: tuple[int, int, int], thre
 
     import tensorstore  # whose start is slow
 
-    context: Any = tensorstore.Context({"data_copy_concurrency": {"limit": threads}})
+    own = {"memory_key_value_store": {}, "cache_pool": {"total_bytes_limit": CACHE_BYTES}}
+    context: Any = tensorstore.Context(own, parent=_threads())
     try:
         files: Any = tensorstore.KvStore.open("memory://", context=context).result()
         files.write("images/0.shard", _shard(contents)).result()
@@ -60,6 +61,14 @@ def decode_together(contents: Sequence[bytes], shape: tuple[int, int, int], thre
 def png_chunk(kind: bytes, content: bytes) -> bytes:
     """A chunk of a PNG file: length, kind, content and checksum."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@functools.cache
+def _threads() -> Any:
+    """The context whose threads decode for every call: new ones would start too late."""
+    import tensorstore
+
+    return tensorstore.Context()
 
 
 @functools.lru_cache(maxsize=8)
