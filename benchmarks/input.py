@@ -10,6 +10,7 @@ Two measurements, each a ratio of figures taken alternately, in one call:
    (of a prepared data set; random images if there is none), and JPEG of 500 x 375 with a random resized crop to 224,
    of jaxcnn, grain's DataLoader, torch's DataLoader and tf.data, with as many workers, one process a figure. All
    antialias where a crop is made smaller; tf.data is timed also without, as is its default, which is less work.
+   Workers are, of jaxcnn, batches that are made at once; small PNG files are decoded by as many threads as cores.
    `--peers` is the Python in which torch and TensorFlow are; what is not installed is a row that says so.
 
 The parts may be measured by several calls: what `--out` has of the others is kept.
