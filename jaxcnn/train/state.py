@@ -1,11 +1,14 @@
 """What changes while training: arrays, and nothing else."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+
+from jaxcnn.layers.platform import traced_for_cpu
 
 
 @struct.dataclass
@@ -49,7 +52,8 @@ def create_state(
     init_key, run_key = jax.random.split(jax.random.key(seed))
     keys = {"params": init_key, "dropout": init_key}
 
-    @jax.jit  # one compiled program in place of one for every layer's initialiser
+    # One compiled program in place of one for every layer's initialiser, but not a fast one: it runs once.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0} if traced_for_cpu() else None)
     def initialize() -> TrainState:
         # In training mode, in which parts may exist that evaluation does not have (auxiliary classifiers).
         variables = model.init(keys, jnp.zeros((1, *image_shape)), train=True)
