@@ -10,7 +10,7 @@ XLA's operations below.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -107,12 +107,17 @@ def plain(eqn: JaxprEqn) -> ClosedJaxpr:
 
     Traced when it is asked for: most of a network's hundreds of convolutions, each in three roles, never are.
     """
-    return _program([atom.aval for atom in eqn.invars], **eqn.params)
+    return _program(eqn.params["role"], eqn.params["geometry"], eqn.invars[0].aval.dtype)
 
 
-def _program(operands: Sequence[Any], *, role: Role, geometry: Geometry) -> ClosedJaxpr:
-    # Of shapes alone. Operands that vary over devices would have a transposition sum over these.
-    return jax.make_jaxpr(form(role, geometry))(*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in operands))
+def _program(role: Role, geometry: Geometry, dtype: Any) -> ClosedJaxpr:
+    # Of shapes alone: a transposition of operands that vary over devices would be summed over these.
+    operands = {
+        Role.OUTPUT: (geometry.image, geometry.kernel),
+        Role.IMAGE: (geometry.output, geometry.kernel),
+        Role.KERNEL: (geometry.image, geometry.output),
+    }[role]
+    return jax.make_jaxpr(form(role, geometry))(*(jax.ShapeDtypeStruct(shape, dtype) for shape in operands))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -152,7 +157,8 @@ def _batched(operands: Any, dims: Any, *, role: Role, geometry: Geometry) -> tup
     (a, b), (along, other) = operands, dims
     if role is Role.KERNEL or along is None or other is not None:
         # A kernel for each example: as many groups.
-        return jax.vmap(form(role, geometry), in_axes=dims)(a, b), 0
+        program = jaxpr_as_fun(_program(role, geometry, a.dtype))
+        return jax.vmap(program, in_axes=dims)(a, b)[0], 0
     a = jax.numpy.moveaxis(a, along, 0)
     times, examples = a.shape[:2]
     merged = geometry._replace(image=(times * examples, *geometry.image[1:]))
@@ -161,8 +167,8 @@ def _batched(operands: Any, dims: Any, *, role: Role, geometry: Geometry) -> tup
 
 
 def _lowered(ctx: Any, a: Any, b: Any, *, role: Role, geometry: Geometry) -> Any:
-    program = _program(ctx.avals_in, role=role, geometry=geometry)
-    return mlir.lower_fun(jaxpr_as_fun(program), multiple_results=True)(ctx, a, b)
+    program = jaxpr_as_fun(_program(role, geometry, ctx.avals_in[0].dtype))
+    return mlir.lower_fun(program, multiple_results=True)(ctx, a, b)
 
 
 def _lowered_for_cpu(ctx: Any, a: Any, b: Any, *, role: Role, geometry: Geometry) -> Any:
