@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 
 from jaxcnn.analysis.receptive_field import WHOLE, Field, blur, is_known, join, shape, transfer
-from jaxcnn.layers import trilinear
+from jaxcnn.layers import channel_sums, trilinear
 
 MARK = "jaxcnn.analysis"
 
@@ -171,10 +171,16 @@ def _renumbered(field: Field | None, by: int) -> Field | None:
 
 
 def programs_within(eqn: JaxprEqn) -> list[Jaxpr]:
-    """The programs that an equation runs; of a layer's convolution, which is one primitive on a CPU, XLA's form."""
-    if eqn.primitive is trilinear.convolution_p:
-        return [trilinear.plain(eqn).jaxpr]
-    return list(jaxprs_in_params(eqn.params))
+    """The programs that an equation runs; of what layers compute by primitives of their own on a CPU, XLA's form."""
+    plain = OWN_FORMS.get(eqn.primitive)
+    return list(jaxprs_in_params(eqn.params)) if plain is None else [plain(eqn).jaxpr]
+
+
+OWN_FORMS = {
+    trilinear.convolution_p: trilinear.plain,
+    channel_sums.sums_p: channel_sums.plain,
+    channel_sums.spread_p: channel_sums.plain,
+}
 
 
 def is_call(eqn: JaxprEqn, body: Jaxpr) -> bool:
