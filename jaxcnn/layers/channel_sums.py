@@ -82,7 +82,8 @@ def _another(centre: jax.Array) -> jax.Array:
 def plain(eqn: JaxprEqn) -> ClosedJaxpr:
     """What an equation of either primitive computes, as a program of XLA's operations, for whoever reads programs."""
     form = _plain_sums if eqn.primitive is sums_p else _plain_spread
-    return jax.make_jaxpr(form)(*(jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in eqn.invars))
+    operands: list[Any] = [atom.aval for atom in eqn.invars]
+    return jax.make_jaxpr(form)(*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in operands))
 
 
 # The primitives.

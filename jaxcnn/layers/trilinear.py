@@ -107,7 +107,8 @@ def plain(eqn: JaxprEqn) -> ClosedJaxpr:
 
     Traced when it is asked for: most of a network's hundreds of convolutions, each in three roles, never are.
     """
-    return _program(eqn.params["role"], eqn.params["geometry"], eqn.invars[0].aval.dtype)
+    first: Any = eqn.invars[0].aval
+    return _program(eqn.params["role"], eqn.params["geometry"], first.dtype)
 
 
 def _program(role: Role, geometry: Geometry, dtype: Any) -> ClosedJaxpr:
