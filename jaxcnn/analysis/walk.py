@@ -18,6 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 
 from jaxcnn.analysis.receptive_field import WHOLE, Field, blur, is_known, join, shape, transfer
+from jaxcnn.layers import channel_sums, trilinear
 
 MARK = "jaxcnn.analysis"
 
@@ -108,7 +109,7 @@ class Walk:
         return [read(atom) for atom in jaxpr.outvars]
 
     def _equation(self, eqn: JaxprEqn, inputs: list[Field | None], scope: str, times: int) -> list[Field | None]:
-        name, bodies = eqn.primitive.name, list(jaxprs_in_params(eqn.params))
+        name, bodies = eqn.primitive.name, programs_within(eqn)
         if name == "scan":
             return self._scan(eqn, bodies[0], inputs, scope, times)
         if name == "cond":
@@ -167,6 +168,19 @@ class Walk:
 def _renumbered(field: Field | None, by: int) -> Field | None:
     """The field with a first axis removed from the array (-1) or added to it (1)."""
     return field and tuple(replace(i, axis=i.axis + by) if i and i.axis + by >= 0 else None for i in field)
+
+
+def programs_within(eqn: JaxprEqn) -> list[Jaxpr]:
+    """The programs that an equation runs; of what layers compute by primitives of their own on a CPU, XLA's form."""
+    plain = OWN_FORMS.get(eqn.primitive)
+    return list(jaxprs_in_params(eqn.params)) if plain is None else [plain(eqn).jaxpr]
+
+
+OWN_FORMS = {
+    trilinear.convolution_p: trilinear.plain,
+    channel_sums.sums_p: channel_sums.plain,
+    channel_sums.spread_p: channel_sums.plain,
+}
 
 
 def is_call(eqn: JaxprEqn, body: Jaxpr) -> bool:

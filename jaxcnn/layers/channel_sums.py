@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxcnn import native
@@ -77,6 +77,13 @@ def _another(centre: jax.Array) -> jax.Array:
     would write as many values to memory as the data has.
     """
     return jax.lax.optimization_barrier(centre) if traced_for_cpu() else centre
+
+
+def plain(eqn: JaxprEqn) -> ClosedJaxpr:
+    """What an equation of either primitive computes, as a program of XLA's operations, for whoever reads programs."""
+    form = _plain_sums if eqn.primitive is sums_p else _plain_spread
+    operands: list[Any] = [atom.aval for atom in eqn.invars]
+    return jax.make_jaxpr(form)(*(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in operands))
 
 
 # The primitives.

@@ -78,7 +78,10 @@ class Conv(nn.Module):
             )
 
         shape = (*kernel_size, x.shape[-1] // groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        # Of a parameter that is there already Flax traces the initial value for its shape, which zeros have as well.
+        is_there = self.has_variable("params", "kernel")
+        kernel_init = initializers.zeros if is_there else self.kernel_init
+        kernel = self.param("kernel", kernel_init, shape, self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = convolve(x, kernel, strides, padding, dilation, groups)

@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from jaxcnn import native
@@ -93,19 +93,26 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sides, dil
     return _bind(Role.OUTPUT, geometry, x, kernel)
 
 
-# The primitive. Its parameter `plain` is the same as a program of XLA's operations, for whoever reads programs.
+# The primitive.
 
 convolution_p = Primitive("jaxcnn_convolution")
 
 
 def _bind(role: Role, geometry: Geometry, a: jax.Array, b: jax.Array) -> Any:
-    plain = _plain(role, geometry, str(a.dtype), jax.sharding.get_abstract_mesh())
-    return convolution_p.bind(a, b, role=role, geometry=geometry, plain=plain)
+    return convolution_p.bind(a, b, role=role, geometry=geometry)
 
 
-@functools.lru_cache(maxsize=4096)
-def _plain(role: Role, geometry: Geometry, dtype: str, mesh: Any) -> ClosedJaxpr:
-    # `mesh` is that of the context, which JAX writes into each equation: two meshes cannot share a program.
+def plain(eqn: JaxprEqn) -> ClosedJaxpr:
+    """What an equation of the primitive computes, as a program of XLA's operations, for whoever reads programs.
+
+    Traced when it is asked for: most of a network's hundreds of convolutions, each in three roles, never are.
+    """
+    first: Any = eqn.invars[0].aval
+    return _program(eqn.params["role"], eqn.params["geometry"], first.dtype)
+
+
+def _program(role: Role, geometry: Geometry, dtype: Any) -> ClosedJaxpr:
+    # Of shapes alone: a transposition of operands that vary over devices would be summed over these.
     operands = {
         Role.OUTPUT: (geometry.image, geometry.kernel),
         Role.IMAGE: (geometry.output, geometry.kernel),
@@ -119,15 +126,15 @@ def _compiled(role: Role, geometry: Geometry) -> Form:
     return jax.jit(functools.partial(_bind, role, geometry))
 
 
-def _evaluate(a: jax.Array, b: jax.Array, *, role: Role, geometry: Geometry, plain: ClosedJaxpr) -> jax.Array:
+def _evaluate(a: jax.Array, b: jax.Array, *, role: Role, geometry: Geometry) -> jax.Array:
     return _compiled(role, geometry)(a, b)
 
 
-def _abstract(a: Any, b: Any, *, role: Role, geometry: Geometry, plain: ClosedJaxpr) -> Any:
+def _abstract(a: Any, b: Any, *, role: Role, geometry: Geometry) -> Any:
     return a.update(shape=geometry.shape(role), weak_type=False)
 
 
-def _transposed_by_first(ct: Any, a: Any, b: Any, *, role: Role, geometry: Geometry, plain: ClosedJaxpr) -> Any:
+def _transposed_by_first(ct: Any, a: Any, b: Any, *, role: Role, geometry: Geometry) -> Any:
     match role:
         case Role.OUTPUT:  # (X, W) -> Y, with a cotangent of Y
             return _bind(Role.IMAGE, geometry, ct, b)
@@ -137,7 +144,7 @@ def _transposed_by_first(ct: Any, a: Any, b: Any, *, role: Role, geometry: Geome
             return _bind(Role.IMAGE, geometry, b, ct)
 
 
-def _transposed_by_second(ct: Any, a: Any, b: Any, *, role: Role, geometry: Geometry, plain: ClosedJaxpr) -> Any:
+def _transposed_by_second(ct: Any, a: Any, b: Any, *, role: Role, geometry: Geometry) -> Any:
     match role:
         case Role.OUTPUT:
             return _bind(Role.KERNEL, geometry, a, ct)
@@ -147,11 +154,12 @@ def _transposed_by_second(ct: Any, a: Any, b: Any, *, role: Role, geometry: Geom
             return _bind(Role.OUTPUT, geometry, a, ct)
 
 
-def _batched(operands: Any, dims: Any, *, role: Role, geometry: Geometry, plain: ClosedJaxpr) -> tuple[jax.Array, int]:
+def _batched(operands: Any, dims: Any, *, role: Role, geometry: Geometry) -> tuple[jax.Array, int]:
     (a, b), (along, other) = operands, dims
     if role is Role.KERNEL or along is None or other is not None:
         # A kernel for each example: as many groups.
-        return jax.vmap(form(role, geometry), in_axes=dims)(a, b), 0
+        program = jaxpr_as_fun(_program(role, geometry, a.dtype))
+        return jax.vmap(program, in_axes=dims)(a, b)[0], 0
     a = jax.numpy.moveaxis(a, along, 0)
     times, examples = a.shape[:2]
     merged = geometry._replace(image=(times * examples, *geometry.image[1:]))
@@ -159,14 +167,15 @@ def _batched(operands: Any, dims: Any, *, role: Role, geometry: Geometry, plain:
     return y.reshape(times, examples, *y.shape[1:]), 0
 
 
-def _lowered(ctx: Any, a: Any, b: Any, *, role: Role, geometry: Geometry, plain: ClosedJaxpr) -> Any:
-    return mlir.lower_fun(jaxpr_as_fun(plain), multiple_results=True)(ctx, a, b)
+def _lowered(ctx: Any, a: Any, b: Any, *, role: Role, geometry: Geometry) -> Any:
+    program = jaxpr_as_fun(_program(role, geometry, ctx.avals_in[0].dtype))
+    return mlir.lower_fun(program, multiple_results=True)(ctx, a, b)
 
 
-def _lowered_for_cpu(ctx: Any, a: Any, b: Any, *, role: Role, geometry: Geometry, plain: ClosedJaxpr) -> Any:
+def _lowered_for_cpu(ctx: Any, a: Any, b: Any, *, role: Role, geometry: Geometry) -> Any:
     if _may_be_native(ctx, geometry) and native.is_fast(geometry.key(role)):
         return native.lowering(geometry.key(role))(ctx, a, b)
-    return _lowered(ctx, a, b, role=role, geometry=geometry, plain=plain)
+    return _lowered(ctx, a, b, role=role, geometry=geometry)
 
 
 def _may_be_native(ctx: Any, geometry: Geometry) -> bool:

@@ -3,6 +3,7 @@
 from itertools import count
 from typing import NamedTuple
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -275,3 +276,23 @@ def test_sizes_may_be_numpy_integers_and_lists():
     other = Conv(np.int64(3), [np.int32(3), 2], [2, np.int64(1)], [[1, np.int64(0)], (0, 1)])
     variables = plain.init(jax.random.key(0), x)
     np.testing.assert_array_equal(plain.apply(variables, x), other.apply(variables, x))
+
+
+def test_a_kernel_of_another_shape_is_refused_and_the_initializer_is_not_asked_for_the_right_one():
+    asked = []
+
+    def initializer(key, shape, dtype):
+        asked.append(shape)
+        return jnp.ones(shape, dtype)
+
+    conv, x = Conv(3, 3, kernel_init=initializer), jnp.ones((1, 5, 5, 2))
+    variables = conv.init(jax.random.key(0), x)
+    assert asked == [(3, 3, 2, 3)]
+    np.testing.assert_array_equal(variables["params"]["kernel"], 1)
+    conv.apply(variables, x)
+    with pytest.raises(flax.errors.ScopeParamShapeError, match="kernel"):
+        Conv(3, 5, kernel_init=initializer).apply(variables, x)
+    assert asked == [(3, 3, 2, 3)]
+    # A parameter that is not there yet gets the initializer's values whenever it comes to be.
+    _, made = conv.apply({}, x, rngs={"params": jax.random.key(0)}, mutable=["params"])
+    np.testing.assert_array_equal(made["params"]["kernel"], 1)

@@ -241,9 +241,26 @@ def test_gradients_spread_over_devices_are_those_of_one(way):
     assert_agree(jax.jit(map_over(jax.grad(total)))(variables, x), expected)
     assert_agree(jax.jit(map_over(summed, check_vma=False))(variables, x), expected)
 
+    def of_each(variables, x):
+        return jax.vmap(jax.grad(loss), in_axes=(None, 0))(jax.lax.pcast(variables, "batch", to="varying"), x)
+
+    each = jax.jit(partial(map_over, out_specs=P("batch"))(of_each))(variables, x[:, None])
+    assert_agree(jax.tree.map(lambda a: a.sum(0), each), expected)
+
     split = jax.device_put(x, NamedSharding(mesh, P("batch")))
     everywhere = jax.device_put(variables, NamedSharding(mesh, P()))
     assert_agree(jax.jit(jax.grad(loss))(everywhere, split), expected)
+
+
+def test_the_form_of_a_convolution_is_traced_only_for_who_reads_it():
+    variables, x, loss = layer_and_loss()
+    with mock.patch.object(trilinear, "form", side_effect=AssertionError("traced")):
+        program = jax.make_jaxpr(jax.grad(loss))(variables, x)
+    equations = [eqn for eqn in program.eqns if eqn.primitive is trilinear.convolution_p]
+    # Forward, and the gradient of the kernel; nobody asks for that of the image.
+    assert len(equations) == 2
+    for eqn in equations:
+        assert [aval.shape for aval in trilinear.plain(eqn).out_avals] == [eqn.outvars[0].aval.shape]
 
 
 @pytest.mark.parametrize("spread", ["pmap", "shard_map"])

@@ -17,9 +17,10 @@ import numpy as np
 import optax
 import pytest
 from flax.core import FrozenDict
-from jax.extend.core import Literal, jaxprs_in_params
+from jax.extend.core import Literal
 
 from jaxcnn.analysis import summarize
+from jaxcnn.analysis.walk import programs_within
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import MaxPool
 from jaxcnn.models import create_model, list_models
@@ -297,9 +298,7 @@ def products(jaxpr: Any) -> list[tuple[str, Any]]:
         for eqn in jaxpr.eqns
         if eqn.primitive.name in ("conv_general_dilated", "dot_general")
     ]
-    return found + [
-        product for eqn in jaxpr.eqns for body in jaxprs_in_params(eqn.params) for product in products(body)
-    ]
+    return found + [product for eqn in jaxpr.eqns for body in programs_within(eqn) for product in products(body)]
 
 
 @every_model
