@@ -24,3 +24,17 @@ def is_shared(axis_name: str, *values: Any) -> bool:
         return False
     varying = any(axis_name in jax.typeof(x).manual_axis_type.varying for x in jax.tree.leaves(values))
     return varying or jax.lax.axis_size(axis_name) > 1
+
+
+def varying_alike(*arrays: jax.Array) -> list[jax.Array]:
+    """The same arrays as operands of a primitive of our own, where JAX checks which values vary over devices.
+
+    Within `shard_map` images differ from device to device and parameters do not; said here, a gradient by the latter
+    is summed over the devices.
+    """
+    varying = [jax.typeof(a).manual_axis_type.varying for a in arrays]
+    everywhere = frozenset.union(*varying)
+    return [
+        jax.lax.pcast(a, tuple(missing), to="varying") if (missing := everywhere - own) else a
+        for a, own in zip(arrays, varying, strict=True)
+    ]

@@ -17,6 +17,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxcnn import native
+from jaxcnn.layers.axes import varying_alike
 from jaxcnn.layers.platform import traced_for_cpu
 
 LEAST_VALUES = 2**14
@@ -34,7 +35,7 @@ def channel_sums(u: jax.Array, x: jax.Array, b: jax.Array, c: jax.Array) -> tupl
       two of `[C]`.
     """
     if traced_for_cpu():
-        first, second = sums_p.bind(*_varying_alike(u, x, b, c))
+        first, second = sums_p.bind(*varying_alike(u, x, b, c))
     else:
         first, second = _plain_sums(u, x, b, c)
     return first, second
@@ -43,18 +44,8 @@ def channel_sums(u: jax.Array, x: jax.Array, b: jax.Array, c: jax.Array) -> tupl
 def spread(x: jax.Array, c: jax.Array, factor: jax.Array, shift: jax.Array) -> jax.Array:
     """`(x - c) factor + shift`, float32 `[..., C]`, of x `[..., C]` and the others `[C]`."""
     if traced_for_cpu():
-        return spread_p.bind(*_varying_alike(x, c, factor, shift))
+        return spread_p.bind(*varying_alike(x, c, factor, shift))
     return _plain_spread(x, c, factor, shift)
-
-
-def _varying_alike(*arrays: jax.Array) -> list[jax.Array]:
-    # Within shard_map images differ from device to device and parameters do not; said here, a gradient is summed.
-    varying = [jax.typeof(a).manual_axis_type.varying for a in arrays]
-    everywhere = frozenset.union(*varying)
-    return [
-        jax.lax.pcast(a, tuple(missing), to="varying") if (missing := everywhere - own) else a
-        for a, own in zip(arrays, varying, strict=True)
-    ]
 
 
 # What the two are, in XLA's operations.

@@ -19,6 +19,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from jaxcnn import native
+from jaxcnn.layers.axes import varying_alike
 from jaxcnn.layers.window import Sides
 
 Pair = tuple[int, int]
@@ -84,13 +85,7 @@ def is_possible(x: jax.Array, kernel: jax.Array) -> bool:
 def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sides, dilation: Pair, groups: int) -> jax.Array:
     """`W * X` by the primitive, where it `is_possible`."""
     geometry = Geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
-    # Within shard_map images differ from device to device and kernels do not; said here, a kernel's gradient is summed.
-    varying = [jax.typeof(a).manual_axis_type.varying for a in (x, kernel)]
-    x, kernel = (
-        jax.lax.pcast(a, tuple(missing), to="varying") if (missing := frozenset.union(*varying) - own) else a
-        for a, own in zip((x, kernel), varying, strict=True)
-    )
-    return _bind(Role.OUTPUT, geometry, x, kernel)
+    return _bind(Role.OUTPUT, geometry, *varying_alike(x, kernel))
 
 
 # The primitive.
@@ -180,16 +175,10 @@ def _lowered_for_cpu(ctx: Any, a: Any, b: Any, *, role: Role, geometry: Geometry
 
 def _may_be_native(ctx: Any, geometry: Geometry) -> bool:
     """Whether these numbers, in this place, may be handed to oneDNN."""
-    module, axes = ctx.module_context, ctx.module_context.axis_context
-    # XLA cannot divide a call among the devices of a `jit` over a mesh, and an exported program must run elsewhere.
-    is_whole = getattr(axes, "num_devices", 1) == 1 and (
-        not hasattr(axes, "manual_axes") or set(axes.manual_axes) == set(axes.mesh.axis_names)
-    )
     work = math.prod(geometry.output) * math.prod(geometry.kernel[:3])
     sides = zip(geometry.padding, geometry.reach, strict=True)
     return (
-        is_whole
-        and not module.lowering_parameters.for_export
+        native.may_be_called(ctx)
         and ctx.avals_in[0].dtype == "float32"
         and work >= max(LEAST_WORK, 1)
         and all(max(pads) < reach for pads, reach in sides)

@@ -52,8 +52,12 @@ def create_state(
     init_key, run_key = jax.random.split(jax.random.key(seed))
     keys = {"params": init_key, "dropout": init_key}
 
-    # One compiled program in place of one for every layer's initialiser, but not a fast one: it runs once.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0} if traced_for_cpu() else None)
+    # One compiled program in place of one for every layer's initialiser, and, since it runs once, quickly made rather
+    # than fast. Within another program (`eval_shape`) options are that one's.
+    is_within = isinstance(init_key, jax.core.Tracer)
+    quick = {"xla_backend_optimization_level": 0} if traced_for_cpu() and not is_within else None
+
+    @functools.partial(jax.jit, compiler_options=quick)
     def initialize() -> TrainState:
         # In training mode, in which parts may exist that evaluation does not have (auxiliary classifiers).
         variables = model.init(keys, jnp.zeros((1, *image_shape)), train=True)
