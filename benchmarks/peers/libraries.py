@@ -19,7 +19,7 @@ class Peer:
       module: its file in this folder.
       imports: what must be importable for it to run.
       requirements: what pip installs into its environment; None for jaxcnn's own environment.
-      environment: name of its environment, which ways to use one library share.
+      environment: name of its environment, which ways to use one library share; another one for each version of JAX.
       options: added to the task.
     """
 
@@ -29,6 +29,9 @@ class Peer:
     requirements: tuple[str, ...] | None = None
     environment: str = ""
     options: tuple[tuple[str, object], ...] = ()
+
+
+JAX_HERE = importlib.metadata.version("jax")
 
 
 def same_jax() -> tuple[str, ...]:
@@ -42,9 +45,15 @@ PEERS = (
     Peer("jaxcnn", "ours", ("jaxcnn",)),
     Peer("jaxcnn-without-onednn", "ours", ("jaxcnn",), options=(("native", False),)),
     Peer("flax", "flax_linen", ("flax", "optax")),
-    Peer("haiku", "dm_haiku", ("haiku", "optax"), (*same_jax(), "dm-haiku>=0.0.14", "optax"), "haiku"),
-    Peer("equinox", "equinox_modules", ("equinox", "optax"), (*same_jax(), "equinox>=0.13", "optax"), "equinox"),
-    Peer("keras", "keras_jax", ("keras",), (*same_jax(), "keras>=3.10"), "keras"),
+    Peer("haiku", "dm_haiku", ("haiku", "optax"), (*same_jax(), "dm-haiku>=0.0.14", "optax"), f"haiku-jax-{JAX_HERE}"),
+    Peer(
+        "equinox",
+        "equinox_modules",
+        ("equinox", "optax"),
+        (*same_jax(), "equinox>=0.13", "optax"),
+        f"equinox-jax-{JAX_HERE}",
+    ),
+    Peer("keras", "keras_jax", ("keras",), (*same_jax(), "keras>=3.10"), f"keras-jax-{JAX_HERE}"),
     Peer("torch", "pytorch", ("torch",), TORCH, "torch", (("compile", False),)),
     Peer("torch-compiled", "pytorch", ("torch",), TORCH, "torch", (("compile", True),)),
 )
