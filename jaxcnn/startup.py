@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-OFF = ("0", "false", "off")
+from jaxcnn.native.build import OFF, SWITCH
 
 _keeps_memory = False
 
@@ -113,6 +113,6 @@ def _is_writable(folder: Path) -> bool:
 def _has_onednn() -> bool:
     """Whether `pip install 'jaxcnn[cpu]'` brought a oneDNN that convolutions are handed to."""
     try:
-        return os.environ.get("JAXCNN_NATIVE", "1").lower() not in OFF and bool(metadata.version("onednn-cpu-gomp"))
+        return os.environ.get(SWITCH, "1").lower() not in OFF and bool(metadata.version("onednn-cpu-gomp"))
     except metadata.PackageNotFoundError:
         return False

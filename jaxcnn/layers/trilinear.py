@@ -168,8 +168,10 @@ def _lowered(ctx: Any, a: Any, b: Any, *, role: Role, geometry: Geometry) -> Any
 
 
 def _lowered_for_cpu(ctx: Any, a: Any, b: Any, *, role: Role, geometry: Geometry) -> Any:
-    if _may_be_native(ctx, geometry) and native.is_fast(geometry.key(role)):
-        return native.lowering(geometry.key(role))(ctx, a, b)
+    if _may_be_native(ctx, geometry):
+        key = (*geometry.key(role), int(native.must_be_plain()))
+        if native.is_fast(key):
+            return native.lowering(key)(ctx, a, b)
     return _lowered(ctx, a, b, role=role, geometry=geometry)
 
 

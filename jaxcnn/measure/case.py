@@ -90,8 +90,8 @@ class Case:
 def environment() -> dict[str, str]:
     """The environment variables that change what a row measures and are set."""
     names = (
-        *("XLA_FLAGS", "JAX_PLATFORMS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_OPTIMIZATION_LEVEL", "JAXCNN_NATIVE"),
-        *(startup.XLA_SWITCH, startup.MEMORY_SWITCH),
+        *("XLA_FLAGS", "JAX_PLATFORMS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_OPTIMIZATION_LEVEL"),
+        *("JAXCNN_NATIVE", "JAXCNN_WINOGRAD", startup.XLA_SWITCH, startup.MEMORY_SWITCH),
     )
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 

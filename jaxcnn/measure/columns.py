@@ -63,7 +63,9 @@ COLUMNS = (
     Column("jaxcnn", "", "version"),
     Column("python", "", "version"),
     Column("xla_flags", "", "the environment variable XLA_FLAGS"),
-    Column("convolutions", "", "what computes convolutions: XLA, or on a CPU oneDNN"),
+    Column(
+        "convolutions", "", "what computes convolutions: XLA, or on a CPU oneDNN, some of them by Winograd's algorithm"
+    ),
     Column("freed_memory", "", "whether the process keeps it for its next step, or returns it to the system"),
     Column("trace_seconds", "", "seconds of tracing and lowering, before XLA compiles"),
     Column("compile_seconds", "compile s", "seconds to trace and compile with an empty cache", "{:.2f}".format),

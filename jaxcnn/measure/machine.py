@@ -25,12 +25,19 @@ def describe() -> dict[str, Any]:
         "jaxcnn": __version__,
         "python": platform.python_version(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "convolutions": "oneDNN" if on_cpu and native.is_used() else "XLA",
+        "convolutions": _convolutions(on_cpu),
         "freed_memory": "kept" if startup.keeps_freed_memory() else "returned",
         "host_cpus": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "date": now(),
     }
+
+
+def _convolutions(on_cpu: bool) -> str:
+    """What computes them here."""
+    if not on_cpu or not native.is_used():
+        return "XLA"
+    return "oneDNN" if native.must_be_plain() else "oneDNN+Winograd"
 
 
 def now() -> str:

@@ -1,11 +1,12 @@
 """Convolutions on a CPU by oneDNN, where `pip install 'jaxcnn[cpu]'` brought it, and sums of our own beside them.
 
 How the library comes about is in `jaxcnn.native.build`. `key` below is what `convolution.cpp` says it is: the role,
-shapes and geometry of a convolution in 22 numbers.
+shapes and geometry of a convolution in 22 numbers. The 23rd is whether it must be the plain sum of products.
 """
 
 import ctypes
 import functools
+import os
 from typing import Any
 
 import jax
@@ -15,6 +16,9 @@ from jaxcnn.native import build
 
 CONVOLUTION = "jaxcnn_convolution"
 CHANNEL_SUMS = "jaxcnn_channel_sums"
+
+WINOGRAD_SWITCH = "JAXCNN_WINOGRAD"
+"""The environment variable that, set to 0, leaves every convolution to oneDNN's plain sums of products."""
 
 
 @functools.cache
@@ -33,9 +37,20 @@ def is_used() -> bool:
     return _library() is not None
 
 
+def must_be_plain() -> bool:
+    """Whether a convolution that is lowered now must be the plain sum of products, which rounds a little less.
+
+    Else kernels of 3x3 are computed by Winograd's algorithm where it is faster (`winograd.cpp`). It rounds as if sums
+    were longer, to 1e-6 of the largest output (oneDNN's sums: 3e-7), which `jax.default_matmul_precision("highest")`
+    and "float32" forbid, as does `JAXCNN_WINOGRAD=0`.
+    """
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    return precision in ("highest", "float32") or os.environ.get(WINOGRAD_SWITCH, "1").lower() in build.OFF
+
+
 @functools.lru_cache(maxsize=4096)
 def is_fast(key: tuple[int, ...]) -> bool:
-    """Whether oneDNN is there and has more than reference loops for this convolution of float32."""
+    """Whether oneDNN is there and has more than reference loops for this convolution of float32, or we have."""
     library = _library()
     return library is not None and bool(library.jaxcnn_is_fast((ctypes.c_int64 * len(key))(*key)))
 

@@ -22,7 +22,11 @@ import jax
 SWITCH = "JAXCNN_NATIVE"
 """The environment variable that, set to 0, leaves every convolution to XLA."""
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("convolution.cpp", "channel_sums.cpp"))
+OFF = ("0", "false", "off")
+"""What switches something off that an environment variable is for."""
+
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("convolution.cpp", "winograd.cpp", "channel_sums.cpp"))
+HEADERS = (Path(__file__).with_name("winograd.h"),)
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
 DIGEST = 32
 
@@ -33,7 +37,7 @@ class NotBuilt(Exception):
 
 def load() -> ctypes.CDLL | None:
     """The native library, built if need be; None if switched off or without oneDNN, or, with a warning, if it fails."""
-    if os.environ.get(SWITCH, "1").lower() in ("0", "false", "off"):
+    if os.environ.get(SWITCH, "1").lower() in OFF:
         return None
     try:
         include, shared = _packages()
@@ -71,7 +75,7 @@ def _library(include: Path, shared: Path) -> Path:
     """The library's path in the cache, where it is whole."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
     parts = (
-        *(source.read_text() for source in SOURCES),
+        *(source.read_text() for source in (*SOURCES, *HEADERS)),
         jax.__version__,
         metadata.version("jaxlib"),
         metadata.version("onednn-cpu-gomp"),
@@ -96,7 +100,7 @@ def _build(compiler: str, include: Path, shared: Path, library: Path) -> None:
     os.close(handle)
     built = Path(name)
     command = [
-        *(compiler, *FLAGS, f"-I{jax.ffi.include_dir()}", f"-I{include}", *map(str, SOURCES)),
+        *(compiler, *FLAGS, *_openmp(compiler), f"-I{jax.ffi.include_dir()}", f"-I{include}", *map(str, SOURCES)),
         *(f"-Wl,-rpath,{shared.parent}", str(shared), "-lpthread", "-o", name),
     ]
     try:
@@ -112,6 +116,12 @@ def _build(compiler: str, include: Path, shared: Path, library: Path) -> None:
         raise NotBuilt(f"{compiler} took more than 300 s") from None
     finally:
         built.unlink(missing_ok=True)
+
+
+def _openmp(compiler: str) -> tuple[str, ...]:
+    """The flag for threads of the OpenMP that oneDNN's package uses, GCC's; Clang has its own, and does without."""
+    path = shutil.which(compiler) or compiler
+    return () if "clang" in Path(path).resolve().name else ("-fopenmp",)
 
 
 def _is_whole(library: Path) -> bool:

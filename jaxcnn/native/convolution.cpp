@@ -5,8 +5,9 @@
 //
 //   role 0, output:  (X, W) -> Y      role 1, image:  (G, W) -> dX      role 2, kernel:  (X, G) -> dW
 //
-// Everything else is in `key`, 22 numbers: the role, the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out]
-// and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups.
+// Everything else is in `key`, 23 numbers: the role, the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out]
+// and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups, and
+// whether it must be the plain sum of products (1) or may be computed by a faster algorithm (0, `winograd.h`).
 
 #include <array>
 #include <condition_variable>
@@ -25,6 +26,7 @@
 #include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
+#include "winograd.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace {
@@ -35,7 +37,7 @@ using Key = std::vector<int64_t>;
 using Tensor = ffi::BufferR4<ffi::F32>;
 
 constexpr int kImage = 0, kKernel = 1, kOutput = 2;  // the three tensors, in the order of their shapes in the key
-constexpr size_t kKeySize = 22, kMostPlans = 1024, kAlignment = 64;
+constexpr size_t kKeySize = 23, kMostPlans = 1024, kAlignment = 64;
 
 // Of each role: its operands, then its result.
 constexpr int kTensors[3][3] = {{kImage, kKernel, kOutput}, {kOutput, kKernel, kImage}, {kImage, kOutput, kKernel}};
@@ -102,6 +104,8 @@ Plan Make(const dnnl::engine& engine, const Key& key, bool free) {
   return Finish(backward, backward.src_desc(), backward.diff_weights_desc(), backward.diff_dst_desc());
 }
 
+bool IsByWinograd(const Key& key) { return key[22] == 0 && winograd::IsFaster(key); }
+
 bool IsReference(const Plan& plan) { return plan.implementation.find("ref") != std::string::npos; }
 
 // Memory that only grows, kept from call to call.
@@ -153,7 +157,19 @@ class Worker {
     return plans_.emplace(key, std::move(plan)).first->second;
   }
 
+  const winograd::Convolution& WinogradFor(const Key& key) {
+    const auto known = winograd_plans_.find(key);
+    if (known != winograd_plans_.end()) return known->second;
+    if (winograd_plans_.size() >= kMostPlans) winograd_plans_.clear();
+    return winograd_plans_.try_emplace(key, engine_, key).first->second;
+  }
+
   void Convolve(const Key& key, const std::array<void*, 3>& data) {
+    if (IsByWinograd(key)) {
+      const winograd::Convolution& convolution = WinogradFor(key);
+      convolution.Run(data, buffers_[3].Get(convolution.ScratchBytes()));
+      return;
+    }
     const Plan& plan = PlanFor(key);
     const int* const tensors = kTensors[key[0]];
     std::array<memory, 3> given, used;
@@ -200,12 +216,13 @@ class Worker {
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream_{engine_};
   std::map<Key, Plan> plans_;
-  std::array<Buffer, 4> buffers_;  // the three tensors in oneDNN's layout, and the scratchpad
+  std::map<Key, winograd::Convolution> winograd_plans_;
+  std::array<Buffer, 4> buffers_;  // the three tensors in oneDNN's layout, and what lies between
 };
 
 ffi::Error Convolve(Tensor a, Tensor b, ffi::Result<Tensor> c, ffi::Span<const int64_t> numbers) {
   const Key key(numbers.begin(), numbers.end());
-  if (key.size() != kKeySize || key[0] < 0 || key[0] > 2) return ffi::Error::InvalidArgument("a key of 22 numbers is needed");
+  if (key.size() != kKeySize || key[0] < 0 || key[0] > 2) return ffi::Error::InvalidArgument("a key of 23 numbers is needed");
   const int* const tensors = kTensors[key[0]];
   std::array<void*, 3> data;
   const std::array<std::pair<void*, ffi::Span<const int64_t>>, 3> given = {
@@ -234,7 +251,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution, Convolve,
 extern "C" bool jaxcnn_is_fast(const int64_t* key) {
   try {
     bool fast = false;
-    Worker::Get().Run([&](Worker& worker) { fast = !IsReference(worker.PlanFor(Key(key, key + kKeySize))); });
+    const Key whole(key, key + kKeySize);
+    Worker::Get().Run([&](Worker& worker) { fast = IsByWinograd(whole) || !IsReference(worker.PlanFor(whole)); });
     return fast;
   } catch (const std::exception&) {
     return false;
