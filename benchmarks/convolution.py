@@ -4,10 +4,11 @@
 
 For each model (`name:batch` or `name:batch:size`) a whole training step is compiled several times: `plain`, as Flax's
 own layers compute it (`conv_general_dilated`, `reduce_window`); `xla`, in the forms of XLA's operations that
-`jaxcnn.layers` chooses; and `onednn`, with convolutions by oneDNN, where it is installed. `--layers` compares single
-layers, each of the changes by itself. The programs take turns, and the ratio is that of their fastest runs: on a
-machine that does other work besides, the fastest of many is what is least disturbed. Beside it stands the ratio of the
-processor time of all threads, likewise, which other work disturbs less and which says nothing of idle cores.
+`jaxcnn.layers` chooses; and, where oneDNN is installed, `onednn`, with convolutions by it, and `winograd`, as
+`jaxcnn.layers` has them: those of 3x3 by Winograd's algorithm where that is faster. `--layers` compares single layers,
+each of the changes by itself. The programs take turns, and the ratio is that of their fastest runs: on a machine that
+does other work besides, the fastest of many is what is least disturbed. Beside it stands the ratio of the processor
+time of all threads, likewise, which other work disturbs less and which says nothing of idle cores.
 """
 
 import argparse
@@ -39,6 +40,13 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "1x1/2, 256 to 512": (Conv(512, 1, 2, use_bias=False), (8, 56, 56, 256)),
     "3x3/2, 64 to 128": (Conv(128, 3, 2, 1, use_bias=False), (8, 32, 32, 64)),
     "3x3, 64 to 64": (Conv(64, 3, 1, 1, use_bias=False), (8, 32, 32, 64)),
+    "3x3, 64 to 64, 56x56": (Conv(64, 3, 1, 1, use_bias=False), (8, 56, 56, 64)),
+    "3x3, 128 to 128, 28x28": (Conv(128, 3, 1, 1, use_bias=False), (8, 28, 28, 128)),
+    "3x3, 256 to 256, 14x14": (Conv(256, 3, 1, 1, use_bias=False), (8, 14, 14, 256)),
+    "3x3, 512 to 512, 7x7": (Conv(512, 3, 1, 1, use_bias=False), (8, 7, 7, 512)),
+    "3x3, 64 to 64, 224x224": (Conv(64, 3, 1, 1, use_bias=False), (4, 224, 224, 64)),
+    "3x3, 512 to 512, 28x28": (Conv(512, 3, 1, 1, use_bias=False), (4, 28, 28, 512)),
+    "3x3, 128 to 32, 28x28": (Conv(32, 3, 1, 1, use_bias=False), (8, 28, 28, 128)),
     "5x5, 6 to 16": (Conv(16, 5, use_bias=False), (256, 14, 14, 6)),
     "7x7/2, 3 to 64": (Conv(64, 7, 2, 3, use_bias=False), (4, 224, 224, 3)),
     "3x3 depthwise, 64": (Conv(64, 3, 1, 1, feature_group_count=64, use_bias=False), (8, 32, 32, 64)),
@@ -48,13 +56,14 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 
 @contextmanager
 def forms(kind: str) -> Iterator[None]:
-    """What is traced and compiled within has its layers in the forms of this kind: plain, xla or onednn."""
+    """What is traced and compiled within has its layers in the forms of this kind: plain, xla, onednn or winograd."""
     with ExitStack() as stack:
         if kind == "plain":
             for module in (convolution, pooling):
                 stack.enter_context(mock.patch.object(module, "traced_for_cpu", return_value=False))
-        if kind != "onednn":
+        if kind in ("plain", "xla"):
             stack.enter_context(mock.patch.object(native, "is_fast", return_value=False))
+        stack.enter_context(mock.patch.object(native, "must_be_plain", return_value=kind != "winograd"))
         yield
 
 
@@ -97,7 +106,7 @@ def layer_step(layer: Any, shape: tuple[int, ...]) -> tuple[Callable[..., Any], 
 def compare(case: str, step: Callable[..., Any], arguments: tuple[Any, ...], rounds: int) -> dict[str, Any]:
     """Milliseconds of each kind, and how many times as fast as the plain one it is."""
     programs, compile_seconds = {}, {}
-    for kind in ("plain", "xla", *(["onednn"] if native.is_used() else [])):
+    for kind in ("plain", "xla", *(["onednn", "winograd"] if native.is_used() else [])):
         with forms(kind):
             started = time.perf_counter()
             # A function of its own, or JAX would take the program traced before.

@@ -37,11 +37,11 @@ namespace {
 constexpr int64_t kSide = 4, kPlaces = 36;  // a tile has kSide x kSide outputs, and as many values in between
 constexpr int64_t kWidth = 16;              // channels at a time
 constexpr int64_t kApart = 1 << 20;         // bytes in between of a thread, where each has tiles of its own
-constexpr int64_t kTogether = 8 << 20;      // bytes in between, where all threads work on the same tiles
+constexpr int64_t kTogether = 4 << 20;      // bytes in between for each thread, where all work on the same tiles
 constexpr int64_t kMostRows = 1024;         // tiles at a time
 
 // Below these, transforming costs more than it saves.
-constexpr int64_t kLeastChannels = 32, kLeastTiles = 32, kLeastWork = 1 << 24;  // work in multiply-adds
+constexpr int64_t kLeastChannels = 32, kLeastTiles = 48, kLeastWork = 1 << 24;  // work in multiply-adds
 constexpr double kLeastShare = 0.55;  // of a tile that is within the image, on average
 
 // The matrices, applied to one dimension of W channels; what they read is `s` apart, what they write `r`.
@@ -218,8 +218,8 @@ struct Panels {
 };
 
 // The values in between [36, rows, columns] of a kernel [3, 3, rows, columns], for one row.
-FOR_EACH_PROCESSOR void ReadKernel(const float* kernel, int64_t rows, int64_t columns, int64_t row, const Panels& panels,
-                                   float* between) {
+FOR_EACH_PROCESSOR void ReadKernel(const float* kernel, int64_t rows, int64_t columns, int64_t row,
+                                   const Panels& panels, float* between) {
   for (int64_t column = 0; column < columns; column += panels.width) {
     Transform<G>(std::min(panels.width, columns - column),
                  Strided<const float>{kernel + row * columns + column, rows * columns},
@@ -238,6 +238,7 @@ FOR_EACH_PROCESSOR void ReadTurnedKernel(const float* kernel, int64_t rows, int6
     for (int64_t tap = 0; tap < kTaps; ++tap) {
       const float* const from = kernel + ((kTaps - 1 - tap) * columns + column) * rows + row;
       for (int64_t j = 0; j < wide; ++j) {
+        __builtin_prefetch(from + j * rows + kWidth);  // what lies so far apart is not fetched ahead by itself
         for (int64_t i = 0; i < high; ++i) turned[tap][i][j] = from[j * rows + i];
       }
     }
@@ -336,7 +337,7 @@ class Products {
     primitive_ = dnnl::matmul(description);
   }
 
-  int64_t Scratch() const { return scratchpad_.get_size() / sizeof(float) + 1; }
+  int64_t Scratch() const { return scratchpad_ ? scratchpad_.get_size() / sizeof(float) + 1 : 0; }
   const dnnl::memory::desc& Second() const { return second_; }
 
   void Run(const dnnl::engine& engine, dnnl::stream& stream, float* a, float* b, float* c, float* scratch) const {
@@ -373,7 +374,8 @@ struct Convolution::Plan {
   int threads;
   int64_t rows, groups;  // tiles in a group; the last may have fewer, or none
   Panels panels;
-  std::array<Products, 2> products;  // for a whole group and for the last
+  std::array<Products, 2> products;  // for a whole group and for the last; of a kernel's gradient, added up
+  Products first;                    // of a kernel's gradient, for the first group of those that all threads work on
   mutable std::vector<dnnl::stream> streams;
 
   int64_t size = 0, zeros, outside, kernel, image, output, scratch;
@@ -384,7 +386,7 @@ struct Convolution::Plan {
     const int64_t bytes = kPlaces * (sizes.channels + sizes.out_channels) * sizeof(float);
     threads = MostThreads();
     apart = kPlaces * cell * static_cast<int64_t>(sizeof(float)) <= kApart;
-    rows = std::clamp<int64_t>((apart ? kApart : kTogether) / bytes, 8, kMostRows);
+    rows = std::clamp<int64_t>((apart ? kApart : kTogether * threads) / bytes, 8, kMostRows);
     groups = (all + rows - 1) / rows;
     if (apart) groups = (groups + threads - 1) / threads * threads;
     rows = (all + groups - 1) / groups;
@@ -397,7 +399,9 @@ struct Convolution::Plan {
     of_image = Rounded(kPlaces * rows * sizes.channels);
     of_output = Rounded(kPlaces * rows * sizes.out_channels);
     of_scratch = 0;
-    for (const Products& some : products) of_scratch = std::max(of_scratch, Rounded(some.Scratch()));
+    for (const Products* some : {&products[0], &products[1], &first}) {
+      of_scratch = std::max(of_scratch, Rounded(some->Scratch()));
+    }
     zeros = Take(std::max(sizes.channels, sizes.out_channels));
     outside = Take(threads * Rounded(sizes.out_channels));
     kernel = Take((role == 2 ? each : 1) * of_kernel);
@@ -414,6 +418,7 @@ struct Convolution::Plan {
       for (int index : {0, 1}) {
         products[index] = Products(engine, channels, index ? last : images, out_channels, true, true, false);
       }
+      first = Products(engine, channels, groups > 1 ? images : last, out_channels, true, false, false);
       return;
     }
     panels = {out_channels, 0, channels * out_channels};
@@ -448,7 +453,8 @@ struct Convolution::Plan {
 
   Part PartOf(float* memory, int64_t group, const Team& team, bool share) const {
     const int64_t start = group * rows, tiles = std::min(start + rows, sizes.AllTiles()) - start;
-    const int64_t from = share ? tiles * team.me / team.size : 0, to = share ? tiles * (team.me + 1) / team.size : tiles;
+    const int64_t from = share ? tiles * team.me / team.size : 0;
+    const int64_t to = share ? tiles * (team.me + 1) / team.size : tiles;
     const int64_t owner = apart ? team.me : 0;
     return {team.me,
             group,
@@ -467,7 +473,8 @@ struct Convolution::Plan {
     std::atomic<bool> failed{false};  // no exception may leave a parallel region
     const auto run = [&](const Part& part) {
       try {
-        multiply(part, products[part.group + 1 == groups]);
+        const bool replaces = role == 2 && !apart && part.group == 0;
+        multiply(part, replaces ? first : products[part.group + 1 == groups]);
       } catch (const dnnl::error&) {
         failed = true;
       }
@@ -522,8 +529,10 @@ struct Convolution::Plan {
     const auto images = sizes.Images(x), outputs = sizes.Outputs(g);
     const int64_t owners = apart ? threads : 1;
     float* const sums = memory + kernel;
+    if (apart) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < owners * of_kernel; ++i) sums[i] = 0.0f;
+      for (int64_t i = 0; i < owners * of_kernel; ++i) sums[i] = 0.0f;
+    }
     ForAllTiles(
         memory,
         [&](const Part& part) {
@@ -537,10 +546,9 @@ struct Convolution::Plan {
                       sums + (apart ? part.thread : 0) * of_kernel, part.scratch);
         },
         [](const Part&) {});
-    // The sums of the threads into the first's, in the order of threads, whoever does it.
+    for (int64_t owner = 1; owner < owners; ++owner) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t i = 0; i < of_kernel; ++i) {
-      for (int64_t owner = 1; owner < owners; ++owner) sums[i] += sums[owner * of_kernel + i];
+      for (int64_t i = 0; i < of_kernel; ++i) sums[i] += sums[owner * of_kernel + i];
     }
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t row = 0; row < channels; ++row) WriteKernel(sums, channels, out_channels, row, w);
