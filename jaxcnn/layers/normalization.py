@@ -11,7 +11,9 @@ import numpy as np
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
 from jaxcnn.layers.axes import is_bound, is_shared
+from jaxcnn.layers.channel_norm import LEAST_CHANNELS, batch_normalized
 from jaxcnn.layers.channel_sums import channel_sums, spread
+from jaxcnn.layers.platform import traced_for_cpu
 from jaxcnn.layers.window import is_positive
 
 BATCH_AXIS = "batch"
@@ -117,6 +119,13 @@ def _trained(
     groups: tuple[tuple[int, ...], ...] | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The batch normalised in float32, and the running mean and variance `[C]` after it."""
+    channels = x.shape[-1]
+    is_here = axis_name is None or not is_shared(axis_name, x)
+    if traced_for_cpu() and channels >= LEAST_CHANNELS and is_here:
+        gamma = jnp.ones(channels) if scale is None else scale
+        beta = jnp.zeros(channels) if bias is None else bias
+        vectors = (running_mean, running_var, gamma.astype(jnp.float32), beta.astype(jnp.float32))
+        return batch_normalized(x, *vectors, momentum=momentum, epsilon=epsilon, unbiased=unbiased)
     mean, var, count = _batch_statistics(x, running_mean, axis_name, groups)
     sample_var = var * (count / max(count - 1, 1)) if unbiased else var
     return (

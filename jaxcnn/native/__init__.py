@@ -16,6 +16,8 @@ from jaxcnn.native import build
 
 CONVOLUTION = "jaxcnn_convolution"
 CHANNEL_SUMS = "jaxcnn_channel_sums"
+NORMALIZATION = "jaxcnn_normalization"
+NORMALIZATION_GRADIENT = "jaxcnn_normalization_gradient"
 
 WINOGRAD_SWITCH = "JAXCNN_WINOGRAD"
 """The environment variable that, set to 0, leaves every convolution to oneDNN's plain sums of products."""
@@ -27,7 +29,7 @@ def _library() -> ctypes.CDLL | None:
     library = build.load()
     if library is not None:
         library.jaxcnn_is_fast.restype = ctypes.c_bool
-        for name in (CONVOLUTION, CHANNEL_SUMS):
+        for name in (CONVOLUTION, CHANNEL_SUMS, NORMALIZATION, NORMALIZATION_GRADIENT):
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
@@ -64,6 +66,19 @@ def lowering(key: tuple[int, ...]) -> Any:
 def channel_sums(ctx: Any, *operands: Any) -> Any:
     """A rule for `jax.interpreters.mlir` that calls `channel_sums.cpp`."""
     return jax.ffi.ffi_lowering(CHANNEL_SUMS)(ctx, *operands)
+
+
+def normalization(ctx: Any, *operands: Any, numbers: tuple[float, float, float]) -> Any:
+    """A rule that calls `channel_sums.cpp` for `[C]` of a batch normalisation: mean, r, factor, and both running ones.
+
+    The numbers are momentum, epsilon, and what the variance is multiplied by for the running one.
+    """
+    return jax.ffi.ffi_lowering(NORMALIZATION)(ctx, *operands, numbers=np.array(numbers, np.float64))
+
+
+def normalization_gradient(ctx: Any, *operands: Any) -> Any:
+    """The same for its gradient: f, factor and shift, of which that by x is made, and those by scale and bias."""
+    return jax.ffi.ffi_lowering(NORMALIZATION_GRADIENT)(ctx, *operands)
 
 
 def may_be_called(ctx: Any) -> bool:

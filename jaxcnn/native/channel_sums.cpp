@@ -1,9 +1,11 @@
 // Sums over everything but channels, by one pass over the data: of (u - b), and of (u - b) (x - c).
 //
-// u and x are [..., C], b and c are [C]. XLA reads the data once for each of the two sums.
+// u and x are [..., C], b and c are [C]. XLA reads the data once for each of the two sums. Beside them, what batch
+// normalisation makes of the sums, channel by channel: little work, but a dozen kernels for XLA to compile.
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -100,10 +102,10 @@ class Job {
   }
 
   // The parts are added in their order, whoever made them.
-  float Total(int64_t index) const {
+  double Total(int64_t index) const {
     double total = 0;
     for (int64_t part = 0; part < parts_; ++part) total += totals_[part * 2 * sums_.channels + index];
-    return static_cast<float>(total);
+    return total;
   }
 
  private:
@@ -116,25 +118,91 @@ class Job {
   int64_t done_ = 0;
 };
 
-ffi::Error ChannelSums(ffi::ThreadPool pool, Tensor u, Tensor x, Vector b, Vector c, ffi::Result<Vector> sum,
-                       ffi::Result<Vector> product) {
-  const int64_t channels = static_cast<int64_t>(b.element_count()), values = static_cast<int64_t>(u.element_count());
-  const bool fits = x.element_count() == u.element_count() && c.element_count() == b.element_count() &&
-                    sum->element_count() == b.element_count() && product->element_count() == b.element_count() &&
-                    u.element_type() == ffi::F32 && x.element_type() == ffi::F32 && channels > 0 &&
-                    values % channels == 0;
-  if (!fits) return ffi::Error::InvalidArgument("u and x must be float32 [..., C], and the rest [C]");
-  const Sums sums = {static_cast<const float*>(u.untyped_data()), static_cast<const float*>(x.untyped_data()),
-                     b.typed_data(), c.typed_data(), values / channels, channels};
+// Makes all the sums, or returns nothing where the operands do not fit.
+std::shared_ptr<Job> Add(ffi::ThreadPool& pool, const Tensor& u, const Tensor& x, const float* b, const float* c,
+                         int64_t channels) {
+  const int64_t values = static_cast<int64_t>(u.element_count());
+  const bool fits = x.element_count() == u.element_count() && u.element_type() == ffi::F32 &&
+                    x.element_type() == ffi::F32 && channels > 0 && values % channels == 0;
+  if (!fits) return nullptr;
+  const Sums sums = {static_cast<const float*>(u.untyped_data()), static_cast<const float*>(x.untyped_data()), b, c,
+                     values / channels, channels};
   const int64_t parts = std::clamp<int64_t>(values / kPart, 1, kMostParts);
-  const auto job = std::make_shared<Job>(sums, parts);
+  auto job = std::make_shared<Job>(sums, parts);
   const int64_t helpers = std::min<int64_t>(pool.num_threads(), parts) - 1;
   for (int64_t helper = 0; helper < helpers; ++helper) pool.Schedule([job] { job->Work(); });
   job->Work();
   job->Wait();
-  for (int64_t channel = 0; channel < channels; ++channel) {
-    sum->typed_data()[channel] = job->Total(channel);
-    product->typed_data()[channel] = job->Total(channels + channel);
+  return job;
+}
+
+// Whether vectors are all of so many channels.
+template <typename... Vectors>
+bool AreOf(size_t channels, const Vectors&... vectors) {
+  return ((vectors.element_count() == channels) && ...);
+}
+
+ffi::Error Unfit() { return ffi::Error::InvalidArgument("images must be float32 [..., C], and the rest [C]"); }
+
+ffi::Error ChannelSums(ffi::ThreadPool pool, Tensor u, Tensor x, Vector b, Vector c, ffi::Result<Vector> sum,
+                       ffi::Result<Vector> product) {
+  const size_t channels = b.element_count();
+  if (!AreOf(channels, c, *sum, *product)) return Unfit();
+  const auto job = Add(pool, u, x, b.typed_data(), c.typed_data(), static_cast<int64_t>(channels));
+  if (!job) return Unfit();
+  for (size_t channel = 0; channel < channels; ++channel) {
+    sum->typed_data()[channel] = static_cast<float>(job->Total(channel));
+    product->typed_data()[channel] = static_cast<float>(job->Total(channels + channel));
+  }
+  return ffi::Error::Success();
+}
+
+// All that batch normalisation computes of channels: (x - mean) factor + bias is then what it gives.
+ffi::Error Normalization(ffi::ThreadPool pool, Tensor x, Vector around, Vector old_var, Vector scale, Vector bias,
+                         ffi::Span<const double> numbers, ffi::Result<Vector> mean, ffi::Result<Vector> r,
+                         ffi::Result<Vector> factor, ffi::Result<Vector> new_mean, ffi::Result<Vector> new_var) {
+  const size_t channels = around.element_count();
+  if (numbers.size() != 3 || !AreOf(channels, old_var, scale, bias, *mean, *r, *factor, *new_mean, *new_var)) {
+    return Unfit();
+  }
+  const double momentum = numbers[0], epsilon = numbers[1], correction = numbers[2];
+  const auto job = Add(pool, x, x, around.typed_data(), around.typed_data(), static_cast<int64_t>(channels));
+  if (!job) return Unfit();
+  const double count = static_cast<double>(x.element_count() / channels);
+  for (size_t channel = 0; channel < channels; ++channel) {
+    const double offset = job->Total(channel) / count, square = job->Total(channels + channel) / count;
+    const double old = around.typed_data()[channel], middle = old + offset;
+    const double var = std::max(square - offset * offset, 0.0);  // and NaN where it is NaN
+    const double reciprocal = 1 / std::sqrt(var + epsilon);
+    mean->typed_data()[channel] = static_cast<float>(middle);
+    r->typed_data()[channel] = static_cast<float>(reciprocal);
+    factor->typed_data()[channel] = static_cast<float>(reciprocal * scale.typed_data()[channel]);
+    new_mean->typed_data()[channel] = static_cast<float>(momentum * old + (1 - momentum) * middle);
+    new_var->typed_data()[channel] =
+        static_cast<float>(momentum * old_var.typed_data()[channel] + (1 - momentum) * correction * var);
+  }
+  return ffi::Error::Success();
+}
+
+// Of the gradient by what it gave: g f + (x - mean) factor + shift is then that by x.
+ffi::Error NormalizationGradient(ffi::ThreadPool pool, Tensor g, Tensor x, Vector mean, Vector r, Vector scale,
+                                 ffi::Result<Vector> f, ffi::Result<Vector> factor, ffi::Result<Vector> shift,
+                                 ffi::Result<Vector> by_scale, ffi::Result<Vector> by_bias) {
+  const size_t channels = mean.element_count();
+  if (!AreOf(channels, r, scale, *f, *factor, *shift, *by_scale, *by_bias)) return Unfit();
+  const std::vector<float> zeros(channels, 0.0f);
+  const auto job = Add(pool, g, x, zeros.data(), mean.typed_data(), static_cast<int64_t>(channels));
+  if (!job) return Unfit();
+  const double count = static_cast<double>(x.element_count() / channels);
+  for (size_t channel = 0; channel < channels; ++channel) {
+    const double total = job->Total(channel), reciprocal = r.typed_data()[channel];
+    const double scaled = reciprocal * job->Total(channels + channel);
+    const double own = reciprocal * scale.typed_data()[channel];
+    f->typed_data()[channel] = static_cast<float>(own);
+    factor->typed_data()[channel] = static_cast<float>(-own * reciprocal * scaled / count);
+    shift->typed_data()[channel] = static_cast<float>(-own * total / count);
+    by_scale->typed_data()[channel] = static_cast<float>(scaled);
+    by_bias->typed_data()[channel] = static_cast<float>(total);
   }
   return ffi::Error::Success();
 }
@@ -148,5 +216,34 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_channel_sums, ChannelSums,
                                   .Arg<Tensor>()
                                   .Arg<Vector>()
                                   .Arg<Vector>()
+                                  .Ret<Vector>()
+                                  .Ret<Vector>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_normalization, Normalization,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Tensor>()
+                                  .Arg<Vector>()
+                                  .Arg<Vector>()
+                                  .Arg<Vector>()
+                                  .Arg<Vector>()
+                                  .Attr<ffi::Span<const double>>("numbers")
+                                  .Ret<Vector>()
+                                  .Ret<Vector>()
+                                  .Ret<Vector>()
+                                  .Ret<Vector>()
+                                  .Ret<Vector>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_normalization_gradient, NormalizationGradient,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Tensor>()
+                                  .Arg<Tensor>()
+                                  .Arg<Vector>()
+                                  .Arg<Vector>()
+                                  .Arg<Vector>()
+                                  .Ret<Vector>()
+                                  .Ret<Vector>()
+                                  .Ret<Vector>()
                                   .Ret<Vector>()
                                   .Ret<Vector>());
