@@ -97,6 +97,21 @@ def test_a_steps_memory_is_kept_for_the_next_one_unless_that_is_switched_off(tmp
     assert int(new_pages) < 4000 if kept else int(new_pages) > 12000
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere memory is left to the system")
+@pytest.mark.parametrize(("batch_size", "kept"), [(1, False), (512, True)])
+def test_a_small_batchs_memory_is_not_kept(tmp_path, batch_size, kept):
+    program = "import sys, runpy; from jaxcnn import startup; import jaxcnn.train as train;"
+    program += "train.fit = lambda *args, **kwargs: sys.exit(40 + startup.keeps_freed_memory());"
+    program += (
+        f"sys.argv = ['jaxcnn', 'train', '--batch-size', '{batch_size}', '--workdir', {str(tmp_path / 'run')!r}];"
+    )
+    program += "runpy.run_module('jaxcnn.cli.__main__', run_name='__main__')"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "XLA_"))}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert run.returncode == 40 + kept, run.stderr
+
+
 @pytest.mark.parametrize(
     "environment",
     [

@@ -1,5 +1,6 @@
 """jaxcnn itself, as its command line runs it; with oneDNN where it is installed, unless the task says not."""
 
+import math
 import os
 
 import jax
@@ -19,7 +20,7 @@ VARIANTS = {"resnet18_small_stem": ("resnet18", {"stem": "cifar", "num_classes":
 def build(task):
     if not task.get("native", True):
         os.environ[SWITCH] = "0"
-    startup.settle()
+    startup.settle(task["batch_size"] * math.prod(task["image_shape"]))
     jax.config.update("jax_compilation_cache_dir", None)  # compile times stand in the table
     name, options = VARIANTS.get(task["model"], (task["model"], {}))
     case = Case(

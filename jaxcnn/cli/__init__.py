@@ -12,6 +12,9 @@ from jaxcnn import startup
 from jaxcnn.errors import RunError, UsageError, unknown_name
 from jaxcnn.version import __version__
 
+is_console_script = False
+"""Whether this process runs nothing but a command, and may be settled for it."""
+
 # A command's file has a function `run(args)`, and is imported only when the command is called. It may return an exit
 # status.
 COMMANDS = {
@@ -80,5 +83,8 @@ def _overview() -> str:
 
 def run() -> None:
     """The console script `jaxcnn`."""
-    startup.settle()
+    global is_console_script
+    is_console_script = True
+    if sys.argv[1:2] != ["train"]:  # which settles when it knows how large batches are
+        startup.settle()
     sys.exit(main())

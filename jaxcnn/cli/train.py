@@ -15,10 +15,11 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from jaxcnn import train
+from jaxcnn import cli, startup, train
 from jaxcnn.cli import tell
 from jaxcnn.cli.flags import parse
 from jaxcnn.errors import RunError, UsageError
+from jaxcnn.measure.case import natural_image_shape
 from jaxcnn.train import distributed, launch, workdir
 from jaxcnn.train.config import validate
 from jaxcnn.train.distributed import HEARTBEAT_SECONDS
@@ -60,12 +61,24 @@ SUPERVISOR_FLAGS = ("--processes", "--devices-per-process", "--max-restarts")
 def run(args: Sequence[str]) -> int | None:
     flags = parse(Flags, "train", args, recipe_defaults(Flags, args))
     _check(flags)
+    if cli.is_console_script:
+        startup.settle(_batch_values(flags))
     if flags.processes is not None:
         return _supervise(flags, args)
     if flags.distributed:
         return _be_one_of_many(flags, args)
     _fit(flags, args)
     return None
+
+
+def _batch_values(flags: Flags) -> int | None:
+    """How many values the images of a batch have, if that can be told before the data set is opened."""
+    try:
+        height, width, channels = natural_image_shape(flags.model)
+        size = flags.image_size
+        return int(flags.batch_size) * channels * (size**2 if size else height * width)
+    except (UsageError, TypeError, ValueError):  # what is wrong with the flags is told where they are used
+        return None
 
 
 def _fit(flags: Flags, args: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ Whatever else JAX, XLA or a driver prints goes to standard error.
 """
 
 import json
+import math
 import os
 import sys
 
@@ -23,8 +24,8 @@ def main() -> None:
     def tell(**what: object) -> None:
         told.write(json.dumps(what) + "\n")
 
-    startup.settle()
     case = Case(**json.load(sys.stdin))
+    startup.settle(case.batch_size * math.prod(case.image_shape))
     if (
         case.devices
         and case.devices > 1
