@@ -1,6 +1,5 @@
 """jaxcnn itself, as its command line runs it; with oneDNN where it is installed, unless the task says not."""
 
-import math
 import os
 
 import jax
@@ -20,8 +19,6 @@ VARIANTS = {"resnet18_small_stem": ("resnet18", {"stem": "cifar", "num_classes":
 def build(task):
     if not task.get("native", True):
         os.environ[SWITCH] = "0"
-    startup.settle(task["batch_size"] * math.prod(task["image_shape"]))
-    jax.config.update("jax_compilation_cache_dir", None)  # compile times stand in the table
     name, options = VARIANTS.get(task["model"], (task["model"], {}))
     case = Case(
         name,
@@ -31,6 +28,8 @@ def build(task):
         devices=1,
         image_size=task["image_shape"][0],
     )
+    startup.settle(case.batch_values)
+    jax.config.update("jax_compilation_cache_dir", None)  # compile times stand in the table
     model = create_model(name, dtype=None if case.dtype == "float32" else case.dtype, **options)
     program = build_program(case, model)
     state, batch = program.args

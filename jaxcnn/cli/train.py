@@ -19,7 +19,7 @@ from jaxcnn import cli, startup, train
 from jaxcnn.cli import tell
 from jaxcnn.cli.flags import parse
 from jaxcnn.errors import RunError, UsageError
-from jaxcnn.measure.case import natural_image_shape
+from jaxcnn.measure.case import Case
 from jaxcnn.train import distributed, launch, workdir
 from jaxcnn.train.config import validate
 from jaxcnn.train.distributed import HEARTBEAT_SECONDS
@@ -74,9 +74,7 @@ def run(args: Sequence[str]) -> int | None:
 def _batch_values(flags: Flags) -> int | None:
     """How many values the images of a batch have, if that can be told before the data set is opened."""
     try:
-        height, width, channels = natural_image_shape(flags.model)
-        size = flags.image_size
-        return int(flags.batch_size) * channels * (size**2 if size else height * width)
+        return Case(flags.model, int(flags.batch_size), image_size=flags.image_size).batch_values
     except (UsageError, TypeError, ValueError):  # what is wrong with the flags is told where they are used
         return None
 

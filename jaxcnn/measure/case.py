@@ -1,13 +1,14 @@
 """What is measured in one row, and the command that measures it again."""
 
 import itertools
+import math
 import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxcnn import startup
+from jaxcnn import native, startup
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.models import create_model
 from jaxcnn.train import make_parallel
@@ -53,6 +54,11 @@ class Case:
         height, width, channels = natural_image_shape(self.model)
         return (height, width, channels) if self.image_size is None else (self.image_size, self.image_size, channels)
 
+    @property
+    def batch_values(self) -> int:
+        """How many values the images of a batch have."""
+        return self.batch_size * math.prod(self.image_shape)
+
     def validate(self) -> None:
         """Checks what can be checked without devices.
 
@@ -91,7 +97,7 @@ def environment() -> dict[str, str]:
     """The environment variables that change what a row measures and are set."""
     names = (
         *("XLA_FLAGS", "JAX_PLATFORMS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_OPTIMIZATION_LEVEL"),
-        *("JAXCNN_NATIVE", "JAXCNN_WINOGRAD", startup.XLA_SWITCH, startup.MEMORY_SWITCH),
+        *(native.build.SWITCH, native.WINOGRAD_SWITCH, startup.XLA_SWITCH, startup.MEMORY_SWITCH),
     )
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 

@@ -5,7 +5,6 @@ Whatever else JAX, XLA or a driver prints goes to standard error.
 """
 
 import json
-import math
 import os
 import sys
 
@@ -25,7 +24,7 @@ def main() -> None:
         told.write(json.dumps(what) + "\n")
 
     case = Case(**json.load(sys.stdin))
-    startup.settle(case.batch_size * math.prod(case.image_shape))
+    startup.settle(case.batch_values)
     if (
         case.devices
         and case.devices > 1

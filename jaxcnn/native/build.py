@@ -26,7 +26,7 @@ OFF = ("0", "false", "off")
 """What switches something off that an environment variable is for."""
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("convolution.cpp", "winograd.cpp", "channel_sums.cpp"))
-HEADERS = (Path(__file__).with_name("winograd.h"),)
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("winograd.h", "processors.h"))
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
 DIGEST = 32
 

@@ -13,14 +13,8 @@
 #include <utility>
 #include <vector>
 
+#include "processors.h"
 #include "xla/ffi/api/ffi.h"
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-// The library is kept per user, and may be run on another processor than it was built on.
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define FOR_EACH_PROCESSOR
-#endif
 
 namespace {
 

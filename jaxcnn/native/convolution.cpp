@@ -17,6 +17,7 @@
 #include <functional>
 #include <future>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <stdexcept>
@@ -57,12 +58,13 @@ memory::desc Plain(const Key& key, int tensor) {
   return {{groups, features, d[2], d[0], d[1]}, f32, {features, 1, d[3], rows, columns}};
 }
 
-// A primitive made for one key, and how each tensor lies for it.
+// What is made for one key: a primitive and how each tensor lies for it, or a convolution by Winograd's algorithm.
 struct Plan {
   dnnl::primitive primitive;
   std::array<memory::desc, 3> layouts;
   memory::desc scratchpad;
   std::string implementation;
+  std::unique_ptr<winograd::Convolution> winograd = nullptr;
 };
 
 template <typename Description>
@@ -103,8 +105,6 @@ Plan Make(const dnnl::engine& engine, const Key& key, bool free) {
       attributes);
   return Finish(backward, backward.src_desc(), backward.diff_weights_desc(), backward.diff_dst_desc());
 }
-
-bool IsByWinograd(const Key& key) { return key[22] == 0 && winograd::IsFaster(key); }
 
 bool IsReference(const Plan& plan) { return plan.implementation.find("ref") != std::string::npos; }
 
@@ -151,26 +151,23 @@ class Worker {
   const Plan& PlanFor(const Key& key) {
     const auto known = plans_.find(key);
     if (known != plans_.end()) return known->second;
-    Plan plan = Make(engine_, key, false);
-    if (IsReference(plan)) plan = Make(engine_, key, true);
+    Plan plan;
+    if (key[22] == 0 && winograd::IsFaster(key)) {
+      plan.winograd = std::make_unique<winograd::Convolution>(engine_, key);
+    } else {
+      plan = Make(engine_, key, false);
+      if (IsReference(plan)) plan = Make(engine_, key, true);
+    }
     if (plans_.size() >= kMostPlans) plans_.clear();
     return plans_.emplace(key, std::move(plan)).first->second;
   }
 
-  const winograd::Convolution& WinogradFor(const Key& key) {
-    const auto known = winograd_plans_.find(key);
-    if (known != winograd_plans_.end()) return known->second;
-    if (winograd_plans_.size() >= kMostPlans) winograd_plans_.clear();
-    return winograd_plans_.try_emplace(key, engine_, key).first->second;
-  }
-
   void Convolve(const Key& key, const std::array<void*, 3>& data) {
-    if (IsByWinograd(key)) {
-      const winograd::Convolution& convolution = WinogradFor(key);
-      convolution.Run(data, buffers_[3].Get(convolution.ScratchBytes()));
+    const Plan& plan = PlanFor(key);
+    if (plan.winograd) {
+      plan.winograd->Run(data, buffers_[3].Get(plan.winograd->ScratchBytes()));
       return;
     }
-    const Plan& plan = PlanFor(key);
     const int* const tensors = kTensors[key[0]];
     std::array<memory, 3> given, used;
     for (int tensor : {kImage, kKernel, kOutput}) {
@@ -216,7 +213,6 @@ class Worker {
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream_{engine_};
   std::map<Key, Plan> plans_;
-  std::map<Key, winograd::Convolution> winograd_plans_;
   std::array<Buffer, 4> buffers_;  // the three tensors in oneDNN's layout, and what lies between
 };
 
@@ -251,8 +247,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution, Convolve,
 extern "C" bool jaxcnn_is_fast(const int64_t* key) {
   try {
     bool fast = false;
-    const Key whole(key, key + kKeySize);
-    Worker::Get().Run([&](Worker& worker) { fast = IsByWinograd(whole) || !IsReference(worker.PlanFor(whole)); });
+    Worker::Get().Run([&](Worker& worker) { fast = !IsReference(worker.PlanFor(Key(key, key + kKeySize))); });
     return fast;
   } catch (const std::exception&) {
     return false;

@@ -22,19 +22,14 @@
 #include <omp.h>
 #endif
 
+#include "processors.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-// The library is kept per user, and may be run on another processor than it was built on.
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define FOR_EACH_PROCESSOR
-#endif
 #define INLINE inline __attribute__((always_inline))
 
 namespace winograd {
 namespace {
 
-constexpr int64_t kSide = 4, kPlaces = 36;  // a tile has kSide x kSide outputs, and as many values in between
+constexpr int64_t kSide = 4, kPlaces = 36;  // of outputs of a tile; and values in between
 constexpr int64_t kWidth = 16;              // channels at a time
 constexpr int64_t kApart = 1 << 20;         // bytes in between of a thread, where each has tiles of its own
 constexpr int64_t kTogether = 4 << 20;      // bytes in between for each thread, where all work on the same tiles
@@ -372,7 +367,7 @@ struct Convolution::Plan {
   Sizes sizes;
   bool apart;
   int threads;
-  int64_t rows, groups;  // tiles in a group; the last may have fewer, or none
+  int64_t rows, groups;  // tiles in a group; the last may have fewer
   Panels panels;
   std::array<Products, 2> products;  // for a whole group and for the last; of a kernel's gradient, added up
   Products first;                    // of a kernel's gradient, for the first group of those that all threads work on

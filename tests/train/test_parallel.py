@@ -61,6 +61,7 @@ def test_eight_devices_learn_what_one_learns(strategy):
     # Gradients that were summed in place of averaged would be 8 times too large and fail here. Not closer: of millions
     # of activations one may be so near 0 that the last digit decides whether it passes the ReLU.
     assert largest_difference(train(strategy, 8), train("pmap", 1)) < 1e-4
+    assert largest_difference(train(strategy, 8, steps=1), train("pmap", 1, steps=1)) < 1e-6
 
 
 def test_pmap_and_shard_map_agree_to_the_last_bit():
