@@ -29,7 +29,7 @@ def compile_once(library: str, model: str, batch: int) -> dict[str, Any]:
     """Seconds of each stage, by the clock and (`..._cpu`) of all processors, in this process."""
     import jax
 
-    from jaxcnn.measure import machine
+    from jaxcnn.measure.probes import machine
 
     step, args = (_flax if library == "flax" else _ours)(model, batch)
     seconds: dict[str, float] = {}
@@ -57,7 +57,7 @@ def _ours(model: str, batch: int) -> tuple[Any, tuple[Any, ...]]:
     import optax
 
     from jaxcnn.measure import Case
-    from jaxcnn.measure.program import OPTIMIZER, build_model, choose_devices, compilable, random_batch
+    from jaxcnn.measure.probes.program import OPTIMIZER, build_model, choose_devices, compilable, random_batch
     from jaxcnn.train import create_state, make_optimizer, make_parallel
 
     case = Case(model, batch, devices=1)

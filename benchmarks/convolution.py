@@ -27,7 +27,7 @@ import jax
 import optax
 
 import jaxcnn
-from jaxcnn import native
+from jaxcnn.kernels import native
 from jaxcnn.layers import Conv, MaxPool, convolution, pooling
 from jaxcnn.measure.case import natural_image_shape
 

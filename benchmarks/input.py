@@ -35,10 +35,10 @@ from PIL import Image
 from benchmarks.input_peers import PIPELINES
 from benchmarks.results import RESULTS, write
 from jaxcnn.data import open_dataset, open_pipeline
-from jaxcnn.measure import machine
+from jaxcnn.measure.probes import machine
 from jaxcnn.train import Config
-from jaxcnn.train.loop import versions
-from jaxcnn.train.plan import make_plan
+from jaxcnn.train.runtime.loop import versions
+from jaxcnn.train.runtime.plan import make_plan
 
 PARTS = ("resident", "small", "large")
 IN_PEERS_PYTHON = ("torch DataLoader", "tf.data", "tf.data, not antialiased")

@@ -27,10 +27,10 @@ import jax
 
 from benchmarks.results import RESULTS, write
 from jaxcnn import startup
-from jaxcnn.measure import machine
+from jaxcnn.measure.probes import machine
 from jaxcnn.train import Config, fit
-from jaxcnn.train.loop import versions
-from jaxcnn.train.plan import make_plan
+from jaxcnn.train.runtime.loop import versions
+from jaxcnn.train.runtime.plan import make_plan
 
 
 def bare_step(config: Config) -> Callable[[], float]:

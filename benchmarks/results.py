@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.measure import machine
+from jaxcnn.measure.probes import machine
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -17,9 +17,9 @@ from typing import Any
 
 from benchmarks.results import RESULTS, write
 from jaxcnn import startup
-from jaxcnn.measure import machine
+from jaxcnn.measure.probes import machine
 from jaxcnn.train import Config, fit
-from jaxcnn.train.record import read_rows
+from jaxcnn.train.runtime.record import read_rows
 
 
 def watch(workdir: Path, target: float, reached: dict[str, Any], stop: threading.Event) -> None:

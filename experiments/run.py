@@ -13,8 +13,8 @@ import numpy as np
 
 from experiments.experiment import BUDGETS, Budget, Config, Experiment, Record
 from jaxcnn.errors import UsageError
-from jaxcnn.measure import machine
-from jaxcnn.train.workdir import write_json
+from jaxcnn.measure.probes import machine
+from jaxcnn.train.runtime.workdir import write_json
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = Path("runs") / "experiments"

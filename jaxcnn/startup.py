@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-from jaxcnn.native.build import OFF, SWITCH
+from jaxcnn.kernels.native._build import OFF, SWITCH
 
 _keeps_memory = False
 

@@ -10,9 +10,9 @@ from benchmarks.peers.libraries import DEFAULT_ENVIRONMENTS, PEERS, NotInstalled
 from benchmarks.peers.task import MODELS, RESNETS
 from benchmarks.peers.turns import PeerError, Turn, alternate
 from benchmarks.results import RESULTS, write
-from jaxcnn.measure import machine
 from jaxcnn.measure.case import natural_image_shape
 from jaxcnn.measure.columns import shown
+from jaxcnn.measure.probes import machine
 
 DEFAULT_BATCH = {
     "lenet5": 256,

@@ -5,12 +5,12 @@ import os
 import jax
 
 from jaxcnn import startup
+from jaxcnn.kernels.native import is_used
+from jaxcnn.kernels.native._build import SWITCH
 from jaxcnn.measure import Case
-from jaxcnn.measure.machine import device_name, package_version
-from jaxcnn.measure.program import build as build_program
+from jaxcnn.measure.probes.machine import device_name, package_version
+from jaxcnn.measure.probes.program import build as build_program
 from jaxcnn.models import create_model
-from jaxcnn.native import is_used
-from jaxcnn.native.build import SWITCH
 
 # Names here that are options of a model of ours.
 VARIANTS = {"resnet18_small_stem": ("resnet18", {"stem": "cifar", "num_classes": 10})}

@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 
 from jaxcnn.analysis.receptive_field import WHOLE, Field, blur, is_known, join, shape, transfer
-from jaxcnn.layers import channel_norm, channel_sums, trilinear
+from jaxcnn.kernels import batch_norm, convolution, reductions
 
 MARK = "jaxcnn.analysis"
 
@@ -177,10 +177,10 @@ def programs_within(eqn: JaxprEqn) -> list[Jaxpr]:
 
 
 OWN_FORMS = {
-    trilinear.convolution_p: trilinear.plain,
-    channel_sums.sums_p: channel_sums.plain,
-    channel_sums.spread_p: channel_sums.plain,
-    **dict.fromkeys(channel_norm.FORMS, channel_norm.plain),
+    convolution.convolution_p: convolution.plain,
+    reductions.sums_p: reductions.plain,
+    reductions.spread_p: reductions.plain,
+    **dict.fromkeys(batch_norm.FORMS, batch_norm.plain),
 }
 
 

@@ -22,7 +22,7 @@ COMMANDS = {
     "find-lr": "draw the loss against the learning rate and suggest one",
     "eval": "test a trained network on every test image",
     "predict": "tell the classes of images",
-    "look": "draw what a network has learned and what it sees",
+    "visualize": "draw what a network has learned and what it sees",
     "convert": "take published weights in, and give trained ones out",
     "export": "write a trained network for other programs to run",
     "models": "list the architectures",
@@ -42,12 +42,12 @@ def main(args: Sequence[str] | None = None) -> int:
         elif args[0] == "--version":
             print(f"jaxcnn {__version__}")
         elif args[0] == "--print-completion":
-            importlib.import_module(f"{__name__}.completion").run(args[1:])
+            importlib.import_module(f"{__name__}.commands.completion").run(args[1:])
         elif args[0] not in COMMANDS:
             raise unknown_name("command", args[0], COMMANDS)
         else:
             name = args[0].replace("-", "_")
-            return importlib.import_module(f"{__name__}.{name}").run(args[1:]) or 0
+            return importlib.import_module(f"{__name__}.commands.{name}").run(args[1:]) or 0
         return 0
     except (UsageError, RunError, KeyboardInterrupt) as error:
         return tell(error)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.data.random_policies import randaugment, trivialaugment
+from jaxcnn.data._random_policies import randaugment, trivialaugment
 from jaxcnn.errors import UsageError, unknown_name
 
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.data import decode, imagefolder, png_batch
+from jaxcnn.data import _png_batch, decode, imagefolder
 from jaxcnn.errors import UsageError, unknown_name
 
 BUNDLED_DIR = Path(__file__).parent / "bundled"
@@ -212,7 +212,7 @@ class Dataset:
         height, width, channels = self.image_shape
         if size is None:
             shape = (height or 0, width or 0, channels)
-            together = png_batch.decode_together([example.image for example in examples], shape)
+            together = _png_batch.decode_together([example.image for example in examples], shape)
             if together is not None:
                 return together
         images = np.empty((len(examples), *(size or (height or 0, width or 0)), channels), np.uint8)

@@ -3,7 +3,7 @@
 JPEG is decoded by libjpeg-turbo at 1/2, 1/4 or 1/8 of its size where the wanted size allows it, which costs a fraction
 of decoding it whole and resizing it, and no further down than its wanted part. Whatever else there is, Pillow decodes,
 which like libjpeg-turbo leaves the interpreter to other threads meanwhile. For many small PNG files at once see
-`jaxcnn.data.png_batch`.
+`jaxcnn.data._png_batch`.
 """
 
 import io

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcnn.data._original_sums import SUMS
 from jaxcnn.data.datasets import BUNDLED_DIR
-from jaxcnn.data.original_sums import SUMS
 from jaxcnn.data.originals import parse_idx, unpack
 from jaxcnn.errors import UsageError
 

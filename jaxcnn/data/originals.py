@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.data.original_sums import SUMS
+from jaxcnn.data._original_sums import SUMS
 from jaxcnn.errors import UsageError
 
 # More than any file here has, unpacked (the additional images of SVHN): an archive that unpacks to more is refused.

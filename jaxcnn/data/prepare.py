@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.data import imagefolder
+from jaxcnn.data._original_sums import CLASS_NAMES
 from jaxcnn.data.datasets import BUNDLED_DIR, default_data_dir
-from jaxcnn.data.original_sums import CLASS_NAMES
 from jaxcnn.data.originals import READERS, Source, Split
 from jaxcnn.errors import RunError, UsageError, unknown_name
 

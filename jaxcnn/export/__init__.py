@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.export import onnx, stablehlo
 from jaxcnn.train import Trained
-from jaxcnn.train.workdir import write_json
+from jaxcnn.train.runtime.workdir import write_json
 
 FORMATS = {"stablehlo": stablehlo.convert, "onnx": onnx.convert}
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.errors import RunError, UsageError
-from jaxcnn.layers.platform import portable_forms
+from jaxcnn.kernels._platform import portable_forms
 from jaxcnn.train import Trained
 
 # Of the largest logit: what float32 in another order of summation may differ by.

@@ -14,7 +14,7 @@ Ten lines run it, anywhere that JAX is, without jaxcnn or Flax:
 import jax.numpy as jnp
 
 from jaxcnn.errors import UsageError
-from jaxcnn.layers.platform import portable_forms
+from jaxcnn.kernels._platform import portable_forms
 from jaxcnn.train import Trained
 
 # The program is lowered for each of these; whoever runs it needs one of them.

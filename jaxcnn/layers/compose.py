@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.errors import UsageError
-from jaxcnn.layers.window import pair
+from jaxcnn.layers._window import pair
 
 Layer = Callable[..., Any]
 

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 from jaxcnn.errors import UsageError
-from jaxcnn.layers import initializers, trilinear
-from jaxcnn.layers.platform import traced_for_cpu
-from jaxcnn.layers.window import Padding, Sides, Size, check_fits, explicit_padding, image_size, is_positive, pair
+from jaxcnn.kernels import convolution
+from jaxcnn.kernels._platform import traced_for_cpu
+from jaxcnn.layers import initializers
+from jaxcnn.layers._window import Padding, Sides, Size, check_fits, explicit_padding, image_size, is_positive, pair
 
 
 class Conv(nn.Module):
@@ -92,8 +93,8 @@ def convolve(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides, dilation: tuple[int, int], groups: int
 ) -> jax.Array:
     """`W * X` of images `[N, H, W, C_in]` and kernels `[kH, kW, C_in / groups, C_out]`, in the form fastest here."""
-    if traced_for_cpu() and trilinear.is_possible(x, kernel):
-        return trilinear.convolve(x, kernel, strides, padding, dilation, groups)
+    if traced_for_cpu() and convolution.is_possible(x, kernel):
+        return convolution.convolve(x, kernel, strides, padding, dilation, groups)
     return jax.lax.conv_general_dilated(
         x,
         kernel,

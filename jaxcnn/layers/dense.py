@@ -9,7 +9,7 @@ from flax.linen.dtypes import promote_dtype
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
-from jaxcnn.layers.window import is_positive
+from jaxcnn.layers._window import is_positive
 
 
 class Dense(nn.Module):

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.errors import UsageError
+from jaxcnn.kernels._platform import traced_for_cpu
+from jaxcnn.kernels.axes import is_bound, is_shared
+from jaxcnn.kernels.batch_norm import LEAST_CHANNELS, batch_normalized
+from jaxcnn.kernels.reductions import channel_sums, spread
 from jaxcnn.layers import initializers
-from jaxcnn.layers.axes import is_bound, is_shared
-from jaxcnn.layers.channel_norm import LEAST_CHANNELS, batch_normalized
-from jaxcnn.layers.channel_sums import channel_sums, spread
-from jaxcnn.layers.platform import traced_for_cpu
-from jaxcnn.layers.window import is_positive
+from jaxcnn.layers._window import is_positive
 
 BATCH_AXIS = "batch"
 """Name of the mapped axis over which the training step spreads a batch."""

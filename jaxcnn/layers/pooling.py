@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.errors import UsageError
-from jaxcnn.layers.platform import traced_for_cpu
-from jaxcnn.layers.window import Padding, Sides, Size, check_fits, explicit_padding, image_size, pair
+from jaxcnn.kernels._platform import traced_for_cpu
+from jaxcnn.layers._window import Padding, Sides, Size, check_fits, explicit_padding, image_size, pair
 
 WIDEST_SLICED = 8
 """Maxima over windows up to so wide are taken of strided slices on a CPU, where XLA's own gradient of a window, a

@@ -6,15 +6,15 @@
 True
 """
 
+from jaxcnn.measure._isolate import measure_isolated
 from jaxcnn.measure.case import Case, grid
-from jaxcnn.measure.collectives import Collective, collectives
 from jaxcnn.measure.compare import Comparison, compare
-from jaxcnn.measure.isolate import measure_isolated
-from jaxcnn.measure.peaks import Peak, device_peak, measure_peak
+from jaxcnn.measure.probes.collectives import Collective, collectives
+from jaxcnn.measure.probes.peaks import Peak, device_peak, measure_peak
+from jaxcnn.measure.probes.timing import Timing, time_step, train_advance
 from jaxcnn.measure.row import Row, measure_case
 from jaxcnn.measure.scaling import add_scaling
 from jaxcnn.measure.suite import benchmark, measure_cases
-from jaxcnn.measure.timing import Timing, time_step, train_advance
 
 __all__ = [
     "Case",

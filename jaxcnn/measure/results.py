@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import UsageError
-from jaxcnn.measure import machine
 from jaxcnn.measure.columns import BY_NAME, COLUMNS, shown, varying
+from jaxcnn.measure.probes import machine
 
 ROWS, TABLE, MARKDOWN = "rows.json", "rows.csv", "rows.md"
 

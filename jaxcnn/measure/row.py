@@ -1,4 +1,4 @@
-"""One row: a case measured in this process. `jaxcnn.measure.isolate` does it in a process of its own."""
+"""One row: a case measured in this process. `jaxcnn.measure._isolate` does it in a process of its own."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,14 +8,14 @@ import jax
 
 from jaxcnn.analysis import summarize
 from jaxcnn.errors import RunError, UsageError
-from jaxcnn.measure import machine, memory
 from jaxcnn.measure.case import Case
-from jaxcnn.measure.collectives import collectives
 from jaxcnn.measure.columns import show_bytes
-from jaxcnn.measure.compiling import fresh_compilation_cache
-from jaxcnn.measure.peaks import device_peak
-from jaxcnn.measure.program import Program, build, build_model, choose_devices, step_flops
-from jaxcnn.measure.timing import Timing, time_step, train_advance
+from jaxcnn.measure.probes import machine, memory
+from jaxcnn.measure.probes.collectives import collectives
+from jaxcnn.measure.probes.compiling import fresh_compilation_cache
+from jaxcnn.measure.probes.peaks import device_peak
+from jaxcnn.measure.probes.program import Program, build, build_model, choose_devices, step_flops
+from jaxcnn.measure.probes.timing import Timing, time_step, train_advance
 
 Row = dict[str, Any]
 Report = Callable[[str], None]

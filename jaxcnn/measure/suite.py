@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from jaxcnn.measure._isolate import measure_isolated
 from jaxcnn.measure.case import Case, grid
-from jaxcnn.measure.isolate import measure_isolated
 from jaxcnn.measure.row import Row
 from jaxcnn.measure.scaling import add_scaling
 

@@ -16,7 +16,7 @@ from typing import Any
 import flax.linen as nn
 
 from jaxcnn.errors import UsageError, unknown_name
-from jaxcnn.models.taps import features
+from jaxcnn.models._intermediates import features
 
 
 @functools.cache

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.errors import UsageError
+from jaxcnn.kernels._platform import computed_once
 from jaxcnn.layers import AvgPool, BatchNorm, Conv, Dense, Dropout, GlobalAvgPool, initializers
-from jaxcnn.layers.platform import computed_once
-from jaxcnn.models.recompute import Remat, apply_block, apply_part, check_stages, is_recomputed
-from jaxcnn.models.stem import IMAGE_SHAPES, Kind, Stem
+from jaxcnn.models._stages import Remat, apply_block, apply_part, check_stages, is_recomputed
+from jaxcnn.models._stem import IMAGE_SHAPES, Kind, Stem
 
 ModuleDef = Callable[..., Any]
 

@@ -24,8 +24,8 @@ from jaxcnn.layers import (
     Sequential,
     initializers,
 )
-from jaxcnn.models.recompute import Remat, apply_block, check_stages, is_recomputed
-from jaxcnn.models.stem import IMAGE_SHAPES, Kind, check_stem
+from jaxcnn.models._stages import Remat, apply_block, check_stages, is_recomputed
+from jaxcnn.models._stem import IMAGE_SHAPES, Kind, check_stem
 
 ModuleDef = Callable[..., Any]
 

@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.kernels._platform import computed_once
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, GlobalAvgPool, StochasticDepth, initializers, linear_decay
-from jaxcnn.layers.platform import computed_once
-from jaxcnn.models.recompute import Remat, apply_block, check_stages, is_recomputed
-from jaxcnn.models.stem import IMAGE_SHAPES, Kind, Stem
+from jaxcnn.models._stages import Remat, apply_block, check_stages, is_recomputed
+from jaxcnn.models._stem import IMAGE_SHAPES, Kind, Stem
 
 ModuleDef = Callable[..., Any]
 

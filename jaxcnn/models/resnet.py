@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.errors import unknown_name
+from jaxcnn.kernels._platform import computed_once
 from jaxcnn.layers import (
     BatchNorm,
     Conv,
@@ -19,9 +20,8 @@ from jaxcnn.layers import (
     initializers,
     linear_decay,
 )
-from jaxcnn.layers.platform import computed_once
-from jaxcnn.models.recompute import Remat, apply_block, check_stages, is_recomputed
-from jaxcnn.models.stem import IMAGE_SHAPES, Kind, Stem
+from jaxcnn.models._stages import Remat, apply_block, check_stages, is_recomputed
+from jaxcnn.models._stem import IMAGE_SHAPES, Kind, Stem
 
 ModuleDef = Callable[..., Any]
 Shortcut = Literal["A", "B", "none"]

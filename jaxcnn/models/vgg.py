@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAvgPool, MaxPool, initializers
-from jaxcnn.models.recompute import Remat, apply_part, check_stages, is_recomputed
-from jaxcnn.models.stem import IMAGE_SHAPES, Kind, check_stem
+from jaxcnn.models._stages import Remat, apply_part, check_stages, is_recomputed
+from jaxcnn.models._stem import IMAGE_SHAPES, Kind, check_stem
 
 # Table 1, column by column: before each of the five poolings, the kernel sizes; widths are the same in all columns.
 COLUMN_A = ((3,), (3,), (3, 3), (3, 3), (3, 3))

@@ -16,10 +16,10 @@ from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model
 from jaxcnn.train.config import Config
 from jaxcnn.train.custom import CustomParts, check_given
-from jaxcnn.train.freezing import train_only_rest
 from jaxcnn.train.losses import Loss, make_loss
-from jaxcnn.train.optimizers import make_optimizer
-from jaxcnn.train.precision import dynamic_loss_scale
+from jaxcnn.train.optim.freezing import train_only_rest
+from jaxcnn.train.optim.mixed_precision import dynamic_loss_scale
+from jaxcnn.train.optim.optimizers import make_optimizer
 from jaxcnn.train.state import TrainState
 
 

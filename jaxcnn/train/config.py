@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxcnn.errors import UsageError, unknown_name
-from jaxcnn.train.parameter_paths import check_pattern, parse_scales
+from jaxcnn.train.optim.parameter_paths import check_pattern, parse_scales
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from jaxcnn.train import metrics
 from jaxcnn.train.build import build_optimizer
 from jaxcnn.train.config import Config
 from jaxcnn.train.custom import CustomParts
-from jaxcnn.train.plan import make_plan
-from jaxcnn.train.workdir import write_json
+from jaxcnn.train.runtime.plan import make_plan
+from jaxcnn.train.runtime.workdir import write_json
 
 # The test ends early where the smoothed loss is so many times the lowest.
 EXPLODED = 4.0

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxcnn.layers.platform import traced_for_cpu
+from jaxcnn.kernels._platform import traced_for_cpu
 
 
 @struct.dataclass

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.layers.axes import is_shared
-from jaxcnn.train import ema, metrics
-from jaxcnn.train.accumulation import sum_over_parts
+from jaxcnn.kernels.axes import is_shared
+from jaxcnn.train import metrics
+from jaxcnn.train.gradient import sum_over_parts
 from jaxcnn.train.losses import Loss, cross_entropy
 from jaxcnn.train.mixing import Mix, main_labels, mix_batch, mixed_loss
-from jaxcnn.train.precision import loss_scale
+from jaxcnn.train.optim import ema
+from jaxcnn.train.optim.mixed_precision import loss_scale
 from jaxcnn.train.state import TrainState, evaluation_variables
 
 Step = Callable[[TrainState, Any], Any]

@@ -7,10 +7,10 @@ import flax.linen as nn
 
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model
-from jaxcnn.weights import hub, safetensors, torch_file
+from jaxcnn.weights import _hub, safetensors, torch_file
+from jaxcnn.weights._stored import Stored
 from jaxcnn.weights.conversion import IMAGENET, Conversion, Row, as_stored, from_file, to_ours, to_torchvision
 from jaxcnn.weights.names import TORCHVISION, torchvision_names
-from jaxcnn.weights.stored import Stored
 
 
 def read_arrays(path: str | Path) -> dict[str, Stored]:
@@ -42,7 +42,7 @@ def local_file(source: str | Path) -> Path:
     Raises:
       UsageError: it cannot be downloaded.
     """
-    return hub.fetch(str(source)) if str(source).startswith(hub.PREFIX) else Path(source).expanduser()
+    return _hub.fetch(str(source)) if str(source).startswith(_hub.PREFIX) else Path(source).expanduser()
 
 
 def convert(

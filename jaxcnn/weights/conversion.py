@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn.errors import UsageError
 from jaxcnn.weights import layout
+from jaxcnn.weights._stored import Stored
 from jaxcnn.weights.names import (
     COUNTER,
     FLATTENED_CHANNELS,
@@ -25,7 +26,6 @@ from jaxcnn.weights.names import (
     Names,
     torchvision_names,
 )
-from jaxcnn.weights.stored import Stored
 
 Variables = dict[str, Any]
 IMAGENET = (224, 224, 3)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxcnn.errors import UsageError
-from jaxcnn.weights.stored import BFLOAT16, Stored, count
+from jaxcnn.weights._stored import BFLOAT16, Stored, count
 
 DTYPES = {
     "F64": np.dtype("<f8"),

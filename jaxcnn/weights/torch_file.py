@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxcnn.errors import UsageError
-from jaxcnn.weights import pickled
-from jaxcnn.weights.pickled import Storage, Tensor
-from jaxcnn.weights.stored import Stored
+from jaxcnn.weights import _pickled
+from jaxcnn.weights._pickled import Storage, Tensor
+from jaxcnn.weights._stored import Stored
 
 LARGEST_PICKLE = 64 * 2**20  # bytes; a network of a thousand layers needs one of half a megabyte
 STREAM_MAGIC = 0x1950A86A20F9469CFC6C
@@ -110,15 +110,15 @@ def _archive(path: Path) -> tuple[Any, Callable[[Storage], np.ndarray]]:
         values = np.frombuffer(data, storage.dtype)
         return values.byteswap() if swapped else values
 
-    return pickled.read(content("data.pkl")), _keep_last(row)
+    return _pickled.read(content("data.pkl")), _keep_last(row)
 
 
 def _stream(path: Path) -> tuple[Any, Callable[[Storage], np.ndarray]]:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = io.BytesIO(file.read(LARGEST_PICKLE))
-    magic, version = pickled.read(head), pickled.read(head)
-    system, saved, keys = pickled.read(head), pickled.read(head), pickled.read(head)
+    magic, version = _pickled.read(head), _pickled.read(head)
+    system, saved, keys = _pickled.read(head), _pickled.read(head), _pickled.read(head)
     if magic != STREAM_MAGIC or version != 1001:
         raise UsageError(f"it is of an unknown version ({str(version)[:20]})")
     little = isinstance(system, dict) and system.get("little_endian", True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from jaxcnn.data.random_policies import OPERATIONS, operate, randaugment, trivialaugment
+from jaxcnn.data._random_policies import OPERATIONS, operate, randaugment, trivialaugment
 
 IMAGE = np.random.default_rng(1).integers(20, 220, (24, 20, 3), np.uint8)
 IMAGE[4:10, 4:12] //= 3

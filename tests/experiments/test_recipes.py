@@ -8,7 +8,8 @@ import pytest
 
 from jaxcnn.data import Dataset
 from jaxcnn.models import paper
-from jaxcnn.train import Config, plan
+from jaxcnn.train import Config
+from jaxcnn.train.runtime import plan
 
 RECIPES = sorted((Path(__file__).parents[2] / "experiments" / "recipes").glob("*.py"))
 SHAPES = {"cifar10": ((32, 32, 3), 10, 50_000), "imagenet2012": ((None, None, 3), 1000, 1_281_167)}

@@ -11,7 +11,8 @@ import killing
 import worker as worker_module
 
 from jaxcnn import models
-from jaxcnn.train import Config, OptimizerConfig, plan
+from jaxcnn.train import Config, OptimizerConfig
+from jaxcnn.train.runtime import plan
 
 
 @pytest.fixture(scope="session")

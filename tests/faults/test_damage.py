@@ -13,9 +13,10 @@ import pytest
 from worker import fingerprint
 
 from jaxcnn.errors import UsageError
-from jaxcnn.train import fit, integrity
-from jaxcnn.train.checkpoint import Checkpoints, DamagedError
-from jaxcnn.train.plan import make_plan
+from jaxcnn.train import fit
+from jaxcnn.train.runtime import integrity
+from jaxcnn.train.runtime.checkpoint import Checkpoints, DamagedError
+from jaxcnn.train.runtime.plan import make_plan
 
 FLIPS = 200
 

@@ -11,10 +11,11 @@ from worker import fingerprint
 
 from jaxcnn.data.pipeline import Pipeline
 from jaxcnn.errors import UsageError
-from jaxcnn.train import SaveError, TrainState, evaluate_run, fit, loop, plan
-from jaxcnn.train.checkpoint import Checkpoints
-from jaxcnn.train.lock import exclusive
-from jaxcnn.train.record import Record, read_rows
+from jaxcnn.train import SaveError, TrainState, evaluate_run, fit
+from jaxcnn.train.runtime import loop, plan
+from jaxcnn.train.runtime._lock import exclusive
+from jaxcnn.train.runtime.checkpoint import Checkpoints
+from jaxcnn.train.runtime.record import Record, read_rows
 
 # Steps 7, 13, 19 and 25 end an epoch: 9 is in the middle of one.
 MIDDLE, END_OF_EPOCH = 9, 13

@@ -10,7 +10,7 @@ from killing import ARGS, complete_checkpoints, outcome
 
 from jaxcnn.data.pipeline import Pipeline
 from jaxcnn.train import InterruptedRunError, fit
-from jaxcnn.train.signals import StopSignals
+from jaxcnn.train.runtime.signals import StopSignals
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,8 @@ def test_a_signal_stops_the_run_which_goes_on_to_the_same_end(worker, straight, 
 
 
 def test_the_command_to_go_on_names_a_folder_that_was_chosen_for_the_run(worker, tmp_path, monkeypatch):
-    from jaxcnn.cli import main, train
+    from jaxcnn.cli import main
+    from jaxcnn.cli.commands import train
 
     def stopped(config, console):
         raise InterruptedRunError(signal.SIGTERM, 5, 26, tmp_path / "runs" / "it's one")

@@ -13,9 +13,10 @@ import pytest
 from killing import complete_checkpoints, outcome
 
 from jaxcnn.errors import RunError
-from jaxcnn.train import DivergedError, SaveError, TrainState, fit, workdir
-from jaxcnn.train.checkpoint import Checkpoints
-from jaxcnn.train.record import Record
+from jaxcnn.train import DivergedError, SaveError, TrainState, fit
+from jaxcnn.train.runtime import workdir
+from jaxcnn.train.runtime.checkpoint import Checkpoints
+from jaxcnn.train.runtime.record import Record
 
 
 def state(step, floats=1000):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import devices
-from jaxcnn.cli import benchmark as command
+from jaxcnn.cli.commands import benchmark as command
 from jaxcnn.errors import UsageError
 from jaxcnn.measure import Case, Peak, add_scaling, benchmark, grid, measure_case, measure_cases, measure_isolated
 from jaxcnn.measure.columns import COLUMNS
@@ -182,7 +182,7 @@ def test_several_steps_a_dispatch_make_the_same_updates():
     import jax
     import numpy as np
 
-    from jaxcnn.measure.program import build, random_batch
+    from jaxcnn.measure.probes.program import build, random_batch
 
     many, one = Case("lenet5", 4, devices=1, steps_per_dispatch=3), Case("lenet5", 4, devices=1)
     program = build(many)

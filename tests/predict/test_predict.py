@@ -12,7 +12,7 @@ from jaxcnn.cli import main
 from jaxcnn.data import open_dataset
 from jaxcnn.errors import UsageError
 from jaxcnn.train import Config, fit, load_run
-from jaxcnn.train.preprocessing import PREPROCESSING
+from jaxcnn.train.runtime.preprocessing import PREPROCESSING
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_the_accuracy_of_predictions_is_what_training_reported(run, images):
 
 
 def test_the_data_set_is_not_needed(run, monkeypatch):
-    monkeypatch.setattr("jaxcnn.train.trained.open_dataset", None)
+    monkeypatch.setattr("jaxcnn.train.runtime.trained.open_dataset", None)
     assert load_run(run.workdir).preprocessing.class_names[0] == "T-shirt/top"
 
 

@@ -14,7 +14,7 @@ import pytest
 from jaxcnn.errors import UsageError
 from jaxcnn.train import Config, OptimizerConfig, evaluate_run, fit
 from jaxcnn.train.custom import CustomParts, describe
-from jaxcnn.train.plan import make_plan
+from jaxcnn.train.runtime.plan import make_plan
 
 CONFIG = Config(steps=40, batch_size=64, progress=False)
 

@@ -14,7 +14,6 @@ from jaxcnn.train import (
     binary_cross_entropy,
     create_state,
     cross_entropy,
-    ema,
     evaluation_variables,
     make_eval_step,
     make_parallel,
@@ -22,7 +21,8 @@ from jaxcnn.train import (
 )
 from jaxcnn.train.losses import LOSSES, make_loss
 from jaxcnn.train.mixing import MixedLabels, cutmix, main_labels, make_mix, mixed_loss, mixup
-from jaxcnn.train.precision import INITIAL_SCALE, dynamic_loss_scale
+from jaxcnn.train.optim import ema
+from jaxcnn.train.optim.mixed_precision import INITIAL_SCALE, dynamic_loss_scale
 
 SHAPE = (6, 6, 3)
 

@@ -13,9 +13,9 @@ from jaxcnn import weights
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model
 from jaxcnn.weights import layout, safetensors
+from jaxcnn.weights._stored import Stored
 from jaxcnn.weights.conversion import from_file, template
 from jaxcnn.weights.names import COUNTER, TORCHVISION, TORCHVISION_MODEL
-from jaxcnn.weights.stored import Stored
 
 SIGNATURES = json.loads((Path(__file__).parent / "golden" / "state_dicts.json").read_text())
 

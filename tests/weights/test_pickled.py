@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jaxcnn.errors import UsageError
-from jaxcnn.weights import pickled
+from jaxcnn.weights import _pickled
 
 
 class Call:
@@ -90,7 +90,7 @@ def test_the_gadgets_work_where_pickle_is_trusted(tmp_path):
 def test_a_pickle_that_asks_for_anything_else_is_refused_and_not_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError) as error:
-        pickled.read(GADGETS[name])
+        _pickled.read(GADGETS[name])
     assert len(str(error.value)) < 200
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
@@ -98,7 +98,7 @@ def test_a_pickle_that_asks_for_anything_else_is_refused_and_not_run(name, tmp_p
 
 def test_what_is_refused_is_named():
     with pytest.raises(UsageError, match=r"asks for posix\.system, .* save model\.state_dict\(\) alone"):
-        pickled.read(GADGETS["system"])
+        _pickled.read(GADGETS["system"])
 
 
 STORAGE = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x0atQ"  # ten numbers under the key "0"
@@ -109,13 +109,13 @@ def tensor(offset: bytes, shape: bytes, stride: bytes) -> bytes:
 
 
 def test_a_tensor_is_a_place_in_a_storage():
-    read = pickled.read(tensor(b"K\x04", b"K\x02K\x03\x86", b"K\x03K\x01\x86"))
+    read = _pickled.read(tensor(b"K\x04", b"K\x02K\x03\x86", b"K\x03K\x01\x86"))
     assert (read.offset, read.shape, read.stride, read.storage.length) == (4, (2, 3), (3, 1), 10)
 
 
 def test_a_place_in_memory_takes_no_memory_for_those_before_it():
     # For this CPython's own reader would make room for four thousand million objects.
-    assert pickled.read(b"\x80\x02}r\xff\xff\xff\x7f.") == {}
+    assert _pickled.read(b"\x80\x02}r\xff\xff\xff\x7f.") == {}
 
 
 HUGE = b"\x8a\x09" + (2**64).to_bytes(9, "little")
@@ -149,6 +149,6 @@ ABSURD = {
 @pytest.mark.parametrize("name", ABSURD)
 def test_a_pickle_that_cannot_be_is_refused_in_one_line(name):
     with pytest.raises(UsageError) as error:
-        pickled.read(ABSURD[name])
+        _pickled.read(ABSURD[name])
     assert len(str(error.value)) < 200
     assert "\n" not in str(error.value)

@@ -1,0 +1,125 @@
+"""`jaxcnn --print-completion bash` (or zsh): a script by which a shell completes commands, flags and names.
+
+    eval "$(jaxcnn --print-completion bash)"
+
+The script holds everything that it offers, so that nothing of jaxcnn runs when a key is pressed.
+"""
+
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import tyro
+
+from jaxcnn import data, models
+from jaxcnn.cli import COMMANDS
+from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.train.losses import LOSSES
+from jaxcnn.train.optim.optimizers import OPTIMIZERS
+from jaxcnn.train.optim.schedules import SCHEDULES
+
+SHELLS = ("bash", "zsh")
+# First words of commands that have commands of their own.
+SECOND_COMMANDS = {"datasets": ("show", "stats"), "benchmark": ("compare",)}
+
+Values = Sequence[str]
+
+
+def run(args: Sequence[str]) -> None:
+    if len(args) != 1:
+        raise UsageError(f"--print-completion takes the name of a shell: {' or '.join(SHELLS)}")
+    if args[0] not in SHELLS:
+        raise unknown_name("shell", args[0], SHELLS)
+    print(script(args[0]))
+
+
+def script(shell: str) -> str:
+    """The script for this shell; zsh's is bash's, read by what zsh has for that."""
+    offers, values = [], []
+    for command in COMMANDS:
+        flags = dict(_flags_of(command))
+        takes_value = {name: choices for name, choices in flags.items() if choices is not None}
+        first = [*SECOND_COMMANDS.get(command, ()), *_positional_choices(command)]
+        offers.append(f'                {command}) words="{" ".join([*first, *flags, "--help"])}" ;;')
+        values += [f'            "{command} {name}") words="{" ".join(v)}" ;;' for name, v in takes_value.items()]
+    return "\n".join(
+        [
+            *(
+                ["autoload -U +X compinit && compinit", "autoload -U +X bashcompinit && bashcompinit"]
+                * (shell == "zsh")
+            ),
+            "_jaxcnn() {",
+            '    local current="${COMP_WORDS[COMP_CWORD]}" previous="${COMP_WORDS[COMP_CWORD-1]}" words=""',
+            '    if [ "$COMP_CWORD" -eq 1 ]; then',
+            f'        words="{" ".join(COMMANDS)} --help --version --print-completion"',
+            "    else",
+            '        case "${COMP_WORDS[1]} $previous" in',
+            f'            "--print-completion "*) words="{" ".join(SHELLS)}" ;;',
+            *values,
+            '            *) case "${COMP_WORDS[1]}" in',
+            *offers,
+            "            esac ;;",
+            "        esac",
+            "    fi",
+            '    COMPREPLY=($(compgen -W "$words" -- "$current"))',
+            "}",
+            "complete -o bashdefault -o default -F _jaxcnn jaxcnn",  # names of files where nothing is known
+        ]
+    )
+
+
+def _dataclasses_of(command: str) -> list[Any]:
+    module = importlib.import_module(f"jaxcnn.cli.commands.{command.replace('-', '_')}")
+    return [
+        kind
+        for name, kind in inspect.getmembers(module, inspect.isclass)
+        if name.endswith("Flags") and dataclasses.is_dataclass(kind)
+    ]
+
+
+def _flags_of(command: str) -> Iterator[tuple[str, Values | None]]:
+    """Each flag of a command, with the values that are known of it; None if it takes none."""
+    for kind in _dataclasses_of(command):
+        yield from _flags(kind, command)
+
+
+def _flags(kind: Any, command: str, prefix: str = "") -> Iterator[tuple[str, Values | None]]:
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        hint, name = hints[field.name], prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(hint):
+            yield from _flags(hint, command, f"{name}.")
+        elif hint is bool:
+            yield f"--no-{name}" if field.default is True else f"--{name}", None
+        elif not _is_positional(hint):
+            yield f"--{name}", _names().get(name) or _choices(hint)
+
+
+def _positional_choices(command: str) -> Values:
+    hints = [hint for kind in _dataclasses_of(command) for hint in get_type_hints(kind, include_extras=True).values()]
+    names = {"summary": models.list_models(), "prepare": data.list_datasets()}.get(command, [])
+    return [*names, *(choice for hint in hints if _is_positional(hint) for choice in _choices(get_args(hint)[0]))]
+
+
+def _is_positional(hint: Any) -> bool:
+    marks = get_args(tyro.conf.Positional[str])[1:]
+    return get_origin(hint) is Annotated and any(mark in marks for mark in get_args(hint)[1:])
+
+
+def _choices(hint: Any) -> Values:
+    """The words that a type allows, at its top or among alternatives."""
+    if get_origin(hint) is Literal:
+        return [str(choice) for choice in get_args(hint)]
+    return [word for part in get_args(hint) for word in _choices(part)] if get_args(hint) else []
+
+
+def _names() -> dict[str, Values]:
+    return {
+        "model": models.list_models(),
+        "dataset": data.list_datasets(),
+        "optimizer.name": list(OPTIMIZERS),
+        "schedule.name": list(SCHEDULES),
+        "loss": list(LOSSES),
+    }

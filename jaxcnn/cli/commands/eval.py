@@ -1,0 +1,40 @@
+"""`jaxcnn eval`: test a run again."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from jaxcnn import train
+from jaxcnn.cli._flags import parse
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Test a run's latest checkpoint on every test image."""
+
+    workdir: str
+    """Folder of the run."""
+    json: bool = False
+    """Print the result as JSON."""
+
+
+def run(args: Sequence[str]) -> None:
+    flags = parse(Flags, "eval", args)
+    values = train.evaluate_run(Path(flags.workdir).expanduser())
+    if flags.json:
+        print(json.dumps(values, indent=2))
+        return
+    table = Table("model", "data set", "step", "test accuracy", "test loss", "test images")
+    table.add_row(
+        values["model"],
+        values["dataset"],
+        f"{values['step']:,}",
+        f"{values['test_accuracy']:.2%}",
+        f"{values['test_loss']:.4f}",
+        f"{values['test_examples']:,}",
+    )
+    Console().print(table)

@@ -1,0 +1,191 @@
+"""`jaxcnn train`: train a network."""
+
+import dataclasses
+import json
+import os
+import runpy
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from jaxcnn import cli, startup, train
+from jaxcnn.cli import tell
+from jaxcnn.cli._flags import parse
+from jaxcnn.errors import RunError, UsageError
+from jaxcnn.measure.case import Case
+from jaxcnn.train.config import validate
+from jaxcnn.train.devices import distributed, launch
+from jaxcnn.train.devices.distributed import HEARTBEAT_SECONDS
+from jaxcnn.train.runtime import workdir
+
+
+@dataclass(frozen=True)
+class Flags(train.Config):
+    """Train a network. Without flags: LeNet-5 on the images inside the package.
+
+    The same command with the same --workdir continues the run.
+    """
+
+    config: str | None = None
+    """A Python file that defines `config = jaxcnn.train.Config(...)`; flags override what it says."""
+    json: bool = False
+    """Print the result as JSON, and everything else to standard error."""
+    processes: int | None = None
+    """Start so many processes on this machine, and start them all again from the last checkpoint when one dies."""
+    devices_per_process: int | None = None
+    """Devices of each of these processes: CPU devices to make (default: one), or GPUs to give (default: one)."""
+    max_restarts: int = 3
+    """How often these processes are started again without getting any further."""
+    distributed: bool = False
+    """Be one of many processes, which JAX detects (SLURM, Open MPI, TPU pods) unless the next three flags tell."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of the processes."""
+    num_processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
+    heartbeat: int = HEARTBEAT_SECONDS
+    """Seconds without a sign of life after which a process counts as dead."""
+
+
+# Flags of the supervisor, which its children do not get.
+SUPERVISOR_FLAGS = ("--processes", "--devices-per-process", "--max-restarts")
+
+
+def run(args: Sequence[str]) -> int | None:
+    flags = parse(Flags, "train", args, recipe_defaults(Flags, args))
+    _check(flags)
+    if cli.is_console_script:
+        startup.settle(_batch_values(flags))
+    if flags.processes is not None:
+        return _supervise(flags, args)
+    if flags.distributed:
+        return _be_one_of_many(flags, args)
+    _fit(flags, args)
+    return None
+
+
+def _batch_values(flags: Flags) -> int | None:
+    """How many values the images of a batch have, if that can be told before the data set is opened."""
+    try:
+        return Case(flags.model, int(flags.batch_size), image_size=flags.image_size).batch_values
+    except (UsageError, TypeError, ValueError):  # what is wrong with the flags is told where they are used
+        return None
+
+
+def _fit(flags: Flags, args: Sequence[str]) -> None:
+    try:
+        result = train.fit(train.Config(**values_of(flags)), console=Console(stderr=flags.json))
+    except train.InterruptedRunError as stop:
+        where = [] if flags.workdir else ["--workdir", str(stop.workdir)]
+        stop.how = launch.command_of_supervisor() or shlex.join(["jaxcnn", "train", *args, *where])
+        raise
+    if flags.json and distributed.is_first():
+        print(json.dumps({**result.values, "workdir": str(result.workdir)}, indent=2))
+
+
+def recipe_defaults(flags: Any, args: Sequence[str]) -> Any:
+    """Flags with the values of the recipe that `--config` names among `args`, if it does."""
+    recipe = _flag_value(args, "--config")
+    return flags() if recipe is None else flags(**values_of(_read_recipe(Path(recipe))), config=recipe)
+
+
+def _supervise(flags: Flags, args: Sequence[str]) -> int:
+    """Starts and watches the processes; the folder is chosen here, so that all starts use the same."""
+    config = train.Config(**values_of(flags))
+    validate(config)
+    with workdir.reserved(config) as folder:
+        where = [] if flags.workdir else ["--workdir", str(folder)]
+        rest = _without(args, SUPERVISOR_FLAGS)
+        return launch.supervise(
+            launch.Launch(
+                [sys.executable, "-m", "jaxcnn.cli", "train", *rest, *where, "--distributed"],
+                processes=flags.processes or 1,
+                checkpoints=folder / workdir.CHECKPOINTS,
+                devices_per_process=flags.devices_per_process,
+                max_restarts=flags.max_restarts,
+                name=shlex.join(["jaxcnn", "train", *args, *where]),
+            )
+        )
+
+
+def _be_one_of_many(flags: Flags, args: Sequence[str]) -> None:
+    launch.watch_supervisor()
+    _keep_standard_output()
+    try:
+        distributed.initialize(flags.coordinator, flags.num_processes, flags.process_id, flags.heartbeat)
+        _fit(flags, args)
+    except (UsageError, RunError, KeyboardInterrupt) as error:
+        distributed.leave(tell(error))
+    except jax.errors.JaxRuntimeError as error:
+        # As a rule that another process has died, of which JAX tells in many lines.
+        print(f"jaxcnn: process {jax.process_index()} stops: {str(error).splitlines()[0]}", file=sys.stderr)
+        distributed.leave(launch.failure_status())
+    except Exception:
+        traceback.print_exc()
+        distributed.leave(launch.failure_status())
+
+
+def _keep_standard_output() -> None:
+    """Leaves standard output to Python: Gloo, which carries numbers between CPUs, reports each connection there."""
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    sys.stdout = os.fdopen(kept, "w", buffering=1, encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+
+
+def _check(flags: Flags) -> None:
+    addressed = (flags.coordinator, flags.num_processes, flags.process_id) != (None, None, None)
+    if addressed and not flags.distributed:
+        raise UsageError("--coordinator, --num-processes and --process-id need --distributed")
+    if flags.distributed and flags.processes is not None:
+        raise UsageError("--processes starts processes of its own, which --distributed says that somebody else does")
+    if flags.devices_per_process is not None and flags.processes is None:
+        raise UsageError("--devices-per-process needs --processes")
+    for name, least in (("processes", 1), ("devices_per_process", 1), ("max_restarts", 0)):
+        value = getattr(flags, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    distributed.check_flags(flags.coordinator, flags.num_processes, flags.process_id, flags.heartbeat)
+
+
+def _without(args: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """The arguments without some flags and their values."""
+    kept, skip = [], False
+    for arg in args:
+        name, equals, _ = arg.partition("=")
+        if skip or name.replace("_", "-") in flags:
+            skip = not skip and not equals
+        else:
+            kept.append(arg)
+    return kept
+
+
+def _flag_value(args: Sequence[str], flag: str) -> str | None:
+    for index, arg in enumerate(args):
+        if arg == flag and index + 1 < len(args):
+            return args[index + 1]
+        if arg.startswith(f"{flag}="):
+            return arg.split("=", 1)[1]
+    return None
+
+
+def _read_recipe(path: Path) -> train.Config:
+    if not path.is_file():
+        raise UsageError(f"--config {path} does not exist; it is a Python file that defines `config`")
+    config = runpy.run_path(str(path)).get("config")
+    if not isinstance(config, train.Config):
+        raise UsageError(f"--config {path} must define `config = jaxcnn.train.Config(...)`")
+    return config
+
+
+def values_of(config: train.Config) -> dict[str, Any]:
+    """The configuration among flags, field by field."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(train.Config)}

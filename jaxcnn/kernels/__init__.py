@@ -1,0 +1,1 @@
+"""Fast forms of the equations that layers state, behind one door."""

@@ -1,0 +1,1 @@
+"""What is read off one program, process or machine: time, memory, compiled code, collectives, peaks."""

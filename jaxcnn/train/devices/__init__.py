@@ -1,0 +1,1 @@
+"""How a step is distributed over devices, processes and machines."""

@@ -1,0 +1,1 @@
+"""One run from start to end: the loop, its folder, checkpoints, signals and records."""

@@ -1,0 +1,106 @@
+"""What Orbax does not do: checksums, so that damage is found, and names for the leaf that does not fit.
+
+Orbax stores no checksum of array data; a flipped bit there comes back as a wrong number without a word.
+"""
+
+import hashlib
+import json
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcnn.errors import UsageError
+
+Manifest = dict[str, dict[str, Any]]
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths, such as "params/Conv_0/kernel"."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
+
+
+def manifest(state: Any) -> Manifest:
+    """Shape, dtype and CRC-32 of each leaf of a tree of host arrays, as values that JSON can hold."""
+    return {name: {**_form(leaf), "crc32": _crc32(leaf)} for name, leaf in named_leaves(state).items()}
+
+
+def check_fits(saved: Manifest, template: Any) -> None:
+    """Checks a saved state's tree, shapes and dtypes against those that are wanted.
+
+    Raises:
+      UsageError: the first leaf that is missing, unknown, or of another shape or dtype.
+    """
+    wanted = {name: _form(leaf) for name, leaf in named_leaves(template).items()}
+    for name, form in wanted.items():
+        if name not in saved:
+            raise UsageError(f"the checkpoint has no {name}, which this configuration needs")
+        for what in ("shape", "dtype"):
+            if saved[name][what] != form[what]:
+                raise UsageError(f"{name} has {what} {saved[name][what]} in the checkpoint, not {form[what]}")
+    for name in saved:
+        if name not in wanted:
+            raise UsageError(f"the checkpoint has {name}, which this configuration does not know")
+
+
+def damaged_leaf(saved: Manifest, state: Any) -> str | None:
+    """The name of the first leaf whose bytes are not those that were saved, or None."""
+    return next((name for name, leaf in named_leaves(state).items() if saved[name]["crc32"] != _crc32(leaf)), None)
+
+
+def non_finite_leaf(state: Any) -> str | None:
+    """The name of the first leaf with a number that is infinite or NaN, or None."""
+    for name, leaf in named_leaves(state).items():
+        if jax.numpy.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
+            return name
+    return None
+
+
+def sha256(tree: Any) -> str:
+    """The SHA-256 of every array of a tree: where it stands, its dtype, its shape and its bits.
+
+    >>> sha256({"a": np.zeros(2)}) == sha256({"a": -np.zeros(2)})
+    False
+    """
+    digest = hashlib.sha256()
+    for name, leaf in named_leaves(tree).items():
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{name} {array.dtype} {np.shape(leaf)}\n".encode())
+        # Viewed as bytes, since not every dtype of JAX (bfloat16) has a buffer that Python knows.
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def seal(value: Any) -> dict[str, Any]:
+    """A JSON value together with its checksum."""
+    return {"value": value, "crc32": zlib.crc32(_canonical(value))}
+
+
+def unseal(sealed: Any) -> Any:
+    """The value that was sealed.
+
+    Raises:
+      ValueError: if it is not what it was.
+    """
+    if not isinstance(sealed, dict) or set(sealed) != {"value", "crc32"}:
+        raise ValueError("its description has no checksum")
+    if zlib.crc32(_canonical(sealed["value"])) != sealed["crc32"]:
+        raise ValueError("its description is damaged")
+    return sealed["value"]
+
+
+def _form(leaf: Any) -> dict[str, Any]:
+    return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+
+
+def _crc32(leaf: Any) -> int:
+    # Viewed as bytes, since not every dtype of JAX (bfloat16) has a buffer that Python knows.
+    return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()

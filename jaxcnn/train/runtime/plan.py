@@ -1,0 +1,221 @@
+"""A run's parts, put together from its configuration and checked before anything is written or compiled."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+
+from jaxcnn.data import Dataset, Pipeline, compose, normalize, open_dataset, open_pipeline
+from jaxcnn.errors import UsageError
+from jaxcnn.train.build import build_augmentations, build_losses, build_model, build_optimizer, check_shapes
+from jaxcnn.train.config import Config, validate
+from jaxcnn.train.custom import CustomParts
+from jaxcnn.train.devices.parallel import Parallel, batch_norm_fields, check_batch_divides, make_parallel
+from jaxcnn.train.gradient import parts_of_full_batch
+from jaxcnn.train.losses import Loss
+from jaxcnn.train.mixing import make_mix
+from jaxcnn.train.optim.freezing import PartlyFrozen, check_freeze, keep_frozen, note_of_frozen
+from jaxcnn.train.optim.parameter_paths import check_matches, parse_scales
+from jaxcnn.train.optim.schedules import make_schedule
+from jaxcnn.train.runtime.initial_weights import InitialWeights, read_initial_weights
+from jaxcnn.train.state import TrainState, create_state
+from jaxcnn.train.step import make_eval_step, make_train_step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a run that does not change while it runs.
+
+    Attributes:
+      config: what is run, with the descriptions of custom parts.
+      pipeline: of the data set's batches, which makes those augmentations that are not left to `augment`.
+      loss, test_loss: in training, with smoothed labels where asked for, and in testing.
+      augment: of one image; None for none.
+      batch_size: images in a step, over all devices together.
+      accumulate: micro-batches of a device's share of a batch.
+      steps: updates that the run makes.
+      template: the state's tree, shapes and dtypes.
+      initial: what the run starts from in place of random weights, if anything.
+    """
+
+    config: Config
+    dataset: Dataset
+    pipeline: Pipeline
+    model: nn.Module
+    loss: Loss
+    test_loss: Loss
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    parallel: Parallel
+    batch_size: int
+    accumulate: int
+    steps: int
+    template: TrainState
+    initial: InitialWeights | None = None
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step, on one device."""
+        if self.config.init_from is not None and self.initial is None:
+            raise UsageError(f"init_from {self.config.init_from} is what a run has recorded; give the file itself")
+        state = _create_state(self.config, self.model, self.optimizer, self.pipeline.image_shape)
+        return state if self.initial is None else self.initial.put_into(state, self.optimizer)
+
+    def epoch(self, step: int) -> float:
+        """How many times each training image has been seen after `step` updates, on average."""
+        return step * self.batch_size / self.dataset.examples["train"]
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether an epoch, or the run, ends with the update number `step` (from 1)."""
+        batch, examples = self.batch_size, self.dataset.examples["train"]
+        return step == self.steps or step * batch // examples > (step - 1) * batch // examples
+
+    def notes(self) -> list[str]:
+        """What a person should know about this run before it starts, a line each."""
+        notes = [] if self.initial is None else [self.initial.note]
+        if self.config.freeze is not None:
+            notes.append(note_of_frozen(self.config.freeze, self.template.params))
+        return notes if self.accumulate == 1 else [*notes, self._note_of_accumulation()]
+
+    def _note_of_accumulation(self) -> str:
+        images = self.batch_size // len(self.parallel.devices) // self.accumulate
+        note = f"each update sums the gradients of {self.accumulate} micro-batches of about {images:,} images a device"
+        if jax.tree.leaves(self.template.batch_stats):
+            note += "; batch normalisation takes its statistics over each micro-batch, not over the whole batch"
+        return note
+
+    def saves_after(self, step: int) -> bool:
+        """Whether a checkpoint follows the update number `step` (from 1)."""
+        every = self.config.checkpoint_every
+        return self.ends_epoch(step) or (every is not None and step % every == 0)
+
+    def compile_train_step(self) -> Any:
+        """The training step over the devices, `(state, batch) -> (state, metrics)`; it consumes its state."""
+        return self.parallel.compile(self._train_step(), donate_state=True)
+
+    def compile_train_steps(self, count: int) -> Any:
+        """`count` training steps in a call, on batches and with metrics that have an axis `[count]` in front."""
+        return self.parallel.compile(self._train_step(), donate_state=True, steps=count)
+
+    def _train_step(self) -> Any:
+        freeze = self.config.freeze
+        step = make_train_step(
+            self.model if freeze is None else PartlyFrozen(self.model, freeze),
+            self.optimizer,
+            self.loss,
+            augment=self.augment,
+            mix=make_mix(self.config.mixup, self.config.cutmix),
+            normalize=self._normalize(),
+            aux_weight=self.config.aux_weight,
+            ema_decay=self.config.ema_decay,
+            accumulate=self.accumulate,
+            axis_name=self.parallel.axis_name,
+        )
+        return step if freeze is None else keep_frozen(step, freeze)
+
+    def compile_eval_step(self) -> Any:
+        """The evaluation step over the devices, `(state, batch) -> metrics`."""
+        step = make_eval_step(
+            self.model,
+            self.test_loss,
+            normalize=self._normalize(),
+            flip=self.config.tta == "flip",
+            axis_name=self.parallel.axis_name,
+        )
+        return self.parallel.compile(step, donate_state=False)
+
+    def _normalize(self) -> Any:
+        statistics = self.dataset.statistics()
+        return functools.partial(normalize, mean=statistics.mean, std=statistics.std)
+
+
+def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
+    """The parts of the run that `config` describes, but for those in `custom`.
+
+    Raises:
+      UsageError: a configuration that cannot work, in one line.
+    """
+    custom = custom or CustomParts()
+    validate(config)
+    dataset = open_dataset(config.dataset, config.data_dir)
+    parallel, batch_size, accumulate = _spread(config, dataset.examples["train"])
+    model = build_model(config, custom, dataset.num_classes, batch_norm_fields(config.sync_batch_norm, parallel))
+    loss, test_loss = build_losses(config, custom)
+    augmentations = build_augmentations(config, custom)
+    pipeline = open_pipeline(
+        dataset,
+        batch_size,
+        config.seed,
+        image_size=config.image_size,
+        augment=augmentations,
+        share=parallel.share,
+    )
+    augment = compose(pipeline.device_augment) if pipeline.device_augment else None
+    steps_per_epoch = dataset.examples["train"] / batch_size
+    steps = config.steps or math.ceil(config.epochs * steps_per_epoch)
+    schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps, steps_per_epoch)
+    optimizer = build_optimizer(config, custom, schedule)
+    template = jax.eval_shape(lambda: _create_state(config, model, optimizer, pipeline.image_shape))
+    if config.freeze is not None:
+        check_freeze(config.freeze, template.params)
+    for pattern, _ in parse_scales(config.optimizer.learning_rate_scales):
+        check_matches("optimizer.learning_rate_scales", pattern, template.params)
+    initial = None
+    if config.init_from is not None:
+        initial = read_initial_weights(config.init_from, config.model, model, dataset.num_classes, pipeline.image_shape)
+        if initial is not None:
+            config = dataclasses.replace(config, init_from=initial.record)
+    if custom != CustomParts():
+        check_shapes(pipeline.image_shape, dataset.num_classes, model, template, test_loss, augment)
+    return Plan(
+        config=custom.recorded(config),
+        dataset=dataset,
+        pipeline=pipeline,
+        model=model,
+        loss=loss,
+        test_loss=test_loss,
+        augment=augment,
+        optimizer=optimizer,
+        schedule=schedule,
+        parallel=parallel,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        steps=steps,
+        template=template,
+        initial=initial,
+    )
+
+
+def _create_state(config: Config, model: nn.Module, optimizer: Any, image_shape: tuple[int, ...]) -> TrainState:
+    return create_state(model, optimizer, image_shape, config.seed, averaged=config.ema_decay > 0)
+
+
+def _spread(config: Config, examples: int) -> tuple[Parallel, int, int]:
+    """The devices, and the batch and its micro-batches over them."""
+    # One example cannot be divided: stochastic gradient descent takes one device.
+    devices = jax.local_devices()[:1] if config.batch_size == 1 and jax.process_count() == 1 else None
+    parallel = make_parallel(config.parallel, devices, shard_state=config.shard_state)
+    count, platform = len(parallel.devices), parallel.devices[0].platform
+    if config.batch_size == "full":
+        if examples % count:
+            raise UsageError(
+                f"batch_size full: {examples} training images cannot be divided over {count} devices; "
+                f"use {examples // count * count}"
+            )
+        return parallel, examples, config.accumulate or parts_of_full_batch(examples // count, platform)
+    if config.batch_size > examples:
+        raise UsageError(f"batch_size {config.batch_size} is more than the {examples} training images")
+    check_batch_divides(config.batch_size, count)
+    share, accumulate = config.batch_size // count, config.accumulate or 1
+    if share % accumulate:
+        below = max(parts for parts in range(1, accumulate) if share % parts == 0)
+        raise UsageError(
+            f"accumulate {accumulate} does not divide the {share} images of a batch on each device; use {below}"
+        )
+    return parallel, config.batch_size, accumulate

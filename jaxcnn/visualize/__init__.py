@@ -1,0 +1,25 @@
+"""Pictures of what a network has learned and what it sees, as matplotlib figures.
+
+Each function returns a `matplotlib.figure.Figure`: a notebook shows it, `figure.savefig` writes it.
+"""
+
+from jaxcnn.visualize.confusion import confusion_figure, confusion_matrix
+from jaxcnn.visualize.feature_maps import feature_map_figure
+from jaxcnn.visualize.filters import filter_figure
+from jaxcnn.visualize.grad_cam import grad_cam, grad_cam_figure
+from jaxcnn.visualize.layers import layer_names, layer_output
+from jaxcnn.visualize.mistakes import mistake_figure
+from jaxcnn.visualize.receptive_field import receptive_field_figure
+
+__all__ = [
+    "confusion_figure",
+    "confusion_matrix",
+    "feature_map_figure",
+    "filter_figure",
+    "grad_cam",
+    "grad_cam_figure",
+    "layer_names",
+    "layer_output",
+    "mistake_figure",
+    "receptive_field_figure",
+]

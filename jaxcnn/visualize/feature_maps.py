@@ -1,0 +1,42 @@
+"""The feature maps of a layer for one image: where each feature appears."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxcnn.train import Trained
+from jaxcnn.visualize._panels import grid, show
+from jaxcnn.visualize.layers import layer_output
+
+MOST = 31
+
+
+def feature_map_figure(trained: Trained, image: np.ndarray, layer: str) -> Figure:
+    """The image, and what the layer makes of it: one panel a channel, of at most 31, on one scale.
+
+    Args:
+      trained: the network.
+      image: uint8 `[H, W, C]`.
+      layer: path of a module; `jaxcnn.visualize.layer_names` lists them.
+
+    Raises:
+      UsageError: there is no such layer; the nearest is named.
+    """
+    inputs = trained.preprocessing.normalize(jnp.asarray(image)[None])
+    maps: Any = np.asarray(layer_output(trained.model, trained.variables, inputs, layer)[0], np.float32)
+    height, width, count = maps.shape
+    shown = min(count, MOST)
+    some = "" if shown == count else f"the first {shown} of "
+    figure, panels = grid(shown + 1, f"{layer}: {some}{count} feature maps of {height}x{width}")
+    show(panels[0], image)
+    panels[0].set_xlabel("the image", fontsize=7, labelpad=2)
+    picture: Any = None
+    for index, axes in enumerate(panels[1:]):
+        picture = show(
+            axes, maps[..., index], cmap="viridis", vmin=maps[..., :shown].min(), vmax=maps[..., :shown].max()
+        )
+        axes.set_xlabel(str(index), fontsize=7, labelpad=2)
+    figure.colorbar(picture, ax=panels, label="activation", shrink=0.8)
+    return figure

@@ -1,0 +1,60 @@
+"""The receptive field of a layer's unit, drawn over an image."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from jaxcnn.analysis import summarize
+from jaxcnn.errors import unknown_name
+from jaxcnn.visualize._panels import show
+
+MOST = 10
+
+
+def receptive_field_figure(model: Any, image: np.ndarray, layer: str | None = None) -> Figure:
+    """What the unit in the middle of a layer's feature map sees of an image; where it sees past its border too.
+
+    Args:
+      model: a Linen module.
+      image: uint8 `[H, W, C]`.
+      layer: path of a module, as `jaxcnn.analysis.summarize` names it; if not given, up to 10 of different fields.
+
+    Raises:
+      UsageError: there is no such layer; the nearest is named.
+    """
+    rows = [row for row in summarize(model, image.shape).rows if row.origin is not None and len(row.output_shape) == 4]
+    names = [row.name for row in rows]
+    if layer is not None:
+        if layer not in names:
+            raise unknown_name("layer", layer, names)
+        rows = [row for row in rows if row.name == layer][:1]
+    height, width = image.shape[:2]
+    figure = Figure(figsize=(7.5, 5.2), layout="constrained", dpi=120)
+    axes = figure.subplots()
+    show(axes, image)
+    seen: dict[tuple[float, ...], str] = {}
+    for row in rows:
+        assert row.origin is not None
+        assert row.stride is not None
+        assert row.receptive_field is not None
+        middle = [(size - 1) // 2 for size in row.output_shape[1:3]]
+        top, left = (start + step * unit for start, step, unit in zip(row.origin, row.stride, middle, strict=True))
+        seen.setdefault((left, top, *row.receptive_field[::-1]), row.name)
+    if len(seen) > MOST:
+        chosen = np.linspace(0, len(seen) - 1, MOST).round().astype(int)
+        seen = dict(list(seen.items())[index] for index in chosen)
+    colours = [f"C{index % 10}" for index in range(len(seen))]
+    for colour, ((left, top, across, down), name) in zip(colours, seen.items(), strict=True):
+        label = f"{name}: {down:g}x{across:g}"
+        # Pixels are drawn around their centres.
+        axes.add_patch(Rectangle((left - 0.5, top - 0.5), across, down, fill=False, ec=colour, lw=2, label=label))
+    lefts, tops = [key[0] for key in seen], [key[1] for key in seen]
+    rights, bottoms = [key[0] + key[2] for key in seen], [key[1] + key[3] for key in seen]
+    axes.set_xlim(min([*lefts, 0]) - 1.5, max([*rights, width]) + 0.5)
+    axes.set_ylim(max([*bottoms, height]) + 0.5, min([*tops, 0]) - 1.5)
+    axes.set(xlabel="column (pixels)", ylabel="row (pixels)", title="What the unit in the middle of a layer sees")
+    axes.set_facecolor("0.93")
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8, frameon=False)
+    return figure

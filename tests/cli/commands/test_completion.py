@@ -1,0 +1,62 @@
+"""The completion scripts offer what there is, and bash runs them."""
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from jaxcnn.cli import COMMANDS, main
+
+
+@pytest.fixture(scope="module")
+def script():
+    from jaxcnn.cli.commands.completion import script
+
+    return script("bash")
+
+
+def complete(script, *words):
+    """What bash offers for the last word."""
+    asking = f"{script}\nCOMP_WORDS=({' '.join(f'{word!r}' for word in words)}); COMP_CWORD={len(words) - 1}\n"
+    asking += '_jaxcnn; printf "%s\\n" "${COMPREPLY[@]}"'
+    result = subprocess.run(["bash", "-c", asking], capture_output=True, text=True)
+    return result.stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_commands_flags_and_names(script):
+    assert complete(script, "jaxcnn", "e") == ["eval", "export"]
+    assert "--optimizer.learning-rate" in complete(script, "jaxcnn", "train", "--opt")
+    assert complete(script, "jaxcnn", "train", "--model", "lenet") == ["lenet5", "lenet5_1998"]
+    assert complete(script, "jaxcnn", "train", "--optimizer.name", "la") == ["lars", "lamb"]
+    assert complete(script, "jaxcnn", "visualize", "g") == ["grad-cam"]
+    assert complete(script, "jaxcnn", "datasets", "s") == ["show", "stats"]
+    # Names of files are for the shell itself.
+    assert complete(script, "jaxcnn", "eval", "--workdir", "") == []
+    assert "--no-progress" in complete(script, "jaxcnn", "train", "--distributed", "--no")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_in_the_help_is_offered(command, script, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    in_help = set(re.findall(r"^│?\s*(?:-h, )?(--[a-z][\w.-]*)", capsys.readouterr().out, re.M))
+    offered = set(re.search(rf"^ +{command}\) words=\"(.*)\"", script, re.M)[1].split())
+    assert {"--help"} < in_help <= offered
+
+
+def test_zsh_reads_what_bash_reads(script, capsys):
+    assert main(["--print-completion", "zsh"]) == 0
+    out = capsys.readouterr().out
+    assert "bashcompinit" in out
+    assert script in out
+
+
+def test_another_shell_is_refused(capsys):
+    assert main(["--print-completion", "bsh"]) == 2
+    assert main(["--print-completion"]) == 2
+    err = capsys.readouterr().err
+    assert "did you mean 'bash'?" in err
+    assert err.count("\n") == 2

@@ -1,0 +1,190 @@
+"""Batch normalisation as primitives: values, derivatives of any order and kind, and where it is one call."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from jaxcnn.kernels import native
+from jaxcnn.kernels.batch_norm import LEAST_CHANNELS, batch_normalized
+from jaxcnn.kernels.reductions import LEAST_VALUES
+from jaxcnn.layers import BatchNorm
+
+SHAPES = [(4, 3, 3, 5), (40, 7), (8, 16, 16, 16), (2, 9, 9, 131), (3, 12, 12, 64)]
+RATES = {"momentum": 0.8, "epsilon": 1e-3, "unbiased": True}
+
+
+def numbers(shape, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(sum(shape)), 5)
+    x, (mean, var, scale, bias) = (
+        jax.random.normal(keys[0], shape, dtype),
+        (jax.random.normal(key, shape[-1:]) for key in keys[1:]),
+    )
+    return 2 * x + 1, mean, jnp.exp(var), scale + 1, bias
+
+
+def layer(*args):
+    return batch_normalized(*args, **RATES)
+
+
+def defined(x, mean, var, scale, bias, momentum=0.8, epsilon=1e-3, unbiased=True):
+    axes, m = tuple(range(x.ndim - 1)), x[..., 0].size
+    mu, sigma2 = x.mean(axes), x.var(axes)
+    y = (x - mu) / (sigma2 + epsilon) ** 0.5 * scale + bias
+    new_var = sigma2 * m / (m - 1) if unbiased else sigma2
+    return y, momentum * mean + (1 - momentum) * mu, momentum * var + (1 - momentum) * new_var
+
+
+def assert_all_close(ours, right, rtol, atol):
+    """Tolerances by the largest value of each array."""
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(right), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=atol * np.abs(b).max())
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_values_are_those_of_the_definition(shape, unbiased):
+    operands, rates = numbers(shape), {**RATES, "unbiased": unbiased}
+    right = defined(*(np.asarray(a, np.float64) for a in operands), **rates)
+    assert_all_close(batch_normalized(*operands, **rates), right, 2e-5, 2e-6)
+    assert_all_close(jax.jit(lambda *a: batch_normalized(*a, **rates))(*operands), right, 2e-5, 2e-6)
+
+
+def test_bfloat16_is_normalised_in_float32():
+    operands = numbers((4, 32, 32, 32), jnp.bfloat16)
+    ours = jax.jit(layer)(*operands)
+    assert {a.dtype for a in ours} == {jnp.dtype("float32")}
+    assert_all_close(ours, defined(*(np.asarray(a, np.float64) for a in operands)), 1e-5, 1e-5)
+    assert jax.grad(lambda x: layer(x, *operands[1:])[0].sum())(operands[0]).dtype == jnp.bfloat16
+
+
+def as_loss(function):
+    """A number that is not linear in what the function gives."""
+    return lambda *args: sum(jnp.sin(a + n).sum() for n, a in enumerate(jax.tree.leaves(function(*args))))
+
+
+ALL = (0, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 3, 5), (8, 16, 16, 16)], ids=str)
+def test_derivatives_of_first_and_second_order_are_those_of_the_definition(shape):
+    primals, tangents = numbers(shape), tuple(jnp.cos(a) for a in numbers(shape))
+
+    def all_of(f):
+        gradient = jax.grad(as_loss(f), ALL)
+        return jax.jit(
+            lambda *args: (
+                jax.jvp(f, args, tangents),
+                gradient(*args),
+                jax.jvp(gradient, args, tangents),
+                jax.grad(as_loss(gradient), ALL)(*args),
+                jax.grad(as_loss(lambda *args: jax.jvp(f, args, tangents)), ALL)(*args),
+            )
+        )(*primals)
+
+    assert_all_close(all_of(layer), all_of(defined), 1e-3, 1e-4)
+
+
+@pytest.mark.parametrize("argument", ALL)
+def test_a_derivative_by_one_argument_is_that_by_all(argument):
+    primals = numbers((8, 16, 16, 16))
+    one, tangent = primals[argument], jnp.cos(primals[argument])
+
+    def of_one(f):
+        return lambda a: f(*primals[:argument], a, *primals[argument + 1 :])
+
+    def both(f):
+        gradient = jax.grad(as_loss(of_one(f)))
+        return jax.jvp(of_one(f), (one,), (tangent,)), gradient(one), jax.jvp(gradient, (one,), (tangent,))
+
+    assert_all_close(jax.jit(lambda: both(layer))(), jax.jit(lambda: both(defined))(), 1e-3, 1e-4)
+
+
+def test_recomputed_it_has_the_same_gradient():
+    primals = numbers((8, 16, 16, 32))
+    right = jax.jit(jax.grad(as_loss(layer), ALL))(*primals)
+    assert_all_close(jax.jit(jax.grad(as_loss(jax.checkpoint(layer)), ALL))(*primals), right, 1e-6, 1e-6)
+
+
+def test_over_a_mapped_axis_each_batch_is_one_of_its_own():
+    xs = jax.random.normal(jax.random.key(0), (3, 8, 16, 16, 16))
+    vectors = numbers((8, 16, 16, 16))[1:]
+    for function in (layer, jax.grad(as_loss(layer), ALL), jax.grad(as_loss(jax.grad(as_loss(layer))))):
+        each = jax.tree.map(lambda *a: jnp.stack(a), *(function(x, *vectors) for x in xs))
+        assert_all_close(jax.vmap(function, (0, *[None] * 4))(xs, *vectors), each, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("how", ["pmap", "shard_map"])
+def test_on_several_devices_each_part_is_a_batch_of_its_own(how):
+    devices = jax.devices()[:4]
+    xs, vectors = jax.random.normal(jax.random.key(0), (4, 8, 16, 16, 32)), numbers((8, 16, 16, 32))[1:]
+    gradient = jax.grad(as_loss(layer), ALL)
+    each = [gradient(x, *vectors) for x in xs]
+    by_x, *of_vectors = (jnp.stack(parts) for parts in zip(*each, strict=True))
+    if how == "pmap":
+        ours = jax.pmap(gradient, in_axes=(0, *[None] * 4), devices=devices)(xs, *vectors)
+        assert_all_close(ours, (by_x, *of_vectors), 1e-5, 1e-5)
+    else:  # which sums the gradients of what all devices have the same of
+        mesh, whole = Mesh(np.array(devices), ("d",)), (P("d"), *[P()] * 4)
+        spread = jax.shard_map(gradient, mesh=mesh, in_specs=whole, out_specs=whole)
+        ours = jax.jit(spread)(xs.reshape(32, 16, 16, 32), *vectors)
+        assert_all_close(ours, (by_x.reshape(ours[0].shape), *(a.sum(0) for a in of_vectors)), 1e-5, 1e-5)
+
+
+def test_jit_over_a_mesh_sees_the_whole_batch():
+    operands, mesh = numbers((8, 16, 16, 32)), Mesh(np.array(jax.devices()[:4]), ("d",))
+    placed = jax.device_put(operands[0], jax.NamedSharding(mesh, P("d"))), *operands[1:]
+    for function in (layer, jax.grad(as_loss(layer), ALL)):
+        assert_all_close(jax.jit(function)(*placed), function(*operands), 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"use_scale": False}, {"use_bias": False}, {"param_dtype": jnp.bfloat16}])
+def test_many_channels_are_normalised_as_few_are(parameters):
+    """`BatchNorm` takes another way from `LEAST_CHANNELS` on."""
+    few = LEAST_CHANNELS // 2
+    x, norm = numbers((4, 16, 16, 2 * few))[0], BatchNorm(**parameters)
+    variables = norm.init(jax.random.key(0), x, train=False)
+    variables = jax.tree.map(lambda a: a + jnp.linspace(0, 1, a.size, dtype=a.dtype), variables)
+    variables = {"params": {}, **variables}
+
+    def gradient(variables, x):
+        def loss(params, x):
+            y, new = norm.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+            return jnp.sin(y).sum(), (y, new["batch_stats"])
+
+        return jax.grad(loss, (0, 1), has_aux=True)(variables["params"], x)
+
+    def part(tree, half):
+        return jax.tree.map(lambda a: a[..., half * few : (half + 1) * few], tree)
+
+    halves = [gradient(*part((variables, x), half)) for half in (0, 1)]
+    right = jax.tree.map(lambda *a: jnp.concatenate(a, -1).astype(jnp.float32), *halves)
+    ours = jax.tree.map(lambda a: a.astype(jnp.float32), jax.jit(gradient)(variables, x))
+    narrow = 2**-7 if parameters.get("param_dtype") else 2e-5
+    assert_all_close(ours, right, narrow, narrow)
+
+
+@pytest.mark.skipif(not native.is_used(), reason="there is no native library here")
+def test_all_that_is_of_channels_is_one_call_in_each_direction_where_it_can_be():
+    def called(shape, dtype, sharding=None):
+        norm, x = BatchNorm(), jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        variables = jax.eval_shape(lambda x: norm.init(jax.random.key(0), x, train=False), x)
+
+        def loss(params, rest, x):
+            y, new = norm.apply({**rest, "params": params}, x, train=True, mutable=["batch_stats"])
+            return jnp.square(y.astype(jnp.float32)).sum(), new
+
+        step = jax.jit(jax.grad(loss, (0, 2), has_aux=True))
+        text = step.lower(variables["params"], {"batch_stats": variables["batch_stats"]}, x).as_text()
+        names = native.NORMALIZATION, native.NORMALIZATION_GRADIENT, native.CHANNEL_SUMS
+        return [text.count(f"custom_call @{name}(") for name in names]
+
+    large, small = (8, LEAST_VALUES // 256, 32), (8, LEAST_VALUES // 512, 32)
+    mesh = Mesh(np.array(jax.devices()[:4]), ("d",))
+    assert called(large, jnp.float32) == [1, 1, 0]
+    assert called((8, LEAST_VALUES // 128, 16), jnp.float32) == [0, 0, 2]
+    assert called(small, jnp.float32) == [0, 0, 0]
+    assert called(large, jnp.bfloat16) == [0, 0, 0]
+    assert called(large, jnp.float32, jax.NamedSharding(mesh, P("d"))) == [0, 0, 0]

@@ -1,0 +1,87 @@
+"""Analytic operations against XLA's own count, and where XLA's is not to be trusted."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxcnn.analysis import summarize
+from jaxcnn.measure import Case
+from jaxcnn.measure.case import natural_image_shape
+from jaxcnn.measure.probes.peaks import PEAKS, look_up
+from jaxcnn.measure.probes.program import step_flops
+from jaxcnn.models import create_model
+
+BATCH = 2
+
+
+def abstract(name, train=False):
+    """The model, the shapes of its variables, and those of a batch of images."""
+    model, shape = create_model(name), natural_image_shape(name)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    variables = jax.eval_shape(lambda: model.init(keys, jnp.zeros((1, *shape)), train=train))
+    return model, variables, jax.ShapeDtypeStruct((BATCH, *shape), jnp.float32)
+
+
+def by_xla(function, *args):
+    return jax.jit(function).lower(*args).cost_analysis()["flops"]
+
+
+# XLA does not count taps that fall on the padding, and does count what is neither convolution nor dot product.
+@pytest.mark.parametrize("name", ["alexnet", "vgg11", "googlenet", "resnet18", "resnet20_cifar", "densenet121"])
+def test_forward_passes_agree_with_xla_within_2_percent(name):
+    model, variables, images = abstract(name)
+    counted = by_xla(lambda v, x: model.apply(v, x, train=False), variables, images)
+    ours = 2 * BATCH * summarize(model, images.shape, count_padding=False).macs
+    assert ours == pytest.approx(counted, rel=0.02)
+
+
+def test_a_training_step_is_three_forward_passes_by_convention_and_by_xla():
+    model, variables, images = abstract("resnet20_cifar", train=True)
+
+    def gradient(variables, x):
+        def loss(params):
+            logits, _ = model.apply({**variables, "params": params}, x, train=True, mutable=["batch_stats"])
+            return logits.sum()
+
+        return jax.grad(loss)(variables["params"])
+
+    counted = by_xla(gradient, variables, images)
+    # XLA leaves out the padding's taps and the first layer's input gradient, both of which count by convention.
+    exact = 3 * 2 * BATCH * summarize(model, images.shape, count_padding=False, train=True).macs
+    assert exact == pytest.approx(counted, rel=0.05)
+    case = Case("resnet20_cifar", BATCH)
+    assert step_flops(case) == 3 * step_flops(Case("resnet20_cifar", BATCH, "infer"))
+    assert step_flops(case) == 3 * 2 * BATCH * summarize(model, images.shape).macs
+
+
+def test_where_xla_counts_otherwise():
+    # Taps on the padding: a tenth of the work on small images, which everybody else counts.
+    model, variables, images = abstract("resnet20_cifar")
+    counted = by_xla(lambda v, x: model.apply(v, x, train=False), variables, images)
+    assert counted < 0.95 * 2 * BATCH * summarize(model, images.shape).macs
+    # Small networks: adding, comparing and pooling are more than 2 % of all operations.
+    model, variables, images = abstract("lenet5")
+    counted = by_xla(lambda v, x: model.apply(v, x, train=False), variables, images)
+    assert counted > 1.02 * 2 * BATCH * summarize(model, images.shape, count_padding=False).macs
+
+    # The body of a loop: once, however often it runs.
+    def loop(x):
+        return jax.lax.fori_loop(0, 10, lambda _, y: x @ y, x)
+
+    x = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    assert by_xla(loop, x) < 2 * (2 * 64**3)
+    assert by_xla(lambda x: x @ x, x) == 2 * 64**3
+
+
+def test_peaks_are_looked_up_by_the_longest_name_and_by_what_is_multiplied():
+    assert look_up("NVIDIA H100 80GB HBM3", "bfloat16").flops == 989.4e12
+    assert look_up("NVIDIA H100 PCIe", "bfloat16").flops == 756e12
+    assert look_up("NVIDIA A100-SXM4-40GB", "float32").arithmetic == "tf32"
+    assert look_up("NVIDIA A100-SXM4-40GB", "float32", "highest").flops == 19.5e12
+    assert look_up("NVIDIA A10G", "bfloat16").flops == 70e12
+    assert look_up("TPU v4", "float32").arithmetic == "bf16"
+    assert look_up("TPU v5 lite", "bfloat16").flops == 197e12
+    assert look_up("Tesla V100-SXM2-16GB", "float16").flops == 125e12
+    assert look_up("Tesla V100-SXM2-16GB", "bfloat16") is None
+    assert look_up("cpu", "float32") is None
+    assert all(figure > 0 for figures in PEAKS.values() for figure in figures.values())

@@ -1,0 +1,65 @@
+"""One of many processes that train a small network with batch normalisation; started by test_distributed.py.
+
+    one_of_many.py COORDINATOR PROCESSES INDEX FOLDER [WAY...]
+
+Writes the state after ten steps in each of the ways, as this process has it, to `FOLDER/WAY-INDEX.npz`.
+"""
+
+import sys
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+
+from jaxcnn.data.pipeline import rows_of
+from jaxcnn.layers import BatchNorm, Conv, Dense, GlobalAvgPool, Sequential, Tanh
+from jaxcnn.train import create_state, make_parallel, make_train_step
+from jaxcnn.train.devices import distributed
+from jaxcnn.train.runtime.integrity import named_leaves
+
+BATCH, SHAPE, STEPS = 64, (8, 8, 3), 10
+
+
+class Network(nn.Module):
+    """`[N, 8, 8, 3] -> [N, 10]`, with one kernel of 3x3x64x64 that is large enough to be divided.
+
+    Smooth: of a ReLU's inputs one may be so near 0 that the last digit, which differs between processors, decides
+    whether it passes, and that changes gradients by 1e-4.
+    """
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        for width in (64, 64):
+            x = Sequential([Conv(width, 3, padding=1), BatchNorm(), Tanh()])(x, train=train)
+        return Dense(10)(GlobalAvgPool()(x))
+
+
+def batches(share=(0, 1)):
+    """This process's rows of ten batches, which are the same however many processes there are."""
+    random, rows = np.random.default_rng(0), rows_of(share, BATCH)
+    for _ in range(STEPS):
+        images, labels = random.integers(0, 256, (BATCH, *SHAPE), np.uint8), random.integers(0, 10, BATCH, np.int32)
+        yield {"images": images[rows], "labels": labels[rows]}
+
+
+def train(way, devices=None):
+    """The state after ten steps, on the devices, and how it was spread. "sharded" is `jit` with a divided state."""
+    optimizer = optax.sgd(0.05, momentum=0.9)
+    parallel = make_parallel("jit" if way == "sharded" else way, devices, shard_state=way == "sharded")
+    step = make_train_step(Network(), optimizer, normalize=lambda x: x / 128.0 - 1.0, axis_name=parallel.axis_name)
+    compiled = parallel.compile(step, donate_state=True)
+    state = jax.device_get(create_state(Network(), optimizer, SHAPE, seed=0))
+    state = parallel.place_state(distributed.from_first(state))
+    for batch in batches(parallel.share):
+        state, sums = compiled(state, parallel.place_batch(batch))
+        assert int(sums["examples"]) == BATCH
+    return state, parallel
+
+
+if __name__ == "__main__":
+    coordinator, processes, me, folder, *ways = sys.argv[1:]
+    distributed.initialize(coordinator, int(processes), int(me))
+    for how in ways:
+        trained, spread = train(how)
+        np.savez(f"{folder}/{how}-{me}.npz", **named_leaves(spread.fetch_state(trained)))

@@ -1,0 +1,218 @@
+"""Many processes learn what one learns, and survive the death of any of them."""
+
+import fcntl
+import json
+import os
+import random
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxcnn.errors import RunError, UsageError
+from jaxcnn.train.devices import distributed
+from jaxcnn.train.runtime.integrity import named_leaves
+
+ROOT = Path(__file__).parents[3]
+ONE_OF_MANY = Path(__file__).with_name("one_of_many.py")
+STEPS = 100
+# Epochs of 39 steps: the run is saved within epochs and at their ends.
+RUN = f"--steps {STEPS} --batch-size 256 --checkpoint-every 10 --log-every 5 --no-progress".split()
+TWO = ["--processes", "2", "--devices-per-process", "2"]
+
+
+def environment(**more):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **more}
+    return {name: value for name, value in env.items() if name != "XLA_FLAGS"}
+
+
+def start(args, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxcnn.cli", "train", *args],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def finish(process):
+    """Exit status, standard output and standard error."""
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def process_of(supervisor, index):
+    """The id of the child with this index, once it is there."""
+    while supervisor.poll() is None:
+        children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text().split()
+        for child in children:
+            arguments = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
+            if "--process-id" in arguments and arguments[arguments.index("--process-id") + 1] == str(index):
+                return int(child)
+        time.sleep(0.01)
+    raise AssertionError(f"the supervisor has ended: {finish(supervisor)}")
+
+
+def wait_for_step(supervisor, folder, step):
+    """Waits until the run has recorded a training step."""
+    metrics = folder / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_bytes().count(b'"train"') >= step):
+        assert supervisor.poll() is None, f"the run ended too early: {finish(supervisor)}"
+        time.sleep(0.005)
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+# The numbers
+
+
+def start_together(folder, processes, devices, ways):
+    """For each way, the states that each of the processes ended with."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, str(ONE_OF_MANY), f"127.0.0.1:{port}", str(processes)]
+    started = [
+        subprocess.Popen(
+            [*command, str(index), str(folder), *ways],
+            env=environment(JAX_NUM_CPU_DEVICES=str(devices)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(processes)
+    ]
+    for process in started:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    return {way: [dict(np.load(folder / f"{way}-{index}.npz")) for index in range(processes)] for way in ways}
+
+
+def differences(a, b):
+    return max(float(np.abs(a[name].astype(np.float64) - b[name]).max()) for name in a)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "devices", "ways"), [(2, 2, ["auto", "jit", "sharded"]), (4, 1, ["auto"])])
+def test_many_processes_learn_what_one_process_learns(tmp_path, processes, devices, ways):
+    state, parallel = runpy.run_path(str(ONE_OF_MANY))["train"]("pmap", jax.devices()[:4])
+    alone = named_leaves(parallel.fetch_state(state))
+    for states in start_together(tmp_path, processes, devices, ways).values():
+        for other in states[1:]:
+            assert differences(states[0], other) == 0.0
+        assert states[0].keys() == alone.keys()
+        assert differences(states[0], alone) < 1e-5
+
+
+# The launcher
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory, worker_id):
+    """The result of two processes with two devices each that nothing happened to; one run for all test workers."""
+    shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+    folder = shared / "undisturbed"
+    with (shared / "undisturbed.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            status, out, err = finish(start([*RUN, *TWO, "--workdir", str(folder), "--json"]))
+            assert status == 0, err
+            assert json.loads(out)["state_sha256"] == result(folder)["state_sha256"]  # and nothing else is printed
+    return result(folder)
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_tests_every_image_and_says_what_it_was(undisturbed):
+    assert undisturbed["test_examples"] == 2000
+    assert (undisturbed["processes"], undisturbed["devices"], undisturbed["parallel"]) == (2, 4, "shard_map")
+
+
+@pytest.mark.slow
+def test_killing_a_process_at_a_random_step_changes_nothing_in_the_end(undisturbed, tmp_path):
+    step, index = random.randint(12, 60), random.randint(0, 1)
+    print(f"process {index} is killed after step {step}")  # shown if the test fails
+    supervisor = start([*RUN, *TWO, "--workdir", str(tmp_path)])
+    child = process_of(supervisor, index)
+    wait_for_step(supervisor, tmp_path, step)
+    os.kill(child, signal.SIGKILL)
+    status, _, err = finish(supervisor)
+    assert status == 0, err
+    assert f"process {index} was ended by SIGKILL; all 2 start again from the checkpoint of step" in err
+    assert result(tmp_path)["state_sha256"] == undisturbed["state_sha256"]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if row["split"] == "train"] == [*range(1, STEPS + 1)]
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_noticed_by_its_missing_heartbeat(undisturbed, tmp_path):
+    supervisor = start([*RUN, *TWO, "--workdir", str(tmp_path), "--heartbeat", "6"])
+    child = process_of(supervisor, 1)
+    wait_for_step(supervisor, tmp_path, 20)
+    os.kill(child, signal.SIGSTOP)
+    status, _, err = finish(supervisor)
+    assert status == 0, err
+    assert "all 2 start again from the checkpoint of step" in err
+    assert result(tmp_path)["state_sha256"] == undisturbed["state_sha256"]
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_same_command_goes_on(undisturbed, tmp_path):
+    command = [*RUN, *TWO, "--workdir", str(tmp_path)]
+    supervisor = start(command)
+    wait_for_step(supervisor, tmp_path, 12)
+    supervisor.send_signal(signal.SIGTERM)
+    status, _, err = finish(supervisor)
+    assert status == 143, err
+    assert "stopped by SIGTERM at step" in err
+    assert f"jaxcnn train {' '.join(command)}" in err
+    assert not (tmp_path / "result.json").exists()
+    status, _, err = finish(start(command))
+    assert status == 0, err
+    assert result(tmp_path)["state_sha256"] == undisturbed["state_sha256"]
+
+
+def test_a_mistake_that_only_the_processes_can_see_is_one_line_and_is_not_tried_again(tmp_path):
+    status, out, err = finish(start([*TWO, "--batch-size", "66"], cwd=tmp_path))
+    assert (status, out) == (2, "")
+    assert err == "jaxcnn: batch_size 66 cannot be divided over 4 devices; use 64 or 68\n"
+    assert not list(tmp_path.iterdir())
+
+
+# In one process
+
+
+def test_alone_a_process_agrees_with_itself():
+    assert distributed.gather({"a": 1}) == [{"a": 1}]
+    assert distributed.on_first(lambda: 2) == 2
+    assert distributed.first_signal(None) is None
+    with pytest.raises(UsageError, match=r"^no$"):
+        distributed.together(lambda: (_ for _ in ()).throw(UsageError("no")))
+    with pytest.raises(RunError, match=r"^full$"):
+        distributed.on_first(lambda: (_ for _ in ()).throw(RunError("full")))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("localhost:1234", 2, None, 30), "go together"),
+        (("localhost", 2, 0, 30), "HOST:PORT"),
+        (("localhost:99999", 2, 0, 30), "HOST:PORT"),
+        (("localhost:1234", 0, 0, 30), "--num-processes must be at least 1"),
+        (("localhost:1234", 2, 2, 30), "--process-id must be from 0 to 1, got 2"),
+        (("localhost:1234", 2, 0, 0), "--heartbeat must be at least 1"),
+    ],
+)
+def test_an_address_a_count_or_an_index_that_cannot_be_is_refused(flags, says):
+    with pytest.raises(UsageError, match=says):
+        distributed.check_flags(*flags)

@@ -1,0 +1,190 @@
+"""Optimizers and schedules by name do what their formulas say."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+
+from jaxcnn.errors import UsageError
+from jaxcnn.train import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
+from jaxcnn.train.optim.optimizers import OPTIMIZERS, is_kernel
+from jaxcnn.train.optim.schedules import SCHEDULES
+
+# Each optimizer's row: the same of plain optax, where there is one, at this learning rate and without decay.
+RATE = 0.1
+OPTAX = {
+    "sgd": optax.sgd(RATE),
+    "momentum": optax.sgd(RATE, momentum=0.9),
+    "nesterov": optax.sgd(RATE, momentum=0.9, nesterov=True),
+    "rmsprop": optax.rmsprop(RATE),
+    "adagrad": optax.adagrad(RATE),
+    "adam": optax.adam(RATE),
+    "adamw": optax.adamw(RATE, weight_decay=0.0),
+    "lars": optax.lars(RATE, trust_ratio_mask=is_kernel),
+    "lamb": optax.chain(
+        optax.scale_by_adam(eps=1e-6),
+        optax.masked(optax.scale_by_trust_ratio(), {"kernel": True, "bias": False}),
+        optax.scale_by_learning_rate(RATE),
+    ),
+    "lion": optax.lion(RATE, weight_decay=0.0),
+    "muon": optax.partition(
+        {
+            "matrix": optax.contrib.muon(RATE, beta=0.9),  # of a matrix; its rule for the rest is Adam
+            "rest": optax.sgd(RATE, momentum=0.9, nesterov=True),
+        },
+        {"kernel": "matrix", "bias": "rest"},
+    ),
+}
+# A learning rate and steps that reach the bottom, where 0.1 and 300 do not; LARS moves kernels by a 1000th of it.
+CONVERGES_AT = {"adagrad": (1.0, 300), "lars": (0.5, 3000), "lion": (0.03, 600), "muon": (0.05, 300)}
+
+
+def path(optimizer, steps=20):
+    """Parameters at each step of minimising a bowl that is steeper in one direction."""
+    params = {"kernel": jnp.array([[3.0, -2.0], [1.0, 1.5]]), "bias": jnp.array([1.0])}
+
+    def step(carry, _):
+        params, state = carry
+        gradients = {"kernel": params["kernel"] * jnp.array([[1.0, 0.5]]), "bias": params["bias"]}
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), jnp.concatenate([params["kernel"].ravel(), params["bias"]])
+
+    return np.asarray(jax.lax.scan(step, (params, optimizer.init(params)), length=steps)[1])
+
+
+def test_every_optimizer_and_schedule_has_its_row():
+    assert set(OPTAX) == set(OPTIMIZERS)
+    assert set(FORMULAS) == set(SCHEDULES)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_agree_with_plain_optax(name):
+    ours = make_optimizer(OptimizerConfig(name=name, weight_decay=0.0), optax.constant_schedule(RATE))
+    np.testing.assert_allclose(path(ours), path(OPTAX[name]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_reach_the_bottom(name):
+    rate, steps = CONVERGES_AT.get(name, (0.1, 300))
+    schedule = make_schedule(ScheduleConfig("cosine"), rate, steps, 1.0)
+    seen = path(make_optimizer(OptimizerConfig(name=name, weight_decay=0.0), schedule), steps)
+    assert np.abs(seen[0]).max() > 1.0
+    assert np.abs(seen[-1]).max() < 0.05
+
+
+def test_muon_makes_a_convolution_kernel_an_orthogonal_matrix_of_inputs_and_outputs():
+    optimizer = make_optimizer(OptimizerConfig("muon", weight_decay=0.0), optax.constant_schedule(1.0))
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 4, 8))
+    gradient = jax.random.normal(jax.random.key(1), kernel.shape)
+    params = {"kernel": kernel}
+    updates, _ = jax.jit(optimizer.update)({"kernel": gradient}, optimizer.init(params), params)
+    singular = np.linalg.svd(np.reshape(updates["kernel"], (36, 8)), compute_uv=False)
+    assert singular.min() > 0.6  # Newton and Schulz's five iterations bring them near 1, not to it
+    assert singular.max() < 1.3
+    plain = np.linalg.svd(np.reshape(gradient, (36, 8)), compute_uv=False)
+    assert plain.max() / plain.min() > 2
+
+
+def test_a_long_gradient_is_clipped_to_its_norm_and_a_short_one_left_alone():
+    optimizer = make_optimizer(OptimizerConfig("sgd", weight_decay=0.0, clip_norm=1.0), optax.constant_schedule(1.0))
+    params = {"kernel": jnp.zeros((1, 2)), "bias": jnp.zeros(1)}
+    for length, expected in ((10.0, 1.0), (0.5, 0.5)):
+        gradients = {"kernel": jnp.array([[0.6, 0.0]]) * length, "bias": jnp.array([0.8]) * length}
+        updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+        np.testing.assert_allclose(optax.tree.norm(updates), expected, rtol=1e-6)
+
+
+def test_decay_all_takes_biases_along():
+    optimizer = make_optimizer(OptimizerConfig("sgd", weight_decay=0.1, decay_all=True), optax.constant_schedule(1.0))
+    updates, _ = optimizer.update({"bias": jnp.zeros(2)}, optimizer.init({"bias": jnp.ones(2)}), {"bias": jnp.ones(2)})
+    np.testing.assert_allclose(updates["bias"], -0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_weight_decay_shrinks_kernels_and_leaves_biases_alone(name):
+    optimizer = make_optimizer(OptimizerConfig(name=name, weight_decay=0.1), optax.constant_schedule(0.1))
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    zero = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    assert (updates["kernel"] < 0).all()
+    assert (updates["bias"] == 0).all()
+
+
+def test_adamw_decays_past_the_moments():
+    # Decoupled: kernels shrink by learning rate x decay; through Adam's moments the size would be the learning rate.
+    optimizer = make_optimizer(OptimizerConfig(name="adamw", weight_decay=0.1), optax.constant_schedule(0.1))
+    params, zero = {"kernel": jnp.ones((2, 2))}, {"kernel": jnp.zeros((2, 2))}
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.01, rtol=1e-6)
+
+
+# Each schedule's row: its formula, over the share of the run.
+FORMULAS = {
+    "constant": lambda t: 1.0,
+    "step": lambda t: 1.0 if t < 0.5 else 0.1 if t < 0.75 else 0.01,
+    "cosine": lambda t: 0.2 + 0.8 * (1 + math.cos(math.pi * t)) / 2,
+    "linear": lambda t: 1 - 0.8 * t,
+    "polynomial": lambda t: 0.2 + 0.8 * (1 - t) ** 2,
+    "onecycle": lambda t: (
+        (1 + 24 * (1 - math.cos(math.pi * t / 0.3)) / 2) / 25
+        if t < 0.3
+        else 4e-6 + (1 - 4e-6) * (1 + math.cos(math.pi * (t - 0.3) / 0.7)) / 2
+    ),
+}
+
+
+def values(name, steps, warmup_epochs=0.0, length=100):
+    config = ScheduleConfig(name, warmup_epochs=warmup_epochs, end_factor=0.2)
+    schedule = make_schedule(config, 0.2, steps=length, steps_per_epoch=10)
+    return jax.jit(jax.vmap(schedule))(jnp.arange(steps))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_follow_their_formulas(name):
+    expected = [0.2 * FORMULAS[name](step / 100) for step in range(101)]
+    np.testing.assert_allclose(values(name, 101), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_warmup_grows_linearly_and_then_hands_over_without_a_jump(name):
+    seen = values(name, 21, warmup_epochs=2)
+    first = 0.2 * FORMULAS[name](0.0)
+    np.testing.assert_allclose(seen, first * np.arange(21) / 20, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_schedules_of_very_short_runs_are_numbers(name, length):
+    if name == "step" and length == 1:
+        with pytest.raises(UsageError, match="is not behind its warm-up"):
+            values(name, 1, length=1)
+    else:
+        assert np.isfinite(values(name, length, length=length)).all()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_gradient_descent_gets_nearer_under_each_schedule(name):
+    schedule = make_schedule(ScheduleConfig(name), 0.2, steps=100, steps_per_epoch=10)
+    seen = path(make_optimizer(OptimizerConfig("sgd", weight_decay=0.0), schedule), steps=100)
+    assert np.abs(seen[-1]).max() < 0.1
+
+
+def test_milestones_are_shares_of_the_run_with_its_warmup():
+    seen = values("step", 100, warmup_epochs=2)
+    assert [int(np.argmax(seen[20:] < limit)) + 20 for limit in (0.1, 0.01)] == [50, 75]
+
+
+def test_names_and_warmups_that_cannot_work_are_refused():
+    with pytest.raises(UsageError, match="unknown optimizer 'adm'; did you mean 'adam'"):
+        make_optimizer(OptimizerConfig(name="adm"), optax.constant_schedule(0.1))
+    with pytest.raises(UsageError, match="unknown schedule 'cosin'; did you mean 'cosine'"):
+        make_schedule(ScheduleConfig("cosin"), 0.1, 10, 1.0)
+    with pytest.raises(UsageError, match="a warm-up of 10 steps leaves none of the run's 10"):
+        make_schedule(ScheduleConfig("cosine", warmup_epochs=1), 0.1, 10, 10.0)
+    with pytest.raises(UsageError, match=r"milestones: 0\.2 of the run is not behind its warm-up of 30 steps"):
+        make_schedule(ScheduleConfig("step", warmup_epochs=3, milestones=(0.2, 0.5)), 0.1, 100, 10.0)
