@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest import mock
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -27,8 +26,7 @@ import jax
 import optax
 
 import jaxcnn
-from jaxcnn.kernels import native
-from jaxcnn.layers import Conv, MaxPool, convolution, pooling
+from jaxcnn.layers import Conv, MaxPool
 from jaxcnn.measure.case import natural_image_shape
 
 MODELS = ("lenet5:256", "resnet20_cifar:128", "resnet50:8", "vgg16:4", "densenet121:8", "googlenet_bn:8")
@@ -56,14 +54,15 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 
 @contextmanager
 def forms(kind: str) -> Iterator[None]:
-    """What is traced and compiled within has its layers in the forms of this kind: plain, xla, onednn or winograd."""
+    """Trace and compile layers in the forms of this kind within the context: plain, xla, onednn or winograd."""
     with ExitStack() as stack:
-        if kind == "plain":
-            for module in (convolution, pooling):
-                stack.enter_context(mock.patch.object(module, "traced_for_cpu", return_value=False))
-        if kind in ("plain", "xla"):
-            stack.enter_context(mock.patch.object(native, "is_fast", return_value=False))
-        stack.enter_context(mock.patch.object(native, "must_be_plain", return_value=kind != "winograd"))
+        match kind:
+            case "plain":
+                stack.enter_context(kernels.inlined())
+            case "xla":
+                stack.enter_context(kernels.use("xla"))
+            case "onednn":
+                stack.enter_context(jax.default_matmul_precision("highest"))
         yield
 
 
@@ -106,7 +105,7 @@ def layer_step(layer: Any, shape: tuple[int, ...]) -> tuple[Callable[..., Any], 
 def compare(case: str, step: Callable[..., Any], arguments: tuple[Any, ...], rounds: int) -> dict[str, Any]:
     """Milliseconds of each kind, and how many times as fast as the plain one it is."""
     programs, compile_seconds = {}, {}
-    for kind in ("plain", "xla", *(["onednn", "winograd"] if native.is_used() else [])):
+    for kind in ("plain", "xla", *(["onednn", "winograd"] if (kernels.describe() != "XLA") else [])):
         with forms(kind):
             started = time.perf_counter()
             # A function of its own, or JAX would take the program traced before.
@@ -150,9 +149,7 @@ def main() -> None:
         for text in arguments.models:
             name, batch, *size = text.split(":")
             cases.append((text, train_step(name, int(batch), int(size[0]) if size else None)))
-    header = (
-        f"jax {jax.__version__}, {os.cpu_count()} cores, oneDNN {'in use' if native.is_used() else 'not installed'}"
-    )
+    header = f"jax {jax.__version__}, {os.cpu_count()} cores, oneDNN {'in use' if (kernels.describe() != 'XLA') else 'not installed'}"
     if not arguments.json:
         print(header)
     for case, (step, values) in cases:

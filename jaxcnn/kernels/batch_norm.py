@@ -1,272 +1,252 @@
-"""Batch normalisation of a batch that is all in one place, with its gradient, as three primitives.
+"""Batch normalization in training and evaluation.
 
-Written in XLA's operations, a batch normalisation is a dozen little computations on `[C]`: statistics, running
-statistics, factors, and what the gradient makes of its sums. On a CPU each becomes a kernel of its own, anew for each
-number of channels, and these take longer to compile than the network's real work. Here all that is `[C]` is one call
-of the native library forward and one backward (`jaxcnn.kernels.native`), and only what is `[..., C]` is left to XLA.
+Let a channel have m values, mean mu and variance v, `r = 1 / sqrt(v + epsilon)` and `f = r scale`. The output is
+`y = (x - mu) f + bias` (Ioffe and Szegedy, *Batch Normalization*, 2015). With
 
-With `r = 1 / sqrt(var + epsilon)`, `f = r scale` and m values of a channel, let
+    `L(u) = f (u - sum u / m - (x - mu) r^2 sum (u (x - mu)) / m)`,
 
-    `L(u) = f (u - sum u / m - (x - mean) r^2 sum (u (x - mean)) / m)`,
+the derivative of y with respect to x (section 3 of the paper), the tangent of y is
 
-the derivative of `y = (x - mean) f + bias` by x (Ioffe and Szegedy, section 3). L is its own transpose. So the tangent
+    `T(u, s, b) = L(u) + (x - mu) r s + b`,  and its adjoint is  `G(g) = L(g), r sum (g (x - mu)), sum g`,
 
-    `T(u, s, b) = L(u) + (x - mean) r s + b`  has the transpose  `G(g) = L(g), r sum (g (x - mean)), sum g`,
+the gradients with respect to x, scale and bias. T and G are adjoints of each other, so kernels for y, T and G are
+closed under differentiation.
 
-which is the gradient by x, scale and bias, and T is the transpose of G. By all else both are differentiated as what
-they are made of, so that the three are closed under differentiation, forward and backward.
+In JAX operations a batch normalization is a dozen small computations on `[C]`. XLA on a CPU makes a program of each,
+for each number of channels, and these take longer to compile than the network's real work. The native library does
+everything that is `[C]` in one call in each direction, and leaves to XLA what is `[..., C]`.
 """
 
+import functools
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Primitive
-from jax.interpreters import ad, batching, mlir
 
 from jaxcnn.kernels import native
-from jaxcnn.kernels.axes import varying_alike
-from jaxcnn.kernels.reductions import LEAST_VALUES, spread_p, sums_p
+from jaxcnn.kernels._primitive import Form, Kernel, call, instantiated, is_given
+from jaxcnn.kernels.axes import is_bound, needs_mean
+from jaxcnn.kernels.reductions import Affine, affine, channel_sums, is_native_size, moments, row
+
+Groups = tuple[tuple[int, ...], ...]
 
 LEAST_CHANNELS = 24
-"""Channels below which what is left to XLA is slower: LLVM unrolls so short a loop of so few operations, and then does
-not vectorise it. Measured on images of 16 channels, 0.6 of the speed forward; from 24 on there is no difference."""
+"""Channels below which the kernels of this file are slower than their parts: LLVM unrolls the short loop over channels
+that is left to XLA, and does not vectorize it (16 channels: 0.6 of the speed forward; from 24 on: no difference)."""
 
 
-def batch_normalized(
+# A deep network has hundreds of batch normalizations of a few shapes. `jit` traces and differentiates each shape once.
+@functools.partial(jax.jit, static_argnames=("momentum", "epsilon", "unbiased", "axis_name", "axis_index_groups"))
+def batch_norm(
     x: jax.Array,
     running_mean: jax.Array,
     running_var: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
     *,
     momentum: float,
     epsilon: float,
     unbiased: bool,
+    axis_name: str | None = None,
+    axis_index_groups: Groups | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The batch normalised by its own statistics, and the running statistics after it.
+    """Normalize a batch by its own statistics.
 
     Args:
       x: `[..., C]`.
-      running_mean, running_var, scale, bias: `[C]`, float32.
-      momentum, epsilon, unbiased: as `BatchNorm` has them.
+      running_mean, running_var: `[C]`.
+      scale, bias: `[C]`, or None for ones and zeros.
+      momentum: fraction of the running statistics that is kept.
+      epsilon: added to the variance.
+      unbiased: whether the running variance is that of a sample, with `m - 1` in the denominator.
+      axis_name: mapped axis over which statistics are averaged; an unbound name counts as None.
+      axis_index_groups: groups of indices of that axis within which they are averaged, in place of the whole axis.
 
     Returns:
-      y `[..., C]`, running mean and running variance `[C]`, all float32.
+      The output `[..., C]`, in float32 or the dtype of x, whichever is wider, and the new running mean and variance
+      `[C]` in the dtypes of the old ones.
     """
-    operands = varying_alike(x, running_mean, running_var, scale, bias)
-    y, mean, var, *_ = normalized_p.bind(*operands, momentum=momentum, epsilon=epsilon, unbiased=unbiased)
-    return y, mean, var
+    vectors = _wide_vectors(x, running_mean, running_var, scale, bias)
+    axis_name = axis_name if axis_name is not None and is_bound(axis_name) else None
+    is_local = axis_name is None or not needs_mean(axis_name, x)
+    if is_local and x.shape[-1] >= LEAST_CHANNELS:
+        y, new_mean, new_var, *_ = call(BatchNorm(momentum, epsilon, unbiased), x, *vectors)
+    else:
+        wide_mean, wide_var, gamma, beta = vectors
+        mean, var, count = _statistics(x, wide_mean, axis_name, axis_index_groups)
+        y = _normalized(x, mean, var, gamma, beta, epsilon)
+        new_mean = momentum * wide_mean + (1 - momentum) * mean
+        new_var = momentum * wide_var + (1 - momentum) * _bessel(count, unbiased) * var
+    return y, new_mean.astype(running_mean.dtype), new_var.astype(running_var.dtype)
 
 
-# What the three are, in primitives and operations that are there already.
+def normalize(
+    x: jax.Array,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    *,
+    epsilon: float,
+) -> jax.Array:
+    """Normalize `[..., C]` by given statistics `[C]`; arguments and dtype of the result as in `batch_norm`."""
+    return _normalized(x, *_wide_vectors(x, mean, var, scale, bias), epsilon)
+
+
+def _wide_vectors(x: jax.Array, mean: Any, var: Any, scale: Any, bias: Any) -> list[jax.Array]:
+    """Return the vectors `[C]` in the dtype of the computation."""
+    wide, channels = jnp.promote_types(x.dtype, jnp.float32), x.shape[-1:]
+    gamma = jnp.ones(channels, wide) if scale is None else scale
+    beta = jnp.zeros(channels, wide) if bias is None else bias
+    return [vector.astype(wide) for vector in (mean, var, gamma, beta)]
+
+
+def _statistics(
+    x: jax.Array, around: jax.Array, axis_name: str | None, groups: Groups | None
+) -> tuple[jax.Array, jax.Array, int]:
+    """Return mean and variance `[C]` over everything except channels, and the number of values of a channel."""
+    count = _count(x)
+    offset, square = (total / count for total in moments(x, around))
+    if axis_name is not None:
+        if needs_mean(axis_name, offset):
+            offset, square = jax.lax.pmean(jnp.stack([offset, square]), axis_name, axis_index_groups=groups)
+        count *= len(groups[0]) if groups else jax.lax.axis_size(axis_name)
+    return around + offset, _variance(offset, square), count
+
+
+def _variance(offset: jax.Array, square: jax.Array) -> jax.Array:
+    """Return `Var(x) = E[(x - a)^2] - (E[x] - a)^2`, which holds for every a.
+
+    This takes one pass over the data and, over devices, one round of communication. With the running mean for a, the
+    difference keeps the digits that `E[x^2] - E[x]^2` would lose.
+    """
+    return jnp.maximum(square - jnp.square(offset), 0.0)
 
 
 def _normalized(
-    x: Any, around: Any, running_var: Any, scale: Any, bias: Any, *, momentum: float, epsilon: float, unbiased: bool
-) -> list[jax.Array]:
-    """y, the running statistics after it, and the batch's mean and r."""
-    # Var(x) = E[(x - a)^2] - (E[x] - a)^2 for any a: one pass over the data. With a near the mean the difference keeps
-    # the digits that E[x^2] - E[x]^2 would lose.
-    count = _count(x)
-    offset, square = (total / count for total in sums_p.bind(x, x, around, around))
-    mean, var = around + offset, jnp.maximum(square - jnp.square(offset), 0.0)
-    r = jax.lax.rsqrt(var + epsilon)
-    return [
-        spread_p.bind(x, mean, r * scale, bias),
-        momentum * around + (1 - momentum) * mean,
-        momentum * running_var + (1 - momentum) * _correction(x, unbiased) * var,
-        mean,
-        r,
-    ]
-
-
-def _tangent(u: Any, s: Any, b: Any, x: Any, mean: Any, r: Any, scale: Any) -> jax.Array:
-    """T, of u `[..., C]` and s and b `[C]`."""
-    inner, factor, shift, _, _ = _inner(u, x, mean, r, scale)
-    return inner + spread_p.bind(x, mean, factor + r * s, shift + b)
-
-
-def _gradient(g: Any, x: Any, mean: Any, r: Any, scale: Any) -> list[jax.Array]:
-    """G, of g `[..., C]`."""
-    inner, factor, shift, by_scale, by_bias = _inner(g, x, mean, r, scale)
-    return [inner + spread_p.bind(x, mean, factor, shift), by_scale, by_bias]
-
-
-def _inner(u: Any, x: Any, mean: Any, r: Any, scale: Any) -> tuple[jax.Array, ...]:
-    """`f u`, the factor and shift of x that make it L(u), and what u contributes by scale and bias."""
-    total, product = sums_p.bind(u, x, jnp.zeros_like(mean), mean)
-    f, count = r * scale, _count(x)
-    by_scale = r * product
-    return u.astype(jnp.float32) * f, -f * r * by_scale / count, -f * total / count, by_scale, total
+    x: jax.Array, mean: jax.Array, var: jax.Array, gamma: jax.Array, beta: jax.Array, epsilon: float
+) -> jax.Array:
+    factor = jax.lax.rsqrt(var + epsilon) * gamma
+    # `center - mean` is 0. Through it, the gradient of the mean is that of the shift, and not one more sum over the
+    # data.
+    center = jax.lax.stop_gradient(mean)
+    return affine(factor, (center - mean) * factor + beta, x, center)
 
 
 def _count(x: Any) -> int:
     return math.prod(x.shape[:-1])
 
 
-def _correction(x: Any, unbiased: bool) -> float:
-    """What makes a sample's variance of the batch's."""
-    return _count(x) / max(_count(x) - 1, 1) if unbiased else 1.0
+def _bessel(count: int, unbiased: bool) -> float:
+    """Return Bessel's correction, `m / (m - 1)`."""
+    return count / max(count - 1, 1) if unbiased else 1.0
 
 
-# The primitives.
+@dataclass(frozen=True)
+class BatchNorm(Kernel):
+    """y, the new running statistics, mu and r, from x `[..., C]` and running mean, running variance, scale and bias."""
 
-normalized_p = Primitive("jaxcnn_batch_norm")
-tangent_p = Primitive("jaxcnn_batch_norm_tangent")
-gradient_p = Primitive("jaxcnn_batch_norm_gradient")
-normalized_p.multiple_results = gradient_p.multiple_results = True
+    momentum: float
+    epsilon: float
+    unbiased: bool
 
-FORMS = {normalized_p: _normalized, tangent_p: _tangent, gradient_p: _gradient}
+    def outputs(self, x: Any, around: Any, *_: Any) -> list[Any]:
+        return [x.update(dtype=around.dtype, weak_type=False), *[around.update(weak_type=False)] * 4]
 
+    def form(self, x: Any, around: Any, running_var: Any, scale: Any, bias: Any) -> list[jax.Array]:
+        mean, var, count = _statistics(x, around, None, None)
+        r = jax.lax.rsqrt(var + self.epsilon)
+        return [
+            affine(r * scale, bias, x, mean),
+            self.momentum * around + (1 - self.momentum) * mean,
+            self.momentum * running_var + (1 - self.momentum) * _bessel(count, self.unbiased) * var,
+            mean,
+            r,
+        ]
 
-def plain(eqn: JaxprEqn) -> ClosedJaxpr:
-    """What an equation of the three computes, as a program of sums and operations, for whoever reads programs."""
-    operands: list[Any] = [atom.aval for atom in eqn.invars]
-    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in operands]
-    return jax.make_jaxpr(lambda *args: FORMS[eqn.primitive](*args, **eqn.params))(*shapes)
+    def native(self, x: Any, around: Any, *vectors: Any) -> Form | None:
+        if not is_native_size(x, around, *vectors):
+            return None
+        numbers = self.momentum, self.epsilon, _bessel(_count(x), self.unbiased)
+        of_vectors = native.function(native.NORMALIZATION, [around] * 5, numbers=numbers)
 
+        def form(x: Any, around: Any, running_var: Any, scale: Any, bias: Any) -> list[jax.Array]:
+            mean, r, factor, new_mean, new_var = of_vectors(x, around, running_var, scale, bias)
+            return [*Affine().form(factor, bias, x, mean), new_mean, new_var, mean, r]
 
-def _abstract_normalized(x: Any, around: Any, *_: Any, **__: Any) -> list[Any]:
-    vector = around.update(weak_type=False)
-    return [x.update(dtype=around.dtype, weak_type=False), vector, vector, vector, vector]
+        return form
 
-
-def _abstract_tangent(u: Any, s: Any, *_: Any) -> Any:
-    return u.update(dtype=s.dtype, weak_type=False)
-
-
-def _abstract_gradient(g: Any, x: Any, mean: Any, *_: Any) -> list[Any]:
-    vector = mean.update(weak_type=False)
-    return [g.update(dtype=mean.dtype, weak_type=False), vector, vector]
-
-
-def _normalized_jvp(primals: Any, tangents: Any, *, momentum: float, unbiased: bool, **params: Any) -> tuple[Any, Any]:
-    x, scale = primals[0], primals[3]
-    x_dot, around_dot, var_dot, scale_dot, bias_dot = tangents
-    outputs = normalized_p.bind(*primals, momentum=momentum, unbiased=unbiased, **params)
-    mean, r = outputs[3:]
-    of_parameters = [_instantiated(dot, mean) for dot in (scale_dot, bias_dot)]
-    if isinstance(x_dot, ad.Zero):
-        y_dot = spread_p.bind(*varying_alike(x, mean, r * of_parameters[0], of_parameters[1]))
-        mean_dot = variance_dot = jnp.zeros_like(mean)
-    else:
-        y_dot = tangent_p.bind(*varying_alike(x_dot, *of_parameters, x, mean, r, scale))
-        total, product = sums_p.bind(x_dot, x, jnp.zeros_like(mean), mean)
-        mean_dot, variance_dot = total / _count(x), 2 * product / _count(x)
-    new_mean_dot, new_var_dot = (1 - momentum) * mean_dot, (1 - momentum) * _correction(x, unbiased) * variance_dot
-    if not isinstance(around_dot, ad.Zero):
-        new_mean_dot += momentum * around_dot
-    if not isinstance(var_dot, ad.Zero):
-        new_var_dot += momentum * var_dot
-    return outputs, [y_dot, new_mean_dot, new_var_dot, mean_dot, -0.5 * r**3 * variance_dot]
-
-
-def _tangent_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
-    linear, rest = primals[:3], primals[3:]
-    linear_dots, rest_dots = tangents[:3], tangents[3:]
-    parts = []
-    if not all(isinstance(dot, ad.Zero) for dot in linear_dots):
-        dots = (_instantiated(dot, of) for dot, of in zip(linear_dots, linear, strict=True))
-        parts.append(tangent_p.bind(*varying_alike(*dots, *rest)))
-    if not all(isinstance(dot, ad.Zero) for dot in rest_dots):
-        dots = tuple(_instantiated(dot, of) for dot, of in zip(rest_dots, rest, strict=True))
-        parts.append(jax.jvp(lambda *rest: _tangent(*linear, *rest), rest, dots)[1])
-    return tangent_p.bind(*primals), sum(parts[1:], parts[0])
+    def derivative(self, operands: Any, outputs: Any, tangents: Any) -> list[jax.Array]:
+        x, scale = operands[0], operands[3]
+        x_dot, around_dot, var_dot, scale_dot, bias_dot = tangents
+        mean, r = outputs[3:]
+        by_scale, by_bias = instantiated(scale_dot, mean), instantiated(bias_dot, mean)
+        if is_given(x_dot):
+            y_dot = call(Tangent(), x_dot, by_scale, by_bias, x, mean, r, scale)[0]
+            total, product = channel_sums(x_dot, x, mean)
+            mean_dot, variance_dot = total / _count(x), 2 * product / _count(x)
+        else:
+            y_dot = affine(r * by_scale, by_bias, x, mean)
+            mean_dot = variance_dot = jnp.zeros_like(mean)
+        new_mean_dot = (1 - self.momentum) * mean_dot
+        new_var_dot = (1 - self.momentum) * _bessel(_count(x), self.unbiased) * variance_dot
+        if is_given(around_dot):
+            new_mean_dot += self.momentum * around_dot
+        if is_given(var_dot):
+            new_var_dot += self.momentum * var_dot
+        return [y_dot, new_mean_dot, new_var_dot, mean_dot, -0.5 * r**3 * variance_dot]
 
 
-def _gradient_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
-    (g, *rest), (g_dot, *rest_dots) = primals, tangents
-    parts = []
-    if not isinstance(g_dot, ad.Zero):
-        parts.append(gradient_p.bind(*varying_alike(g_dot, *rest)))
-    if not all(isinstance(dot, ad.Zero) for dot in rest_dots):
-        dots = tuple(_instantiated(dot, of) for dot, of in zip(rest_dots, rest, strict=True))
-        parts.append(jax.jvp(lambda *rest: _gradient(g, *rest), tuple(rest), dots)[1])
-    return gradient_p.bind(*primals), [sum(dots[1:], dots[0]) for dots in zip(*parts, strict=True)]
+@dataclass(frozen=True)
+class Tangent(Kernel):
+    """T of (u, s, b, x, mu, r, scale)."""
+
+    linear: ClassVar = ((0, 1, 2),)
+
+    def outputs(self, u: Any, s: Any, *_: Any) -> list[Any]:
+        return [u.update(dtype=s.dtype, weak_type=False)]
+
+    def form(self, u: Any, s: Any, b: Any, x: Any, mean: Any, r: Any, scale: Any) -> list[jax.Array]:
+        inner, factor, shift, _, _ = _parts(u, x, mean, r, scale)
+        return [inner + affine(factor + r * s, shift + b, x, mean)]
+
+    def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
+        return [*call(Gradient(), cts[0], *operands[3:])]
 
 
-def _instantiated(tangent: Any, of: jax.Array) -> jax.Array:
-    return jnp.zeros_like(of) if isinstance(tangent, ad.Zero) else tangent
+@dataclass(frozen=True)
+class Gradient(Kernel):
+    """G of (g, x, mu, r, scale)."""
+
+    linear: ClassVar = ((0,),)
+
+    def outputs(self, g: Any, x: Any, mean: Any, *_: Any) -> list[Any]:
+        return [g.update(dtype=mean.dtype, weak_type=False), *[mean.update(weak_type=False)] * 2]
+
+    def form(self, g: Any, x: Any, mean: Any, r: Any, scale: Any) -> list[jax.Array]:
+        inner, factor, shift, by_scale, by_bias = _parts(g, x, mean, r, scale)
+        return [inner + affine(factor, shift, x, mean), by_scale, by_bias]
+
+    def native(self, g: Any, x: Any, mean: Any, *vectors: Any) -> Form | None:
+        if not is_native_size(g, x, mean, *vectors):
+            return None
+        of_vectors = native.function(native.NORMALIZATION_GRADIENT, [mean] * 5)
+
+        def form(g: Any, x: Any, mean: Any, r: Any, scale: Any) -> list[jax.Array]:
+            f, factor, shift, by_scale, by_bias = of_vectors(g, x, mean, r, scale)
+            return [g * row(f, g) + Affine().form(factor, shift, x, mean)[0], by_scale, by_bias]
+
+        return form
+
+    def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
+        return [*call(Tangent(), *cts, *operands[1:])]
 
 
-def _tangent_transpose(ct: Any, u: Any, s: Any, b: Any, *rest: jax.Array) -> list[Any]:
-    by_u, by_s, by_b = gradient_p.bind(*varying_alike(ct, *rest))
-    by_u = by_u.astype(u.aval.dtype) if ad.is_undefined_primal(u) else by_u
-    cts = zip((by_u, by_s, by_b), (u, s, b), strict=True)
-    return [*(value if ad.is_undefined_primal(of) else None for value, of in cts), *(None for _ in rest)]
-
-
-def _gradient_transpose(cts: Any, g: Any, *rest: jax.Array) -> list[Any]:
-    x, mean = rest[:2]
-    whole = jnp.zeros(x.shape, jnp.float32) if isinstance(cts[0], ad.Zero) else cts[0]
-    dots = [whole, *(_instantiated(ct, mean) for ct in cts[1:])]
-    return [tangent_p.bind(*varying_alike(*dots, *rest)).astype(g.aval.dtype), *(None for _ in rest)]
-
-
-def _normalized_for_cpu(ctx: Any, x: Any, around: Any, running_var: Any, scale: Any, bias: Any, **params: Any) -> Any:
-    if not _is_one_call(ctx):
-        return _lowered_normalized(ctx, x, around, running_var, scale, bias, **params)
-    images, vector, *_ = ctx.avals_in
-    of_vectors = ctx.replace(primitive=None, avals_out=[vector] * 5)
-    numbers = params["momentum"], params["epsilon"], _correction(images, params["unbiased"])
-    mean, r, factor, *running = native.normalization(of_vectors, x, around, running_var, scale, bias, numbers=numbers)
-    whole = ctx.replace(primitive=None, avals_in=[images, vector, vector, vector], avals_out=ctx.avals_out[:1])
-    return [*_lowered_spread(whole, x, mean, factor, bias), *running, mean, r]
-
-
-def _gradient_for_cpu(ctx: Any, g: Any, x: Any, mean: Any, r: Any, scale: Any) -> Any:
-    if not _is_one_call(ctx):
-        return _lowered_gradient(ctx, g, x, mean, r, scale)
-    images, _, vector, *_ = ctx.avals_in
-    of_vectors = ctx.replace(primitive=None, avals_out=[vector] * 5)
-    f, factor, shift, by_scale, by_bias = native.normalization_gradient(of_vectors, g, x, mean, r, scale)
-    whole = ctx.replace(primitive=None, avals_in=[images, images, *[vector] * 4], avals_out=ctx.avals_out[:1])
-    return [*_lowered_combined(whole, g, x, f, mean, factor, shift), by_scale, by_bias]
-
-
-def _is_one_call(ctx: Any) -> bool:
-    is_large = math.prod(ctx.avals_in[0].shape) >= LEAST_VALUES
-    is_float32 = all(aval.dtype == "float32" for aval in ctx.avals_in)
-    return is_large and is_float32 and native.may_be_called(ctx) and native.is_used()
-
-
-def _combined(g: Any, x: Any, f: Any, mean: Any, factor: Any, shift: Any) -> jax.Array:
-    return g * f + spread_p.bind(x, mean, factor, shift)
-
-
-_lowered_normalized = mlir.lower_fun(_normalized, multiple_results=True)
-_lowered_gradient = mlir.lower_fun(_gradient, multiple_results=True)
-_lowered_spread = mlir.lower_fun(spread_p.bind, multiple_results=False)
-_lowered_combined = mlir.lower_fun(_combined, multiple_results=False)
-
-
-def _batched(primitive: Primitive) -> Any:
-    form = FORMS[primitive]
-
-    def rule(operands: Any, dims: Any, **params: Any) -> tuple[Any, Any]:
-        outputs = jax.vmap(lambda *args: form(*args, **params), in_axes=tuple(dims))(*operands)
-        return outputs, [0] * len(outputs) if primitive.multiple_results else 0
-
-    return rule
-
-
-normalized_p.def_abstract_eval(_abstract_normalized)
-tangent_p.def_abstract_eval(_abstract_tangent)
-gradient_p.def_abstract_eval(_abstract_gradient)
-ad.primitive_jvps[normalized_p] = _normalized_jvp
-ad.primitive_jvps[tangent_p] = _tangent_jvp
-ad.primitive_jvps[gradient_p] = _gradient_jvp
-ad.primitive_transposes[tangent_p] = _tangent_transpose
-ad.primitive_transposes[gradient_p] = _gradient_transpose
-for primitive in FORMS:
-    batching.primitive_batchers[primitive] = _batched(primitive)
-normalized_p.def_impl(jax.jit(normalized_p.bind, static_argnames=("momentum", "epsilon", "unbiased")))
-tangent_p.def_impl(jax.jit(tangent_p.bind))
-gradient_p.def_impl(jax.jit(gradient_p.bind))
-mlir.register_lowering(normalized_p, _lowered_normalized)
-mlir.register_lowering(normalized_p, _normalized_for_cpu, platform="cpu")
-mlir.register_lowering(tangent_p, mlir.lower_fun(_tangent, multiple_results=False))
-mlir.register_lowering(gradient_p, _lowered_gradient)
-mlir.register_lowering(gradient_p, _gradient_for_cpu, platform="cpu")
+def _parts(u: Any, x: Any, mean: Any, r: Any, scale: Any) -> tuple[jax.Array, ...]:
+    """Return `f u`, the factor and shift of x that make it L(u), and the contributions of u to scale and bias."""
+    total, product = channel_sums(u, x, mean)
+    f, count = r * scale, _count(x)
+    by_scale = r * product
+    return u.astype(f.dtype) * row(f, u), -f * r * by_scale / count, -f * total / count, by_scale, total

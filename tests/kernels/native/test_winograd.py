@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from jaxcnn.kernels.convolution import Geometry, Role
 
 import jaxcnn
 from jaxcnn.kernels import native
-from jaxcnn.kernels.convolution import Geometry, Role
 from jaxcnn.layers import convolution
 from jaxcnn.measure.case import natural_image_shape
 from jaxcnn.models import list_models

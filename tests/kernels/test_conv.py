@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from jax import export
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxcnn.kernels.convolution import Geometry
 
 import jaxcnn
 from jaxcnn.kernels import convolution as conv_kernel
 from jaxcnn.kernels import native
-from jaxcnn.kernels.convolution import Geometry
 from jaxcnn.layers import Conv, convolution
 from jaxcnn.measure.case import natural_image_shape
 from jaxcnn.models import list_models

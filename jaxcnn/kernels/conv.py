@@ -1,0 +1,175 @@
+"""Convolution and its two gradients.
+
+`<G, W * X>` is linear in each of image X `[N, H, W, C_in]`, kernel W `[kH, kW, C_in / groups, C_out]` and cotangent G
+of the output `[N, H_out, W_out, C_out]`. The convolution is its derivative with respect to G, and the two gradients are
+those with respect to X and W. Each is bilinear in the other two tensors, and its adjoints are the other two. So one
+kernel with three roles is closed under differentiation, in forward and reverse mode and of every order.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+
+from jaxcnn.kernels import native
+from jaxcnn.kernels._primitive import Form, Kernel, call
+
+Pair = tuple[int, int]
+Sides = tuple[Pair, Pair]
+Shape = tuple[int, ...]
+
+LEAST_WORK = 2**20
+"""Multiply-adds below which calling oneDNN's thread costs more than oneDNN saves."""
+
+
+def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sides, dilation: Pair, groups: int) -> jax.Array:
+    """Compute the convolution `W * X` (a cross-correlation: the kernel is not flipped).
+
+    Args:
+      x: images `[N, H, W, C_in]`.
+      kernel: `[kH, kW, C_in / groups, C_out]`, of the same dtype.
+      strides: distance that the kernel moves, (vertical, horizontal).
+      padding: rows of zeros, `((top, bottom), (left, right))`.
+      dilation: distance between the taps of the kernel.
+      groups: number of groups into which input and output channels are split.
+
+    Returns:
+      `[N, H_out, W_out, C_out]`.
+    """
+    geometry = Geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
+    is_floating = x.dtype == kernel.dtype and jax.numpy.issubdtype(x.dtype, jax.numpy.floating)
+    if not is_floating or 0 in (*x.shape, *kernel.shape):
+        return _windows(geometry, x, kernel)
+    return call(Convolution(Role.OUTPUT, geometry), x, kernel)[0]
+
+
+class Role(IntEnum):
+    """The tensor of `<G, W * X>` with respect to which a convolution differentiates."""
+
+    OUTPUT = 0
+    IMAGE = 1
+    KERNEL = 2
+
+
+OPERANDS = {
+    Role.OUTPUT: (Role.IMAGE, Role.KERNEL),
+    Role.IMAGE: (Role.OUTPUT, Role.KERNEL),
+    Role.KERNEL: (Role.IMAGE, Role.OUTPUT),
+}
+"""The two tensors from which each role is computed, in the order of its operands."""
+
+
+class Geometry(NamedTuple):
+    """Everything about a convolution except its numbers."""
+
+    image: Shape
+    kernel: Shape
+    strides: Pair
+    padding: Sides
+    dilation: Pair
+    groups: int
+
+    @property
+    def reach(self) -> Pair:
+        """Rows and columns that the dilated kernel covers."""
+        vertical, horizontal = ((k - 1) * d + 1 for k, d in zip(self.kernel[:2], self.dilation, strict=True))
+        return vertical, horizontal
+
+    @property
+    def output(self) -> Shape:
+        """`[N, H_out, W_out, C_out]`."""
+        sizes = zip(self.image[1:3], self.padding, self.reach, self.strides, strict=True)
+        return (self.image[0], *((n + sum(p) - r) // s + 1 for n, p, r, s in sizes), self.kernel[3])
+
+    @property
+    def is_product(self) -> bool:
+        """Whether the convolution is a product of matrices: a 1x1 kernel without padding and groups."""
+        return self.kernel[:2] == (1, 1) and not any(map(any, self.padding)) and self.groups == 1
+
+    def shape(self, tensor: Role) -> Shape:
+        return {Role.OUTPUT: self.output, Role.IMAGE: self.image, Role.KERNEL: self.kernel}[tensor]
+
+
+@dataclass(frozen=True)
+class Convolution(Kernel):
+    """One of the three tensors of a convolution, computed from the other two."""
+
+    role: Role
+    geometry: Geometry
+    linear: ClassVar = ((0,), (1,))
+
+    def outputs(self, a: Any, b: Any) -> list[Any]:
+        return [a.update(shape=self.geometry.shape(self.role), weak_type=False)]
+
+    def form(self, a: jax.Array, b: jax.Array) -> list[jax.Array]:
+        return [self._by_transposing(functools.partial(_windows, self.geometry), a, b)]
+
+    def cpu_form(self, a: jax.Array, b: jax.Array) -> list[jax.Array]:
+        forward = _product if self.geometry.is_product else _windows
+        return [self._by_transposing(functools.partial(forward, self.geometry), a, b)]
+
+    def native(self, a: Any, b: Any) -> Form | None:
+        sides = zip(self.geometry.padding, self.geometry.reach, strict=True)
+        work = math.prod(self.geometry.output) * math.prod(self.geometry.kernel[:3])
+        if a.dtype != "float32" or work < max(LEAST_WORK, 1) or any(max(pads) >= reach for pads, reach in sides):
+            return None
+        key = (*self._key(), int(native.requires_exact_sums()))
+        if not native.is_fast(key):
+            return None
+        return native.function(native.CONVOLUTION, [self.outputs(a, b)[0]], key=key)
+
+    def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
+        (index,) = group
+        wanted, other = OPERANDS[self.role][index], OPERANDS[self.role][1 - index]
+        given = {self.role: cts[0], other: operands[1 - index]}
+        first, second = OPERANDS[wanted]
+        return [*call(Convolution(wanted, self.geometry), given[first], given[second])]
+
+    def batched(self, operands: Any, dims: Any) -> Any:
+        (a, b), (along, other) = operands, dims
+        if self.role is Role.KERNEL or along is None or other is not None:
+            return super().batched(operands, dims)  # a kernel for each example: XLA's grouped convolution
+        a = jax.numpy.moveaxis(a, along, 0)
+        times, examples = a.shape[:2]
+        merged = self.geometry._replace(image=(times * examples, *self.geometry.image[1:]))
+        y = call(Convolution(self.role, merged), a.reshape(times * examples, *a.shape[2:]), b)[0]
+        return [y.reshape(times, examples, *y.shape[1:])], [0]
+
+    def _by_transposing(self, forward: Any, a: jax.Array, b: jax.Array) -> jax.Array:
+        """Compute the role from the function that computes the output."""
+        shape = jax.ShapeDtypeStruct(self.geometry.shape(self.role), a.dtype)
+        match self.role:
+            case Role.OUTPUT:
+                return forward(a, b)
+            case Role.IMAGE:
+                return jax.linear_transpose(lambda x: forward(x, b), shape)(a)[0]
+            case Role.KERNEL:
+                return jax.linear_transpose(lambda kernel: forward(a, kernel), shape)(b)[0]
+
+    def _key(self) -> tuple[int, ...]:
+        """Return the first 22 of the numbers by which `convolution.cpp` knows a convolution."""
+        g = self.geometry
+        (top, bottom), (left, right) = g.padding
+        sizes = (*g.image, *g.kernel, *g.output)
+        return (int(self.role), *sizes, *g.strides, top, left, bottom, right, *g.dilation, g.groups)
+
+
+def _windows(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=geometry.strides,
+        padding=geometry.padding,
+        rhs_dilation=geometry.dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=geometry.groups,
+    )
+
+
+def _product(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Multiply by a 1x1 kernel as by a matrix: XLA on a CPU computes its gradient 6 times as fast."""
+    pixels = x if geometry.strides == (1, 1) else jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, *geometry.strides, 1))
+    return jax.lax.dot_general(pixels, jax.lax.squeeze(kernel, (0, 1)), (((3,), (0,)), ((), ())))
