@@ -1,14 +1,16 @@
-"""Convolutions and pooling on a CPU: jaxcnn's forms against the plain ones, in one process, alternately.
+"""Convolutions and pooling on a CPU: jaxcnn's kernels against plain JAX operations, in turns within one process.
 
     python -m benchmarks.convolution [--models lenet5:256 resnet50:8] [--layers [3x3 pool]] [--rounds 20] [--json]
 
-For each model (`name:batch` or `name:batch:size`) a whole training step is compiled several times: `plain`, as Flax's
-own layers compute it (`conv_general_dilated`, `reduce_window`); `xla`, in the forms of XLA's operations that
-`jaxcnn.layers` chooses; and, where oneDNN is installed, `onednn`, with convolutions by it, and `winograd`, as
-`jaxcnn.layers` has them: those of 3x3 by Winograd's algorithm where that is faster. `--layers` compares single layers,
-each of the changes by itself. The programs take turns, and the ratio is that of their fastest runs: on a machine that
-does other work besides, the fastest of many is what is least disturbed. Beside it stands the ratio of the processor
-time of all threads, likewise, which other work disturbs less and which says nothing of idle cores.
+For each model (`name:batch` or `name:batch:size`) a whole training step is compiled several times:
+
+- `plain`: the operations that Flax's own layers use (`conv_general_dilated`, `reduce_window`);
+- `xla`: the XLA operations that `jaxcnn.kernels` chooses on a CPU (`JAXCNN_KERNELS=xla`);
+- `onednn`: the native library without Winograd's algorithm, where it is installed;
+- `winograd`: the default, which computes 3x3 kernels by Winograd's algorithm where that is faster.
+
+`--layers` compares single layers. The programs take turns. A ratio compares their fastest runs, which other work on the
+machine disturbs least. The second ratio compares the CPU time of all threads.
 """
 
 import argparse
@@ -26,6 +28,7 @@ import jax
 import optax
 
 import jaxcnn
+from jaxcnn import kernels
 from jaxcnn.layers import Conv, MaxPool
 from jaxcnn.measure.case import natural_image_shape
 
@@ -52,9 +55,14 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 }
 
 
+def kinds() -> tuple[str, ...]:
+    """Return the kinds of program that this machine can run."""
+    return ("plain", "xla") if kernels.describe() == "XLA" else ("plain", "xla", "onednn", "winograd")
+
+
 @contextmanager
 def forms(kind: str) -> Iterator[None]:
-    """Trace and compile layers in the forms of this kind within the context: plain, xla, onednn or winograd."""
+    """Trace and compile the layers within the context in the forms of this kind."""
     with ExitStack() as stack:
         match kind:
             case "plain":
@@ -105,7 +113,7 @@ def layer_step(layer: Any, shape: tuple[int, ...]) -> tuple[Callable[..., Any], 
 def compare(case: str, step: Callable[..., Any], arguments: tuple[Any, ...], rounds: int) -> dict[str, Any]:
     """Milliseconds of each kind, and how many times as fast as the plain one it is."""
     programs, compile_seconds = {}, {}
-    for kind in ("plain", "xla", *(["onednn", "winograd"] if (kernels.describe() != "XLA") else [])):
+    for kind in kinds():
         with forms(kind):
             started = time.perf_counter()
             # A function of its own, or JAX would take the program traced before.
@@ -149,7 +157,7 @@ def main() -> None:
         for text in arguments.models:
             name, batch, *size = text.split(":")
             cases.append((text, train_step(name, int(batch), int(size[0]) if size else None)))
-    header = f"jax {jax.__version__}, {os.cpu_count()} cores, oneDNN {'in use' if (kernels.describe() != 'XLA') else 'not installed'}"
+    header = f"jax {jax.__version__}, {os.cpu_count()} cores, convolutions by {kernels.describe()}"
     if not arguments.json:
         print(header)
     for case, (step, values) in cases:

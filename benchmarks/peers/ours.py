@@ -42,7 +42,8 @@ def build(task):
         lambda metrics: float(metrics["loss"]) / case.batch_size,
         {
             "params": sum(x.size for x in jax.tree.leaves(state.params)),
-            "versions": f"jax {jax.__version__}, flax {package_version('flax')}" + ", oneDNN" * is_used(),
+            "versions": f"jax {jax.__version__}, flax {package_version('flax')}"
+            + ", oneDNN" * (kernels.describe() != "XLA"),
             "device_kind": device_name(jax.devices()[0]),
         },
     )

@@ -9,8 +9,8 @@ One environment variable, `JAXCNN_KERNELS=auto|xla|native`, and one context mana
 """
 
 from jaxcnn.kernels._selection import VARIABLE, describe, inlined, on_cpu, selected, use
-from jaxcnn.kernels.batch_norm import batch_norm, normalize
-from jaxcnn.kernels.conv import conv
+from jaxcnn.kernels.convolution import conv
+from jaxcnn.kernels.normalization import batch_norm, normalize
 from jaxcnn.kernels.pooling import max_pool
 from jaxcnn.kernels.reductions import affine, channel_sums, materialize, moments
 
