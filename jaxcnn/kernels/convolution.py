@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+from jax.extend.core import jaxpr_as_fun
 
 from jaxcnn.kernels import native
 from jaxcnn.kernels._primitive import Form, Kernel, call
@@ -140,14 +141,18 @@ class Convolution(Kernel):
 
     def _by_transposing(self, forward: Any, a: jax.Array, b: jax.Array) -> jax.Array:
         """Compute the role from the function that computes the output."""
-        shape = jax.ShapeDtypeStruct(self.geometry.shape(self.role), a.dtype)
-        match self.role:
-            case Role.OUTPUT:
-                return forward(a, b)
-            case Role.IMAGE:
-                return jax.linear_transpose(lambda x: forward(x, b), shape)(a)[0]
-            case Role.KERNEL:
-                return jax.linear_transpose(lambda kernel: forward(a, kernel), shape)(b)[0]
+        if self.role is Role.OUTPUT:
+            return forward(a, b)
+        result = jax.ShapeDtypeStruct(self.geometry.shape(self.role), a.dtype)
+
+        def transposed(a: jax.Array, b: jax.Array) -> jax.Array:
+            if self.role is Role.IMAGE:
+                return jax.linear_transpose(lambda x: forward(x, b), result)(a)[0]
+            return jax.linear_transpose(lambda kernel: forward(a, kernel), result)(b)[0]
+
+        # Traced from shapes alone: the transpose of operands that vary over devices would be summed over these.
+        shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (a, b))
+        return jaxpr_as_fun(jax.make_jaxpr(transposed)(*shapes))(a, b)[0]
 
     def _key(self) -> tuple[int, ...]:
         """Return the first 22 of the numbers by which `convolution.cpp` knows a convolution."""
