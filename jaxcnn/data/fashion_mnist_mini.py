@@ -106,7 +106,7 @@ def draw(labels: np.ndarray, per_class: int, seed: int = SEED) -> np.ndarray:
         candidates = np.flatnonzero(labels == label)
         if len(candidates) < per_class:
             raise UsageError(
-                f"class {name!r} has too few examples: {len(candidates)}. Draw at most that many instead of {per_class}."
+                f"class {name!r} has too few examples: {len(candidates)}. Draw that many at most, not {per_class}."
             )
         chosen.append(random.permutation(candidates)[:per_class])
     return np.sort(np.concatenate(chosen))
@@ -298,7 +298,7 @@ def main(args: Sequence[str] | None = None) -> int:
         description="Create fashion_mnist_mini from the four files of Fashion-MNIST.",
     )
     parser.add_argument("--source", type=Path, required=True, help="folder of the four idx files of Fashion-MNIST")
-    parser.add_argument("--out", type=Path, default=BUNDLED_DIR, help="folder of datasets (default: that of the package)")
+    parser.add_argument("--out", type=Path, default=BUNDLED_DIR, help="folder of datasets (default: the package)")
     parser.add_argument("--force", action="store_true", help="replace an existing dataset")
     flags = parser.parse_args(args)
     try:

@@ -23,7 +23,7 @@ def fetch(name: str) -> Path:
     try:
         import huggingface_hub  # type: ignore[import-not-found]
     except ImportError:
-        raise UsageError(f"cannot download {name}: huggingface_hub is missing. Run pip install 'jaxcnn[hub]'.") from None
+        raise UsageError(f"cannot download {name} without huggingface_hub. Run pip install 'jaxcnn[hub]'.") from None
     try:
         return Path(huggingface_hub.hf_hub_download(repository, FILE))
     except Exception as error:  # network, hub and disk errors have no common type
