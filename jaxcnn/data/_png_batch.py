@@ -88,7 +88,7 @@ def _has_one_pixel_chunk(content: bytes) -> bool:
 def _shard(contents: Sequence[bytes]) -> bytes:
     """Return a Neuroglancer shard that holds `contents` as chunks 0, 1, 2, ..."""
     sizes = [len(content) for content in contents]
-    # The index is delta-coded: the step to the chunk's number, the gap before its start, and its size.
+    # Rows of the index: increment of the chunk number, gap before the chunk, size of the chunk.
     number_steps = [0] + [1] * (len(sizes) - 1)
     gaps = [0] * len(sizes)
     index = np.array([number_steps, gaps, sizes], "<u8").tobytes()

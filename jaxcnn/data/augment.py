@@ -79,9 +79,9 @@ def resized_crop(
     Args:
       key: random key.
       image: `[H, W, C]`.
-      smallest: minimum area of the part, as a fraction of the image. The fraction is uniform.
+      smallest: minimum area of the part, as a fraction of the image. The fraction is drawn uniformly.
       largest: maximum area of the part, as a fraction of the image.
-      narrowest: minimum aspect ratio, width / height. Its logarithm is uniform.
+      narrowest: minimum aspect ratio, width / height. Its logarithm is drawn uniformly.
       widest: maximum aspect ratio, width / height.
 
     References:

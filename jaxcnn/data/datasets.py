@@ -142,7 +142,7 @@ class Dataset:
                 feature = tf_example_pb2.Example.FromString(record).features.feature  # pyright: ignore[reportAttributeAccessIssue]
                 image, label = feature[image_key].bytes_list.value[0], feature[label_key].int64_list.value[0]
                 examples.append(Encoded(image, label))
-        except Exception as error:  # ArrayRecord and protobuf raise many unrelated types
+        except Exception as error:  # ArrayRecord and protobuf raise exceptions of many unrelated types
             raise self.damaged(error) from error
         for example in examples:
             if not 0 <= example.label < self.num_classes:
@@ -199,7 +199,7 @@ class Dataset:
         random_box: decode.RandomBox | None = None,
         randoms: Sequence[np.random.Generator] | None = None,
     ) -> np.ndarray:
-        """Decode a batch of examples, each as by `decode`. Thread-safe.
+        """Decode a batch of examples, with the same result as `decode` for each. Thread-safe.
 
         Args:
           examples: stored examples, whose images must have one size if `size` is None.

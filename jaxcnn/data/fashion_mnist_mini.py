@@ -292,7 +292,7 @@ def _replace(new: Path, old: Path, backup: Path) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Create the dataset from the command line. Return 0, or print one line and return 2 after an error."""
+    """Run the command line. Return the exit status: 0, or 2 after an error, which is printed on one line."""
     parser = argparse.ArgumentParser(
         prog="python -m jaxcnn.data.fashion_mnist_mini",
         description="Create fashion_mnist_mini from the four files of Fashion-MNIST.",

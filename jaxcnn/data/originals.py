@@ -257,7 +257,7 @@ def _parse_cifar_pickle(path: Path, content: bytes, files: _CifarFiles) -> Split
             raise ValueError(f"its data has shape {pixels.shape} and dtype {pixels.dtype}")
         if any(values.shape != pixels.shape[:1] for values in labels.values()):
             raise ValueError("it has different numbers of labels and images")
-    except Exception as error:  # unpickling damaged content can raise any type
+    except Exception as error:  # unpickling damaged content can raise any exception
         reason = " ".join(str(error).split())
         raise UsageError(f"{path} is not a batch of CIFAR: {reason}. Download the original file.") from error
     return Split(_channels_last(pixels), {name: values.astype(np.uint8) for name, values in labels.items()})
@@ -308,7 +308,7 @@ def _read_svhn(source: Source) -> dict[str, Split]:
         try:
             values = scipy.io.loadmat(io.BytesIO(content), variable_names=["X", "y"])
             images, labels = values["X"], values["y"].reshape(-1)
-        except Exception as error:  # scipy raises many unrelated types
+        except Exception as error:  # scipy raises exceptions of many unrelated types
             reason = " ".join(str(error).split())
             raise UsageError(f"{source.folder / name} is damaged: {reason}. Download it again.") from error
         if images.dtype != np.uint8 or images.shape != (32, 32, 3, len(labels)):
@@ -332,4 +332,4 @@ READERS: dict[str, Callable[[Source], dict[str, Split]]] = {
     "mnist": _read_idx_pairs,
     "svhn_cropped": _read_svhn,
 }
-"""Function that reads the original files of each supported dataset."""
+"""Functions that read the original files, by the name of the dataset."""

@@ -25,8 +25,8 @@ def contact_sheet(
 
     Args:
       dataset: dataset to draw from.
-      augment: augmentations, as for `jaxcnn.data.compose`. If there are any, a row of the augmented images follows
-        each row.
+      augment: augmentations, as for `jaxcnn.data.compose`. If there are any, the same images follow augmented in a
+        second row.
       classes: maximum number of classes.
       columns: maximum number of images of each class.
       seed: seed of the choice of images and of the augmentations.

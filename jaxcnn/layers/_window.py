@@ -16,7 +16,7 @@ Sides = tuple[tuple[int, int], tuple[int, int]]
 
 
 def is_positive(value: Any) -> bool:
-    """Return whether `value` is an integer of Python or NumPy and at least 1."""
+    """Return whether `value` is a Python or NumPy integer of at least 1."""
     return isinstance(value, Integral) and int(value) >= 1
 
 

@@ -183,7 +183,7 @@ def _lookup(name: str) -> Global:
 
 
 def _call(function: Any, arguments: Any) -> Any:
-    """Return the record of a call of a known global."""
+    """Return the object that a call of a known global stands for: a dict or a `Tensor`."""
     kind = _expect(function, Global).kind
     arguments = _expect(arguments, tuple)
     if kind == "dict":

@@ -234,7 +234,7 @@ def _normalize_names(stored: Mapping[str, Stored]) -> dict[str, Stored]:
 def _locate(
     model_name: str, model: nn.Module, ours: Iterable[str], stored: Mapping[str, Stored]
 ) -> dict[str, _Location]:
-    """Return the location of each array, by whichever naming scheme matches most names in the file."""
+    """Return the location of each array, under the naming scheme that matches the most names in the file."""
     candidates = [{name: _Location(name, None, True) for name in ours}]
     channels = FLATTENED_CHANNELS.get(model_name, {})
     for library in (TORCHVISION, TIMM):
@@ -254,9 +254,9 @@ def _locate(
     best = max(candidates, key=matches)
     if matches(best) == 0:
         example = next(iter(stored), "no array")
-        schemes = "ours, torchvision's or timm's" if model_name in TORCHVISION else "ours"
+        schemes = "jaxcnn, torchvision, timm" if model_name in TORCHVISION else "jaxcnn"
         raise UsageError(
-            f"the file has no array name of {model_name} ({schemes}): it has {example[:60]!r}. "
+            f"the array names in the file do not match {model_name} (names of {schemes}): {example[:60]!r}. "
             "Check the model name and the file."
         )
     return best

@@ -50,7 +50,7 @@ def read(path: Path) -> dict[str, Stored]:
         elif start.startswith(b"PK"):
             saved, read_storage = _read_archive(path)
         else:
-            raise UsageError("it has neither the zip format nor the older stream format. Save it with torch.save")
+            raise UsageError("it is neither a zip archive nor an old PyTorch stream. Save it with torch.save")
         return {name: _stored(tensor, read_storage) for name, tensor in _state_dict(saved).items()}
     except UsageError as error:
         raise UsageError(f"cannot read the PyTorch file {path}: {error}.") from None
@@ -82,7 +82,7 @@ def _read_archive(path: Path) -> tuple[Any, ReadStorage]:
     """Return the saved object in a zip archive, and the function that reads its storages."""
     try:
         archive = zipfile.ZipFile(path)
-    except Exception as error:  # zipfile raises many unrelated types for damaged archives
+    except Exception as error:  # zipfile raises exceptions of many unrelated types
         raise UsageError(f"it is truncated or damaged ({error}). Download it again") from None
     entries = {entry.filename: entry for entry in archive.infolist()}
     for name, entry in entries.items():

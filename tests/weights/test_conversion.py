@@ -204,7 +204,7 @@ def test_everything_that_does_not_fit_is_listed(resnet18):
 
 
 def test_another_models_file_is_refused_by_its_names(resnet18):
-    with pytest.raises(UsageError, match=r"no array name of vgg11 .*: it has '(conv1|fc|bn1|layer)"):
+    with pytest.raises(UsageError, match=r"array names in the file do not match vgg11 .*: '(conv1|fc|bn1|layer)"):
         from_file("vgg11", lambda classes: create_model("vgg11", classes), stored(resnet18))
     with pytest.raises(UsageError, match="do not fit resnet34"):
         from_file("resnet34", lambda classes: create_model("resnet34", classes), stored(resnet18))

@@ -184,8 +184,8 @@ def test_whatever_byte_is_damaged_nothing_worse_than_one_line_follows(file, tmp_
     ("name", "content", "says"),
     [
         ("none.pth", None, "does not exist"),
-        ("empty.pth", b"", "has neither the zip format"),
-        ("image.pth", b"\x89PNG\r\n\x1a\n" * 9, "has neither the zip format"),
+        ("empty.pth", b"", "is neither a zip archive"),
+        ("image.pth", b"\x89PNG\r\n\x1a\n" * 9, "is neither a zip archive"),
         ("weights.h5", b"x", r"unknown suffix .* one of \.safetensors, \.pth"),
     ],
 )
