@@ -1,9 +1,9 @@
 """Decode a batch of PNG files of one size in a single call.
 
 Decoding one 32 x 32 file takes about 30 us. Getting the interpreter lock (GIL) back from another thread takes as long,
-and pyspng does not release the lock at all, so two Python threads decode no faster than one. TensorStore decodes any
-number of chunks in one call without the lock, and a chunk of a Neuroglancer volume may be a PNG file. This module
-therefore presents the files of a batch as the slices of an in-memory volume.
+and pyspng does not release the lock at all. Two Python threads therefore decode no faster than one. TensorStore decodes
+any number of chunks in one call without the lock, and a chunk of a Neuroglancer volume may be a PNG file. This module
+presents the files of a batch as the slices of an in-memory volume.
 
 The volume has Neuroglancer's "precomputed" format, with a single shard that holds a single minishard: the position of
 the chunk index, the chunks, and the index.
