@@ -236,7 +236,8 @@ class Gradient(Kernel):
 
         def form(g: Any, x: Any, mean: Any, r: Any, scale: Any) -> list[jax.Array]:
             f, factor, shift, by_scale, by_bias = of_vectors(g, x, mean, r, scale)
-            return [g * row(f, g) + Affine().form(factor, shift, x, mean)[0], by_scale, by_bias]
+            by_x = jax.lax.add(jax.lax.mul(g, row(f, g)), Affine().form(factor, shift, x, mean)[0])
+            return [by_x, by_scale, by_bias]
 
         return form
 

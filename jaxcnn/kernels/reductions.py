@@ -41,8 +41,8 @@ def affine(factor: jax.Array, shift: jax.Array, x: jax.Array, c: jax.Array) -> j
 
 
 def row(vector: jax.Array, like: Any) -> jax.Array:
-    """Return `[C]` as `[1, ..., C]`, to be broadcast against `[..., C]` under every `jax_numpy_rank_promotion`."""
-    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)
+    """Return `[C]` broadcast to the shape of `like`, `[..., C]`."""
+    return jax.lax.broadcast_in_dim(vector, like.shape, (like.ndim - 1,))
 
 
 def is_native_size(*operands: Any) -> bool:
@@ -118,7 +118,9 @@ class Affine(Kernel):
         return [x.update(dtype=c.dtype, weak_type=False)]
 
     def form(self, factor: jax.Array, shift: jax.Array, x: jax.Array, c: jax.Array) -> list[jax.Array]:
-        return [(x.astype(c.dtype) - row(c, x)) * row(factor, x) + row(shift, x)]
+        # In lax, as a network has hundreds: operators of jax.numpy take several times as long to trace.
+        scaled = jax.lax.mul(jax.lax.sub(x.astype(c.dtype), row(c, x)), row(factor, x))
+        return [jax.lax.add(scaled, row(shift, x))]
 
     def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
         _, _, x, c = operands
