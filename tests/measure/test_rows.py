@@ -170,7 +170,7 @@ def test_real_devices_are_compared_with_as_many_of_one():
         ({"parallel": ["pmpa"]}, "did you mean 'pmap'"),
         ({"batch_sizes": [0]}, "batch_size must be at least 1"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"modes": ["infer"], "steps_per_dispatch": [4]}, "for training"),
+        ({"modes": ["infer"], "steps_per_dispatch": [4]}, "must be 1 in mode 'infer'"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_measured(given, says):
