@@ -66,8 +66,8 @@ def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.all", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--budget", choices=BUDGETS, default="small", help="(default: %(default)s)")
-    parser.add_argument("--minutes", type=float, help="total time limit (default: 25; none for full)")
+    parser.add_argument("--budget", choices=BUDGETS, default="small", help="see above (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, help="time limit of all suites (default: 25; full: none)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results (default: %(default)s)")
     parser.add_argument(
         "--environments",

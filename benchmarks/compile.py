@@ -11,10 +11,10 @@ from jaxcnn.measure import Row, grid
 
 def main(args: list[str] | None = None) -> int:
     flags = parser("compile", __doc__)
-    models = ["lenet5", "resnet20_cifar", "vgg16", "resnet50", "googlenet", "densenet121"]
-    flags.add_argument("--models", type=words, default=models, help="model names")
+    models = "lenet5,resnet20_cifar,vgg16,resnet50,googlenet,densenet121"
+    flags.add_argument("--models", type=words, default=models, help="model names (default: %(default)s)")
     flags.add_argument("--batch-size", type=int, default=2, help="images per step (default: %(default)s)")
-    flags.add_argument("--parallel", type=words, default=["pmap"], help="pmap, shard_map, jit")
+    flags.add_argument("--parallel", type=words, default="pmap", help="pmap, shard_map, jit (default: %(default)s)")
     flags.add_argument("--image-size", type=int, help="image height and width (default: those of the model's dataset)")
     arguments = flags.parse_args(args)
     cases = grid(

@@ -129,7 +129,11 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main(args: list[str] | None = None) -> int:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = argparse.ArgumentParser(
+        prog="python -m benchmarks.compile_peers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     flags.add_argument("--models", default="densenet121,resnet152", help="model names (default: %(default)s)")
     flags.add_argument("--batch-size", type=int, default=2, help="images per step (default: %(default)s)")
     flags.add_argument("--rounds", type=int, default=3, help="compilations per library (default: %(default)s)")

@@ -14,13 +14,17 @@ from jaxcnn.measure import Case, Row
 
 def main(args: list[str] | None = None) -> int:
     flags = parser("devices", __doc__)
-    flags.add_argument("--models", type=words, default=["lenet5", "resnet20_cifar"], help="model names")
-    flags.add_argument("--devices", type=numbers, default=[1, 2, 4, 8], help="numbers of devices")
+    models = "lenet5,resnet20_cifar"
+    flags.add_argument("--models", type=words, default=models, help="model names (default: %(default)s)")
+    flags.add_argument("--devices", type=numbers, default="1,2,4,8", help="numbers of devices (default: %(default)s)")
     flags.add_argument(
         "--batch-per-device", type=int, default=32, help="images per step and device (default: %(default)s)"
     )
     flags.add_argument(
-        "--parallel", type=words, default=["pmap", "shard_map", "jit"], help="ways to distribute the step"
+        "--parallel",
+        type=words,
+        default="pmap,shard_map,jit",
+        help="ways to distribute the step (default: %(default)s)",
     )
     flags.add_argument("--image-size", type=int, help="image height and width (default: those of the model's dataset)")
     arguments = flags.parse_args(args)

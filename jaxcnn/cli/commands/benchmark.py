@@ -48,9 +48,9 @@ class Flags:
     memory_limit: float | None = None
     """GiB per device. Programs predicted to need more are not run (default on a CPU: the free memory)."""
     timeout: float | None = None
-    """Time limit per row in seconds (default: none)."""
+    """Time limit per row in seconds."""
     out: str | None = None
-    """Folder for rows.json, rows.csv, rows.md and plots."""
+    """Write rows.json, rows.csv, rows.md and plots to this folder."""
     json: bool = False
     """Print the rows as JSON; all other output goes to standard error."""
 
