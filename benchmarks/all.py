@@ -75,8 +75,8 @@ def main(args: list[str] | None = None) -> int:
         default=DEFAULT_ENVIRONMENTS,
         help="folder for the virtual environments of the baseline libraries (default: %(default)s)",
     )
-    parser.add_argument("--loaders", type=Path, help="Python with torch and TensorFlow, for the suite input")
-    parser.add_argument("--cifar10", type=Path, help="folder with the prepared dataset cifar10, for the suite input")
+    parser.add_argument("--loaders", type=Path, help="Python interpreter with torch and TensorFlow (suite input)")
+    parser.add_argument("--cifar10", type=Path, help="folder with the prepared dataset cifar10 (suite input)")
     parser.add_argument("--no-install", action="store_true", help="create no virtual environments")
     arguments = parser.parse_args(args)
     minutes = arguments.minutes or (None if arguments.budget == "full" else 25.0)

@@ -17,9 +17,7 @@ def main(args: list[str] | None = None) -> int:
     models = "lenet5,resnet20_cifar"
     flags.add_argument("--models", type=words, default=models, help="model names (default: %(default)s)")
     flags.add_argument("--devices", type=numbers, default="1,2,4,8", help="numbers of devices (default: %(default)s)")
-    flags.add_argument(
-        "--batch-per-device", type=int, default=32, help="images per step and device (default: %(default)s)"
-    )
+    flags.add_argument("--batch-per-device", type=int, default=32, help="images per device (default: %(default)s)")
     flags.add_argument(
         "--parallel",
         type=words,

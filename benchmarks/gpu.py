@@ -44,7 +44,8 @@ def headline() -> Plan:
 def sweep() -> Plan:
     """Return each model with several batch sizes.
 
-    All models come with their first batch size, in bfloat16 and float32, before any comes with its second.
+    The order is the first batch size of every model, in bfloat16 and float32; then the other batch sizes; then
+    inference.
     """
     batch_sizes = {
         "resnet50": (64, 512),
@@ -64,7 +65,7 @@ def sweep() -> Plan:
 
 
 def spread() -> Plan:
-    """Return ResNet-50 and LeNet-5 with each way to distribute the step; the headline has ResNet-50 with pmap."""
+    """Return ResNet-50 and LeNet-5 with pmap, shard_map and jit, except ResNet-50 with pmap, which is in `headline`."""
     return [
         *(Case("resnet50", 256, dtype="bfloat16", parallel=strategy) for strategy in ("shard_map", "jit")),
         *(Case("lenet5", 256, dtype="float32", parallel=strategy) for strategy in ("pmap", "shard_map", "jit")),

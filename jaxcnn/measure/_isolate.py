@@ -31,7 +31,7 @@ def measure_isolated(
       case: the case to measure.
       report: called with the current stage, such as "compiling".
       timeout: time limit in seconds. A process that exceeds it is killed, and the row's `error` says so.
-      environment: environment variables to set in the process, in addition to those of this process.
+      environment: environment variables that the process gets in addition to those of this process.
       child: command to run. It must read the case and write messages as `jaxcnn.measure._child` does.
 
     Returns:

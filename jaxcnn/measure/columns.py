@@ -80,7 +80,7 @@ COLUMNS = (
     Column("step_ms", "step ms", "median of the samples, in milliseconds per step", _milliseconds),
     Column("step_ms_p95", "p95 ms", "95th percentile of the samples, in milliseconds per step", _milliseconds),
     Column("spread", "", "interquartile range of the samples, divided by their median"),
-    Column("latency_ms", "", "median time of a step when each call is waited for before the next, in milliseconds"),
+    Column("latency_ms", "", "median step time if each call waits for the result of the previous one, in milliseconds"),
     Column("images_per_second", "images/s", "throughput: batch size / median step time", _number),
     Column("images_per_second_per_device", "images/s per device", "throughput / number of devices", _number),
     Column("flops_per_step", "", "floating-point operations per step: 2 x multiply-adds x batch, times 3 in training"),

@@ -8,7 +8,7 @@ import numpy as np
 from jaxcnn.measure.suite import describe_row
 
 MIN_NOISE_THRESHOLD = 0.03
-"""Smallest noise threshold: memory layout alone changes step time by this fraction between processes."""
+"""Minimum noise threshold. Smaller differences can come from memory layout, which varies between processes."""
 NOISE_BLOCKS = 5
 
 
@@ -20,7 +20,7 @@ class Comparison:
       case: the columns that identify the case.
       ratio: new median step time / old median step time; above 1 is slower. None if a result has no times.
       band: noise threshold, a relative difference. None if `ratio` is None.
-      verdict: "same", "faster", "slower", "failed" (the old one did not fail), "fixed", "still fails", "gone" or
+      verdict: "same", "faster", "slower", "failed" (the old row did not fail), "fixed", "still fails", "gone" or
         "added".
       old: the old row, or None.
       new: the new row, or None.

@@ -45,9 +45,7 @@ def write(folder: Path, rows: Rows, title: str, *, pictures: bool = True) -> lis
             temporary.write_text(text)
             os.replace(temporary, folder / name)
     except OSError as error:
-        raise UsageError(
-            f"folder cannot be written: {folder} ({error.strerror}). Give a folder that you may write to."
-        ) from None
+        raise UsageError(f"folder cannot be written: {folder} ({error.strerror}). Choose a writable folder.") from None
     written = [folder / name for name in texts]
     if pictures:
         from jaxcnn.measure import plots

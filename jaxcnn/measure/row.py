@@ -115,7 +115,7 @@ def _measure(case: Case, row: Row, report: Report) -> None:
     row["latency_ms"] = 1e3 * latency.median / case.steps_per_dispatch
     del program
 
-    report("finding the peak of the device")
+    report("looking up or measuring peak performance")
     peak = device_peak(devices[0], case.dtype)
     # Fake devices share the cores of one machine, so their total peak is that of one device.
     peak_flops = peak.flops * (1 if row["fake_devices"] else len(devices))

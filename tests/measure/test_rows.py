@@ -149,7 +149,7 @@ def test_scaling_over_fake_devices_prints_its_efficiency(monkeypatch):
     printed = devices.table(rows).splitlines()
     assert [line.split()[2] for line in printed[1:5]] == ["1", "2", "4", "8"]
     assert all(line.count("%") == 1 for line in printed[2:5])
-    assert "fake" in printed[-1]
+    assert "Fake" in printed[-1]
 
 
 def test_real_devices_are_compared_with_as_many_of_one():

@@ -156,8 +156,7 @@ def _writable_folder(out: str | None) -> Path | None:
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UsageError(
-            f"--out cannot be written: {out} ({existing} is not a writable folder). "
-            "Give a folder that you may write to."
+            f"--out cannot be written: {out} ({existing} is not a writable folder). Choose a writable folder."
         )
     return folder
 

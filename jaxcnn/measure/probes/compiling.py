@@ -1,4 +1,4 @@
-"""Isolate compile-time measurements from programs that this machine compiled before."""
+"""Measure compile time with an empty persistent compilation cache."""
 
 import contextlib
 import tempfile

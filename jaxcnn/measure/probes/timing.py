@@ -24,7 +24,7 @@ class Timing:
 
     Attributes:
       samples: seconds per step, in order of measurement. Each sample is the mean over `window` steps.
-      window: number of consecutive steps per sample. They are dispatched back to back, and only the end is waited for.
+      window: number of consecutive steps per sample. They are dispatched back to back.
     """
 
     samples: tuple[float, ...]
