@@ -1,1 +1,1 @@
-"""Benchmarks: scripts that measure, each run by hand as `python -m benchmarks.NAME`."""
+"""Benchmark scripts; run each with `python -m benchmarks.NAME`."""

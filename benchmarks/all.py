@@ -1,11 +1,15 @@
-"""The whole suite by one command, within a budget of time, and the report on it.
+"""Run all suites within a time budget, and write the report.
 
     python -m benchmarks.all [--budget small|full|tiny] [--minutes 25] [--out DIR] [--environments DIR]
                              [--loaders PYTHON] [--cifar10 DIR]
 
-"small" fits two cores and 25 minutes, "full" is for an accelerator or an evening, "tiny" shows that everything runs.
-Each suite is a process of its own. What the minutes do not suffice for is cut off, keeps the rows that it has, and
-is named at the end.
+Budgets:
+  tiny   only checks that every suite runs
+  small  takes up to 25 minutes on two CPU cores
+  full   is for a GPU or a run of several hours
+
+Each suite runs in its own process. A suite that exceeds the time limit is stopped and keeps the rows it has measured.
+Suites that were stopped, skipped or failed are listed at the end.
 """
 
 import argparse
@@ -22,8 +26,8 @@ from benchmarks.peers.libraries import DEFAULT_ENVIRONMENTS
 from benchmarks.peers.task import MODELS
 from benchmarks.results import RESULTS
 
-# For each budget, suites with their flags, those first without which the others say little. A folder's name may
-# differ from its suite's where one is run twice.
+# For each budget: (folder of the results, suite, flags), most important suites first. The folder differs from the
+# suite where a suite runs twice.
 BUDGETS: dict[str, list[tuple[str, str, str]]] = {
     "tiny": [
         ("peers", "peers", "--models lenet5 --batch-size 8 --rounds 2 --seconds 0.05"),
@@ -62,18 +66,23 @@ def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.all", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--budget", choices=BUDGETS, default="small")
-    parser.add_argument("--minutes", type=float, help="for all of it (default: 25 for small and tiny, none for full)")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--environments", type=Path, default=DEFAULT_ENVIRONMENTS, help="of the peers")
-    parser.add_argument("--loaders", type=Path, help="the Python in which torch and TensorFlow are, for input")
-    parser.add_argument("--cifar10", type=Path, help="folder of prepared data sets with cifar10 in it, for input")
-    parser.add_argument("--no-install", action="store_true", help="make no environments for the peers")
+    parser.add_argument("--budget", choices=BUDGETS, default="small", help="see above (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, help="time limit of all suites (default: 25; full: none)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results (default: %(default)s)")
+    parser.add_argument(
+        "--environments",
+        type=Path,
+        default=DEFAULT_ENVIRONMENTS,
+        help="folder for the virtual environments of the baseline libraries (default: %(default)s)",
+    )
+    parser.add_argument("--loaders", type=Path, help="Python interpreter with torch and TensorFlow (suite input)")
+    parser.add_argument("--cifar10", type=Path, help="folder with the prepared dataset cifar10 (suite input)")
+    parser.add_argument("--no-install", action="store_true", help="create no virtual environments")
     arguments = parser.parse_args(args)
     minutes = arguments.minutes or (None if arguments.budget == "full" else 25.0)
-    until = None if minutes is None else time.monotonic() + 60 * minutes
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
 
-    short = []
+    incomplete = []
     for folder, suite, flags in BUDGETS[arguments.budget]:
         command = [sys.executable, "-m", f"benchmarks.{suite}", *flags.split()]
         if suite == "peers":
@@ -87,32 +96,32 @@ def main(args: list[str] | None = None) -> int:
         command += ["--out", str(out)]
         print(f"== {folder}", flush=True)
         started = time.monotonic()
-        problem = _run(command, None if until is None else until - started)
+        problem = _run(command, None if deadline is None else deadline - started)
         print(f"== {folder}: {problem or 'done'} in {time.monotonic() - started:.0f} s", flush=True)
         if problem:
-            short.append(f"{folder}: {problem}")
+            incomplete.append(f"{folder}: {problem}")
     report.main(["--results", str(arguments.out)])
-    for line in short:
+    for line in incomplete:
         print(line, file=sys.stderr)
-    return 1 if short else 0
+    return 1 if incomplete else 0
 
 
 def _run(command: list[str], seconds: float | None) -> str | None:
-    """Runs a suite; returns what kept it from its end, or None."""
+    """Run a suite for at most `seconds` seconds, and return why it did not finish, or None if it did."""
     if seconds is not None and seconds <= 0:
-        return "not run: no time was left"
+        return "not run: time limit reached"
     process = subprocess.Popen(command, start_new_session=True)
     try:
         status = process.wait(seconds)
     except subprocess.TimeoutExpired:
-        return "cut off: no time was left"
+        return "stopped: time limit reached"
     finally:
-        _end_with_children(process)
+        _kill_process_group(process)
     return f"exit status {status}" if status else None
 
 
-def _end_with_children(process: subprocess.Popen[bytes]) -> None:
-    """Ends the suite and the processes of its rows, which a plain kill would leave behind."""
+def _kill_process_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill the suite and its child processes, which would survive if only the suite were killed."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

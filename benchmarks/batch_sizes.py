@@ -1,4 +1,4 @@
-"""Speed, memory and latency by batch size.
+"""Measure throughput, memory and latency by batch size.
 
 python -m benchmarks.batch_sizes [--models lenet5,resnet50] [--batch-sizes 8,16,32] [--modes train,infer]
 """
@@ -11,11 +11,14 @@ from jaxcnn.measure import grid
 
 def main(args: list[str] | None = None) -> int:
     flags = parser("batch_sizes", __doc__)
-    flags.add_argument("--models", type=words, default=["lenet5", "resnet20_cifar", "resnet50"])
-    flags.add_argument("--batch-sizes", type=numbers, default=[4, 16, 64])
-    flags.add_argument("--modes", type=words, default=["train", "infer"])
-    flags.add_argument("--dtypes", type=words, default=["float32"])
-    flags.add_argument("--image-size", type=int)
+    models = "lenet5,resnet20_cifar,resnet50"
+    flags.add_argument("--models", type=words, default=models, help="model names (default: %(default)s)")
+    flags.add_argument("--batch-sizes", type=numbers, default="4,16,64", help="images per step (default: %(default)s)")
+    flags.add_argument("--modes", type=words, default="train,infer", help="train, infer or both (default: %(default)s)")
+    flags.add_argument(
+        "--dtypes", type=words, default="float32", help="float32, bfloat16, float16 (default: %(default)s)"
+    )
+    flags.add_argument("--image-size", type=int, help="image height and width (default: those of the model's dataset)")
     arguments = flags.parse_args(args)
     cases = grid(
         arguments.models,
@@ -26,7 +29,7 @@ def main(args: list[str] | None = None) -> int:
         image_size=arguments.image_size,
         steps=arguments.steps,
     )
-    measure(cases, "Speed and memory by batch size", arguments)
+    measure(cases, "Throughput and memory by batch size", arguments)
     return 0
 
 

@@ -1,10 +1,18 @@
-"""Everything worth knowing on one machine with an accelerator, in an order of worth, until the time is over.
+"""Run all measurements for one machine with a GPU or TPU, most important first, until the time limit.
 
-    python -m benchmarks.gpu [--seconds 520] [--parts headline,sweep,spread,dispatch,peers] [--tiny] [--out DIR]
+    python -m benchmarks.gpu [--seconds 520] [--parts headline,peers,sweep,spread,dispatch] [--tiny] [--out DIR]
 
-Needs jax, flax, optax and what `jaxcnn.train` imports; torch and torchvision stand beside it if they are there. What
-no time was left for is a row that says so. Results are small: `rows.json`, `rows.csv` and `rows.md` in `--out`, and
-the peers' in `--out`/peers. `--tiny` runs every part with small settings, to see on a CPU that it works.
+Parts:
+  headline  ResNet-50 with batch 256, in bfloat16 and float32
+  peers     jaxcnn, plain Flax and torch on the same training steps
+  sweep     several models and batch sizes
+  spread    all ways to distribute a step: pmap, shard_map and jit
+  dispatch  one and several steps per call of the compiled program
+
+Requires jax, flax, optax and the other dependencies of `jaxcnn.train`. torch and torchvision are measured if they are
+installed. Results are `rows.json`, `rows.csv` and `rows.md` in `--out`, and one folder per model in `--out`/peers.
+Cases that do not fit the time limit are rows with an error. `--tiny` runs small versions of all parts, to test this
+script on a CPU.
 """
 
 import argparse
@@ -17,23 +25,29 @@ from pathlib import Path
 
 from benchmarks.peers.__main__ import main as compare
 from benchmarks.results import RESULTS
-from benchmarks.suite import told, words
+from benchmarks.suite import describe, words
+from jaxcnn.errors import unknown_name
 from jaxcnn.measure import Case, Row, add_scaling, measure_isolated, results
 from jaxcnn.measure.row import case_columns
 
-# Less is left than a row of any use takes.
-LEAST_SECONDS = 15.0
+# Cases are skipped if less time is left: no case compiles and runs faster.
+MIN_SECONDS = 15.0
 
 Plan = list[Case]
 
 
 def headline() -> Plan:
+    """Return ResNet-50 in bfloat16 and float32."""
     return [Case("resnet50", 256, dtype="bfloat16"), Case("resnet50", 256, dtype="float32")]
 
 
 def sweep() -> Plan:
-    """Batches of each model; the middle one of all models first, then the others, and float32 beside bfloat16."""
-    batches = {
+    """Return each model with several batch sizes.
+
+    The order is the first batch size of every model, in bfloat16 and float32; then the other batch sizes; then
+    inference.
+    """
+    batch_sizes = {
         "resnet50": (64, 512),
         "resnet18": (512, 128, 2048),
         "vgg16": (128, 32, 256),
@@ -41,98 +55,119 @@ def sweep() -> Plan:
         "lenet5": (4096, 256, 32768),
     }
     plan = []
-    for place in range(3):
-        for model, sizes in batches.items():
-            if place < len(sizes):
-                plan.append(Case(model, sizes[place], dtype="bfloat16"))
-                if place == 0:
-                    plan.append(Case(model, sizes[place], dtype="float32"))
+    for index in range(3):
+        for model, sizes in batch_sizes.items():
+            if index < len(sizes):
+                plan.append(Case(model, sizes[index], dtype="bfloat16"))
+                if index == 0:
+                    plan.append(Case(model, sizes[index], dtype="float32"))
     return [*plan, Case("resnet50", 256, "infer", "bfloat16"), Case("resnet50", 1, "infer", "bfloat16")]
 
 
 def spread() -> Plan:
-    return [Case("resnet50", 256, dtype="bfloat16", parallel=way) for way in ("shard_map", "jit")] + [
-        Case("lenet5", 256, dtype="float32", parallel=way) for way in ("pmap", "shard_map", "jit")
+    """Return ResNet-50 and LeNet-5 with pmap, shard_map and jit, except ResNet-50 with pmap, which is in `headline`."""
+    return [
+        *(Case("resnet50", 256, dtype="bfloat16", parallel=strategy) for strategy in ("shard_map", "jit")),
+        *(Case("lenet5", 256, dtype="float32", parallel=strategy) for strategy in ("pmap", "shard_map", "jit")),
     ]
 
 
 def dispatch() -> Plan:
+    """Return LeNet-5 and ResNet-18 with one step and with several steps per dispatch."""
+    settings = (("lenet5", 256, 1), ("lenet5", 256, 100), ("resnet18", 128, 1), ("resnet18", 128, 10))
     return [
-        Case(model, batch, dtype="bfloat16", steps_per_dispatch=many, steps=max(40, many))
-        for model, batch, steps in (("lenet5", 256, (1, 100)), ("resnet18", 128, (1, 10)))
-        for many in steps
+        Case(model, batch, dtype="bfloat16", steps_per_dispatch=steps, steps=max(40, steps))
+        for model, batch, steps in settings
     ]
 
 
 PARTS = {"headline": headline, "sweep": sweep, "spread": spread, "dispatch": dispatch}
 PEER_TASKS = (("resnet50", 256), ("densenet121", 256), ("vgg16", 128), ("resnet18", 512), ("lenet5", 4096))
+TINY_PEER_TASKS = (("resnet50", 2), ("densenet121", 2))
 
 
 def tiny(case: Case) -> Case:
-    """The case with a small network of its kind, few images and few steps."""
-    model = "lenet5" if case.model == "lenet5" else "resnet20_cifar"
-    batch, several = (2 if case.batch_size > 64 else 1), (2 if case.steps_per_dispatch > 1 else 1)
-    return replace(case, model=model, batch_size=batch, steps=2, steps_per_dispatch=several)
+    """Return the case with a small model, a batch of at most 2 images and 2 steps."""
+    return replace(
+        case,
+        model=_tiny_model(case.model),
+        batch_size=2 if case.batch_size > 64 else 1,
+        steps=2,
+        steps_per_dispatch=min(2, case.steps_per_dispatch),
+    )
+
+
+def _tiny_model(model: str) -> str:
+    return "lenet5" if model == "lenet5" else "resnet20_cifar"
 
 
 def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=520.0)
-    parser.add_argument("--parts", type=words, default=["headline", "peers", "sweep", "spread", "dispatch"])
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--out", type=Path, default=RESULTS / "gpu")
+    parser.add_argument("--seconds", type=float, default=520.0, help="time limit of all parts (default: %(default)s)")
+    parts = "headline,peers,sweep,spread,dispatch"
+    parser.add_argument("--parts", type=words, default=parts, help="parts, in this order (default: %(default)s)")
+    parser.add_argument("--tiny", action="store_true", help="run small versions of all parts, to test this script")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "gpu", help="folder for the results (default: %(default)s)"
+    )
     arguments = parser.parse_args(args)
     for part in arguments.parts:
         if part not in (*PARTS, "peers"):
-            parser.error(f"unknown part {part!r}; known: {', '.join([*PARTS, 'peers'])}")
-    until = time.monotonic() + arguments.seconds
+            parser.error(str(unknown_name("part", part, [*PARTS, "peers"])))
+    deadline = time.monotonic() + arguments.seconds
     rows: list[Row] = []
     for part in arguments.parts:
-        print(f"== {part}, {until - time.monotonic():.0f} s left", flush=True)
+        print(f"== {part}, {deadline - time.monotonic():.0f} s left", flush=True)
         if part == "peers":
-            # Half of what is left, so that the parts behind it have their turn.
-            share = 1.0 if part == arguments.parts[-1] else 0.5
-            run_peers(time.monotonic() + share * (until - time.monotonic()), arguments)
+            # The other half of the time is for the parts that follow.
+            fraction = 1.0 if part == arguments.parts[-1] else 0.5
+            run_peers(time.monotonic() + fraction * (deadline - time.monotonic()), arguments)
             continue
-        for case in dict.fromkeys(map(tiny, PARTS[part]()) if arguments.tiny else PARTS[part]()):
-            left = until - time.monotonic()
-            if left < LEAST_SECONDS:
-                rows.append({**case_columns(case), "error": "not run: no time was left"})
+        plan = PARTS[part]()
+        if arguments.tiny:
+            plan = list(dict.fromkeys(tiny(case) for case in plan))  # different cases may have the same tiny version
+        for case in plan:
+            seconds_left = deadline - time.monotonic()
+            if seconds_left < MIN_SECONDS:
+                rows.append({**case_columns(case), "error": "not run: time limit reached"})
             else:
-                rows.append(measure_isolated(case, timeout=left))
-            print(f"  {told(rows[-1])}", flush=True)
+                rows.append(measure_isolated(case, timeout=seconds_left))
+            print(f"  {describe(rows[-1])}", flush=True)
             add_scaling(rows)
             results.write(arguments.out, rows, "One accelerator", pictures=False)
     if rows:
-        with contextlib.suppress(ImportError):  # matplotlib need not be there
+        with contextlib.suppress(ImportError):  # matplotlib is optional
             results.write(arguments.out, rows, "One accelerator")
     return 0
 
 
-def run_peers(until: float, arguments: argparse.Namespace) -> None:
-    """jaxcnn, plain Flax and torch beside each other on one task after another, until the time is over."""
-    for model, batch in PEER_TASKS:
-        left = until - time.monotonic()
-        if left < 2 * LEAST_SECONDS:
-            print(f"  {model}: not run: no time was left", flush=True)
+def run_peers(deadline: float, arguments: argparse.Namespace) -> None:
+    """Measure jaxcnn, plain Flax and torch on one training step after another until the deadline."""
+    for model, batch in TINY_PEER_TASKS if arguments.tiny else PEER_TASKS:
+        seconds_left = deadline - time.monotonic()
+        if seconds_left < 2 * MIN_SECONDS:
+            print(f"  {model}: not run: time limit reached", flush=True)
             continue
-        chosen = ["jaxcnn", "torch-compiled", *(["flax", "torch"] if model in ("resnet50", "lenet5") else [])]
-        flags = ["--models", model, "--dtypes", "bfloat16", "--batch-size", str(batch), "--peers", ",".join(chosen)]
-        if arguments.tiny:
-            flags[1] = "lenet5" if model == "lenet5" else "resnet20_cifar"
-            flags[5] = "2"
-        budget = ["--rounds", "2" if arguments.tiny else "5", "--seconds", "0.1" if arguments.tiny else "1.0"]
-        # A third each for the slowest to compile, so that one that hangs does not take everything.
-        timeout, out = max(LEAST_SECONDS, left / 3), arguments.out / "peers" / model
-        more = ["--timeout", f"{timeout:.0f}", "--here", "--out", str(out)]
-        said = io.StringIO()
-        with contextlib.redirect_stdout(said):
-            compare([*flags, *budget, *more])
-        print(said.getvalue(), flush=True)
-        if arguments.tiny and model == PEER_TASKS[1][0]:
-            return
+        libraries = ["jaxcnn", "torch-compiled"]
+        if model in ("resnet50", "lenet5"):
+            libraries += ["flax", "torch"]
+        flags = {
+            "--models": _tiny_model(model) if arguments.tiny else model,
+            "--dtypes": "bfloat16",
+            "--batch-size": str(batch),
+            "--peers": ",".join(libraries),
+            "--rounds": "2" if arguments.tiny else "5",
+            "--seconds": "0.1" if arguments.tiny else "1.0",
+            # One third of the time, so that a library that hangs while compiling leaves time for the others.
+            "--timeout": f"{max(MIN_SECONDS, seconds_left / 3):.0f}",
+            "--out": str(arguments.out / "peers" / model),
+        }
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            compare(["--here", *(word for flag in flags.items() for word in flag)])
+        print(output.getvalue(), flush=True)
 
 
 if __name__ == "__main__":

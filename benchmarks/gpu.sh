@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Everything worth knowing on one machine with a GPU and without a network, in under 9 minutes:
+# Run all measurements for one machine with a GPU, without a network, in under 9 minutes:
 #
-#     bash benchmarks/gpu.sh [OUT]            results into OUT (default: benchmarks/results/gpu)
-#     TINY=1 bash benchmarks/gpu.sh OUT       every part with small settings, to see on a CPU that it works
-#     PARTS=headline,sweep bash benchmarks/gpu.sh      some parts only, in this order
-#     SECONDS_IN_ALL=520 PYTHON=python3 bash benchmarks/gpu.sh
+#     bash benchmarks/gpu.sh [OUT]                  write results to OUT (default: benchmarks/results/gpu)
+#     TINY=1 bash benchmarks/gpu.sh OUT             run small versions of all parts, to test this script on a CPU
+#     PARTS=headline,sweep bash benchmarks/gpu.sh   run only these parts, in this order
+#     SECONDS_IN_ALL=520 bash benchmarks/gpu.sh     set the time limit in seconds (default: 500)
+#     PYTHON=python3.12 bash benchmarks/gpu.sh      choose the Python interpreter (default: python3)
 #
-# Uses the packages that it finds: jax, flax, optax, orbax-checkpoint, rich and numpy are needed; torch and torchvision
-# are measured beside us, matplotlib draws, if they are there. Nothing is installed and no setting of the GPU changed.
+# Required packages: jax, flax, optax, orbax-checkpoint, rich and numpy. Optional: torch and torchvision as baselines,
+# matplotlib for plots. The script installs nothing and changes no settings of the GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,7 +32,7 @@ for name in ("jax", "jaxlib", "flax", "optax", "torch", "torchvision", "matplotl
 PY
 } | tee "$out/machine.txt"
 
-"$python" -c 'import jaxcnn.measure' || { echo "jaxcnn cannot be imported with $python; see above" >&2; exit 1; }
+"$python" -c 'import jaxcnn.measure' || { echo "jaxcnn cannot be imported: $python. Install the packages that the error above names." >&2; exit 1; }
 
 flags=(--seconds "${SECONDS_IN_ALL:-500}" --out "$out")
 [ -z "${TINY:-}" ] || flags+=(--tiny)

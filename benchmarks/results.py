@@ -1,4 +1,4 @@
-"""Where suites leave their results: a folder each, with `rows.json`, and `rows.md` for people."""
+"""Write the results of a suite: one folder per suite, with `rows.json` for programs and `rows.md` for people."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,18 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def write(folder: Path, title: str, rows: list[dict[str, Any]], markdown: str, **more: Any) -> None:
-    """Writes a suite's results; for rows of `jaxcnn.measure` there is `jaxcnn.measure.results.write`."""
+    """Write the results of a suite whose rows are not those of `jaxcnn.measure`.
+
+    For rows of `jaxcnn.measure`, use `jaxcnn.measure.results.write`.
+
+    Args:
+      folder: created if it does not exist.
+      title: title of the results.
+      rows: the rows, as JSON values.
+      markdown: the rows as Markdown, without the title.
+      **more: other fields of `rows.json`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    made_of = {"title": title, "date": machine.now(), **more, "rows": rows}
-    (folder / "rows.json").write_text(json.dumps(made_of, indent=1) + "\n")
+    document = {"title": title, "date": machine.now(), **more, "rows": rows}
+    (folder / "rows.json").write_text(json.dumps(document, indent=1) + "\n")
     (folder / "rows.md").write_text(f"# {title}\n\n{markdown}")

@@ -1,7 +1,8 @@
-"""The same network, batch, dtype and optimizer in other libraries, each written as its own guide writes it.
+"""Compare jaxcnn with baselines: the same network, batch, dtype and optimizer in other libraries.
 
-    python -m benchmarks.peers [--models lenet5,resnet20_cifar] [--peers ours,flax,torch] [--here]
+    python -m benchmarks.peers [--models lenet5,resnet20_cifar] [--peers jaxcnn,flax,torch] [--here]
 
-Each library runs in a process, and in a Python environment, of its own. The processes take turns, a second or so
-each, round after round, so that what else the machine does falls on all of them; a ratio is the median over rounds.
+Each baseline follows the guide or example of its library. Each library runs in its own process and Python environment.
+The processes take turns of about one second, round after round, so that other work on the machine affects all of them.
+Ratios of step times are medians over the rounds.
 """

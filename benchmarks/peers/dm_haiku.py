@@ -1,6 +1,6 @@
-"""dm-haiku, in the manner of its ImageNet example."""
+"""dm-haiku, in the style of its ImageNet example."""
 
-# Its imports are in an environment of its own.
+# The type checker's environment does not contain this library.
 # pyright: reportMissingImports=false
 
 from functools import partial
@@ -9,7 +9,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import optax
-import task as asked
+import task as common
 
 norm = partial(hk.BatchNorm, create_scale=True, create_offset=True, decay_rate=0.9, eps=1e-5)
 conv = partial(hk.Conv2D, with_bias=False)
@@ -45,25 +45,25 @@ def block(x, features, stride, bottleneck, pad_shortcut):
 
 
 def resnet(model, x):
-    spec = asked.RESNETS[model]
+    spec = common.RESNETS[model]
     if spec["small"]:
         x = jax.nn.relu(norm()(conv(spec["width"], 3, padding=[(1, 1), (1, 1)])(x), True))
     else:
         x = jax.nn.relu(norm()(conv(spec["width"], 7, 2, padding=[(3, 3), (3, 3)])(x), True))
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros: of no effect behind a ReLU
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # after a ReLU, zeros do not change the maximum
         x = hk.max_pool(x, (3, 3, 1), (2, 2, 1), "VALID")
-    for features, stride in asked.blocks(model):
+    for features, stride in common.blocks(model):
         x = block(x, features, stride, spec["bottleneck"], spec["pad"])
     return hk.Linear(spec["classes"])(x.mean((1, 2)))
 
 
 def build(task):
-    asked.check_written(task)
+    common.check_supported(task)
     dtype = jnp.dtype(task["dtype"])
     forward = lenet5 if task["model"] == "lenet5" else partial(resnet, task["model"])
     network = hk.transform_with_state(forward)
-    images, labels = jax.device_put(asked.batch(task))
-    optimizer = optax.sgd(asked.LEARNING_RATE, asked.MOMENTUM)
+    images, labels = jax.device_put(common.batch(task))
+    optimizer = optax.sgd(common.LEARNING_RATE, common.MOMENTUM)
 
     @jax.jit
     def initialize():

@@ -1,6 +1,6 @@
-"""Equinox: modules of one image `[C, H, W]`, mapped over the batch, as its documentation has it."""
+"""Equinox, in the style of its documentation: modules of one image `[C, H, W]`, mapped over the batch by `vmap`."""
 
-# Its imports are in an environment of its own.
+# The type checker's environment does not contain this library.
 # pyright: reportMissingImports=false
 
 from functools import partial
@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-import task as asked
+import task as common
 
 
 class LeNet5(eqx.Module):
@@ -34,7 +34,7 @@ class LeNet5(eqx.Module):
 
 
 class Unit(eqx.Module):
-    """A convolution without bias and its batch normalisation."""
+    """A convolution without bias, followed by batch normalization."""
 
     conv: eqx.nn.Conv2d
     norm: eqx.nn.BatchNorm
@@ -84,12 +84,12 @@ class ResNet(eqx.Module):
     head: eqx.nn.Linear
 
     def __init__(self, model, key):
-        spec, keys = asked.RESNETS[model], iter(jax.random.split(key, 100))
+        spec, keys = common.RESNETS[model], iter(jax.random.split(key, 100))
         width = spec["width"]
         self.stem = Unit(3, width, 3 if spec["small"] else 7, 1 if spec["small"] else 2, next(keys))
         self.pool = None if spec["small"] else eqx.nn.MaxPool2d(3, 2, padding=1)
         self.blocks = []
-        for features, stride in asked.blocks(model):
+        for features, stride in common.blocks(model):
             self.blocks.append(Block(width, features, stride, spec["bottleneck"], spec["pad"], next(keys)))
             width = 4 * features if spec["bottleneck"] else features
         self.head = eqx.nn.Linear(width, spec["classes"], key=next(keys))
@@ -104,13 +104,13 @@ class ResNet(eqx.Module):
 
 
 def build(task):
-    asked.check_written(task)
+    common.check_supported(task)
     dtype = jnp.dtype(task["dtype"])
     make = LeNet5 if task["model"] == "lenet5" else partial(ResNet, task["model"])
     model, state = eqx.nn.make_with_state(make)(jax.random.key(0))
-    images, labels = asked.batch(task)
+    images, labels = common.batch(task)
     images, labels = jax.device_put((images.transpose(0, 3, 1, 2), labels))
-    optimizer = optax.sgd(asked.LEARNING_RATE, asked.MOMENTUM)
+    optimizer = optax.sgd(common.LEARNING_RATE, common.MOMENTUM)
     opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
     params = sum(x.size for x in jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array)))
 

@@ -1,4 +1,4 @@
-"""Plain Flax Linen, in the manner of Flax's own ImageNet example."""
+"""Plain Flax Linen, in the style of Flax's ImageNet example."""
 
 from functools import partial
 from typing import Any
@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-import task as asked
+import task as common
 
 
 class LeNet5(nn.Module):
@@ -60,7 +60,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        spec = asked.RESNETS[self.model]
+        spec = common.RESNETS[self.model]
         conv = partial(nn.Conv, use_bias=False, dtype=self.dtype)
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
         if spec["small"]:
@@ -68,7 +68,7 @@ class ResNet(nn.Module):
         else:
             x = nn.relu(norm()(conv(spec["width"], (7, 7), (2, 2), padding=3)(x)))
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])  # pyright: ignore[reportArgumentType]
-        for features, stride in asked.blocks(self.model):
+        for features, stride in common.blocks(self.model):
             x = Block(features, stride, spec["bottleneck"], spec["pad"], conv, norm)(x)
         x = x.mean((1, 2))
         return nn.Dense(spec["classes"], dtype=self.dtype)(x).astype(jnp.float32)
@@ -112,7 +112,7 @@ class DenseNet121(nn.Module):
 
 
 class GoogLeNet(nn.Module):
-    """torchvision's form: batch normalisation, and 3x3 in place of 5x5."""
+    """GoogLeNet as in torchvision: with batch normalization, and 3x3 kernels instead of 5x5."""
 
     dtype: Any
 
@@ -132,7 +132,7 @@ class GoogLeNet(nn.Module):
         x = nn.max_pool(unit(x, 64, 7, 2), (3, 3), strides=(2, 2), padding="SAME")
         x = nn.max_pool(unit(unit(x, 64, 1), 192, 3), (3, 3), strides=(2, 2), padding="SAME")
         aux = []
-        for name, (n1, reduce3, n3, reduce5, n5, pooled) in asked.INCEPTION.items():
+        for name, (n1, reduce3, n3, reduce5, n5, pooled) in common.INCEPTION.items():
             if name in ("4a", "5a"):
                 x = nn.max_pool(x, (3, 3) if name == "4a" else (2, 2), strides=(2, 2), padding="SAME")
             branch3, branch5 = unit(unit(x, reduce3, 1), n3, 3), unit(unit(x, reduce5, 1), n5, 3)
@@ -154,9 +154,9 @@ def network(task):
 
 
 def training(task):
-    """A function that makes the state, and the step, neither of them compiled yet."""
+    """Return a function that creates the state, and the training step; neither is compiled yet."""
     dtype, model = jnp.dtype(task["dtype"]), network(task)
-    optimizer = optax.sgd(asked.LEARNING_RATE, asked.MOMENTUM)
+    optimizer = optax.sgd(common.LEARNING_RATE, common.MOMENTUM)
 
     @jax.jit
     def initialize():
@@ -192,7 +192,7 @@ def training(task):
 
 
 def build(task):
-    images, labels = jax.device_put(asked.batch(task))
+    images, labels = jax.device_put(common.batch(task))
     initialize, train_step = training(task)
     state = initialize()
     params = sum(x.size for x in jax.tree.leaves(state[0]))

@@ -1,6 +1,6 @@
 """Keras 3 on JAX, with the stateless training loop of its guide."""
 
-# Its imports are in an environment of its own.
+# The type checker's environment does not contain this library.
 # pyright: reportMissingImports=false
 
 import os
@@ -12,7 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import keras
-import task as asked
+import task as common
 from keras import layers
 
 
@@ -53,28 +53,28 @@ def block(x, features, stride, bottleneck, pad_shortcut):
 
 
 def resnet(model, x):
-    spec = asked.RESNETS[model]
+    spec = common.RESNETS[model]
     if spec["small"]:
         x = layers.ReLU()(unit(x, spec["width"], 3))
     else:
         x = layers.ReLU()(unit(x, spec["width"], 7, 2))
         x = layers.MaxPooling2D(3, 2)(layers.ZeroPadding2D(1)(x))
-    for features, stride in asked.blocks(model):
+    for features, stride in common.blocks(model):
         x = block(x, features, stride, spec["bottleneck"], spec["pad"])
     return layers.Dense(spec["classes"], dtype="float32")(layers.GlobalAveragePooling2D()(x))
 
 
 def build(task):
-    asked.check_written(task)
+    common.check_supported(task)
     policies = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
     keras.mixed_precision.set_dtype_policy(policies[task["dtype"]])
     inputs = keras.Input(tuple(task["image_shape"]))
     forward = lenet5 if task["model"] == "lenet5" else partial(resnet, task["model"])
     model = keras.Model(inputs, forward(inputs))
     loss_fn = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    optimizer = keras.optimizers.SGD(asked.LEARNING_RATE, asked.MOMENTUM)
+    optimizer = keras.optimizers.SGD(common.LEARNING_RATE, common.MOMENTUM)
     optimizer.build(model.trainable_variables)
-    images, labels = jax.device_put(asked.batch(task))
+    images, labels = jax.device_put(common.batch(task))
 
     def objective(trainable, non_trainable, x, labels):
         logits, non_trainable = model.stateless_call(trainable, non_trainable, x, training=True)

@@ -1,4 +1,4 @@
-"""Which libraries stand beside jaxcnn, and the environment in which each runs."""
+"""List the compared libraries, and create the Python environment of each."""
 
 import importlib.metadata
 import os
@@ -12,15 +12,16 @@ DEFAULT_ENVIRONMENTS = Path(".venv-peers")
 
 @dataclass(frozen=True)
 class Peer:
-    """A library, or a way to use it.
+    """A library in one configuration.
 
     Attributes:
-      name: in the results.
-      module: its file in this folder.
-      imports: what must be importable for it to run.
-      requirements: what pip installs into its environment; None for jaxcnn's own environment.
-      environment: name of its environment, which ways to use one library share; another one for each version of JAX.
-      options: added to the task.
+      name: name in the results.
+      module: its module in this folder.
+      imports: modules that must be importable.
+      requirements: packages that pip installs into its environment; None to use the environment of jaxcnn.
+      environment: name of its environment. Configurations of one library share it; JAX libraries have one environment
+        per version of JAX.
+      options: additional entries of the task.
     """
 
     name: str
@@ -31,11 +32,11 @@ class Peer:
     options: tuple[tuple[str, object], ...] = ()
 
 
-JAX_HERE = importlib.metadata.version("jax")
+JAX_VERSION = importlib.metadata.version("jax")
 
 
 def same_jax() -> tuple[str, ...]:
-    """The versions of JAX here, which the JAX libraries beside us get as well."""
+    """Return requirements that pin JAX to this environment's version, so that all JAX libraries use the same one."""
     return tuple(f"{name}=={importlib.metadata.version(name)}" for name in ("jax", "jaxlib"))
 
 
@@ -45,35 +46,37 @@ PEERS = (
     Peer("jaxcnn", "ours", ("jaxcnn",)),
     Peer("jaxcnn-without-onednn", "ours", ("jaxcnn",), options=(("native", False),)),
     Peer("flax", "flax_linen", ("flax", "optax")),
-    Peer("haiku", "dm_haiku", ("haiku", "optax"), (*same_jax(), "dm-haiku>=0.0.14", "optax"), f"haiku-jax-{JAX_HERE}"),
+    Peer(
+        "haiku", "dm_haiku", ("haiku", "optax"), (*same_jax(), "dm-haiku>=0.0.14", "optax"), f"haiku-jax-{JAX_VERSION}"
+    ),
     Peer(
         "equinox",
         "equinox_modules",
         ("equinox", "optax"),
         (*same_jax(), "equinox>=0.13", "optax"),
-        f"equinox-jax-{JAX_HERE}",
+        f"equinox-jax-{JAX_VERSION}",
     ),
-    Peer("keras", "keras_jax", ("keras",), (*same_jax(), "keras>=3.10"), f"keras-jax-{JAX_HERE}"),
+    Peer("keras", "keras_jax", ("keras",), (*same_jax(), "keras>=3.10"), f"keras-jax-{JAX_VERSION}"),
     Peer("torch", "pytorch", ("torch",), TORCH, "torch", (("compile", False),)),
     Peer("torch-compiled", "pytorch", ("torch",), TORCH, "torch", (("compile", True),)),
 )
 
 
 class NotInstalledError(RuntimeError):
-    """A library that is not there, and why."""
+    """A library is not installed; the message says why."""
 
 
 def python_for(peer: Peer, environments: Path, *, here: bool, install: bool) -> str:
-    """The Python interpreter to run a peer with, in an environment that is made if it is missing.
+    """Return the path of the Python interpreter that runs a library.
 
     Args:
       peer: the library.
-      environments: folder of the environments.
-      here: whether to use this process's environment for all of them.
-      install: whether a missing environment may be made.
+      environments: folder with the virtual environments.
+      here: whether to run every library in this process's environment.
+      install: whether to create a missing environment.
 
     Raises:
-      NotInstalledError: if the library cannot be had.
+      NotInstalledError: if the library is not installed and cannot be installed.
     """
     if here or peer.requirements is None:
         python = sys.executable
@@ -81,27 +84,28 @@ def python_for(peer: Peer, environments: Path, *, here: bool, install: bool) -> 
         folder = environments / peer.environment
         python = str(folder.absolute() / "bin" / "python")
         if not _has(python, peer) and install:
-            _make(folder, peer)
+            _create_environment(folder, peer)
     if not _has(python, peer):
         raise NotInstalledError(f"not installed: {', '.join(peer.imports)} cannot be imported")
     return python
 
 
 def _has(python: str, peer: Peer) -> bool:
+    """Return whether the interpreter exists and can import the library."""
     if not os.access(python, os.X_OK):
         return False
-    look = f"import importlib.util as u, sys; sys.exit(not all(u.find_spec(n) for n in {peer.imports!r}))"
-    return subprocess.run([python, "-c", look], capture_output=True).returncode == 0
+    code = f"import importlib.util as u, sys; sys.exit(not all(u.find_spec(n) for n in {peer.imports!r}))"
+    return subprocess.run([python, "-c", code], capture_output=True).returncode == 0
 
 
-def _make(folder: Path, peer: Peer) -> None:
-    print(f"making the environment {folder} with {', '.join(peer.requirements or ())}", file=sys.stderr)
+def _create_environment(folder: Path, peer: Peer) -> None:
+    print(f"creating the environment {folder} with {', '.join(peer.requirements or ())}", file=sys.stderr)
     commands = (
         [sys.executable, "-m", "venv", str(folder)],
         [str(folder / "bin" / "pip"), "install", "-q", "--disable-pip-version-check", *(peer.requirements or ())],
     )
     for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            lines = (done.stderr or done.stdout).strip().splitlines()
+        process = subprocess.run(command, capture_output=True, text=True)
+        if process.returncode:
+            lines = (process.stderr or process.stdout).strip().splitlines()
             raise NotInstalledError(f"not installed: {lines[-1][:200] if lines else 'pip failed'}")

@@ -1,4 +1,4 @@
-"""jaxcnn itself, as its command line runs it; with oneDNN where it is installed, unless the task says not."""
+"""jaxcnn with the settings of its command line: oneDNN is used if it is installed, unless the task disables it."""
 
 import os
 
@@ -10,7 +10,7 @@ from jaxcnn.measure.probes.machine import device_name, package_version
 from jaxcnn.measure.probes.program import build as build_program
 from jaxcnn.models import create_model
 
-# Names here that are options of a model of ours.
+# Models of the comparison that are a registered model with options.
 VARIANTS = {"resnet18_small_stem": ("resnet18", {"stem": "cifar", "num_classes": 10})}
 
 
@@ -27,7 +27,7 @@ def build(task):
         image_size=task["image_shape"][0],
     )
     startup.settle(case.batch_values)
-    jax.config.update("jax_compilation_cache_dir", None)  # compile times stand in the table
+    jax.config.update("jax_compilation_cache_dir", None)  # a cached program would falsify the compile time
     model = create_model(name, dtype=None if case.dtype == "float32" else case.dtype, **options)
     program = build_program(case, model)
     state, batch = program.args

@@ -1,11 +1,11 @@
-"""PyTorch, channels last, with autocast below float32; eager, or compiled if the task says so."""
+"""PyTorch with channels-last memory format and autocast for 16-bit dtypes; eager or, if the task asks, compiled."""
 
-# Its imports are in an environment of its own.
+# The type checker's environment does not contain this library.
 # pyright: reportMissingImports=false
 
 import contextlib
 
-import task as asked
+import task as common
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -46,48 +46,49 @@ def lenet5():
 
 
 def resnet(model):
-    spec = asked.RESNETS[model]
+    spec = common.RESNETS[model]
     width = spec["width"]
     if spec["small"]:
         parts = [nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
     else:
         parts = [nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         parts.append(nn.MaxPool2d(3, 2, 1))
-    for features, stride in asked.blocks(model):
+    for features, stride in common.blocks(model):
         parts.append(Block(width, features, stride, spec["bottleneck"], spec["pad"]))
         width = 4 * features if spec["bottleneck"] else features
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, spec["classes"]))
 
 
 def network(name):
-    if name in asked.OF_TORCHVISION:
+    if name in common.TORCHVISION_MODELS:
         import torchvision
 
         options = {"aux_logits": True, "init_weights": False} if name == "googlenet_bn" else {}
-        return getattr(torchvision.models, asked.OF_TORCHVISION[name])(**options)
+        return getattr(torchvision.models, common.TORCHVISION_MODELS[name])(**options)
     return lenet5() if name == "lenet5" else resnet(name)
 
 
 def build(task):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")  # TF32 where there is such a thing, as JAX does by default
+    torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it, as in JAX by default
     torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(0)
     model = network(task["model"])
     params = sum(p.numel() for p in model.parameters())
     model = model.to(device, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), asked.LEARNING_RATE, asked.MOMENTUM)
-    images, labels = (torch.from_numpy(array).to(device) for array in asked.batch(task))
-    images, labels = images.permute(0, 3, 1, 2), labels.long()  # NHWC in memory is channels last
+    optimizer = torch.optim.SGD(model.parameters(), common.LEARNING_RATE, common.MOMENTUM)
+    images, labels = (torch.from_numpy(array).to(device) for array in common.batch(task))
+    images, labels = images.permute(0, 3, 1, 2), labels.long()  # a permuted NHWC array has the channels-last format
     dtype = getattr(torch, task["dtype"])
 
     def objective(images, labels):
         x = (images.float() / 255 - 0.5) / 0.25
         lower = dtype != torch.float32
         with torch.autocast(device.type, dtype) if lower else contextlib.nullcontext():
-            logits, *aux = outputs if isinstance(outputs := model(x), tuple) else (outputs,)
-            # torchvision gives the logits of the auxiliary classifiers behind the others.
+            outputs = model(x)
+            # torchvision's GoogLeNet returns the main logits, followed by those of the auxiliary classifiers.
+            logits, *aux = outputs if isinstance(outputs, tuple) else (outputs,)
             return F.cross_entropy(logits, labels) + 0.3 * sum(F.cross_entropy(a, labels) for a in aux)
 
     compiled = torch.compile(objective) if task["compile"] else objective
@@ -101,7 +102,7 @@ def build(task):
 
     def wait(loss):
         if device.type == "cuda":
-            torch.cuda.synchronize()  # the update as well, on which the loss does not hang
+            torch.cuda.synchronize()  # waits for the optimizer step too, which the loss does not depend on
         return loss.item()
 
     kind = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"

@@ -1,9 +1,9 @@
-"""What every peer is asked to do. Needs numpy only, so that all of them can import it."""
+"""Define the training step that all libraries run. Requires only NumPy, so that every environment can import it."""
 
 import numpy as np
 
-# Blocks of each stage, width of the first, kind of block, a stem for small images or not, shortcuts that are filled
-# with zeros or projected, and classes.
+# stages: number of blocks per stage. width: channels of the first stage. bottleneck: bottleneck blocks, not basic ones.
+# small: 3x3 stem without pooling, for small images. pad: shortcuts padded with zero channels, not projected.
 RESNETS = {
     "resnet20_cifar": {
         "stages": (3, 3, 3),
@@ -46,10 +46,11 @@ RESNETS = {
         "classes": 1000,
     },
 }
-# Those that jaxcnn, plain Flax and torch (by torchvision) have; the others say that they do not.
-OF_TORCHVISION = {"vgg16": "vgg16", "densenet121": "densenet121", "googlenet_bn": "googlenet"}
-MODELS = ("lenet5", *RESNETS, *OF_TORCHVISION)
-# GoogLeNet's modules: maps of the 1x1, of the two branches (reduction and then 3x3), of the pooling's projection.
+# Models of jaxcnn, plain Flax and torch (from torchvision); the value is torchvision's name. `check_supported` rejects
+# them in the other libraries.
+TORCHVISION_MODELS = {"vgg16": "vgg16", "densenet121": "densenet121", "googlenet_bn": "googlenet"}
+MODELS = ("lenet5", *RESNETS, *TORCHVISION_MODELS)
+# Channels of GoogLeNet's inception modules: 1x1; 3x3 reduction, 3x3; second 3x3 reduction, 3x3; pooling projection.
 INCEPTION = {
     "3a": (64, 96, 128, 16, 32, 32),
     "3b": (128, 128, 192, 32, 96, 64),
@@ -66,7 +67,7 @@ LEARNING_RATE, MOMENTUM = 1e-3, 0.9
 
 
 def batch(task: dict) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images `[N, H, W, C]` and int32 labels, which stay on the device; the step makes them float."""
+    """Return random uint8 images `[N, H, W, C]` and int32 labels `[N]`. The step converts the images to float."""
     generator = np.random.default_rng(0)
     height, width, channels = task["image_shape"]
     classes = 10 if task["model"] == "lenet5" else RESNETS.get(task["model"], {}).get("classes", 1000)
@@ -75,12 +76,21 @@ def batch(task: dict) -> tuple[np.ndarray, np.ndarray]:
 
 
 def blocks(model: str) -> list[tuple[int, int]]:
-    """(features, stride) of every residual block."""
-    stages, width = RESNETS[model]["stages"], RESNETS[model]["width"]
-    return [(width * 2**stage, 2 if stage and not block else 1) for stage, n in enumerate(stages) for block in range(n)]
+    """Return (features, stride) of every residual block."""
+    spec = RESNETS[model]
+    result = []
+    for stage, count in enumerate(spec["stages"]):
+        for block in range(count):
+            stride = 2 if stage > 0 and block == 0 else 1
+            result.append((spec["width"] * 2**stage, stride))
+    return result
 
 
-def check_written(task: dict) -> None:
-    """Raises `NotImplementedError` for a model that few libraries are asked for."""
-    if task["model"] in OF_TORCHVISION:
-        raise NotImplementedError(f"{task['model']} is not written for this library here")
+def check_supported(task: dict) -> None:
+    """Check that the model is one that every library implements.
+
+    Raises:
+      NotImplementedError: if only jaxcnn, plain Flax and torch implement it.
+    """
+    if task["model"] in TORCHVISION_MODELS:
+        raise NotImplementedError(f"model not implemented for this library: {task['model']}")

@@ -1,4 +1,4 @@
-"""Processes that take turns, so that none of them has the machine's better minutes."""
+"""Run processes in turns, so that changes of the machine's load affect all of them."""
 
 import json
 import os
@@ -13,11 +13,11 @@ HERE = Path(__file__).parent
 
 
 class PeerError(RuntimeError):
-    """A peer that did not run, and why."""
+    """A library failed to run; the message says why."""
 
 
 class Turn:
-    """A peer's process, compiled and waiting; a turn makes it take some steps."""
+    """The process of one library, which runs training steps on request."""
 
     def __init__(self, python: str, module: str, task: dict[str, Any]):
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by `close`
@@ -27,16 +27,19 @@ class Turn:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            # All are alive at once, and JAX would otherwise take most of a GPU's memory for the first.
+            # All processes share the GPU. By default, the first JAX process would allocate most of its memory.
             env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TOKENIZERS_PARALLELISM": "false"},
             cwd=HERE.parents[1],
         )
 
     def read(self, timeout: float) -> dict[str, Any]:
-        """The next line that the process tells.
+        """Return the next message of the process.
+
+        Args:
+          timeout: time limit in seconds.
 
         Raises:
-          PeerError: if it tells of an error, ends, or tells nothing in so many seconds.
+          PeerError: if the process reports an error, ends, or sends no message within the time limit.
         """
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
@@ -48,19 +51,24 @@ class Turn:
             self._errors.seek(0)
             lines = [text.strip() for text in self._errors.read().splitlines() if text.strip()]
             raise PeerError(f"ended with status {self._process.wait()}: {lines[-1][:200] if lines else ''}")
-        said = json.loads(line)
-        if "error" in said:
-            raise PeerError(said["error"])
-        return said
+        message = json.loads(line)
+        if "error" in message:
+            raise PeerError(message["error"])
+        return message
 
     def take(self, steps: int, timeout: float) -> float:
-        """Seconds a step, of so many steps made back to back."""
+        """Run `steps` steps back to back, and return the seconds per step.
+
+        Raises:
+          PeerError: if the process fails or exceeds the time limit of `timeout` seconds.
+        """
         assert self._process.stdin is not None
         self._process.stdin.write(f"{steps}\n")
         self._process.stdin.flush()
         return self.read(timeout)["seconds"]
 
     def close(self) -> None:
+        """Kill the process and close its files."""
         self._process.kill()
         self._process.wait()
         for file in (self._process.stdin, self._process.stdout):
@@ -70,20 +78,27 @@ class Turn:
 
 
 def alternate(turns: dict[str, Turn], estimates: dict[str, float], rounds: int, seconds: float, timeout: float):
-    """Seconds a step of every peer in every round; a turn takes about so many seconds, and one step at least.
+    """Let the libraries take turns. The order reverses every round, so that no library always follows the same one.
 
-    The order is turned around each round, so that nobody is always behind the same neighbour.
+    Args:
+      turns: the process of each library.
+      estimates: approximate seconds per step of each library.
+      rounds: number of rounds.
+      seconds: approximate duration of a turn in seconds. A turn has at least one step.
+      timeout: time limit per turn in seconds.
 
     Yields:
-      (round, name, seconds a step, or a `PeerError`)
+      (round, name, result): the result is the seconds per step, or a `PeerError`. A library that fails takes no
+      further turns.
     """
     alive = dict(turns)
     for number in range(rounds):
-        for name in [*alive] if number % 2 == 0 else [*alive][::-1]:
+        order = list(alive) if number % 2 == 0 else list(reversed(alive))
+        for name in order:
             steps = max(1, round(seconds / max(estimates[name], 1e-9)))
             try:
                 yield number, name, alive[name].take(min(steps, 10_000), timeout)
             except PeerError as error:
                 del alive[name]
                 yield number, name, error
-            time.sleep(0.02)  # what a library's threads still do after their result is not the next one's burden
+            time.sleep(0.02)  # background threads of this library should not slow down the next one

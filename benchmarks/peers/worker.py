@@ -1,7 +1,8 @@
-"""The process of one library: `python worker.py MODULE TASK`; it needs nothing but the library itself.
+"""Run the training step of one library: `python worker.py MODULE TASK`, where TASK is a JSON object.
 
-It tells on standard output, in lines of JSON, when its step is compiled, and then, for each number that it reads,
-makes so many steps back to back, waits for the last one's result, and tells how long a step took.
+The process communicates in lines of JSON on standard output. It first reports that the step is compiled. Then, for each
+number N on standard input, it runs N steps back to back, waits for the last result, and reports the seconds per step.
+Errors are reported as `{"error": ...}`. Only the library itself must be installed.
 """
 
 import importlib
@@ -12,41 +13,38 @@ import time
 
 
 def main() -> None:
-    told = os.fdopen(os.dup(1), "w", buffering=1)
+    # Libraries may write to file descriptor 1, which would corrupt the JSON lines.
+    messages = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     module, task = sys.argv[1], json.loads(sys.argv[2])
 
+    def send(message: dict) -> None:
+        messages.write(json.dumps(message) + "\n")
+
     started = time.perf_counter()
     try:
-        # A peer's `build` returns the step (a call makes one update and returns its loss, perhaps not there yet), what
-        # waits for a loss and makes it a float, the number of trainable parameters, the versions and the device.
+        # `build` returns:
+        #   step: a function that runs one training step and returns its loss, which may still be being computed
+        #   wait: a function that waits for a loss and returns it as a float
+        #   about: number of parameters, versions and, optionally, the device
         step, wait, about = importlib.import_module(module).build(task)
-        first = wait(step())
+        first_loss = wait(step())
         compile_seconds = time.perf_counter() - started
         wait(step())
         started = time.perf_counter()
         wait(step())
-        told.write(
-            json.dumps(
-                {
-                    **about,
-                    "compile_seconds": compile_seconds,
-                    "estimate": time.perf_counter() - started,
-                    "first_loss": first,
-                }
-            )
-            + "\n"
-        )
+        estimate = time.perf_counter() - started
+        send({**about, "compile_seconds": compile_seconds, "estimate": estimate, "first_loss": first_loss})
         for line in sys.stdin:
             count = int(line)
             started = time.perf_counter()
             for _ in range(count - 1):
                 step()
             wait(step())
-            told.write(json.dumps({"seconds": (time.perf_counter() - started) / count}) + "\n")
+            send({"seconds": (time.perf_counter() - started) / count})
     except Exception as error:
         lines = str(error).strip().splitlines()
-        told.write(json.dumps({"error": f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]}) + "\n")
+        send({"error": f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measuring: time, memory and use of the devices, in rows that stand beside others.
+"""Measure step time, throughput, memory and device utilization of models; each measurement is one row of a table.
 
 >>> import jax
 >>> timing = time_step(jax.jit(lambda x: x @ x), jax.numpy.ones((64, 64)), steps=5, min_window=1e-3)

@@ -1,7 +1,7 @@
-"""`python -m jaxcnn.measure._child`: measures the case on standard input and tells of it in lines of JSON.
+"""Measure the case on standard input and report on standard output: `python -m jaxcnn.measure._child`.
 
-Each line is `{"doing": ...}`, and the last `{"row": ...}` or, for a case that cannot work, `{"mistake": ...}`.
-Whatever else JAX, XLA or a driver prints goes to standard error.
+Output is one JSON object per line. `{"doing": ...}` reports progress. The last line is `{"row": ...}`, or
+`{"mistake": ...}` for an invalid case. Output of JAX, XLA and drivers goes to standard error.
 """
 
 import json
@@ -17,11 +17,12 @@ from jaxcnn.measure.row import measure_case
 
 
 def main() -> None:
-    told = os.fdopen(os.dup(1), "w", buffering=1)
+    # Drivers may write to file descriptor 1, which would corrupt the JSON lines.
+    messages = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
-    def tell(**what: object) -> None:
-        told.write(json.dumps(what) + "\n")
+    def send(**message: object) -> None:
+        messages.write(json.dumps(message) + "\n")
 
     case = Case(**json.load(sys.stdin))
     startup.settle(case.batch_values)
@@ -30,11 +31,11 @@ def main() -> None:
         and case.devices > 1
         and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     ):
-        jax.config.update("jax_num_cpu_devices", case.devices)  # of no effect on anything but CPUs
+        jax.config.update("jax_num_cpu_devices", case.devices)  # affects only the CPU backend
     try:
-        tell(row=measure_case(case, report=lambda doing: tell(doing=doing)))
+        send(row=measure_case(case, report=lambda stage: send(doing=stage)))
     except UsageError as error:
-        tell(mistake=str(error))
+        send(mistake=str(error))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A row in a process of its own, so that rows cannot disturb each other, and one that is killed is a row as well."""
+"""Measure a case in a fresh process: cases do not affect each other, and a killed process still yields a row."""
 
 import dataclasses
 import json
@@ -19,23 +19,26 @@ CHILD = (sys.executable, "-m", "jaxcnn.measure._child")
 
 def measure_isolated(
     case: Case,
-    report: Report = lambda what: None,
+    report: Report = lambda stage: None,
     *,
     timeout: float | None = None,
     environment: Mapping[str, str] | None = None,
     child: Sequence[str] = CHILD,
 ) -> Row:
-    """Measures a case in a fresh process.
+    """Measure a case in a fresh process.
 
     Args:
-      case: what to measure.
-      report: called with what the process is doing.
-      timeout: seconds after which the process is ended, and the row says so.
-      environment: variables that differ from this process's.
-      child: the process's command; it reads the case and writes as `jaxcnn.measure._child` does.
+      case: the case to measure.
+      report: called with the current stage, such as "compiling".
+      timeout: time limit in seconds. A process that exceeds it is killed, and the row's `error` says so.
+      environment: environment variables that the process gets in addition to those of this process.
+      child: command to run. It must read the case and write messages as `jaxcnn.measure._child` does.
+
+    Returns:
+      The row. If the process ended without one, a row with the columns of the case and an `error`.
 
     Raises:
-      UsageError: a case that cannot work on the devices there are.
+      UsageError: if the case cannot run on the available devices.
     """
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -48,13 +51,13 @@ def measure_isolated(
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        late = threading.Event()
+        timed_out = threading.Event()
 
-        def end() -> None:
-            late.set()
+        def kill_late_process() -> None:
+            timed_out.set()
             process.kill()
 
-        timer = threading.Timer(timeout, end) if timeout else None
+        timer = threading.Timer(timeout, kill_late_process) if timeout else None
         row: Row | None = None
         try:
             if timer:
@@ -63,14 +66,14 @@ def measure_isolated(
                 process.stdin.write(json.dumps(dataclasses.asdict(case)))
                 process.stdin.close()
             except BrokenPipeError:
-                pass  # it ended before it read anything; its exit status tells why
+                pass  # the process ended before it read the case; its exit status is reported below
             for line in process.stdout:
-                said = json.loads(line)
-                if "mistake" in said:
-                    raise UsageError(said["mistake"])
-                if "doing" in said:
-                    report(said["doing"])
-                row = said.get("row", row)
+                message = json.loads(line)
+                if "mistake" in message:
+                    raise UsageError(message["mistake"])
+                if "doing" in message:
+                    report(message["doing"])
+                row = message.get("row", row)
             status = process.wait()
         finally:
             if timer:
@@ -81,16 +84,21 @@ def measure_isolated(
         if row is not None:
             return row
         errors.seek(0)
-        reason = f"took more than {timeout:g} s" if late.is_set() else _death(status, errors.read())
+        reason = f"took more than {timeout:g} s" if timed_out.is_set() else _exit_reason(status, errors.read())
         return {**case_columns(case), "error": reason}
 
 
-def _death(status: int, errors: str) -> str:
-    """Why a process ended without its row, in one line."""
+def _exit_reason(status: int, errors: str) -> str:
+    """Return one line that says why a process ended without a row.
+
+    Args:
+      status: exit status of the process; negative for a signal.
+      errors: its standard error.
+    """
     if status == -signal.SIGKILL:
-        return "out of memory: the process was killed (SIGKILL), as the system does when memory ends"
+        return "out of memory: the process was killed by SIGKILL, which the kernel sends when memory runs out"
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    last = lines[-1][:300] if lines else "nothing was said"
+    last = lines[-1][:300] if lines else "no error output"
     if status < 0:
-        return f"the process ended by {signal.Signals(-status).name}: {last}"
-    return f"the process ended with status {status}: {last}"
+        return f"process ended by {signal.Signals(-status).name}: {last}"
+    return f"process ended with status {status}: {last}"

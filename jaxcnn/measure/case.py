@@ -1,4 +1,4 @@
-"""What is measured in one row, and the command that measures it again."""
+"""Describe one measurement: a model, a batch, a step, and the command that repeats the measurement."""
 
 import itertools
 import math
@@ -20,21 +20,21 @@ IMAGENET_CLASSES = 1000
 
 @dataclass(frozen=True)
 class Case:
-    """One row to be: a compiled step of a model, and how it is timed.
+    """A compiled step of a model, and the settings for timing it.
 
     Attributes:
-      model: a name of `jaxcnn.list_models()`, with its own number of classes.
-      batch_size: images in a step, over all devices together.
-      mode: "train", the step of `jaxcnn.train.make_train_step` with momentum; or "infer", the forward pass with the
-        loss, as in a test.
-      dtype: of the computation; parameters and logits are float32.
-      parallel: how the step is spread, "pmap", "shard_map" or "jit".
-      devices: how many share the batch; by default all. On a CPU that has fewer, fake ones are made.
-      image_size: height and width; by default that of the model's data set.
-      steps: steps to time at least.
-      steps_per_dispatch: steps that one call of the compiled program makes, on as many batches.
-      memory_limit: bytes on each device; a program predicted to need more is not run, and its row says so. By
-        default what is free.
+      model: a name from `jaxcnn.list_models()`. The model keeps its default number of classes.
+      batch_size: images per step, over all devices.
+      mode: "train" times the step of `jaxcnn.train.make_train_step` with momentum. "infer" times the forward pass and
+        the loss.
+      dtype: compute dtype. Parameters and logits are float32.
+      parallel: how the step is distributed: "pmap", "shard_map" or "jit".
+      devices: number of devices that share the batch (default: all). A CPU with fewer devices gets fake ones.
+      image_size: image height and width in pixels (default: those of the model's dataset).
+      steps: minimum number of steps to time.
+      steps_per_dispatch: training steps per call of the compiled program, each on its own batch.
+      memory_limit: bytes per device. A program predicted to need more is not run, and its row has an `error`.
+        Default: on a CPU, the free memory; on other devices, no limit.
     """
 
     model: str
@@ -50,36 +50,38 @@ class Case:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of an image."""
+        """Image shape `(H, W, C)`."""
         height, width, channels = natural_image_shape(self.model)
         return (height, width, channels) if self.image_size is None else (self.image_size, self.image_size, channels)
 
     @property
     def batch_values(self) -> int:
-        """How many values the images of a batch have."""
+        """Number of values in the images of a batch."""
         return self.batch_size * math.prod(self.image_shape)
 
     def validate(self) -> None:
-        """Checks what can be checked without devices.
+        """Check the values that do not depend on the available devices.
 
         Raises:
-          UsageError: a value that cannot work, in one line.
+          UsageError: if a value is invalid.
         """
         create_model(self.model)
         for kind, value, known in (("mode", self.mode, MODES), ("dtype", self.dtype, DTYPES)):
             if value not in known:
                 raise unknown_name(kind, value, known)
         make_parallel(self.parallel, devices=())
-        at_least_one = ("batch_size", "devices", "image_size", "steps", "steps_per_dispatch", "memory_limit")
-        for name in at_least_one:
+        for name in ("batch_size", "devices", "image_size", "steps", "steps_per_dispatch", "memory_limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"{name} must be at least 1, got {value}")
+                raise UsageError(f"{name} must be at least 1: {value}. Give a positive number.")
         if self.steps_per_dispatch > 1 and self.mode != "train":
-            raise UsageError("steps_per_dispatch above 1 is for training; give mode 'train'")
+            raise UsageError(
+                f"steps_per_dispatch must be 1 in mode {self.mode!r}: {self.steps_per_dispatch}. "
+                "Use mode 'train' for more steps per dispatch."
+            )
 
     def command(self) -> str:
-        """The command that measures this case again, with the environment variables that matter."""
+        """Return the command that repeats this measurement, with the environment variables that affect it."""
         parts = [f"{name}={shlex.quote(value)}" for name, value in environment().items()]
         parts += ["jaxcnn benchmark", f"--model {self.model}", f"--batch-sizes {self.batch_size}"]
         parts += [f"--mode {self.mode}", f"--dtype {self.dtype}", f"--parallel {self.parallel}"]
@@ -94,7 +96,7 @@ class Case:
 
 
 def environment() -> dict[str, str]:
-    """The environment variables that change what a row measures and are set."""
+    """Return the environment variables that are set and affect a measurement."""
     names = (
         *("XLA_FLAGS", "JAX_PLATFORMS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_OPTIMIZATION_LEVEL"),
         *(kernels.VARIABLE, startup.XLA_SWITCH, startup.MEMORY_SWITCH),
@@ -103,7 +105,7 @@ def environment() -> dict[str, str]:
 
 
 def natural_image_shape(model: str) -> tuple[int, int, int]:
-    """(H, W, C) of the images that a model was made for: ImageNet's, CIFAR's or MNIST's.
+    """Return the image shape `(H, W, C)` of a model's dataset: ImageNet, CIFAR or MNIST.
 
     >>> natural_image_shape("resnet50"), natural_image_shape("resnet20_cifar"), natural_image_shape("lenet5")
     ((224, 224, 3), (32, 32, 3), (28, 28, 1))
@@ -124,18 +126,23 @@ def grid(
     steps_per_dispatch: Sequence[int] = (1,),
     **others: Any,
 ) -> list[Case]:
-    """All combinations, each validated. A strategy of "auto" is "pmap", as in training.
+    """Return a validated case for every combination of the values.
+
+    Args:
+      models, batch_sizes, modes, dtypes, parallel, devices, steps_per_dispatch: values of the fields of `Case`.
+        `parallel` "auto" means "pmap", as in training on one process.
+      **others: other fields of `Case`, equal in all cases.
 
     Raises:
-      UsageError: a value that cannot work, in one line.
+      UsageError: if a value is invalid.
 
     >>> [case.batch_size for case in grid(["lenet5"], batch_sizes=(32, 64))]
     [32, 64]
     """
-    every = itertools.product(models, modes, dtypes, parallel, devices, steps_per_dispatch, batch_sizes)
+    combinations = itertools.product(models, modes, dtypes, parallel, devices, steps_per_dispatch, batch_sizes)
     cases = []
-    for model, mode, dtype, way, count, dispatch, batch in every:
-        way = "pmap" if way == "auto" else way
-        cases.append(Case(model, batch, mode, dtype, way, count, steps_per_dispatch=dispatch, **others))
+    for model, mode, dtype, strategy, count, dispatch, batch in combinations:
+        strategy = "pmap" if strategy == "auto" else strategy
+        cases.append(Case(model, batch, mode, dtype, strategy, count, steps_per_dispatch=dispatch, **others))
         cases[-1].validate()
     return cases

@@ -1,4 +1,4 @@
-"""The columns of a row: in which order they stand, what they mean, how they are printed."""
+"""Define the columns of a row: their order, titles, meanings and text formats."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,20 +10,24 @@ class Column:
     """A column of the results.
 
     Attributes:
-      name: in JSON and CSV.
-      title: in tables for people; empty for those that are only in the files.
-      meaning: one sentence.
-      show: a value as text.
+      name: key in JSON and CSV.
+      title: heading in tables for people; empty if the column is only in JSON and CSV.
+      meaning: description, with the unit.
+      format: converts a value to text.
     """
 
     name: str
     title: str
     meaning: str
-    show: Callable[[Any], str] = str
+    format: Callable[[Any], str] = str
 
 
-def show_bytes(value: float) -> str:
-    """Bytes with three digits and a unit."""
+def format_bytes(value: float) -> str:
+    """Return a number of bytes as text with three significant digits and a binary unit.
+
+    >>> format_bytes(246_824)
+    '241 KiB'
+    """
     for unit in ("B", "KiB", "MiB"):
         if value < 1000:
             return f"{value:.3g} {unit}"
@@ -44,70 +48,78 @@ def _number(value: float) -> str:
 
 
 COLUMNS = (
-    Column("model", "model", "name of the architecture"),
-    Column("params", "params", "trainable parameters", "{:,}".format),
-    Column("gmacs", "GMACs", "10^9 multiply-adds of the forward pass of one image", "{:.3g}".format),
-    Column("image_size", "image", "height x width x channels"),
-    Column("batch_size", "batch", "images in a step, over all devices together"),
-    Column("mode", "mode", "train: one update; infer: forward pass and loss"),
-    Column("dtype", "dtype", "of the computation; parameters are float32"),
-    Column("parallel", "parallel", "how the step is spread over the devices"),
-    Column("steps_per_dispatch", "", "steps that one call of the compiled program makes"),
-    Column("devices", "devices", "how many share the batch"),
-    Column("fake_devices", "", "whether these are CPU devices that share the machine's cores"),
-    Column("device_kind", "device", "of a CPU, the processor's name and number of cores"),
-    Column("platform", "", "JAX's name of the kind of device"),
-    Column("jax", "", "version"),
-    Column("jaxlib", "", "version"),
-    Column("flax", "", "version"),
-    Column("jaxcnn", "", "version"),
-    Column("python", "", "version"),
-    Column("xla_flags", "", "the environment variable XLA_FLAGS"),
-    Column(
-        "convolutions", "", "what computes convolutions: XLA, or on a CPU oneDNN, some of them by Winograd's algorithm"
-    ),
-    Column("freed_memory", "", "whether the process keeps it for its next step, or returns it to the system"),
-    Column("trace_seconds", "", "seconds of tracing and lowering, before XLA compiles"),
+    Column("model", "model", "name of the model"),
+    Column("params", "params", "number of trainable parameters", "{:,}".format),
+    Column("gmacs", "GMACs", "multiply-adds in the forward pass of one image, in units of 10^9", "{:.3g}".format),
+    Column("image_size", "image", "image shape: height x width x channels"),
+    Column("batch_size", "batch", "images per step, over all devices"),
+    Column("mode", "mode", "train: one optimizer step; infer: forward pass and loss"),
+    Column("dtype", "dtype", "compute dtype; parameters are float32"),
+    Column("parallel", "parallel", "how the step is distributed: pmap, shard_map or jit"),
+    Column("steps_per_dispatch", "", "training steps per call of the compiled program"),
+    Column("devices", "devices", "number of devices that share the batch"),
+    Column("fake_devices", "", "true for several CPU devices that share the cores of one machine"),
+    Column("device_kind", "device", "kind of device; for a CPU, the processor's name and number of cores"),
+    Column("platform", "", "JAX platform: cpu, gpu or tpu"),
+    Column("jax", "", "version of jax"),
+    Column("jaxlib", "", "version of jaxlib"),
+    Column("flax", "", "version of flax"),
+    Column("jaxcnn", "", "version of jaxcnn"),
+    Column("python", "", "version of Python"),
+    Column("xla_flags", "", "value of the environment variable XLA_FLAGS"),
+    Column("convolutions", "", "implementation of convolutions: XLA or, on a CPU, oneDNN with or without Winograd"),
+    Column("freed_memory", "", "kept: freed memory stays in the process for the next step; returned: it does not"),
+    Column("trace_seconds", "", "seconds to trace and lower the step, before XLA compiles it"),
     Column("compile_seconds", "compile s", "seconds to trace and compile with an empty cache", "{:.2f}".format),
-    Column("compile_seconds_cached", "cached s", "the same with the program in the persistent cache", "{:.2f}".format),
-    Column("step_ms", "step ms", "median of the samples, in milliseconds a step", _milliseconds),
-    Column("step_ms_p95", "p95 ms", "95 % of the samples are no longer", _milliseconds),
-    Column("spread", "", "interquartile range of the samples as a share of their median"),
-    Column("latency_ms", "", "median of steps that are each waited for alone"),
-    Column("images_per_second", "images/s", "batch size by the median step", _number),
-    Column("images_per_second_per_device", "per device", "the same for one device", _number),
-    Column("flops_per_step", "", "2 x multiply-adds x batch, three times in training"),
-    Column("tflops", "", "10^12 operations a second reached by that count"),
-    Column("mfu", "MFU", "model FLOPs utilisation: that share of the devices' peak", _percent),
-    Column("peak_tflops", "", "peak of all devices together"),
-    Column("peak_source", "peak", "data sheet, or measured by a matrix product on a device that no table knows"),
-    Column("arithmetic", "", "what the peak multiplies in"),
-    Column("predicted_bytes", "predicted", "memory that XLA counts for the program, on each device", show_bytes),
-    Column("peak_bytes", "peak memory", "most memory in use on a device, where the device tells", show_bytes),
-    Column("process_peak_bytes", "process", "most memory of the host that the process had", show_bytes),
-    Column("collectives", "", "communications between devices in a step"),
-    Column("collective_bytes", "", "bytes that these carry, on each device"),
-    Column("scaling", "", "weak: compared at the same batch a device; strong: at the same batch in all"),
-    Column("scaling_efficiency", "scaling", "images/s by those of one device times devices", _percent),
-    Column("steps", "", "steps that were timed"),
-    Column("steps_per_sample", "", "consecutive steps over which each sample is a mean"),
-    Column("samples_ms", "", "every sample, milliseconds a step, in the order in which they were taken"),
-    Column("host_cpus", "", "cores of the host"),
-    Column("load", "", "the host's load average over the minute before the row"),
-    Column("date", "", "when, in UTC"),
-    Column("error", "error", "why there are no times"),
-    Column("command", "", "the command that measures this row again"),
+    Column(
+        "compile_seconds_cached",
+        "cached compile s",
+        "seconds to trace and to load the program from the persistent cache",
+        "{:.2f}".format,
+    ),
+    Column("step_ms", "step ms", "median of the samples, in milliseconds per step", _milliseconds),
+    Column("step_ms_p95", "p95 ms", "95th percentile of the samples, in milliseconds per step", _milliseconds),
+    Column("spread", "", "interquartile range of the samples, divided by their median"),
+    Column("latency_ms", "", "median step time if each call waits for the result of the previous one, in milliseconds"),
+    Column("images_per_second", "images/s", "throughput: batch size / median step time", _number),
+    Column("images_per_second_per_device", "images/s per device", "throughput / number of devices", _number),
+    Column("flops_per_step", "", "floating-point operations per step: 2 x multiply-adds x batch, times 3 in training"),
+    Column("tflops", "", "achieved operations per second, in units of 10^12"),
+    Column("mfu", "MFU", "model FLOPs utilization: tflops / peak_tflops", _percent),
+    Column("peak_tflops", "", "peak operations per second of all devices together, in units of 10^12"),
+    Column("peak_source", "peak", "source of the peak: data sheet, or measured with a matrix product"),
+    Column("arithmetic", "", "number format of the multiplications at the peak, such as bf16 or tf32"),
+    Column("predicted_bytes", "predicted memory", "memory per device that XLA predicts for the program", format_bytes),
+    Column("peak_bytes", "peak memory", "peak memory of the busiest device, if the device reports it", format_bytes),
+    Column("process_peak_bytes", "host peak memory", "peak memory of the process on the host", format_bytes),
+    Column("collectives", "", "number of collective operations between devices per step"),
+    Column("collective_bytes", "", "bytes in the results of these operations, per device"),
+    Column("scaling", "", "weak: baseline with the same batch per device; strong: with the same global batch"),
+    Column(
+        "scaling_efficiency",
+        "scaling efficiency",
+        "throughput / (devices x throughput of one device); for fake devices, throughput / throughput of one device",
+        _percent,
+    ),
+    Column("steps", "", "number of timed steps"),
+    Column("steps_per_sample", "", "number of consecutive steps that each sample averages"),
+    Column("samples_ms", "", "all samples in order, in milliseconds per step"),
+    Column("host_cpus", "", "number of CPU cores of the host"),
+    Column("load", "", "load average of the host over the minute before the measurement"),
+    Column("date", "", "date and time in UTC"),
+    Column("error", "error", "reason why the row has no times"),
+    Column("command", "", "command that repeats the measurement"),
 )
 
 BY_NAME = {column.name: column for column in COLUMNS}
 
 
-def shown(row: dict[str, Any], name: str) -> str:
-    """A row's value in a column as text; nothing where there is none."""
+def format_value(row: dict[str, Any], name: str) -> str:
+    """Return a row's value in a column as text; the empty string if the row has none."""
     value = row.get(name)
-    return "" if value is None else BY_NAME[name].show(value)
+    return "" if value is None else BY_NAME[name].format(value)
 
 
-def varying(rows: list[dict[str, Any]]) -> list[str]:
-    """Names of the titled columns that some row has a value in."""
+def columns_with_values(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the names of the columns that have a title and a value in at least one row."""
     return [c.name for c in COLUMNS if c.title and any(row.get(c.name) is not None for row in rows)]

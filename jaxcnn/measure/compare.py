@@ -1,4 +1,4 @@
-"""Two results of the same cases side by side: what became slower by more than the noise of its repeats."""
+"""Compare two results of the same cases: report changes of step time that exceed the noise threshold."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,20 +7,23 @@ import numpy as np
 
 from jaxcnn.measure.suite import describe_row
 
-FLOOR = 0.03
-"""Differences below it are never told from noise: a process's memory layout alone makes as much."""
-BLOCKS = 5
+MIN_NOISE_THRESHOLD = 0.03
+"""Minimum noise threshold. Smaller differences can come from memory layout, which varies between processes."""
+NOISE_BLOCKS = 5
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One case in an old and in a new result.
+    """One case in an old and a new result.
 
     Attributes:
-      case: what both measured.
-      ratio: new median step by the old one; above 1 is slower. None if either has no times.
-      band: relative difference that noise alone explains.
-      verdict: "same", "faster", "slower", "failed" (worked before), "fixed", "still fails", "gone" or "added".
+      case: the columns that identify the case.
+      ratio: new median step time / old median step time; above 1 is slower. None if a result has no times.
+      band: noise threshold, a relative difference. None if `ratio` is None.
+      verdict: "same", "faster", "slower", "failed" (the old row did not fail), "fixed", "still fails", "gone" or
+        "added".
+      old: the old row, or None.
+      new: the new row, or None.
     """
 
     case: dict[str, Any]
@@ -36,24 +39,24 @@ class Comparison:
 
 
 def compare(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[Comparison]:
-    """Compares the rows of the same cases; of several rows of a case, the samples are joined."""
-    before, after = _by_case(old), _by_case(new)
-    return [_compare(before.get(case), after.get(case)) for case in dict.fromkeys([*before, *after])]
+    """Compare the rows of each case. The samples of several rows of one case are concatenated."""
+    old_rows, new_rows = _rows_by_case(old), _rows_by_case(new)
+    return [_compare_rows(old_rows.get(case), new_rows.get(case)) for case in dict.fromkeys([*old_rows, *new_rows])]
 
 
 def noise(row: dict[str, Any]) -> float:
-    """How far the row's speed wanders: the largest distance of a block's median from the median of all, relative.
+    """Return the noise of a row: the largest relative deviation of a block's median from the overall median.
 
-    Blocks are consecutive samples. Slow drift, from which a shared machine suffers, is thus in it, while a single
-    late sample is not.
+    Blocks are consecutive samples. Slow drift, which is common on shared machines, therefore counts as noise, and a
+    single slow sample does not.
     """
     samples = np.asarray(row["samples_ms"], float)
-    blocks = [np.median(block) for block in np.array_split(samples, min(BLOCKS, len(samples)))]
-    middle = np.median(samples)
-    return float(max(abs(block - middle) for block in blocks) / middle)
+    blocks = np.array_split(samples, min(NOISE_BLOCKS, len(samples)))
+    median = np.median(samples)
+    return float(max(abs(np.median(block) - median) for block in blocks) / median)
 
 
-def _by_case(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _rows_by_case(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     joined: dict[str, dict[str, Any]] = {}
     for row in rows:
         case = str(describe_row(row))
@@ -65,15 +68,23 @@ def _by_case(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return joined
 
 
-def _compare(old: dict[str, Any] | None, new: dict[str, Any] | None) -> Comparison:
+def _compare_rows(old: dict[str, Any] | None, new: dict[str, Any] | None) -> Comparison:
     case = describe_row(old or new or {})
-    if old is None or new is None:
-        return Comparison(case, None, None, "added" if old is None else "gone", old, new)
-    worked, works = bool(old.get("samples_ms")), bool(new.get("samples_ms"))
-    if not (worked and works):
-        verdict = "failed" if worked else "fixed" if works else "still fails"
+    if old is None:
+        return Comparison(case, None, None, "added", old, new)
+    if new is None:
+        return Comparison(case, None, None, "gone", old, new)
+    if not old.get("samples_ms"):
+        verdict = "fixed" if new.get("samples_ms") else "still fails"
         return Comparison(case, None, None, verdict, old, new)
+    if not new.get("samples_ms"):
+        return Comparison(case, None, None, "failed", old, new)
     ratio = float(np.median(new["samples_ms"]) / np.median(old["samples_ms"]))
-    band = max(FLOOR, noise(old) + noise(new))
-    verdict = "slower" if ratio > 1 + band else "faster" if ratio < 1 / (1 + band) else "same"
-    return Comparison(case, ratio, band, verdict, old, new)
+    threshold = max(MIN_NOISE_THRESHOLD, noise(old) + noise(new))
+    if ratio > 1 + threshold:
+        verdict = "slower"
+    elif ratio < 1 / (1 + threshold):
+        verdict = "faster"
+    else:
+        verdict = "same"
+    return Comparison(case, ratio, threshold, verdict, old, new)

@@ -1,4 +1,4 @@
-"""Pictures of rows: throughput and memory by batch, latency against throughput, scaling by devices."""
+"""Plot rows: throughput and memory by batch size, throughput by latency, and scaling by number of devices."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -7,22 +7,22 @@ from typing import Any
 
 Rows = list[dict[str, Any]]
 
-# What tells one line of a plot from another; only what differs between the rows is in the legend.
-_LINES = ("model", "image_size", "mode", "dtype", "parallel", "devices", "steps_per_dispatch")
+# Rows that agree in these columns form one line of a plot. The legend names only the columns that differ.
+_LINE_COLUMNS = ("model", "image_size", "mode", "dtype", "parallel", "devices", "steps_per_dispatch")
 
 
 def draw(rows: Rows, title: str, folder: Path) -> list[Path]:
-    """Writes the pictures that the rows have something for, as PNG; returns their files."""
+    """Write the plots that apply to the rows as PNG files, and return their paths."""
     measured = [row for row in rows if row.get("images_per_second")]
-    drawn = []
-    for name, (has_something, plot) in PLOTS.items():
+    files = []
+    for name, (applies, plot) in PLOTS.items():
         file = folder / f"{name}.png"
-        if has_something(measured):
+        if applies(measured):
             _figure(measured, title, file, plot)
-            drawn.append(file)
+            files.append(file)
         else:
-            file.unlink(missing_ok=True)  # of an earlier run, which would be taken for this one's
-    return drawn
+            file.unlink(missing_ok=True)  # a plot of an earlier result would not match these rows
+    return files
 
 
 def _figure(rows: Rows, title: str, file: Path, plot: Callable[[Any, Rows], None]) -> None:
@@ -34,9 +34,9 @@ def _figure(rows: Rows, title: str, file: Path, plot: Callable[[Any, Rows], None
     axes.grid(alpha=0.3, which="both")
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
-        # Beside the axes where there are many lines, which would otherwise be covered.
-        place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(labels) > 5 else {}
-        axes.legend(handles, labels, fontsize="small", **place)
+        # A long legend inside the axes would cover the lines.
+        position: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(labels) > 5 else {}
+        axes.legend(handles, labels, fontsize="small", **position)
     kinds = sorted({str(row["device_kind"]) for row in rows})
     jax_versions = sorted({str(row["jax"]) for row in rows})
     figure.suptitle(title)
@@ -45,19 +45,19 @@ def _figure(rows: Rows, title: str, file: Path, plot: Callable[[Any, Rows], None
 
 
 def _lines(rows: Rows, without: str = "") -> Iterator[tuple[str, Rows]]:
-    """Rows that belong to one line, and the line's name."""
-    names = [n for n in _LINES if n != without]
-    differing = [n for n in names if len({str(row.get(n)) for row in rows}) > 1]
+    """Yield the label and the rows of each line; the column `without` does not separate lines."""
+    names = [name for name in _LINE_COLUMNS if name != without]
+    differing = [name for name in names if len({str(row.get(name)) for row in rows}) > 1]
     groups = defaultdict(list)
     for row in rows:
-        groups[tuple(row.get(n) for n in names)].append(row)
-    for key, group in groups.items():
-        words = {n: v for n, v in zip(names, key, strict=True) if n in differing}
-        counted = {"devices": "{} devices", "steps_per_dispatch": "{} steps a dispatch"}
-        yield " ".join(counted.get(n, "{}").format(v) for n, v in words.items()) or str(group[0]["model"]), group
+        groups[tuple(row.get(name) for name in names)].append(row)
+    formats = {"devices": "{} devices", "steps_per_dispatch": "{} steps per dispatch"}
+    for group in groups.values():
+        label = " ".join(formats.get(name, "{}").format(group[0].get(name)) for name in differing)
+        yield label or str(group[0]["model"]), group
 
 
-def _sizes_on_axis(axis: Any, values: list[int]) -> None:
+def _set_ticks(axis: Any, values: list[int]) -> None:
     from matplotlib.ticker import FixedLocator, NullLocator
 
     axis.set_major_locator(FixedLocator(sorted(set(values))))
@@ -72,7 +72,7 @@ def _by_batch(axes: Any, rows: Rows, value: Callable[[dict[str, Any]], float]) -
     axes.set_xscale("log", base=2)
     axes.set_xlabel("batch size (images)")
     axes.set_ylim(bottom=0)
-    _sizes_on_axis(axes.xaxis, [row["batch_size"] for row in rows])
+    _set_ticks(axes.xaxis, [row["batch_size"] for row in rows])
 
 
 def _throughput(axes: Any, rows: Rows) -> None:
@@ -83,7 +83,7 @@ def _throughput(axes: Any, rows: Rows) -> None:
 def _memory(axes: Any, rows: Rows) -> None:
     measured = all(row.get("peak_bytes") for row in rows)
     _by_batch(axes, rows, lambda row: row["peak_bytes" if measured else "predicted_bytes"] / 2**30)
-    axes.set_ylabel(f"memory of a device, {'measured' if measured else 'as XLA counts it'} (GiB)")
+    axes.set_ylabel(f"{'peak memory' if measured else 'memory predicted by XLA'} per device (GiB)")
 
 
 def _latency(axes: Any, rows: Rows) -> None:
@@ -93,10 +93,15 @@ def _latency(axes: Any, rows: Rows) -> None:
         for batch, x, y in points:
             axes.annotate(str(batch), (x, y), textcoords="offset points", xytext=(4, -9), fontsize="x-small")
     axes.set_xscale("log")
-    for formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        formatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "125" else "")
+    axes.xaxis.set_major_formatter(_label_1_2_5)
+    axes.xaxis.set_minor_formatter(_label_1_2_5)
     axes.set_ylim(bottom=0)
-    axes.set(xlabel="latency of a step (ms); the numbers are batch sizes", ylabel="images per second")
+    axes.set(xlabel="step latency (ms); points are labeled with the batch size", ylabel="images per second")
+
+
+def _label_1_2_5(value: float, _: Any) -> str:
+    """Return the label of a tick whose first digit is 1, 2 or 5; other labels would overlap on a log axis."""
+    return f"{value:g}" if f"{value:.0e}"[0] in "125" else ""
 
 
 def _scaling(axes: Any, rows: Rows) -> None:
@@ -107,20 +112,22 @@ def _scaling(axes: Any, rows: Rows) -> None:
         axes.plot(*zip(*points, strict=True), "o-", ms=4, label=label)
     counts = sorted({row["devices"] for row in rows})
     ideal = [1.0 if fake else count / counts[0] for count in counts]
-    axes.plot(counts, ideal, "--", color="0.5", label="ideal" + (": fake devices share the cores" if fake else ""))
+    axes.plot(counts, ideal, "--", color="0.5", label="ideal (fake devices share the cores)" if fake else "ideal")
     axes.set_xscale("log", base=2)
     axes.set_ylim(bottom=0)
-    axes.set(xlabel="devices", ylabel=f"images per second, times those of {counts[0]}")
-    _sizes_on_axis(axes.xaxis, counts)
+    baseline = "one device" if counts[0] == 1 else f"{counts[0]} devices"
+    axes.set(xlabel="devices", ylabel=f"throughput / throughput of {baseline}")
+    _set_ticks(axes.xaxis, counts)
 
 
-def _several(name: str) -> Callable[[Rows], bool]:
+def _varies(name: str) -> Callable[[Rows], bool]:
+    """Return a test for rows that have more than one value in a column."""
     return lambda rows: len({row[name] for row in rows}) > 1
 
 
 PLOTS: dict[str, tuple[Callable[[Rows], bool], Callable[[Any, Rows], None]]] = {
-    "throughput": (_several("batch_size"), _throughput),
-    "memory": (_several("batch_size"), _memory),
-    "latency": (_several("batch_size"), _latency),
-    "scaling": (_several("devices"), _scaling),
+    "throughput": (_varies("batch_size"), _throughput),
+    "memory": (_varies("batch_size"), _memory),
+    "latency": (_varies("batch_size"), _latency),
+    "scaling": (_varies("devices"), _scaling),
 }

@@ -1,4 +1,4 @@
-"""Results on disk: rows as JSON, CSV and Markdown, and their pictures, in one folder."""
+"""Write rows to a folder as JSON, CSV, Markdown and plots, and read them back."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import UsageError
-from jaxcnn.measure.columns import BY_NAME, COLUMNS, shown, varying
+from jaxcnn.measure.columns import BY_NAME, COLUMNS, columns_with_values, format_value
 from jaxcnn.measure.probes import machine
 
 ROWS, TABLE, MARKDOWN = "rows.json", "rows.csv", "rows.md"
@@ -18,14 +18,23 @@ Rows = list[dict[str, Any]]
 
 
 def write(folder: Path, rows: Rows, title: str, *, pictures: bool = True) -> list[Path]:
-    """Writes the rows to `folder` and returns the files; what is there of an earlier call is replaced.
+    """Write the rows to `folder`, replacing the files of an earlier call.
+
+    Args:
+      folder: created if it does not exist.
+      rows: the rows.
+      title: title of the table and of the plots.
+      pictures: whether to draw plots, which needs matplotlib.
+
+    Returns:
+      The paths of the files.
 
     Raises:
-      UsageError: a folder that cannot be written.
+      UsageError: if the folder cannot be written.
     """
-    made_of = {"title": title, "date": machine.now(), "rows": rows}
+    document = {"title": title, "date": machine.now(), "rows": rows}
     texts = {
-        ROWS: json.dumps(made_of, indent=1) + "\n",
+        ROWS: json.dumps(document, indent=1) + "\n",
         TABLE: to_csv(rows),
         MARKDOWN: f"# {title}\n\n{to_markdown(rows)}",
     }
@@ -36,7 +45,7 @@ def write(folder: Path, rows: Rows, title: str, *, pictures: bool = True) -> lis
             temporary.write_text(text)
             os.replace(temporary, folder / name)
     except OSError as error:
-        raise UsageError(f"{folder} cannot be written: {error.strerror}") from None
+        raise UsageError(f"folder cannot be written: {folder} ({error.strerror}). Choose a writable folder.") from None
     written = [folder / name for name in texts]
     if pictures:
         from jaxcnn.measure import plots
@@ -46,26 +55,27 @@ def write(folder: Path, rows: Rows, title: str, *, pictures: bool = True) -> lis
 
 
 def read(path: Path) -> Rows:
-    """The rows in a results file, or in the `rows.json` of a folder.
+    """Return the rows of a results file, or of the `rows.json` in a folder.
 
     Raises:
-      UsageError: a file that is missing or holds no rows.
+      UsageError: if the file cannot be read or contains no rows.
     """
     file = path / ROWS if path.is_dir() else path
+    advice = f"Give a folder that `jaxcnn benchmark --out` wrote, or its {ROWS}."
     try:
-        value = json.loads(file.read_text())
+        document = json.loads(file.read_text())
     except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+        raise UsageError(f"results cannot be read: {file} ({error.strerror}). {advice}") from None
     except ValueError:
-        raise UsageError(f"{file} is not JSON; give the {ROWS} that `jaxcnn benchmark --out` writes") from None
-    rows = value.get("rows") if isinstance(value, dict) else value
+        raise UsageError(f"results file is not JSON: {file}. {advice}") from None
+    rows = document.get("rows") if isinstance(document, dict) else document
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "model" in row for row in rows):
-        raise UsageError(f"{file} holds no rows of a benchmark; give the {ROWS} that `jaxcnn benchmark --out` writes")
+        raise UsageError(f"results file contains no rows: {file}. {advice}")
     return rows
 
 
 def to_csv(rows: Rows) -> str:
-    """All columns but the single samples, a line each row."""
+    """Return the rows as CSV, with all columns except the samples."""
     names = [column.name for column in COLUMNS if column.name != "samples_ms"]
     text = io.StringIO()
     writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
@@ -75,19 +85,23 @@ def to_csv(rows: Rows) -> str:
 
 
 def to_markdown(rows: Rows, columns: Sequence[str] | None = None) -> str:
-    """A table for people, of the given columns or of all that have a title and a value, and how to repeat the rows."""
+    """Return the rows as a Markdown table.
+
+    Args:
+      rows: the rows.
+      columns: names of the columns. Default: all columns with a title and a value; those that are equal in all of
+        several rows are listed once, above the table.
+    """
+    lines = []
     if columns is None:
-        # What is the same in every row stands once, above.
-        names = varying(rows)
-        common = [n for n in names if len({shown(row, n) for row in rows}) == 1] if len(rows) > 1 else []
+        names = columns_with_values(rows)
+        common = [n for n in names if len({format_value(row, n) for row in rows}) == 1] if len(rows) > 1 else []
         columns = [n for n in names if n not in common]
-        above = "; ".join(f"{BY_NAME[n].title}: {shown(rows[0], n)}" for n in common)
-    else:
-        above = ""
-    lines = [f"{above}\n"] if above else []
+        if common:
+            lines.append("; ".join(f"{BY_NAME[n].title}: {format_value(rows[0], n)}" for n in common) + "\n")
     lines.append("| " + " | ".join(BY_NAME[n].title or n for n in columns) + " |")
     lines.append("|" + "".join(" ---: |" if _is_number(rows, n) else " --- |" for n in columns))
-    lines += ["| " + " | ".join(shown(row, n).replace("|", "\\|") for n in columns) + " |" for row in rows]
+    lines += ["| " + " | ".join(format_value(row, n).replace("|", "\\|") for n in columns) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 

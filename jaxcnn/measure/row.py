@@ -1,6 +1,7 @@
-"""One row: a case measured in this process. `jaxcnn.measure._isolate` does it in a process of its own."""
+"""Measure one case in this process; `jaxcnn.measure.measure_isolated` uses a fresh process."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 from jaxcnn.analysis import summarize
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.measure.case import Case
-from jaxcnn.measure.columns import show_bytes
+from jaxcnn.measure.columns import format_bytes
 from jaxcnn.measure.probes import machine, memory
 from jaxcnn.measure.probes.collectives import collectives
 from jaxcnn.measure.probes.compiling import fresh_compilation_cache
@@ -24,11 +25,11 @@ LATENCY_STEPS = 20
 
 
 class NotEnoughMemoryError(RunError):
-    """A program that is predicted to need more memory than there is."""
+    """The program is predicted to need more memory than the limit."""
 
 
 def case_columns(case: Case) -> Row:
-    """The columns that are known before anything is measured."""
+    """Return the columns that are known before the measurement."""
     return {
         "model": case.model,
         "image_size": "x".join(map(str, case.image_shape)),
@@ -43,19 +44,19 @@ def case_columns(case: Case) -> Row:
     }
 
 
-def measure_case(case: Case, report: Report = lambda what: None) -> Row:
-    """Measures a case in this process.
-
-    Returns:
-      the row. If memory ended, or was predicted to, or anything else failed, its `error` says so in one line, and
-      the columns that were known by then are there.
+def measure_case(case: Case, report: Report = lambda stage: None) -> Row:
+    """Measure a case in this process.
 
     Args:
-      case: what to measure.
-      report: called with what is being done, now and then.
+      case: the case to measure.
+      report: called with the current stage, such as "compiling".
+
+    Returns:
+      The row. If a stage fails, the row has the columns measured before and an `error` of one line. This includes
+      programs that run out of memory, or are predicted to.
 
     Raises:
-      UsageError: a case that cannot work on the devices there are.
+      UsageError: if the case cannot run on the available devices.
     """
     case = dataclasses.replace(case, devices=len(choose_devices(case.devices)))
     row = {**case_columns(case), **machine.describe()}
@@ -71,17 +72,17 @@ def measure_case(case: Case, report: Report = lambda what: None) -> Row:
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong in one line; memory that ended, in whichever way it is told, is called "out of memory"."""
-    said = str(error).strip()
-    line = said.splitlines()[0][:300] if said else type(error).__name__
-    ended = isinstance(error, MemoryError) or any(
-        sign in said for sign in ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "bad_alloc")
+    """Return the message of an error as one line. Every out-of-memory error starts with "out of memory"."""
+    message = str(error).strip()
+    line = message.splitlines()[0][:300] if message else type(error).__name__
+    out_of_memory = isinstance(error, MemoryError) or any(
+        sign in message for sign in ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "bad_alloc")
     )
-    return f"out of memory: {line}" if ended and not line.startswith("out of memory") else line
+    return f"out of memory: {line}" if out_of_memory and not line.startswith("out of memory") else line
 
 
 def _measure(case: Case, row: Row, report: Report) -> None:
-    """Fills in the row, column by column, so that what fails leaves what came before."""
+    """Measure the case and add each column to the row as soon as it is known, so that a failure keeps the others."""
     report("counting operations")
     model = build_model(case)
     summary = summarize(model, case.image_shape)
@@ -92,15 +93,15 @@ def _measure(case: Case, row: Row, report: Report) -> None:
     cold = build(case)
     row["trace_seconds"] = cold.trace_seconds
     row["compile_seconds"] = cold.trace_seconds + cold.compile_seconds
-    found = collectives(cold.compiled)
-    # With one device nothing travels, though the program may still have the instruction.
-    row["collectives"] = len(found) if row["devices"] > 1 else 0
-    row["collective_bytes"] = sum(c.bytes for c in found) if row["devices"] > 1 else 0
+    # A program for one device may contain collective operations, which then transfer nothing.
+    operations = collectives(cold.compiled) if row["devices"] > 1 else []
+    row["collectives"] = len(operations)
+    row["collective_bytes"] = sum(operation.bytes for operation in operations)
     row["predicted_bytes"] = memory.predicted_bytes(cold.compiled)
     _check_memory(case, row)
     del cold
 
-    report("compiling again, from the cache")
+    report("loading the program from the cache")
     jax.clear_caches()
     program = build(case)
     row["compile_seconds_cached"] = program.trace_seconds + program.compile_seconds
@@ -114,26 +115,26 @@ def _measure(case: Case, row: Row, report: Report) -> None:
     row["latency_ms"] = 1e3 * latency.median / case.steps_per_dispatch
     del program
 
-    report("peak of the device")
+    report("looking up or measuring peak performance")
     peak = device_peak(devices[0], case.dtype)
-    # Fake devices share the machine's cores: all of them together have the peak of one.
-    whole = peak.flops * (1 if row["fake_devices"] else len(devices))
-    row["peak_tflops"], row["peak_source"], row["arithmetic"] = whole / 1e12, peak.source, peak.arithmetic
+    # Fake devices share the cores of one machine, so their total peak is that of one device.
+    peak_flops = peak.flops * (1 if row["fake_devices"] else len(devices))
+    row["peak_tflops"], row["peak_source"], row["arithmetic"] = peak_flops / 1e12, peak.source, peak.arithmetic
     row["tflops"] = row["flops_per_step"] / row["step_ms"] / 1e9
-    # A peak that was measured while the machine did other things may be below what was reached: it is no peak then.
+    # Other work on the machine can lower a measured peak below the achieved rate; MFU would then be meaningless.
     row["mfu"] = row["tflops"] / row["peak_tflops"] if row["tflops"] <= row["peak_tflops"] else None
 
 
 def timing_columns(case: Case, timing: Timing) -> Row:
-    """The columns that follow from the times of the program's calls."""
+    """Return the columns that are computed from the times of the program's calls."""
     per_step = 1 / case.steps_per_dispatch
-    rate = case.batch_size / (timing.median * per_step)
+    images_per_second = case.batch_size / (timing.median * per_step)
     return {
         "step_ms": 1e3 * timing.median * per_step,
         "step_ms_p95": 1e3 * timing.p95 * per_step,
         "spread": timing.spread,
-        "images_per_second": rate,
-        "images_per_second_per_device": rate / (case.devices or 1),
+        "images_per_second": images_per_second,
+        "images_per_second_per_device": images_per_second / (case.devices or 1),
         "samples_ms": [round(1e3 * sample * per_step, 5) for sample in timing.samples],
         "steps_per_sample": timing.window * case.steps_per_dispatch,
         "steps": len(timing.samples) * timing.window * case.steps_per_dispatch,
@@ -141,17 +142,21 @@ def timing_columns(case: Case, timing: Timing) -> Row:
 
 
 def _time(case: Case, program: Program, report: Report) -> tuple[Timing, Timing]:
-    """Times calls back to back, and each alone: the latency, which differs only where calls are short."""
+    """Return the timing of calls dispatched back to back, and of calls that are each waited for: the latency.
+
+    The two differ only if calls are short enough to be timed in groups.
+    """
     advance = train_advance if case.mode == "train" else None
     args = program.args
 
-    def step(*given: Any) -> Any:
+    # The second measurement starts with the arguments that the first one leaves, because a step may donate its state.
+    def step(*inputs: Any) -> Any:
         nonlocal args
-        output = program.compiled(*given)
-        args = given if advance is None else advance(given, output)
+        output = program.compiled(*inputs)
+        args = inputs if advance is None else advance(inputs, output)
         return output
 
-    calls = -(-case.steps // case.steps_per_dispatch)
+    calls = math.ceil(case.steps / case.steps_per_dispatch)
 
     def on_sample(done: int, total: int) -> None:
         report(f"sample {done} of {total}")
@@ -163,15 +168,18 @@ def _time(case: Case, program: Program, report: Report) -> tuple[Timing, Timing]
 
 
 def _check_memory(case: Case, row: Row) -> None:
-    needed, device = row["predicted_bytes"], jax.local_devices()[0]
-    # Fake devices take their memory from the same machine.
-    times = case.devices or 1 if row["fake_devices"] else 1
-    limit = case.memory_limit
-    if limit is None and device.platform == "cpu":  # which would not refuse, but end the process or others
-        free = memory.free_bytes(device)
-        limit = None if free is None else free // times
-    if needed is not None and limit is not None and needed > limit:
+    """Raise `NotEnoughMemoryError` if the program is predicted to need more memory than the limit or the free memory.
+
+    The default limit applies only to a CPU: there, exceeding the memory ends processes instead of raising an error.
+    """
+    predicted, device = row["predicted_bytes"], jax.local_devices()[0]
+    limit, reason = case.memory_limit, "the limit"
+    if limit is None and device.platform == "cpu":
+        limit, reason = memory.free_bytes(device), "the free memory"
+        if limit is not None and row["fake_devices"]:
+            limit //= row["devices"]  # fake devices share the memory of one machine
+    if predicted is not None and limit is not None and predicted > limit:
         raise NotEnoughMemoryError(
-            f"out of memory: needs {show_bytes(needed)} on each device by XLA's own count, {show_bytes(limit)} "
-            f"{'are free' if case.memory_limit is None else 'are the limit'}; not run"
+            f"out of memory: needs {format_bytes(predicted)} per device as predicted by XLA, "
+            f"more than {reason} of {format_bytes(limit)}; not run"
         )

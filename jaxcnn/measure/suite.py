@@ -1,7 +1,8 @@
-"""Many rows, one fresh process each."""
+"""Measure many cases, each in a fresh process."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from jaxcnn.measure._isolate import measure_isolated
@@ -30,24 +31,26 @@ def benchmark(
     memory_limit: int | None = None,
     timeout: float | None = None,
     on_row: Callable[[Row], None] = lambda row: None,
-    listen: Listener = lambda case, doing: None,
+    listen: Listener = lambda case, stage: None,
 ) -> list[Row]:
-    """Measures every combination of what is given, each in a fresh process, and returns its rows.
-
-    A row that fails, or whose process is killed, has an `error` in place of its times. Columns are explained in
-    `jaxcnn.measure.columns`.
+    """Measure every combination of the given values, each in a fresh process.
 
     Args:
-      model: one name or several.
-      batch_sizes: over all devices together; "auto" doubles the batch until memory ends, and the row in which it
-        does is the last.
-      modes, dtypes, parallel, devices, steps_per_dispatch, image_size, steps, memory_limit: as in `Case`.
-      timeout: seconds that a row may take.
-      on_row: called with each row as soon as it is measured.
-      listen: called with the case that is being measured and with what is being done.
+      model: one model name or several.
+      batch_sizes: images per step over all devices. "auto" tries 8, 16, 32, ... until memory runs out; the last row
+        is the one that failed.
+      modes, dtypes, parallel, devices, steps_per_dispatch, image_size, steps, memory_limit: fields of `Case`.
+      timeout: time limit per row in seconds.
+      on_row: called with each row when it is complete.
+      listen: called with the current case and its current stage, such as "compiling".
+
+    Returns:
+      One row per case. `jaxcnn.measure.columns` defines its columns. The row of a case that failed, or whose process
+      was killed, has an `error` and no times.
 
     Raises:
-      UsageError: a value that cannot work, before anything is measured if that can be known.
+      UsageError: if a value is invalid. Values that do not depend on the devices are checked before the first
+        measurement.
     """
     auto = batch_sizes == "auto"
     cases = grid(
@@ -74,22 +77,32 @@ def measure_cases(
     *,
     auto_batch: bool = False,
     on_row: Callable[[Row], None] = lambda row: None,
-    listen: Listener = lambda case, doing: None,
+    listen: Listener = lambda case, stage: None,
     measure: Measure = measure_isolated,
 ) -> list[Row]:
-    """Measures cases one after another; with `auto_batch`, each with twice the batch again until one fails."""
+    """Measure cases one after another.
+
+    Args:
+      cases: the cases.
+      auto_batch: whether to measure each case again with a doubled batch size until a row fails.
+      on_row, listen: as in `benchmark`.
+      measure: measures one case.
+
+    Returns:
+      The rows, with scaling efficiencies.
+    """
     rows: list[Row] = []
     for case in cases:
-        for sized in _doubling(case, rows) if auto_batch else (case,):
-            listen(sized, "starting")
-            rows.append(measure(sized, lambda doing, sized=sized: listen(sized, doing)))
+        for current in _double_batch(case, rows) if auto_batch else (case,):
+            listen(current, "starting")
+            rows.append(measure(current, partial(listen, current)))
             add_scaling(rows)
             on_row(rows[-1])
     return rows
 
 
-def _doubling(case: Case, rows: list[Row]) -> Iterator[Case]:
-    """The case with growing batches, as long as the last row is none of a failure."""
+def _double_batch(case: Case, rows: list[Row]) -> Iterator[Case]:
+    """Yield the case with doubled batch sizes until the last of `rows`, to which the caller appends, has an error."""
     size = max(case.batch_size, case.devices or 1)
     while size <= LAST_AUTO_BATCH:
         yield replace(case, batch_size=size)
@@ -99,6 +112,6 @@ def _doubling(case: Case, rows: list[Row]) -> Iterator[Case]:
 
 
 def describe_row(row: Row) -> dict[str, Any]:
-    """What identifies a row among others: equal in a rerun."""
+    """Return the columns that identify the case of a row. A second measurement of the case has the same values."""
     names = ("model", "image_size", "batch_size", "mode", "dtype", "parallel", "devices", "steps_per_dispatch")
     return {name: row.get(name) for name in names}

@@ -67,7 +67,7 @@ def test_another_network_is_no_comparison():
     rows = {"jaxcnn": {"params": 100, "error": None}, "torch": {"params": 101, "error": None}}
     _check_same_network(rows)
     assert rows["jaxcnn"]["error"] is None
-    assert rows["torch"]["error"] == "another network: 101 parameters in place of 100"
+    assert rows["torch"]["error"] == "different network: 101 parameters instead of 100"
 
 
 class Scripted:
@@ -110,4 +110,4 @@ def test_unknown_names_are_refused(capsys):
         with pytest.raises(SystemExit) as exit:
             main(flags)
         assert exit.value.code == 2
-        assert "known:" in capsys.readouterr().err
+        assert "unknown" in capsys.readouterr().err

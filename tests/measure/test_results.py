@@ -8,7 +8,7 @@ import pytest
 from jaxcnn.cli import main
 from jaxcnn.errors import UsageError
 from jaxcnn.measure import results
-from jaxcnn.measure.columns import COLUMNS, shown, varying
+from jaxcnn.measure.columns import COLUMNS, columns_with_values, format_value
 
 
 def row(**changed):
@@ -81,10 +81,10 @@ def test_the_table_has_what_differs_and_says_once_what_does_not():
 def test_columns_are_named_once_and_explained():
     assert len({column.name for column in COLUMNS}) == len(COLUMNS)
     assert all(column.meaning for column in COLUMNS)
-    assert "mfu" in varying(ROWS)
-    assert shown(row(), "predicted_bytes") == "2 GiB"
-    assert shown(row(predicted_bytes=246_824), "predicted_bytes") == "241 KiB"
-    assert shown(row(), "scaling_efficiency") == ""
+    assert "mfu" in columns_with_values(ROWS)
+    assert format_value(row(), "predicted_bytes") == "2 GiB"
+    assert format_value(row(predicted_bytes=246_824), "predicted_bytes") == "241 KiB"
+    assert format_value(row(), "scaling_efficiency") == ""
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"rows": 1}', "{}"])
@@ -109,7 +109,7 @@ def test_the_command_measures_in_a_process_of_its_own_and_leaves_files(tmp_path,
 
 MISTAKES = {
     "benchmark --model lenet": "did you mean 'lenet5'?",
-    "benchmark --model lenet5 --batch-sizes many": "whole numbers with commas between them or auto",
+    "benchmark --model lenet5 --batch-sizes many": "integers separated by commas, or auto",
     "benchmark --model lenet5 --batch-sizes 32,": "--batch-sizes",
     "benchmark --model lenet5 --mode trian": "did you mean 'train'?",
     "benchmark --model lenet5 --dtype bf16": "dtype 'bf16'",
@@ -120,7 +120,7 @@ MISTAKES = {
     "benchmark --model lenet5 --memory-limit nan": "--memory-limit must be a positive number",
     "benchmark --model lenet5 --out /dev/null/x": "cannot be written",
     "benchmark --devces 1": "did you mean --devices?",
-    "benchmark compare nowhere.json also.json": "nowhere.json cannot be read",
+    "benchmark compare nowhere.json also.json": "results cannot be read: nowhere.json",
     "benchmark compare only_one": "--help",
 }
 

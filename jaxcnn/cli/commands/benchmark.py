@@ -1,4 +1,4 @@
-"""`jaxcnn benchmark`: measure speed and memory; `jaxcnn benchmark compare`: two results side by side."""
+"""`jaxcnn benchmark` measures speed and memory; `jaxcnn benchmark compare` compares two results."""
 
 import json
 import os
@@ -16,52 +16,56 @@ from jaxcnn import measure
 from jaxcnn.cli._flags import parse
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.measure import results
-from jaxcnn.measure.columns import BY_NAME, shown
+from jaxcnn.measure.columns import BY_NAME, format_value
 
 
 @dataclass(frozen=True)
 class Flags:
-    """Measure every combination of what is given, each in a fresh process. Commas separate values.
+    """Measure step time, throughput and memory of every combination of the given values.
 
-    `jaxcnn benchmark compare OLD NEW` sets two results side by side.
+    Separate several values with commas. Each combination is one row and runs in a fresh process.
+    `jaxcnn benchmark compare OLD NEW` compares two results.
     """
 
     model: str = "resnet50"
-    """Architectures; `jaxcnn models` lists them."""
+    """Model names; `jaxcnn models` lists them."""
     batch_sizes: str = "32"
-    """Images in a step, over all devices together; auto doubles the batch until memory ends."""
+    """Images per step, over all devices. auto: try 8, 16, 32, ... until memory runs out."""
     mode: str = "train"
-    """train (one update) and infer (forward pass and loss)."""
+    """train: one optimizer step. infer: forward pass and loss."""
     dtype: str = "float32"
-    """Of the computation: float32, bfloat16, float16."""
+    """Compute dtype: float32, bfloat16 or float16. Parameters stay float32."""
     parallel: str = "pmap"
-    """How the step is spread: pmap, shard_map, jit."""
+    """How to distribute the step over devices: pmap, shard_map or jit."""
     devices: str | None = None
-    """How many devices share the batch (default: all); on a CPU more than there are make fake ones."""
+    """Number of devices (default: all). A CPU with fewer devices gets fake ones."""
     image_size: int | None = None
-    """Height and width of the images (default: the model's)."""
+    """Image height and width in pixels (default: those of the model's dataset)."""
     steps: int = 20
-    """Steps to time at least; more if they are short."""
+    """Minimum number of steps to time; more are timed if steps are short."""
     steps_per_dispatch: str = "1"
-    """Steps that one call of the compiled program makes."""
+    """Training steps per call of the compiled program."""
     memory_limit: float | None = None
-    """GiB on each device; programs predicted to need more are not run (default, on a CPU: what is free)."""
+    """GiB per device. Programs predicted to need more are not run (default on a CPU: the free memory)."""
     timeout: float | None = None
-    """Seconds that a row may take."""
+    """Time limit per row in seconds."""
     out: str | None = None
-    """Folder for rows.json, rows.csv, rows.md and pictures."""
+    """Write rows.json, rows.csv, rows.md and plots to this folder."""
     json: bool = False
-    """Print the rows as JSON, and everything else to standard error."""
+    """Print the rows as JSON; all other output goes to standard error."""
 
 
 @dataclass(frozen=True)
 class CompareFlags:
-    """Compare two results of the same cases; exit status 1 if any became slower by more than the noise."""
+    """Compare two results of the same cases.
+
+    The exit status is 1 if a case fails that did not fail before, or is slower by more than the noise threshold.
+    """
 
     old: tyro.conf.Positional[str]
-    """A folder that --out made, or its rows.json."""
+    """Old result: a folder that `--out` wrote, or its rows.json."""
     new: tyro.conf.Positional[str]
-    """The same, measured later."""
+    """New result: a folder that `--out` wrote, or its rows.json."""
     json: bool = False
     """Print the comparison as JSON."""
 
@@ -75,32 +79,32 @@ def run(args: Sequence[str]) -> None:
 
 def _measure(flags: Flags) -> None:
     console = Console(stderr=flags.json)
-    out = _folder(flags.out)
-    models = _words("model", flags.model)
-    so_far: list[dict[str, Any]] = []
+    out = _writable_folder(flags.out)
+    models = _split_names("model", flags.model)
+    measured: list[dict[str, Any]] = []
     progress = _Progress(console)
 
     def on_row(row: dict[str, Any]) -> None:
-        so_far.append(row)
-        progress.row_done(row)
-        if out is not None:  # after each row, so that what was measured stays if the next is interrupted
-            results.write(out, so_far, _title(models), pictures=False)
+        measured.append(row)
+        progress.show_row(row)
+        if out is not None:  # an interruption then loses only the current row
+            results.write(out, measured, _title(models), pictures=False)
 
     with progress:
         rows = measure.benchmark(
             models,
-            batch_sizes="auto" if flags.batch_sizes == "auto" else _numbers("batch-sizes", flags.batch_sizes),
-            modes=_words("mode", flags.mode),
-            dtypes=_words("dtype", flags.dtype),
-            parallel=_words("parallel", flags.parallel),
-            devices=(None,) if flags.devices is None else _numbers("devices", flags.devices),
-            steps_per_dispatch=_numbers("steps-per-dispatch", flags.steps_per_dispatch),
+            batch_sizes="auto" if flags.batch_sizes == "auto" else _split_numbers("batch-sizes", flags.batch_sizes),
+            modes=_split_names("mode", flags.mode),
+            dtypes=_split_names("dtype", flags.dtype),
+            parallel=_split_names("parallel", flags.parallel),
+            devices=(None,) if flags.devices is None else _split_numbers("devices", flags.devices),
+            steps_per_dispatch=_split_numbers("steps-per-dispatch", flags.steps_per_dispatch),
             image_size=flags.image_size,
             steps=flags.steps,
-            memory_limit=_gib(flags.memory_limit),
+            memory_limit=_gib_to_bytes(flags.memory_limit),
             timeout=_positive("timeout", flags.timeout),
             on_row=on_row,
-            listen=progress.doing,
+            listen=progress.show_stage,
         )
     if flags.json:
         print(json.dumps(rows, indent=2))
@@ -108,43 +112,52 @@ def _measure(flags: Flags) -> None:
         _print_rows(console, rows)
     if out is not None:
         files = results.write(out, rows, _title(models))
-        console.print(f"written to {out}: {', '.join(file.name for file in files)}", highlight=False, soft_wrap=True)
+        names = ", ".join(file.name for file in files)
+        console.print(f"Results written to {out}: {names}", highlight=False, soft_wrap=True)
 
 
-def _words(flag: str, text: str) -> list[str]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(words):
-        raise UsageError(f"--{flag} must be words with commas between them, got {text!r}")
-    return words
+def _split_names(flag: str, text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise UsageError(f"--{flag} has an empty value: {text!r}. Give names separated by commas.")
+    return names
 
 
-def _numbers(flag: str, text: str) -> list[int]:
+def _split_numbers(flag: str, text: str) -> list[int]:
     try:
-        return [int(word) for word in text.split(",")]
+        return [int(number) for number in text.split(",")]
     except ValueError:
-        also = " or auto" if flag == "batch-sizes" else ""
-        raise UsageError(f"--{flag} must be whole numbers with commas between them{also}, got {text!r}") from None
+        alternative = ", or auto" if flag == "batch-sizes" else ""
+        raise UsageError(
+            f"--{flag} is not a list of integers: {text!r}. Give integers separated by commas{alternative}."
+        ) from None
 
 
 def _positive(flag: str, value: float | None) -> float | None:
     if value is not None and not 0 < value < float("inf"):
-        raise UsageError(f"--{flag} must be a positive number, got {value:g}")
+        raise UsageError(f"--{flag} must be a positive number: {value:g}. Give a number greater than 0.")
     return value
 
 
-def _gib(value: float | None) -> int | None:
+def _gib_to_bytes(value: float | None) -> int | None:
     value = _positive("memory-limit", value)
     return None if value is None else max(1, round(value * 2**30))
 
 
-def _folder(out: str | None) -> Path | None:
-    """The folder for results, known to be writable before an hour of measuring; nothing is made yet."""
+def _writable_folder(out: str | None) -> Path | None:
+    """Return the folder for results without creating it.
+
+    Raises:
+      UsageError: if it cannot be written. The check comes before the measurements, which may take hours.
+    """
     if out is None:
         return None
     folder = Path(out).expanduser()
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UsageError(f"--out {out} cannot be written: {existing} is no folder that may be written to")
+        raise UsageError(
+            f"--out cannot be written: {out} ({existing} is not a writable folder). Choose a writable folder."
+        )
     return folder
 
 
@@ -153,7 +166,7 @@ def _title(models: Sequence[str]) -> str:
 
 
 class _Progress:
-    """What is being measured and for how long, and a line for every row that is done."""
+    """Show the current case, its stage and the elapsed time; print one line per finished row."""
 
     def __init__(self, console: Console):
         self._console = console
@@ -163,7 +176,7 @@ class _Progress:
             TimeElapsedColumn(),
             console=console,
             transient=True,
-            refresh_per_second=2,  # drawing takes time from what is measured
+            refresh_per_second=2,  # drawing competes with the measured process for CPU time
         )
         self._task = self._bar.add_task("starting")
         self._case: measure.Case | None = None
@@ -175,26 +188,26 @@ class _Progress:
         if self._case is not None:
             self._bar.stop()
 
-    def doing(self, case: measure.Case, what: str) -> None:
-        self._bar.start()  # with the first case, so that a mistake in the flags is told on a clean screen
+    def show_stage(self, case: measure.Case, stage: str) -> None:
+        self._bar.start()  # not before the first case, so that usage errors print without a progress bar
         if case is not self._case:
             self._case = case
             self._bar.reset(self._task)
         name = f"{case.model} {case.mode} {case.dtype} {case.parallel} batch {case.batch_size}"
-        self._bar.update(self._task, description=f"[bold]{name}[/]  {what}")
+        self._bar.update(self._task, description=f"[bold]{name}[/]  {stage}")
 
-    def row_done(self, row: dict[str, Any]) -> None:
+    def show_row(self, row: dict[str, Any]) -> None:
         name = f"{row['model']} {row['mode']} {row['dtype']} {row['parallel']} x{row.get('devices') or '?'}"
         result = (
             f"[red]{row['error']}[/]"
             if row["error"]
-            else f"{shown(row, 'step_ms')} ms a step, [bold]{shown(row, 'images_per_second')}[/] images/s"
+            else f"{format_value(row, 'step_ms')} ms/step, [bold]{format_value(row, 'images_per_second')}[/] images/s"
         )
         self._console.print(f"{name} batch {row['batch_size']}: {result}", highlight=False, soft_wrap=True)
 
 
-# What fits a terminal; the files have everything.
-_PRINTED = (
+# The columns that fit a terminal. The files contain all columns.
+_PRINTED_COLUMNS = (
     "model",
     "mode",
     "dtype",
@@ -213,63 +226,77 @@ _PRINTED = (
 )
 
 
-_WORDS = ("model", "mode", "dtype", "parallel", "error")
-_ASKED = (*_WORDS[:4], "devices", "batch_size")
+_TEXT_COLUMNS = ("model", "mode", "dtype", "parallel", "error")
+_CASE_COLUMNS = ("model", "mode", "dtype", "parallel", "devices", "batch_size")
 
 
 def _print_rows(console: Console, rows: list[dict[str, Any]]) -> None:
-    names = [name for name in _PRINTED if any(row.get(name) is not None for row in rows)]
-    # What is the same in all rows stands in one line above them.
-    same = [n for n in names if n in _ASKED and len({shown(row, n) for row in rows}) == 1]
-    table = Table(title=", ".join(f"{BY_NAME[n].title} {shown(rows[0], n)}" for n in same) or None)
+    """Print the rows as a table, with the case columns that are equal in all rows in its title."""
+    names = [name for name in _PRINTED_COLUMNS if any(row.get(name) is not None for row in rows)]
+    common = [n for n in names if n in _CASE_COLUMNS and len({format_value(row, n) for row in rows}) == 1]
+    table = Table(title=", ".join(f"{BY_NAME[n].title} {format_value(rows[0], n)}" for n in common) or None)
+    names = [name for name in names if name not in common]
     for name in names:
-        if name not in same:
-            table.add_column(BY_NAME[name].title, justify="left" if name in _WORDS else "right", overflow="fold")
+        justify = "left" if name in _TEXT_COLUMNS else "right"
+        table.add_column(BY_NAME[name].title, justify=justify, overflow="fold")
     for row in rows:
-        # Errors stand in full above; here their kind.
-        cells = [shown(row, name).split(":")[0] if name == "error" else shown(row, name) for name in names]
-        table.add_row(*(cell for name, cell in zip(names, cells, strict=True) if name not in same))
+        cells = [format_value(row, name) for name in names]
+        if "error" in names:
+            # The full message was printed when the row failed.
+            cells[names.index("error")] = format_value(row, "error").split(":")[0]
+        table.add_row(*cells)
     console.print(table)
     first = rows[0]
     if "jax" in first:
+        measured_peak = first.get("peak_source") == "measured"
         console.print(
             f"{first['device_kind']}, jax {first['jax']}, jaxlib {first['jaxlib']}, flax {first['flax']}"
-            + ("; MFU against a peak measured by a matrix product" if first.get("peak_source") == "measured" else ""),
+            + ("; MFU relative to a peak measured with a matrix product" if measured_peak else ""),
             highlight=False,
             soft_wrap=True,
         )
         console.print(
-            f"convolutions by {first['convolutions']}; freed memory {first['freed_memory']}; "
+            f"convolutions: {first['convolutions']}; freed memory: {first['freed_memory']}; "
             f"XLA_FLAGS: {first['xla_flags'] or 'none'}",
             highlight=False,
             soft_wrap=True,
         )
 
 
+_ENVIRONMENT_COLUMNS = ("device_kind", "jax", "jaxlib", "flax", "xla_flags", "convolutions", "freed_memory")
+_VERDICT_COLORS = {"slower": "red", "failed": "red", "faster": "green", "fixed": "green"}
+
+
 def _compare(flags: CompareFlags) -> None:
-    found = measure.compare(results.read(Path(flags.old)), results.read(Path(flags.new)))
+    comparisons = measure.compare(results.read(Path(flags.old)), results.read(Path(flags.new)))
     if flags.json:
-        told = [{**c.case, "ratio": c.ratio, "band": c.band, "verdict": c.verdict} for c in found]
-        print(json.dumps(told, indent=2))
+        rows = [{**c.case, "ratio": c.ratio, "band": c.band, "verdict": c.verdict} for c in comparisons]
+        print(json.dumps(rows, indent=2))
     else:
-        table = Table("case", "old ms", "new ms", "new / old", "noise", "verdict")
-        colours = {"slower": "red", "failed": "red", "faster": "green", "fixed": "green"}
-        for c in found:
-            colour = colours.get(c.verdict)
-            table.add_row(
-                " ".join(str(value) for value in c.case.values() if value is not None),
-                shown(c.old or {}, "step_ms"),
-                shown(c.new or {}, "step_ms"),
-                "" if c.ratio is None else f"{c.ratio:.3f}",
-                "" if c.band is None else f"±{c.band:.1%}",
-                f"[{colour}]{c.verdict}[/]" if colour else c.verdict,
-            )
-        console = Console()
-        console.print(table)
-        for name in ("device_kind", "jax", "jaxlib", "flax", "xla_flags", "convolutions", "freed_memory"):
-            differing = {(c.old.get(name), c.new.get(name)) for c in found if c.old and c.new}
-            for before, after in sorted((d for d in differing if d[0] != d[1]), key=str):
-                console.print(f"{name} differs: {before} -> {after}", highlight=False, soft_wrap=True)
-    worse = [c for c in found if c.is_regression]
-    if worse:
-        raise RunError(f"{len(worse)} of {len(found)} rows are slower than before by more than the noise, or fail")
+        _print_comparisons(Console(), comparisons)
+    regressions = [c for c in comparisons if c.is_regression]
+    if regressions:
+        raise RunError(
+            f"performance regressions: {len(regressions)} of {len(comparisons)} cases. "
+            "See the cases with the verdict slower or failed."
+        )
+
+
+def _print_comparisons(console: Console, comparisons: Sequence[measure.Comparison]) -> None:
+    """Print a table of the comparisons, then the software and hardware that differ between the two results."""
+    table = Table("case", "old ms/step", "new ms/step", "new / old", "noise threshold", "verdict")
+    for c in comparisons:
+        color = _VERDICT_COLORS.get(c.verdict)
+        table.add_row(
+            " ".join(str(value) for value in c.case.values() if value is not None),
+            format_value(c.old or {}, "step_ms"),
+            format_value(c.new or {}, "step_ms"),
+            "" if c.ratio is None else f"{c.ratio:.3f}",
+            "" if c.band is None else f"±{c.band:.1%}",
+            f"[{color}]{c.verdict}[/]" if color else c.verdict,
+        )
+    console.print(table)
+    for name in _ENVIRONMENT_COLUMNS:
+        pairs = {(c.old.get(name), c.new.get(name)) for c in comparisons if c.old and c.new}
+        for old, new in sorted((pair for pair in pairs if pair[0] != pair[1]), key=str):
+            console.print(f"{name} differs: {old} -> {new}", highlight=False, soft_wrap=True)

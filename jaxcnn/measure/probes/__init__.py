@@ -1,1 +1,1 @@
-"""What is read off one program, process or machine: time, memory, compiled code, collectives, peaks."""
+"""Read time, memory, collectives, compile time and peak performance of one program, process or machine."""

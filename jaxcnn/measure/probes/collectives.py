@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, read off its text."""
+"""Find the collective operations in the text of a compiled program."""
 
 import math
 import re
@@ -7,19 +7,19 @@ from typing import Any
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 
-# "%name = TYPE all-reduce(...)"; asynchronous ones are counted where they start.
+# Matches "%name = TYPE all-reduce(...)". An asynchronous operation is counted at its "-start" instruction.
 _INSTRUCTION = re.compile(rf"= (?P<type>\(.*?\)|\S+) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
 _ARRAY = re.compile(r"\b(?P<dtype>pred|bf16|[a-z]+\d+\w*)\[(?P<shape>[\d,]*)\]")
 
 
 @dataclass(frozen=True)
 class Collective:
-    """One communication between devices.
+    """One collective operation between devices.
 
     Attributes:
-      kind: such as "all-reduce".
-      bytes: of its result on each device. An all-reduce's is as large as what each device puts in.
-      arrays: number of arrays that travel together.
+      kind: name of the HLO operation, such as "all-reduce".
+      bytes: size of the result on each device. For an all-reduce, this is also the size of the operands.
+      arrays: number of arrays that the operation combines.
     """
 
     kind: str
@@ -28,7 +28,12 @@ class Collective:
 
 
 def collectives(compiled: Any) -> list[Collective]:
-    """The communications in a compiled program (or in its text), each counted once, also one within a loop.
+    """Return the collective operations of a compiled program, in the order of its text.
+
+    An operation in a loop appears once, however often it runs.
+
+    Args:
+      compiled: a compiled program with a method `as_text`, or its HLO text.
 
     >>> collectives("%sum = (f32[6]{0}, /*index=1*/bf16[5,5]{1,0}) all-reduce(%a, %b), replica_groups={{0,1}}")
     [Collective(kind='all-reduce', bytes=74, arrays=2)]
@@ -38,7 +43,7 @@ def collectives(compiled: Any) -> list[Collective]:
     for match in _INSTRUCTION.finditer(text):
         sizes = [_bytes(array) for array in _ARRAY.finditer(match["type"])]
         if match["start"] and match["kind"] != "all-reduce" and match["type"].startswith("("):
-            sizes = sizes[len(sizes) // 2 :]  # (operands, results); an all-reduce's start has its results only
+            sizes = sizes[len(sizes) // 2 :]  # the type is (operands, results); all-reduce-start has results only
         found.append(Collective(match["kind"], sum(sizes), len(sizes)))
     return found
 

@@ -1,4 +1,4 @@
-"""Compiling from nothing and from the cache, whatever this machine has compiled before."""
+"""Measure compile time with an empty persistent compilation cache."""
 
 import contextlib
 import tempfile
@@ -10,7 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 @contextlib.contextmanager
 def fresh_compilation_cache() -> Iterator[None]:
-    """Within it, JAX's persistent compilation cache is an empty folder of its own, which keeps every program."""
+    """Use an empty temporary folder as JAX's persistent compilation cache, and cache every program in it."""
     settings = {
         "jax_compilation_cache_dir": None,
         "jax_persistent_cache_min_compile_time_secs": 0.0,

@@ -1,4 +1,4 @@
-"""Where a row was measured: devices, versions, processor, how busy the machine was."""
+"""Describe the machine of a measurement: devices, package versions, processor and load."""
 
 import datetime
 import os
@@ -14,7 +14,7 @@ from jaxcnn.version import __version__
 
 
 def describe() -> dict[str, Any]:
-    """The columns of a row that tell the place and the time."""
+    """Return the columns that describe the machine, the software and the time of a measurement."""
     return {
         "device_kind": device_name(jax.local_devices()[0]),
         "platform": jax.local_devices()[0].platform,
@@ -32,18 +32,28 @@ def describe() -> dict[str, Any]:
     }
 
 
+<<<<<<< HEAD
+=======
+def _convolutions(on_cpu: bool) -> str:
+    """Return the implementation of convolutions in this process."""
+    if not on_cpu or not native.is_used():
+        return "XLA"
+    return "oneDNN" if native.must_be_plain() else "oneDNN+Winograd"
+
+
+>>>>>>> prose2
 def now() -> str:
-    """The date and time, in UTC."""
+    """Return the date and time in UTC, in ISO 8601 format."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def device_name(device: Any) -> str:
-    """The device's kind; of a CPU, the processor's name and number of cores, which JAX does not tell."""
+    """Return the kind of a device; for a CPU, the name that `host_name` returns, because JAX reports only "cpu"."""
     return host_name() if device.platform == "cpu" else device.device_kind
 
 
 def host_name() -> str:
-    """The processor's name as the system has it, and its number of cores."""
+    """Return the processor's name from the operating system and its number of cores."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -54,6 +64,7 @@ def host_name() -> str:
 
 
 def package_version(name: str) -> str | None:
+    """Return the version of an installed package, or None."""
     try:
         return version(name)
     except PackageNotFoundError:

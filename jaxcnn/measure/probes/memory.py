@@ -1,4 +1,4 @@
-"""Memory: what a compiled program is predicted to need, what the device measured, what there is."""
+"""Read memory: predicted for a compiled program, measured on a device or host, and free."""
 
 import resource
 import sys
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def predicted_bytes(compiled: Any) -> int | None:
-    """Bytes that a compiled program needs on each device: arguments, results and all between, counted once.
+    """Return the bytes per device that XLA predicts for a compiled program, or None if XLA reports none.
 
-    What the program writes over its arguments (a donated state) is in both and counted once.
+    The sum covers arguments, outputs, temporaries and code. Donated arguments share memory with outputs and count once.
     """
     stats = compiled.memory_analysis()
     if stats is None:
@@ -24,20 +24,21 @@ def predicted_bytes(compiled: Any) -> int | None:
 
 
 def measured_peak_bytes(devices: Any) -> int | None:
-    """The most bytes in use on any of the devices since the process began; None where they do not tell (CPUs)."""
+    """Return the peak bytes in use on the busiest device since the process started; None if unknown, as on a CPU."""
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in devices]
     known = [peak for peak in peaks if peak is not None]
     return max(known) if known else None
 
 
 def process_peak_bytes() -> int:
-    """The most memory of the host that this process has had, JAX and Python included."""
+    """Return the peak resident memory of this process on the host in bytes, including JAX and Python."""
+    # macOS reports bytes; Linux reports KiB.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def free_bytes(device: Any) -> int | None:
-    """Bytes that a program may still take on the device; on a CPU, of the machine. None if not known."""
+    """Return the free bytes of a device (for a CPU, of the host), or None if unknown."""
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
@@ -47,7 +48,7 @@ def free_bytes(device: Any) -> int | None:
 
 
 def host_free_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Memory of the machine that is free or can be freed, on Linux."""
+    """Return the bytes of host memory that are free or can be reclaimed; None except on Linux."""
     try:
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):

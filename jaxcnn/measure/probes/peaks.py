@@ -1,7 +1,7 @@
-"""What a device could do at best: floating-point operations a second, from its data sheet, or measured.
+"""Return the peak floating-point performance of a device, from its data sheet or from a measurement.
 
-Sources: the data sheets of NVIDIA's V100, T4, A10, A100, L4, L40S, H100, H200 and B200, dense (without sparsity), and
-Google Cloud's pages on TPU v3 to v6e. A device of TPU v3 is one of a chip's two cores.
+Sources: data sheets of NVIDIA V100, T4, A10, A100, L4, L40S, H100, H200 and B200 (dense, without sparsity), and the
+Google Cloud documentation of TPU v3 to v6e. A TPU v3 device is one of the two cores of a chip.
 """
 
 import time
@@ -17,12 +17,12 @@ from jaxcnn.measure.probes.timing import time_step
 
 @dataclass(frozen=True)
 class Peak:
-    """The most operations (a multiply-add is two) that one device does in a second.
+    """Peak performance of one device.
 
     Attributes:
-      flops: operations a second.
-      source: "data sheet", or "measured" for a device that the table does not know.
-      arithmetic: what it multiplies in, such as "bf16", or "tf32" for float32 on NVIDIA's tensor cores.
+      flops: floating-point operations per second; a multiply-add is two operations.
+      source: "data sheet", or "measured" for a device that is not in `PEAKS`.
+      arithmetic: number format of the multiplications, such as "bf16"; "tf32" for float32 on NVIDIA tensor cores.
     """
 
     flops: float
@@ -30,7 +30,7 @@ class Peak:
     arithmetic: str
 
 
-# TFLOP/s by the beginning of the device's kind; of several, the longest counts. "16" is bfloat16 and float16.
+# TFLOP/s by prefix of the device kind; the longest matching prefix wins. "16" means bfloat16 and float16.
 PEAKS: dict[str, dict[str, float]] = {
     "NVIDIA B200": {"16": 2250, "tf32": 1125, "f32": 75},
     "NVIDIA GH200": {"16": 989.4, "tf32": 494.7, "f32": 67},
@@ -55,18 +55,14 @@ PEAKS: dict[str, dict[str, float]] = {
 }
 
 
-def _in_full(precision: str | None) -> bool:
-    """Whether float32 is multiplied as such: by default accelerators round its factors to fewer digits."""
-    return precision in ("highest", "float32")
-
-
 def look_up(kind: str, dtype: str, precision: str | None = None) -> Peak | None:
-    """The data sheet's figure for a device of this kind, if the table has one.
+    """Return the peak of a kind of device from its data sheet, or None if `PEAKS` has no entry.
 
     Args:
       kind: `device.device_kind`.
       dtype: "float32", "bfloat16" or "float16".
-      precision: `jax_default_matmul_precision`, which decides what float32 is multiplied in.
+      precision: value of `jax_default_matmul_precision`. "highest" and "float32" select full float32 arithmetic;
+        otherwise accelerators round the factors of float32 products to a shorter format.
 
     >>> look_up("NVIDIA H100 80GB HBM3", "bfloat16")
     Peak(flops=989400000000000.0, source='data sheet', arithmetic='bf16')
@@ -75,21 +71,33 @@ def look_up(kind: str, dtype: str, precision: str | None = None) -> Peak | None:
     if not names:
         return None
     figures = PEAKS[max(names, key=len)]
-    if dtype == "float32":
-        # A TPU multiplies float32 in bfloat16 unless told otherwise.
-        order = ["f32"] if _in_full(precision) else ["tf32", "16" if kind.startswith("TPU") else "f32"]
+    if dtype != "float32":
+        formats = (dtype, "16")
+    elif precision in ("highest", "float32"):
+        formats = ("f32",)
+    elif kind.startswith("TPU"):
+        formats = ("tf32", "16")
     else:
-        order = [dtype, "16"]
+        formats = ("tf32", "f32")
     labels = {"16": "f16" if dtype == "float16" else "bf16", "float16": "f16"}
-    return next((Peak(figures[n] * 1e12, "data sheet", labels.get(n, n)) for n in order if n in figures), None)
+    for name in formats:
+        if name in figures:
+            return Peak(figures[name] * 1e12, "data sheet", labels.get(name, name))
+    return None
 
 
 def measure_peak(
     dtype: str, device: Any = None, seconds: float = 1.0, clock: Callable[[], float] = time.perf_counter
 ) -> Peak:
-    """What a square matrix product reaches on the device, the best of several, in about so many seconds.
+    """Measure the peak of a device with square matrix products of increasing size, and return the best one.
 
-    On a machine with other work to do it is less than the device could, and a share of it is then too large.
+    Other work on the machine lowers the result, and utilization computed from it is then too high.
+
+    Args:
+      dtype: dtype of the matrices.
+      device: the device (default: JAX's default device).
+      seconds: approximate duration of the measurement.
+      clock: returns the time in seconds.
     """
     size, started = 256, clock()
     best = 0.0
@@ -97,16 +105,16 @@ def measure_peak(
         x = jax.device_put(jnp.full((size, size), 0.5, dtype), device)
         timing = time_step(jax.jit(lambda x: x @ x), x, steps=3, min_window=0.01, clock=clock)
         best = max(best, 2 * size**3 / min(timing.samples))
-        # Larger products come nearer to the peak; each doubling takes eight times as long.
+        # Larger products come closer to the peak. Doubling the size multiplies the time by eight.
         if size >= 16384 or clock() - started + 8 * sum(timing.samples) * timing.window > seconds:
             return Peak(best, "measured", {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}.get(dtype, dtype))
         size *= 2
 
 
 def device_peak(device: Any, dtype: str) -> Peak:
-    """The peak of a device in a dtype: of its data sheet, or else measured."""
+    """Return the peak of a device for a compute dtype: from its data sheet if known, otherwise measured."""
     known = look_up(device.device_kind, dtype, jax.config.jax_default_matmul_precision)  # type: ignore[attr-defined]
     if known is not None:
         return known
-    # A CPU may have no arithmetic of 16 bits, and convolve in float32 all the same: the faster one is the peak.
+    # A CPU without 16-bit arithmetic computes 16-bit convolutions in float32, so the faster dtype is the peak.
     return max((measure_peak(name, device) for name in {dtype, "float32"}), key=lambda peak: peak.flops)

@@ -1,4 +1,4 @@
-"""The compiled step of a case and what it is called with: the same parts that training uses, on random images."""
+"""Build the compiled step of a case and its arguments, from the functions that training uses and random images."""
 
 import time
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ OPTIMIZER = OptimizerConfig("momentum", learning_rate=1e-3, momentum=0.9, weight
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled step, ready to be called.
+    """A compiled step and its arguments.
 
     Attributes:
-      compiled: the program; in training `(state, batch) -> (state, metrics)`, which consumes its state.
+      compiled: the compiled step. In training: `(state, batch) -> (state, metrics)`, and the state is donated.
       args: state and batch, on the devices.
-      trace_seconds: Python and lowering, before XLA saw anything.
-      compile_seconds: XLA's part.
+      trace_seconds: seconds to trace and lower the step.
+      compile_seconds: seconds of XLA compilation.
     """
 
     compiled: Any
@@ -42,52 +42,64 @@ def build_model(case: Case) -> nn.Module:
 
 
 def choose_devices(count: int | None) -> list[Any]:
-    """The first so many local devices, or all.
+    """Return the first `count` local devices; all of them if `count` is None.
 
     Raises:
-      UsageError: if there are not as many.
+      UsageError: if there are fewer than `count` devices.
     """
     devices = jax.local_devices()
     if count is not None and count > len(devices):
-        raise UsageError(f"devices must be at most {len(devices)}, the {devices[0].device_kind}s here, got {count}")
+        available = f"{len(devices)} {devices[0].device_kind} device(s)"
+        raise UsageError(f"more devices than available: {count}. Give at most {len(devices)}; found {available}.")
     return devices[:count]
 
 
 def build(case: Case, model: nn.Module | None = None) -> Program:
-    """Traces, compiles and feeds the step of a case, with a model of one's own in place of the one that it names.
+    """Trace and compile the step of a case, and place its arguments on the devices.
+
+    Args:
+      case: the case.
+      model: the model to use instead of the one that the case names.
 
     Raises:
-      UsageError: a case that cannot work on the devices there are.
+      UsageError: if the case cannot run on the available devices.
     """
     parallel = make_parallel(case.parallel, choose_devices(case.devices))
     if case.batch_size % len(parallel.devices):
-        raise UsageError(f"batch size {case.batch_size} cannot be divided over {len(parallel.devices)} devices")
+        raise UsageError(
+            f"batch size is not divisible by {len(parallel.devices)} devices: {case.batch_size}. "
+            f"Give a multiple of {len(parallel.devices)}."
+        )
     model = build_model(case) if model is None else model
     optimizer = make_optimizer(OPTIMIZER, optax.constant_schedule(OPTIMIZER.learning_rate))
     state = parallel.place_state(create_state(model, optimizer, case.image_shape, seed=0))
     batch = parallel.place_batch(random_batch(case, getattr(model, "num_classes", 10)))
 
     started = time.perf_counter()
-    lowered = compilable(case, model, optimizer, parallel).lower(state, batch)
+    lowered = make_step(case, model, optimizer, parallel).lower(state, batch)
     traced = time.perf_counter()
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - traced
-    # The batch stays on the devices: what is measured is the step. `benchmarks.input` measures its way there.
+    # The batch stays on the devices, so that only the step is timed. `benchmarks.input` measures input pipelines.
     args = jax.device_put((state, batch), compiled.input_shardings[0])
     return Program(compiled, args, traced - started, compile_seconds)
 
 
 def random_batch(case: Case, num_classes: int) -> dict[str, np.ndarray]:
-    """uint8 images and labels of as many batches as one call of the program takes."""
-    count, generator = case.batch_size * case.steps_per_dispatch, np.random.default_rng(0)
+    """Return random uint8 images and int32 labels for one call of the program: `steps_per_dispatch` batches."""
+    count = case.batch_size * case.steps_per_dispatch
+    generator = np.random.default_rng(0)
     batch = {
         "images": generator.integers(0, 256, (count, *case.image_shape), np.uint8),
         "labels": generator.integers(0, num_classes, count).astype(np.int32),
     }
-    return batch if case.mode == "train" else {**batch, "mask": np.ones(count, bool)}
+    if case.mode == "infer":
+        batch["mask"] = np.ones(count, bool)
+    return batch
 
 
-def compilable(case: Case, model: nn.Module, optimizer: optax.GradientTransformation, parallel: Any) -> Any:
+def make_step(case: Case, model: nn.Module, optimizer: optax.GradientTransformation, parallel: Any) -> Any:
+    """Return the step of a case, distributed by `parallel` and ready to be lowered."""
     pixels = partial(normalize, mean=(0.5,) * case.image_shape[2], std=(0.25,) * case.image_shape[2])
     if case.mode == "infer":
         step = make_eval_step(model, normalize=pixels, axis_name=parallel.axis_name)
@@ -99,22 +111,22 @@ def compilable(case: Case, model: nn.Module, optimizer: optax.GradientTransforma
 
 
 def several_steps(step: Any, count: int) -> Any:
-    """A function that makes `count` steps, on the parts of a batch that is as many times as large."""
+    """Return a function that runs `count` steps on a batch that is `count` times as large, and sums their metrics."""
 
     def steps(state: Any, batch: Any) -> Any:
-        # Example i goes to part i % count, so that each device finds all parts of its own share at home.
-        parts = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
-        state, sums = jax.lax.scan(step, state, parts)
+        # Step s takes the examples i with i % count == s, so that no example moves to another device.
+        batches = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
+        state, sums = jax.lax.scan(step, state, batches)
         return state, jax.tree.map(lambda x: x.sum(0), sums)
 
     return steps
 
 
 def step_flops(case: Case) -> int:
-    """Floating-point operations of a step by the usual convention: of convolutions and dot products alone.
+    """Return the floating-point operations of a step, counting only convolutions and dot products.
 
-    A multiply-add is two, and training takes three times the forward pass: the gradients of inputs and of kernels
-    are as much work each. (That of the first layer's input is not computed; it counts, as everywhere.)
+    By the usual convention, a multiply-add is two operations and training costs three forward passes: the gradients
+    of inputs and of kernels cost one each. The first layer's input gradient is included, although it is not computed.
     """
     train = case.mode == "train"
     macs = summarize(build_model(case), case.image_shape, train=train).macs

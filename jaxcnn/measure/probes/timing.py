@@ -1,4 +1,4 @@
-"""How long a step takes: warmed up, blocked on its result, and told as a distribution, never as one run."""
+"""Time a step: warm up, wait for the results of every sample, and return the distribution of the samples."""
 
 import math
 import time
@@ -12,7 +12,7 @@ import numpy as np
 from jaxcnn.errors import UsageError
 
 MIN_SAMPLES = 5
-"""Fewer would leave no spread to speak of."""
+"""Fewer samples do not estimate a 95th percentile or an interquartile range."""
 MAX_WINDOW = 1000
 
 Advance = Callable[[tuple[Any, ...], Any], tuple[Any, ...]]
@@ -20,11 +20,11 @@ Advance = Callable[[tuple[Any, ...], Any], tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of a step, measured several times.
+    """Measured times of a step.
 
     Attributes:
-      samples: seconds a step, in the order in which they were taken; each is the mean over `window` steps.
-      window: consecutive steps that a sample is taken over, dispatched back to back and blocked on at the end.
+      samples: seconds per step, in order of measurement. Each sample is the mean over `window` steps.
+      window: number of consecutive steps per sample. They are dispatched back to back.
     """
 
     samples: tuple[float, ...]
@@ -32,22 +32,23 @@ class Timing:
 
     @property
     def median(self) -> float:
+        """Median of the samples, in seconds."""
         return float(np.median(self.samples))
 
     @property
     def p95(self) -> float:
-        """95 % of the samples are no longer."""
+        """95th percentile of the samples, in seconds."""
         return float(np.percentile(self.samples, 95))
 
     @property
     def spread(self) -> float:
-        """The samples' interquartile range as a share of their median."""
+        """Interquartile range of the samples, divided by their median."""
         first, third = np.percentile(self.samples, [25, 75])
         return float((third - first) / self.median) if self.median else 0.0
 
 
 def train_advance(args: tuple[Any, ...], output: Any) -> tuple[Any, ...]:
-    """The next arguments of `(state, batch) -> (state, metrics)`: the new state and the same batch."""
+    """Return the next arguments of a step `(state, batch) -> (state, metrics)`: the new state and the same batch."""
     return (output[0], *args[1:])
 
 
@@ -62,33 +63,36 @@ def time_step(
     clock: Callable[[], float] = time.perf_counter,
     block: Callable[[Any], Any] = jax.block_until_ready,
 ) -> Timing:
-    """Times calls of `step`, whatever it returns being waited for.
+    """Time calls of `step`, waiting for their results.
 
-    JAX returns before a result is there, so a sample ends only when all of its results are. Steps shorter than
-    `min_window` are taken together, so that neither the clock nor the waiting shows in the sample, and the device is
-    kept as busy as in training.
+    JAX returns before a result is computed, so each sample ends only when all its results are ready. Steps shorter
+    than `min_window` seconds are timed in groups. This hides the overhead of the clock and of waiting, and keeps the
+    device as busy as in training.
 
     Args:
-      step: compiled already, or compiled in the warm-up, which is not counted.
-      *args: what it is called with first.
-      steps: steps to time at least; more are timed if they are so short that these would make fewer than
-        `MIN_SAMPLES` samples.
-      warmup: calls before anything is timed, at least 1.
-      advance: `(args, output) -> args` of the next call. A training step that consumes its state needs it
-        (`train_advance`). Without it, every call gets the same arguments.
-      min_window: seconds that a sample takes at least.
-      on_sample: called with the number of samples taken and to be taken, outside of the time measured.
-      clock, block: the time in seconds, and the waiting for a result.
+      step: the function to time. If it is not compiled, the warm-up compiles it.
+      *args: arguments of the first call.
+      steps: minimum number of steps to time. More are timed if `steps` gives fewer than `MIN_SAMPLES` samples.
+      warmup: number of calls before timing, at least 1.
+      advance: `(args, output) -> args` for the next call. Required if the step donates its arguments; for a training
+        step, pass `train_advance`. By default, every call gets the same arguments.
+      min_window: minimum duration of a sample in seconds.
+      on_sample: called after each sample, outside the timed region, with the number of samples taken and the total.
+      clock: returns the time in seconds.
+      block: waits for a result.
+
+    Returns:
+      The samples, in seconds per step.
 
     Raises:
-      UsageError: fewer than one step or warm-up.
+      UsageError: if `steps` or `warmup` is less than 1.
 
     >>> timing = time_step(jax.jit(lambda x: x @ x), jax.numpy.ones((8, 8)), steps=5, min_window=1e-4)
     >>> len(timing.samples) >= 5, timing.median > 0
     (True, True)
     """
     if steps < 1 or warmup < 1:
-        raise UsageError(f"time_step needs at least 1 step and 1 step of warm-up, got {steps} and {warmup}")
+        raise UsageError(f"steps and warmup must be at least 1: {steps} and {warmup}. Give positive numbers.")
 
     def run(count: int) -> float:
         nonlocal args
@@ -97,14 +101,16 @@ def time_step(
         for _ in range(count):
             output = step(*args)
             if advance is None:
-                outputs.append(output)  # independent calls may end in any order: all are waited for
+                outputs.append(output)  # independent calls may finish in any order
             else:
                 args = advance(args, output)
-                outputs = [output]  # hangs on all before it, whose memory may be gone
+                outputs = [output]  # depends on all earlier outputs, which may have been donated
         block(outputs)
         return (clock() - started) / count
 
-    estimate = [run(1) for _ in range(warmup)][-1]
+    for _ in range(warmup - 1):
+        run(1)
+    estimate = run(1)
     window = max(1, min(MAX_WINDOW, math.ceil(min_window / max(estimate, 1e-9))))
     count = max(MIN_SAMPLES, math.ceil(steps / window))
     samples = []
