@@ -71,7 +71,7 @@ class BatchNorm(nn.Module):
     bias_init: nn.initializers.Initializer = initializers.zeros
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if not 0.0 <= self.momentum <= 1.0 or not self.epsilon >= 0.0:
             raise UsageError(
                 f"BatchNorm needs a momentum in [0, 1] and an epsilon >= 0, got {self.momentum} and {self.epsilon}"
