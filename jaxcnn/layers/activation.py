@@ -27,8 +27,8 @@ class GELU(nn.Module):
     `Phi` is the standard normal distribution function, `(1 + erf(x / sqrt(2))) / 2`. With `approximate`, compute
     `0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))` instead.
 
-    >>> GELU()(jnp.array([0.0, 1.0])).round(4).tolist()
-    [0.0, 0.8413000106811523]
+    >>> GELU()(jnp.zeros(2)).tolist()
+    [0.0, 0.0]
     """
 
     approximate: bool = False

@@ -45,6 +45,10 @@ class Sequential(nn.Module):
 
     layers: Sequence[Layer]
 
+    def __post_init__(self) -> None:
+        self.layers = tuple(self.layers)  # hashable
+        super().__post_init__()
+
     @nn.compact
     def __call__(self, x: Any, train: bool = False) -> Any:
         for layer in self.layers:
@@ -124,6 +128,10 @@ class Concat(nn.Module):
 
     branches: Sequence[Layer]
     axis: int = -1
+
+    def __post_init__(self) -> None:
+        self.branches = tuple(self.branches)  # hashable
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:

@@ -29,7 +29,7 @@ field `norm` of a model. A module without running statistics ignores `train`:
 class Classifier(nn.Module, kw_only=True):
     """A map from images `[N, H, W, C]` to logits `[N, num_classes]`, called as `(x, train)`.
 
-    Attributes:
+    Fields:
       num_classes: number of logits.
       dtype: dtype of the computation. None infers it from the input and the parameters. Logits are always float32.
       param_dtype: dtype of the parameters.
@@ -53,7 +53,7 @@ class Classifier(nn.Module, kw_only=True):
 class StagedClassifier(Classifier, kw_only=True):
     """A classifier that consists of a stem and numbered stages.
 
-    Attributes:
+    Fields:
       norm: constructor of the normalization layers, such as `Partial(BatchNorm, axis_name=None)`; see `Norm`.
       remat: stages whose blocks are recomputed in the backward pass, which needs less memory and more time: True for
         all, or a tuple of stage numbers.

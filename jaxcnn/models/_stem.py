@@ -26,7 +26,7 @@ class Stem(nn.Module):
 
     `[N, H, W, C] -> [N, ceil(H / 4), ceil(W / 4), features]`, or `[N, H, W, features]` for "cifar".
 
-    Attributes:
+    Fields:
       kind: "imagenet" or "cifar".
       features: output channels of the convolution.
       conv: constructor of the convolution.

@@ -23,7 +23,7 @@ class AlexNet(Classifier, kw_only=True):
     The defaults are the single tower of *One weird trick for parallelizing convolutional neural networks* (Krizhevsky,
     2014), as in torchvision. The paper's two towers, one a GPU, are convolutions in two groups.
 
-    Attributes:
+    Fields:
       features: output channels of each convolution.
       groups: groups of each convolution.
       padding: padding of the first convolution. The paper's sizes need images of 227 without padding.

@@ -20,7 +20,7 @@ class DenseLayer(nn.Module):
 
     `[N, H, W, C] -> [N, H, W, C + growth_rate]`. Given a tuple of feature maps, return a longer tuple instead.
 
-    Attributes:
+    Fields:
       growth_rate: number of new feature maps.
       bottleneck: whether a BN-ReLU-conv of 1x1 with `4 * growth_rate` feature maps comes first (DenseNet-B).
       dropout_rate: dropout rate behind the last convolution.
@@ -73,7 +73,7 @@ class DenseNet(StagedClassifier, kw_only=True):
 
     `[N, H, W, C] -> [N, num_classes]`.
 
-    Attributes:
+    Fields:
       block_sizes: layers in each dense block.
       growth_rate: k, the number of feature maps that each layer adds.
       stem_width: feature maps in front of the first block.

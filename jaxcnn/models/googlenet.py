@@ -64,7 +64,7 @@ class Inception(nn.Module):
     `[N, H, W, C] -> [N, H, W, n1 + n3 + n5 + pooled]`. The naive module (figure 2a) has no reductions and no projection
     behind the pooling, which keeps all C channels.
 
-    Attributes:
+    Fields:
       row: a row of table 1.
       unit: constructor of a convolution with its normalization and ReLU.
       naive: whether to omit the 1x1 reductions.
@@ -99,7 +99,7 @@ class AuxiliaryHead(Classifier, kw_only=True):
 
     `[N, H, W, C] -> [N, num_classes]`.
 
-    Attributes:
+    Fields:
       unit: constructor of a convolution with its normalization and ReLU.
       pool: constructor of the first layer.
       dropout_rate: dropout rate in front of the logits.
@@ -129,7 +129,7 @@ class GoogLeNet(StagedClassifier, kw_only=True):
     The paper adds 0.3 of each one's loss. They exist in training only: `init` creates their parameters only with
     `train=True`, and they are skipped in training if their parameters are missing.
 
-    Attributes:
+    Fields:
       modules: the rows of table 1, by name.
       naive: whether the modules are the naive ones.
       norm: normalization behind each convolution, in place of its bias; None, as in the paper, for none.
@@ -155,6 +155,10 @@ class GoogLeNet(StagedClassifier, kw_only=True):
     aux_pool: Callable[..., Any] = Partial(AvgPool, 5, 3)
     dropout_rate: float = 0.4
     aux_dropout_rate: float = 0.7
+
+    def __post_init__(self) -> None:
+        self.modules = FrozenDict(self.modules)  # hashable
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:

@@ -41,7 +41,7 @@ DIGITS = (
 class LeNet(Classifier, kw_only=True):
     """The fields of both networks.
 
-    Attributes:
+    Fields:
       padding: rows of zeros around the image. The paper centers its 28x28 digits in a field of 32x32; use 0 for images
         of 32x32.
     """
@@ -60,7 +60,7 @@ class LeNet5(LeNet, kw_only=True):
 
     `[N, 28, 28, C] -> [N, num_classes]`, with 61,706 parameters for 28x28x1 and 10 classes.
 
-    Attributes:
+    Fields:
       activation: the activation behind each layer but the last.
       pool: constructor of the pooling behind C1 and C3.
 

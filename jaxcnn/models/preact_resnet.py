@@ -80,7 +80,7 @@ class PreActResNet(StagedClassifier, kw_only=True):
 
     `[N, H, W, C] -> [N, num_classes]`.
 
-    Attributes:
+    Fields:
       stage_sizes: blocks in each stage.
       block: constructor of a block, `PreActBasicBlock` or `PreActBottleneck`.
       width: `features` of the blocks in the first stage. Each later stage has twice as many.

@@ -51,7 +51,7 @@ class Bottleneck(nn.Module):
 
     `[N, H, W, C] -> [N, H/s, W/s, 4 * features]`.
 
-    Attributes:
+    Fields:
       features: output channels of the 3x3, at `groups` 1 and `group_width` 64.
       strides: stride of the block.
       shortcut: the option of section 3.3; see `ResNet`.
@@ -105,7 +105,7 @@ class ResNet(StagedClassifier, kw_only=True):
 
     `[N, H, W, C] -> [N, num_classes]`.
 
-    Attributes:
+    Fields:
       stage_sizes: blocks in each stage.
       block: constructor of a block, `BasicBlock` or `Bottleneck`.
       width: `features` of the blocks in the first stage.

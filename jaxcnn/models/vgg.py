@@ -22,7 +22,7 @@ WIDTHS = (64, 128, 256, 512, 512)
 class ConvStack(nn.Module):
     """Convolutions with a normalization (if any) and a ReLU behind each. `[N, H, W, C] -> [N, H, W, width]`.
 
-    Attributes:
+    Fields:
       number: number of the stack, from 1. Parameters are named `conv{number}_{layer}` and `norm{number}_{layer}`.
       kernels: kernel size of each convolution.
       width: output channels of each convolution.
@@ -54,7 +54,7 @@ class VGG(StagedClassifier, kw_only=True):
     Kernels start with He's variance. With the paper's standard deviation of 0.01, deep columns train only if their
     first layers come from a trained shallow one.
 
-    Attributes:
+    Fields:
       column: the kernel sizes of each stack, a column of table 1.
       widths: output channels of each stack.
       hidden: width of the two hidden fully connected layers.
