@@ -9,18 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.layers import BatchNorm, Concat, Conv, Dropout, ReLU, Residual, Sequential, StochasticDepth
+from jaxcnn.layers import BatchNorm, Concat, Conv, Dropout, LayerNorm, ReLU, Residual, Sequential, StochasticDepth
 
 # All of them keep the shape [N, 4, 4, 2], so that they can be scanned.
 LAYERS = {
     "BatchNorm": BatchNorm(),
+    "LayerNorm": LayerNorm(),
     "Dropout": Dropout(0.5),
     "StochasticDepth": StochasticDepth(0.5),
     "Sequential": Sequential((Conv(2, 3, padding=1), BatchNorm(), ReLU(), Dropout(0.5))),
     "Residual": Residual(Sequential((Conv(2, 1), BatchNorm())), BatchNorm()),
     "Concat": Concat((Sequential((Conv(1, 1), BatchNorm())), Sequential((Conv(1, 3, padding=1), Dropout(0.5))))),
 }
-RANDOM = [layer for name, layer in LAYERS.items() if name not in ("BatchNorm", "Residual")]
+RANDOM = [layer for name, layer in LAYERS.items() if name in ("Dropout", "StochasticDepth", "Sequential", "Concat")]
 every_layer = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 modes = pytest.mark.parametrize("train", [False, True])
 KEYS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}

@@ -13,7 +13,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from jaxcnn.errors import UsageError
-from jaxcnn.layers import BatchNorm, Conv, Partial
+from jaxcnn.layers import BatchNorm, Conv, LayerNorm, Partial
 from jaxcnn.models import create_model, list_models
 from jaxcnn.models.resnet import BasicBlock
 
@@ -124,11 +124,6 @@ class GroupNorm(nn.GroupNorm):
     """Flax's group normalization, called as `(x, train)`."""
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:  # type: ignore[override]
-        return super().__call__(x)
-
-
-class LayerNorm(nn.LayerNorm):
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:  # type: ignore[override]
         return super().__call__(x)
 
 

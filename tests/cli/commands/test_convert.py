@@ -57,8 +57,8 @@ def test_what_a_run_has_trained_comes_out_and_back(tmp_path, capsys):
     capsys.readouterr()
     for args, says in (
         (["--to", "torchvision", "--out", str(tmp_path / "x.safetensors")], "no counterpart in torchvision"),
-        (["--model", "resnet18"], "is of lenet5, not resnet18"),
-        (["--drop-head"], "are of files"),
+        (["--model", "resnet18"], "trained lenet5, not resnet18"),
+        (["--drop-head"], "apply only to files"),
     ):
         assert main(["convert", "--workdir", str(run), *args]) == 2
         assert says in capsys.readouterr().err
@@ -79,19 +79,19 @@ def test_a_name_on_the_hub_is_downloaded(published, monkeypatch, capsys):
     stub.hf_hub_download = offline
     assert main(["convert", "hf:timm/resnet18.tv_in1k", "--model", "resnet18"]) == 2
     err = capsys.readouterr().err
-    assert "cannot be downloaded (no network)" in err
+    assert "cannot download hf:timm/resnet18.tv_in1k: no network" in err
     assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        ([], "give either a FILE of weights or --workdir"),
-        (["x.pth"], "with --model"),
+        ([], "neither of FILE and --workdir given. Give either a weight file"),
+        (["x.pth"], "Give it with --model"),
         (["x.pth", "--model", "resnet5"], "did you mean"),
         (["x.pth", "--model", "resnet50"], "does not exist"),
-        (["hf:nonsense", "--model", "resnet50"], "not of the form hf:OWNER/NAME"),
-        (["hf:../../x", "--model", "resnet50"], "not of the form hf:OWNER/NAME"),
+        (["hf:nonsense", "--model", "resnet50"], "Use the form hf:OWNER/NAME"),
+        (["hf:../../x", "--model", "resnet50"], "Use the form hf:OWNER/NAME"),
     ],
 )
 def test_mistakes_are_one_line(args, says, capsys):
