@@ -123,31 +123,9 @@ class DenseNet(StagedClassifier, kw_only=True):
         return self.logits(GlobalAvgPool()(x))
 
 
-def cifar(depth: int, growth_rate: int) -> Callable[..., nn.Module]:
-    """Return the plain network of section 3 for 32x32 images: three blocks, no bottleneck, no compression."""
-    return partial(
-        DenseNet,
-        block_sizes=((depth - 4) // 3,) * 3,
-        growth_rate=growth_rate,
-        stem_width=16,
-        num_classes=10,
-        bottleneck=False,
-        compression=1.0,
-        stem="cifar",
-    )
-
-
-def cifar_bc(depth: int, growth_rate: int) -> Callable[..., nn.Module]:
-    """Return DenseNet-BC for 32x32 images: two convolutions a layer, and 2 k feature maps in the stem."""
-    return partial(
-        DenseNet,
-        block_sizes=((depth - 4) // 6,) * 3,
-        growth_rate=growth_rate,
-        stem_width=2 * growth_rate,
-        num_classes=10,
-        stem="cifar",
-    )
-
+# Section 3, for 32x32 images: the plain network, and DenseNet-BC, whose stem has 2 k channels.
+cifar = partial(DenseNet, stem_width=16, num_classes=10, bottleneck=False, compression=1.0, stem="cifar")
+cifar_bc = partial(DenseNet, num_classes=10, stem="cifar")
 
 # Table 1 for ImageNet, table 2 for small images. The authors published DenseNet-161 with their code.
 MODELS = {
@@ -155,10 +133,10 @@ MODELS = {
     "densenet161": partial(DenseNet, block_sizes=(6, 12, 36, 24), growth_rate=48, stem_width=96),
     "densenet169": partial(DenseNet, block_sizes=(6, 12, 32, 32), growth_rate=32, stem_width=64),
     "densenet201": partial(DenseNet, block_sizes=(6, 12, 48, 32), growth_rate=32, stem_width=64),
-    "densenet40_k12": cifar(40, 12),
-    "densenet100_k12": cifar(100, 12),
-    "densenet100_k24": cifar(100, 24),
-    "densenet_bc100_k12": cifar_bc(100, 12),
-    "densenet_bc250_k24": cifar_bc(250, 24),
-    "densenet_bc190_k40": cifar_bc(190, 40),
+    "densenet40_k12": partial(cifar, block_sizes=(12, 12, 12), growth_rate=12),
+    "densenet100_k12": partial(cifar, block_sizes=(32, 32, 32), growth_rate=12),
+    "densenet100_k24": partial(cifar, block_sizes=(32, 32, 32), growth_rate=24),
+    "densenet_bc100_k12": partial(cifar_bc, block_sizes=(16, 16, 16), growth_rate=12, stem_width=24),
+    "densenet_bc250_k24": partial(cifar_bc, block_sizes=(41, 41, 41), growth_rate=24, stem_width=48),
+    "densenet_bc190_k40": partial(cifar_bc, block_sizes=(31, 31, 31), growth_rate=40, stem_width=80),
 }

@@ -150,19 +150,8 @@ class ResNet(StagedClassifier, kw_only=True):
         return self.logits(GlobalAvgPool()(x))
 
 
-def cifar(depth: int, shortcut: Shortcut = "A") -> Callable[..., nn.Module]:
-    """Return the network of section 4.2 for 32x32 images: 6 n + 2 layers, three stages of 16, 32 and 64 channels."""
-    return partial(
-        ResNet,
-        stage_sizes=((depth - 2) // 6,) * 3,
-        block=BasicBlock,
-        num_classes=10,
-        width=16,
-        stem="cifar",
-        shortcut=shortcut,
-    )
-
-
+# Section 4.2, for 32x32 images: three stages of n blocks make 6 n + 2 layers.
+cifar = partial(ResNet, block=BasicBlock, num_classes=10, width=16, stem="cifar", shortcut="A")
 bottleneck_v1 = Partial(Bottleneck, stride_on_3x3=False)
 
 # Table 1. "_v1" marks the paper's own bottlenecks. A name without it is the variant to which published weights belong.
@@ -175,6 +164,6 @@ MODELS = {
     "resnet50_v1": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=bottleneck_v1),
     "resnet101_v1": partial(ResNet, stage_sizes=(3, 4, 23, 3), block=bottleneck_v1),
     "resnet152_v1": partial(ResNet, stage_sizes=(3, 8, 36, 3), block=bottleneck_v1),
-    **{f"resnet{depth}_cifar": cifar(depth) for depth in (20, 32, 44, 56, 110, 1202)},
-    **{f"plain{depth}_cifar": cifar(depth, shortcut="none") for depth in (20, 32, 44, 56, 110)},
+    **{f"resnet{6 * n + 2}_cifar": partial(cifar, stage_sizes=(n, n, n)) for n in (3, 5, 7, 9, 18, 200)},
+    **{f"plain{6 * n + 2}_cifar": partial(cifar, stage_sizes=(n, n, n), shortcut="none") for n in (3, 5, 7, 9, 18)},
 }
