@@ -1,20 +1,23 @@
-"""Every layer as a pure Linen module, one kind a file.
+"""Layers as pure Linen modules, one kind a file.
 
-Images are `[N, H, W, C]`: batch, height, width, channels. A layer that behaves differently while training takes
-`train` as a keyword: `layer(x, train=True)`.
+Images are `[N, H, W, C]`: batch, height, width, channels. A layer that behaves differently in training is called as
+`layer(x, train)`. `train` is accepted by position and by keyword; Flax's transformations (`nn.vmap`, `nn.remat`,
+`nn.jit`) need it by position. A layer is a value: equal and hashable, also after `pickle` and `copy.deepcopy`.
 """
 
 from jaxcnn.layers import initializers
-from jaxcnn.layers.activation import ReLU, Sigmoid, Softmax, Tanh
+from jaxcnn.layers.activation import GELU, ReLU, Sigmoid, Softmax, Tanh, relu
 from jaxcnn.layers.compose import Concat, Flatten, Residual, Sequential, ZeroPadShortcut
 from jaxcnn.layers.convolution import Conv
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.dropout import Dropout, StochasticDepth, linear_decay
 from jaxcnn.layers.normalization import BATCH_AXIS, BatchNorm, LayerNorm, LocalResponseNorm
+from jaxcnn.layers.partial import Partial
 from jaxcnn.layers.pooling import AdaptiveAvgPool, AvgPool, GlobalAvgPool, MaxPool
 
 __all__ = [
     "BATCH_AXIS",
+    "GELU",
     "AdaptiveAvgPool",
     "AvgPool",
     "BatchNorm",
@@ -27,6 +30,7 @@ __all__ = [
     "LayerNorm",
     "LocalResponseNorm",
     "MaxPool",
+    "Partial",
     "ReLU",
     "Residual",
     "Sequential",
@@ -37,4 +41,5 @@ __all__ = [
     "ZeroPadShortcut",
     "initializers",
     "linear_decay",
+    "relu",
 ]

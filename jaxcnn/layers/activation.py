@@ -1,8 +1,13 @@
-"""Activations: what makes a stack of linear layers more than one linear layer."""
+"""Activation functions."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+
+def relu(x: jax.Array) -> jax.Array:
+    """Return `max(0, x)`. The function form of `ReLU`, and unlike `jax.nn.relu` picklable as a field of a module."""
+    return nn.relu(x)
 
 
 class ReLU(nn.Module):
@@ -13,11 +18,27 @@ class ReLU(nn.Module):
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.relu(x)
+        return relu(x)
+
+
+class GELU(nn.Module):
+    """Gaussian error linear unit, `x * Phi(x)` (Hendrycks and Gimpel, 2016). Keeps the shape.
+
+    `Phi` is the standard normal distribution function, `(1 + erf(x / sqrt(2))) / 2`. With `approximate`, compute
+    `0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))` instead.
+
+    >>> GELU()(jnp.zeros(2)).tolist()
+    [0.0, 0.0]
+    """
+
+    approximate: bool = False
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.gelu(x, approximate=self.approximate)
 
 
 class Sigmoid(nn.Module):
-    """`1 / (1 + exp(-x))`, between 0 and 1; its slope is at most 1/4. Keeps the shape.
+    """`1 / (1 + exp(-x))`, between 0 and 1. Its slope is at most 1/4. Keeps the shape.
 
     >>> Sigmoid()(jnp.zeros(2)).tolist()
     [0.5, 0.5]
@@ -30,8 +51,8 @@ class Sigmoid(nn.Module):
 class Tanh(nn.Module):
     """Hyperbolic tangent, `scale * tanh(slope * x)`. Keeps the shape.
 
-    The plain one by default; LeCun et al. (*Gradient-Based Learning Applied to Document Recognition*, 1998,
-    equation 6 and appendix A) use `scale = 1.7159` and `slope = 2/3`, for which `f(1) = 1` and `f(-1) = -1`.
+    LeCun et al. (*Gradient-Based Learning Applied to Document Recognition*, 1998, equation 6 and appendix A) use
+    `scale = 1.7159` and `slope = 2/3`, for which `f(1) = 1` and `f(-1) = -1`.
 
     >>> Tanh()(jnp.zeros(2)).tolist()
     [0.0, 0.0]
@@ -41,16 +62,16 @@ class Tanh(nn.Module):
     slope: float = 1.0
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # The plain function adds no multiplications, so that nothing is paid for what is not used.
+        # The plain function must not pay for two multiplications by 1.
         x = x if self.slope == 1.0 else self.slope * x
         return jnp.tanh(x) if self.scale == 1.0 else self.scale * jnp.tanh(x)
 
 
 class Softmax(nn.Module):
-    """`exp(x_j) / sum_k exp(x_k)` along `axis`: probabilities of classes that exclude each other.
+    """`exp(x_j) / sum_k exp(x_k)` along `axis`: probabilities of mutually exclusive classes. Keeps the shape.
 
-    Models return logits, and losses apply the softmax themselves, in a numerically safer form; this layer is for
-    reading probabilities off.
+    Models return logits, and losses apply the softmax themselves in a numerically stable form. Use this layer to
+    read probabilities.
 
     >>> Softmax()(jnp.zeros((1, 4))).tolist()
     [[0.25, 0.25, 0.25, 0.25]]

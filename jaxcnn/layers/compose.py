@@ -1,4 +1,4 @@
-"""How layers are joined: one after another, side by side, and around."""
+"""Composition of layers: in sequence, in parallel, and around a shortcut."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -15,14 +15,25 @@ Layer = Callable[..., Any]
 
 
 def _call(layer: Layer, x: Any, train: bool) -> Any:
-    """`layer(x)`, with `train` if the layer asks for it: an activation does not, a dropout does."""
-    function = type(layer).__call__ if isinstance(layer, nn.Module) else layer
-    takes_train = "train" in inspect.signature(function).parameters
-    return layer(x, train=train) if takes_train else layer(x)
+    """Return `layer(x, train)` if the layer takes `train`, else `layer(x)`.
+
+    `train` is passed by position where possible: Flax's transformed modules, such as `nn.vmap(BatchNorm)`, drop keyword
+    arguments.
+    """
+    call = type(layer).__call__ if isinstance(layer, nn.Module) else layer
+    parameters = [p for p in inspect.signature(call).parameters.values() if p.name != "self"]
+    if "train" not in [p.name for p in parameters]:
+        return layer(x)
+    second = parameters[min(1, len(parameters) - 1)]
+    if second.name == "train" and second.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+        return layer(x, train)
+    return layer(x, train=train)
 
 
 class Sequential(nn.Module):
-    """Layers applied one after another: `y = f_n(... f_2(f_1(x)))`. A plain function is a layer too.
+    """Apply layers in sequence: `y = f_n(... f_2(f_1(x)))`.
+
+    A layer is a module or a function. `train` is passed to each layer that has a parameter of that name.
 
     >>> import jax
     >>> from jaxcnn.layers import Conv, Dense, MaxPool, ReLU
@@ -34,8 +45,12 @@ class Sequential(nn.Module):
 
     layers: Sequence[Layer]
 
+    def __post_init__(self) -> None:
+        self.layers = tuple(self.layers)  # hashable
+        super().__post_init__()
+
     @nn.compact
-    def __call__(self, x: Any, *, train: bool = False) -> Any:
+    def __call__(self, x: Any, train: bool = False) -> Any:
         for layer in self.layers:
             x = _call(layer, x, train)
         return x
@@ -44,11 +59,11 @@ class Sequential(nn.Module):
 class Residual(nn.Module):
     """A residual block: `y = F(x) + shortcut(x)` (He et al., *Deep Residual Learning*, 2015, equations 1 and 2).
 
-    The shortcut is the identity if none is given; `ZeroPadShortcut` is the paper's parameter-free option A, and a
-    1x1 `Conv` with a `BatchNorm` behind it its projection, option B.
+    The shortcut is the identity by default. `ZeroPadShortcut` is the paper's parameter-free option A. A 1x1 `Conv`
+    followed by a `BatchNorm` is the paper's projection, option B.
 
     Raises:
-      UsageError: if the two summands differ in shape.
+      UsageError: the two summands differ in shape.
 
     >>> import jax
     >>> from jaxcnn.layers import Conv
@@ -61,7 +76,7 @@ class Residual(nn.Module):
     shortcut: Layer | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         y = _call(self.body, x, train)
         skip = x if self.shortcut is None else _call(self.shortcut, x, train)
         if y.shape != skip.shape:
@@ -73,12 +88,12 @@ class Residual(nn.Module):
 
 
 class ZeroPadShortcut(nn.Module):
-    """The parameter-free shortcut, option A: every `strides`-th pixel, and zeros for the channels that are missing.
+    """The parameter-free shortcut, option A: take every `strides`-th pixel and pad the channels with zeros.
 
     He et al., *Deep Residual Learning*, 2015, section 3.3. `[N, H, W, C] -> [N, ceil(H / s), ceil(W / s), features]`.
 
     Raises:
-      UsageError: if there are fewer `features` than channels, or `strides` are not positive.
+      UsageError: `features` is less than the number of input channels, or `strides` is not positive.
 
     >>> ZeroPadShortcut(32, 2)(jnp.ones((1, 32, 32, 16))).shape
     (1, 16, 16, 32)
@@ -97,12 +112,12 @@ class ZeroPadShortcut(nn.Module):
 
 
 class Concat(nn.Module):
-    """Branches side by side on the same input, their outputs joined along `axis` (channels by default).
+    """Apply branches to the same input and concatenate their outputs along `axis`, by default the channels.
 
-    The Inception module's and, with the input itself as a branch, the dense block's way to join feature maps.
+    This is how the Inception module joins feature maps, and the dense block if the identity is a branch.
 
     Raises:
-      UsageError: if outputs differ in anything but that axis, or there is no branch.
+      UsageError: there is no branch, or the outputs differ in shape along another axis.
 
     >>> import jax
     >>> from jaxcnn.layers import Conv
@@ -114,8 +129,12 @@ class Concat(nn.Module):
     branches: Sequence[Layer]
     axis: int = -1
 
+    def __post_init__(self) -> None:
+        self.branches = tuple(self.branches)  # hashable
+        super().__post_init__()
+
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         if not self.branches:
             raise UsageError("Concat needs at least one branch, got none")
         outputs = [_call(branch, x, train) for branch in self.branches]
@@ -131,7 +150,7 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 
 class Flatten(nn.Module):
-    """Each example's values in one row: `[N, H, W, C] -> [N, H * W * C]`. Computes nothing.
+    """Flatten each example: `[N, H, W, C] -> [N, H * W * C]`.
 
     >>> Flatten()(jnp.ones((2, 5, 5, 16))).shape
     (2, 400)

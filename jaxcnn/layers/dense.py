@@ -18,7 +18,7 @@ class Dense(nn.Module):
     `[..., C_in] -> [..., features]`. Parameters: `kernel` `[C_in, features]` and `bias` `[features]`.
 
     Raises:
-      UsageError: if `features` is not positive.
+      UsageError: `features` is not a positive integer.
 
     >>> import jax
     >>> y, variables = Dense(10).init_with_output(jax.random.key(0), jnp.ones((2, 84)))
@@ -41,4 +41,4 @@ class Dense(nn.Module):
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = x @ kernel
-        return y if bias is None else y + bias
+        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))

@@ -1,4 +1,4 @@
-"""Dropout, of units and of whole residual branches."""
+"""Dropout of units and of residual branches."""
 
 import flax.linen as nn
 import jax
@@ -8,15 +8,14 @@ from jaxcnn.errors import UsageError
 
 
 class Dropout(nn.Module):
-    """Leaves out each unit with probability `rate` while training; does nothing while testing.
+    """Set each unit to 0 with probability `rate` in training; return the input unchanged in evaluation.
 
-    Srivastava et al., *Dropout: A Simple Way to Prevent Neural Networks from Overfitting*, 2014. Units that stay
-    are divided by `1 - rate` while training ("inverted" dropout), so that the expected input of the next layer is
-    the same in training and at test time. Needs a random key named `dropout` while training:
-    `model.apply(variables, x, train=True, rngs={"dropout": key})`.
+    Srivastava et al., *Dropout: A Simple Way to Prevent Neural Networks from Overfitting*, 2014. The remaining units
+    are divided by `1 - rate` in training ("inverted" dropout), so that the expected output equals the input.
+    Training needs a random key named `dropout`: `model.apply(variables, x, train=True, rngs={"dropout": key})`.
 
     Raises:
-      UsageError: if `rate` is not in [0, 1).
+      UsageError: `rate` is not in [0, 1).
 
     >>> Dropout(0.3)(jnp.ones(3), train=False).tolist()
     [1.0, 1.0, 1.0]
@@ -24,25 +23,20 @@ class Dropout(nn.Module):
 
     rate: float
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        if not 0.0 <= self.rate < 1.0:
-            raise UsageError(f"Dropout needs a rate in [0, 1), the share of units left out; got {self.rate}")
-        if not train or self.rate == 0.0:
-            return x
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, x.shape)
-        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return _drop(self, x, x.shape, self.rate, train)
 
 
 class StochasticDepth(nn.Module):
-    """Leaves out a residual branch with probability `rate`, example by example, while training.
+    """Set a residual branch to 0 with probability `rate`, example by example, in training.
 
-    Huang, Sun, Liu, Sedra and Weinberger, *Deep Networks with Stochastic Depth*, 2016. It stands at the end of the
-    branch, in front of the addition: `x + StochasticDepth(rate)(branch(x), train=train)`. Branches that stay are
-    divided by `1 - rate` while training, where the paper multiplies them by it at test time. `linear_decay` gives the
-    paper's rate for each depth. Needs a random key named `dropout` while training.
+    Huang, Sun, Liu, Sedra and Weinberger, *Deep Networks with Stochastic Depth*, 2016. Place it at the end of the
+    branch: `x + StochasticDepth(rate)(branch(x), train)`. The remaining branches are divided by `1 - rate` in
+    training; the paper multiplies by it at test time instead. `linear_decay` gives the paper's rate for each depth.
+    Training needs a random key named `dropout`.
 
     Raises:
-      UsageError: if `rate` is not in [0, 1).
+      UsageError: `rate` is not in [0, 1).
 
     >>> StochasticDepth(0.5)(jnp.ones((1, 2)), train=False).tolist()
     [[1.0, 1.0]]
@@ -50,20 +44,24 @@ class StochasticDepth(nn.Module):
 
     rate: float
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        if not 0.0 <= self.rate < 1.0:
-            raise UsageError(f"StochasticDepth needs a rate in [0, 1), the share of branches left out; got {self.rate}")
-        if not train or self.rate == 0.0:
-            return x
-        shape = (x.shape[0], *(1,) * (x.ndim - 1))
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, shape)
-        return jnp.where(keep, x / (1.0 - self.rate), jnp.zeros_like(x))
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return _drop(self, x, (x.shape[0], *(1,) * (x.ndim - 1)), self.rate, train)
+
+
+def _drop(layer: nn.Module, x: jax.Array, mask_shape: tuple[int, ...], rate: float, train: bool) -> jax.Array:
+    """Multiply `x` by a random mask of 0 and `1 / (1 - rate)`, broadcast from `mask_shape`."""
+    if not 0.0 <= rate < 1.0:
+        raise UsageError(f"{type(layer).__name__} needs a rate in [0, 1), the probability of dropping; got {rate}")
+    if not train or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(layer.make_rng("dropout"), 1.0 - rate, mask_shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
 
 
 def linear_decay(rate: float, block: int, blocks: int) -> float:
-    """The rate of stochastic depth in block number `block` (from 1) of `blocks`: `rate * block / blocks`.
+    """Return the rate of stochastic depth in block number `block` (from 1) of `blocks`: `rate * block / blocks`.
 
-    Huang et al., 2016, equation 4: early layers, on which all later ones build, stay more often.
+    Huang et al., 2016, equation 4: early blocks, on which all later ones depend, are dropped less often.
 
     >>> [linear_decay(0.5, block, 4) for block in (1, 2, 3, 4)]
     [0.125, 0.25, 0.375, 0.5]

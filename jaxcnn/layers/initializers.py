@@ -1,25 +1,72 @@
-"""Initial values of kernels, under the names by which the literature knows them.
+"""Initial values of parameters, under the names that papers use.
 
-Each is a function `(key, shape, dtype) -> array`. The variance of a weight is set from the number of inputs
-(`fan_in`) and outputs (`fan_out`) of a unit, so that signals keep their size from layer to layer.
+An initializer is a function `(key, shape, dtype) -> array` and a value: equal and hashable, also after `pickle`. The
+variance of a weight depends on the number of inputs (`fan_in`) and outputs (`fan_out`) of a unit, which keeps the size
+of signals from layer to layer.
 
 - Xavier (Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural networks*, 2010,
   equation 16): `Var(w) = 2 / (fan_in + fan_out)`, for activations that are linear around 0 (tanh, sigmoid).
-- He (He et al., *Delving Deep into Rectifiers*, 2015, equation 10): `Var(w) = 2 / fan_in`, for ReLU, which
-  silences half of its inputs.
+- He (He et al., *Delving Deep into Rectifiers*, 2015, equation 10): `Var(w) = 2 / fan_in`, for ReLU, which sets half
+  of its inputs to 0.
+- LeCun (LeCun et al., *Efficient BackProp*, 1998, equation 16): `Var(w) = 1 / fan_in`.
 
-A uniform distribution on `(-a, a)` has variance `a^2 / 3`.
+A uniform distribution on `(-a, a)` has variance `a^2 / 3`. Normal distributions are truncated at two standard
+deviations and rescaled to the variance above.
 """
 
-from flax.linen.initializers import constant, normal, ones, zeros
-from jax.nn.initializers import glorot_normal, glorot_uniform, he_normal, he_uniform, lecun_normal
+from collections.abc import Callable, Sequence
+from typing import Any
 
-# jax.nn.initializers names the constructors; the modules' fields want the functions themselves.
-xavier_uniform = glorot_uniform()
-xavier_normal = glorot_normal()
-he_uniform = he_uniform()
-he_normal = he_normal()
-lecun_normal = lecun_normal()
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers as jax_initializers
+from jax.nn.initializers import ones, zeros
+
+from jaxcnn.layers.partial import Partial
+
+Initializer = Callable[..., jax.Array]
+
+# Standard deviation of a standard normal distribution that is truncated at -2 and 2.
+_TRUNCATED_STD = 0.87962566103423978
+
+
+def _draw(
+    make: Callable[..., Initializer], settings: tuple, key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32
+) -> jax.Array:
+    return make(*settings)(key, shape, dtype)
+
+
+def _initializer(make: Callable[..., Initializer], *settings: Any) -> Initializer:
+    """Return `make(*settings)` as a value. The closure that JAX returns cannot be pickled."""
+    return Partial(_draw, make, settings)
+
+
+xavier_uniform = _initializer(jax_initializers.glorot_uniform)
+xavier_normal = _initializer(jax_initializers.glorot_normal)
+he_uniform = _initializer(jax_initializers.he_uniform)
+he_normal = _initializer(jax_initializers.he_normal)
+lecun_normal = _initializer(jax_initializers.lecun_normal)
+
+
+def constant(value: float) -> Initializer:
+    """Return an initializer that fills arrays with `value`."""
+    return _initializer(jax_initializers.constant, value)
+
+
+def normal(stddev: float = 0.01) -> Initializer:
+    """Return an initializer that draws from a normal distribution of mean 0."""
+    return _initializer(jax_initializers.normal, stddev)
+
+
+def truncated_normal(stddev: float = 0.02) -> Initializer:
+    """Return an initializer that draws from a normal distribution truncated at two of its standard deviations.
+
+    `stddev` is the standard deviation of the values drawn, as in `torch.nn.init.trunc_normal_(std=0.02)`, with which
+    ConvNeXt and the vision transformers were trained. That function truncates at the absolute values -2 and 2, which
+    has no effect at 0.02. TensorFlow's and JAX's `stddev` is the one before truncation: their values are 12% smaller.
+    """
+    return _initializer(jax_initializers.truncated_normal, stddev / _TRUNCATED_STD)
+
 
 __all__ = [
     "constant",
@@ -28,6 +75,7 @@ __all__ = [
     "lecun_normal",
     "normal",
     "ones",
+    "truncated_normal",
     "xavier_normal",
     "xavier_uniform",
     "zeros",

@@ -1,11 +1,15 @@
-"""Every classic architecture as a pure Linen module, one paper a file.
+"""Classic architectures as pure Linen modules, one paper a file.
 
-A file names its models in a dict `MODELS`; this package finds the files and joins the dicts, so a new architecture
-is one new file; `stem` holds what several families share, `taps` how to look inside. A model is called as
-`model.apply(variables, images, train=...)` with images `[N, H, W, C]` and returns logits `[N, num_classes]` in float32.
+A model is called as `model.apply(variables, images, train=...)` with images `[N, H, W, C]` and returns logits
+`[N, num_classes]` in float32. `train` is accepted by position and by keyword; Flax's transformations (`nn.vmap`,
+`nn.remat`, `nn.jit`) need it by position. A model is a value: equal and hashable, also after `pickle` and
+`copy.deepcopy`, so that it can be a static argument of `jax.jit`.
+
+Each file lists its models in a dict `MODELS`, which this package finds: a new architecture is one new file. Files with
+an underscore hold what several families share: fields and head (`_classifier`, which also documents what a
+normalization must accept), stem, rematerialization, and access to intermediate features.
 """
 
-import dataclasses
 import fnmatch
 import functools
 import importlib
@@ -16,12 +20,13 @@ from typing import Any
 import flax.linen as nn
 
 from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.layers.partial import module_fields
 from jaxcnn.models._intermediates import features
 
 
 @functools.cache
 def _registry() -> dict[str, tuple[Callable[..., nn.Module], str]]:
-    """Every model's constructor and the file (module) that it stands in, by the model's name."""
+    """Return the constructor of each model, and the name of the Python module that lists it, by the model's name."""
     models = {}
     for file in pkgutil.iter_modules(__path__, prefix=f"{__name__}."):
         module = importlib.import_module(file.name)
@@ -38,13 +43,8 @@ def _constructor(name: str) -> Callable[..., nn.Module]:
     return _registry()[name][0]
 
 
-def _module_class(constructor: Callable[..., nn.Module]) -> type[nn.Module]:
-    """The Linen class behind a constructor: the class itself, or a `partial` of it."""
-    return _module_class(constructor.func) if isinstance(constructor, functools.partial) else constructor  # type: ignore[return-value]
-
-
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of all models, or of those that match a shell pattern.
+    """Return the names of all models, or of those that match a shell pattern.
 
     >>> list_models("lenet5")
     ['lenet5']
@@ -53,27 +53,27 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def model_fields(name: str) -> list[str]:
-    """Names of the fields that `create_model(name, ...)` takes."""
-    fields = dataclasses.fields(_module_class(_constructor(name)))  # type: ignore[arg-type]
-    return [field.name for field in fields if field.name not in ("parent", "name")]
+    """Return the names of the fields that `create_model(name, ...)` takes."""
+    return [field for field in module_fields(_constructor(name)) or () if field not in ("parent", "name")]
 
 
 def paper(name: str) -> str:
-    """The first line of the docstring of the model's file: architecture, authors, title and year."""
+    """Return the architecture, authors, title and year of the paper: the first line of the docstring of its file."""
     _constructor(name)
     return (importlib.import_module(_registry()[name][1]).__doc__ or "").splitlines()[0]
 
 
 def create_model(name: str, num_classes: int | None = None, **fields: Any) -> nn.Module:
-    """The model of this name, as a Linen module that holds no parameters yet.
+    """Return a model as a Linen module, which holds no parameters.
 
     Args:
       name: one of `list_models()`.
-      num_classes: number of logits; by default the paper's, 1000 for ImageNet's and 10 for small images.
-      **fields: fields of the module that differ from the named variant's, such as `dtype=jnp.bfloat16`.
+      num_classes: number of logits. The default is the paper's, 1000 for ImageNet and 10 for small images.
+      **fields: fields of the module that differ from the named variant's, such as `dtype=jnp.bfloat16`;
+        `model_fields(name)` lists them.
 
     Raises:
-      UsageError: an unknown name or field (the nearest one is named), or fewer than one class.
+      UsageError: an unknown name or field (the message suggests the closest valid one), or fewer than one class.
 
     >>> create_model("resnet50", num_classes=37).num_classes
     37

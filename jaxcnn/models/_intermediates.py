@@ -1,4 +1,4 @@
-"""Feature taps: what any module inside a model returns, and what its classifier sees, without a change to the model."""
+"""Intermediate features: the output of any module inside a model, or the input of its classifier."""
 
 import difflib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import jax
 from jaxcnn.errors import UsageError, unknown_name
 
 HEAD = "head"
-"""Path of the classifier in every model here."""
+"""Path of the last layer of every registered model."""
 
 
 @overload
@@ -30,24 +30,24 @@ def features(
     train: bool = False,
     rngs: Any = None,
 ) -> jax.Array | dict[str, jax.Array]:
-    """The features in front of a model's classifier, or those that any of its modules returns.
+    """Return the features in front of a model's classifier, or the outputs of any of its modules.
 
-    Under `jit` nothing is computed that they do not depend on.
+    The model is not changed. Under `jit`, layers behind the features are not computed.
 
     Args:
-      model: any Linen module that is called as `model(x, train=...)`.
+      model: a Linen module that is called as `model(x, train=...)`.
       variables: its parameters and running statistics.
       x: images `[N, H, W, C]`.
-      at: path of a module as `jaxcnn summary` prints it or of one that holds such, "stage3_block6" or
-        "stage3_block6/conv2"; several give a dict. None is the input of the classifier `head`, `[N, features]`.
-      train: whether batch statistics and dropout are those of training; updates of running statistics are dropped.
+      at: path of a module, such as "stage3_block6" or "stage3_block6/conv2"; `jaxcnn summary` lists them. Several paths
+        return a dict. None returns the input of the last layer, `head`: `[N, features]`.
+      train: whether to use batch statistics and dropout. Updates of running statistics are discarded.
       rngs: random keys by name, `{"dropout": key}`.
 
     Returns:
-      What the module returned, at its last call if there were several.
+      The output of the module's last call.
 
     Raises:
-      UsageError: a path at which there is no module; the nearest one is named.
+      UsageError: there is no module at a path. The message suggests the closest valid path.
 
     >>> import jax, jax.numpy as jnp
     >>> from jaxcnn.models import create_model
@@ -83,6 +83,6 @@ def features(
 
 
 def _unknown(path: str, paths: Sequence[str]) -> UsageError:
-    # A deep network has thousands of modules: if none is near, those at the top say enough.
+    # A deep network has thousands of modules. If none is close, list those at the top level only.
     near = difflib.get_close_matches(path, paths, n=1, cutoff=0.5)
     return unknown_name("tap", path, near or dict.fromkeys(p for p in paths if "/" not in p))

@@ -1,4 +1,4 @@
-"""The stem that several families share: what stands in front of the stages, for large images and for small ones."""
+"""The layers in front of the first stage that several families share, for large and for small images."""
 
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -7,30 +7,30 @@ import flax.linen as nn
 import jax
 
 from jaxcnn.errors import unknown_name
-from jaxcnn.layers import MaxPool
+from jaxcnn.layers import MaxPool, relu
 
 Kind = Literal["imagenet", "cifar"]
 
 IMAGE_SHAPES: dict[Kind, tuple[int, int, int]] = {"imagenet": (224, 224, 3), "cifar": (32, 32, 3)}
-"""`(H, W, C)` of the images that each stem is for; others do, too."""
+"""Shape `(H, W, C)` of the images for which each stem is meant. Other sizes work too."""
 
 
 def check_stem(kind: str) -> None:
-    """Raises `UsageError`, naming the nearest one, if there is no such kind of stem."""
+    """Raise `UsageError` with the closest valid name if there is no such kind of stem."""
     if kind not in get_args(Kind):
         raise unknown_name("stem", kind, get_args(Kind))
 
 
 class Stem(nn.Module):
-    """The first convolution, for "imagenet" 7x7 at stride 2 and then pooled, for "cifar" 3x3 at full size.
+    """The first convolution: 7x7 at stride 2 followed by max pooling ("imagenet"), or 3x3 at full size ("cifar").
 
     `[N, H, W, C] -> [N, ceil(H / 4), ceil(W / 4), features]`, or `[N, H, W, features]` for "cifar".
 
     Fields:
       kind: "imagenet" or "cifar".
-      features: of the convolution.
+      features: output channels of the convolution.
       conv: constructor of the convolution.
-      norm: constructor of the normalisation that, with a ReLU, follows it; None if neither does.
+      norm: constructor of the normalization that follows, with a ReLU. None for neither.
     """
 
     kind: Kind
@@ -39,12 +39,12 @@ class Stem(nn.Module):
     norm: Callable[..., Any] | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         check_stem(self.kind)
         if self.kind == "imagenet":
             x = self.conv(self.features, 7, 2, padding=3, name="conv")(x)
         else:
             x = self.conv(self.features, 3, padding=1, name="conv")(x)
         if self.norm is not None:
-            x = nn.relu(self.norm(name="norm")(x, train=train))
+            x = relu(self.norm(name="norm")(x, train))
         return MaxPool(3, 2, padding=1, name="pool")(x) if self.kind == "imagenet" else x

@@ -1,18 +1,16 @@
 """VGG (Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, 2014)."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAvgPool, MaxPool, initializers
-from jaxcnn.models._stages import Remat, apply_part, check_stages, is_recomputed
-from jaxcnn.models._stem import IMAGE_SHAPES, Kind, check_stem
+from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAvgPool, MaxPool, Partial, initializers, relu
+from jaxcnn.models._classifier import Norm, StagedClassifier
+from jaxcnn.models._stages import apply_block
 
-# Table 1, column by column: before each of the five poolings, the kernel sizes; widths are the same in all columns.
+# Table 1: the kernel sizes in front of each of the five poolings. All columns have the same widths.
 COLUMN_A = ((3,), (3,), (3, 3), (3, 3), (3, 3))
 COLUMN_B = ((3, 3), (3, 3), (3, 3), (3, 3), (3, 3))
 COLUMN_C = ((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1))
@@ -21,75 +19,79 @@ COLUMN_E = ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3))
 WIDTHS = (64, 128, 256, 512, 512)
 
 
-class VGG(nn.Module):
-    """Stacks of 3x3 convolutions, each stack pooled, and three fully connected layers (table 1).
-
-    `[N, 224, 224, C] -> [N, num_classes]`; any size of at least 32 will do, and gives the first fully connected
-    layer as many inputs as positions are left (7x7 at the size above).
+class ConvStack(nn.Module):
+    """Convolutions with a normalization (if any) and a ReLU behind each. `[N, H, W, C] -> [N, H, W, width]`.
 
     Fields:
-      column: the kernels of each stack.
-      num_classes: number of logits.
-      widths: features of each stack.
-      stem: "cifar", for 28x28 and 32x32, averages over what the last stack leaves and classifies at once, in place
-        of the last pooling and the hidden fully connected layers, which would be most of the parameters.
-      hidden: width of the fully connected layers.
-      dropout_rate: share of their units left out (section 3.1).
-      remat: stacks that keep only their input and are computed again in the backward pass, which takes less memory and
-        more time: True for all, or a tuple of numbers from 1.
-      norm: constructor of a normalisation behind each convolution; None, as in the paper, for none.
-      dtype, param_dtype: of the computation and of the parameters; logits are float32 always.
+      number: number of the stack, from 1. Parameters are named `conv{number}_{layer}` and `norm{number}_{layer}`.
+      kernels: kernel size of each convolution.
+      width: output channels of each convolution.
+      conv, norm: constructors of the layers.
+    """
+
+    number: int
+    kernels: tuple[int, ...]
+    width: int
+    conv: Any
+    norm: Norm | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        for layer, kernel in enumerate(self.kernels, start=1):
+            x = self.conv(self.width, kernel, padding=kernel // 2, name=f"conv{self.number}_{layer}")(x)
+            if self.norm is not None:
+                x = self.norm(name=f"norm{self.number}_{layer}")(x, train)
+            x = relu(x)
+        return x
+
+
+class VGG(StagedClassifier, kw_only=True):
+    """Five stacks of 3x3 convolutions, each followed by max pooling, and three fully connected layers (table 1).
+
+    `[N, 224, 224, C] -> [N, num_classes]`. Any image size of at least 32 works. The first fully connected layer has an
+    input for each position that remains, 7x7 at 224.
+
+    Kernels start with He's variance. With the paper's standard deviation of 0.01, deep columns train only if their
+    first layers come from a trained shallow one.
+
+    Fields:
+      column: the kernel sizes of each stack, a column of table 1.
+      widths: output channels of each stack.
+      hidden: width of the two hidden fully connected layers.
+      dropout_rate: dropout rate behind them (section 3.1).
+      stem: "cifar" replaces the last pooling and the hidden layers, which hold most of the parameters, by global
+        average pooling.
+      norm: normalization behind each convolution; None, as in the paper, for none.
+
+    `StagedClassifier` documents the other fields. The stages of `remat` are the stacks.
     """
 
     column: tuple[tuple[int, ...], ...]
-    num_classes: int = 1000
     widths: tuple[int, ...] = WIDTHS
-    stem: Kind = "imagenet"
     hidden: int = 4096
     dropout_rate: float = 0.5
-    remat: Remat = False
-    norm: Callable[..., nn.Module] | None = None
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """`(H, W, C)` of the images that the paper has."""
-        return IMAGE_SHAPES[self.stem]
+    norm: Norm | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        check_stem(self.stem)
-        check_stages(self.remat, range(1, len(self.column) + 1))
-        policy = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        # A section's convolutions start from He's variance, with which, unlike with the paper's 0.01, the deep
-        # columns train without being grown from shallow ones.
-        conv = partial(Conv, kernel_init=initializers.he_normal, **policy)
-        dense = partial(Dense, kernel_init=initializers.he_normal, **policy)
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        self.check_fields(stages=range(1, len(self.column) + 1))
+        conv = Partial(Conv, kernel_init=initializers.he_normal, **self.policy)
+        dense = Partial(Dense, kernel_init=initializers.he_normal, **self.policy)
+        norm = self.norm and Partial(self.norm, **self.policy)
 
-        for stack, (kernels, width) in enumerate(zip(self.column, self.widths, strict=True), start=1):
-
-            def convolutions(
-                net: VGG, x: jax.Array, *, train: bool, stack: int = stack, kernels: Any = kernels, width: int = width
-            ) -> jax.Array:
-                for layer, kernel in enumerate(kernels, start=1):
-                    x = conv(width, kernel, padding=kernel // 2, name=f"conv{stack}_{layer}")(x)
-                    if net.norm is not None:
-                        x = net.norm(**policy, name=f"norm{stack}_{layer}")(x, train=train)
-                    x = nn.relu(x)
-                return x
-
-            x = apply_part(convolutions, self, x, train=train, recompute=is_recomputed(self.remat, stack))
-            if self.stem == "imagenet" or stack < len(self.column):
-                x = MaxPool(2, name=f"pool{stack}")(x)
+        for number, (kernels, width) in enumerate(zip(self.column, self.widths, strict=True), start=1):
+            stack = ConvStack(number, kernels, width, conv, norm)
+            nn.share_scope(self, stack)  # its parameters are the model's own: "conv1_1"
+            x = apply_block(stack, x, train, stage=number, remat=self.remat, materialize=False)
+            if self.stem == "imagenet" or number < len(self.column):
+                x = MaxPool(2, name=f"pool{number}")(x)
 
         if self.stem == "cifar":
-            x = GlobalAvgPool()(x)
-        else:
-            x = Flatten()(x)
-            x = Dropout(self.dropout_rate)(nn.relu(dense(self.hidden, name="fc6")(x)), train=train)
-            x = Dropout(self.dropout_rate)(nn.relu(dense(self.hidden, name="fc7")(x)), train=train)
-        return Dense(self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head")(x)
+            return self.logits(GlobalAvgPool()(x))
+        x = Flatten()(x)
+        x = Dropout(self.dropout_rate)(relu(dense(self.hidden, name="fc6")(x)), train)
+        x = Dropout(self.dropout_rate)(relu(dense(self.hidden, name="fc7")(x)), train)
+        return self.logits(x)
 
 
 MODELS = {

@@ -2,11 +2,12 @@
 
 from functools import partial
 
+from jaxcnn.layers import Partial
 from jaxcnn.models.preact_resnet import PreActBasicBlock, PreActResNet
 from jaxcnn.models.resnet import Bottleneck, ResNet
 
-# Table 1: WRN-n-k has (n - 4) / 6 blocks a stage, and k times the 16, 32 and 64 maps of a thin network.
-# Published weights of the ImageNet form double the 3x3 inside each bottleneck.
+# Table 1: WRN-n-k has (n - 4) / 6 blocks a stage, and stages of 16 k, 32 k and 64 k channels.
+# Published weights of the ImageNet form double the width of the 3x3 in each bottleneck.
 MODELS = {
     "wide_resnet28_10": partial(
         PreActResNet,
@@ -17,5 +18,5 @@ MODELS = {
         stem="cifar",
         stem_width=16,
     ),
-    "wide_resnet50_2": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=partial(Bottleneck, group_width=128)),
+    "wide_resnet50_2": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Partial(Bottleneck, group_width=128)),
 }

@@ -13,6 +13,7 @@ import optax
 
 from jaxcnn.data import compose
 from jaxcnn.errors import UsageError
+from jaxcnn.layers import Partial
 from jaxcnn.models import create_model
 from jaxcnn.train.config import Config
 from jaxcnn.train.custom import CustomParts, check_given
@@ -33,7 +34,7 @@ def build_model(
     model = _build_model(config, custom, num_classes)
     norm = getattr(model, "norm", None)
     # The model's own constructor of its normalisation, whose other fields stay what they are.
-    return model.clone(norm=functools.partial(norm, **norm_fields)) if norm_fields and norm is not None else model
+    return model.clone(norm=Partial(norm, **norm_fields)) if norm_fields and norm is not None else model
 
 
 def _build_model(config: Config, custom: CustomParts, num_classes: int) -> nn.Module:

@@ -1,7 +1,7 @@
-"""Every registered model has a row here: what its paper counts, and what every model must do.
+"""Published counts of every registered model, and the properties that every model must have.
 
-Counts, shapes and gradients are of the whole model, abstractly. What is run is the same code with fewer and narrower
-layers; models that are then equal, such as resnet50 and resnet101, run once.
+Counts, shapes and gradients are those of the whole model, traced but not run. Tests that run a model use fewer and
+narrower layers. Models that are then equal, such as resnet50 and resnet101, are traced and run once.
 """
 
 import functools
@@ -32,14 +32,15 @@ from jaxcnn.train import create_state, make_parallel, make_train_step
 
 @dataclass(frozen=True)
 class Row:
-    """What is expected of a model.
+    """The expected numbers of a model.
 
     Fields:
       params: trainable parameters.
-      macs: multiply-adds for one image, all digits or, with a dot, in 10^9 with as many digits as are published.
-      modes: what makes training differ from evaluation, N for batch normalisation and D for dropout.
-      small: fields that make it small enough to run, and `size`, the image that it then runs on.
-      least: sides of the smallest images for evaluation and for training.
+      macs: multiply-adds for one image: all digits, or the published digits in units of 10^9.
+      modes: why training differs from evaluation: N for batch normalization, D for dropout.
+      small: fields that make the model small enough to run.
+      size: image size on which the small model runs.
+      least: sides of the smallest image in evaluation and in training.
     """
 
     params: int
@@ -59,7 +60,7 @@ RESNET = ({"stage_sizes": (1, 1), "width": 16}, 16)
 DENSENET = ({"block_sizes": (1, 1), "growth_rate": 4, "stem_width": 8}, 16)
 ANY, POOLED = (1, 1), (4, 4)
 
-# Multiply-adds without a dot are no published figures; `test_operations.py` counts them by hand.
+# Multiply-adds without a dot are not published; `test_operations.py` counts them by hand.
 TABLE = {
     "lenet5": Row(61_706, "416520", "", *LENET, (12, 12)),
     "lenet5_1998": Row(60_000, "415680", "", *LENET, (28, 28)),
@@ -126,7 +127,7 @@ STATE = ["batch_stats", "aux_logits"]
 
 @pytest.fixture(autouse=True)
 def compile_quickly():
-    """What runs here is small: compiling it well would take longer than running it badly."""
+    """Optimizing programs this small takes longer than running them."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
@@ -145,8 +146,9 @@ def image_batch(model: nn.Module, size: int, batch: int = 2) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(batch, size, size, model.image_shape[2])).astype(np.float32)
 
 
+@functools.cache
 def variables_of(model: nn.Module, shape: tuple[int, ...], train: bool = False) -> Any:
-    """Shapes of a model's variables."""
+    """Return the shapes of a model's variables."""
     return jax.eval_shape(partial(model.init, train=train), KEYS, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
 
 
@@ -154,13 +156,20 @@ def count(variables: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
-# Thousands of layers take half a minute to trace.
+# Tracing these takes 2 to 30 seconds. The other models of their families have the same code.
+DEEPEST = {
+    "densenet100_k12",
+    "densenet100_k24",
+    "densenet161",
+    "densenet201",
+    "densenet_bc190_k40",
+    "densenet_bc250_k24",
+    "preact_resnet1001_cifar",
+    "preact_resnet200",
+    "resnet1202_cifar",
+}
 every_model_the_deepest_slowly = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name.endswith(("1001_cifar", "1202_cifar")) else name
-        for name in TABLE
-    ],
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEEPEST else name for name in TABLE]
 )
 
 
@@ -175,15 +184,15 @@ def test_counts_and_shapes_are_the_papers(name):
     assert model.num_classes == (1000 if model.image_shape[0] > 200 else 10)
 
 
-# A network of hundreds of equal blocks is traced block by block, and each kind of block once.
+# Trace each kind of block once in networks of hundreds of equal blocks.
 TRACED_ONCE = {
-    "resnet1202_cifar": nn.jit(BasicBlock, static_argnames=("train",)),
-    "preact_resnet1001_cifar": partial(nn.jit(PreActBottleneck, static_argnames=("train",)), stride_on_3x3=False),
+    "resnet1202_cifar": nn.jit(BasicBlock, static_argnums=(2,)),
+    "preact_resnet1001_cifar": partial(nn.jit(PreActBottleneck, static_argnums=(2,)), stride_on_3x3=False),
 }
 
 
 def without_gradient(model: nn.Module, shape: tuple[int, ...]) -> list[str]:
-    """Parameters of which no logit is a function, as far as the program of the gradient shows."""
+    """Return the parameters on which no logit depends, according to the program of the gradient."""
     variables = variables_of(model, shape)
 
     def total(params: Any, state: Any, x: jax.Array) -> jax.Array:
@@ -191,7 +200,7 @@ def without_gradient(model: nn.Module, shape: tuple[int, ...]) -> list[str]:
 
     params = variables.pop("params")
     program = jax.make_jaxpr(jax.grad(total))(params, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32)).jaxpr
-    # Where nothing arrives, JAX fills in a constant.
+    # The gradient of an unused parameter is a constant.
     constants = {
         eqn.outvars[0]
         for eqn in program.eqns
@@ -222,7 +231,7 @@ def test_a_parameter_without_a_gradient_would_be_found():
 
 @functools.cache
 def after_one_step(model: nn.Module, size: int) -> tuple[Any, Any, Any]:
-    """Parameters before and after a step on eight devices, and its metrics."""
+    """Return the states before and after a step on eight devices, and the metrics of the step."""
     optimizer, parallel = optax.sgd(1.0), make_parallel("shard_map", jax.devices()[:8])
     step = parallel.compile(make_train_step(model, optimizer, axis_name=parallel.axis_name), donate_state=False)
     images = image_batch(model, size, batch=16)
@@ -249,7 +258,7 @@ def test_a_step_on_eight_devices_moves_every_parameter(name):
 
 @functools.cache
 def outputs(model: nn.Module, size: int) -> dict[str, np.ndarray]:
-    """Logits of one batch: in evaluation with and without `jit`, and in training with two keys and with none."""
+    """Return the logits of one batch in evaluation, with and without `jit`, and in training, with two keys."""
     state, _, _ = after_one_step(model, size)
     variables, x = {"params": state.params, "batch_stats": state.batch_stats}, image_batch(model, size)
 
@@ -265,34 +274,35 @@ def outputs(model: nn.Module, size: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 @every_model
-def test_training_differs_from_evaluation_where_normalisation_or_dropout_says_so(name):
+def test_training_differs_from_evaluation_only_with_batch_normalization_or_dropout(name):
     row, model = TABLE[name], small(name)
     got = {key: np.asarray(value) for key, value in outputs(model, row.size).items()}
     assert all((value.shape, value.dtype) == ((2, 10), np.float32) for value in got.values())
-    np.testing.assert_allclose(got["eval"], got["by hand"], rtol=1e-4, atol=1e-4)  # `jit` changes nothing
+    np.testing.assert_allclose(got["eval"], got["by hand"], rtol=1e-4, atol=1e-4)
     assert np.allclose(got["eval"], got["train"], rtol=1e-3, atol=1e-4) == (not row.modes)
     assert np.allclose(got["train"], got["other key"], rtol=1e-3, atol=1e-4) == ("D" not in row.modes)
+
+
+@functools.cache
+def needs_dropout_key(model: nn.Module, size: int, train: bool) -> bool:
+    """Return whether the model asks for a random key that it was not given."""
+    x = image_batch(model, size)
+    try:
+        jax.eval_shape(partial(model.apply, train=train, mutable=STATE), variables_of(model, x.shape[1:]), x)
+    except flax.errors.InvalidRngError as error:
+        return "dropout" in str(error)
+    return False
 
 
 @every_model
 def test_dropout_needs_its_key_in_training_and_only_there(name):
     row, model = TABLE[name], small(name)
-    x = image_batch(model, row.size)
-    variables = variables_of(model, x.shape[1:])
-
-    def shape(train: bool) -> Any:
-        return jax.eval_shape(lambda v, x: model.apply(v, x, train=train, mutable=STATE)[0], variables, x)
-
-    shape(train=False)
-    if "D" in row.modes:
-        with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
-            shape(train=True)
-    else:
-        shape(train=True)
+    assert not needs_dropout_key(model, row.size, train=False)
+    assert needs_dropout_key(model, row.size, train=True) == ("D" in row.modes)
 
 
 def products(jaxpr: Any) -> list[tuple[str, Any]]:
-    """Kind and operands' dtypes of every convolution and dot product in a program."""
+    """Return the kind and the operands' dtypes of every convolution and dot product in a program."""
     found = [
         (eqn.primitive.name, {atom.aval.dtype.name for atom in eqn.invars})
         for eqn in jaxpr.eqns
@@ -303,22 +313,27 @@ def products(jaxpr: Any) -> list[tuple[str, Any]]:
     ]
 
 
+@functools.cache
+def in_training(model: nn.Module, size: int) -> tuple[Any, Any, list[tuple[str, Any]]]:
+    """Return the logits, the updates (both as shapes) and the products of a training program."""
+    x = image_batch(model, size)
+    variables = variables_of(model, x.shape[1:], train=True)
+    apply = partial(model.apply, train=True, rngs=KEYS, mutable=STATE)
+    with inlined():
+        program, (logits, updates) = jax.make_jaxpr(apply, return_shape=True)(variables, x)
+    return logits, updates, products(program.jaxpr)
+
+
 @every_model
 def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_statistics_and_logits_in_float32(name):
     row, model = TABLE[name], small(name, dtype=jnp.bfloat16)
-    x = image_batch(model, row.size)
-    variables = variables_of(model, x.shape[1:], train=True)
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(variables)} == {"float32"}
-    apply = partial(model.apply, train=True, rngs=KEYS, mutable=STATE)
-    logits, updates = jax.eval_shape(apply, variables, x)
-    assert {leaf.dtype.name for leaf in jax.tree.leaves((logits, updates))} == {"float32"}
-    with inlined():
-        found = products(jax.make_jaxpr(apply)(variables, x).jaxpr)
-    kinds = [kind for kind, _ in found]
+    variables = variables_of(model, image_batch(model, row.size).shape[1:], train=True)
+    logits, updates, found = in_training(model, row.size)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((variables, logits, updates))} == {"float32"}
     kernels = [leaf for leaf in jax.tree.leaves(variables["params"]) if leaf.ndim > 1]
-    assert len(kinds) == len(kernels)
+    assert len(found) == len(kernels)
     wide = [kind for kind, dtypes in found if dtypes != {"bfloat16"}]
-    # All but the classifiers, whose logits are float32: the last, and the auxiliary ones.
+    # Only the classifiers, the last and the auxiliary ones, compute float32 logits.
     heads = 1 + len(jax.tree.leaves(updates.get("aux_logits", {})))
     assert wide == ["dot_general"] * (heads if name != "lenet5_1998" else 0)
 
@@ -332,16 +347,16 @@ def test_param_dtype_is_of_the_parameters_alone(name):
 
 
 def shallow(name: str) -> nn.Module:
-    """The model with all its strides and one block where there are many."""
+    """Return the model with all its strides and one block in each stage."""
     model = create_model(name)
     sizes = [field for field in ("stage_sizes", "block_sizes") if hasattr(model, field)]
     return create_model(name, **{field: (1,) * len(getattr(model, field)) for field in sizes})
 
 
 @functools.cache
-def refusal(model: nn.Module, height: int, width: int, train: bool) -> str | None:
-    """What the model says of images of a size, None where it gives logits."""
-    x = jax.ShapeDtypeStruct((2, height, width, model.image_shape[2]), jnp.float32)
+def refusal(model: nn.Module, height: int, width: int, channels: int, train: bool) -> str | None:
+    """Return the error message for images of a size, or None if the model returns logits."""
+    x = jax.ShapeDtypeStruct((2, height, width, channels), jnp.float32)
     try:
         logits, _ = jax.eval_shape(partial(model.init_with_output, train=train), KEYS, x)
     except UsageError as error:
@@ -351,13 +366,14 @@ def refusal(model: nn.Module, height: int, width: int, train: bool) -> str | Non
 
 
 @every_model
-def test_any_size_that_the_strides_allow_works_and_a_smaller_one_is_told_so_in_one_line(name):
+def test_any_size_that_the_strides_allow_works_and_a_smaller_one_is_refused_in_one_line(name):
     model = shallow(name)
+    channels = model.image_shape[2]
     for train, least in zip((False, True), TABLE[name].least, strict=True):
-        assert refusal(model, least, least, train) is None
-        assert refusal(model, least + 13, least + 6, train) is None
+        assert refusal(model, least, least, channels, train) is None
+        assert refusal(model, least + 13, least + 6, channels, train) is None
         for size in ((least - 1, least + 9), (least + 9, least - 1)):
-            message = refusal(model, *size, train)
+            message = refusal(model, *size, channels, train)
             assert message is not None
             assert message.startswith("image too small: ")
             assert "\n" not in message
@@ -366,17 +382,21 @@ def test_any_size_that_the_strides_allow_works_and_a_smaller_one_is_told_so_in_o
 STEMMED = sorted(name for name in TABLE if hasattr(create_model(name), "stem"))
 
 
+@functools.cache
+def rows_of(model: nn.Module, shape: tuple[int, ...]) -> Any:
+    return summarize(model, shape).rows
+
+
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3)], ids=str)
 @pytest.mark.parametrize("name", STEMMED)
 def test_the_stem_for_small_images_keeps_them_at_full_size(name, shape):
     model = shallow(name).clone(stem="cifar", num_classes=10)
-    variables = variables_of(model, shape, train=True)
-    apply = partial(model.apply, train=False)
-    assert jax.eval_shape(apply, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32)).shape == (2, 10)
-    first = min((row for row in summarize(model, shape).rows if row.macs), key=lambda row: row.receptive_field or (0,))
+    assert refusal(model, *shape, train=False) is None
+    rows = rows_of(model, shape)
+    first = min((row for row in rows if row.macs), key=lambda row: row.receptive_field or (0,))
     assert first.output_shape[1:3] == shape[:2]
-    # Of 32x32 the last map is not down to a single pixel, of which there would be nothing to average.
-    maps = [row for row in summarize(model, shape).rows if row.stride is not None]
+    # The last map of a 32x32 image is larger than a pixel, or global average pooling would average nothing.
+    maps = [row for row in rows if row.stride is not None]
     assert min(maps[-1].output_shape[1:3]) > 1 or shape[0] < 32
 
 
@@ -386,7 +406,7 @@ def test_an_unknown_stem_names_the_nearest(name):
         variables_of(create_model(name, stem="cifr"), (32, 32, 3))
 
 
-# What the papers count besides.
+# Other numbers in the papers.
 
 
 @pytest.mark.parametrize(("name", "params"), [("googlenet", 13_378_280), ("googlenet_bn", 13_004_888)])
@@ -414,7 +434,7 @@ def test_auxiliary_heads_sow_logits_in_training_only(name):
 
 
 @pytest.mark.parametrize(("name", "params"), [("resnet20_cifar", 272_474), ("resnet110_cifar", 1_730_714)])
-def test_projections_have_the_parameters_that_padding_with_zeros_has_not(name, params):
+def test_projection_shortcuts_have_more_parameters_than_zero_padding(name, params):
     assert count(variables_of(create_model(name, shortcut="B"), (32, 32, 3))) == params
 
 
@@ -433,11 +453,11 @@ def test_inception_3a_with_and_without_reductions(naive, params, channels):
 
 
 def test_lenet5_of_1998_has_the_papers_connections():
-    # Section II-B counts a connection for every use of a coefficient, and a unit of C5 or F6 sees its bias, too.
+    # Section II-B counts a connection for each use of a coefficient, including the biases of C5 and F6.
     model = create_model("lenet5_1998")
     params = {name: sum(leaf.size for leaf in own.values()) for name, own in params_by_layer(model).items()}
     assert params == {"C1": 156, "S2": 12, "C3": 1516, "S4": 32, "C5": 48_120, "F6": 10_164}
-    # Subsampling is a sum of 2x2 in a module of its own.
+    # Subsampling sums 2x2 values in a submodule.
     maps = {row.name.partition("/")[0]: row.output_shape[1:] for row in summarize(model, (28, 28, 1)).rows}
     connections = {name: maps[name][0] * maps[name][1] * params[name] for name in ("C1", "C3", "C5")}
     connections |= {name: int(np.prod(maps[name])) * (2 * 2 + 1) for name in ("S2", "S4")}

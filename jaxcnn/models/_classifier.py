@@ -1,0 +1,76 @@
+"""Fields and head of every image classifier, and of those that consist of stages."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.layers import BatchNorm, Dense
+from jaxcnn.models._stages import Remat, check_stages
+from jaxcnn.models._stem import IMAGE_SHAPES, Kind, check_stem
+
+Norm = Callable[..., Any]
+"""Constructor of a normalization layer.
+
+It is called as `norm(dtype=..., param_dtype=..., name=...)`, and its module as `(x, train)` with `x` of shape
+`[N, H, W, C]`. `BatchNorm`, `LayerNorm`, a `Partial` of either, and every other module with this signature can be the
+field `norm` of a model. A module without running statistics ignores `train`:
+
+    class GroupNorm(nn.GroupNorm):
+        def __call__(self, x, train):
+            return super().__call__(x)
+
+    create_model("resnet50", norm=Partial(GroupNorm, num_groups=32))
+"""
+
+
+class Classifier(nn.Module, kw_only=True):
+    """A map from images `[N, H, W, C]` to logits `[N, num_classes]`, called as `(x, train)`.
+
+    Fields:
+      num_classes: number of logits.
+      dtype: dtype of the computation. None infers it from the input and the parameters. Logits are always float32.
+      param_dtype: dtype of the parameters.
+    """
+
+    num_classes: int = 1000
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @property
+    def policy(self) -> dict[str, Any]:
+        """The fields that every layer with parameters takes from the model."""
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+    @nn.nowrap
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Return the output `[N, num_classes]` of the last fully connected layer, `head`, for features `[N, C]`."""
+        return Dense(self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head")(x)
+
+
+class StagedClassifier(Classifier, kw_only=True):
+    """A classifier that consists of a stem and numbered stages.
+
+    Fields:
+      norm: constructor of the normalization layers, such as `Partial(BatchNorm, axis_name=None)`; see `Norm`.
+      remat: stages whose blocks are recomputed in the backward pass, which needs less memory and more time: True for
+        all, or a tuple of stage numbers.
+      stem: "imagenet" for large images, or "cifar" for images of 28x28 and 32x32.
+    """
+
+    norm: Norm | None = BatchNorm
+    remat: Remat = False
+    stem: Kind = "imagenet"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape `(H, W, C)` of the images in the paper."""
+        return IMAGE_SHAPES[self.stem]
+
+    @nn.nowrap
+    def check_fields(self, stages: Iterable[int]) -> None:
+        """Raise `UsageError` if `stem` is unknown or `remat` names a stage that is not in `stages`."""
+        check_stem(self.stem)
+        check_stages(self.remat, sorted(stages))
