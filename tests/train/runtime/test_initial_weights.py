@@ -17,7 +17,7 @@ from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, Dense
 from jaxcnn.models import create_model
 from jaxcnn.train import Config, OptimizerConfig, evaluate_run, fit, load_run
-from jaxcnn.train.custom import CustomParts
+from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.runtime import plan as plan_module
 from jaxcnn.train.runtime.plan import make_plan
 
