@@ -133,8 +133,8 @@ def test_descriptions_tell_functions_arguments_and_fields_apart():
 
 OPTIONS = {
     "batch of one, one device": ({"batch_size": 1}, {"batch_size": 1, "accumulate": 1, "devices": 1}),
-    "whole data set": ({"batch_size": "full"}, {"batch_size": 10_000, "accumulate": 3, "devices": 8}),
-    "whole data set by hand": (
+    "whole dataset": ({"batch_size": "full"}, {"batch_size": 10_000, "accumulate": 3, "devices": 8}),
+    "whole dataset by hand": (
         {"batch_size": "full", "accumulate": 10},
         {"batch_size": 10_000, "accumulate": 10, "devices": 8},
     ),

@@ -48,7 +48,7 @@ CONVERGES_AT = {"adagrad": (1.0, 300), "lars": (0.5, 3000), "lion": (0.03, 600),
 
 
 def path(optimizer, steps=20):
-    """Parameters at each step of minimising a bowl that is steeper in one direction."""
+    """Return the parameters at each step of minimizing a bowl that is steeper in one direction."""
     params = {"kernel": jnp.array([[3.0, -2.0], [1.0, 1.5]]), "bias": jnp.array([1.0])}
 
     def step(carry, _):
