@@ -1,8 +1,8 @@
 """How a loss becomes a gradient: plain, accumulated over micro-batches, or scaled for float16.
 
 A gradient is a function `(loss, params) -> (gradients, aux)`, where `loss(params)` returns `(scalar, aux)`. Gradients
-wrap each other: `accumulated(4, scaled(loss_scale))` scales the loss of each of four micro-batches. The training step
-takes one and knows nothing of what it does.
+wrap each other: `scaled(loss_scale, accumulated(4))` sums the scaled gradients of four micro-batches, and divides the
+sum by the scale. The training step takes one gradient and does not depend on what it does.
 
 A gradient may leave out parameters and batch statistics that must not change, by a hole (`optax.MaskedNode()`) in
 their place. The step leaves what has a hole as it is, to the last bit.

@@ -60,7 +60,7 @@ def cutmix(key: jax.Array, image: jax.Array, partner: jax.Array, alpha: float) -
         offset = jnp.arange(length) - (center - size // 2)
         return (offset >= 0) & (offset < size)
 
-    box = inside(row_key, height)[:, None] & inside(column_key, width)
+    box = inside(row_key, height)[:, None] & inside(column_key, width)[None, :]
     return jnp.where(box[..., None], partner, image), 1.0 - jnp.mean(box, dtype=jnp.float32)
 
 

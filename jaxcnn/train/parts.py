@@ -173,8 +173,9 @@ def build_optimizer(config: Config, custom: CustomParts, schedule: optax.Schedul
 
 def build_gradient(config: Config, accumulate: int) -> Gradient:
     """Return the gradient of the training step, of `accumulate` micro-batches. It matches `build_optimizer`."""
-    gradient = scaled(loss_scale) if config.dtype == "float16" else plain
-    gradient = accumulated(accumulate, gradient)
+    gradient = accumulated(accumulate, plain)
+    if config.dtype == "float16":
+        gradient = scaled(loss_scale, gradient)
     return gradient if config.freeze is None else Freezing(config.freeze).gradient(gradient)
 
 

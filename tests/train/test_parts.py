@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jaxcnn.train.custom import CustomParts, describe
 
 from jaxcnn.errors import UsageError
 from jaxcnn.train import Config, OptimizerConfig, evaluate_run, fit
+from jaxcnn.train.parts import CustomParts, describe
 from jaxcnn.train.runtime.plan import make_plan
 
 CONFIG = Config(steps=40, batch_size=64, progress=False)

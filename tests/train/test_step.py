@@ -253,8 +253,8 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train):
-        x = nn.relu(Dense(8)(x.reshape(len(x), -1)))
-        return Dense(5)(Dropout(0.5)(x, train=train))
+        x = nn.relu(nn.Dense(8)(x.reshape(len(x), -1)))
+        return nn.Dense(5)(nn.Dropout(0.5, deterministic=not train)(x))
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_the_step_works_without_rank_promotion_and_without_jit(restricted):
         functools.partial(cross_entropy, label_smoothing=0.1),
         prepare=make_prepare(lambda key, image: image[:, ::-1], make_mix(0.5, 0.5)),
         normalize=lambda x: x / 2,
-        gradient=accumulated(2, scaled(loss_scale)),
+        gradient=scaled(loss_scale, accumulated(2)),
         ema_decay=0.9,
     )
     with restricted():

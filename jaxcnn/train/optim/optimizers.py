@@ -36,7 +36,7 @@ class Optimizer:
     Attributes:
       optax: the Optax function whose keywords are accepted.
       direction: `(decay, **keywords) -> transformation` from gradients to the direction of the step, which the
-        learning rate scales later. `decay` is the transformation that adds the weight decay. It comes before the
+        learning rate scales later. `decay` is a transformation that adds weight decay. It comes before the
         direction (as an L2 penalty) or after it (decoupled).
       defaults: keywords whose default differs from Optax's.
       renamed: keywords of `optax` that have another name here.
@@ -64,7 +64,7 @@ def trust_ratio(**keywords: Any) -> Transformation:
 
 
 def sgd(
-    decay: Transformation, momentum: float | None = None, nesterov: bool = False, accumulator_dtype: Any = None
+    decay: Transformation, /, momentum: float | None = None, nesterov: bool = False, accumulator_dtype: Any = None
 ) -> Transformation:
     """Stochastic gradient descent, with momentum unless it is None."""
     if momentum is None:
@@ -73,30 +73,37 @@ def sgd(
 
 
 def rmsprop(
-    decay: Transformation, *, centered: bool = False, momentum: float | None = None, nesterov: bool = False, **rms: Any
+    decay: Transformation,
+    /,
+    *,
+    centered: bool = False,
+    momentum: float | None = None,
+    nesterov: bool = False,
+    **rms: Any,
 ) -> Transformation:
     """RMSProp. Unlike in Optax, the momentum precedes the learning rate, as in all optimizers here."""
     scale = optax.scale_by_stddev(**rms) if centered else optax.scale_by_rms(**rms)
     return optax.chain(decay, scale) if momentum is None else optax.chain(decay, scale, optax.trace(momentum, nesterov))
 
 
-def adagrad(decay: Transformation, **rss: Any) -> Transformation:
+def adagrad(decay: Transformation, /, **rss: Any) -> Transformation:
     """Adagrad."""
     return optax.chain(decay, optax.scale_by_rss(**rss))
 
 
-def adam(decay: Transformation, **moments: Any) -> Transformation:
+def adam(decay: Transformation, /, **moments: Any) -> Transformation:
     """Adam, with the weight decay as an L2 penalty."""
     return optax.chain(decay, optax.scale_by_adam(**moments))
 
 
-def adamw(decay: Transformation, **moments: Any) -> Transformation:
+def adamw(decay: Transformation, /, **moments: Any) -> Transformation:
     """Adam with decoupled weight decay (Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2017)."""
     return optax.chain(optax.scale_by_adam(**moments), decay)
 
 
 def lars(
     decay: Transformation,
+    /,
     *,
     momentum: float,
     nesterov: bool = False,
@@ -108,17 +115,17 @@ def lars(
     return optax.chain(decay, ratio, optax.trace(momentum, nesterov))
 
 
-def lamb(decay: Transformation, **moments: Any) -> Transformation:
+def lamb(decay: Transformation, /, **moments: Any) -> Transformation:
     """LAMB (You et al., *Large Batch Optimization for Deep Learning*, 2019)."""
     return optax.chain(optax.scale_by_adam(**moments), decay, trust_ratio())
 
 
-def lion(decay: Transformation, **moments: Any) -> Transformation:
+def lion(decay: Transformation, /, **moments: Any) -> Transformation:
     """Lion (Chen et al., *Symbolic Discovery of Optimization Algorithms*, 2023)."""
     return optax.chain(optax.scale_by_lion(**moments), decay)
 
 
-def muon(decay: Transformation, *, momentum: float, nesterov: bool = True, **newton_schulz: Any) -> Transformation:
+def muon(decay: Transformation, /, *, momentum: float, nesterov: bool = True, **newton_schulz: Any) -> Transformation:
     """Muon (Jordan, 2024): the momentum of each kernel, orthogonalized: all singular values near 1.
 
     A kernel `[kH, kW, C_in, C_out]` is a matrix of `kH kW C_in` inputs and `C_out` outputs. Other parameters are
