@@ -279,9 +279,10 @@ def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Return the fields of the run in which two configurations (as dicts) differ, as "name: old -> new".
 
-    `old` may come from version 0.1.
+    `old` may come from version 0.1, or from a damaged file, which differs in the fields it lacks.
     """
-    with contextlib.suppress(KeyError, TypeError):  # a damaged file differs in the fields it lacks
+    old = old if isinstance(old, dict) else {}
+    with contextlib.suppress(KeyError, TypeError):
         old = _upgraded(old)
     left_out = dict.fromkeys(NOT_PART_OF_THE_RUN)
     return _differences({**old, **left_out}, {**new, **left_out}, prefix="")

@@ -124,7 +124,7 @@ def test_a_run_records_the_momentum_that_it_uses():
 
 
 def test_descriptions_tell_functions_arguments_and_fields_apart():
-    assert describe(hinge).endswith("test_custom.hinge")
+    assert describe(hinge).endswith("test_parts.hinge")
     assert describe(functools.partial(hinge, margin=2)) == f"{describe(hinge)}(margin=2)"
     assert describe(TinyNet(width=3)) != describe(TinyNet(width=4))
     assert "0x" not in describe(nn.Dense(3, kernel_init=nn.initializers.he_normal()))
