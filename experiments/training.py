@@ -19,7 +19,7 @@ import optax
 from jaxcnn.data import normalize
 from jaxcnn.data.datasets import Statistics, open_dataset
 from jaxcnn.measure import time_step
-from jaxcnn.train import TrainState, create_state, make_eval_step, make_train_step
+from jaxcnn.train import TrainState, create_state, make_eval_step, make_prepare, make_train_step
 
 POINTS = 200
 """Most points that are kept of a curve over steps."""
@@ -233,7 +233,8 @@ class _Run:
         # Of deep networks such programs take XLA minutes to optimise, and run but a few times.
         quick = {"xla_backend_optimization_level": 0}
         self.create = jax.jit(functools.partial(create_state, model, optimizer, images.shape), compiler_options=quick)
-        step = make_train_step(model, optimizer, augment=augment, normalize=images.normalize, aux_weight=aux_weight)
+        prepare = make_prepare(augment)
+        step = make_train_step(model, optimizer, prepare=prepare, normalize=images.normalize, aux_weight=aux_weight)
         test = make_eval_step(model, normalize=images.normalize)
         self.data = jax.device_put(images.train)
         first = (images.train[0][: self.batch_size], images.train[1][: self.batch_size])

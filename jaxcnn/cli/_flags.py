@@ -1,4 +1,4 @@
-"""Flags from dataclasses, by tyro; a mistake among them is one line."""
+"""Parse the flags of a command into a dataclass, with tyro. Errors are one line."""
 
 import contextlib
 import io
@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 def parse(flags: type[T], command: str, args: Sequence[str], default: T | None = None) -> T:
-    """The flags of a command, as an instance of the dataclass `flags`.
+    """Return the flags of a command as an instance of the dataclass `flags`.
 
     Raises:
-      UsageError: flags that are unknown or have impossible values, in one line.
+      UsageError: If a flag is unknown or its value has the wrong type. The message is one line.
     """
     said = io.StringIO()
     extra: dict[str, Any] = {} if default is None else {"default": default}
@@ -27,7 +27,8 @@ def parse(flags: type[T], command: str, args: Sequence[str], default: T | None =
                 flags,
                 prog=f"jaxcnn {command}",
                 args=list(args),
-                config=(tyro.conf.FlagCreatePairsOff,),
+                # Fields that no flag can set, such as `OptimizerConfig.options`, are not shown.
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.SuppressFixed),
                 **extra,
             )
     except SystemExit as exit:
@@ -37,12 +38,12 @@ def parse(flags: type[T], command: str, args: Sequence[str], default: T | None =
 
 
 def _condense(message: str, command: str) -> str:
-    """One line of what tyro says in a box: the error, and the flag that it takes to be meant."""
+    """Return tyro's message in one line: the error, and the flag that tyro suggests."""
     lines = [line.strip(" │") for line in message.splitlines() if not line.startswith(("╭", "╰"))]
     rule = next((index for index, line in enumerate(lines) if set(line) == {"─"}), len(lines))
-    # Where the box is made of dashes, a title and the way to more help stand on either side of what is wrong.
+    # Where the box is made of dashes, the error stands between a title and a hint at --help.
     said = re.split(r"\s*-{10,}\s*", " ".join(lines[:rule]))
-    # Of what is missing tyro also says the type, and once more that it is required.
+    # For a missing argument tyro adds its type, and "(required)".
     error = re.sub(r"\bSTR |\.? ?\(required\)", "", said[min(1, len(said) - 1)]).rstrip(".")
     meant = re.search(r"Perhaps you meant:\s+(--\S+)", "\n".join(lines))
     hint = f"did you mean {meant.group(1)}?" if meant else f"see jaxcnn {command} --help"

@@ -1,11 +1,12 @@
-"""Training: one pure step, spread over devices, and the loop around it."""
+"""Training: one pure step, distributed over devices, and the loop around it."""
 
 from jaxcnn.train.config import Config, OptimizerConfig, ScheduleConfig
 from jaxcnn.train.devices.parallel import make_parallel
-from jaxcnn.train.learning_rate_finder import Finding, find_learning_rate
+from jaxcnn.train.learning_rate_finder import LearningRateFinderResult, find_learning_rate
 from jaxcnn.train.losses import binary_cross_entropy, cross_entropy
 from jaxcnn.train.optim.optimizers import make_optimizer
 from jaxcnn.train.optim.schedules import make_schedule
+from jaxcnn.train.prepare import make_prepare
 from jaxcnn.train.runtime.checkpoint import SaveError
 from jaxcnn.train.runtime.loop import DivergedError, Result, evaluate_run, fit
 from jaxcnn.train.runtime.signals import InterruptedRunError
@@ -16,8 +17,8 @@ from jaxcnn.train.step import make_eval_step, make_train_step
 __all__ = [
     "Config",
     "DivergedError",
-    "Finding",
     "InterruptedRunError",
+    "LearningRateFinderResult",
     "OptimizerConfig",
     "Result",
     "SaveError",
@@ -35,6 +36,7 @@ __all__ = [
     "make_eval_step",
     "make_optimizer",
     "make_parallel",
+    "make_prepare",
     "make_schedule",
     "make_train_step",
 ]

@@ -1,38 +1,84 @@
-"""What a run is: frozen dataclasses of values that JSON can hold.
+"""The configuration of a run: frozen dataclasses whose values JSON can hold.
 
-The command line's flags are these fields, so that `fit(Config(...))` and `jaxcnn train` with the same values are
-the same run.
+The flags of the command line are these fields, so `fit(Config(...))` and `jaxcnn train` with the same values are the
+same run. A field that needs more than its type declares its check beside it; `validate` runs all checks. Names of
+models, losses, optimizers and other parts are checked where the parts are built (`parts`).
 """
 
+import contextlib
 import dataclasses
-import itertools
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from jaxcnn.errors import UsageError, unknown_name
-from jaxcnn.train.optim.parameter_paths import check_pattern, parse_scales
+from jaxcnn.errors import UsageError
+from jaxcnn.train import checks
+
+Keywords = tuple[tuple[str, Any], ...]
+"""Keyword arguments as pairs sorted by name: immutable and hashable."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class OptimizerConfig:
-    """How gradients change the parameters."""
+    """How gradients change the parameters. Every keyword of the Optax function is accepted too: --optimizer.b2 0.95 for
+    adam, --optimizer.nesterov True for momentum."""
 
     name: str = "momentum"
     """sgd, momentum, nesterov, rmsprop, adagrad, adam, adamw, lars, lamb, lion or muon."""
-    learning_rate: float = 0.05
-    """The highest learning rate of the schedule."""
-    momentum: float = 0.9
-    """Share of the past direction that stays (momentum, nesterov, lars and muon)."""
-    weight_decay: float = 0.001
-    """Decay of kernels; biases and normalisation are left alone."""
+    learning_rate: Annotated[float, checks.POSITIVE] = 0.05
+    """Peak learning rate of the schedule."""
+    momentum: Annotated[float | None, checks.FRACTION_BELOW_ONE] = None
+    """Momentum coefficient; 0.9 by default for momentum, nesterov, lars and muon."""
+    weight_decay: Annotated[float, checks.NOT_NEGATIVE] = 0.001
+    """Weight decay of kernels. Biases and normalization parameters do not decay."""
     decay_all: bool = False
-    """Whether biases and normalisation decay too."""
-    clip_norm: float | None = None
-    """Longest gradient, over all parameters together; a longer one is shortened to it."""
-    learning_rate_scales: tuple[str, ...] = ()
-    """Factors of the learning rate of some parameters: EXPRESSION=FACTOR, such as "stem|stage1=0.1" "head=10"; the
-    first that matches a parameter's path from its start counts."""
+    """Apply weight decay to biases and normalization parameters too."""
+    clip_norm: Annotated[float | None, checks.POSITIVE] = None
+    """Clip the gradient to this global norm, over all parameters together."""
+    learning_rate_scales: Annotated[tuple[str, ...], checks.scales] = ()
+    """Factors on the learning rate of selected parameters: EXPRESSION=FACTOR, such as "stem|stage1=0.1" "head=10".
+    Regular expressions, anchored at the start of the path; the first match wins."""
+    options: Annotated[Keywords, checks.json_values] = ()
+    """Other keywords of the optimizer's Optax function, as pairs sorted by name. Pass them as keywords."""
+
+    def __init__(
+        self,
+        name: str = name,
+        learning_rate: float = learning_rate,
+        momentum: float | None = momentum,
+        weight_decay: float = weight_decay,
+        decay_all: bool = decay_all,
+        clip_norm: float | None = clip_norm,
+        learning_rate_scales: tuple[str, ...] = learning_rate_scales,
+        options: Keywords = options,
+        **keywords: Any,
+    ):
+        """Take the fields, and any keyword of the optimizer's Optax function.
+
+        Keywords are stored in `options`. `optim.optimizers` checks them against the function's signature.
+
+        >>> config = OptimizerConfig("adam", 1e-3, b2=0.95)
+        >>> dataclasses.replace(config, eps=1e-6).options
+        (('b2', 0.95), ('eps', 1e-06))
+        """
+        given = {**dict(options), **keywords}
+        values = {
+            "name": name,
+            "learning_rate": learning_rate,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "decay_all": decay_all,
+            "clip_norm": clip_norm,
+            "learning_rate_scales": learning_rate_scales,
+            "options": tuple((keyword, _immutable(given[keyword])) for keyword in sorted(given)),
+        }
+        for field, value in values.items():
+            object.__setattr__(self, field, value)  # the dataclass is frozen
+
+
+def _immutable(value: Any) -> Any:
+    """Return lists as tuples, at any depth."""
+    return tuple(map(_immutable, value)) if isinstance(value, list | tuple) else value
 
 
 @dataclass(frozen=True)
@@ -41,16 +87,16 @@ class ScheduleConfig:
 
     name: str = "cosine"
     """constant, step, cosine, linear, polynomial or onecycle."""
-    warmup_epochs: float = 0.0
-    """Epochs in which the learning rate first grows linearly from 0."""
-    milestones: tuple[float, ...] = (0.5, 0.75)
-    """Shares of the run after which the learning rate falls (step)."""
-    factor: float = 0.1
-    """What the learning rate is multiplied by at each milestone (step)."""
-    power: float = 2.0
-    """Exponent of the fall (polynomial)."""
-    end_factor: float = 0.0
-    """Share of the learning rate that is left at the end (cosine, linear and polynomial)."""
+    warmup_epochs: Annotated[float, checks.NOT_NEGATIVE] = 0.0
+    """Epochs of linear warm-up from 0."""
+    milestones: Annotated[tuple[float, ...], checks.MILESTONES] = (0.5, 0.75)
+    """Fractions of the run after which the learning rate drops (step)."""
+    factor: Annotated[float, checks.FRACTION] = 0.1
+    """Factor on the learning rate at each milestone (step)."""
+    power: Annotated[float, checks.POSITIVE] = 2.0
+    """Exponent of the decay (polynomial)."""
+    end_factor: Annotated[float, checks.FRACTION] = 0.0
+    """Final learning rate as a fraction of the peak (cosine, linear and polynomial)."""
 
 
 @dataclass(frozen=True)
@@ -60,77 +106,75 @@ class Config:
     model: str = "lenet5"
     """Architecture; `jaxcnn models` lists them."""
     model_options: tuple[str, ...] = ()
-    """Fields of the architecture that differ from the named variant's: NAME=VALUE, such as stem=cifar."""
+    """Fields of the architecture to change: NAME=VALUE, such as stem=cifar."""
     init_from: str | None = None
-    """Weights to start from in place of random ones: a .safetensors or .pth file with our names, torchvision's or
-    timm's, hf:OWNER/NAME, or the folder of a run. A classifier for another number of classes is left out."""
-    freeze: str | None = None
-    """Parameters that stay as they are: a regular expression that matches their paths from the start, such as
-    "stem|stage1"; "(?!head)" freezes all but the classifier (a linear probe)."""
+    """Initial weights: a .safetensors or .pth file with jaxcnn's, torchvision's or timm's names, hf:OWNER/NAME, or
+    the directory of a run. A classifier for another number of classes is left out."""
+    freeze: Annotated[str | None, checks.pattern] = None
+    """Parameters to freeze: a regular expression, anchored at the start of the path, such as "stem|stage1".
+    "(?!head)" freezes all but the classifier (a linear probe)."""
     dataset: str = "fashion_mnist_mini"
-    """Data set; `jaxcnn datasets` lists them."""
+    """Dataset; `jaxcnn datasets` lists them."""
     data_dir: str | None = None
-    """Folder of prepared data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
-    image_size: int | None = None
-    """Height and width to bring images to; needed for data sets whose images differ in size."""
-    epochs: float = 30.0
-    """Times that every training image is seen."""
-    steps: int | None = None
-    """Updates of the parameters, in place of epochs."""
-    batch_size: int | Literal["full"] = 64
-    """Images in a step, over all devices together: 1 is stochastic, full is vanilla gradient descent."""
-    accumulate: int | None = None
-    """Micro-batches that a device splits its share of a batch into, to save memory (default: 1; full: by its size)."""
+    """Directory of prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    image_size: Annotated[int | None, checks.AT_LEAST_ONE] = None
+    """Height and width to resize images to. Required for datasets whose images differ in size."""
+    epochs: Annotated[float, checks.POSITIVE] = 30.0
+    """Passes over the training set."""
+    steps: Annotated[int | None, checks.AT_LEAST_ONE] = None
+    """Training steps. Overrides epochs."""
+    batch_size: Annotated[int | Literal["full"], checks.batch_size] = 64
+    """Images in a step, over all devices: 1 is stochastic, full is full-batch gradient descent."""
+    accumulate: Annotated[int | None, checks.AT_LEAST_ONE] = None
+    """Micro-batches per step on each device, to save memory (default: 1; for full: chosen by its size)."""
     augment: tuple[str, ...] = ("shift:1",)
-    """Changes made to training images at random, in order: flip, shift:PIXELS, crop:PADDING, cutout:SIZE, resized_crop,
+    """Random augmentations of training images, in order: flip, shift:PIXELS, crop:PADDING, cutout:SIZE, resized_crop,
     randaugment, trivialaugment."""
-    mixup: float = 0.0
+    mixup: Annotated[float, checks.NOT_NEGATIVE] = 0.0
     """Alpha of mixup, which blends two images and their labels; 0 is off."""
-    cutmix: float = 0.0
+    cutmix: Annotated[float, checks.NOT_NEGATIVE] = 0.0
     """Alpha of cutmix, which pastes a box of one image into another; 0 is off."""
     loss: str = "cross_entropy"
     """cross_entropy or binary_cross_entropy."""
-    label_smoothing: float = 0.1
-    """Share of each training label that is spread over all classes; 0 is off."""
+    label_smoothing: Annotated[float, checks.FRACTION_BELOW_ONE] = 0.1
+    """Fraction of each training label that is distributed evenly over all classes; 0 is off."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    aux_weight: float = 0.3
+    aux_weight: Annotated[float, checks.NOT_NEGATIVE] = 0.3
     """Weight of the loss of each auxiliary classifier (GoogLeNet)."""
-    ema_decay: float = 0.0
-    """Decay, such as 0.999, of an average of parameters and batch statistics, which is then tested; 0 is off."""
+    ema_decay: Annotated[float, checks.FRACTION_BELOW_ONE] = 0.0
+    """Decay, such as 0.999, of a moving average of parameters and batch statistics, which is then tested; 0 is off."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the computation; parameters are float32 always, and float16 has a dynamic loss scale."""
+    """Precision of the computation. Parameters are always float32; float16 uses a dynamic loss scale."""
     tta: Literal["none", "flip"] = "none"
-    """Test-time augmentation: flip takes the mean of the logits of an image and of its mirror image."""
+    """Test-time augmentation: flip averages the logits of each image and its mirror image."""
     parallel: Literal["auto", "pmap", "shard_map", "jit"] = "auto"
-    """How a step is spread over the devices; auto is pmap in one process and shard_map in many."""
+    """How a step is distributed over devices. auto is pmap on one process and shard_map on many."""
     sync_batch_norm: Literal["all", "none"] | int = "all"
-    """Devices over which batch normalisation takes its statistics: all, none (each its own images), or groups of so
-    many."""
+    """Devices that share batch normalization statistics: all, none (each device its own), or the number of devices in
+    a group."""
     shard_state: bool = False
-    """Whether each device holds only a part of the large parameters and optimizer state (parallel jit only)."""
-    steps_per_dispatch: int = 1
-    """Updates in one call of the compiled program; more of them hide the cost of a call where a step is short."""
-    seed: int = 0
-    """Start of all randomness: parameters, order of the data, augmentation, dropout."""
+    """Shard large parameters and optimizer state over the devices (parallel jit only)."""
+    steps_per_dispatch: Annotated[int, checks.AT_LEAST_ONE] = 1
+    """Steps per call of the compiled program. More steps hide the cost of a call where a step is short."""
+    seed: Annotated[int, checks.between(0, 2**32 - 1, "2^32 - 1")] = 0
+    """Seed of all randomness: parameters, data order, augmentation, dropout."""
     workdir: str | None = None
-    """Folder of the run, continued if it holds this very run (default: a new one in runs/)."""
-    checkpoint_every: int | None = None
-    """Steps between two checkpoints, in addition to one at each end of an epoch (default: none)."""
-    log_every: int = 20
-    """Steps between two updates of the progress bar and of the log files, which hold every step."""
-    tensorboard_images: int = 0
-    """Test images that TensorBoard shows, with what the network says of them, when the run is done; 0 is none."""
+    """Run directory. A run of the same configuration there is resumed (default: a new one in runs/)."""
+    checkpoint_every: Annotated[int | None, checks.AT_LEAST_ONE] = None
+    """Steps between checkpoints, in addition to one at the end of each epoch (default: none)."""
+    log_every: Annotated[int, checks.AT_LEAST_ONE] = 20
+    """Steps between updates of the progress bar and of the log files, which record every step."""
+    tensorboard_images: Annotated[int, checks.between(0, 64)] = 0
+    """Test images to show in TensorBoard with their predictions at the end of the run; 0 is none."""
     wandb: bool = False
-    """Whether to send metrics to Weights & Biases as well (pip install 'jaxcnn[wandb]')."""
+    """Send metrics to Weights & Biases too (pip install 'jaxcnn[wandb]')."""
     progress: bool = True
-    """Whether to show a progress bar and a line for each epoch."""
+    """Progress bar and a line for each epoch; --no-progress turns both off."""
 
 
-INFINITE = float("inf")
-
-# Where a run is kept and how it is watched can change between two starts of the same run.
-NOT_OF_THE_RUN = (
+# Fields that may change between two starts of the same run: where it is stored and how it is watched.
+NOT_PART_OF_THE_RUN = (
     "data_dir",
     "workdir",
     "steps_per_dispatch",
@@ -141,51 +185,81 @@ NOT_OF_THE_RUN = (
     "progress",
 )
 
+# Version 0.1 recorded a momentum for every optimizer. Only these optimizers used it.
+_USED_MOMENTUM_IN_0_1 = ("momentum", "nesterov", "lars", "muon")
+
+
+def validate(config: Config) -> None:
+    """Check each field by the check declared beside it. Data and devices are not needed.
+
+    Raises:
+      UsageError: If a value cannot work. The message is one line.
+    """
+    _validate(config, prefix="")
+
+
+def _validate(part: Any, prefix: str) -> None:
+    for field, hint in get_type_hints(type(part), include_extras=True).items():
+        name, value = prefix + field, getattr(part, field)
+        if dataclasses.is_dataclass(value):
+            _validate(value, f"{name}.")
+        elif get_origin(hint) is Literal:
+            checks.one_of(get_args(hint))(name, value)
+        elif get_origin(hint) is Annotated and value is not None:
+            for check in get_args(hint)[1:]:
+                check(name, value)
+
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The configuration as nested dicts, lists, strings, numbers and None."""
+    """Return the configuration as nested dicts, lists, strings, numbers and None, ready for JSON."""
     values = dataclasses.asdict(config)
-    return json.loads(json.dumps(values))  # tuples become the lists that a file will hold
+    values["optimizer"]["options"] = dict(values["optimizer"]["options"])
+    return json.loads(json.dumps(values))  # turns tuples into lists, as they come back from a file
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """The configuration that `to_dict` wrote.
+    """Return the configuration that `to_dict` wrote, in this version or in version 0.1.
 
     Raises:
-      UsageError: fields that are missing or unknown, or values of another type.
+      UsageError: If a field is missing or unknown, or a value has the wrong type.
     """
     try:
-        config = Config(
-            **{
-                **values,
-                "model_options": tuple(values["model_options"]),
-                "augment": tuple(values["augment"]),
-                "optimizer": OptimizerConfig(
-                    **{
-                        **values["optimizer"],
-                        "learning_rate_scales": tuple(values["optimizer"].get("learning_rate_scales", ())),
-                    }
-                ),
-                "schedule": ScheduleConfig(
-                    **{**values["schedule"], "milestones": tuple(values["schedule"]["milestones"])}
-                ),
-            }
-        )
-        for part in (config, config.optimizer, config.schedule):
-            for name, hint in get_type_hints(type(part)).items():
-                if not _is_a(getattr(part, name), hint):
-                    raise TypeError(f"{name} cannot be {getattr(part, name)!r}")
-    except (KeyError, TypeError) as error:
+        return _read(Config, _upgraded(values))
+    except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"not a configuration of this version of jaxcnn: {error}") from error
-    return config
+
+
+def _read(kind: Any, values: dict[str, Any]) -> Any:
+    """Build a dataclass from a dict, and check the type of each value."""
+    hints = get_type_hints(kind)
+    if values.keys() != hints.keys():
+        raise TypeError(f"missing or unknown fields: {', '.join(sorted(values.keys() ^ hints.keys()))}")
+    read = {}
+    for name, hint in hints.items():
+        value = values[name]
+        if dataclasses.is_dataclass(hint):
+            value = _read(hint, value)
+        elif hint == Keywords and isinstance(value, dict):
+            value = tuple(value.items())
+        elif isinstance(value, list):
+            value = tuple(value)
+        if not _is_a(value, hint):
+            raise TypeError(f"{name} cannot be {value!r}")
+        read[name] = value
+    return kind(**read)
 
 
 def _is_a(value: Any, hint: Any) -> bool:
-    """Whether a value is of a field's type; a whole number is a float too, but True is no number."""
+    """Return whether a value has a field's type. An integer is accepted as a float, a boolean is not a number."""
+    if hint is Any:
+        return True
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_is_a(item, get_args(hint)[0]) for item in value)
+        item, *others = get_args(hint)
+        if others == [...]:
+            return isinstance(value, tuple) and all(_is_a(x, item) for x in value)
+        return isinstance(value, tuple) and all(map(_is_a, value, (item, *others)))
     if get_args(hint):
         return any(_is_a(value, choice) for choice in get_args(hint))
     if hint is float:
@@ -193,81 +267,33 @@ def _is_a(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Fields of the run in which two configurations (as dicts) differ, as "name: old -> new"."""
+def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the dict of a configuration of version 0.1 as this version writes it; a newer one as it is."""
+    optimizer = values["optimizer"]
+    if "options" in optimizer:
+        return values
+    momentum = optimizer["momentum"] if optimizer["name"] in _USED_MOMENTUM_IN_0_1 else None
+    return {**values, "optimizer": {**optimizer, "momentum": momentum, "options": {}}}
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return the fields of the run in which two configurations (as dicts) differ, as "name: old -> new".
+
+    `old` may come from version 0.1, or from a damaged file, which differs in the fields it lacks.
+    """
+    old = old if isinstance(old, dict) else {}
+    with contextlib.suppress(KeyError, TypeError):
+        old = _upgraded(old)
+    left_out = dict.fromkeys(NOT_PART_OF_THE_RUN)
+    return _differences({**old, **left_out}, {**new, **left_out}, prefix="")
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[str]:
     found = []
-    for name in sorted({*old, *new} - ({*NOT_OF_THE_RUN} if not prefix else set())):
+    for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
         if isinstance(before, dict) and isinstance(after, dict):
-            found += differences(before, after, f"{prefix}{name}.")
+            found += _differences(before, after, f"{prefix}{name}.")
         elif before != after:
             found.append(f"{prefix}{name}: {before!r} -> {after!r}")
     return found
-
-
-def validate(config: Config) -> None:
-    """Checks what can be checked without data and devices.
-
-    Raises:
-      UsageError: a value that cannot work, in one line.
-    """
-    optimizer, schedule = config.optimizer, config.schedule
-    if isinstance(config.batch_size, str) and config.batch_size != "full":
-        raise UsageError(f"batch_size must be a number or 'full', got {config.batch_size!r}")
-    for field, names in (("dtype", ("float32", "bfloat16", "float16")), ("tta", ("none", "flip"))):
-        if getattr(config, field) not in names:
-            raise unknown_name(field, getattr(config, field), names)
-    if config.freeze is not None:
-        check_pattern("freeze", config.freeze)
-    parse_scales(optimizer.learning_rate_scales)
-    _check_counts(
-        batch_size=1 if config.batch_size == "full" else config.batch_size,
-        log_every=config.log_every,
-        checkpoint_every=config.checkpoint_every,
-        steps=config.steps,
-        steps_per_dispatch=config.steps_per_dispatch,
-        accumulate=config.accumulate,
-    )
-    # Comparisons with NaN are false, so that it is refused by all of these.
-    for name, value, right, wanted in (
-        ("epochs", config.epochs, 0 < config.epochs < INFINITE, "be a positive number"),
-        ("mixup", config.mixup, 0 <= config.mixup < INFINITE, "not be negative"),
-        ("cutmix", config.cutmix, 0 <= config.cutmix < INFINITE, "not be negative"),
-        ("label_smoothing", config.label_smoothing, 0 <= config.label_smoothing < 1, "be in [0, 1)"),
-        ("aux_weight", config.aux_weight, 0 <= config.aux_weight < INFINITE, "not be negative"),
-        ("ema_decay", config.ema_decay, 0 <= config.ema_decay < 1, "be in [0, 1)"),
-        ("tensorboard_images", config.tensorboard_images, 0 <= config.tensorboard_images <= 64, "be from 0 to 64"),
-        ("seed", config.seed, 0 <= config.seed < 2**32, "be from 0 to 2^32 - 1"),
-        (
-            "optimizer.learning_rate",
-            optimizer.learning_rate,
-            0 < optimizer.learning_rate < INFINITE,
-            "be a positive number",
-        ),
-        ("optimizer.momentum", optimizer.momentum, 0 <= optimizer.momentum < 1, "be in [0, 1)"),
-        ("optimizer.weight_decay", optimizer.weight_decay, 0 <= optimizer.weight_decay < INFINITE, "not be negative"),
-        (
-            "optimizer.clip_norm",
-            optimizer.clip_norm,
-            optimizer.clip_norm is None or 0 < optimizer.clip_norm < INFINITE,
-            "be a positive number",
-        ),
-        ("schedule.warmup_epochs", schedule.warmup_epochs, 0 <= schedule.warmup_epochs < INFINITE, "not be negative"),
-        ("schedule.milestones", schedule.milestones, _are_milestones(schedule.milestones), "grow between 0 and 1"),
-        ("schedule.factor", schedule.factor, 0 <= schedule.factor <= 1, "be in [0, 1]"),
-        ("schedule.power", schedule.power, 0 < schedule.power < INFINITE, "be a positive number"),
-        ("schedule.end_factor", schedule.end_factor, 0 <= schedule.end_factor <= 1, "be in [0, 1]"),
-    ):
-        if not right:
-            raise UsageError(f"{name} must {wanted}, got {value}")
-
-
-def _check_counts(**counts: int | None) -> None:
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise UsageError(f"{name} must be at least 1, got {value}")
-
-
-def _are_milestones(milestones: tuple[float, ...]) -> bool:
-    ends = (0.0, *milestones, 1.0)
-    return bool(milestones) and all(before < after for before, after in itertools.pairwise(ends))

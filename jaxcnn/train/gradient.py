@@ -1,48 +1,145 @@
-"""Gradient accumulation: sums over micro-batches, so that a batch larger than the memory makes one update.
+"""How a loss becomes a gradient: plain, accumulated over micro-batches, or scaled for float16.
 
-Batch normalisation takes its statistics over each micro-batch, and its running statistics move once for each.
-Without it the sums are those of the whole batch.
+A gradient is a function `(loss, params) -> (gradients, aux)`, where `loss(params)` returns `(scalar, aux)`. Gradients
+wrap each other: `scaled(loss_scale, accumulated(4))` sums the scaled gradients of four micro-batches, and divides the
+sum by the scale. The training step takes one gradient and does not depend on what it does.
+
+A gradient may leave out parameters and batch statistics that must not change, by a hole (`optax.MaskedNode()`) in
+their place. The step leaves what has a hole as it is, to the last bit.
 """
 
+import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
-# Micro-batches for the full data set, where their number is not given: so few images at once that they fit memory.
-# Off accelerators each micro-batch is compiled by itself (see below), so they are few and large.
+# Micro-batches of the full training set, where their number is not given: so few images at once that they fit memory.
+# On a CPU each micro-batch is compiled separately (see `_sum_over_parts`), so they are few and large.
 FULL_BATCH_IMAGES = 512
 FULL_BATCH_PARTS_ON_CPU = 8
 
 
-def parts_of_full_batch(share: int, platform: str) -> int:
-    """Into how many micro-batches a device splits its `share` of the data set, if nothing else was asked for."""
-    parts = -(-share // FULL_BATCH_IMAGES)
+@dataclass(frozen=True, eq=False)
+class BatchLoss:
+    """The loss of one batch as a function of the parameters.
+
+    Attributes:
+      function: `(params, batch_stats, batch, index) -> (loss, (batch_stats, sums))`. The loss is the part's
+        contribution to the mean over the whole batch, so that losses and gradients of parts add up.
+      batch: arrays `[N, ...]` in any tree: the whole batch, or a micro-batch.
+      batch_stats: running statistics before the batch.
+      opt_state: the optimizer's state before the step.
+      index: number of the micro-batch, int32 scalar; its dropout depends on it.
+    """
+
+    function: Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, Any]]
+    batch: Any
+    batch_stats: Any
+    opt_state: Any
+    index: jax.Array
+
+    def __call__(self, params: Any) -> tuple[jax.Array, Any]:
+        return self.function(params, self.batch_stats, self.batch, self.index)
+
+
+Gradient = Callable[[BatchLoss, Any], tuple[Any, Any]]
+
+
+def plain(loss: BatchLoss, params: Any) -> tuple[Any, Any]:
+    """Return the gradient of the loss, and what the loss returns beside its value."""
+    return jax.grad(loss, has_aux=True)(params)
+
+
+def accumulated(parts: int, gradient: Gradient = plain) -> Gradient:
+    """Return the sum of the gradients of `parts` micro-batches, so that a large batch needs less memory.
+
+    Batch normalization takes the statistics of each micro-batch, and its running statistics move once for each.
+    Without it the sum is the gradient of the whole batch.
+    """
+    if parts == 1:
+        return gradient
+
+    def of_parts(loss: BatchLoss, params: Any) -> tuple[Any, Any]:
+        def of_part(batch_stats: Any, part: Any, index: jax.Array) -> tuple[Any, Any]:
+            part_loss = dataclasses.replace(loss, batch=part, batch_stats=batch_stats, index=index)
+            gradients, (batch_stats, sums) = gradient(part_loss, params)
+            return batch_stats, (gradients, sums)
+
+        batch_stats, (gradients, sums) = _sum_over_parts(of_part, loss.batch_stats, loss.batch, parts)
+        return gradients, (batch_stats, sums)
+
+    return of_parts
+
+
+def scaled(loss_scale: Callable[[Any], jax.Array], gradient: Gradient = plain) -> Gradient:
+    """Multiply the loss by a scale before it is differentiated, and divide the gradients by it.
+
+    Args:
+      loss_scale: returns the scale, given the optimizer's state (`mixed_precision.loss_scale`).
+      gradient: of the scaled loss.
+    """
+
+    def of_scaled(loss: BatchLoss, params: Any) -> tuple[Any, Any]:
+        scale = loss_scale(loss.opt_state)
+
+        def function(*args: Any) -> tuple[jax.Array, Any]:
+            value, aux = loss.function(*args)
+            return scale * value, aux
+
+        gradients, aux = gradient(dataclasses.replace(loss, function=function), params)
+        return jax.tree.map(lambda g: g / scale, gradients), aux
+
+    return of_scaled
+
+
+def parts_of_full_batch(images: int, platform: str) -> int:
+    """Return the default number of micro-batches for `images` on each device, where the batch is the training set."""
+    parts = -(-images // FULL_BATCH_IMAGES)
     return min(parts, FULL_BATCH_PARTS_ON_CPU) if platform == "cpu" else parts
 
 
-def sum_over_parts(
+def leave_out(tree: Any, selected: Any) -> Any:
+    """Put a hole in place of each leaf of `tree` where the tree of booleans `selected` is true."""
+    return jax.tree.map(lambda x, out: optax.MaskedNode() if out else x, tree, selected)
+
+
+def leave_out_as(tree: Any, partial: Any) -> Any:
+    """Put a hole in place of each leaf of `tree` where `partial` has one."""
+    return jax.tree.map(lambda p, x: p if _is_hole(p) else x, partial, tree, is_leaf=_is_hole)
+
+
+def fill_in(partial: Any, whole: Any) -> Any:
+    """Fill each hole of `partial` with the leaf of `whole`."""
+    return jax.tree.map(lambda p, x: x if _is_hole(p) else p, partial, whole, is_leaf=_is_hole)
+
+
+def _is_hole(x: Any) -> bool:
+    return isinstance(x, optax.MaskedNode)
+
+
+def _sum_over_parts(
     function: Callable[[Any, Any, jax.Array], tuple[Any, Any]], carry: Any, batch: Any, parts: int
 ) -> tuple[Any, Any]:
-    """Calls `function(carry, part, index) -> (carry, values)` on each part in turn and sums the values up.
+    """Call `function(carry, part, index) -> (carry, values)` on each part in turn and sum the values.
 
-    A part takes every `parts`-th example, so that under `jit` over a mesh each device has its share of it. If the
-    batch cannot be split evenly, what is left over at its end is one more, shorter part, in place of one of the
-    `parts`; it may also leave fewer than `parts`.
+    A part takes every `parts`-th example, so that under `jit` over a mesh each device has its shard of it. Examples
+    that are left over at the end form one more, shorter part, in place of one of the `parts`. There may also be fewer
+    than `parts`.
 
     Args:
-      function: of a carry, a part of the batch and the part's index; its values must be sums over examples.
+      function: of a carry, a part of the batch and the part's index. Its values must be sums over examples.
       carry: handed from part to part.
       batch: arrays `[N, ...]` in any tree.
-      parts: number of micro-batches.
+      parts: number of micro-batches, at least 2.
 
     Returns:
       The last carry and the sum of the values.
     """
     examples = len(jax.tree.leaves(batch)[0])
-    if parts == 1:
-        return function(carry, batch, jnp.zeros((), jnp.int32))
     size = -(-examples // parts)
     even = examples // size
     stacked = jax.tree.map(lambda x: x[: even * size].reshape(size, even, *x.shape[1:]).swapaxes(0, 1), batch)

@@ -1,7 +1,7 @@
-"""A test of learning rates: a short run in which the learning rate grows, and the loss against it.
+"""Learning rate range test: a short run in which the learning rate grows, and the loss against it.
 
-Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017, section 3.3; with equal factors between the
-steps in place of equal distances, so that several orders of magnitude are seen.
+Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017, section 3.3, with learning rates in geometric
+progression, to cover several orders of magnitude.
 """
 
 import dataclasses
@@ -16,29 +16,29 @@ import numpy as np
 
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train import metrics
-from jaxcnn.train.build import build_optimizer
 from jaxcnn.train.config import Config
-from jaxcnn.train.custom import CustomParts
+from jaxcnn.train.parts import CustomParts, build_optimizer
 from jaxcnn.train.runtime.plan import make_plan
 from jaxcnn.train.runtime.workdir import write_json
 
-# The test ends early where the smoothed loss is so many times the lowest.
+# The test ends early when the smoothed loss exceeds this multiple of its minimum.
 EXPLODED = 4.0
-# Share of the past in the smoothed loss.
+# Decay of the moving average of the loss.
 SMOOTHING = 0.9
-# What the suggestion is of the learning rate at the lowest smoothed loss. There, training is about to diverge.
+# The suggestion is this fraction of the learning rate with the lowest smoothed loss, at which training is about to
+# diverge.
 SAFETY = 1 / 3
 
 
 @dataclass(frozen=True)
-class Finding:
+class LearningRateFinderResult:
     """The loss of each step of the test against its learning rate.
 
     Attributes:
-      learning_rates: of each step made, growing.
-      losses: mean loss of each step's batch.
-      smoothed: the same, averaged over past steps.
-      suggestion: a third of the learning rate at which the smoothed loss is lowest.
+      learning_rates: of each step made, increasing.
+      losses: mean loss of each step's batch, in nats.
+      smoothed: moving average of the losses.
+      suggestion: a third of the learning rate with the lowest smoothed loss.
     """
 
     learning_rates: tuple[float, ...]
@@ -47,7 +47,11 @@ class Finding:
     suggestion: float
 
     def save(self, folder: Path, title: str) -> None:
-        """Writes `find_lr.json` and `find_lr.png` into a folder, which is made if need be."""
+        """Write `find_lr.json` and `find_lr.png` into a directory, which is created if needed.
+
+        Raises:
+          UsageError: If the directory cannot be written.
+        """
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(folder / "find_lr.json", dataclasses.asdict(self))
@@ -63,7 +67,7 @@ class Finding:
         axes.plot(self.learning_rates, self.losses, ".", ms=4, alpha=0.4, label="each step")
         axes.plot(self.learning_rates, self.smoothed, lw=2, label="smoothed")
         axes.axvline(self.suggestion, color="tab:green", ls="--", label=f"suggested: {self.suggestion:.2g}")
-        # A last step that exploded must not press the curve flat.
+        # The loss of the last step may be so large that it would flatten the curve.
         low, high = min(self.losses), max(self.losses[: len(self.losses) // 2])
         axes.set_ylim(low - 0.1 * (high - low), high + 0.2 * (high - low))
         axes.set(xscale="log", xlabel="learning rate", ylabel="training loss (nats)", title=title)
@@ -74,15 +78,19 @@ class Finding:
 
 def find_learning_rate(
     config: Config, *, steps: int = 100, lowest: float = 1e-6, highest: float = 10.0, **custom: Any
-) -> Finding:
-    """Trains with a learning rate that grows from `lowest` to `highest`, and sees where the loss falls.
+) -> LearningRateFinderResult:
+    """Train with a learning rate that grows from `lowest` to `highest`, and suggest one.
 
-    The configuration's own learning rate, schedule and length are not used; `custom` are parts as of `fit`. A custom
-    optimizer must be a function of the schedule.
+    Args:
+      config: the run. Its own learning rate, schedule and length are not used.
+      steps: steps of the test, at least 20.
+      lowest: first learning rate.
+      highest: last learning rate.
+      custom: custom parts, as passed to `fit`. A custom optimizer must be a function of the schedule.
 
     Raises:
-      UsageError: a configuration that cannot work.
-      RunError: no finite loss in the first tenth of the steps.
+      UsageError: If the configuration cannot work.
+      RunError: If the loss is not finite within the first tenth of the steps.
     """
     if steps < 20:
         raise UsageError(f"steps must be at least 20 to see a curve, got {steps}")
@@ -112,4 +120,6 @@ def find_learning_rate(
     if len(losses) < steps // 10:
         raise RunError(f"the loss is not finite from step {len(losses) + 1} on, at a learning rate of {rates[0]:.2g}")
     lowest_at = int(np.argmin(smoothed))
-    return Finding(tuple(rates[: len(losses)]), tuple(losses), tuple(smoothed), SAFETY * rates[lowest_at])
+    return LearningRateFinderResult(
+        tuple(rates[: len(losses)]), tuple(losses), tuple(smoothed), SAFETY * rates[lowest_at]
+    )

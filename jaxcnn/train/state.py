@@ -1,4 +1,4 @@
-"""What changes while training: arrays, and nothing else."""
+"""The training state: arrays, and nothing else."""
 
 import functools
 from typing import Any
@@ -14,15 +14,15 @@ from jaxcnn import kernels
 
 @struct.dataclass
 class TrainState:
-    """All that a run needs to go on: saved, sharded and compared as it is.
+    """All that a run needs to continue. It is saved, sharded and compared as it is.
 
     Attributes:
-      step: int32 scalar, updates made so far.
+      step: steps made so far, int32 scalar.
       params: the model's parameters.
-      batch_stats: running statistics of batch normalisation; empty for models without.
-      opt_state: the optimizer's own state, and the loss scale where there is one.
-      ema: `params` and `batch_stats` averaged over past steps, in a dict of these names; empty if not averaged.
-      key: raw key data, uint32 `[2]`, the same for the whole run; each step folds its number in.
+      batch_stats: running statistics of batch normalization; empty for models without it.
+      opt_state: the optimizer's state, with the loss scale in float16.
+      ema: moving averages of `params` and `batch_stats`, in a dict of these names; empty if not averaged.
+      key: raw key data, uint32 `[2]`, the same for the whole run. Each step folds its number into it.
     """
 
     step: jax.Array
@@ -41,26 +41,26 @@ def create_state(
     *,
     averaged: bool = False,
 ) -> TrainState:
-    """The state before the first step. Parameters depend on `seed` alone.
+    """Return the state before the first step. Parameters depend on `seed` alone.
 
     Args:
       model: a Linen module.
-      optimizer: any optax transformation.
+      optimizer: any Optax transformation.
       image_shape: `(H, W, C)`.
-      seed: start of all randomness.
-      averaged: whether the state keeps an average of parameters and statistics (`ema`).
+      seed: seed of all randomness.
+      averaged: keep moving averages of parameters and statistics (`ema`).
     """
     init_key, run_key = jax.random.split(jax.random.key(seed))
     keys = {"params": init_key, "dropout": init_key}
 
-    # One compiled program in place of one for every layer's initialiser, and, since it runs once, quickly made rather
-    # than fast. Within another program (`eval_shape`) options are that one's.
+    # One compiled program instead of one for each layer's initializer. It runs once, so it is compiled quickly rather
+    # than well. Within another program (`eval_shape`), that program's options apply.
     is_within = isinstance(init_key, jax.core.Tracer)
     quick = {"xla_backend_optimization_level": 0} if kernels.on_cpu() and not is_within else None
 
     @functools.partial(jax.jit, compiler_options=quick)
     def initialize() -> TrainState:
-        # In training mode, in which parts may exist that evaluation does not have (auxiliary classifiers).
+        # In training mode, since evaluation does not create auxiliary classifiers.
         variables = model.init(keys, jnp.zeros((1, *image_shape)), train=True)
         learned = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
         return TrainState(
@@ -75,5 +75,5 @@ def create_state(
 
 
 def evaluation_variables(state: TrainState) -> dict[str, Any]:
-    """The variables to test and predict with: the averaged ones if the run keeps an average, else the latest."""
+    """Return the variables to test and predict with: the moving averages if the state has them, else the latest."""
     return state.ema or {"params": state.params, "batch_stats": state.batch_stats}

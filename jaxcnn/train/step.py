@@ -1,7 +1,7 @@
 """One step of training and one of evaluation: pure functions of a state and a batch.
 
-Neither knows how many devices there are. Under a mapped axis a step sees its device's share of the batch and
-averages over the axis; without one it sees the whole batch.
+Neither depends on the number of devices. Under a mapped axis a step sees its device's shard of the batch and averages
+over the axis; without one it sees the whole batch.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ import optax
 
 from jaxcnn.kernels.axes import needs_mean
 from jaxcnn.train import metrics
-from jaxcnn.train.gradient import sum_over_parts
+from jaxcnn.train.gradient import BatchLoss, Gradient, fill_in, leave_out_as, plain
 from jaxcnn.train.losses import Loss, cross_entropy
-from jaxcnn.train.mixing import Mix, main_labels, mix_batch, mixed_loss
+from jaxcnn.train.mixing import main_labels, mixed_loss
 from jaxcnn.train.optim import ema
-from jaxcnn.train.optim.mixed_precision import loss_scale
+from jaxcnn.train.prepare import Prepare
 from jaxcnn.train.state import TrainState, evaluation_variables
 
 Step = Callable[[TrainState, Any], Any]
@@ -29,90 +29,86 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     loss: Loss = cross_entropy,
     *,
-    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
-    mix: Mix | None = None,
+    prepare: Prepare | None = None,
     normalize: Callable[[jax.Array], jax.Array] | None = None,
     aux_weight: float = 0.3,
+    gradient: Gradient = plain,
     ema_decay: float = 0.0,
-    accumulate: int = 1,
     axis_name: str | None = None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, metrics.Sums]]:
-    """The function `(state, batch) -> (state, metrics)` that makes one update of the parameters.
+    """Return the pure function `(state, batch) -> (state, metrics)` that makes one training step.
+
+    The batch is a dict of `images` uint8 `[N, H, W, C]` and `labels` int32 `[N]`. The metrics are sums over the whole
+    batch: `loss` (without auxiliary losses), `correct` and `examples`.
 
     Args:
       model: called as `model.apply(variables, images, train=True)`, returns logits `[N, classes]`.
       optimizer: turns the gradient of the mean loss into an update.
       loss: `(logits [N, classes], labels [N]) -> [N]`.
-      augment: `(key, [H, W, C]) -> [H, W, C]`, applied to each image with a key of its own.
-      mix: `(key, image, partner) -> (image, share)`, applied to pairs of augmented images; see `mixing`.
+      prepare: augments and mixes the images of a batch; see `prepare.make_prepare`.
       normalize: `[N, H, W, C] -> [N, H, W, C]`, from pixels to the model's input.
       aux_weight: weight of the loss of each auxiliary classifier, whose logits the model sows in `aux_logits`.
-      ema_decay: decay of the averages in the state's `ema`, where it has them.
-      accumulate: micro-batches, one after another, that the batch is split into on each device; see `accumulation`.
-      axis_name: the mapped axis over which the batch is spread, if there is one.
-
-    The batch is a dict of `images` uint8 `[N, H, W, C]` and `labels` `[N]`; the metrics are sums over the whole
-    batch (`loss`, without the auxiliary ones, `correct`, `examples`).
+      gradient: `(loss, params) -> (gradients, aux)`; see `gradient`. float16 needs `gradient.scaled`.
+      ema_decay: decay of the moving averages in the state's `ema`, if it has them.
+      axis_name: the mapped axis over which the batch is distributed, if there is one.
     """
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, metrics.Sums]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        augment_key, mix_key, dropout_key = jax.random.split(key, 3)
         images, labels = batch["images"], batch["labels"]
+        if prepare is not None:
+            images, labels = prepare(key, images, labels, axis_name)
         examples = len(images)
-        device = 0 if axis_name is None else jax.lax.axis_index(axis_name)
-        # Keys go by an example's place in the whole batch, so that they do not depend on the devices.
-        places = device * examples + jnp.arange(examples)
-        if augment is not None:
-            images = jax.vmap(augment)(_keys(augment_key, places), images)
-        if mix is not None:
-            images, labels = mix_batch(mix, _keys(mix_key, places), images, labels, axis_name)
-        scale = loss_scale(state.opt_state)
+        dropout_key = _dropout_key(key, axis_name)
 
-        def gradients_of(batch_stats: Any, part: Any, index: jax.Array) -> tuple[Any, tuple[Any, metrics.Sums]]:
-            """New statistics, the part's share of the gradient of the mean loss, and its metrics."""
+        def loss_of(params: Any, batch_stats: Any, part: Any, index: jax.Array) -> tuple[jax.Array, Any]:
             images, labels = part
+            logits, updates = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                images if normalize is None else normalize(images),
+                train=True,
+                rngs={"dropout": jax.random.fold_in(dropout_key, index)},
+                mutable=["batch_stats", "aux_logits"],
+            )
+            losses = mixed_loss(loss, logits, labels)
+            auxiliary = [mixed_loss(loss, x, labels).sum() for x in jax.tree.leaves(updates.get("aux_logits", {}))]
+            total = losses.sum() + aux_weight * sum(auxiliary)
+            sums = metrics.sums(losses, logits, main_labels(labels))
+            return total / examples, (updates.get("batch_stats", {}), sums)
 
-            def objective(params: Any) -> tuple[jax.Array, tuple[Any, metrics.Sums]]:
-                logits, updates = model.apply(
-                    {"params": params, "batch_stats": batch_stats},
-                    images if normalize is None else normalize(images),
-                    train=True,
-                    rngs={"dropout": jax.random.fold_in(jax.random.fold_in(dropout_key, device), index)},
-                    mutable=["batch_stats", "aux_logits"],
-                )
-                losses = mixed_loss(loss, logits, labels)
-                auxiliary = [mixed_loss(loss, x, labels).sum() for x in jax.tree.leaves(updates.get("aux_logits", {}))]
-                total = losses.sum() + aux_weight * sum(auxiliary)
-                sums = metrics.sums(losses, logits, main_labels(labels))
-                return scale * total / examples, (updates.get("batch_stats", {}), sums)
-
-            gradients, (batch_stats_after, sums) = jax.grad(objective, has_aux=True)(state.params)
-            return batch_stats_after, (gradients, sums)
-
-        batch_stats, (gradients, sums) = sum_over_parts(gradients_of, state.batch_stats, (images, labels), accumulate)
+        first = jnp.zeros((), jnp.int32)
+        batch_loss = BatchLoss(loss_of, (images, labels), state.batch_stats, state.opt_state, first)
+        gradients, (batch_stats, sums) = gradient(batch_loss, state.params)
         if axis_name is not None and needs_mean(axis_name, gradients, batch_stats, sums):
-            # Running statistics are equal on all devices already if batch normalisation is synchronised; if it is
-            # not, their mean is the best single value, and the state must not depend on which device it is read from.
+            # Running statistics are already equal on all devices if batch normalization is synchronized. Otherwise
+            # their mean is the best single value: the state must not depend on which device it is read from.
             gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)
             sums = jax.lax.psum(sums, axis_name)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        learned = {"params": params, "batch_stats": batch_stats}
+        trainable = leave_out_as(state.params, gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trainable)
+        learned = {"params": optax.apply_updates(trainable, updates), "batch_stats": batch_stats}
         new_state = dataclasses.replace(
             state,
             step=state.step + 1,
-            **learned,
+            **fill_in(learned, {"params": state.params, "batch_stats": state.batch_stats}),
             opt_state=opt_state,
-            ema=ema.update(state.ema, learned, ema_decay, state.step) if state.ema else {},
+            ema=_averaged(state, learned, ema_decay) if state.ema else {},
         )
         return new_state, sums
 
     return train_step
 
 
-def _keys(key: jax.Array, places: jax.Array) -> jax.Array:
-    return jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
+def _dropout_key(key: jax.Array, axis_name: str | None) -> jax.Array:
+    """Return this device's dropout key for the step; `prepare` uses the first two of the same three keys."""
+    *_, dropout_key = jax.random.split(key, 3)
+    return jax.random.fold_in(dropout_key, 0 if axis_name is None else jax.lax.axis_index(axis_name))
+
+
+def _averaged(state: TrainState, learned: Any, decay: float) -> Any:
+    """Return the moving averages after the step. What the gradient has left out keeps its average."""
+    average = ema.update(leave_out_as(state.ema, learned), learned, decay, state.step)
+    return fill_in(average, state.ema)
 
 
 def make_eval_step(
@@ -123,10 +119,17 @@ def make_eval_step(
     flip: bool = False,
     axis_name: str | None = None,
 ) -> Callable[[TrainState, Any], metrics.Sums]:
-    """The function `(state, batch) -> metrics` that tests the model on one batch; arguments as in training.
+    """Return the pure function `(state, batch) -> metrics` that tests the model on one batch.
 
-    The variables are those of `evaluation_variables`. With `flip` the logits are the mean of those of each image and
-    of its mirror image. The batch also has a `mask` `[N]`, False for examples that do not count.
+    The variables are those of `evaluation_variables`. The batch also has a `mask` bool `[N]`, False for examples that
+    do not count.
+
+    Args:
+      model: called as `model.apply(variables, images, train=False)`, returns logits `[N, classes]`.
+      loss: `(logits [N, classes], labels [N]) -> [N]`.
+      normalize: `[N, H, W, C] -> [N, H, W, C]`, from pixels to the model's input.
+      flip: average the logits of each image and its mirror image.
+      axis_name: the mapped axis over which the batch is distributed, if there is one.
     """
 
     def eval_step(state: TrainState, batch: Any) -> metrics.Sums:
@@ -139,7 +142,7 @@ def make_eval_step(
 
 
 def evaluation_logits(model: Any, variables: Any, images: jax.Array, *, flip: bool) -> jax.Array:
-    """Logits `[N, classes]` of the model's inputs `[N, H, W, C]`; with `flip` averaged with the mirror images'."""
+    """Return the logits `[N, classes]` of inputs `[N, H, W, C]`; with `flip`, averaged over mirror images."""
     logits = model.apply(variables, images, train=False)
     if not flip:
         return logits

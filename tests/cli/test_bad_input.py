@@ -1,4 +1,4 @@
-"""Whatever is wrong with what the command line is given: one line, status 2, and nothing done."""
+"""A mistake on the command line gives one line and status 2, and nothing is done."""
 
 import contextlib
 import json
@@ -41,6 +41,18 @@ MISTAKES = {
     "train --optimizer.learning-rate 0": "learning_rate must be a positive number",
     "train --optimizer.learning-rate nan": "learning_rate must be a positive number",
     "train --optimizer.momentum 1": "momentum must be in [0, 1)",
+    "train --optimizer.name adam --optimizer.momentum 0.9": "unknown keyword of optimizer adam 'momentum'",
+    "train --optimizer.name adam --optimizer.b3 0.9": "of optimizer adam; did you mean --optimizer.b",
+    "train --optimizer.name lars --optimizer.trust-coeficient 1": "did you mean --optimizer.trust-coefficient?",
+    "train --optimizer.trust-coefficient 1": "unknown flag --optimizer.trust-coefficient of optimizer momentum",
+    "train --optimizer.name adam --optimizer.b2 many": "b2 of optimizer adam must be a number, got 'many'",
+    "train --optimizer.name adam --optimizer.b2": "b2 of optimizer adam must be a number, got True",
+    "train --optimizer.name adam --optimizer.b2=nan": "b2 of optimizer adam must be a number",
+    "train --optimizer.nesterov 1": "nesterov of optimizer momentum must be True or False, got 1",
+    "train --optimizer.name admm --optimizer.b2 1": "unknown optimizer 'admm'; did you mean 'adam'?",
+    "train --optimizer.options b2=1": "unknown flag --optimizer.options of optimizer momentum",
+    "find-lr --optimizer.b2 0.9": "unknown flag --optimizer.b2 of optimizer momentum",
+    "train --processes 2 --distributed": "--processes and --distributed are mutually exclusive",
     "train --optimizer.weight-decay -1": "weight_decay must not be negative",
     "train --schedule.warmup-epochs 99": "leaves none of the run's",
     "train --workdir /dev/null/run": "cannot be written",

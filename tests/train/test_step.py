@@ -1,4 +1,4 @@
-"""The step's parts do what their formulas say, and parts of a batch add up to the batch."""
+"""The parts of the step follow their formulas, and gradients of micro-batches add up to the gradient of the batch."""
 
 import functools
 
@@ -17,12 +17,14 @@ from jaxcnn.train import (
     evaluation_variables,
     make_eval_step,
     make_parallel,
+    make_prepare,
     make_train_step,
 )
+from jaxcnn.train.gradient import accumulated, plain, scaled
 from jaxcnn.train.losses import LOSSES, make_loss
 from jaxcnn.train.mixing import MixedLabels, cutmix, main_labels, make_mix, mixed_loss, mixup
 from jaxcnn.train.optim import ema
-from jaxcnn.train.optim.mixed_precision import INITIAL_SCALE, dynamic_loss_scale
+from jaxcnn.train.optim.mixed_precision import INITIAL_SCALE, dynamic_loss_scale, loss_scale
 
 SHAPE = (6, 6, 3)
 
@@ -62,22 +64,23 @@ def whole_batch():
 
 @pytest.mark.parametrize("parts", [2, 5])  # 5 leaves a shorter part over
 def test_micro_batches_add_up_to_the_batch(parts):
-    assert largest_difference(train(accumulate=parts)[-1].params, whole_batch()) < 1e-6
+    assert largest_difference(train(gradient=accumulated(parts))[-1].params, whole_batch()) < 1e-6
 
 
 def test_micro_batches_add_up_in_a_loop_too(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # on which the parts are a loop in the program
-    assert largest_difference(train(accumulate=5)[-1].params, whole_batch()) < 1e-6
+    assert largest_difference(train(gradient=accumulated(5))[-1].params, whole_batch()) < 1e-6
 
 
 @pytest.mark.parametrize("strategy", ["pmap", "jit"])
 def test_micro_batches_add_up_over_devices(strategy):
-    assert largest_difference(train(accumulate=3, devices=4, strategy=strategy)[-1].params, whole_batch()) < 1e-6
+    parts = train(gradient=accumulated(3), devices=4, strategy=strategy)[-1]
+    assert largest_difference(parts.params, whole_batch()) < 1e-6
 
 
 def test_batch_norm_sees_micro_batches_and_its_running_statistics_move_with_each():
     normalized = network(BatchNorm(momentum=0.9))
-    whole, parts = train(normalized, steps=1)[-1], train(normalized, steps=1, accumulate=3)[-1]
+    whole, parts = train(normalized, steps=1)[-1], train(normalized, steps=1, gradient=accumulated(3))[-1]
     assert largest_difference(whole.params, parts.params) > 1e-4
     # The running mean moves by 0.1 of the distance once, and by 1 - 0.9^3 in three times: the parts' mean is the
     # batch's, but weighted towards the last.
@@ -90,7 +93,7 @@ def test_each_micro_batch_has_its_own_dropout():
     twice = {name: np.repeat(x, 2, axis=0) for name, x in half.items()}  # each micro-batch is the same half
     model, optimizer = network(Dropout(0.5)), optax.sgd(0.0)
     state = create_state(model, optimizer, SHAPE, seed=0)
-    _, both = jax.jit(make_train_step(model, optimizer, accumulate=2))(state, twice)
+    _, both = jax.jit(make_train_step(model, optimizer, gradient=accumulated(2)))(state, twice)
     _, one = jax.jit(make_train_step(model, optimizer))(state, half)
     assert not np.allclose(both["loss"], 2 * one["loss"])
 
@@ -185,7 +188,7 @@ def test_both_mixings_are_chosen_equally_often():
 
 @pytest.mark.slow
 def test_mixing_pairs_the_same_examples_on_any_number_of_devices():
-    mixing = {"mix": make_mix(1.0, 1.0), "steps": 1}
+    mixing = {"prepare": make_prepare(mix=make_mix(1.0, 1.0)), "steps": 1}
     one, four = train(**mixing)[-1], train(**mixing, devices=4)[-1]
     assert largest_difference(one.params, four.params) < 1e-6
     assert largest_difference(train(**mixing, devices=4, strategy="jit")[-1].params, one.params) < 1e-6
@@ -194,10 +197,10 @@ def test_mixing_pairs_the_same_examples_on_any_number_of_devices():
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_computes_nearly_the_same_and_keeps_its_parameters_whole(dtype):
-    optimizer = optax.sgd(0.1, momentum=0.9)
+    optimizer, gradient = optax.sgd(0.1, momentum=0.9), plain
     if dtype == "float16":
-        optimizer = dynamic_loss_scale(optimizer)
-    state = train(network(dtype=jnp.dtype(dtype)), optimizer=optimizer)[-1]
+        optimizer, gradient = dynamic_loss_scale(optimizer), scaled(loss_scale)
+    state = train(network(dtype=jnp.dtype(dtype)), optimizer=optimizer, gradient=gradient)[-1]
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype("float32")}
     assert 0 < largest_difference(state.params, whole_batch()) < 0.03
 
@@ -211,13 +214,13 @@ def test_a_step_of_infinite_gradients_is_left_out_and_halves_the_scale():
     assert updates["kernel"].tolist() == [0.0, 0.0]
     assert float(after.scale) == INITIAL_SCALE / 2
     assert jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), state.inner, after.inner))
-    gradients = {"kernel": after.scale * jnp.array([0.5, -2.0])}
+    gradients = {"kernel": jnp.array([0.5, -2.0])}
     for scale in (INITIAL_SCALE / 2, INITIAL_SCALE):  # doubled after two good steps
         updates, after = update(gradients, after, params)
         assert float(after.scale) == scale
-    plain, _ = optax.adam(0.1).update({"kernel": jnp.array([0.5, -2.0])}, optax.adam(0.1).init(params), params)
-    first, _ = update(gradients, state._replace(scale=jnp.float32(INITIAL_SCALE / 2)), params)
-    np.testing.assert_allclose(first["kernel"], plain["kernel"], rtol=1e-6)
+    unscaled, _ = optax.adam(0.1).update(gradients, optax.adam(0.1).init(params), params)
+    first, _ = update(gradients, state, params)
+    np.testing.assert_allclose(first["kernel"], unscaled["kernel"], rtol=1e-6)
 
 
 def test_at_a_scale_of_one_the_gradients_are_taken_as_they_are_so_that_divergence_shows():
@@ -243,3 +246,72 @@ def test_auxiliary_losses_are_added_with_their_weight():
     moved = jax.tree.map(lambda after, before: after - before, with_it.params, start.params)
     expected = jax.tree.map(lambda after, before: 1.5 * (after - before), without.params, start.params)
     assert largest_difference(moved, expected) < 1e-6
+
+
+class Classifier(nn.Module):
+    """A model of which every operation works without rank promotion."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = nn.relu(nn.Dense(8)(x.reshape(len(x), -1)))
+        return nn.Dense(5)(nn.Dropout(0.5, deterministic=not train)(x))
+
+
+@pytest.mark.parametrize(
+    "restricted", [functools.partial(jax.numpy_rank_promotion, "raise"), jax.disable_jit], ids=["rank", "no-jit"]
+)
+def test_the_step_works_without_rank_promotion_and_without_jit(restricted):
+    model, optimizer = Classifier(), dynamic_loss_scale(optax.adam(0.1))
+    step = make_train_step(
+        model,
+        optimizer,
+        functools.partial(cross_entropy, label_smoothing=0.1),
+        prepare=make_prepare(lambda key, image: image[:, ::-1], make_mix(0.5, 0.5)),
+        normalize=lambda x: x / 2,
+        gradient=scaled(loss_scale, accumulated(2)),
+        ema_decay=0.9,
+    )
+    with restricted():
+        state = create_state(model, optimizer, SHAPE, seed=0, averaged=True)
+        after, sums = step(state, batch(size=5))
+        tested = make_eval_step(model, flip=True)(after, {**batch(size=5), "mask": np.ones(5, bool)})
+    assert int(after.step) == 1
+    assert np.isfinite(sums["loss"])
+    assert np.isfinite(tested["loss"])
+
+
+def test_a_gradient_of_ones_own_takes_the_place_of_the_plain_one():
+    """Sharpness-aware minimization: the gradient at the point of highest loss in a neighborhood."""
+
+    def sharpness_aware(loss, params, radius=0.05):
+        gradients, _ = plain(loss, params)
+        length = optax.tree.norm(gradients)
+        return plain(loss, jax.tree.map(lambda p, g: p + radius * g / length, params, gradients))
+
+    start, sharp = train(gradient=sharpness_aware, steps=1, optimizer=optax.sgd(0.1))
+    step = jax.jit(make_train_step(network(), optax.sgd(0.1), gradient=sharpness_aware))
+    np.testing.assert_allclose(sharp.params["layers_3"]["bias"], step(start, batch())[0].params["layers_3"]["bias"])
+    # In micro-batches each has a neighborhood of its own.
+    parts = train(gradient=accumulated(2, sharpness_aware), steps=1, optimizer=optax.sgd(0.1))[-1]
+    other = train(steps=1, optimizer=optax.sgd(0.1))[-1]
+    assert 1e-5 < largest_difference(parts.params, sharp.params) < largest_difference(sharp.params, start.params)
+    assert largest_difference(other.params, sharp.params) > 1e-5
+
+
+def test_what_a_gradient_leaves_out_stays_as_it_is():
+    def of_the_classifier(loss, params):
+        gradients, (batch_stats, sums) = plain(loss, params)
+        left_out = {**gradients, "layers_0": jax.tree.map(lambda _: optax.MaskedNode(), gradients["layers_0"])}
+        return left_out, (jax.tree.map(lambda _: optax.MaskedNode(), batch_stats), sums)
+
+    # SGD without momentum has no state of the parameters.
+    before, *_, after = train(
+        network(BatchNorm()), gradient=of_the_classifier, optimizer=optax.sgd(0.1), averaged=True, ema_decay=0.5
+    )
+    for tree in ("params", "ema"):
+        old, new = getattr(before, tree), getattr(after, tree)
+        old, new = (old["params"], new["params"]) if tree == "ema" else (old, new)
+        assert largest_difference(old["layers_0"], new["layers_0"]) == 0.0
+        assert largest_difference(old["layers_4"], new["layers_4"]) > 0.0
+    assert largest_difference(before.batch_stats, after.batch_stats) == 0.0
+    assert largest_difference(before.ema["batch_stats"], after.ema["batch_stats"]) == 0.0

@@ -1,8 +1,8 @@
-"""`jaxcnn --print-completion bash` (or zsh): a script by which a shell completes commands, flags and names.
+"""`jaxcnn --print-completion bash` (or zsh): print a script that completes commands, flags and names in a shell.
 
     eval "$(jaxcnn --print-completion bash)"
 
-The script holds everything that it offers, so that nothing of jaxcnn runs when a key is pressed.
+The script contains everything that it offers, so that completion does not start Python.
 """
 
 import dataclasses
@@ -16,12 +16,13 @@ import tyro
 from jaxcnn import data, models
 from jaxcnn.cli import COMMANDS
 from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.train.config import Keywords, OptimizerConfig
 from jaxcnn.train.losses import LOSSES
 from jaxcnn.train.optim.optimizers import OPTIMIZERS
 from jaxcnn.train.optim.schedules import SCHEDULES
 
 SHELLS = ("bash", "zsh")
-# First words of commands that have commands of their own.
+# Subcommands.
 SECOND_COMMANDS = {"datasets": ("show", "stats"), "benchmark": ("compare",)}
 
 Values = Sequence[str]
@@ -36,7 +37,7 @@ def run(args: Sequence[str]) -> None:
 
 
 def script(shell: str) -> str:
-    """The script for this shell; zsh's is bash's, read by what zsh has for that."""
+    """Return the script for this shell. zsh runs the script for bash by its `bashcompinit`."""
     offers, values = [], []
     for command in COMMANDS:
         flags = dict(_flags_of(command))
@@ -65,7 +66,7 @@ def script(shell: str) -> str:
             "    fi",
             '    COMPREPLY=($(compgen -W "$words" -- "$current"))',
             "}",
-            "complete -o bashdefault -o default -F _jaxcnn jaxcnn",  # names of files where nothing is known
+            "complete -o bashdefault -o default -F _jaxcnn jaxcnn",  # completes file names where it offers nothing
         ]
     )
 
@@ -80,7 +81,7 @@ def _dataclasses_of(command: str) -> list[Any]:
 
 
 def _flags_of(command: str) -> Iterator[tuple[str, Values | None]]:
-    """Each flag of a command, with the values that are known of it; None if it takes none."""
+    """Yield each flag of a command with its known values, or None if it takes no value."""
     for kind in _dataclasses_of(command):
         yield from _flags(kind, command)
 
@@ -89,12 +90,29 @@ def _flags(kind: Any, command: str, prefix: str = "") -> Iterator[tuple[str, Val
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         hint, name = hints[field.name], prefix + field.name.replace("_", "-")
-        if dataclasses.is_dataclass(hint):
+        if hint is OptimizerConfig:
+            yield from _flags(hint, command, f"{name}.")
+            yield from _optimizer_keywords(f"{name}.")
+        elif _is_fixed(hint):
+            continue
+        elif dataclasses.is_dataclass(hint):
             yield from _flags(hint, command, f"{name}.")
         elif hint is bool:
             yield f"--no-{name}" if field.default is True else f"--{name}", None
         elif not _is_positional(hint):
             yield f"--{name}", _names().get(name) or _choices(hint)
+
+
+def _optimizer_keywords(prefix: str) -> Iterator[tuple[str, Values]]:
+    """Yield a flag for each keyword of any optimizer that is not a field of `OptimizerConfig`."""
+    fields = {field.name for field in dataclasses.fields(OptimizerConfig)}
+    for keyword in sorted({keyword for optimizer in OPTIMIZERS.values() for keyword in optimizer.keywords()} - fields):
+        yield f"--{prefix}{keyword.replace('_', '-')}", ()
+
+
+def _is_fixed(hint: Any) -> bool:
+    """Return whether a field has no flag: the keywords of the optimizer, which are flags themselves."""
+    return get_origin(hint) is Annotated and get_args(hint)[0] == Keywords
 
 
 def _positional_choices(command: str) -> Values:
@@ -109,7 +127,7 @@ def _is_positional(hint: Any) -> bool:
 
 
 def _choices(hint: Any) -> Values:
-    """The words that a type allows, at its top or among alternatives."""
+    """Return the words that a type allows, at its top or among alternatives."""
     if get_origin(hint) is Literal:
         return [str(choice) for choice in get_args(hint)]
     return [word for part in get_args(hint) for word in _choices(part)] if get_args(hint) else []

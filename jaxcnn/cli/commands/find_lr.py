@@ -1,4 +1,4 @@
-"""`jaxcnn find-lr`: loss against learning rate."""
+"""`jaxcnn find-lr`: plot the loss against the learning rate, and suggest a learning rate."""
 
 import dataclasses
 import json
@@ -9,19 +9,19 @@ from pathlib import Path
 from rich.console import Console
 
 from jaxcnn import train
-from jaxcnn.cli._flags import parse
+from jaxcnn.cli._training_flags import parse_training
 from jaxcnn.cli.commands.train import recipe_defaults, values_of
 
 
 @dataclass(frozen=True)
 class Flags(train.Config):
-    """Try learning rates in one short run, draw the loss against them, and suggest one.
+    """Try learning rates in one short run, plot the loss against them, and suggest one.
 
     The other flags are those of `train`. Writes find_lr.json and find_lr.png into --workdir.
     """
 
     config: str | None = None
-    """A Python file that defines `config = jaxcnn.train.Config(...)`; flags override what it says."""
+    """A Python file that defines `config = jaxcnn.train.Config(...)`. Flags override its values."""
     json: bool = False
     """Print the result as JSON."""
     try_steps: int = 100
@@ -29,20 +29,20 @@ class Flags(train.Config):
     lowest: float = 1e-6
     """First learning rate."""
     highest: float = 10.0
-    """Last learning rate, unless the loss explodes before."""
+    """Last learning rate, unless the loss diverges before."""
 
 
 def run(args: Sequence[str]) -> None:
-    flags = parse(Flags, "find-lr", args, recipe_defaults(Flags, args))
+    flags = parse_training(Flags, "find-lr", args, recipe_defaults(Flags, args))
     config = train.Config(**values_of(flags))
-    finding = train.find_learning_rate(config, steps=flags.try_steps, lowest=flags.lowest, highest=flags.highest)
+    result = train.find_learning_rate(config, steps=flags.try_steps, lowest=flags.lowest, highest=flags.highest)
     folder = Path(flags.workdir or f"runs/find-lr-{config.model}-{config.dataset.replace('/', '_')}").expanduser()
-    finding.save(folder, f"{config.model} on {config.dataset}, {config.optimizer.name}, batch {config.batch_size}")
+    result.save(folder, f"{config.model} on {config.dataset}, {config.optimizer.name}, batch {config.batch_size}")
     if flags.json:
-        print(json.dumps({**dataclasses.asdict(finding), "workdir": str(folder)}, indent=2))
+        print(json.dumps({**dataclasses.asdict(result), "workdir": str(folder)}, indent=2))
         return
     Console().print(
-        f"suggested: [bold green]--optimizer.learning-rate {finding.suggestion:.2g}[/], a third of where the loss is "
-        f"lowest; {folder / 'find_lr.png'} shows the loss of {len(finding.losses)} steps",
+        f"suggested: [bold green]--optimizer.learning-rate {result.suggestion:.2g}[/], a third of the learning rate "
+        f"with the lowest loss; {folder / 'find_lr.png'} shows the loss of {len(result.losses)} steps",
         highlight=False,
     )

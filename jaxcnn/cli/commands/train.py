@@ -17,7 +17,7 @@ from rich.console import Console
 
 from jaxcnn import cli, startup, train
 from jaxcnn.cli import tell
-from jaxcnn.cli._flags import parse
+from jaxcnn.cli._training_flags import parse_training, value_of
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.measure.case import Case
 from jaxcnn.train.config import validate
@@ -30,37 +30,37 @@ from jaxcnn.train.runtime import workdir
 class Flags(train.Config):
     """Train a network. Without flags: LeNet-5 on the images inside the package.
 
-    The same command with the same --workdir continues the run.
+    The same command with the same --workdir resumes the run.
     """
 
     config: str | None = None
-    """A Python file that defines `config = jaxcnn.train.Config(...)`; flags override what it says."""
+    """A Python file that defines `config = jaxcnn.train.Config(...)`. Flags override its values."""
     json: bool = False
-    """Print the result as JSON, and everything else to standard error."""
+    """Print the result as JSON, and all other output to standard error."""
     processes: int | None = None
-    """Start so many processes on this machine, and start them all again from the last checkpoint when one dies."""
+    """Start this number of processes on this machine. When one dies, restart all from the latest checkpoint."""
     devices_per_process: int | None = None
-    """Devices of each of these processes: CPU devices to make (default: one), or GPUs to give (default: one)."""
+    """Devices of each of these processes: virtual CPU devices, or GPUs (default: one)."""
     max_restarts: int = 3
-    """How often these processes are started again without getting any further."""
+    """Restarts of these processes without progress before the command gives up."""
     distributed: bool = False
-    """Be one of many processes, which JAX detects (SLURM, Open MPI, TPU pods) unless the next three flags tell."""
+    """Join a multi-process job. The cluster (SLURM, Open MPI, TPU pods) is detected unless you give its address."""
     coordinator: str | None = None
-    """HOST:PORT of the first of the processes."""
+    """HOST:PORT of the first process."""
     num_processes: int | None = None
-    """How many processes there are."""
+    """Number of processes in the job."""
     process_id: int | None = None
-    """Which of them this is, from 0."""
+    """Index of this process, from 0."""
     heartbeat: int = HEARTBEAT_SECONDS
-    """Seconds without a sign of life after which a process counts as dead."""
+    """Seconds without a heartbeat after which a process counts as dead."""
 
 
-# Flags of the supervisor, which its children do not get.
+# Flags of the supervisor, which are not passed on to its child processes.
 SUPERVISOR_FLAGS = ("--processes", "--devices-per-process", "--max-restarts")
 
 
 def run(args: Sequence[str]) -> int | None:
-    flags = parse(Flags, "train", args, recipe_defaults(Flags, args))
+    flags = parse_training(Flags, "train", args, recipe_defaults(Flags, args))
     _check(flags)
     if cli.is_console_script:
         startup.settle(_batch_values(flags))
@@ -73,10 +73,10 @@ def run(args: Sequence[str]) -> int | None:
 
 
 def _batch_values(flags: Flags) -> int | None:
-    """How many values the images of a batch have, if that can be told before the data set is opened."""
+    """Return the number of values in the images of a batch, or None if the dataset must be opened to know it."""
     try:
         return Case(flags.model, int(flags.batch_size), image_size=flags.image_size).batch_values
-    except (UsageError, TypeError, ValueError):  # what is wrong with the flags is told where they are used
+    except (UsageError, TypeError, ValueError):  # errors in the flags are reported where they are used
         return None
 
 
@@ -92,13 +92,13 @@ def _fit(flags: Flags, args: Sequence[str]) -> None:
 
 
 def recipe_defaults(flags: Any, args: Sequence[str]) -> Any:
-    """Flags with the values of the recipe that `--config` names among `args`, if it does."""
-    recipe = _flag_value(args, "--config")
+    """Return the default flags: those of the recipe that `--config` among `args` names, if it is given."""
+    recipe = value_of(args, "--config")
     return flags() if recipe is None else flags(**values_of(_read_recipe(Path(recipe))), config=recipe)
 
 
 def _supervise(flags: Flags, args: Sequence[str]) -> int:
-    """Starts and watches the processes; the folder is chosen here, so that all starts use the same."""
+    """Start and watch the processes. The run directory is chosen here, so that all restarts use the same one."""
     config = train.Config(**values_of(flags))
     validate(config)
     with workdir.reserved(config) as folder:
@@ -125,7 +125,7 @@ def _be_one_of_many(flags: Flags, args: Sequence[str]) -> None:
     except (UsageError, RunError, KeyboardInterrupt) as error:
         distributed.leave(tell(error))
     except jax.errors.JaxRuntimeError as error:
-        # As a rule that another process has died, of which JAX tells in many lines.
+        # Usually another process has died, which JAX reports in many lines.
         print(f"jaxcnn: process {jax.process_index()} stops: {str(error).splitlines()[0]}", file=sys.stderr)
         distributed.leave(launch.failure_status())
     except Exception:
@@ -134,7 +134,7 @@ def _be_one_of_many(flags: Flags, args: Sequence[str]) -> None:
 
 
 def _keep_standard_output() -> None:
-    """Leaves standard output to Python: Gloo, which carries numbers between CPUs, reports each connection there."""
+    """Leave standard output to Python: Gloo, which connects CPU processes, reports each connection there."""
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
@@ -146,7 +146,7 @@ def _check(flags: Flags) -> None:
     if addressed and not flags.distributed:
         raise UsageError("--coordinator, --num-processes and --process-id need --distributed")
     if flags.distributed and flags.processes is not None:
-        raise UsageError("--processes starts processes of its own, which --distributed says that somebody else does")
+        raise UsageError("--processes and --distributed are mutually exclusive")
     if flags.devices_per_process is not None and flags.processes is None:
         raise UsageError("--devices-per-process needs --processes")
     for name, least in (("processes", 1), ("devices_per_process", 1), ("max_restarts", 0)):
@@ -157,7 +157,7 @@ def _check(flags: Flags) -> None:
 
 
 def _without(args: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """The arguments without some flags and their values."""
+    """Return the arguments without some flags and their values."""
     kept, skip = [], False
     for arg in args:
         name, equals, _ = arg.partition("=")
@@ -168,18 +168,9 @@ def _without(args: Sequence[str], flags: Sequence[str]) -> list[str]:
     return kept
 
 
-def _flag_value(args: Sequence[str], flag: str) -> str | None:
-    for index, arg in enumerate(args):
-        if arg == flag and index + 1 < len(args):
-            return args[index + 1]
-        if arg.startswith(f"{flag}="):
-            return arg.split("=", 1)[1]
-    return None
-
-
 def _read_recipe(path: Path) -> train.Config:
     if not path.is_file():
-        raise UsageError(f"--config {path} does not exist; it is a Python file that defines `config`")
+        raise UsageError(f"--config {path} does not exist; give a Python file that defines `config`")
     config = runpy.run_path(str(path)).get("config")
     if not isinstance(config, train.Config):
         raise UsageError(f"--config {path} must define `config = jaxcnn.train.Config(...)`")
@@ -187,5 +178,5 @@ def _read_recipe(path: Path) -> train.Config:
 
 
 def values_of(config: train.Config) -> dict[str, Any]:
-    """The configuration among flags, field by field."""
+    """Return the fields of `Config` among flags, by name."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(train.Config)}

@@ -32,16 +32,6 @@ def describe() -> dict[str, Any]:
     }
 
 
-<<<<<<< HEAD
-=======
-def _convolutions(on_cpu: bool) -> str:
-    """Return the implementation of convolutions in this process."""
-    if not on_cpu or not native.is_used():
-        return "XLA"
-    return "oneDNN" if native.must_be_plain() else "oneDNN+Winograd"
-
-
->>>>>>> prose2
 def now() -> str:
     """Return the date and time in UTC, in ISO 8601 format."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,1 +1,1 @@
-"""How a gradient becomes an update: optimizers, schedules, freezing, loss scaling, averages."""
+"""How gradients become parameter updates: optimizers, schedules, freezing, loss scaling, moving averages."""

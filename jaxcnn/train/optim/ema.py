@@ -1,4 +1,4 @@
-"""An average of the network over its past steps, which often tests better than the network itself."""
+"""Exponential moving average of a network over its past steps. It often tests better than the network itself."""
 
 from typing import Any
 
@@ -7,14 +7,14 @@ import jax.numpy as jnp
 
 
 def decay_at(decay: float, step: jax.Array) -> jax.Array:
-    """The decay of update number `step` (from 0): `min(decay, (1 + step) / (10 + step))`.
+    """Return the decay at `step` (from 0): `min(decay, (1 + step) / (10 + step))`.
 
-    The second term, TensorFlow's, lets the average leave the random initial parameters behind in a short run.
+    The second term, as in TensorFlow, lets the average forget the random initial parameters in a short run.
     """
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
 
 def update(average: Any, latest: Any, decay: float, step: jax.Array) -> Any:
-    """`average <- d * average + (1 - d) * latest` with `d = decay_at(decay, step)`, leaf by leaf."""
+    """Return `d * average + (1 - d) * latest` with `d = decay_at(decay, step)`, leaf by leaf."""
     d = decay_at(decay, step)
     return jax.tree.map(lambda a, x: d * a + (1.0 - d) * x, average, latest)

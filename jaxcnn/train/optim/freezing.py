@@ -1,8 +1,8 @@
-"""Parts of a network that stay as they are, to the last bit, while the rest is trained.
+"""Freeze a part of a network: train only the rest.
 
-Which they are is an expression over the paths of parameters and of batch statistics (`parameter_paths`). Frozen batch
-normalisation takes its running statistics in training too, as timm's `freeze` and torchvision's detection models
-have it, so that a frozen part computes in training what it computes at test time. Dropout stays what it is.
+A regular expression on the paths of parameters and batch statistics selects the frozen part (`parameter_paths`).
+`Freezing` takes the gradient with respect to the other parameters only; the training step leaves parameters without a
+gradient unchanged.
 """
 
 import dataclasses
@@ -16,72 +16,66 @@ import optax
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm
-from jaxcnn.train.optim.parameter_paths import check_matches, matches, matching
-from jaxcnn.train.state import TrainState
-from jaxcnn.train.step import Step
+from jaxcnn.train.gradient import BatchLoss, Gradient, fill_in, leave_out
+from jaxcnn.train.parameter_paths import check_matches, matches, matching
 
 
 @dataclass(frozen=True)
-class PartlyFrozen:
-    """A model as the training step sees it: no gradient comes to its frozen parts, and nothing below them is computed.
+class Freezing:
+    """The frozen part of a network.
 
-    Batch normalisation of other kinds than ours still takes its batch's statistics; its running ones stay.
+    Attributes:
+      pattern: a regular expression, anchored at the start of the paths of frozen parameters and statistics.
     """
 
-    model: nn.Module
     pattern: str
 
-    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
-        params = jax.tree.map(
-            lambda frozen, x: jax.lax.stop_gradient(x) if frozen else x,
-            matching(self.pattern, variables["params"]),
-            variables["params"],
-        )
-        with nn.intercept_methods(self._with_running_statistics):
-            return self.model.apply({**variables, "params": params}, *args, **kwargs)
+    def check(self, params: Any) -> None:
+        """Raise `UsageError` if the pattern matches none or all of the parameters."""
+        check_matches("freeze", self.pattern, params)
+        if all(jax.tree.leaves(matching(self.pattern, params))):
+            raise UsageError(f"freeze {self.pattern!r} leaves nothing to train: it matches all of {', '.join(params)}")
 
-    def _with_running_statistics(
+    def note(self, params: Any) -> str:
+        """Return one line that says how much of the network is frozen."""
+        sizes = [x.size for x in jax.tree.leaves(params)]
+        frozen = sum(map(operator.mul, sizes, jax.tree.leaves(matching(self.pattern, params))))
+        return f"frozen: {frozen:,} of {sum(sizes):,} parameters"
+
+    def gradient(self, gradient: Gradient) -> Gradient:
+        """Return the gradient with respect to the trainable parameters; frozen ones are left out.
+
+        The backward pass ends at the lowest trainable layer. Frozen batch normalization (`jaxcnn.layers.BatchNorm`)
+        uses its running statistics in training too, like timm's `freeze` and torchvision's detection models, so that
+        a frozen part computes the same in training and in testing. Other kinds of batch normalization use the
+        statistics of the batch. Frozen running statistics are left out too, so that they do not change.
+        """
+
+        def of_trainable(loss: BatchLoss, params: Any) -> tuple[Any, Any]:
+            def function(trainable: Any, *rest: Any) -> tuple[jax.Array, Any]:
+                with nn.intercept_methods(self._use_running_statistics):
+                    return loss.function(fill_in(trainable, params), *rest)
+
+            trainable = leave_out(params, matching(self.pattern, params))
+            gradients, (batch_stats, sums) = gradient(dataclasses.replace(loss, function=function), trainable)
+            return gradients, (leave_out(batch_stats, matching(self.pattern, batch_stats)), sums)
+
+        return of_trainable
+
+    def optimizer(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+        """Return the optimizer with a state for the trainable parameters only.
+
+        It takes gradients and parameters in which the frozen ones are left out.
+        """
+        # Only `init` has something to select. `partition` is used since checkpoints have the tree of its state.
+        labels = {False: optimizer, True: optax.set_to_zero()}
+        return optax.partition(labels, lambda params: matching(self.pattern, params))  # type: ignore[return-value]
+
+    def _use_running_statistics(
         self, method: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
     ) -> Any:
         module = context.module
-        if isinstance(module, BatchNorm) and context.method_name == "__call__":
-            frozen = matches(self.pattern, "/".join((*module.path, "mean")))
-            kwargs = {**kwargs, "train": kwargs["train"] and not frozen}
+        is_batch_norm = isinstance(module, BatchNorm) and context.method_name == "__call__"
+        if is_batch_norm and matches(self.pattern, "/".join((*module.path, "mean"))):
+            return method(args[0] if args else kwargs["x"], train=False)
         return method(*args, **kwargs)
-
-
-def train_only_rest(optimizer: optax.GradientTransformation, pattern: str) -> optax.GradientTransformation:
-    """The optimizer for what is not frozen: the rest neither decays, nor counts in a norm, nor takes memory."""
-    return optax.partition({False: optimizer, True: optax.set_to_zero()}, lambda params: matching(pattern, params))  # type: ignore[return-value]
-
-
-def keep_frozen(step: Step, pattern: str) -> Step:
-    """The training step, after which frozen parameters, statistics and averages are bit for bit what they were.
-
-    An update of 0 is not enough for that: it makes 0 of -0, and a mean over devices or over time may round.
-    """
-
-    def keep(old: Any, new: Any) -> Any:
-        return jax.tree.map(lambda frozen, x, y: x if frozen else y, matching(pattern, old), old, new)
-
-    def kept(state: TrainState, batch: Any) -> Any:
-        new, sums = step(state, batch)
-        learned = {name: keep(getattr(state, name), getattr(new, name)) for name in ("params", "batch_stats")}
-        ema = {name: keep(state.ema[name], new.ema[name]) for name in state.ema}
-        return dataclasses.replace(new, **learned, ema=ema), sums
-
-    return kept
-
-
-def check_freeze(pattern: str, params: Any) -> None:
-    """Raises `UsageError` if an expression freezes nothing or everything."""
-    check_matches("freeze", pattern, params)
-    if all(jax.tree.leaves(matching(pattern, params))):
-        raise UsageError(f"freeze {pattern!r} leaves nothing to train: it matches all of {', '.join(params)}")
-
-
-def note_of_frozen(pattern: str, params: Any) -> str:
-    """How much of the network is frozen, in one line."""
-    sizes = [x.size for x in jax.tree.leaves(params)]
-    frozen = sum(map(operator.mul, sizes, jax.tree.leaves(matching(pattern, params))))
-    return f"frozen: {frozen:,} of {sum(sizes):,} parameters"

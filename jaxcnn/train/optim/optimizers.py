@@ -1,99 +1,221 @@
-"""Optimizers, by name."""
+"""Optimizers by name. Each accepts the keywords of its Optax function."""
 
+import dataclasses
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-from jaxcnn.errors import unknown_name
 from jaxcnn.train.config import OptimizerConfig
-from jaxcnn.train.optim.parameter_paths import matching, parse_scales
+from jaxcnn.train.parameter_paths import matching, parse_scales
+from jaxcnn.train.registry import Registry, check_keywords, keywords_of
+
+Transformation = optax.GradientTransformation
+
+# Keywords of Optax's functions that have a field of their own in `OptimizerConfig` (weight decay and its masks), or
+# that are functions.
+_NOT_KEYWORDS = (
+    "learning_rate",
+    "weight_decay",
+    "mask",
+    "weight_decay_mask",
+    "trust_ratio_mask",
+    "weight_dimension_numbers",
+)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An entry of `OPTIMIZERS`.
+
+    Attributes:
+      optax: the Optax function whose keywords are accepted.
+      direction: `(decay, **keywords) -> transformation` from gradients to the direction of the step, which the
+        learning rate scales later. `decay` is a transformation that adds weight decay. It comes before the
+        direction (as an L2 penalty) or after it (decoupled).
+      defaults: keywords whose default differs from Optax's.
+      renamed: keywords of `optax` that have another name here.
+    """
+
+    optax: Callable[..., Any]
+    direction: Callable[..., Transformation]
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def keywords(self) -> dict[str, inspect.Parameter]:
+        """Return the keywords that are accepted, by name."""
+        parameters = {self.renamed.get(name, name): p for name, p in keywords_of(self.optax).items()}
+        return {name: parameter for name, parameter in parameters.items() if name not in _NOT_KEYWORDS}
 
 
 def is_kernel(params: Any) -> Any:
-    """For each parameter, whether it is a kernel: biases and normalisation have one axis."""
+    """Return a tree of booleans: whether each parameter is a kernel. Biases and normalization have one axis."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def trust_ratio(coefficient: float) -> optax.GradientTransformation:
-    """Makes each kernel's direction `coefficient` times as long as the kernel; other parameters are left alone."""
-    return optax.masked(optax.scale_by_trust_ratio(trust_coefficient=coefficient), is_kernel)
+def trust_ratio(**keywords: Any) -> Transformation:
+    """Scale each kernel's direction by the kernel's norm; leave other parameters alone."""
+    return optax.masked(optax.scale_by_trust_ratio(**keywords), is_kernel)
 
 
-def orthogonalized(momentum: float) -> optax.GradientTransformation:
-    """Muon (Jordan, 2024): the momentum of each kernel as the nearest matrix whose singular values are near 1.
+def sgd(
+    decay: Transformation, /, momentum: float | None = None, nesterov: bool = False, accumulator_dtype: Any = None
+) -> Transformation:
+    """Stochastic gradient descent, with momentum unless it is None."""
+    if momentum is None:
+        return decay
+    return optax.chain(decay, optax.trace(momentum, nesterov, accumulator_dtype))
 
-    A kernel `[kH, kW, C_in, C_out]` is a matrix of `kH kW C_in` inputs and `C_out` outputs. Parameters that are no
-    kernels take the direction of Nesterov's momentum.
+
+def rmsprop(
+    decay: Transformation,
+    /,
+    *,
+    centered: bool = False,
+    momentum: float | None = None,
+    nesterov: bool = False,
+    **rms: Any,
+) -> Transformation:
+    """RMSProp. Unlike in Optax, the momentum precedes the learning rate, as in all optimizers here."""
+    scale = optax.scale_by_stddev(**rms) if centered else optax.scale_by_rms(**rms)
+    return optax.chain(decay, scale) if momentum is None else optax.chain(decay, scale, optax.trace(momentum, nesterov))
+
+
+def adagrad(decay: Transformation, /, **rss: Any) -> Transformation:
+    """Adagrad."""
+    return optax.chain(decay, optax.scale_by_rss(**rss))
+
+
+def adam(decay: Transformation, /, **moments: Any) -> Transformation:
+    """Adam, with the weight decay as an L2 penalty."""
+    return optax.chain(decay, optax.scale_by_adam(**moments))
+
+
+def adamw(decay: Transformation, /, **moments: Any) -> Transformation:
+    """Adam with decoupled weight decay (Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2017)."""
+    return optax.chain(optax.scale_by_adam(**moments), decay)
+
+
+def lars(
+    decay: Transformation,
+    /,
+    *,
+    momentum: float,
+    nesterov: bool = False,
+    trust_coefficient: float = 0.001,
+    eps: float = 0.0,
+) -> Transformation:
+    """LARS (You, Gitman and Ginsburg, *Large Batch Training of Convolutional Networks*, 2017)."""
+    ratio = trust_ratio(trust_coefficient=trust_coefficient, eps=eps)
+    return optax.chain(decay, ratio, optax.trace(momentum, nesterov))
+
+
+def lamb(decay: Transformation, /, **moments: Any) -> Transformation:
+    """LAMB (You et al., *Large Batch Optimization for Deep Learning*, 2019)."""
+    return optax.chain(optax.scale_by_adam(**moments), decay, trust_ratio())
+
+
+def lion(decay: Transformation, /, **moments: Any) -> Transformation:
+    """Lion (Chen et al., *Symbolic Discovery of Optimization Algorithms*, 2023)."""
+    return optax.chain(optax.scale_by_lion(**moments), decay)
+
+
+def muon(decay: Transformation, /, *, momentum: float, nesterov: bool = True, **newton_schulz: Any) -> Transformation:
+    """Muon (Jordan, 2024): the momentum of each kernel, orthogonalized: all singular values near 1.
+
+    A kernel `[kH, kW, C_in, C_out]` is a matrix of `kH kW C_in` inputs and `C_out` outputs. Other parameters are
+    updated by (Nesterov) momentum.
     """
 
     def widen(update: Any, _: Any) -> Any:
-        """A matrix with more outputs than inputs has its update made longer, as in the author's code."""
+        """Scale up the update of a matrix with more outputs than inputs, as in the author's code."""
         return update * max(1.0, update.shape[-1] / math.prod(update.shape[:-1])) ** 0.5
 
     def as_matrices(params: Any) -> Any:
         return jax.tree.map(lambda p: MuonDimensionNumbers(tuple(range(p.ndim - 1)), p.ndim - 1), params)
 
-    muon = optax.chain(
-        scale_by_muon(beta=momentum, weight_dimension_numbers=as_matrices),
+    kernels = optax.chain(
+        scale_by_muon(beta=momentum, nesterov=nesterov, weight_dimension_numbers=as_matrices, **newton_schulz),
         optax.stateless_with_tree_map(widen),
     )
-    return optax.partition({True: muon, False: optax.trace(momentum, nesterov=True)}, is_kernel)
+    directions = optax.partition({True: kernels, False: optax.trace(momentum, nesterov)}, is_kernel)
+    return optax.chain(directions, decay)
 
 
-def scale_by_path(scales: Sequence[str]) -> optax.GradientTransformation:
-    """Multiplies the update of each parameter by the factor of the first expression that matches its path."""
+MOMENTUM = {"momentum": 0.9}
+
+OPTIMIZERS: Registry[Optimizer] = Registry(
+    "optimizer",
+    {
+        "sgd": Optimizer(optax.sgd, sgd),
+        "momentum": Optimizer(optax.sgd, sgd, MOMENTUM),
+        "nesterov": Optimizer(optax.sgd, sgd, {**MOMENTUM, "nesterov": True}),
+        "rmsprop": Optimizer(optax.rmsprop, rmsprop),
+        "adagrad": Optimizer(optax.adagrad, adagrad),
+        "adam": Optimizer(optax.adam, adam),
+        "adamw": Optimizer(optax.adamw, adamw),
+        "lars": Optimizer(optax.lars, lars, MOMENTUM),
+        "lamb": Optimizer(optax.lamb, lamb, {"eps": 1e-6}),
+        "lion": Optimizer(optax.lion, lion),
+        # `scale_by_muon` is the part of `optax.contrib.muon` for kernels; the rest of it, Adam, is not used.
+        "muon": Optimizer(scale_by_muon, muon, MOMENTUM, renamed={"beta": "momentum"}),
+    },
+)
+
+
+def resolve(config: OptimizerConfig) -> OptimizerConfig:
+    """Check the keywords of a named optimizer, and fill in its default momentum.
+
+    Raises:
+      UsageError: If the name or a keyword is unknown (the message suggests the closest one), or a value has the
+        wrong type.
+    """
+    optimizer = OPTIMIZERS.find(config.name)
+    given = dict(config.options)
+    if config.momentum is not None:
+        given["momentum"] = config.momentum
+    check_keywords(f"optimizer {config.name}", given, optimizer.keywords())
+    return dataclasses.replace(config, momentum=given.get("momentum", optimizer.defaults.get("momentum")))
+
+
+def scale_by_path(scales: Sequence[str]) -> Transformation:
+    """Multiply the update of each parameter by the factor of the first expression that matches its path."""
     factors = parse_scales(scales)
 
     def scale(updates: Any, _: Any) -> Any:
-        left = jax.tree.map(lambda _: True, updates)  # parameters that no expression has matched yet
+        unmatched = jax.tree.map(lambda _: True, updates)
         for pattern, factor in factors:
-            now = jax.tree.map(lambda match, left: match and left, matching(pattern, updates), left)
+            now = jax.tree.map(lambda match, left: match and left, matching(pattern, updates), unmatched)
             updates = jax.tree.map(lambda now, u, factor=factor: factor * u if now else u, now, updates)
-            left = jax.tree.map(lambda now, left: left and not now, now, left)
+            unmatched = jax.tree.map(lambda now, left: left and not now, now, unmatched)
         return updates
 
     return optax.stateless(scale)
 
 
-Direction = Callable[[OptimizerConfig, optax.GradientTransformation], optax.GradientTransformation]
+def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Transformation:
+    """Return the named optimizer: clipping, weight decay, direction, and the learning rate of the schedule.
 
-# Each turns gradients into a direction of length 1 learning rate, and says where the weight decay stands. Behind the
-# direction (adamw, lamb, lion, muon) it is decoupled: Loshchilov and Hutter, Decoupled Weight Decay Regularization,
-# 2017. The learning rate itself follows, so that it is the same for all.
-OPTIMIZERS: dict[str, Direction] = {
-    "sgd": lambda config, decay: decay,
-    "momentum": lambda config, decay: optax.chain(decay, optax.trace(config.momentum)),
-    "nesterov": lambda config, decay: optax.chain(decay, optax.trace(config.momentum, nesterov=True)),
-    "rmsprop": lambda config, decay: optax.chain(decay, optax.scale_by_rms()),
-    "adagrad": lambda config, decay: optax.chain(decay, optax.scale_by_rss()),
-    "adam": lambda config, decay: optax.chain(decay, optax.scale_by_adam()),
-    "adamw": lambda config, decay: optax.chain(optax.scale_by_adam(), decay),
-    # You, Gitman, Ginsburg: Large Batch Training of Convolutional Networks, 2017.
-    "lars": lambda config, decay: optax.chain(decay, trust_ratio(0.001), optax.trace(config.momentum)),
-    # You et al.: Large Batch Optimization for Deep Learning, 2019.
-    "lamb": lambda config, decay: optax.chain(optax.scale_by_adam(eps=1e-6), decay, trust_ratio(1.0)),
-    # Chen et al.: Symbolic Discovery of Optimization Algorithms, 2023.
-    "lion": lambda config, decay: optax.chain(optax.scale_by_lion(), decay),
-    "muon": lambda config, decay: optax.chain(orthogonalized(config.momentum), decay),
-}
-
-
-def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimizer of this name: clipping, weight decay, its direction, and the learning rate of the schedule.
+    `config.learning_rate` is not used: it is the peak of the schedule (`make_schedule`).
 
     Raises:
-      UsageError: an unknown name; the nearest one is named.
+      UsageError: If the name or a keyword is unknown (the message suggests the closest one), or a value has the
+        wrong type.
     """
-    if config.name not in OPTIMIZERS:
-        raise unknown_name("optimizer", config.name, OPTIMIZERS)
+    config = resolve(config)
+    optimizer = OPTIMIZERS[config.name]
+    keywords = {**optimizer.defaults, **dict(config.options)}
+    if config.momentum is not None:
+        keywords["momentum"] = config.momentum
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     mask = None if config.decay_all else is_kernel
     decay = optax.add_decayed_weights(config.weight_decay, mask=mask) if config.weight_decay else optax.identity()
     rate = optax.scale_by_learning_rate(schedule)
     if config.learning_rate_scales:
         rate = optax.chain(rate, scale_by_path(config.learning_rate_scales))
-    return optax.chain(clip, OPTIMIZERS[config.name](config, decay), rate)
+    return optax.chain(clip, optimizer.direction(decay, **keywords), rate)

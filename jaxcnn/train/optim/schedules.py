@@ -1,55 +1,84 @@
-"""Schedules: the learning rate as a function of the step."""
+"""Learning rate schedules: the learning rate as a function of the step."""
 
 from collections.abc import Callable
 from typing import Any
 
 import optax
 
-from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.errors import UsageError
 from jaxcnn.train.config import ScheduleConfig
+from jaxcnn.train.registry import Registry, keywords_of
 
 
-def staircase(config: ScheduleConfig, peak: float, steps: int, warmup: int) -> optax.Schedule:
-    """Multiplies the learning rate by `config.factor` at each of `config.milestones`, shares of the whole run."""
-    boundaries = [round(milestone * (steps + warmup)) - warmup for milestone in config.milestones]
+def constant(peak: float, steps: int) -> optax.Schedule:
+    """Return `peak` at every step."""
+    return optax.constant_schedule(peak)
+
+
+def staircase(peak: float, steps: int, *, warmup: int, milestones: tuple[float, ...], factor: float) -> optax.Schedule:
+    """Multiply the learning rate by `factor` at each milestone, a fraction of the whole run with its warm-up."""
+    boundaries = [round(milestone * (steps + warmup)) - warmup for milestone in milestones]
     if boundaries[0] < 1:
         raise UsageError(
-            f"schedule.milestones: {config.milestones[0]:g} of the run is not behind its warm-up of {warmup} steps"
+            f"schedule.milestones: {milestones[0]:g} of the run is not behind its warm-up of {warmup} steps"
         )
-    # A run of few steps may reach two milestones at once.
-    scales = {boundary: config.factor ** boundaries.count(boundary) for boundary in boundaries}
+    # In a run of few steps, two milestones may fall on the same step.
+    scales = {boundary: factor ** boundaries.count(boundary) for boundary in boundaries}
     return optax.piecewise_constant_schedule(peak, scales)
 
 
-# Each takes the configuration, the highest learning rate, the steps behind the warm-up and those of the warm-up, and
-# returns a function of the step, counted from the end of the warm-up.
-SCHEDULES: dict[str, Callable[[ScheduleConfig, float, int, int], optax.Schedule]] = {
-    "constant": lambda config, peak, steps, warmup: optax.constant_schedule(peak),
-    "step": staircase,
-    # Loshchilov and Hutter, SGDR, 2016, equation 5, without restarts.
-    "cosine": lambda config, peak, steps, warmup: optax.cosine_decay_schedule(peak, steps, config.end_factor),
-    "linear": lambda config, peak, steps, warmup: optax.linear_schedule(peak, config.end_factor * peak, steps),
-    "polynomial": lambda config, peak, steps, warmup: optax.polynomial_schedule(
-        peak, config.end_factor * peak, config.power, steps
-    ),
-    # Smith and Topin, Super-Convergence, 2017, with cosines for lines: up from a 25th to the peak in 30 % of the run,
-    # and down to a 10,000th of where it began.
-    "onecycle": lambda config, peak, steps, warmup: optax.cosine_onecycle_schedule(steps, peak),
-}
+def cosine(peak: float, steps: int, *, end_factor: float) -> optax.Schedule:
+    """Decay along half a cosine (Loshchilov and Hutter, *SGDR*, 2016, equation 5, without restarts)."""
+    return optax.cosine_decay_schedule(peak, steps, end_factor)
+
+
+def linear(peak: float, steps: int, *, end_factor: float) -> optax.Schedule:
+    """Decay linearly to `end_factor * peak`."""
+    return optax.linear_schedule(peak, end_factor * peak, steps)
+
+
+def polynomial(peak: float, steps: int, *, end_factor: float, power: float) -> optax.Schedule:
+    """Decay to `end_factor * peak` as `(1 - step / steps) ** power`."""
+    return optax.polynomial_schedule(peak, end_factor * peak, power, steps)
+
+
+def onecycle(peak: float, steps: int) -> optax.Schedule:
+    """Rise from peak / 25 to the peak in 30 % of the run, then decay to a 10,000th of the start.
+
+    Smith and Topin, *Super-Convergence*, 2017, with cosines instead of lines.
+    """
+    return optax.cosine_onecycle_schedule(steps, peak)
+
+
+# Each entry takes the peak learning rate and the number of steps after the warm-up. Its keyword-only arguments are
+# fields of `ScheduleConfig`, and `warmup`, the number of steps before. The schedule counts steps from the end of the
+# warm-up.
+SCHEDULES: Registry[Callable[..., optax.Schedule]] = Registry(
+    "schedule",
+    {
+        "constant": constant,
+        "step": staircase,
+        "cosine": cosine,
+        "linear": linear,
+        "polynomial": polynomial,
+        "onecycle": onecycle,
+    },
+)
 
 
 def make_schedule(config: ScheduleConfig, learning_rate: float, steps: int, steps_per_epoch: float) -> optax.Schedule:
-    """The schedule of a run of `steps` updates, after a linear warm-up from 0 if there is one.
+    """Return the schedule of a run of `steps` steps, after a linear warm-up from 0 if the configuration has one.
 
     Raises:
-      UsageError: an unknown name, a warm-up that does not end before the run, or milestones that it covers.
+      UsageError: If the name is unknown, the warm-up covers the whole run, or it covers a milestone.
     """
-    if config.name not in SCHEDULES:
-        raise unknown_name("schedule", config.name, SCHEDULES)
+    schedule = SCHEDULES.find(config.name)
     warmup = round(config.warmup_epochs * steps_per_epoch)
     if warmup >= steps:
         raise UsageError(f"schedule.warmup_epochs: a warm-up of {warmup} steps leaves none of the run's {steps}")
-    after = SCHEDULES[config.name](config, learning_rate, steps - warmup, warmup)
+    available = {**vars(config), "warmup": warmup}
+    keywords = {name: available[name] for name in keywords_of(schedule) if name in available}
+    after = schedule(learning_rate, steps - warmup, **keywords)
     if not warmup:
         return after
     first: Any = after(0)

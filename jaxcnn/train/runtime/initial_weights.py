@@ -1,7 +1,7 @@
-"""Where parameters come from that are not random: a file of weights, or another run.
+"""Initial weights of a run: a file of weights, or another run.
 
-The run's configuration records the file's name and a hash of its content, so that the run is continued only from the
-same one.
+The run's configuration records the file's name and a hash of its content, so that the run is resumed only with the
+same file.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ _RECORDED = re.compile(r" sha256:[0-9a-f]{64}$")
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """What a run starts from.
+    """Arrays that a run starts from.
 
     Attributes:
-      record: the name of the file or run, and the hash of what is in it.
-      arrays: by our names ("params/stem/conv/kernel"); what is not there starts at random.
-      note: what a person should know about them, in one line.
+      record: the name of the file or run, and the hash of its content.
+      arrays: by jaxcnn's names ("params/stem/conv/kernel"). Arrays that are missing start at random.
+      note: one line for the user.
     """
 
     record: str
@@ -42,7 +42,7 @@ class InitialWeights:
     note: str
 
     def put_into(self, state: TrainState, optimizer: optax.GradientTransformation) -> TrainState:
-        """The state before the first step, with these arrays in place of random ones."""
+        """Return the state before the first step, with these arrays instead of random ones."""
         fresh = {"params": state.params, "batch_stats": state.batch_stats}
         flat: Any = flatten_dict(fresh, sep="/", keep_empty_nodes=True)
         learned: Any = unflatten_dict({**flat, **self.arrays}, sep="/")
@@ -57,19 +57,23 @@ class InitialWeights:
 def read_initial_weights(
     source: str, model_name: str, model: nn.Module, num_classes: int, image_shape: tuple[int, ...]
 ) -> InitialWeights | None:
-    """The arrays of a file, or of a run's latest checkpoint, as this model has them.
+    """Read the arrays of a file, or of a run's latest checkpoint, and convert them for this model.
 
-    A classifier for another number of classes, or none, is replaced by the run's own random one.
+    A classifier that is missing, or has another number of classes, is left out, so that it starts at random.
 
     Args:
-      source: a `.safetensors` or `.pth` file with our names, torchvision's or timm's; `hf:OWNER/NAME`; a run's folder;
-        or what a run has recorded of one, for which there is nothing to read.
-      model_name, model: that they are for; the name tells what torchvision and timm call its parts.
-      num_classes: logits of the model.
+      source: a `.safetensors` or `.pth` file with jaxcnn's, torchvision's or timm's names; `hf:OWNER/NAME`; a run
+        directory; or the record of one of these.
+      model_name: selects the names of torchvision and timm for the model's parts.
+      model: the network to initialize.
+      num_classes: number of logits of the model.
       image_shape: `(H, W, C)` of its images.
 
+    Returns:
+      None if `source` is a record, from which nothing can be read.
+
     Raises:
-      UsageError: a file that cannot be read, or arrays that do not fit.
+      UsageError: If the file cannot be read, or its arrays do not fit the model.
     """
     if _RECORDED.search(source):
         return None
@@ -97,8 +101,8 @@ def read_initial_weights(
     arrays = {row.target: flat[row.target] for row in conversion.rows if row.source}
     note = f"starting from {source}"
     if len(arrays) < len(conversion.rows):
-        theirs = "no classifier" if conversion.classes_in_file is None else f"{conversion.classes_in_file} classes"
-        note += f", which has {theirs}: a fresh classifier for {num_classes}"
+        in_file = "no classifier" if conversion.classes_in_file is None else f"{conversion.classes_in_file} classes"
+        note += f", which has {in_file}: a fresh classifier for {num_classes}"
     return InitialWeights(f"{name} sha256:{digest}", arrays, note)
 
 

@@ -19,10 +19,10 @@ from rich.console import Console
 from jaxcnn.errors import RunError
 from jaxcnn.train import metrics
 from jaxcnn.train.config import Config
-from jaxcnn.train.custom import CustomParts
 from jaxcnn.train.devices import distributed
 from jaxcnn.train.devices.dispatch import dispatches
 from jaxcnn.train.devices.distributed import Silent
+from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.runtime import _curves, _tracking, integrity, workdir
 from jaxcnn.train.runtime._progress import ProgressDisplay, print_summary
 from jaxcnn.train.runtime._samples import draw_predictions

@@ -1,4 +1,4 @@
-"""A run's parts, put together from its configuration and checked before anything is written or compiled."""
+"""Put the parts of a run together from its configuration, before anything is written or compiled."""
 
 import dataclasses
 import functools
@@ -13,16 +13,24 @@ import optax
 
 from jaxcnn.data import Dataset, Pipeline, compose, normalize, open_dataset, open_pipeline
 from jaxcnn.errors import UsageError
-from jaxcnn.train.build import build_augmentations, build_losses, build_model, build_optimizer, check_shapes
 from jaxcnn.train.config import Config, validate
-from jaxcnn.train.custom import CustomParts
 from jaxcnn.train.devices.parallel import Parallel, batch_norm_fields, check_batch_divides, make_parallel
 from jaxcnn.train.gradient import parts_of_full_batch
 from jaxcnn.train.losses import Loss
 from jaxcnn.train.mixing import make_mix
-from jaxcnn.train.optim.freezing import PartlyFrozen, check_freeze, keep_frozen, note_of_frozen
-from jaxcnn.train.optim.parameter_paths import check_matches, parse_scales
+from jaxcnn.train.optim.freezing import Freezing
 from jaxcnn.train.optim.schedules import make_schedule
+from jaxcnn.train.parameter_paths import check_matches, parse_scales
+from jaxcnn.train.parts import (
+    CustomParts,
+    build_augmentations,
+    build_gradient,
+    build_losses,
+    build_model,
+    build_optimizer,
+    check_shapes,
+)
+from jaxcnn.train.prepare import make_prepare
 from jaxcnn.train.runtime.initial_weights import InitialWeights, read_initial_weights
 from jaxcnn.train.state import TrainState, create_state
 from jaxcnn.train.step import make_eval_step, make_train_step
@@ -33,15 +41,21 @@ class Plan:
     """Everything about a run that does not change while it runs.
 
     Attributes:
-      config: what is run, with the descriptions of custom parts.
-      pipeline: of the data set's batches, which makes those augmentations that are not left to `augment`.
-      loss, test_loss: in training, with smoothed labels where asked for, and in testing.
-      augment: of one image; None for none.
+      config: the configuration that the run records, with descriptions of custom parts.
+      dataset: the images and labels.
+      pipeline: makes batches of the dataset, and applies the augmentations that are not left to `augment`.
+      model: the network.
+      loss: training loss, with label smoothing if configured.
+      test_loss: test loss.
+      augment: augmentation of one image on the device; None for none.
+      optimizer: of the trainable parameters, with a loss scale in float16.
+      schedule: the learning rate by step.
+      parallel: how steps are distributed over devices.
       batch_size: images in a step, over all devices together.
-      accumulate: micro-batches of a device's share of a batch.
-      steps: updates that the run makes.
-      template: the state's tree, shapes and dtypes.
-      initial: what the run starts from in place of random weights, if anything.
+      accumulate: micro-batches per step on each device.
+      steps: training steps of the run.
+      template: tree, shapes and dtypes of the state.
+      initial: initial weights, if the run does not start from random ones.
     """
 
     config: Config
@@ -61,66 +75,70 @@ class Plan:
     initial: InitialWeights | None = None
 
     def initial_state(self) -> TrainState:
-        """The state before the first step, on one device."""
+        """Return the state before the first step, on one device.
+
+        Raises:
+          UsageError: If the initial weights are needed but only their record is known.
+        """
         if self.config.init_from is not None and self.initial is None:
-            raise UsageError(f"init_from {self.config.init_from} is what a run has recorded; give the file itself")
+            raise UsageError(
+                f"init_from {self.config.init_from} is the record of a run, not a file. "
+                "To start a new run, give the file itself"
+            )
         state = _create_state(self.config, self.model, self.optimizer, self.pipeline.image_shape)
         return state if self.initial is None else self.initial.put_into(state, self.optimizer)
 
     def epoch(self, step: int) -> float:
-        """How many times each training image has been seen after `step` updates, on average."""
+        """Return the mean number of times that each training image has been seen after `step` steps."""
         return step * self.batch_size / self.dataset.examples["train"]
 
     def ends_epoch(self, step: int) -> bool:
-        """Whether an epoch, or the run, ends with the update number `step` (from 1)."""
+        """Return whether an epoch, or the run, ends with step number `step` (from 1)."""
         batch, examples = self.batch_size, self.dataset.examples["train"]
         return step == self.steps or step * batch // examples > (step - 1) * batch // examples
 
+    def saves_after(self, step: int) -> bool:
+        """Return whether a checkpoint follows step number `step` (from 1)."""
+        every = self.config.checkpoint_every
+        return self.ends_epoch(step) or (every is not None and step % every == 0)
+
     def notes(self) -> list[str]:
-        """What a person should know about this run before it starts, a line each."""
+        """Return what the user should know about this run before it starts, one line each."""
         notes = [] if self.initial is None else [self.initial.note]
         if self.config.freeze is not None:
-            notes.append(note_of_frozen(self.config.freeze, self.template.params))
+            notes.append(Freezing(self.config.freeze).note(self.template.params))
         return notes if self.accumulate == 1 else [*notes, self._note_of_accumulation()]
 
     def _note_of_accumulation(self) -> str:
         images = self.batch_size // len(self.parallel.devices) // self.accumulate
-        note = f"each update sums the gradients of {self.accumulate} micro-batches of about {images:,} images a device"
+        note = f"each step sums the gradients of {self.accumulate} micro-batches of about {images:,} images a device"
         if jax.tree.leaves(self.template.batch_stats):
-            note += "; batch normalisation takes its statistics over each micro-batch, not over the whole batch"
+            note += "; batch normalization takes its statistics over each micro-batch, not over the whole batch"
         return note
 
-    def saves_after(self, step: int) -> bool:
-        """Whether a checkpoint follows the update number `step` (from 1)."""
-        every = self.config.checkpoint_every
-        return self.ends_epoch(step) or (every is not None and step % every == 0)
-
     def compile_train_step(self) -> Any:
-        """The training step over the devices, `(state, batch) -> (state, metrics)`; it consumes its state."""
+        """Return the compiled training step `(state, batch) -> (state, metrics)`. The state is donated."""
         return self.parallel.compile(self._train_step(), donate_state=True)
 
     def compile_train_steps(self, count: int) -> Any:
-        """`count` training steps in a call, on batches and with metrics that have an axis `[count]` in front."""
+        """Return `count` training steps as one program. Batches and metrics have a leading axis `[count]`."""
         return self.parallel.compile(self._train_step(), donate_state=True, steps=count)
 
     def _train_step(self) -> Any:
-        freeze = self.config.freeze
-        step = make_train_step(
-            self.model if freeze is None else PartlyFrozen(self.model, freeze),
+        return make_train_step(
+            self.model,
             self.optimizer,
             self.loss,
-            augment=self.augment,
-            mix=make_mix(self.config.mixup, self.config.cutmix),
+            prepare=make_prepare(self.augment, make_mix(self.config.mixup, self.config.cutmix)),
             normalize=self._normalize(),
             aux_weight=self.config.aux_weight,
+            gradient=build_gradient(self.config, self.accumulate),
             ema_decay=self.config.ema_decay,
-            accumulate=self.accumulate,
             axis_name=self.parallel.axis_name,
         )
-        return step if freeze is None else keep_frozen(step, freeze)
 
     def compile_eval_step(self) -> Any:
-        """The evaluation step over the devices, `(state, batch) -> metrics`."""
+        """Return the compiled evaluation step `(state, batch) -> metrics`."""
         step = make_eval_step(
             self.model,
             self.test_loss,
@@ -136,15 +154,15 @@ class Plan:
 
 
 def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
-    """The parts of the run that `config` describes, but for those in `custom`.
+    """Build the parts of the run that `config` describes, with the user's own parts in `custom`.
 
     Raises:
-      UsageError: a configuration that cannot work, in one line.
+      UsageError: If the configuration cannot work. The message is one line.
     """
     custom = custom or CustomParts()
     validate(config)
     dataset = open_dataset(config.dataset, config.data_dir)
-    parallel, batch_size, accumulate = _spread(config, dataset.examples["train"])
+    parallel, batch_size, accumulate = _distribute(config, dataset.examples["train"])
     model = build_model(config, custom, dataset.num_classes, batch_norm_fields(config.sync_batch_norm, parallel))
     loss, test_loss = build_losses(config, custom)
     augmentations = build_augmentations(config, custom)
@@ -163,7 +181,7 @@ def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
     optimizer = build_optimizer(config, custom, schedule)
     template = jax.eval_shape(lambda: _create_state(config, model, optimizer, pipeline.image_shape))
     if config.freeze is not None:
-        check_freeze(config.freeze, template.params)
+        Freezing(config.freeze).check(template.params)
     for pattern, _ in parse_scales(config.optimizer.learning_rate_scales):
         check_matches("optimizer.learning_rate_scales", pattern, template.params)
     initial = None
@@ -196,9 +214,14 @@ def _create_state(config: Config, model: nn.Module, optimizer: Any, image_shape:
     return create_state(model, optimizer, image_shape, config.seed, averaged=config.ema_decay > 0)
 
 
-def _spread(config: Config, examples: int) -> tuple[Parallel, int, int]:
-    """The devices, and the batch and its micro-batches over them."""
-    # One example cannot be divided: stochastic gradient descent takes one device.
+def _distribute(config: Config, examples: int) -> tuple[Parallel, int, int]:
+    """Return the devices, the batch size over all of them, and the micro-batches on each.
+
+    Args:
+      config: of the run.
+      examples: training images.
+    """
+    # A batch of one image cannot be sharded: stochastic gradient descent uses one device.
     devices = jax.local_devices()[:1] if config.batch_size == 1 and jax.process_count() == 1 else None
     parallel = make_parallel(config.parallel, devices, shard_state=config.shard_state)
     count, platform = len(parallel.devices), parallel.devices[0].platform
@@ -212,10 +235,10 @@ def _spread(config: Config, examples: int) -> tuple[Parallel, int, int]:
     if config.batch_size > examples:
         raise UsageError(f"batch_size {config.batch_size} is more than the {examples} training images")
     check_batch_divides(config.batch_size, count)
-    share, accumulate = config.batch_size // count, config.accumulate or 1
-    if share % accumulate:
-        below = max(parts for parts in range(1, accumulate) if share % parts == 0)
+    images, accumulate = config.batch_size // count, config.accumulate or 1
+    if images % accumulate:
+        divisor = max(parts for parts in range(1, accumulate) if images % parts == 0)
         raise UsageError(
-            f"accumulate {accumulate} does not divide the {share} images of a batch on each device; use {below}"
+            f"accumulate {accumulate} does not divide the {images} images of a batch on each device; use {divisor}"
         )
     return parallel, config.batch_size, accumulate

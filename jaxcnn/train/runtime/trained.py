@@ -1,4 +1,4 @@
-"""A trained network, as a run has left it."""
+"""Load a trained network from the directory of its run."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,27 +11,28 @@ import numpy as np
 import optax
 
 from jaxcnn.data import open_dataset
-from jaxcnn.train.build import build_model, build_optimizer
 from jaxcnn.train.config import Config
-from jaxcnn.train.custom import CustomParts
+from jaxcnn.train.parts import CustomParts, build_model, build_optimizer
 from jaxcnn.train.runtime import preprocessing, workdir
 from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.state import create_state, evaluation_variables
 from jaxcnn.train.step import evaluation_logits
 
-# Images that go through the network at once.
+# Images per call of the network in `Trained.predict`.
 BATCH = 64
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model with its variables, and all that is needed to ask it about images.
+    """A model with its variables, and everything needed to apply it to images.
 
     Attributes:
-      config: of the run.
-      step: updates that were made.
-      variables: `{"params": ..., "batch_stats": ...}`.
+      config: configuration of the run.
+      model: the network.
+      variables: `{"params": ..., "batch_stats": ...}`; the moving averages if the run has them.
+      step: training steps made.
+      preprocessing: from pixels to the model's input.
     """
 
     config: Config
@@ -41,12 +42,15 @@ class Trained:
     preprocessing: Preprocessing
 
     def logits(self, images: jax.Array) -> jax.Array:
-        """Logits `[N, classes]` of uint8 images `[N, H, W, C]`; pure, to be compiled, differentiated or exported."""
+        """Return logits `[N, classes]` of uint8 images `[N, H, W, C]`.
+
+        Pure: it can be compiled, differentiated and exported.
+        """
         inputs = self.preprocessing.normalize(images)
         return evaluation_logits(self.model, self.variables, inputs, flip=self.config.tta == "flip")
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Probabilities `[N, classes]` of uint8 images `[N, H, W, C]`, however many they are."""
+        """Return probabilities `[N, classes]` of any number of uint8 images `[N, H, W, C]`."""
         batches = []
         for start in range(0, len(images), BATCH):
             batch = images[start : start + BATCH]
@@ -60,12 +64,14 @@ class Trained:
 
 
 def load_run(folder: str | Path, **custom: Any) -> Trained:
-    """The network of the latest checkpoint of a run. The data set that it was trained on is not needed.
+    """Load the network of the latest checkpoint of a run. The dataset that it was trained on is not needed.
 
-    Parts of the run that are no names (`model`, `optimizer`) are given as to `fit`.
+    Args:
+      folder: the run directory.
+      custom: the custom parts of the run (`model`, `optimizer`), as passed to `fit`.
 
     Raises:
-      UsageError: no run there, no checkpoint yet, or none that is sound.
+      UsageError: If there is no run in the directory, no checkpoint yet, or no intact one.
     """
     folder, parts = Path(folder).expanduser(), CustomParts(**custom)
     config = workdir.read_config(folder)
@@ -73,7 +79,7 @@ def load_run(folder: str | Path, **custom: Any) -> Trained:
         open_dataset(config.dataset, config.data_dir), config.image_size
     )
     model = build_model(config, parts, len(around.class_names))
-    # What a checkpoint holds of the optimizer does not depend on the schedule.
+    # The tree of the optimizer's state does not depend on the schedule.
     optimizer = build_optimizer(config, parts, optax.constant_schedule(0.0))
     averaged = config.ema_decay > 0
     template: Any = jax.eval_shape(

@@ -1,4 +1,4 @@
-"""The completion scripts offer what there is, and bash runs them."""
+"""The completion scripts offer all commands, flags and names, and run in bash."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ def script():
 
 
 def complete(script, *words):
-    """What bash offers for the last word."""
+    """Return what bash offers for the last word."""
     asking = f"{script}\nCOMP_WORDS=({' '.join(f'{word!r}' for word in words)}); COMP_CWORD={len(words) - 1}\n"
     asking += '_jaxcnn; printf "%s\\n" "${COMPREPLY[@]}"'
     result = subprocess.run(["bash", "-c", asking], capture_output=True, text=True)
@@ -30,9 +30,11 @@ def test_bash_completes_commands_flags_and_names(script):
     assert "--optimizer.learning-rate" in complete(script, "jaxcnn", "train", "--opt")
     assert complete(script, "jaxcnn", "train", "--model", "lenet") == ["lenet5", "lenet5_1998"]
     assert complete(script, "jaxcnn", "train", "--optimizer.name", "la") == ["lars", "lamb"]
+    assert complete(script, "jaxcnn", "train", "--optimizer.ns") == ["--optimizer.ns-coeffs", "--optimizer.ns-steps"]
+    assert "--optimizer.options" not in script
     assert complete(script, "jaxcnn", "visualize", "g") == ["grad-cam"]
     assert complete(script, "jaxcnn", "datasets", "s") == ["show", "stats"]
-    # Names of files are for the shell itself.
+    # The shell itself completes file names.
     assert complete(script, "jaxcnn", "eval", "--workdir", "") == []
     assert "--no-progress" in complete(script, "jaxcnn", "train", "--distributed", "--no")
 

@@ -15,11 +15,10 @@ from jaxcnn.data import compose, normalize
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, Dense, GlobalAvgPool
 from jaxcnn.models import create_model
-from jaxcnn.train import Config, create_state, make_parallel, make_train_step
-from jaxcnn.train.build import build_model
-from jaxcnn.train.custom import CustomParts
+from jaxcnn.train import Config, create_state, make_parallel, make_prepare, make_train_step
 from jaxcnn.train.devices.parallel import batch_norm_fields
 from jaxcnn.train.devices.sharding import bytes_per_device, divided
+from jaxcnn.train.parts import CustomParts, build_model
 
 BATCH, SHAPE = 64, (8, 8, 3)
 
@@ -40,7 +39,7 @@ def train(strategy, devices, *, axis_name="batch", augment=(), steps=10):
     step = make_train_step(
         model,
         optimizer,
-        augment=compose(augment) if augment else None,
+        prepare=make_prepare(compose(augment)) if augment else None,
         normalize=partial(normalize, mean=(0.5,) * 3, std=(0.25,) * 3),
         axis_name=parallel.axis_name,
     )

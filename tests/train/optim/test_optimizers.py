@@ -1,6 +1,8 @@
-"""Optimizers and schedules by name do what their formulas say."""
+"""Optimizers and schedules by name follow their formulas, and take every keyword of Optax."""
 
+import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,8 @@ import pytest
 
 from jaxcnn.errors import UsageError
 from jaxcnn.train import OptimizerConfig, ScheduleConfig, make_optimizer, make_schedule
+from jaxcnn.train.optim.freezing import Freezing
+from jaxcnn.train.optim.mixed_precision import dynamic_loss_scale
 from jaxcnn.train.optim.optimizers import OPTIMIZERS, is_kernel
 from jaxcnn.train.optim.schedules import SCHEDULES
 
@@ -44,7 +48,7 @@ CONVERGES_AT = {"adagrad": (1.0, 300), "lars": (0.5, 3000), "lion": (0.03, 600),
 
 
 def path(optimizer, steps=20):
-    """Parameters at each step of minimising a bowl that is steeper in one direction."""
+    """Return the parameters at each step of minimizing a bowl that is steeper in one direction."""
     params = {"kernel": jnp.array([[3.0, -2.0], [1.0, 1.5]]), "bias": jnp.array([1.0])}
 
     def step(carry, _):
@@ -58,7 +62,7 @@ def path(optimizer, steps=20):
 
 
 def test_every_optimizer_and_schedule_has_its_row():
-    assert set(OPTAX) == set(OPTIMIZERS)
+    assert set(OPTAX) == set(KEYWORDS) == set(OPTIMIZERS)
     assert set(FORMULAS) == set(SCHEDULES)
 
 
@@ -66,6 +70,117 @@ def test_every_optimizer_and_schedule_has_its_row():
 def test_optimizers_agree_with_plain_optax(name):
     ours = make_optimizer(OptimizerConfig(name=name, weight_decay=0.0), optax.constant_schedule(RATE))
     np.testing.assert_allclose(path(ours), path(OPTAX[name]), rtol=1e-5, atol=1e-6)
+
+
+# Keywords of each optimizer, and the same of plain Optax.
+DTYPE = {"mu_dtype": "bfloat16"}
+KEYWORDS = {
+    "sgd": ({"momentum": 0.5, "nesterov": True}, optax.sgd(RATE, momentum=0.5, nesterov=True)),
+    "momentum": ({"momentum": 0.8, "nesterov": True}, optax.sgd(RATE, momentum=0.8, nesterov=True)),
+    "nesterov": ({"momentum": 0.5, "nesterov": False}, optax.sgd(RATE, momentum=0.5)),
+    "rmsprop": (
+        {"decay": 0.95, "eps": 1e-6, "centered": True, "momentum": 0.5, "initial_scale": 1.0},
+        optax.rmsprop(RATE, decay=0.95, eps=1e-6, centered=True, momentum=0.5, initial_scale=1.0),
+    ),
+    "adagrad": (
+        {"initial_accumulator_value": 0.5, "eps": 1e-3},
+        optax.adagrad(RATE, initial_accumulator_value=0.5, eps=1e-3),
+    ),
+    "adam": (
+        {"b1": 0.8, "b2": 0.95, "eps_root": 1e-3, "nesterov": True, **DTYPE},
+        optax.adam(RATE, b1=0.8, b2=0.95, eps_root=1e-3, nesterov=True, mu_dtype="bfloat16"),
+    ),
+    "adamw": ({"b2": 0.95, "eps": 1e-3}, optax.adamw(RATE, b2=0.95, eps=1e-3, weight_decay=0.0)),
+    "lars": (
+        {"trust_coefficient": 0.1, "eps": 1e-3, "momentum": 0.5, "nesterov": True},
+        optax.lars(RATE, trust_ratio_mask=is_kernel, trust_coefficient=0.1, eps=1e-3, momentum=0.5, nesterov=True),
+    ),
+    "lamb": (
+        {"b1": 0.5, "eps": 1e-3},
+        optax.chain(
+            optax.scale_by_adam(b1=0.5, eps=1e-3),
+            optax.masked(optax.scale_by_trust_ratio(), {"kernel": True, "bias": False}),
+            optax.scale_by_learning_rate(RATE),
+        ),
+    ),
+    "lion": ({"b1": 0.5, "b2": 0.9}, optax.lion(RATE, b1=0.5, b2=0.9, weight_decay=0.0)),
+    "muon": (
+        {"momentum": 0.5, "ns_steps": 3, "nesterov": False, "preconditioning": "aol"},
+        optax.partition(
+            {
+                "matrix": optax.contrib.muon(RATE, beta=0.5, ns_steps=3, nesterov=False, preconditioning="aol"),
+                "rest": optax.sgd(RATE, momentum=0.5),
+            },
+            {"kernel": "matrix", "bias": "rest"},
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_keywords_reach_optax(name):
+    keywords, plain = KEYWORDS[name]
+    ours = make_optimizer(OptimizerConfig(name, weight_decay=0.0, **keywords), optax.constant_schedule(RATE))
+    default = make_optimizer(OptimizerConfig(name, weight_decay=0.0), optax.constant_schedule(RATE))
+    np.testing.assert_allclose(path(ours), path(plain), rtol=1e-5, atol=1e-6)
+    assert np.abs(path(ours) - path(default)).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (OptimizerConfig("adam", b3=0.9), "unknown keyword of optimizer adam 'b3'; did you mean 'b[12]'"),
+        (OptimizerConfig("rmsprop", dekay=0.9), "unknown keyword of optimizer rmsprop 'dekay'; did you mean 'decay'"),
+        (OptimizerConfig("adam", momentum=0.9), "unknown keyword of optimizer adam 'momentum'; known: b1, b2, eps"),
+        (OptimizerConfig("adam", trust_coefficient=1.0), "unknown keyword of optimizer adam 'trust_coefficient'"),
+        (OptimizerConfig("adamw", mask=True), "unknown keyword of optimizer adamw 'mask'"),
+        (OptimizerConfig("muon", beta=0.9), "unknown keyword of optimizer muon 'beta'"),
+        (OptimizerConfig("adam", b2="0.9"), "b2 of optimizer adam must be a number, got '0.9'"),
+        (OptimizerConfig("adam", b2=True), "b2 of optimizer adam must be a number, got True"),
+        (OptimizerConfig("adam", b2=math.nan), "b2 of optimizer adam must be a number, got nan"),
+        (OptimizerConfig("adam", nesterov=1), "nesterov of optimizer adam must be True or False, got 1"),
+        (OptimizerConfig("adam", mu_dtype="bfloat17"), "mu_dtype of optimizer adam must be a dtype"),
+        (OptimizerConfig("muon", ns_steps=2.5), "ns_steps of optimizer muon must be an integer, got 2.5"),
+        (OptimizerConfig("muon", ns_coeffs=3.4), "ns_coeffs of optimizer muon must be a tuple"),
+        (OptimizerConfig("muon", preconditioning="al"), "preconditioning of optimizer muon 'al'; did you mean 'aol'"),
+        (
+            OptimizerConfig("rmsprop", momentum=0.5, nesterov=None),
+            "nesterov of optimizer rmsprop must be True or False",
+        ),
+    ],
+    ids=str,
+)
+def test_keywords_that_the_optimizer_does_not_have_are_refused(config, message):
+    with pytest.raises(UsageError, match=message):
+        make_optimizer(config, optax.constant_schedule(RATE))
+
+
+OPT_STATE_0_1 = json.loads((Path(__file__).parent / "opt_state_0_1.json").read_text())
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["plain", "frozen", "scaled"])
+def test_states_have_the_tree_of_version_0_1(name, kind):
+    """Checkpoints depend on it: the paths, shapes and dtypes were written by version 0.1."""
+    options = {
+        "plain": {"clip_norm": 1.0},
+        "frozen": {"learning_rate_scales": ("head=2",)},
+        "scaled": {"weight_decay": 0.0},
+    }
+    optimizer = make_optimizer(OptimizerConfig(name, **options[kind]), optax.cosine_decay_schedule(0.1, 10))
+    if kind == "frozen":
+        optimizer = Freezing("stem").optimizer(optimizer)
+    if kind != "plain":
+        optimizer = dynamic_loss_scale(optimizer)
+    params = {
+        "stem": {"kernel": jnp.zeros((3, 3, 1, 2)), "bias": jnp.zeros(2)},
+        "head": {"kernel": jnp.zeros((2, 5)), "bias": jnp.zeros(5)},
+    }
+    leaves = jax.tree_util.tree_leaves_with_path(optimizer.init(params))
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): [list(x.shape), str(x.dtype)] for path, x in leaves
+    }
+    assert found == OPT_STATE_0_1[f"{name} {kind}"]
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

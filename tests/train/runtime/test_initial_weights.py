@@ -1,4 +1,4 @@
-"""Runs that start from weights of others, and change a part of them."""
+"""Runs that start from given weights, and train a part of them."""
 
 import dataclasses
 import json
@@ -17,17 +17,17 @@ from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, Dense
 from jaxcnn.models import create_model
 from jaxcnn.train import Config, OptimizerConfig, evaluate_run, fit, load_run
-from jaxcnn.train.custom import CustomParts
+from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.runtime import plan as plan_module
 from jaxcnn.train.runtime.plan import make_plan
 
 LENET = Config(batch_size=200, steps=120, progress=False, optimizer=OptimizerConfig(learning_rate=0.1))
 PROBE = dataclasses.replace(LENET, steps=25, freeze="(?!head)")
-NORMALISED = Config(batch_size=8, steps=2, augment=(), label_smoothing=0.0, progress=False)
+NORMALIZED = Config(batch_size=8, steps=2, augment=(), label_smoothing=0.0, progress=False)
 
 
-class Normalised(nn.Module):
-    """Little of everything that can be frozen, and quick to compile."""
+class Normalized(nn.Module):
+    """A small network with every kind of layer that can be frozen."""
 
     dtype: Any = None
 
@@ -40,7 +40,7 @@ class Normalised(nn.Module):
 
 
 def plan_of(config):
-    return make_plan(config, CustomParts(model=Normalised()))
+    return make_plan(config, CustomParts(model=Normalized()))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backbone(trained, tmp_path_factory):
-    """A file with what the run has learned, and a classifier of seven classes."""
+    """A file with the parameters of the run, and a classifier of seven classes."""
     params = jax.device_get(trained.state.params)
     params["head"] = {"kernel": params["head"]["kernel"][:, :7], "bias": params["head"]["bias"][:7]}
     path = tmp_path_factory.mktemp("weights") / "backbone.safetensors"
@@ -94,7 +94,7 @@ def test_a_linear_probe_on_a_trained_backbone_beats_one_on_random_weights(backbo
     ids=["momentum", "muon-float16-ema-jit"],
 )
 def test_only_what_is_not_frozen_changes(options, tmp_path):
-    config = dataclasses.replace(NORMALISED, freeze="stem|stage1", workdir=str(tmp_path), **options)
+    config = dataclasses.replace(NORMALIZED, freeze="stem|stage1", workdir=str(tmp_path), **options)
     plan = plan_of(config)
     start = plan.initial_state()
     # -0 is what an update of 0 would not keep, and large values are what a mean would round.
@@ -115,9 +115,9 @@ def test_only_what_is_not_frozen_changes(options, tmp_path):
             assert (bits(old[name]) == bits(new[name])) == frozen, name
 
 
-def test_frozen_batch_normalisation_uses_its_running_statistics():
-    """With all but the head frozen, the training step computes the very logits of a test."""
-    plan = plan_of(dataclasses.replace(NORMALISED, freeze="(?!head)", optimizer=OptimizerConfig(learning_rate=1e-9)))
+def test_frozen_batch_normalization_uses_its_running_statistics():
+    """With all but the head frozen, the training step computes the logits of a test."""
+    plan = plan_of(dataclasses.replace(NORMALIZED, freeze="(?!head)", optimizer=OptimizerConfig(learning_rate=1e-9)))
     batch = next(plan.pipeline.batches(0))
     state = plan.parallel.place_state(jax.device_get(plan.initial_state()))
     tested = plan.compile_eval_step()(state, plan.parallel.place_batch({**batch, "mask": np.ones(8, bool)}))
@@ -126,7 +126,7 @@ def test_frozen_batch_normalisation_uses_its_running_statistics():
 
 
 def test_frozen_parts_take_no_memory_of_the_optimizer():
-    plan = plan_of(dataclasses.replace(NORMALISED, freeze="stem|stage", optimizer=OptimizerConfig(name="adam")))
+    plan = plan_of(dataclasses.replace(NORMALIZED, freeze="stem|stage", optimizer=OptimizerConfig(name="adam")))
     size = sum(x.size for x in jax.tree.leaves(plan.template.opt_state))
     head = sum(x.size for x in jax.tree.leaves(plan.template.params["head"]))
     assert 2 * head <= size <= 2 * head + 8  # two moments, and counters

@@ -13,7 +13,7 @@ import pytest
 
 from jaxcnn.errors import UsageError
 from jaxcnn.train import Config, OptimizerConfig, evaluate_run, fit
-from jaxcnn.train.custom import CustomParts, describe
+from jaxcnn.train.parts import CustomParts, describe
 from jaxcnn.train.runtime.plan import make_plan
 
 CONFIG = Config(steps=40, batch_size=64, progress=False)
@@ -75,7 +75,7 @@ def test_the_same_parts_continue_and_others_are_refused(run):
 
 def test_it_is_tested_again_with_them_and_not_without(run):
     assert evaluate_run(run.workdir, **PARTS)["test_accuracy"] == run.test_accuracy
-    with pytest.raises(UsageError, match=r"the run's model is .*TinyNet.*; call jaxcnn.train from there with model="):
+    with pytest.raises(UsageError, match=r"this run used a custom model: .*TinyNet.*\. Pass it again .*: model="):
         evaluate_run(run.workdir)
 
 
@@ -110,8 +110,21 @@ def test_parts_that_return_something_else_are_refused_before_compiling(part, mes
         make_plan(CONFIG, CustomParts(**part))
 
 
+def test_keywords_are_of_named_optimizers():
+    for optimizer in (OptimizerConfig(momentum=0.5), OptimizerConfig("adam", b2=0.95)):
+        config = dataclasses.replace(CONFIG, optimizer=optimizer)
+        with pytest.raises(UsageError, match="optimizer keywords apply only to named optimizers"):
+            make_plan(config, CustomParts(optimizer=optax.sgd(0.1)))
+
+
+def test_a_run_records_the_momentum_that_it_uses():
+    for name, momentum in (("momentum", 0.9), ("muon", 0.9), ("sgd", None), ("adam", None)):
+        plan = make_plan(dataclasses.replace(CONFIG, optimizer=OptimizerConfig(name)))
+        assert plan.config.optimizer == OptimizerConfig(name, momentum=momentum)
+
+
 def test_descriptions_tell_functions_arguments_and_fields_apart():
-    assert describe(hinge).endswith("test_custom.hinge")
+    assert describe(hinge).endswith("test_parts.hinge")
     assert describe(functools.partial(hinge, margin=2)) == f"{describe(hinge)}(margin=2)"
     assert describe(TinyNet(width=3)) != describe(TinyNet(width=4))
     assert "0x" not in describe(nn.Dense(3, kernel_init=nn.initializers.he_normal()))
@@ -120,8 +133,8 @@ def test_descriptions_tell_functions_arguments_and_fields_apart():
 
 OPTIONS = {
     "batch of one, one device": ({"batch_size": 1}, {"batch_size": 1, "accumulate": 1, "devices": 1}),
-    "whole data set": ({"batch_size": "full"}, {"batch_size": 10_000, "accumulate": 3, "devices": 8}),
-    "whole data set by hand": (
+    "whole dataset": ({"batch_size": "full"}, {"batch_size": 10_000, "accumulate": 3, "devices": 8}),
+    "whole dataset by hand": (
         {"batch_size": "full", "accumulate": 10},
         {"batch_size": 10_000, "accumulate": 10, "devices": 8},
     ),
@@ -137,7 +150,7 @@ def test_gradient_descent_in_three_ways(name):
     assert found == expected
 
 
-def test_vanilla_gradient_descent_makes_one_update_an_epoch(tmp_path):
+def test_full_batch_gradient_descent_makes_one_step_an_epoch(tmp_path):
     config = dataclasses.replace(CONFIG, batch_size="full", steps=None, epochs=2, workdir=str(tmp_path))
     result = fit(config, model=TinyNet())
     assert (result.values["steps"], result.values["batch_size"]) == (2, 10_000)
@@ -148,8 +161,8 @@ def test_vanilla_gradient_descent_makes_one_update_an_epoch(tmp_path):
 def test_accumulation_says_what_batch_norm_does():
     config = dataclasses.replace(CONFIG, model="resnet20_cifar", accumulate=2, model_options=("stage_sizes=(1,1,1)",))
     (note,) = make_plan(config).notes()
-    assert "2 micro-batches of about 4 images a device; batch normalisation takes its statistics over each" in note
-    assert "batch normalisation" not in make_plan(dataclasses.replace(CONFIG, accumulate=2)).notes()[0]
+    assert "2 micro-batches of about 4 images a device; batch normalization takes its statistics over each" in note
+    assert "batch normalization" not in make_plan(dataclasses.replace(CONFIG, accumulate=2)).notes()[0]
     assert make_plan(CONFIG).notes() == []
 
 
@@ -183,6 +196,11 @@ REFUSED = [
     ({"model_options": ("stem",)}, "model_options are of the form NAME=VALUE, got 'stem'"),
     ({"model_options": ("dtype=1",)}, "model_options cannot set 'dtype'"),
     ({"model_options": ("width=3",)}, "unknown field of lenet5 'width'"),
+    ({"optimizer": OptimizerConfig("adam", b3=0.9)}, "unknown keyword of optimizer adam 'b3'; did you mean 'b1|b2'"),
+    ({"optimizer": OptimizerConfig("adam", momentum=0.9)}, "unknown keyword of optimizer adam 'momentum'; known: b1,"),
+    ({"optimizer": OptimizerConfig("adam", mask=print)}, "mask must be a number, string, True, False, None or a tuple"),
+    ({"parallel": "pmpa"}, "unknown parallel 'pmpa'; did you mean 'pmap'"),
+    ({"image_size": 0}, "image_size must be at least 1, got 0"),
     ({"optimizer": OptimizerConfig(clip_norm=0.0)}, "optimizer.clip_norm must be a positive number"),
     ({"optimizer": OptimizerConfig(learning_rate=float("inf"))}, "optimizer.learning_rate must be a positive number"),
 ]

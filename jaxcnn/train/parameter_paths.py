@@ -1,7 +1,7 @@
-"""Parameters chosen by their paths, such as "stage1_block1/conv1/kernel", through regular expressions.
+"""Select parameters by their paths, such as "stage1_block1/conv1/kernel", with regular expressions.
 
-An expression has to match from the start of a path, not up to its end: "stage1" takes all of "stage1_block1/...",
-and "(?!head)" everything but what stands below "head".
+Expressions are anchored at the start of the path but not at its end: "stage1" matches all of "stage1_block1/...",
+and "(?!head)" matches everything that is not below "head".
 """
 
 import re
@@ -14,7 +14,7 @@ from jaxcnn.errors import UsageError, unknown_name
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether the expression matches the path from its start.
+    """Return whether the expression matches the start of the path.
 
     >>> matches("stem|stage1", "stage1_block1/conv1/kernel"), matches("conv1", "stage1_block1/conv1/kernel")
     (True, False)
@@ -23,12 +23,12 @@ def matches(pattern: str, path: str) -> bool:
 
 
 def matching(pattern: str, tree: Any) -> Any:
-    """For each leaf of a tree of parameters or statistics, whether the expression matches its path."""
+    """Return a tree of booleans: for each leaf of `tree`, whether the expression matches its path."""
     return jax.tree_util.tree_map_with_path(lambda path, _: matches(pattern, _join(path)), tree)
 
 
 def check_pattern(field: str, pattern: str) -> None:
-    """Raises `UsageError` if an expression cannot be read."""
+    """Raise `UsageError` if `pattern` is not a regular expression."""
     try:
         re.compile(pattern)
     except re.error as error:
@@ -36,10 +36,10 @@ def check_pattern(field: str, pattern: str) -> None:
 
 
 def check_matches(field: str, pattern: str, params: Any) -> None:
-    """Checks that an expression takes at least one of the parameters.
+    """Check that an expression matches at least one parameter.
 
     Raises:
-      UsageError: it does not; the nearest top-level module is named.
+      UsageError: If it matches none. The message suggests the closest top-level module.
     """
     if not any(jax.tree.leaves(matching(pattern, params))):
         wrong = unknown_name("module", pattern, params)
@@ -47,10 +47,10 @@ def check_matches(field: str, pattern: str, params: Any) -> None:
 
 
 def parse_scales(scales: Sequence[str]) -> list[tuple[str, float]]:
-    """Expressions and their factors from "EXPRESSION=FACTOR".
+    """Parse strings of the form "EXPRESSION=FACTOR" into pairs.
 
     Raises:
-      UsageError: another form, or a factor that is no positive number.
+      UsageError: If a string has another form, or a factor is not a positive number.
 
     >>> parse_scales(["stem|stage1=0.1", "head=10"])
     [('stem|stage1', 0.1), ('head', 10.0)]
@@ -64,8 +64,8 @@ def parse_scales(scales: Sequence[str]) -> list[tuple[str, float]]:
             number = 0.0
         if not pattern or not 0.0 < number < float("inf"):
             raise UsageError(
-                "optimizer.learning_rate_scales are of the form EXPRESSION=FACTOR with a positive factor, such as "
-                f"'stem|stage1=0.1', got {scale!r}; what shall not change at all is for freeze"
+                "optimizer.learning_rate_scales must have the form EXPRESSION=FACTOR with a positive factor, such as "
+                f"'stem|stage1=0.1', got {scale!r}. Parameters that must not change are a case for freeze"
             )
         check_pattern("optimizer.learning_rate_scales", pattern)
         parsed.append((pattern, number))

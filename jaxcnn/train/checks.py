@@ -1,0 +1,95 @@
+"""Checks that a field of the configuration declares beside its type: `Annotated[float, POSITIVE]`.
+
+A check is a function `(name, value)` that raises `UsageError` if the value cannot work. Comparisons with NaN are
+false, so all number checks refuse NaN.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.train.parameter_paths import check_pattern, parse_scales
+
+Check = Callable[[str, Any], None]
+
+
+def must(requirement: str, holds: Callable[[Any], bool]) -> Check:
+    """Return a check that raises "NAME must REQUIREMENT, got VALUE" unless `holds(value)`.
+
+    >>> must("be positive", lambda x: x > 0)("epochs", -1)
+    Traceback (most recent call last):
+    ...
+    jaxcnn.errors.UsageError: epochs must be positive, got -1
+    """
+
+    def check(name: str, value: Any) -> None:
+        if not holds(value):
+            raise UsageError(f"{name} must {requirement}, got {value}")
+
+    return check
+
+
+def one_of(choices: Sequence[str]) -> Check:
+    """Return a check that the value is one of `choices`; the error suggests the closest one."""
+
+    def check(name: str, value: Any) -> None:
+        if value not in choices:
+            raise unknown_name(name, value, choices)
+
+    return check
+
+
+AT_LEAST_ONE = must("be at least 1", lambda x: x >= 1)
+POSITIVE = must("be a positive number", lambda x: 0 < x < math.inf)
+NOT_NEGATIVE = must("not be negative", lambda x: 0 <= x < math.inf)
+FRACTION = must("be in [0, 1]", lambda x: 0 <= x <= 1)
+FRACTION_BELOW_ONE = must("be in [0, 1)", lambda x: 0 <= x < 1)
+
+
+def between(least: int, most: int, most_as_text: str = "") -> Check:
+    """Return a check that the value is in [least, most]."""
+    return must(f"be from {least} to {most_as_text or most}", lambda x: least <= x <= most)
+
+
+def batch_size(name: str, value: Any) -> None:
+    """Check that the value is "full" or an integer of at least 1."""
+    if isinstance(value, str) and value != "full":
+        raise UsageError(f"{name} must be a number or 'full', got {value!r}")
+    if value != "full":
+        AT_LEAST_ONE(name, value)
+
+
+def _increases(milestones: Sequence[float]) -> bool:
+    ends = (0.0, *milestones, 1.0)
+    return bool(milestones) and all(before < after for before, after in itertools.pairwise(ends))
+
+
+MILESTONES = must("grow between 0 and 1", _increases)
+
+
+def pattern(name: str, value: str) -> None:
+    """Check that the value is a regular expression."""
+    check_pattern(name, value)
+
+
+def scales(name: str, value: Sequence[str]) -> None:
+    """Check that each value has the form EXPRESSION=FACTOR."""
+    parse_scales(value)
+
+
+def json_values(name: str, value: Any) -> None:
+    """Check that keyword arguments, as pairs of name and value, can be written to JSON and read back."""
+    for keyword, argument in value:
+        if not _is_json(argument):
+            raise UsageError(
+                f"{name}: {keyword} must be a number, string, True, False, None or a tuple of these, got "
+                f"{type(argument).__name__}. Pass an optimizer of your own to fit(config, optimizer=...)"
+            )
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, bool | int | float | str)

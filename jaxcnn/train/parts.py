@@ -1,0 +1,237 @@
+"""The parts of a run: each is named in the configuration, or is a Python object that the user passes to `fit`.
+
+The configuration of a run records a user's part as "custom:" and a description, so that the run is resumed only with
+parts of the same description.
+"""
+
+import ast
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcnn.data import compose
+from jaxcnn.errors import UsageError
+from jaxcnn.layers import Partial
+from jaxcnn.layers.partial import module_fields
+from jaxcnn.models import create_model
+from jaxcnn.train.config import Config
+from jaxcnn.train.gradient import Gradient, accumulated, plain, scaled
+from jaxcnn.train.losses import Loss, make_loss
+from jaxcnn.train.optim.freezing import Freezing
+from jaxcnn.train.optim.mixed_precision import dynamic_loss_scale, loss_scale
+from jaxcnn.train.optim.optimizers import make_optimizer, resolve
+from jaxcnn.train.state import TrainState
+
+PREFIX = "custom:"
+
+Part = TypeVar("Part")
+
+
+@dataclasses.dataclass(frozen=True)
+class CustomParts:
+    """Python objects that replace parts named in the configuration; None where the name counts.
+
+    Attributes:
+      model: a Linen module, `model(x, train=...) -> logits [N, classes]`.
+      loss: `(logits [N, classes], labels [N]) -> [N]`, in training and in testing.
+      augment: `(key, image [H, W, C]) -> [H, W, C]`, on the device, in training.
+      optimizer: an Optax transformation, or a function that makes one from the schedule.
+    """
+
+    model: nn.Module | None = None
+    loss: Callable[..., Any] | None = None
+    augment: Callable[..., Any] | None = None
+    optimizer: optax.GradientTransformation | Callable[[optax.Schedule], optax.GradientTransformation] | None = None
+
+    def recorded(self, config: Config) -> Config:
+        """Return the configuration that a run records: descriptions of custom parts, and the momentum in use."""
+        changed: dict[str, Any] = {}
+        if self.model is not None:
+            changed["model"] = PREFIX + describe(self.model)
+        if self.loss is not None:
+            changed |= {"loss": PREFIX + describe(self.loss), "label_smoothing": 0.0}
+        if self.augment is not None:
+            changed["augment"] = (PREFIX + describe(self.augment),)
+        if self.optimizer is None:
+            changed["optimizer"] = resolve(config.optimizer)
+        else:
+            changed["optimizer"] = dataclasses.replace(config.optimizer, name=PREFIX + describe(self.optimizer))
+        return dataclasses.replace(config, **changed)
+
+
+def named_or_custom(kind: str, name: str, custom: Part | None, make: Callable[[], Part]) -> Part:
+    """Return the user's own object if there is one, else make the part of this name.
+
+    Args:
+      kind: the argument of `fit`, such as "model".
+      name: the name in the configuration.
+      custom: the user's object.
+      make: makes the named part. It raises `UsageError` for an unknown name.
+
+    Raises:
+      UsageError: If `name` is the record of a custom part, which only a Python program can pass.
+    """
+    if custom is not None:
+        return custom
+    if name.startswith(PREFIX):
+        raise UsageError(
+            f"this run used a custom {kind}: {name.removeprefix(PREFIX)}. Pass it again from Python: {kind}=..."
+        )
+    return make()
+
+
+def build_model(
+    config: Config, custom: CustomParts, num_classes: int, norm_fields: dict[str, Any] | None = None
+) -> nn.Module:
+    """Return the model in the precision of the run.
+
+    Args:
+      config: names the architecture and its options.
+      custom: may have a model of the user's.
+      num_classes: number of logits of a named model.
+      norm_fields: fields to set in the normalization of a model that has the field `norm`.
+
+    Raises:
+      UsageError: If the name or an option is unknown, or the user's model cannot be trained as configured.
+    """
+    dtype: dict[str, Any] = {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
+
+    def named_model() -> nn.Module:
+        fields = dict(map(_parse_option, config.model_options))
+        return create_model(config.model, num_classes, **fields, **dtype)
+
+    if custom.model is not None:
+        _check_model(custom.model, config)
+    model = named_or_custom("model", config.model, custom.model, named_model)
+    if custom.model is not None and dtype:
+        model = model.clone(**dtype)
+    norm = getattr(model, "norm", None)
+    if norm is None or not norm_fields:
+        return model
+    known = module_fields(norm)  # a normalization without batch statistics has nothing to synchronize
+    fields = {name: value for name, value in norm_fields.items() if known is None or name in known}
+    return model.clone(norm=Partial(norm, **fields)) if fields else model
+
+
+def _check_model(model: nn.Module, config: Config) -> None:
+    name = type(model).__name__
+    if config.model_options:
+        raise UsageError("model_options applies only to named models; set the fields on your module")
+    if "train" not in inspect.signature(type(model).__call__).parameters:
+        raise UsageError(f"model must take `train`: {name}.__call__(self, x, *, train)")
+    fields = [field.name for field in dataclasses.fields(model)]  # type: ignore[arg-type]
+    if config.dtype != "float32" and "dtype" not in fields:
+        raise UsageError(f"dtype {config.dtype}: {name} has no field `dtype` to take it")
+
+
+def _parse_option(option: str) -> tuple[str, Any]:
+    """Parse "drop_path_rate=0.1" or "stem=cifar": a field and its value, a Python literal or else a string."""
+    name, equals, value = option.partition("=")
+    if not name or not equals:
+        raise UsageError(f"model_options are of the form NAME=VALUE, got {option!r}")
+    if name in ("num_classes", "norm", "dtype", "param_dtype", "block", "parent", "name"):
+        raise UsageError(f"model_options cannot set {name!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, TypeError, SyntaxError):
+        return name, value
+
+
+def build_losses(config: Config, custom: CustomParts) -> tuple[Loss, Loss]:
+    """Return the training loss, and the test loss, whose labels are not smoothed."""
+    if custom.loss is not None and config.label_smoothing not in (0.0, Config.label_smoothing):
+        raise UsageError("label_smoothing applies only to named losses; smooth the labels in your own loss")
+    smoothing = config.label_smoothing
+    train = named_or_custom("loss", config.loss, custom.loss, lambda: make_loss(config.loss, smoothing))
+    return train, named_or_custom("loss", config.loss, custom.loss, lambda: make_loss(config.loss))
+
+
+def build_augmentations(config: Config, custom: CustomParts) -> tuple[Any, ...]:
+    """Return the augmentations of training images: names and functions, which `data.compose` takes."""
+    if custom.augment is not None:
+        return (custom.augment,)
+    for spec in config.augment:
+        named_or_custom("augment", spec, None, lambda spec=spec: compose([spec]))  # checks the name
+    return config.augment
+
+
+def build_optimizer(config: Config, custom: CustomParts, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Return the optimizer of the trainable parameters, with a loss scale in float16. See also `build_gradient`."""
+    own = custom.optimizer
+    if own is not None and (config.optimizer.options or config.optimizer.momentum is not None):
+        raise UsageError("optimizer keywords apply only to named optimizers; set them on your own optimizer")
+    if own is not None and not isinstance(own, optax.GradientTransformation):
+        own = own(schedule)
+    name = config.optimizer.name
+    optimizer = named_or_custom("optimizer", name, own, lambda: make_optimizer(config.optimizer, schedule))
+    if config.freeze is not None:
+        optimizer = Freezing(config.freeze).optimizer(optimizer)
+    return dynamic_loss_scale(optimizer) if config.dtype == "float16" else optimizer
+
+
+def build_gradient(config: Config, accumulate: int) -> Gradient:
+    """Return the gradient of the training step, of `accumulate` micro-batches. It matches `build_optimizer`."""
+    gradient = accumulated(accumulate, plain)
+    if config.dtype == "float16":
+        gradient = scaled(loss_scale, gradient)
+    return gradient if config.freeze is None else Freezing(config.freeze).gradient(gradient)
+
+
+def check_shapes(
+    image_shape: tuple[int, ...], num_classes: int, model: nn.Module, template: TrainState, loss: Loss, augment: Any
+) -> None:
+    """Raise `UsageError` if a custom part returns an array of another shape than the step needs."""
+    variables = {"params": template.params, "batch_stats": template.batch_stats}
+    key, image = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct(image_shape, jnp.uint8)
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    labels = jax.ShapeDtypeStruct((2,), jnp.int32)
+    logits = jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
+    _check_shape("model", "two images", logits, (2, num_classes))
+    _check_shape("loss", "two images", jax.eval_shape(loss, logits, labels), (2,))
+    if augment is not None:
+        _check_shape("augment", "an image", jax.eval_shape(augment, key, image), image_shape)
+
+
+def _check_shape(part: str, of: str, returned: Any, wanted: tuple[int, ...]) -> None:
+    got = getattr(returned, "shape", None)
+    if got != wanted:
+        raise UsageError(f"{part} must return an array of shape {wanted} for {of}, got {got or type(returned)}")
+
+
+def describe(part: Any) -> str:
+    """Return the qualified name of a function or class, with arguments of a `partial` and fields of a module.
+
+    Two functions of the same name, such as two lambdas in one function, have the same description.
+
+    >>> describe(nn.relu), describe(nn.Dense(10, use_bias=False))[:45]
+    ('jax._src.nn.functions.relu', 'flax.linen.linear.Dense(features=10, use_bias')
+    """
+    if isinstance(part, optax.GradientTransformation):
+        return describe(part.update)
+    if isinstance(part, nn.Module):
+        fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}  # type: ignore[arg-type]
+        return describe(type(part)) + _arguments((), {k: v for k, v in fields.items() if k not in ("parent", "name")})
+    if isinstance(part, functools.partial):
+        return describe(part.func) + _arguments(part.args, part.keywords)
+    if isinstance(part, Mapping):
+        return "{" + ", ".join(f"{describe(key)}: {describe(value)}" for key, value in part.items()) + "}"
+    if isinstance(part, list | tuple):
+        return "(" + ", ".join(map(describe, part)) + ")"
+    wrapped = getattr(part, "__wrapped__", part)
+    if hasattr(wrapped, "__qualname__"):
+        return f"{wrapped.__module__}.{wrapped.__qualname__}"
+    if part is None or isinstance(part, str | int | float | bool | complex | np.dtype):
+        return repr(part)
+    return describe(type(part))
+
+
+def _arguments(args: Any, keywords: Mapping[str, Any]) -> str:
+    return "(" + ", ".join([*map(describe, args), *(f"{name}={describe(x)}" for name, x in keywords.items())]) + ")"

@@ -1,0 +1,107 @@
+"""Named entries: find one by its name, and check keyword arguments against a function's signature."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import numpy as np
+
+from jaxcnn.errors import UsageError, unknown_name
+
+Entry = TypeVar("Entry")
+
+
+class Registry(dict[str, Entry]):
+    """A dict of entries of one kind, such as optimizers.
+
+    >>> Registry("color", {"red": 1}).find("rde")
+    Traceback (most recent call last):
+    ...
+    jaxcnn.errors.UsageError: unknown color 'rde'; did you mean 'red'?
+    """
+
+    def __init__(self, kind: str, entries: Mapping[str, Entry]):
+        super().__init__(entries)
+        self.kind = kind
+
+    def find(self, name: str) -> Entry:
+        """Return the entry of this name.
+
+        Raises:
+          UsageError: If the name is unknown. The message suggests the closest known name.
+        """
+        if name not in self:
+            raise unknown_name(self.kind, name, self)
+        return self[name]
+
+
+def keywords_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters that `function` accepts by keyword, by name.
+
+    >>> list(keywords_of(lambda x, /, rate=0.1, *, nesterov=False: None))
+    ['rate', 'nesterov']
+    """
+    parameters = inspect.signature(function).parameters
+    by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind in by_keyword}
+
+
+def check_keywords(owner: str, given: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter]) -> None:
+    """Check names and types of keyword arguments.
+
+    Args:
+      owner: what they are passed to, such as "optimizer adam", for the message.
+      given: the keyword arguments.
+      accepted: the parameters that exist; see `keywords_of`.
+
+    Raises:
+      UsageError: If a keyword is unknown (the message suggests the closest one), or a value has the wrong type.
+
+    >>> check_keywords("optimizer adam", {"b3": 0.9}, keywords_of(lambda b1=0.9, eps=1e-8: None))
+    Traceback (most recent call last):
+    ...
+    jaxcnn.errors.UsageError: unknown keyword of optimizer adam 'b3'; did you mean 'b1'?
+    """
+    for name, value in given.items():
+        if name not in accepted:
+            raise unknown_name(f"keyword of {owner}", name, accepted)
+        choices = get_args(accepted[name].annotation) if get_origin(accepted[name].annotation) is Literal else ()
+        if choices:
+            if value not in choices:
+                raise unknown_name(f"{name} of {owner}", value, choices)
+        elif wanted := _type_error(accepted[name], value):
+            raise UsageError(f"{name} of {owner} must be {wanted}, got {value!r}")
+
+
+def _type_error(parameter: inspect.Parameter, value: Any) -> str | None:
+    """Return what the value must be, if it is not that.
+
+    The default value tells the type. Where the default is None, the annotation tells numbers from dtypes: Optax
+    annotates dtypes as `Any` or as a union with `numpy.dtype`.
+    """
+    default = parameter.default
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "True or False"
+    if isinstance(default, int):
+        return None if isinstance(value, int) and not isinstance(value, bool) else "an integer"
+    if isinstance(default, float):
+        return None if _is_number(value) else "a number"
+    if isinstance(default, tuple):
+        return None if isinstance(value, tuple) else "a tuple, such as " + repr(default)
+    if default is None and float in get_args(parameter.annotation):
+        return None if value is None or _is_number(value) else "a number or None"
+    if default is None:
+        return None if value is None or _is_dtype(value) else "a dtype, such as 'bfloat16', or None"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_dtype(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and np.issubdtype(np.dtype(value), np.generic)
+    except TypeError:
+        return False
