@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcnn._scoped import quiet_logger
 from jaxcnn.data import _png_batch, decode, imagefolder
 from jaxcnn.errors import UsageError, unknown_name
 
@@ -280,6 +281,7 @@ def list_datasets(data_dir: str | Path | None = None) -> list[str]:
     return sorted({*KNOWN, *prepared})
 
 
+@quiet_logger("absl", logging.ERROR)  # TFDS reports every file, and that it would like OpenCV
 def open_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
     """The prepared data set of this name, from inside the package or from `data_dir`.
 
@@ -291,7 +293,6 @@ def open_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
     Raises:
       UsageError: an unknown name (the nearest is named), one that is not prepared, or one without labelled images.
     """
-    logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS reports every file, and that it would like OpenCV
     root = Path(data_dir or default_data_dir()).expanduser()
     if name.startswith(imagefolder.PREFIX):
         directory = imagefolder.prepare(name.removeprefix(imagefolder.PREFIX), root)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxcnn._scoped import quiet_logger
 from jaxcnn.data import imagefolder
 from jaxcnn.data._original_sums import CLASS_NAMES
 from jaxcnn.data.datasets import BUNDLED_DIR, default_data_dir
@@ -48,6 +49,7 @@ class Prepared:
     unverified: tuple[str, ...] = ()
 
 
+@quiet_logger("absl", logging.ERROR)  # TFDS reports every file
 def prepare(
     name: str,
     source: str | Path | None = None,
@@ -76,7 +78,6 @@ def prepare(
         raise UsageError(f"{name} is inside the package already")
     if name.startswith(imagefolder.PREFIX):
         raise UsageError(f"{name} needs no preparation: it is prepared when it is first used")
-    _quiet()
     stock = _stock(name)
     builder = stock(data_dir=root, file_format="array_record")
     target = Path(builder.data_dir)
@@ -131,10 +132,6 @@ def in_place(target: Path, root: Path) -> Iterator[Path]:
     finally:
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
-
-
-def _quiet() -> None:
-    logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def _stock(name: str) -> Any:

@@ -1,5 +1,6 @@
-"""Training: one pure step, spread over devices, and the loop around it."""
+"""Training: one pure step, distributed over devices, and the loop around it."""
 
+from jaxcnn.train.api import Result, evaluate_run, fit
 from jaxcnn.train.config import Config, OptimizerConfig, ScheduleConfig
 from jaxcnn.train.devices.parallel import make_parallel
 from jaxcnn.train.learning_rate_finder import Finding, find_learning_rate
@@ -7,7 +8,7 @@ from jaxcnn.train.losses import binary_cross_entropy, cross_entropy
 from jaxcnn.train.optim.optimizers import make_optimizer
 from jaxcnn.train.optim.schedules import make_schedule
 from jaxcnn.train.runtime.checkpoint import SaveError
-from jaxcnn.train.runtime.loop import DivergedError, Result, evaluate_run, fit
+from jaxcnn.train.runtime.loop import DivergedError
 from jaxcnn.train.runtime.signals import InterruptedRunError
 from jaxcnn.train.runtime.trained import Trained, load_run
 from jaxcnn.train.state import TrainState, create_state, evaluation_variables

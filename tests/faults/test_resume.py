@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from jaxcnn.train.runtime._lock import exclusive
 from killing import outcome
 from worker import fingerprint
 
@@ -13,7 +14,6 @@ from jaxcnn.data.pipeline import Pipeline
 from jaxcnn.errors import UsageError
 from jaxcnn.train import SaveError, TrainState, evaluate_run, fit
 from jaxcnn.train.runtime import loop, plan
-from jaxcnn.train.runtime._lock import exclusive
 from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.record import Record, read_rows
 
