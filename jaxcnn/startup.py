@@ -192,7 +192,7 @@ def _why_not_keep_memory(environment: Mapping[str, str], batch_values: int | Non
 def _keep_freed_memory() -> bool:
     """Make glibc's `malloc` keep freed memory; return whether it accepted."""
     libc = ctypes.CDLL(None)
-    return all([libc.mallopt(option, value) for option, value in MALLOC_OPTIONS])
+    return all(libc.mallopt(option, value) for option, value in MALLOC_OPTIONS)
 
 
 def _why_not_xla_options(environment: Mapping[str, str], batch_values: int | None) -> str | None:
@@ -261,10 +261,10 @@ def _jax_has_started() -> bool:
 
 
 def options_work(options: tuple[str, ...], environment: Mapping[str, str]) -> bool:
-    """Return whether the installed jaxlib knows all of these XLA options and computes a convolution by oneDNN with them.
+    """Return whether the installed jaxlib knows these XLA options, and computes a convolution by oneDNN with them.
 
-    An unknown option in `XLA_FLAGS` ends the process, so a child process tries them. Its answer is cached for this
-    version of jaxlib and Python.
+    jaxlib 0.10.2 knows them without using them. An unknown option in `XLA_FLAGS` ends the process, so a child process
+    tries them. Its answer is cached for this version of jaxlib and Python.
     """
     versions = [metadata.version("jaxlib"), sys.version]
     key = hashlib.sha256(json.dumps([*versions, *options]).encode()).hexdigest()[:16]
@@ -284,7 +284,7 @@ def options_work(options: tuple[str, ...], environment: Mapping[str, str]) -> bo
 
 
 def _try_options(options: tuple[str, ...], environment: Mapping[str, str]) -> bool | None:
-    """Return whether a child process compiled a convolution to oneDNN with the options, or None if it gave no answer."""
+    """Return whether a child process uses oneDNN with the options, or None if it gave no answer."""
     child = {
         **environment,
         "XLA_FLAGS": " ".join(options),

@@ -87,8 +87,8 @@ def _overview() -> str:
             "",
             *(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()),
             "",
-            "`jaxcnn COMMAND --help` lists a command's flags. `jaxcnn --print-completion bash` (or zsh) prints a script",
-            "with which the shell completes them.",
+            "`jaxcnn COMMAND --help` lists a command's flags. `jaxcnn --print-completion bash` (or zsh) prints a",
+            "script with which the shell completes them.",
         ]
     )
 

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcnn.data import open_dataset, open_pipeline
-from jaxcnn.data.pipeline import batch_indices
+from jaxcnn.data.pipeline import READ_AHEAD, Pipeline, batch_indices
 from jaxcnn.errors import UsageError
 
 
@@ -130,18 +131,61 @@ def test_evaluation_covers_every_example_once_over_all_processes(grey, batch_siz
     assert sorted(seen) == sorted(image.tobytes() for image in dataset.read("test")[0])
 
 
-def test_batches_are_placed_ahead_and_waiting_is_timed(grey):
+@pytest.mark.parametrize("residence", ["device", "memory", "disk"])
+def test_batches_are_placed_ahead_in_order_and_no_further(grey, residence):
     placed = []
 
     def place(batch):
         placed.append(batch)
-        return {**batch, "placed": True}
+        return len(placed) - 1
 
-    pipeline = open_pipeline(open_dataset("mnist", grey), 8, residence="disk")
-    batches = pipeline.batches(place=place)
-    assert next(batches)["placed"]
-    assert len(placed) == 3
-    assert pipeline.waited > 0
+    pipeline = open_pipeline(open_dataset("mnist", grey), 8, residence=residence)
+    batches = pipeline.batches(3, place=place)
+    for number in range(6):
+        assert next(batches) == number
+        assert len(placed) == number + 1 + READ_AHEAD
+    assert_same_batches(placed, take(pipeline, 3, 6 + READ_AHEAD))
+
+
+def test_batches_of_the_steps_of_a_call_come_together_and_end_with_the_calls(grey):
+    pipeline, placed = open_pipeline(open_dataset("mnist", grey), 8, residence="memory"), []
+
+    def place(batches):
+        placed.append(len(batches))
+        return batches
+
+    calls = list(pipeline.batches(2, place=place, counts=[1, 3, 2]))
+    assert [len(call) for call in calls] == placed == [1, 3, 2]
+    assert_same_batches(list(itertools.chain(*calls)), take(pipeline, 2, 6))
+
+
+def test_waiting_is_the_time_until_data_is_there_and_not_that_of_placing(grey, monkeypatch):
+    clock = 0.0
+
+    def pass_time(seconds):
+        nonlocal clock
+        clock += seconds
+
+    monkeypatch.setattr("jaxcnn.data.pipeline.time", SimpleNamespace(perf_counter=lambda: clock))
+    pipeline = open_pipeline(open_dataset("mnist", grey), 8, residence="memory")
+    indices = Pipeline.indices
+    monkeypatch.setattr(Pipeline, "indices", lambda self, step: pass_time(1) or indices(self, step))
+    batches = pipeline.batches(place=lambda batch: pass_time(100))
+    for _ in range(4):
+        next(batches)
+        pass_time(1000)  # the step
+    assert pipeline.waited == 4 + READ_AHEAD
+
+
+def test_what_placing_raises_comes_with_the_batch(grey):
+    def place(batch):
+        raise UsageError("batch_size 8 cannot be divided")
+
+    pipeline = open_pipeline(open_dataset("mnist", grey), 8)
+    with pytest.raises(UsageError, match="cannot be divided"):
+        next(pipeline.batches(place=place))
+    with pytest.raises(UsageError, match="cannot be divided"):
+        next(pipeline.evaluation_batches(8, place=place))
 
 
 def test_a_damaged_data_set_is_told_from_the_workers_too(grey, tmp_path):

@@ -6,7 +6,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from jaxcnn.train.runtime._lock import exclusive
 from killing import outcome
 from worker import fingerprint
 
@@ -16,6 +15,7 @@ from jaxcnn.train import SaveError, TrainState, evaluate_run, fit
 from jaxcnn.train.runtime import loop, plan
 from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.record import Record, read_rows
+from jaxcnn.train.runtime.workdir import exclusive
 
 # Steps 7, 13, 19 and 25 end an epoch: 9 is in the middle of one.
 MIDDLE, END_OF_EPOCH = 9, 13
@@ -127,7 +127,7 @@ def test_without_the_epochs_metrics_so_far_it_would_not_be(tiny, straight, tmp_p
 
 def test_with_the_data_in_another_order_it_would_not_be(tiny, straight, tmp_path, monkeypatch):
     batches = Pipeline.batches
-    monkeypatch.setattr(Pipeline, "batches", lambda self, first_step=0, *args: batches(self, 0, *args))
+    monkeypatch.setattr(Pipeline, "batches", lambda self, first_step, **how: batches(self, 0, **how))
     assert "state" in differences(tiny, straight, tmp_path, monkeypatch, MIDDLE)
 
 

@@ -144,7 +144,7 @@ class Loop:
         return min(1.0, self.plan.pipeline.waited / seconds) if seconds else 0.0
 
     def _asked_to_stop(self, logs: bool) -> int | None:
-        """Return the signal after which to stop. Several processes must stop after the same step: they agree if `logs`."""
+        """Return the signal after which to stop. Several processes, which must stop together, agree on it if `logs`."""
         if self.plan.parallel.share[1] == 1:
             return self.stop.received
         return distributed.first_signal(self.stop.received) if logs else None
