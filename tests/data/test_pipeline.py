@@ -1,4 +1,4 @@
-"""Batches: every example once an epoch, in an order that the seed and the step determine."""
+"""Batches: every example once per epoch, in an order that depends on the seed and the step only."""
 
 import itertools
 import shutil
@@ -16,7 +16,7 @@ from jaxcnn.errors import UsageError
 
 @settings(deadline=None)
 @given(examples=st.integers(1, 60), batch_size=st.integers(1, 60), seed=st.integers(0, 5), epochs=st.integers(1, 4))
-def test_each_example_comes_once_an_epoch(examples, batch_size, seed, epochs):
+def test_each_example_comes_once_per_epoch(examples, batch_size, seed, epochs):
     steps = -(-epochs * examples // batch_size)
     stream = np.concatenate(
         [batch_indices(step, examples=examples, batch_size=batch_size, seed=seed) for step in range(steps)]
@@ -79,7 +79,7 @@ def test_evaluation_covers_every_example_in_order_in_full_batches(grey, batch_si
 
 
 @pytest.mark.parametrize("residence", ["device", "disk"])
-def test_wherever_images_are_kept_the_batches_are_the_same(grey, residence):
+def test_batches_do_not_depend_on_where_images_are_kept(grey, residence):
     dataset = open_dataset("mnist", grey)
     in_memory = open_pipeline(dataset, 16, seed=3, residence="memory")
     elsewhere = open_pipeline(dataset, 16, seed=3, residence=residence, workers=3)
@@ -95,7 +95,7 @@ def test_wherever_images_are_kept_the_batches_are_the_same(grey, residence):
     first_step=st.integers(0, 40),
     residence=st.sampled_from(["device", "memory", "disk"]),
 )
-def test_each_example_comes_once_an_epoch_over_all_processes(grey, batch_size, processes, first_step, residence):
+def test_each_example_comes_once_per_epoch_over_all_processes(grey, batch_size, processes, first_step, residence):
     dataset, whole = open_dataset("mnist", grey), batch_size * processes
     steps = -(-2 * 97 // whole) + first_step + 1
     parts = [
@@ -188,7 +188,7 @@ def test_what_placing_raises_comes_with_the_batch(grey):
         next(pipeline.evaluation_batches(8, place=place))
 
 
-def test_a_damaged_data_set_is_told_from_the_workers_too(grey, tmp_path):
+def test_a_damaged_dataset_is_reported_by_workers_too(grey, tmp_path):
     shutil.copytree(grey / "mnist", tmp_path / "mnist")
     for records in (tmp_path / "mnist" / "3.0.1").glob("*train*"):
         records.write_bytes(records.read_bytes()[:1000])

@@ -206,7 +206,7 @@ def test_rows_that_are_gone_are_missed_in_one_warning(tmp_path, caplog):
     with Record(tmp_path, 3):
         pass
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said.endswith("metrics.jsonl lacks 2 of the 3 steps made so far; they stay out of it")
+    assert said.endswith("metrics.jsonl lacks 2 of the 3 steps made so far")
 
 
 def test_only_sync_waits_for_the_disk(tmp_path, monkeypatch):
@@ -256,7 +256,7 @@ def test_two_runs_in_one_folder_are_refused_and_eval_is_not(tiny, straight, comp
     config = dataclasses.replace(tiny, checkpoint_every=3, steps=3, workdir=str(tmp_path))
     fit(config)
     with exclusive(tmp_path):
-        with pytest.raises(UsageError, match=rf"is in use by process {os.getpid()} on .*; wait for it, or"):
+        with pytest.raises(UsageError, match=rf"is in use by process {os.getpid()} on .*. Wait for it, or"):
             fit(config)
         assert evaluate_run(tmp_path)["step"] == 3
     assert fit(config).values["steps"] == 3

@@ -39,9 +39,11 @@ def check_flags(coordinator: str | None, num_processes: int | None, process_id: 
     """Raise `UsageError` if an address, process count, index or heartbeat is invalid, or if only some are given."""
     given = (coordinator, num_processes, process_id)
     if None in given and any(value is not None for value in given):
-        raise UsageError("--coordinator, --num-processes and --process-id go together; without all, JAX detects them")
+        raise UsageError(
+            "--coordinator, --num-processes and --process-id go together. Give all three, or none to detect them."
+        )
     if coordinator is not None and not _is_address(coordinator):
-        raise UsageError(f"--coordinator is HOST:PORT of the first process, got {coordinator!r}")
+        raise UsageError(f"--coordinator must be HOST:PORT of the first process, got {coordinator!r}")
     if num_processes is not None and num_processes < 1:
         raise UsageError(f"--num-processes must be at least 1, got {num_processes}")
     if process_id is not None and num_processes is not None and not 0 <= process_id < num_processes:
@@ -84,8 +86,8 @@ def initialize(
         )
     except ValueError as error:
         raise UsageError(
-            "no cluster was detected (SLURM, Open MPI, TPU pod); give --coordinator HOST:PORT, --num-processes N and "
-            "--process-id I"
+            "no cluster was detected (SLURM, Open MPI, TPU pod). Give --coordinator HOST:PORT, --num-processes N and "
+            "--process-id I."
         ) from error
 
 

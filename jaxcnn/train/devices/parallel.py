@@ -197,13 +197,13 @@ def make_parallel(name: str = "auto", devices: Sequence[Any] | None = None, *, s
     if name == "auto":
         name = "pmap" if len(processes) == 1 else "shard_map"
     if name not in STRATEGIES:
-        raise unknown_name("way to spread a step (parallel)", name, [*STRATEGIES, "auto"])
+        raise unknown_name("parallel strategy", name, [*STRATEGIES, "auto"])
     if name == "pmap" and len(processes) > 1:
-        raise UsageError(f"parallel 'pmap' spreads over one process, there are {len(processes)}; use shard_map or jit")
+        raise UsageError(f"parallel 'pmap' needs one process, there are {len(processes)}. Use shard_map or jit.")
     if len(set(processes.values())) > 1:
-        raise UsageError(f"every process must have as many devices as the others, got {[*processes.values()]}")
+        raise UsageError(f"processes must have equal numbers of devices, got {[*processes.values()]}")
     if shard_state and name != "jit":
-        raise UsageError(f"shard_state needs parallel 'jit', got '{name}', which holds the whole state on every device")
+        raise UsageError(f"shard_state needs parallel 'jit', got '{name}'. Other strategies replicate the state.")
     by_process = tuple(sorted(chosen, key=lambda device: device.process_index))
     return Parallel(name, by_process, None if name == "jit" else BATCH_AXIS, shard_state)
 
@@ -219,7 +219,7 @@ def batch_norm_fields(sync: str | int, parallel: Parallel) -> dict[str, Any]:
         return {}
     if parallel.axis_name is None:
         raise UsageError(
-            f"sync_batch_norm must be 'all' under parallel 'jit', which sees one whole batch, got {sync!r}; use pmap"
+            f"sync_batch_norm must be 'all' under parallel 'jit', got {sync!r}. Use parallel 'pmap' or 'shard_map'."
         )
     if sync == "none":
         return {"axis_name": None}

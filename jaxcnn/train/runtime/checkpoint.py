@@ -215,7 +215,7 @@ class Checkpoints:
             return found
         if damaged:
             reasons = "; ".join(map(str, damaged.values()))
-            raise UsageError(f"no checkpoint can be restored: {reasons}; give another --workdir to begin again")
+            raise UsageError(f"no checkpoint can be restored: {reasons}. Start again in another --workdir.")
         return None
 
     def existing(self, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -226,7 +226,7 @@ class Checkpoints:
         """
         found = self.restore_newest(template)
         if found is None:
-            raise UsageError(f"{self._directory} holds no checkpoint yet; train first")
+            raise UsageError(f"{self._directory} holds no checkpoint yet. Train the run first.")
         return found
 
     def _description(self, step: int) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Record:
         kept = [row for row in read_rows(folder) if row["step"] <= first_step]
         lost = first_step - len({row["step"] for row in kept if row["split"] == "train"})
         if lost:
-            _log.warning("%s lacks %d of the %d steps made so far; they stay out of it", self._path, lost, first_step)
+            _log.warning("%s lacks %d of the %d steps made so far", self._path, lost, first_step)
         with writing(self._path):
             with replacing(self._path) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
@@ -140,7 +140,7 @@ def check_wandb() -> None:
     try:
         import wandb  # type: ignore[import-not-found] # noqa: F401
     except ImportError as error:
-        raise UsageError(f"wandb sends metrics to Weights & Biases ({error}); pip install 'jaxcnn[wandb]'") from None
+        raise UsageError(f"wandb is not installed ({error}). Run pip install 'jaxcnn[wandb]'.") from None
 
 
 class WeightsAndBiases:

@@ -30,7 +30,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror or error}; the checkpoints are kept") from error
+        raise RunError(f"{path} cannot be written: {error.strerror or error}. Checkpoints are kept.") from error
 
 
 @contextlib.contextmanager
@@ -74,7 +74,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise UsageError(f"{path} does not exist; is {path.parent} the folder of a run?") from None
+        raise UsageError(f"{path} does not exist. Give the directory of a run.") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
 
@@ -101,9 +101,9 @@ def claim(config: Config) -> Iterator[Path]:
             if (workdir / CONFIG).exists():
                 changed = differences(read_json(workdir / CONFIG), to_dict(config))
                 if changed:
-                    raise UsageError(f"{workdir} holds another run ({'; '.join(changed)}); give another --workdir")
+                    raise UsageError(f"{workdir} holds another run ({'; '.join(changed)}). Choose another --workdir.")
             elif any(not path.name.startswith(".") for path in workdir.iterdir()):
-                raise UsageError(f"{workdir} is not empty and holds no run; give another --workdir")
+                raise UsageError(f"{workdir} is not empty and holds no run. Choose another --workdir.")
             else:
                 write_json(workdir / CONFIG, to_dict(config))
         except OSError as error:
@@ -126,7 +126,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = os.read(file, 200).decode(errors="replace") or "another process"
             os.close(file)
-            raise UsageError(f"{folder} is in use by {holder}; wait for it, or give another --workdir") from None
+            raise UsageError(f"{folder} is in use by {holder}. Wait for it, or choose another --workdir.") from None
         # The former holder may have removed the file after it was opened here and before it was locked.
         if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
             break
@@ -184,5 +184,5 @@ def read_config(workdir: Path) -> Config:
       UsageError: if there is none.
     """
     if not workdir.is_dir():
-        raise UsageError(f"{workdir} does not exist; --workdir is the folder of a run")
+        raise UsageError(f"{workdir} does not exist. Give the directory of a run as --workdir.")
     return from_dict(read_json(workdir / CONFIG))

@@ -1,4 +1,4 @@
-"""`fit` trains on real images, tests on every test image, and leaves a folder that tells everything."""
+"""`fit` trains on real images, tests on every test image, and writes everything about the run to its directory."""
 
 import dataclasses
 import json
