@@ -201,10 +201,10 @@ class Pipeline:
         if self.residence != "disk":
             return f"{said}: batches are gathered in memory. Larger models, or batches on more devices, hide it."
         where = f"{self.workers} threads on {os.cpu_count()} cores read and decode the images of each batch"
-        remedy = "Use more cores, smaller image files, or a smaller --image-size"
+        remedy = "More cores, smaller image files, or a smaller --image-size"
         if self._random_box is None:
-            remedy += ", or more memory, so that decoded images are kept"
-        return f"{said}: {where}. {remedy}."
+            remedy += ", or memory for all decoded images"
+        return f"{said}: {where}. {remedy} would help."
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yield batches, and add the time that each takes to arrive to `waited`."""
@@ -253,7 +253,7 @@ def open_pipeline(
     if image_size is not None and (height, width) != (image_size, image_size):
         size = (image_size, image_size)
     elif height is None or width is None:
-        raise UsageError(f"images of dataset {dataset.name!r} differ in size. Choose one with --image-size.")
+        raise UsageError(f"images of dataset {dataset.name!r} differ in size; give them one with --image-size")
     else:
         size = None
     random_box, on_device = _division(augment, size)

@@ -39,9 +39,7 @@ def check_flags(coordinator: str | None, num_processes: int | None, process_id: 
     """Raise `UsageError` if an address, process count, index or heartbeat is invalid, or if only some are given."""
     given = (coordinator, num_processes, process_id)
     if None in given and any(value is not None for value in given):
-        raise UsageError(
-            "--coordinator, --num-processes and --process-id go together. Give all three, or none to detect them."
-        )
+        raise UsageError("--coordinator, --num-processes and --process-id go together. Give all three, or none.")
     if coordinator is not None and not _is_address(coordinator):
         raise UsageError(f"--coordinator must be HOST:PORT of the first process, got {coordinator!r}")
     if num_processes is not None and num_processes < 1:
