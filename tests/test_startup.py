@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from jaxcnn import startup
@@ -31,9 +32,17 @@ def run(program, cache, *args, **more):
 # The compilation cache
 
 
-def test_compilations_are_kept_in_a_folder_of_the_user(tmp_path, monkeypatch):
+@pytest.fixture
+def fresh(monkeypatch):
+    """JAX as it is before it starts, without a compilation cache."""
+    folder = jax.config.jax_compilation_cache_dir
     monkeypatch.setattr(startup, "_jax_has_started", lambda: False)
-    monkeypatch.setitem(startup.jax.config.values, "jax_compilation_cache_dir", None)
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def test_compilations_are_kept_in_a_folder_of_the_user(tmp_path, fresh):
     assert startup._why_not_compilation_cache({"XDG_CACHE_HOME": str(tmp_path)}) is None
     assert (tmp_path / "jaxcnn" / "compiled").is_dir()
 
@@ -51,15 +60,12 @@ def test_a_cache_that_the_user_configures_stays(tmp_path, environment, says):
     assert not list(tmp_path.iterdir())
 
 
-def test_programs_that_cannot_be_stored_are_not(tmp_path, monkeypatch):
-    monkeypatch.setitem(startup.jax.config.values, "jax_compilation_cache_dir", None)
+def test_programs_that_cannot_be_stored_are_not(tmp_path, fresh):
     environment = {"XDG_CACHE_HOME": str(tmp_path), "XLA_FLAGS": " ".join(startup.XLA_OPTIONS)}
     assert startup._why_not_compilation_cache(environment) == "programs that call XLA's oneDNN cannot be stored"
 
 
-def test_without_a_folder_that_can_be_written_nothing_is_cached(tmp_path, monkeypatch):
-    monkeypatch.setattr(startup, "_jax_has_started", lambda: False)
-    monkeypatch.setitem(startup.jax.config.values, "jax_compilation_cache_dir", None)
+def test_without_a_folder_that_can_be_written_nothing_is_cached(tmp_path, fresh):
     (tmp_path / "file").touch()
     reason = startup._why_not_compilation_cache({"XDG_CACHE_HOME": str(tmp_path / "file")})
     assert reason.startswith("its folder cannot be created: ")
