@@ -266,21 +266,28 @@ def options_work(options: tuple[str, ...], environment: Mapping[str, str]) -> bo
     jaxlib 0.10.2 knows them without using them. An unknown option in `XLA_FLAGS` ends the process, so a child process
     tries them. Its answer is cached for this version of jaxlib and Python.
     """
-    versions = [metadata.version("jaxlib"), sys.version]
-    key = hashlib.sha256(json.dumps([*versions, *options]).encode()).hexdigest()[:16]
-    try:
-        path = _cache_folder(environment) / f"xla-options-{key}.json"
-        cached = json.loads(path.read_text())
+    path = _answer_file(options, environment)
+    if path is not None:
+        try:
+            cached = json.loads(path.read_text())
+        except (OSError, ValueError):  # no answer yet, or a damaged one
+            cached = None
         if isinstance(cached, bool):
             return cached
-    except RuntimeError:  # no home directory, so no cache
-        return bool(_try_options(options, environment))
-    except (OSError, ValueError):  # no answer yet, or a damaged one
-        pass
     answer = _try_options(options, environment)
-    if answer is not None:
+    if path is not None and answer is not None:
         _write(path, json.dumps(answer))
     return bool(answer)
+
+
+def _answer_file(options: tuple[str, ...], environment: Mapping[str, str]) -> Path | None:
+    """Return the file of a trial's cached answer, or None if the user has no home directory."""
+    parts = [metadata.version("jaxlib"), sys.version, *options]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    try:
+        return _cache_folder(environment) / f"xla-options-{key}.json"
+    except RuntimeError:
+        return None
 
 
 def _try_options(options: tuple[str, ...], environment: Mapping[str, str]) -> bool | None:
