@@ -69,14 +69,14 @@ class Settings:
       xla_options: options that were added to `XLA_FLAGS`.
       compilation_cache: folder in which JAX stores compiled programs, if `settle` chose it.
       left_alone: pairs of a setting's name and the reason why it was not made.
-      jax_had_started: whether JAX had created its devices, so that a part of a step's memory is still returned.
+      is_late: whether JAX had created its devices before freed memory was kept, so that a part is still returned.
     """
 
     keeps_freed_memory: bool
     xla_options: tuple[str, ...]
     compilation_cache: Path | None
     left_alone: tuple[tuple[str, str], ...]
-    jax_had_started: bool = False
+    is_late: bool = False
 
     def __str__(self) -> str:
         made = {
@@ -86,7 +86,7 @@ class Settings:
         }
         reasons = dict(self.left_alone)
         parts = [f"{name}: {value or f'unchanged ({reasons[name]})'}" for name, value in made.items()]
-        if self.jax_had_started and self.keeps_freed_memory:
+        if self.is_late and self.keeps_freed_memory:
             parts[0] += " from now on (JAX has already started: memory that its threads hold stays as it is)"
         return "; ".join(parts)
 
@@ -115,6 +115,7 @@ def settle(batch_values: int | None = None) -> Settings:
     """
     global _settings
     left_alone: dict[str, str] = {}
+    is_late = _jax_has_started() and not keeps_freed_memory()
     reason = _why_not_keep_memory(os.environ, batch_values)
     if reason is None and not _keep_freed_memory():
         reason = "the C library refused"
@@ -139,7 +140,7 @@ def settle(batch_values: int | None = None) -> Settings:
     else:
         left_alone["compilation cache"] = reason
 
-    _settings = Settings(keeps, options, folder, tuple(left_alone.items()), _jax_has_started())
+    _settings = Settings(keeps, options, folder, tuple(left_alone.items()), is_late)
     return _settings
 
 
