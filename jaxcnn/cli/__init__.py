@@ -20,17 +20,17 @@ Settle = Callable[[int | None], object]
 
 # The file of a command is imported when the command is called. Its function `run(args)` may return an exit status.
 COMMANDS = {
-    "train": "train a network and leave everything about the run in a folder",
-    "find-lr": "draw the loss against the learning rate and suggest one",
-    "eval": "test a trained network on every test image",
-    "predict": "tell the classes of images",
-    "visualize": "draw what a network has learned and what it sees",
-    "convert": "take published weights in, and give trained ones out",
-    "export": "write a trained network for other programs to run",
+    "train": "train a model, and write everything about the run to its directory",
+    "find-lr": "plot the loss against the learning rate, and suggest one",
+    "eval": "evaluate a trained model on the whole test set",
+    "predict": "classify images",
+    "visualize": "draw what a model has learned and what it sees",
+    "convert": "import published weights, or export trained ones",
+    "export": "write a trained model for other programs to run",
     "models": "list the architectures",
-    "summary": "show what a model costs and sees, layer by layer",
-    "datasets": "list the data sets, show one, measure its pixels",
-    "prepare": "make a data set from its original files, or download it",
+    "summary": "show a model's parameters, operations and receptive fields, layer by layer",
+    "datasets": "list datasets, show one, compute its pixel statistics",
+    "prepare": "make a dataset from its original files, or download it",
     "benchmark": "measure speed and memory, and compare results",
 }
 
@@ -97,7 +97,8 @@ def run() -> None:
     """Run the console script `jaxcnn`."""
     status = _main(sys.argv[1:], startup.settle)
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except BrokenPipeError:
         sys.stdout = None  # type: ignore[assignment]  # otherwise Python flushes it again at exit, and fails
     sys.exit(status)
