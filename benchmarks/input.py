@@ -1,22 +1,24 @@
-"""What input costs: of a step where images are on the device, and against other loaders where they are on the disk.
+"""Cost of input: of a step whose images are kept decoded, and of streaming compared with other loaders.
 
     python -m benchmarks.input [--parts resident,small,large] [--cifar10 DATA_DIR] [--peers PYTHON] [--out FOLDER]
 
-Two measurements, each a ratio of figures taken alternately, in one call:
+Two measurements, each a ratio of figures that are taken in turns, in one call:
 
-1. "resident": LeNet-5's training step at batch 256 on batches of the pipeline, with the images kept decoded, against
-   the same step on one batch that never changes.
-2. "small", "large": images per second of streaming, encoded on the disk, decoded for each batch: CIFAR-10's PNG files
-   (of a prepared data set; random images if there is none), and JPEG of 500 x 375 with a random resized crop to 224,
-   of jaxcnn, grain's DataLoader, torch's DataLoader and tf.data, with as many workers, one process a figure. All
-   antialias where a crop is made smaller; tf.data is timed also without, as is its default, which is less work.
-   Workers are, of jaxcnn, batches that are made at once; small PNG files are decoded by as many threads as cores.
-   `--peers` is the Python in which torch and TensorFlow are; what is not installed is a row that says so.
+1. "resident": LeNet-5's training step at batch 256 on the batches that `fit` gives it (`loop.training_batches`), with
+   images kept decoded, relative to the same step on one batch that never changes.
+2. "small", "large": images per second of streaming. Images are encoded on the disk, and decoded for each batch. The
+   small ones are CIFAR-10's PNG files (of a prepared dataset; random images without one), the large ones JPEG of
+   500 x 375 with a random resized crop to 224. The loaders are jaxcnn, grain's DataLoader, torch's DataLoader and
+   tf.data, each in its own process with the same number of workers. All antialias when they shrink a crop. tf.data is
+   also timed without, which is its default and less work. A worker of jaxcnn makes whole batches; small PNG files are
+   decoded by one thread per core. `--peers` is the Python that has torch and TensorFlow. A row reports what is not
+   installed.
 
-The parts may be measured by several calls: what `--out` has of the others is kept.
+A call may measure some of the parts: rows of the others in `--out` are kept.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -24,7 +26,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,30 +35,31 @@ from PIL import Image
 
 from benchmarks.input_peers import PIPELINES
 from benchmarks.results import RESULTS, write
-from jaxcnn.data import open_dataset, open_pipeline
+from jaxcnn.data import open_dataset
 from jaxcnn.measure.probes import machine
 from jaxcnn.train import Config
-from jaxcnn.train.runtime.loop import versions
-from jaxcnn.train.runtime.plan import make_plan
+from jaxcnn.train.api import versions
+from jaxcnn.train.runtime.loop import training_batches
+from jaxcnn.train.runtime.plan import Plan, make_plan
 
 PARTS = ("resident", "small", "large")
 IN_PEERS_PYTHON = ("torch DataLoader", "tf.data", "tf.data, not antialiased")
 FIGURES = ("images_per_second", "images_per_processor_second")
-TIMEOUT = 60.0  # seconds that one loader may take over its own
+TIMEOUT = 60.0  # seconds that one loader may take in addition to its measured time
 
 
 def resident(repeats: int, steps: int = 100) -> dict[str, Any]:
-    """The step with and without input, in milliseconds, and the median of the ratios of neighbouring runs."""
-    plan = make_plan(Config(batch_size=256))
-    step = plan.compile_train_step()
-    pipeline = open_pipeline(plan.dataset, 256)
+    """Return the step's milliseconds with and without input, and the median ratio of neighboring runs."""
+    plan = make_plan(Config(batch_size=256, steps=repeats * steps + 1))
+    step = plan.compile_train_steps(1)
+    pipeline = plan.pipeline
     state = plan.parallel.place_state(plan.initial_state())
-    fresh = pipeline.batches(place=plan.parallel.place_batch)
+    fresh = (batches for _, batches in training_batches(plan, first_step=0))
     same = next(fresh)
     state, _ = step(state, same)
     without, with_input, without_busy, with_busy = [], [], [], []
     for _ in range(repeats):
-        for times, busy, batches in ((without, without_busy, _always(same)), (with_input, with_busy, fresh)):
+        for times, busy, batches in ((without, without_busy, itertools.repeat(same)), (with_input, with_busy, fresh)):
             jax.block_until_ready(state)
             started, started_busy = time.perf_counter(), time.process_time()
             for _ in range(steps):
@@ -72,7 +74,7 @@ def resident(repeats: int, steps: int = 100) -> dict[str, Any]:
         "step_with_input_ms": [round(x, 3) for x in with_input],
         "median_ratio": _median_ratio(without, with_input),
         "median_ratio_of_processor_time": _median_ratio(without_busy, with_busy),
-        "input_alone_ms": round(1e3 * _alone(pipeline), 4),
+        "input_alone_ms": round(1e3 * _alone(plan), 4),
     }
 
 
@@ -80,13 +82,9 @@ def _median_ratio(without: list[float], with_input: list[float]) -> float:
     return round(statistics.median(b / a for a, b in zip(without, with_input, strict=True)), 4)
 
 
-def _always(batch: Any) -> Iterator[Any]:
-    while True:
-        yield batch
-
-
-def _alone(pipeline: Any, batches: int = 300) -> float:
-    made = pipeline.batches()
+def _alone(plan: Plan, batches: int = 300) -> float:
+    """Return the seconds that it takes to make one batch and put it on the devices, without steps."""
+    made = plan.pipeline.batches(place=plan.parallel.place_batch)
     batch = next(made)
     started = time.perf_counter()
     for _ in range(batches):
@@ -98,7 +96,7 @@ def _alone(pipeline: Any, batches: int = 300) -> float:
 def streaming(
     part: str, images: str, folder: Path, peers: str, seconds: float, repeats: int, workers: int
 ) -> list[dict[str, Any]]:
-    """A row for each loader, timed by turns: its images per second, and jaxcnn's median by its median."""
+    """Return a row for each loader, timed in turns: images per second, and jaxcnn's median relative to the loader's."""
     names = [name for name in PIPELINES if part == "large" or name != "tf.data, not antialiased"]
     rows: dict[str, Any] = {name: {"part": part, "images": images, "loader": name} for name in names}
     for _ in range(repeats):
@@ -121,7 +119,7 @@ def streaming(
 
 
 def _run(python: str, name: str, folder: Path, seconds: float, workers: int) -> str:
-    """The line that a loader in a process of its own prints, or what went wrong."""
+    """Return the line that a loader in its own process prints, or what went wrong."""
     command = [python, "-m", "benchmarks.input_peers", name, str(folder), str(seconds), str(workers)]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     try:
@@ -132,7 +130,7 @@ def _run(python: str, name: str, folder: Path, seconds: float, workers: int) -> 
 
 
 def write_cifar10(folder: Path, data_dir: str | None, count: int = 10_000) -> str:
-    """10,000 training images of CIFAR-10 as files, and the data set beside them; returns what they are."""
+    """Write `count` training images of CIFAR-10 as files, and the dataset beside them; return what they are."""
     if data_dir is None:
         random = np.random.default_rng(0)
         for number, split in ((count, "train"), (20, "test")):
@@ -157,7 +155,7 @@ def write_cifar10(folder: Path, data_dir: str | None, count: int = 10_000) -> st
 
 
 def write_photographs(folder: Path, count: int = 600) -> None:
-    """JPEG of 500 x 375 that weigh what photographs do, about 60 kB: blots with noise."""
+    """Write JPEG files of 500 x 375 with the size of photographs, about 60 kB: smooth random images with noise."""
     random = np.random.default_rng(0)
     for number, split in ((count, "train"), (4, "test")):
         for index in range(number):
@@ -172,17 +170,17 @@ def write_photographs(folder: Path, count: int = 600) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The results in Markdown: ratios above 1 mean that jaxcnn is faster."""
+    """Return the results in Markdown. Ratios above 1 mean that jaxcnn is faster."""
     lines = []
     for row in rows:
         if row["part"] == "resident":
             lines += [
                 f"LeNet-5's step, batch 256, images kept decoded ({row['residence']}): with input "
                 f"{row['median_ratio']:.3f} of the time without ({row['median_ratio_of_processor_time']:.3f} of the "
-                f"processor time); {statistics.median(row['step_ms']):.2f} ms without, making a batch alone takes "
+                f"CPU time). The step takes {statistics.median(row['step_ms']):.2f} ms without input, a batch alone "
                 f"{row['input_alone_ms']:.3f} ms.\n",
             ]
-    lines += ["| images | loader | images/s | images/s of a processor | jaxcnn by it | of processor time |"]
+    lines += ["| images | loader | images/s | images/s of CPU time | jaxcnn / loader | jaxcnn / loader, CPU time |"]
     lines += ["| --- | --- | ---: | ---: | ---: | ---: |"]
     for row in rows:
         if row["part"] == "resident":
@@ -194,10 +192,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="what input costs, and how fast it streams beside others")
-    parser.add_argument("--parts", default=",".join(PARTS), help="what to measure, of resident, small, large")
-    parser.add_argument("--cifar10", help="folder of prepared data sets with cifar10 in it")
-    parser.add_argument("--peers", default=sys.executable, help="the Python in which torch and TensorFlow are")
+    parser = argparse.ArgumentParser(description="cost of input, and streaming compared with other loaders")
+    parser.add_argument("--parts", default=",".join(PARTS), help="parts to measure: resident, small, large")
+    parser.add_argument("--cifar10", help="folder of prepared datasets that contains cifar10")
+    parser.add_argument("--peers", default=sys.executable, help="Python with torch and TensorFlow")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)
@@ -205,7 +203,7 @@ def main() -> None:
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
     if not set(parts) <= set(PARTS):
-        parser.error(f"--parts is of {', '.join(PARTS)}, got {arguments.parts}")
+        parser.error(f"unknown part in --parts {arguments.parts}. Choose from {', '.join(PARTS)}.")
     load = round(os.getloadavg()[0], 2)
     turns = (arguments.peers, arguments.seconds, arguments.repeats, arguments.workers)
     rows: list[dict[str, Any]] = []
@@ -231,7 +229,7 @@ def main() -> None:
     if before.exists():
         rows += [row for row in json.loads(before.read_text())["rows"] if row["part"] not in parts]
     rows.sort(key=lambda row: PARTS.index(row["part"]))
-    write(arguments.out, "What input costs, and streaming beside other loaders", rows, table(rows))
+    write(arguments.out, "Cost of input, and streaming compared with other loaders", rows, table(rows))
     print((arguments.out / "rows.md").read_text())
 
 

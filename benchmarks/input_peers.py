@@ -1,12 +1,12 @@
-"""One input pipeline in one process: prints its images per second of the clock and of the processors' time.
+"""One input pipeline in one process: prints its images per second of wall-clock time and of CPU time.
 
-`benchmarks/input.py` runs these and compares. Where others use the machine too, the second figure says more.
+`benchmarks/input.py` runs these and compares them. CPU time is the better figure on a shared machine.
 
     python benchmarks/input_peers.py PIPELINE FOLDER SECONDS [WORKERS]
 
-FOLDER has `files/CLASS/*` (images), `size` (a number: crop at random and resize to it; 0: take images as they are) and,
-for jaxcnn and grain, `data` (the same images as ArrayRecord). All deliver shuffled uint8 batches of 256, or of 64
-where images are cropped, in the host's memory. What a pipeline does not find here it says in one line.
+FOLDER contains `files/CLASS/*` (images), `size` (crop at random and resize to this size; 0: keep images as they are)
+and, for jaxcnn and grain, `data` (the same images as ArrayRecord). All pipelines make shuffled uint8 batches of 256, or
+of 64 if images are cropped, in host memory. A pipeline whose library is not installed prints one line that says so.
 """
 
 import functools
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 BATCH = {True: 64, False: 256}
+"""Batch size with and without a crop."""
 
 
 def jaxcnn(folder: Path, size: int, workers: int) -> Iterator[int]:
@@ -49,7 +50,7 @@ def grain_loader(folder: Path, size: int, workers: int) -> Iterator[int]:
     import tensorflow_datasets as tfds
     from PIL import Image
 
-    absl.flags.FLAGS(sys.argv[:1])  # grain's worker processes want them parsed
+    absl.flags.FLAGS(sys.argv[:1])  # grain's worker processes require parsed flags
     (directory,) = (path for name in (folder / "data").iterdir() for path in name.iterdir())
     builder = tfds.builder_from_directory(directory)
     skip = {"image": tfds.decode.SkipDecoding()}
@@ -72,7 +73,7 @@ def grain_loader(folder: Path, size: int, workers: int) -> Iterator[int]:
 
 
 def crop(image: Any, size: int, random: Any) -> Any:
-    """torchvision's RandomResizedCrop of a Pillow image."""
+    """Return what torchvision's RandomResizedCrop makes of a Pillow image."""
     import math
 
     from PIL import Image
@@ -147,7 +148,7 @@ PIPELINES: dict[str, Callable[[Path, int, int], Iterator[int]]] = {
     "grain DataLoader": grain_loader,
     "torch DataLoader": torch_loader,
     "tf.data": tf_data,
-    # Another transform than the others make: TensorFlow's default, which lets shrunken images alias.
+    # A different transform: TensorFlow's default, with which shrunken images alias.
     "tf.data, not antialiased": functools.partial(tf_data, antialias=False),
 }
 
@@ -158,24 +159,24 @@ def main() -> None:
     size = int((folder / "size").read_text())
     try:
         batches = PIPELINES[name](folder, size, workers)
-        for _ in range(4):  # what was ready before the clock started
+        for _ in range(4):  # batches that may be ready before the measurement
             next(batches)
     except ImportError as error:
         print(f"not installed: {error.name}")
         return
-    images, started, busy = 0, time.perf_counter(), _processor_seconds()
+    images, started, busy = 0, time.perf_counter(), _cpu_seconds()
     while time.perf_counter() - started < seconds:
         images += next(batches)
-    print(images / (time.perf_counter() - started), images / (_processor_seconds() - busy))
+    print(images / (time.perf_counter() - started), images / (_cpu_seconds() - busy))
 
 
-def _processor_seconds() -> float:
-    """Processor time of this process and its children so far, from the system's own table of them."""
+def _cpu_seconds() -> float:
+    """Return the CPU time of this process and its children so far, from /proc."""
     ticks, parents = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rsplit(")", 1)[1].split()
-        except OSError:  # it has ended meanwhile
+        except OSError:  # the process has ended
             continue
         pid = int(path.parent.name)
         parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])

@@ -1,16 +1,14 @@
-"""What the training loop costs: images per second of `fit` against those of the bare compiled step.
+"""Overhead of the training loop: images per second of `fit` relative to those of the bare compiled step.
 
     python -m benchmarks.loop_overhead [--epochs 4] [--repeats 5]
 
-The bare step is called in a Python loop on one batch that is already in memory. `fit` does all that it does for
-users: it gathers each batch, keeps metrics of every step, draws the progress bar, writes log files and, beside the
-steps of an epoch, the checkpoint of the epoch before. Both are timed in the same process, on LeNet-5 at batch 256, and
-since the speed of a machine drifts, each `fit` is compared with the mean of the same number of bare steps right
-before and right after it.
+The bare step is called in a Python loop on one batch on the devices. `fit` also gathers batches, keeps the metrics of
+every step, draws the progress bar, writes log files, and saves each epoch's checkpoint during the steps of the next.
+Both run in the same process, LeNet-5 at batch 256. Because the speed of a machine drifts, each `fit` is compared with
+the mean of the bare steps right before and right after it.
 
-Images per second are those of training alone. What a run takes apart from its steps stands in columns of its own: the
-first batch, for which the data set is decoded, compiling, and the rest: the tests and the start of a save after each
-epoch, and at the end the curves and the last checkpoint.
+Images per second are those of training alone. Separate columns contain the rest of a run's time: the first batch, for
+which the dataset is decoded; compiling; and tests, starts of saves, the curves and the last checkpoint.
 """
 
 import argparse
@@ -29,15 +27,15 @@ from benchmarks.results import RESULTS, write
 from jaxcnn import startup
 from jaxcnn.measure.probes import machine
 from jaxcnn.train import Config, fit
-from jaxcnn.train.runtime.loop import versions
+from jaxcnn.train.api import versions
 from jaxcnn.train.runtime.plan import make_plan
 
 
 def bare_step(config: Config) -> Callable[[], float]:
-    """A function that makes as many bare steps as a run has, compiled already, and gives their images per second."""
+    """Return a function that makes the steps of a run without the loop, and returns their images per second."""
     plan = make_plan(config)
     step = plan.compile_train_step()
-    placed = plan.parallel.place_batch(next(plan.pipeline.batches()))
+    placed = next(plan.pipeline.batches(place=plan.parallel.place_batch))
     state, _ = step(plan.parallel.place_state(plan.initial_state()), placed)
 
     def images_per_second() -> float:
@@ -53,8 +51,8 @@ def bare_step(config: Config) -> Callable[[], float]:
 
 
 def parts_of(result: dict[str, Any]) -> dict[str, float]:
-    """The seconds of a run: its steps but the first, the first batch, compiling, and the rest."""
-    images = (result["steps"] - 1) * result["batch_size"]  # the first step is a part of compiling
+    """Return the seconds of a run's parts: its steps but the first, the first batch, compiling, and the rest."""
+    images = (result["steps"] - 1) * result["batch_size"]  # the first step counts as compiling
     parts = {
         "steps": images / result["images_per_second"],
         "first batch": result["first_batch_seconds"],
@@ -64,7 +62,7 @@ def parts_of(result: dict[str, Any]) -> dict[str, float]:
 
 
 def main(args: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="images per second of fit against the bare step")
+    parser = argparse.ArgumentParser(description="images per second of fit relative to the bare step")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=RESULTS / "loop_overhead", help="folder for the results")
@@ -104,7 +102,7 @@ def main(args: list[str] | None = None) -> int:
         f"| {row['median_ratio']:.3f} ({min(ratios):.3f}-{max(ratios):.3f}) "
         f"| {' | '.join(f'{value:.2f}' for value in seconds.values())} |\n"
     )
-    write(arguments.out, "What the training loop costs", [row], table)
+    write(arguments.out, "Overhead of the training loop", [row], table)
     return 0
 
 

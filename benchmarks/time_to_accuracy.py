@@ -1,9 +1,9 @@
-"""Seconds until a test accuracy is reached, as the user of `jaxcnn.train.fit` waits for it.
+"""Wall-clock seconds until `jaxcnn.train.fit` reaches a test accuracy.
 
     python -m benchmarks.time_to_accuracy [--model lenet5] [--target 0.85] [--repeats 3]
 
-Each repeat has a seed of its own, and so its own order of images and its own first parameters. The clock starts
-when `fit` is called and stops when the test that reached the target is in `metrics.jsonl`; compiling is told apart.
+Each repeat has its own seed, and so its own order of images and initial parameters. The time is from the call of `fit`
+to when the test that reached the target is in `metrics.jsonl`. Compile time is part of it, and also has a column.
 """
 
 import argparse
@@ -23,10 +23,10 @@ from jaxcnn.train.runtime.record import read_rows
 
 
 def watch(workdir: Path, target: float, reached: dict[str, Any], stop: threading.Event) -> None:
-    """Notes when the first test of at least `target` appears in a run's folder."""
+    """Store in `reached` when the first test of at least `target` appears in a run directory."""
     last = False
     while not reached and not last:
-        last = stop.wait(0.1)  # one more look behind the end of the run
+        last = stop.wait(0.1)  # look once more after the end of the run
         for row in read_rows(workdir):
             if row["split"] == "test" and row["accuracy"] >= target:
                 reached |= {"at": time.perf_counter(), "epoch": row["epoch"], "accuracy": row["accuracy"]}
@@ -34,7 +34,7 @@ def watch(workdir: Path, target: float, reached: dict[str, Any], stop: threading
 
 
 def run(config: Config, target: float) -> dict[str, Any]:
-    """One run: seconds and epochs to the target, or why there are none."""
+    """Make one run; return a row with the seconds and epochs to the target, or with an error."""
     with tempfile.TemporaryDirectory() as folder:
         workdir, reached, stop = Path(folder) / "run", {}, threading.Event()
         watcher = threading.Thread(target=watch, args=(workdir, target, reached, stop))
@@ -60,7 +60,8 @@ def run(config: Config, target: float) -> dict[str, Any]:
 
 
 def to_markdown(rows: list[dict[str, Any]]) -> str:
-    lines = ["| model | data set | target | seed | seconds | of them compiling | epochs | accuracy |"]
+    """Return the rows as a Markdown table, followed by their median."""
+    lines = ["| model | dataset | target | seed | seconds | compile seconds | epochs | accuracy |"]
     lines.append("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for row in rows:
         start = f"| {row['model']} | {row['dataset']} | {row['target']:.1%} | {row['seed']} |"
@@ -87,7 +88,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--dataset", default="fashion_mnist_mini")
     parser.add_argument("--data-dir")
     parser.add_argument("--target", type=float, default=0.85)
-    parser.add_argument("--epochs", type=float, default=12, help="after which a run gives up; the schedule's length")
+    parser.add_argument("--epochs", type=float, default=12, help="largest number of epochs, and length of the schedule")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS / "time_to_accuracy")

@@ -1,12 +1,23 @@
-"""What a program settles before JAX starts: where compilations are kept, XLA's options, what becomes of freed memory.
+"""Process-wide settings that make training on a CPU faster, made by one call before JAX starts.
 
-A library leaves these to its caller. The command line is such a caller, and so is a program of one's own that begins
-with `jaxcnn.startup.settle()`. What the user has set stays as it is.
+A library must not change its process, so importing and using jaxcnn sets none of them. The command line calls `settle`,
+and so can a program of your own:
+
+    import jaxcnn
+    print(jaxcnn.startup.settle())  # before the first JAX computation
 """
 
 import ctypes
+import hashlib
+import json
 import os
-from collections.abc import Mapping, MutableMapping
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -16,119 +27,306 @@ from jaxcnn import kernels
 
 OFF = ("0", "false", "off")
 
-_keeps_memory = False
-
-XLA_SWITCH = "JAXCNN_XLA_OPTIONS"
-"""The environment variable that, set to 0, leaves XLA's options alone."""
-
-XLA_OPTIONS = {
-    # Convolutions by the oneDNN inside of jaxlib, forward and the image's gradient.
-    "0.12.0": (
-        "--xla_cpu_experimental_onednn_custom_call=true",
-        "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
-    ),
-}
-"""Options for CPUs by version of jaxlib (its first three numbers): an option that a version lacks ends the process."""
-
 MEMORY_SWITCH = "JAXCNN_KEEP_MEMORY"
-"""The environment variable that, set to 0, lets freed memory go back to the system at once."""
+"""Environment variable that, set to 0, lets `malloc` return freed memory to the system."""
 
 MALLOC_OPTIONS = ((-8, 1), (-4, 0), (-1, -1))
-"""For glibc's `mallopt`: one arena (M_ARENA_MAX), no mmap (M_MMAP_MAX), nothing given back (M_TRIM_THRESHOLD)."""
+"""Options of glibc's `mallopt`: one arena (M_ARENA_MAX), no mmap (M_MMAP_MAX), never trim (M_TRIM_THRESHOLD)."""
 
+XLA_SWITCH = "JAXCNN_XLA_OPTIONS"
+"""Environment variable that, set to 0, leaves `XLA_FLAGS` unchanged."""
 
-LEAST_KEPT, LEAST_OPTIONS = 2**18, 2**12
-"""Values that a batch of images has at least for freed memory to be kept, and for XLA's options.
+XLA_OPTIONS = (
+    "--xla_cpu_experimental_onednn_custom_call=true",
+    "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
+)
+"""Options with which XLA computes a convolution and its input gradient by the oneDNN inside jaxlib."""
 
-With smaller ones a step takes little memory, and threads that share one list of it wait for each other: LeNet-5's step
-with a single image took 0.7 ms in place of 0.4. XLA's own oneDNN costs such steps more than it saves.
+SMALLEST_BATCH_TO_KEEP_MEMORY, SMALLEST_BATCH_FOR_OPTIONS = 2**18, 2**12
+"""Number of values in a batch of images below which freed memory and XLA's options are left alone.
+
+A step on a smaller batch allocates little, and threads that share one arena wait for each other: LeNet-5's step on one
+image took 0.7 ms instead of 0.4 ms. oneDNN's calls cost such a step more than they save.
+"""
+
+TRIAL_SECONDS = 60.0
+"""Time limit for the child process that tries the XLA options."""
+
+# Prints whether XLA replaces a small convolution by a call of oneDNN. jaxlib aborts on an option that it does not know.
+_TRIAL = """
+import jax, jax.numpy as jnp
+layout = ("NHWC", "HWIO", "NHWC")
+convolve = jax.jit(lambda x, w: jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=layout))
+compiled = convolve.lower(jnp.ones((1, 8, 8, 32)), jnp.ones((3, 3, 32, 32))).compile()
+print("__onednn$convolution" in compiled.as_text())
 """
 
 
-def settle(batch_values: int | None = None) -> None:
-    """Call it once, when JAX is loaded and has not started.
+@dataclass(frozen=True)
+class Settings:
+    """What `settle` set, and why it left the rest alone. Printed, it is one line.
 
-    On Linux, XLA's programs for CPUs take new memory for what they compute at every call, and the system fills each
-    page with zeros first: of a training step that is a tenth (ResNet-50) to a quarter (ResNet-20) of the time. So
-    freed memory is kept for the next step. The process's memory then stays at its peak, somewhat higher than it was.
+    Attributes:
+      keeps_freed_memory: whether `malloc` keeps freed memory for later allocations.
+      xla_options: options that were added to `XLA_FLAGS`.
+      compilation_cache: folder in which JAX stores compiled programs, if `settle` chose it.
+      left_alone: pairs of a setting's name and the reason why it was not made.
+      is_late: whether JAX had created its devices before freed memory was kept, so that a part is still returned.
+    """
+
+    keeps_freed_memory: bool
+    xla_options: tuple[str, ...]
+    compilation_cache: Path | None
+    left_alone: tuple[tuple[str, str], ...]
+    is_late: bool = False
+
+    def __str__(self) -> str:
+        made = {
+            "freed memory": "kept" if self.keeps_freed_memory else None,
+            "XLA options": " ".join(self.xla_options) or None,
+            "compilation cache": self.compilation_cache,
+        }
+        reasons = dict(self.left_alone)
+        parts = [f"{name}: {value or f'unchanged ({reasons[name]})'}" for name, value in made.items()]
+        if self.is_late and self.keeps_freed_memory:
+            parts[0] += " from now on (JAX has already started: memory that its threads hold stays as it is)"
+        return "; ".join(parts)
+
+
+# What this process was set to. It cannot be read back from the C library.
+_settings: Settings | None = None
+
+
+def settle(batch_values: int | None = None) -> Settings:
+    """Make this process's CPU settings, and return what was set. Call it before JAX starts.
+
+    - Freed memory is kept. On Linux, XLA allocates the memory of a step anew at every call, and the system fills each
+      page with zeros first: that is a tenth (ResNet-50) to a quarter (ResNet-20) of a training step. The process's
+      memory stays at its peak, which is somewhat higher.
+    - XLA's options for oneDNN are added to `XLA_FLAGS` where jaxlib has them. A child process tries them once, which
+      takes about a second; the answer is cached.
+    - Compiled programs are stored for the next process, unless these options are used: JAX cannot serialize programs
+      that call oneDNN.
+
+    Settings of the user are never changed. Each setting has an environment variable to disable it:
+    `JAXCNN_KEEP_MEMORY=0`, `JAXCNN_XLA_OPTIONS=0`, and JAX's own `JAX_ENABLE_COMPILATION_CACHE=false`.
 
     Args:
-      batch_values: how many values the images of a batch have, `N H W C`, if that is known; with small ones nothing but
-        the folder of compiled programs is settled.
+      batch_values: number of values in a batch of images, `N H W C`, if known. Small batches gain nothing from the
+        first two settings, which are then left alone.
     """
-    values = LEAST_KEPT if batch_values is None else batch_values
-    if values >= LEAST_KEPT:
-        keep_freed_memory(os.environ)
-    flags = xla_flags(os.environ, metadata.version("jaxlib"), _has_onednn()) if values >= LEAST_OPTIONS else None
-    if flags is not None:
-        os.environ["XLA_FLAGS"] = flags
-        return  # programs that call this oneDNN cannot be kept: to write them down ends in a warning (std::bad_alloc)
-    folder = compilations(os.environ)
-    if folder is not None:
+    global _settings
+    left_alone: dict[str, str] = {}
+    is_late = _jax_has_started() and not keeps_freed_memory()
+    reason = _why_not_keep_memory(os.environ, batch_values)
+    if reason is None and not _keep_freed_memory():
+        reason = "the C library refused"
+    keeps = keeps_freed_memory() or reason is None
+    if reason is not None and not keeps:
+        left_alone["freed memory"] = reason
+
+    options: tuple[str, ...] = ()
+    reason = _why_not_xla_options(os.environ, batch_values)
+    if reason is None:
+        given = os.environ.get("XLA_FLAGS", "")
+        options = _missing_options(given)
+        os.environ["XLA_FLAGS"] = " ".join([given, *options]).strip()
+    else:
+        left_alone["XLA options"] = reason
+
+    folder = None
+    reason = _why_not_compilation_cache(os.environ)
+    if reason is None:
+        folder = _cache_folder(os.environ) / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
+    else:
+        left_alone["compilation cache"] = reason
+
+    _settings = Settings(keeps, options, folder, tuple(left_alone.items()), is_late)
+    return _settings
 
 
-def compilations(environment: MutableMapping[str, str]) -> Path | None:
-    """Where compiled programs are kept for the next call, one folder a user; None where the user has said it.
-
-    >>> str(compilations({"XDG_CACHE_HOME": "/cache"}))
-    '/cache/jaxcnn/compiled'
-    >>> compilations({"JAX_COMPILATION_CACHE_DIR": ""})
-    """
-    if "JAX_COMPILATION_CACHE_DIR" in environment or environment.get("JAX_ENABLE_COMPILATION_CACHE") in ("0", "false"):
-        return None
-    folder = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn" / "compiled"
-    return folder if _is_writable(folder) else None
-
-
-def xla_flags(environment: MutableMapping[str, str], version: str, has_onednn: bool) -> str | None:
-    """The value that `XLA_FLAGS` should get, None for the one that it has.
-
-    >>> xla_flags({"XLA_FLAGS": "--xla_dump_to=/tmp/x"}, "0.12.0.1", has_onednn=False).split()[0]
-    '--xla_dump_to=/tmp/x'
-    >>> xla_flags({}, "0.10.2", has_onednn=False)
-    """
-    options = XLA_OPTIONS.get(".".join(version.split(".")[:3]), ())
-    given = environment.get("XLA_FLAGS", "")
-    if has_onednn or environment.get(XLA_SWITCH, "1").lower() in OFF or not options:
-        return None
-    missing = [option for option in options if option.split("=")[0] not in given]
-    return " ".join([given, *missing]).strip() if missing else None
-
-
-def keep_freed_memory(environment: Mapping[str, str]) -> bool:
-    """Makes `malloc` keep what is freed, for the next who asks; returns whether it does now.
-
-    Not where the user has said otherwise: by `JAXCNN_KEEP_MEMORY=0`, by settings of glibc's, or by another allocator.
-    Not where there is no glibc.
-    """
-    global _keeps_memory
-    names = {name for name in environment if name.startswith("MALLOC_")} | {"LD_PRELOAD"} & environment.keys()
-    is_users = bool(names) or "glibc.malloc" in environment.get("GLIBC_TUNABLES", "")
-    if not is_users and environment.get(MEMORY_SWITCH, "1").lower() not in OFF:
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "gnu_get_libc_version"):
-            _keeps_memory = all(libc.mallopt(option, value) for option, value in MALLOC_OPTIONS)
-    return _keeps_memory
+def settled() -> Settings | None:
+    """Return what the last call of `settle` in this process returned, or None if it was not called."""
+    return _settings
 
 
 def keeps_freed_memory() -> bool:
-    """Whether this process has been told to."""
-    return _keeps_memory
+    """Return whether `settle` has made this process keep freed memory."""
+    return _settings is not None and _settings.keeps_freed_memory
 
 
-def _is_writable(folder: Path) -> bool:
-    """Whether there is such a folder, made if need be, that files can be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
+def advice(batch_values: int, device_platform: str) -> str | None:
+    """Return one line on what a run loses because `settle` was not called, or None if it loses nothing.
+
+    Args:
+      batch_values: number of values in a batch of images.
+      device_platform: where the run computes: "cpu", "gpu" or "tpu".
+    """
+    if device_platform != "cpu" or _settings is not None or _why_not_keep_memory(os.environ, batch_values) is not None:
+        return None
+    # The figures are those of benchmarks/README.md, "Memory that a step takes, on a CPU".
+    return (
+        "For faster CPU steps call jaxcnn.startup.settle() before JAX starts: without it a step takes 1.10 (ResNet-50) "
+        "to 1.35 (ResNet-20) times as long."
+    )
+
+
+def _why_not_keep_memory(environment: Mapping[str, str], batch_values: int | None) -> str | None:
+    """Return why freed memory is left to the system, or None if it is to be kept.
+
+    >>> _why_not_keep_memory({}, batch_values=784)
+    'the batch is small'
+    """
+    if batch_values is not None and batch_values < SMALLEST_BATCH_TO_KEEP_MEMORY:
+        return "the batch is small"
+    if environment.get(MEMORY_SWITCH, "1").lower() in OFF:
+        return f"{MEMORY_SWITCH} disables it"
+    users = [name for name in environment if name.startswith("MALLOC_")]
+    users += ["LD_PRELOAD"] if "LD_PRELOAD" in environment else []
+    users += ["GLIBC_TUNABLES"] if "glibc.malloc" in environment.get("GLIBC_TUNABLES", "") else []
+    if users:
+        return f"{users[0]} configures malloc"
+    if platform.libc_ver()[0] != "glibc":
+        return "the C library is not glibc"
+    return None
+
+
+def _keep_freed_memory() -> bool:
+    """Make glibc's `malloc` keep freed memory; return whether it accepted."""
+    libc = ctypes.CDLL(None)
+    return all(libc.mallopt(option, value) for option, value in MALLOC_OPTIONS)
+
+
+def _why_not_xla_options(environment: Mapping[str, str], batch_values: int | None) -> str | None:
+    """Return why `XLA_FLAGS` stays as it is, or None if options are to be added. Tries the options last: it is slow."""
+    if batch_values is not None and batch_values < SMALLEST_BATCH_FOR_OPTIONS:
+        return "the batch is small"
+    if environment.get(XLA_SWITCH, "1").lower() in OFF:
+        return f"{XLA_SWITCH} disables them"
+    if _has_onednn():
+        return "jaxcnn's own oneDNN computes convolutions"
+    if not _missing_options(environment.get("XLA_FLAGS", "")):
+        return "XLA_FLAGS sets them already"
+    if _jax_has_started():
+        return "JAX has already started, and reads XLA_FLAGS only then"
+    if not options_work(XLA_OPTIONS, environment):
+        return f"jaxlib {metadata.version('jaxlib')} does not use them"
+    return None
+
+
+def _missing_options(xla_flags: str) -> tuple[str, ...]:
+    """Return the options whose names are not in `XLA_FLAGS`: a value that the user chose stays."""
+    return tuple(option for option in XLA_OPTIONS if option.split("=")[0] not in xla_flags)
 
 
 def _has_onednn() -> bool:
-    """Whether `pip install 'jaxcnn[cpu]'` brought a oneDNN that convolutions are handed to."""
+    """Return whether `pip install 'jaxcnn[cpu]'` installed a oneDNN that jaxcnn calls for convolutions."""
+    if kernels.selected() == "xla":
+        return False
     try:
-        return kernels.selected() != "xla" and bool(metadata.version("onednn-cpu-gomp"))
+        return bool(metadata.version("onednn-cpu-gomp"))
     except metadata.PackageNotFoundError:
         return False
+
+
+def _why_not_compilation_cache(environment: Mapping[str, str]) -> str | None:
+    """Return why JAX's compilation cache stays as it is, or None if its folder is to be set. Creates the folder."""
+    if environment.get("JAX_ENABLE_COMPILATION_CACHE") in ("0", "false"):
+        return "JAX_ENABLE_COMPILATION_CACHE disables it"
+    if "JAX_COMPILATION_CACHE_DIR" in environment:
+        return "JAX_COMPILATION_CACHE_DIR is set"
+    if jax.config.values["jax_compilation_cache_dir"]:
+        return f"it is {jax.config.values['jax_compilation_cache_dir']} already"
+    if any(option in environment.get("XLA_FLAGS", "") for option in XLA_OPTIONS):
+        # Serializing such a program ends in a warning (std::bad_alloc).
+        return "programs that call XLA's oneDNN cannot be stored"
+    if _jax_has_started():
+        return "JAX has already started, and may have compiled without a cache"
+    try:
+        folder = _cache_folder(environment) / "compiled"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:
+        return f"its folder cannot be created: {error}"
+    return None if os.access(folder, os.W_OK) else f"{folder} cannot be written"
+
+
+def _cache_folder(environment: Mapping[str, str]) -> Path:
+    """Return the user's folder for what jaxcnn caches. Raise `RuntimeError` if the user has no home directory."""
+    return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn"
+
+
+def _jax_has_started() -> bool:
+    """Return whether JAX has created its devices."""
+    from jax._src import xla_bridge  # JAX has no public function for it
+
+    return xla_bridge.backends_are_initialized()
+
+
+def options_work(options: tuple[str, ...], environment: Mapping[str, str]) -> bool:
+    """Return whether the installed jaxlib knows these XLA options, and computes a convolution by oneDNN with them.
+
+    jaxlib 0.10.2 knows them without using them. An unknown option in `XLA_FLAGS` ends the process, so a child process
+    tries them. Its answer is cached for this version of jaxlib and Python.
+    """
+    path = _answer_file(options, environment)
+    if path is not None:
+        try:
+            cached = json.loads(path.read_text())
+        except (OSError, ValueError):  # no answer yet, or a damaged one
+            cached = None
+        if isinstance(cached, bool):
+            return cached
+    answer = _try_options(options, environment)
+    if path is not None and answer is not None:
+        _write(path, json.dumps(answer))
+    return bool(answer)
+
+
+def _answer_file(options: tuple[str, ...], environment: Mapping[str, str]) -> Path | None:
+    """Return the file of a trial's cached answer, or None if the user has no home directory."""
+    parts = [metadata.version("jaxlib"), sys.version, *options]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    try:
+        return _cache_folder(environment) / f"xla-options-{key}.json"
+    except RuntimeError:
+        return None
+
+
+def _try_options(options: tuple[str, ...], environment: Mapping[str, str]) -> bool | None:
+    """Return whether a child process uses oneDNN with the options, or None if it gave no answer."""
+    child = {
+        **environment,
+        "XLA_FLAGS": " ".join(options),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    try:
+        run = subprocess.run(
+            [sys.executable, "-c", _TRIAL],
+            env=child,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=TRIAL_SECONDS,
+            text=True,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if run.returncode == 0:
+        return run.stdout.strip() == "True"
+    # jaxlib ends the process with 1 or by abort. A process that something else killed says nothing about the options.
+    return False if run.returncode in (1, -signal.SIGABRT) else None
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a small file in one step, or not at all if the folder cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            file.write(text)
+        os.replace(file.name, path)
+    except OSError:
+        return

@@ -1,4 +1,4 @@
-"""`import jaxcnn` is light: what only some commands need is loaded by them."""
+"""`import jaxcnn` is light: a module that only some commands need is imported by them."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ HEAVY = ("tensorflow", "tensorflow_datasets", "torch", "matplotlib", "orbax.chec
 
 
 def test_import_loads_nothing_heavy():
-    # A fresh interpreter: this one has loaded much already.
+    # In a fresh interpreter: this one has imported them already.
     code = f"import sys, jaxcnn; print([name for name in {HEAVY} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -1,41 +1,51 @@
-"""The command line, one command a file: it reads flags, calls the library, prints.
+"""The command line. Each command is one file, which parses flags, calls the library and prints.
 
-Exit status 0: done. 2: the user's mistake, told in one line. 130 and 143: stopped by SIGINT (Ctrl-C) or
-SIGTERM. 1: anything else.
+Exit status: 0 done; 2 a mistake of the user, reported in one line; 130 and 143 stopped by SIGINT (Ctrl-C) or SIGTERM;
+1 anything else.
+
+`main` is a library call, and leaves the process as it was. `run`, the console script, owns its process and makes its
+settings (`jaxcnn.startup`).
 """
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxcnn import startup
 from jaxcnn.errors import RunError, UsageError, unknown_name
 from jaxcnn.version import __version__
 
-is_console_script = False
-"""Whether this process runs nothing but a command, and may be settled for it."""
+Settle = Callable[[int | None], object]
+"""Makes the settings of the process, given the number of values in a batch of images, if known."""
 
-# A command's file has a function `run(args)`, and is imported only when the command is called. It may return an exit
-# status.
+# The file of a command is imported when the command is called. Its function `run(args)` may return an exit status.
 COMMANDS = {
-    "train": "train a network and leave everything about the run in a folder",
-    "find-lr": "draw the loss against the learning rate and suggest one",
-    "eval": "test a trained network on every test image",
-    "predict": "tell the classes of images",
-    "visualize": "draw what a network has learned and what it sees",
-    "convert": "take published weights in, and give trained ones out",
-    "export": "write a trained network for other programs to run",
+    "train": "train a model, and write everything about the run to its directory",
+    "find-lr": "plot the loss against the learning rate, and suggest one",
+    "eval": "evaluate a trained model on the whole test set",
+    "predict": "classify images",
+    "visualize": "draw what a model has learned and what it sees",
+    "convert": "import published weights, or export trained ones",
+    "export": "write a trained model for other programs to run",
     "models": "list the architectures",
-    "summary": "show what a model costs and sees, layer by layer",
-    "datasets": "list the data sets, show one, measure its pixels",
-    "prepare": "make a data set from its original files, or download it",
+    "summary": "show a model's parameters, operations and receptive fields, layer by layer",
+    "datasets": "list datasets, show one, compute its pixel statistics",
+    "prepare": "make a dataset from its original files, or download it",
     "benchmark": "measure speed and memory, and compare results",
 }
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status."""
-    args = sys.argv[1:] if args is None else list(args)
+    """Run one command, and return its exit status. The process's own settings stay as they are.
+
+    Args:
+      args: the command and its flags; those of the process by default.
+    """
+    return _main(sys.argv[1:] if args is None else list(args), settle=lambda batch_values: None)
+
+
+def _main(args: list[str], settle: Settle) -> int:
+    """Run one command, which calls `settle` before it starts JAX."""
     try:
         if not args or args[0] in ("-h", "--help"):
             print(_overview())
@@ -46,18 +56,20 @@ def main(args: Sequence[str] | None = None) -> int:
         elif args[0] not in COMMANDS:
             raise unknown_name("command", args[0], COMMANDS)
         else:
-            name = args[0].replace("-", "_")
-            return importlib.import_module(f"{__name__}.commands.{name}").run(args[1:]) or 0
+            command = importlib.import_module(f"{__name__}.commands.{args[0].replace('-', '_')}")
+            if args[0] == "train":  # settles when it knows the batch size
+                return command.run(args[1:], settle) or 0
+            settle(None)
+            return command.run(args[1:]) or 0
         return 0
     except (UsageError, RunError, KeyboardInterrupt) as error:
         return tell(error)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        sys.stdout = None  # type: ignore[assignment]  # or Python would fail again while closing it
         return 0
 
 
 def tell(error: UsageError | RunError | KeyboardInterrupt) -> int:
-    """Tells in one line what has gone wrong; returns the exit status for it."""
+    """Print one line on what went wrong, and return the exit status for it."""
     if isinstance(error, KeyboardInterrupt):
         print("jaxcnn: interrupted; the same command with the same --workdir continues", file=sys.stderr)
         return 130
@@ -75,16 +87,18 @@ def _overview() -> str:
             "",
             *(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()),
             "",
-            "`jaxcnn COMMAND --help` tells a command's flags, and `jaxcnn --print-completion bash` (or zsh) prints",
-            "a script by which the shell completes them.",
+            "`jaxcnn COMMAND --help` lists a command's flags. `jaxcnn --print-completion bash` (or zsh) prints a",
+            "script with which the shell completes them.",
         ]
     )
 
 
 def run() -> None:
-    """The console script `jaxcnn`."""
-    global is_console_script
-    is_console_script = True
-    if sys.argv[1:2] != ["train"]:  # which settles when it knows how large batches are
-        startup.settle()
-    sys.exit(main())
+    """Run the console script `jaxcnn`."""
+    status = _main(sys.argv[1:], startup.settle)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = None  # type: ignore[assignment]  # otherwise Python flushes it again at exit, and fails
+    sys.exit(status)

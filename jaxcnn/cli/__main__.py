@@ -1,4 +1,4 @@
-"""`python -m jaxcnn.cli` is the command `jaxcnn`."""
+"""Run the command `jaxcnn` by `python -m jaxcnn.cli`."""
 
 from jaxcnn.cli import run
 

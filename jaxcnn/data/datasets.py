@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxcnn._scoped import quiet_logger
 from jaxcnn.data import _png_batch, decode, imagefolder
 from jaxcnn.errors import UsageError, unknown_name
 
@@ -297,6 +298,7 @@ def list_datasets(data_dir: str | Path | None = None) -> list[str]:
     return sorted({*KNOWN, *prepared})
 
 
+@quiet_logger("absl", logging.ERROR)  # TFDS reports every file, and that it would like OpenCV
 def open_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
     """Open a prepared dataset, from inside the package or from `data_dir`.
 
@@ -308,7 +310,6 @@ def open_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
     Raises:
       UsageError: the name is unknown, or the dataset is not prepared, has no labeled images, or lacks a split.
     """
-    logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS logs every file, and recommends OpenCV
     root = Path(data_dir or default_data_dir()).expanduser()
     if name.startswith(imagefolder.PREFIX):
         directory = imagefolder.prepare(name.removeprefix(imagefolder.PREFIX), root)

@@ -1,16 +1,17 @@
-"""Batches: which examples make up which step, and how they get to the devices.
+"""Batches: which examples each step uses, and how they reach the devices.
 
-A batch is a function of the seed and the step alone, so that a position in the data is a step, and so that it makes no
-difference where the images are kept meanwhile: decoded on the device, decoded in memory, or encoded on the disk.
+A batch depends on the seed and the step only. A position in the data is therefore a step number, and batches are the
+same wherever images are kept: decoded on the device, decoded in memory, or encoded on the disk.
 """
 
 import functools
+import itertools
 import math
 import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -27,22 +28,22 @@ Residence = Literal["device", "memory", "disk"]
 Place = Callable[[Any], Any]
 
 MEMORY_SHARE = 0.3
-"""The largest share of a memory that a decoded split may take to be kept there."""
+"""Largest fraction of a device's or the host's memory that a decoded split may take to be kept there."""
 
 READ_AHEAD = 2
-"""Batches that each worker has ready, or under way to the device, before they are asked for."""
+"""Number of calls of the step whose batches are put on the devices ahead, and of batches that each worker has ready."""
 
 MUCH_WAITING = 0.1
-"""The share of the time from which waiting for data is told, with what to change."""
+"""Fraction of step time spent waiting for data above which a run reports it, with advice."""
 
 WORKERS = min(16, 2 * (os.cpu_count() or 1))
-"""Threads that read and decode. More than there are cores, since some of them wait for the disk."""
+"""Number of threads that read and decode: more than cores, since some of them wait for the disk."""
 
 
 class Batch(TypedDict):
     """Arrays of one step: `images` uint8 `[N, H, W, C]` and `labels` int32 `[N]`.
 
-    In evaluation also `mask`, bool `[N]`: False for what only fills up a last, short batch and must not count.
+    Evaluation batches also have `mask`, bool `[N]`: False for the padding of a last, short batch.
     """
 
     images: np.ndarray
@@ -52,16 +53,16 @@ class Batch(TypedDict):
 
 @functools.lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, examples: int) -> np.ndarray:
-    """The order of examples in an epoch. Two are kept, since a batch may cover the end of one and the next."""
+    """Return the order of examples in an epoch. Two orders are cached: a batch may cover the end of one epoch."""
     return np.random.default_rng((seed, epoch)).permutation(examples)
 
 
 def batch_indices(step: int, *, examples: int, batch_size: int, seed: int) -> np.ndarray:
-    """Indices `[batch_size]` of the examples that training step `step` (from 0) uses.
+    """Return the indices `[batch_size]` of the examples that training step `step` (from 0) uses.
 
-    Epochs, each in a random order of its own, follow one another without a gap, and every batch takes the next
-    `batch_size` examples: each example comes exactly once an epoch, no batch is short, and the position in the
-    data is the step itself. The last batch of an epoch may begin the next one.
+    Epochs follow one another without a gap, each in a random order of its own, and every batch takes the next
+    `batch_size` examples. Each example comes exactly once per epoch, and no batch is short. The last batch of an epoch
+    may contain the first examples of the next one.
 
     >>> sorted(int(i) for step in range(2) for i in batch_indices(step, examples=6, batch_size=3, seed=0))
     [0, 1, 2, 3, 4, 5]
@@ -76,7 +77,7 @@ def batch_indices(step: int, *, examples: int, batch_size: int, seed: int) -> np
 
 
 def rows_of(share: tuple[int, int], batch_size: int) -> slice:
-    """Of a batch's rows, the p-th of P equal parts for the share `(p, P)`: what one of many processes feeds.
+    """Return the rows of a batch that process `p` of `P` feeds, for the share `(p, P)`.
 
     >>> rows_of((1, 4), 64)
     slice(16, 32, None)
@@ -87,15 +88,15 @@ def rows_of(share: tuple[int, int], batch_size: int) -> slice:
 
 @dataclass
 class Pipeline:
-    """Batches of a data set, from wherever its images are kept.
+    """Batches of a dataset, from wherever its images are kept.
 
     Attributes:
       image_shape: `(H, W, C)` of the images in batches.
-      device_augment: the augmentations that are still to be made, on the device; the rest is in the batches.
+      device_augment: augmentations that the step has to apply on the device; decoding has applied the others.
       residence: where the training images are kept: decoded on the "device" or in "memory", or encoded on the "disk".
-      share: `(p, P)`: batches are the p-th of P equal parts of the whole ones.
+      share: `(p, P)`, process index and count: batches contain part p of P equal parts of the whole ones.
       keeps_test: whether the test images are decoded once and kept in memory.
-      waited: seconds that whoever took batches had to wait for them.
+      waited: seconds spent waiting for training batches to be made. Putting them on the devices does not count.
     """
 
     dataset: Dataset
@@ -108,29 +109,35 @@ class Pipeline:
     workers: int
     keeps_test: bool
     waited: float = 0.0
-    _size: tuple[int, int] | None = None  # to which each image is brought, if not kept as it is
+    _size: tuple[int, int] | None = None  # height and width to resize images to; None keeps them
     _random_box: RandomBox | None = None
     _on_device: dict[str, Any] = field(default_factory=dict, repr=False)
 
-    def batches(self, first_step: int = 0, place: Place | None = None) -> Iterator[Batch]:
-        """Endless training batches from step `first_step` on: this process's part of each.
+    def batches(
+        self, first_step: int = 0, place: Place | None = None, counts: Iterable[int] | None = None
+    ) -> Iterator[Any]:
+        """Yield training batches from step `first_step` on, without end: this process's part of each.
 
         Args:
-          place: puts a batch onto the devices; it is called some batches ahead of the one that is given out.
+          place: puts a batch on the devices. It is called `READ_AHEAD` items before the item is yielded.
+          counts: numbers of steps of the calls to come. If given, each item is the list of the batches of one call,
+            `place` gets such lists, and the iterator ends with `counts`.
         """
         if self.residence == "disk":
             made = _read_ahead(self._training_batch_from_disk, first_step, sys.maxsize // 2, self.workers)
         elif self.residence == "device":
-            made = self._from_device(first_step)
+            # Not timed: gathering waits for the device's earlier work only, never for data.
+            return _placed(_grouped(self._from_device(first_step), counts), place)
         else:
-            made = map(self._training_batch_from_memory, _count(first_step))
-        return self._timed(_placed(made, place))
+            made = map(self._training_batch_from_memory, itertools.count(first_step))
+        return _placed(_grouped(self._timed(made), counts), place)
 
-    def evaluation_batches(self, batch_size: int, place: Place | None = None) -> Iterator[Batch]:
-        """Every test example once, in order; the last batch is filled up and masked. This process's part of each.
+    def evaluation_batches(self, batch_size: int, place: Place | None = None) -> Iterator[Any]:
+        """Yield every test example once, in order: this process's part of each batch. The last batch is padded.
 
         Args:
           batch_size: examples in a batch, over all processes together.
+          place: as for `batches`.
         """
         steps = math.ceil(self.dataset.examples["test"] / batch_size)
         make = functools.partial(self._evaluation_batch, batch_size=batch_size)
@@ -139,7 +146,7 @@ class Pipeline:
         return _placed(_read_ahead(make, 0, steps, self.workers), place)
 
     def indices(self, step: int) -> np.ndarray:
-        """Places of the examples of this process's part of a step's batch."""
+        """Return the indices of the examples in this process's part of a step's batch."""
         whole = batch_indices(step, examples=self.dataset.examples["train"], batch_size=self.batch_size, seed=self.seed)
         return whole[rows_of(self.share, self.batch_size)]
 
@@ -154,7 +161,7 @@ class Pipeline:
         examples = self.dataset.read_encoded("train", indices.tolist())
         randoms = None
         if self._random_box is not None:
-            # They go by an example's place in the whole batch, so that they do not depend on the processes.
+            # Seeded by the position in the whole batch, so that crops do not depend on the number of processes.
             randoms = [np.random.default_rng((self.seed, step, first + place)) for place in range(len(examples))]
         images = self.dataset.decode_batch(examples, self._size, self._random_box, randoms)
         return Batch(images=images, labels=np.array([example.label for example in examples], np.int32))
@@ -163,7 +170,7 @@ class Pipeline:
         if not self._on_device:
             images, labels = self._kept("train")
             self._on_device.update(images=jnp.asarray(images), labels=jnp.asarray(labels))
-        for step in _count(first_step):
+        for step in itertools.count(first_step):
             yield _gather(self._on_device, self.indices(step))
 
     def _evaluation_batch(self, step: int, batch_size: int) -> Batch:
@@ -187,22 +194,23 @@ class Pipeline:
         return self.dataset.read(split) if self._size is None else self.dataset.read(split, self._size)
 
     def advice(self, waiting: float) -> str | None:
-        """What to change where steps waited for data a share `waiting` of the time; None if that is not much."""
+        """Return what to change if steps waited for data for the fraction `waiting` of their time, or None if not."""
         if waiting <= MUCH_WAITING:
             return None
         said = f"steps waited for data {waiting:.0%} of the time"
         if self.residence != "disk":
-            return f"{said}: the batches are gathered in memory; larger models or batches on more devices hide it"
-        where = f"{self.workers} threads of {os.cpu_count()} cores read and decode the images for each batch"
-        remedy = "more cores, smaller image files, or a smaller --image-size"
+            return f"{said}: batches are gathered in memory. Larger models, or batches on more devices, hide it."
+        where = f"{self.workers} threads on {os.cpu_count()} cores read and decode the images of each batch"
+        remedy = "More cores, smaller image files, or a smaller --image-size"
         if self._random_box is None:
             remedy += ", or memory for all decoded images"
-        return f"{said}: {where}; {remedy} would help"
+        return f"{said}: {where}. {remedy} would help."
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches, and add the time that each takes to arrive to `waited`."""
         while True:
             started = time.perf_counter()
-            batch = next(batches)
+            batch = next(batches)  # training batches have no end
             self.waited += time.perf_counter() - started
             yield batch
 
@@ -218,23 +226,23 @@ def open_pipeline(
     share: tuple[int, int] = (0, 1),
     workers: int = WORKERS,
 ) -> Pipeline:
-    """The batches of a data set.
+    """Return the batches of a dataset.
 
-    A split that fits is decoded once and kept, on the device where it fits there; a larger one is read and decoded
-    ahead of the step by several threads. The batches are the same.
+    A split that fits into memory is decoded once and kept, on the device if it fits there. A larger split is read and
+    decoded ahead of the step by several threads. The batches are the same.
 
     Args:
       batch_size: examples in a batch, over all processes together.
-      image_size: height and width to bring images to: the middle of each, or, where `augment` begins with
-        "resized_crop", a random part of each, cut out of the whole image while it is decoded. Needed if images differ
-        in size.
-      augment: augmentations by name or function; those that the pipeline does not make itself are in its attribute
-        `device_augment`.
-      residence: where to keep the training images; by what fits if "auto".
-      share: `(p, P)`: make the p-th of P equal parts of each batch, what one of many processes feeds.
+      image_size: height and width to resize images to, required if images differ in size. The center of each image is
+        taken, or, if `augment` begins with "resized_crop", a random box, which is cropped while decoding.
+      augment: augmentations by name or function. The pipeline's `device_augment` lists those that are left for the
+        device.
+      residence: where to keep the training images; "auto" chooses by available memory.
+      share: `(p, P)`, process index and count: make part p of P equal parts of each batch.
 
     Raises:
-      UsageError: a batch size or an image size that cannot be.
+      UsageError: if the batch size is not between 1 and the number of training images, if the image size is not
+        positive, or if images differ in size and no `image_size` is given.
     """
     examples = dataset.examples["train"]
     if not 1 <= batch_size <= examples:
@@ -245,7 +253,7 @@ def open_pipeline(
     if image_size is not None and (height, width) != (image_size, image_size):
         size = (image_size, image_size)
     elif height is None or width is None:
-        raise UsageError(f"images of data set {dataset.name!r} differ in size; give them one with --image-size")
+        raise UsageError(f"images of dataset {dataset.name!r} differ in size; give them one with --image-size")
     else:
         size = None
     random_box, on_device = _division(augment, size)
@@ -267,7 +275,7 @@ def open_pipeline(
 
 
 def _division(augment: Sequence[Any], size: tuple[int, int] | None) -> tuple[RandomBox | None, tuple[Any, ...]]:
-    """What is made while an image is decoded, and the augmentations that are left for the device."""
+    """Return the random box to crop while decoding, if any, and the augmentations that are left for the device."""
     specs = tuple(augment)
     if size is None or not specs or not isinstance(specs[0], str) or specs[0].partition(":")[0] != "resized_crop":
         return None, specs
@@ -281,7 +289,7 @@ def _division(augment: Sequence[Any], size: tuple[int, int] | None) -> tuple[Ran
 
 def _choose_residence(needed: int, random_box: RandomBox | None, wanted: Residence | Literal["auto"]) -> Residence:
     if random_box is not None:
-        return "disk"  # each epoch has other parts of the images
+        return "disk"  # each epoch crops other parts of the images
     if wanted != "auto":
         return wanted
     device = jax.local_devices()[0]
@@ -295,7 +303,7 @@ def _choose_residence(needed: int, random_box: RandomBox | None, wanted: Residen
 
 
 def _fits_memory(needed: int) -> bool:
-    """Whether so many bytes are a small enough part of the host's memory; yes where the system does not tell."""
+    """Return whether `needed` bytes are a small enough part of the host's memory; True if its size is unknown."""
     try:
         return needed <= MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
@@ -307,15 +315,8 @@ def _gather(kept: dict[str, jax.Array], indices: jax.Array) -> Any:
     return {name: array[indices] for name, array in kept.items()}
 
 
-def _count(first: int) -> Iterator[int]:
-    step = first
-    while True:
-        yield step
-        step += 1
-
-
 class _Steps:
-    """Batches by their step, as grain wants what it reads from."""
+    """A grain data source whose records are whole batches."""
 
     def __init__(self, make: Callable[[int], Batch], first: int, steps: int):
         self._make, self._first, self._steps = make, first, steps
@@ -328,22 +329,30 @@ class _Steps:
 
 
 def _read_ahead(make: Callable[[int], Batch], first: int, steps: int, workers: int) -> Iterator[Batch]:
-    """`make(first)`, `make(first + 1)`, ... in order, `steps` of them, each made by one of several threads of grain."""
-    import grain  # whose start is slow
+    """Yield `make(first)`, ..., `make(first + steps - 1)` in order, computed ahead by threads of grain."""
+    import grain  # slow to import
 
-    # Whole batches, not examples, are what grain's threads are given: it would read one record at a time.
+    # grain reads one record per call, so its records are batches rather than examples.
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=READ_AHEAD * workers)
     return iter(grain.MapDataset.source(_Steps(make, first, steps)).to_iter_dataset(options))
 
 
-def _placed(batches: Iterator[Batch], place: Place | None) -> Iterator[Any]:
-    """Batches on the devices, each sent there `READ_AHEAD` batches early, since sending does not wait."""
+def _grouped(batches: Iterator[Batch], counts: Iterable[int] | None) -> Iterator[Any]:
+    """Yield batches in lists of these lengths, or one by one without `counts`."""
+    if counts is None:
+        return batches
+    return ([next(batches) for _ in range(count)] for count in counts)
+
+
+def _placed(items: Iterator[Any], place: Place | None) -> Iterator[Any]:
+    """Yield what `place` makes of each item, calling it `READ_AHEAD` items early: transfers run in the background."""
     if place is None:
-        yield from batches
+        yield from items
         return
     ahead: deque[Any] = deque()
-    for batch in batches:
-        ahead.append(place(batch))
+    for item in items:
+        ahead.append(place(item))
         if len(ahead) > READ_AHEAD:
             yield ahead.popleft()
-    yield from ahead
+    while ahead:
+        yield ahead.popleft()

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxcnn._scoped import quiet_logger
 from jaxcnn.data import imagefolder
 from jaxcnn.data._original_sums import CLASS_NAMES
 from jaxcnn.data.datasets import BUNDLED_DIR, default_data_dir
@@ -49,6 +50,7 @@ class Prepared:
     unverified: tuple[str, ...] = ()
 
 
+@quiet_logger("absl", logging.ERROR)  # TFDS reports every file
 def prepare(
     name: str,
     source: str | Path | None = None,
@@ -78,7 +80,6 @@ def prepare(
         raise UsageError(f"dataset needs no preparation: {name}. The package contains it.")
     if name.startswith(imagefolder.PREFIX):
         raise UsageError(f"dataset needs no preparation: {name}. It is prepared when it is first used.")
-    _quiet()
     builder = _builder_class(name)(data_dir=root, file_format="array_record")
     target = Path(builder.data_dir)
     if (target / "dataset_info.json").exists() and not force:
@@ -139,10 +140,6 @@ def in_place(target: Path, root: Path) -> Iterator[Path]:
     finally:
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
-
-
-def _quiet() -> None:
-    logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def _builder_class(name: str) -> Any:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import kernels
+from jaxcnn._scoped import quiet_logger
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train import Trained
 
@@ -33,9 +34,8 @@ def convert(trained: Trained) -> bytes:
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *trained.preprocessing.image_shape), jnp.uint8)
     try:
-        with warnings.catch_warnings(), kernels.inlined():
+        with warnings.catch_warnings(), kernels.inlined(), quiet_logger("jax2onnx", logging.ERROR):
             warnings.simplefilter("ignore")
-            logging.getLogger("jax2onnx").setLevel(logging.ERROR)
             model: Any = to_onnx(trained.logits, [images], input_names=["images"], output_names=["logits"])
     except Exception as error:  # the converter has no common type for what it does not know
         raise RunError(f"jax2onnx cannot convert {trained.config.model}: {str(error)[:200]}") from error

@@ -1,5 +1,6 @@
 """Training: one pure step, distributed over devices, and the loop around it."""
 
+from jaxcnn.train.api import Result, evaluate_run, fit
 from jaxcnn.train.config import Config, OptimizerConfig, ScheduleConfig
 from jaxcnn.train.devices.parallel import make_parallel
 from jaxcnn.train.learning_rate_finder import LearningRateFinderResult, find_learning_rate
@@ -8,7 +9,7 @@ from jaxcnn.train.optim.optimizers import make_optimizer
 from jaxcnn.train.optim.schedules import make_schedule
 from jaxcnn.train.prepare import make_prepare
 from jaxcnn.train.runtime.checkpoint import SaveError
-from jaxcnn.train.runtime.loop import DivergedError, Result, evaluate_run, fit
+from jaxcnn.train.runtime.loop import DivergedError
 from jaxcnn.train.runtime.signals import InterruptedRunError
 from jaxcnn.train.runtime.trained import Trained, load_run
 from jaxcnn.train.state import TrainState, create_state, evaluation_variables

@@ -107,8 +107,8 @@ def find_learning_rate(
     losses: list[float] = []
     smoothed: list[float] = []
     average = 0.0
-    for batch in itertools.islice(plan.pipeline.batches(), steps):
-        state, sums = train_step(state, plan.parallel.place_batch(batch))
+    for batch in itertools.islice(plan.pipeline.batches(place=plan.parallel.place_batch), steps):
+        state, sums = train_step(state, batch)
         loss = metrics.means(jax.device_get(sums))["loss"]
         if not math.isfinite(loss):
             break

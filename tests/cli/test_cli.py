@@ -1,4 +1,4 @@
-"""The command line: what it prints, and one line and status 2 for every mistake."""
+"""The command line: what it prints, and how runs continue."""
 
 import json
 

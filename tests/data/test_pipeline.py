@@ -1,7 +1,8 @@
-"""Batches: every example once an epoch, in an order that the seed and the step determine."""
+"""Batches: every example once per epoch, in an order that depends on the seed and the step only."""
 
 import itertools
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcnn.data import open_dataset, open_pipeline
-from jaxcnn.data.pipeline import batch_indices
+from jaxcnn.data.pipeline import READ_AHEAD, Pipeline, batch_indices
 from jaxcnn.errors import UsageError
 
 
 @settings(deadline=None)
 @given(examples=st.integers(1, 60), batch_size=st.integers(1, 60), seed=st.integers(0, 5), epochs=st.integers(1, 4))
-def test_each_example_comes_once_an_epoch(examples, batch_size, seed, epochs):
+def test_each_example_comes_once_per_epoch(examples, batch_size, seed, epochs):
     steps = -(-epochs * examples // batch_size)
     stream = np.concatenate(
         [batch_indices(step, examples=examples, batch_size=batch_size, seed=seed) for step in range(steps)]
@@ -78,7 +79,7 @@ def test_evaluation_covers_every_example_in_order_in_full_batches(grey, batch_si
 
 
 @pytest.mark.parametrize("residence", ["device", "disk"])
-def test_wherever_images_are_kept_the_batches_are_the_same(grey, residence):
+def test_batches_do_not_depend_on_where_images_are_kept(grey, residence):
     dataset = open_dataset("mnist", grey)
     in_memory = open_pipeline(dataset, 16, seed=3, residence="memory")
     elsewhere = open_pipeline(dataset, 16, seed=3, residence=residence, workers=3)
@@ -94,7 +95,7 @@ def test_wherever_images_are_kept_the_batches_are_the_same(grey, residence):
     first_step=st.integers(0, 40),
     residence=st.sampled_from(["device", "memory", "disk"]),
 )
-def test_each_example_comes_once_an_epoch_over_all_processes(grey, batch_size, processes, first_step, residence):
+def test_each_example_comes_once_per_epoch_over_all_processes(grey, batch_size, processes, first_step, residence):
     dataset, whole = open_dataset("mnist", grey), batch_size * processes
     steps = -(-2 * 97 // whole) + first_step + 1
     parts = [
@@ -130,21 +131,64 @@ def test_evaluation_covers_every_example_once_over_all_processes(grey, batch_siz
     assert sorted(seen) == sorted(image.tobytes() for image in dataset.read("test")[0])
 
 
-def test_batches_are_placed_ahead_and_waiting_is_timed(grey):
+@pytest.mark.parametrize("residence", ["device", "memory", "disk"])
+def test_batches_are_placed_ahead_in_order_and_no_further(grey, residence):
     placed = []
 
     def place(batch):
         placed.append(batch)
-        return {**batch, "placed": True}
+        return len(placed) - 1
 
-    pipeline = open_pipeline(open_dataset("mnist", grey), 8, residence="disk")
-    batches = pipeline.batches(place=place)
-    assert next(batches)["placed"]
-    assert len(placed) == 3
-    assert pipeline.waited > 0
+    pipeline = open_pipeline(open_dataset("mnist", grey), 8, residence=residence)
+    batches = pipeline.batches(3, place=place)
+    for number in range(6):
+        assert next(batches) == number
+        assert len(placed) == number + 1 + READ_AHEAD
+    assert_same_batches(placed, take(pipeline, 3, 6 + READ_AHEAD))
 
 
-def test_a_damaged_data_set_is_told_from_the_workers_too(grey, tmp_path):
+def test_batches_of_the_steps_of_a_call_come_together_and_end_with_the_calls(grey):
+    pipeline, placed = open_pipeline(open_dataset("mnist", grey), 8, residence="memory"), []
+
+    def place(batches):
+        placed.append(len(batches))
+        return batches
+
+    calls = list(pipeline.batches(2, place=place, counts=[1, 3, 2]))
+    assert [len(call) for call in calls] == placed == [1, 3, 2]
+    assert_same_batches(list(itertools.chain(*calls)), take(pipeline, 2, 6))
+
+
+def test_waiting_is_the_time_until_data_is_there_and_not_that_of_placing(grey, monkeypatch):
+    clock = 0.0
+
+    def pass_time(seconds):
+        nonlocal clock
+        clock += seconds
+
+    monkeypatch.setattr("jaxcnn.data.pipeline.time", SimpleNamespace(perf_counter=lambda: clock))
+    pipeline = open_pipeline(open_dataset("mnist", grey), 8, residence="memory")
+    indices = Pipeline.indices
+    monkeypatch.setattr(Pipeline, "indices", lambda self, step: pass_time(1) or indices(self, step))
+    batches = pipeline.batches(place=lambda batch: pass_time(100))
+    for _ in range(4):
+        next(batches)
+        pass_time(1000)  # the step
+    assert pipeline.waited == 4 + READ_AHEAD
+
+
+def test_what_placing_raises_comes_with_the_batch(grey):
+    def place(batch):
+        raise UsageError("batch_size 8 cannot be divided")
+
+    pipeline = open_pipeline(open_dataset("mnist", grey), 8)
+    with pytest.raises(UsageError, match="cannot be divided"):
+        next(pipeline.batches(place=place))
+    with pytest.raises(UsageError, match="cannot be divided"):
+        next(pipeline.evaluation_batches(8, place=place))
+
+
+def test_a_damaged_dataset_is_reported_by_workers_too(grey, tmp_path):
     shutil.copytree(grey / "mnist", tmp_path / "mnist")
     for records in (tmp_path / "mnist" / "3.0.1").glob("*train*"):
         records.write_bytes(records.read_bytes()[:1000])

@@ -13,9 +13,9 @@ from jaxcnn.data.pipeline import Pipeline
 from jaxcnn.errors import UsageError
 from jaxcnn.train import SaveError, TrainState, evaluate_run, fit
 from jaxcnn.train.runtime import loop, plan
-from jaxcnn.train.runtime._lock import exclusive
 from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.record import Record, read_rows
+from jaxcnn.train.runtime.workdir import exclusive
 
 # Steps 7, 13, 19 and 25 end an epoch: 9 is in the middle of one.
 MIDDLE, END_OF_EPOCH = 9, 13
@@ -127,7 +127,7 @@ def test_without_the_epochs_metrics_so_far_it_would_not_be(tiny, straight, tmp_p
 
 def test_with_the_data_in_another_order_it_would_not_be(tiny, straight, tmp_path, monkeypatch):
     batches = Pipeline.batches
-    monkeypatch.setattr(Pipeline, "batches", lambda self, first_step=0, *args: batches(self, 0, *args))
+    monkeypatch.setattr(Pipeline, "batches", lambda self, first_step, **how: batches(self, 0, **how))
     assert "state" in differences(tiny, straight, tmp_path, monkeypatch, MIDDLE)
 
 
@@ -206,7 +206,7 @@ def test_rows_that_are_gone_are_missed_in_one_warning(tmp_path, caplog):
     with Record(tmp_path, 3):
         pass
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said.endswith("metrics.jsonl lacks 2 of the 3 steps made so far; they stay out of it")
+    assert said.endswith("metrics.jsonl lacks 2 of the 3 steps made so far")
 
 
 def test_only_sync_waits_for_the_disk(tmp_path, monkeypatch):
@@ -256,7 +256,7 @@ def test_two_runs_in_one_folder_are_refused_and_eval_is_not(tiny, straight, comp
     config = dataclasses.replace(tiny, checkpoint_every=3, steps=3, workdir=str(tmp_path))
     fit(config)
     with exclusive(tmp_path):
-        with pytest.raises(UsageError, match=rf"is in use by process {os.getpid()} on .*; wait for it, or"):
+        with pytest.raises(UsageError, match=rf"is in use by process {os.getpid()} on .*. Wait for it, or"):
             fit(config)
         assert evaluate_run(tmp_path)["step"] == 3
     assert fit(config).values["steps"] == 3

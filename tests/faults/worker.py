@@ -29,7 +29,7 @@ from jaxcnn.cli import main
 from jaxcnn.cli.commands import train as train_command
 from jaxcnn.data.datasets import Statistics
 from jaxcnn.data.pipeline import Pipeline
-from jaxcnn.train.runtime import _curves, checkpoint, loop, plan, workdir
+from jaxcnn.train.runtime import _pictures, checkpoint, loop, plan, workdir
 
 IMPORTED = (matplotlib.figure, orbax.checkpoint, tensorboardX.summary, train_command)
 EXAMPLES = {"train": 100, "test": 40}
@@ -114,7 +114,7 @@ def watch(slow: float, slow_step: float) -> None:
             yield batch
 
     Pipeline.batches = told_batches
-    telling(_curves, "draw", "drawing")
+    telling(_pictures, "draw_curves", "drawing")
     telling(workdir, "write_json", "writing JSON")
     if slow:
         rename = os.rename

@@ -1,5 +1,6 @@
 """`jaxcnn train`: train a network."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -7,7 +8,7 @@ import runpy
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from jaxcnn import cli, startup, train
-from jaxcnn.cli import tell
+from jaxcnn import train
+from jaxcnn.cli import Settle, tell
 from jaxcnn.cli._training_flags import parse_training, value_of
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.measure.case import Case
@@ -59,11 +60,11 @@ class Flags(train.Config):
 SUPERVISOR_FLAGS = ("--processes", "--devices-per-process", "--max-restarts")
 
 
-def run(args: Sequence[str]) -> int | None:
+def run(args: Sequence[str], settle: Settle = lambda batch_values: None) -> int | None:
+    """Train; call `settle` with the number of values in a batch of images, if known, before JAX starts."""
     flags = parse_training(Flags, "train", args, recipe_defaults(Flags, args))
     _check(flags)
-    if cli.is_console_script:
-        startup.settle(_batch_values(flags))
+    settle(_batch_values(flags))
     if flags.processes is not None:
         return _supervise(flags, args)
     if flags.distributed:
@@ -73,10 +74,10 @@ def run(args: Sequence[str]) -> int | None:
 
 
 def _batch_values(flags: Flags) -> int | None:
-    """Return the number of values in the images of a batch, or None if the dataset must be opened to know it."""
+    """Return the number of values in a batch of images, or None if it is not known before the dataset is opened."""
     try:
         return Case(flags.model, int(flags.batch_size), image_size=flags.image_size).batch_values
-    except (UsageError, TypeError, ValueError):  # errors in the flags are reported where they are used
+    except (UsageError, TypeError, ValueError):  # wrong flags are reported where they are used
         return None
 
 
@@ -118,10 +119,10 @@ def _supervise(flags: Flags, args: Sequence[str]) -> int:
 
 def _be_one_of_many(flags: Flags, args: Sequence[str]) -> None:
     launch.watch_supervisor()
-    _keep_standard_output()
     try:
-        distributed.initialize(flags.coordinator, flags.num_processes, flags.process_id, flags.heartbeat)
-        _fit(flags, args)
+        with _kept_standard_output():
+            distributed.initialize(flags.coordinator, flags.num_processes, flags.process_id, flags.heartbeat)
+            _fit(flags, args)
     except (UsageError, RunError, KeyboardInterrupt) as error:
         distributed.leave(tell(error))
     except jax.errors.JaxRuntimeError as error:
@@ -133,12 +134,21 @@ def _be_one_of_many(flags: Flags, args: Sequence[str]) -> None:
         distributed.leave(launch.failure_status())
 
 
-def _keep_standard_output() -> None:
-    """Leave standard output to Python: Gloo, which connects CPU processes, reports each connection there."""
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+@contextlib.contextmanager
+def _kept_standard_output() -> Iterator[None]:
+    """Reserve standard output for Python: Gloo, which connects CPUs, prints each connection to file descriptor 1."""
+    sys.stdout.flush()
+    kept, nowhere, stdout = os.dup(1), os.open(os.devnull, os.O_WRONLY), sys.stdout
     os.dup2(nowhere, 1)
     os.close(nowhere)
-    sys.stdout = os.fdopen(kept, "w", buffering=1, encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    sys.stdout = os.fdopen(os.dup(kept), "w", buffering=1, encoding=stdout.encoding, errors=stdout.errors)
+    try:
+        yield
+    finally:
+        sys.stdout.close()
+        sys.stdout = stdout
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _check(flags: Flags) -> None:

@@ -1,7 +1,7 @@
 """Several training steps in one call of a compiled program.
 
-A call costs the host the same however long the device is busy with it. Where steps are short, the device waits for
-the host; several steps a call keep it busy.
+The host's time for a call does not depend on the device's. If steps are short, the device waits for the host, and
+several steps per call keep it busy.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,11 +12,10 @@ import jax.numpy as jnp
 
 
 def several_steps(step: Callable[..., Any], count: int, *, unroll: bool) -> Callable[..., Any]:
-    """`count` steps one after another: `(state, batches) -> (state, metrics)`.
+    """Return a function that makes `count` steps: `(state, batches) -> (state, metrics)`.
 
-    Batches and metrics have an axis of length `count` in front. The steps are a loop on the device, or, with
-    `unroll`, written out, which compiles `count` times as long: on a CPU XLA's fast convolutions do not work within
-    a loop.
+    Batches and metrics have an axis `[count]` in front. The steps are a loop on the device, or, with `unroll`, a
+    sequence, which takes `count` times as long to compile. On a CPU, XLA's fast convolutions do not work in a loop.
     """
 
     def steps(state: Any, batches: Any) -> tuple[Any, Any]:
@@ -32,11 +31,11 @@ def several_steps(step: Callable[..., Any], count: int, *, unroll: bool) -> Call
 
 
 def dispatches(first_step: int, last_step: int, count: int, stops_after: Callable[[int], bool]) -> Iterator[int]:
-    """How many steps each call makes, from after `first_step` until `last_step`: `count` of them, or one.
+    """Yield the number of steps of each call from `first_step` to `last_step`: `count` or one.
 
-    A call never goes past a step that the loop has to stop after. Which steps go together depends on their numbers
-    alone, not on where a run was started or continued: floating-point results may depend, in their last digit, on
-    what is compiled together. What is left at either side of a stop is made singly, so that there are two programs.
+    No call goes past a step that the loop must stop after. The grouping depends on step numbers only, not on where a
+    run was started or resumed, since the last bits of results may depend on what is compiled together. Steps between a
+    whole group and a stop are made one by one, so that there are only two programs to compile.
 
     >>> list(dispatches(0, 11, 4, stops_after=lambda step: step == 6))
     [4, 1, 1, 1, 1, 1, 1, 1]

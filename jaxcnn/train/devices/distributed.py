@@ -1,7 +1,7 @@
-"""Many processes, on one machine or on many: how they find each other, and how they agree.
+"""Several processes, on one machine or on many: how they connect and exchange values.
 
-All processes run the same loop on the same steps, each with its own share of every batch. The first of them alone
-reads and writes the run's folder; what it finds there, it tells the others.
+All processes run the same loop on the same steps, each with its own part of every batch. Only the first one reads and
+writes the run directory, and it sends what it reads to the others.
 """
 
 import json
@@ -21,27 +21,27 @@ from jaxcnn.errors import RunError, UsageError
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 30
-"""After so long without a sign of life from one process, JAX ends all of them."""
+"""Default number of seconds without a heartbeat of one process after which JAX ends all of them."""
 
 
 class DisagreementError(RunError):
-    """Processes that should hold the same state do not."""
+    """Processes have different states where they must be equal."""
 
 
-class Silent:
-    """Stands in for what only the first process has (a log, a display): takes every call and does nothing."""
+class Ignored:
+    """A null object: takes the place of what only the first process has (a record, checkpoints), and ignores calls."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *args, **kwargs: None
 
 
 def check_flags(coordinator: str | None, num_processes: int | None, process_id: int | None, heartbeat: int) -> None:
-    """Raises `UsageError` for an address, a count and an index that cannot be, or of which only some are given."""
+    """Raise `UsageError` if an address, process count, index or heartbeat is invalid, or if only some are given."""
     given = (coordinator, num_processes, process_id)
     if None in given and any(value is not None for value in given):
-        raise UsageError("--coordinator, --num-processes and --process-id go together; without all, JAX detects them")
+        raise UsageError("--coordinator, --num-processes and --process-id go together. Give all three, or none.")
     if coordinator is not None and not _is_address(coordinator):
-        raise UsageError(f"--coordinator is HOST:PORT of the first process, got {coordinator!r}")
+        raise UsageError(f"--coordinator must be HOST:PORT of the first process, got {coordinator!r}")
     if num_processes is not None and num_processes < 1:
         raise UsageError(f"--num-processes must be at least 1, got {num_processes}")
     if process_id is not None and num_processes is not None and not 0 <= process_id < num_processes:
@@ -61,16 +61,16 @@ def initialize(
     process_id: int | None = None,
     heartbeat: int = HEARTBEAT_SECONDS,
 ) -> None:
-    """Joins the other processes; to be called before JAX is used in any other way.
+    """Join a multi-process job. Call it before JAX is used in any other way.
 
     Args:
       coordinator: "HOST:PORT" at which the first process listens.
-      num_processes: how many there are.
-      process_id: which one this is, from 0. Without all three, JAX finds out from SLURM, Open MPI or a TPU pod.
-      heartbeat: seconds after which a process that gives no sign of life counts as dead.
+      num_processes: number of processes.
+      process_id: index of this process, from 0. Without these three, JAX detects SLURM, Open MPI or a TPU pod.
+      heartbeat: seconds without a heartbeat after which a process counts as dead.
 
     Raises:
-      UsageError: values that cannot be, or nothing to find them out from.
+      UsageError: if a value is invalid, or if none is given and no cluster is detected.
     """
     check_flags(coordinator, num_processes, process_id, heartbeat)
     try:
@@ -79,33 +79,33 @@ def initialize(
             num_processes,
             process_id,
             heartbeat_timeout_seconds=heartbeat,
-            # Who is done waits for the others so long at most, instead of JAX's five minutes.
+            # The longest wait for the others at the end, instead of JAX's five minutes.
             shutdown_timeout_seconds=heartbeat,
         )
     except ValueError as error:
         raise UsageError(
-            "no cluster was detected (SLURM, Open MPI, TPU pod); give --coordinator HOST:PORT, --num-processes N and "
-            "--process-id I"
+            "no cluster was detected (SLURM, Open MPI, TPU pod). Give --coordinator HOST:PORT, --num-processes N and "
+            "--process-id I."
         ) from error
 
 
 def leave(status: int) -> NoReturn:
-    """Ends this process at once: JAX's own way out waits for the others, which may be waiting for this one."""
+    """End this process at once. JAX's own shutdown waits for the others, which may be waiting for this process."""
     sys.stdout.flush()
     sys.stderr.flush()
     if is_first():
-        # The others, which find each other through this one, may be about to leave for the same reason.
+        # The other processes are connected through this one, and may be about to leave for the same reason.
         time.sleep(1.0)
     os._exit(status)
 
 
 def is_first() -> bool:
-    """Whether this is the process that reads and writes the run's folder, and that people watch."""
+    """Return whether this is the process that reads and writes the run directory, and that prints."""
     return jax.process_index() == 0
 
 
 def gather(value: Any) -> list[Any]:
-    """The value of each process, which JSON can hold, on all of them. Every process has to call it."""
+    """Return the JSON value of each process, in all processes. Every process must call it."""
     if jax.process_count() == 1:
         return [value]
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -115,7 +115,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def together(work: Callable[[], T]) -> T:
-    """Does the work in every process. If it cannot be done in one, for a reason told in one line, all give up.
+    """Do the work in every process. If it fails in one process, raise its error in all.
 
     Raises:
       UsageError, RunError: what the work raised in this process, or else in the first one in which it failed.
@@ -136,22 +136,22 @@ def together(work: Callable[[], T]) -> T:
 
 
 def on_first(work: Callable[[], T]) -> T:
-    """Does the work in the first process; returns in all of them what it gave, which JSON must be able to hold.
+    """Do the work in the first process only, and return its result, a JSON value, in all processes.
 
     Raises:
-      UsageError, RunError: as the work raised in the first process, in all of them.
+      UsageError, RunError: in all processes, what the work raised in the first one.
     """
     value = together(lambda: work() if is_first() else None)
     return gather(value)[0]
 
 
 def from_first(tree: Any) -> Any:
-    """The first process's arrays, on all of them; the others give arrays (of the host) of the same shapes."""
+    """Return the first process's host arrays in all processes. The others pass arrays of the same shapes."""
     if jax.process_count() == 1:
         return tree
     leaves, treedef = jax.tree.flatten(tree)
     arrays = [np.ascontiguousarray(leaf).reshape(np.shape(leaf)) for leaf in leaves]
-    # As bytes: they are sent by adding up zeros, which would turn -0.0 into 0.0.
+    # As bytes: JAX broadcasts by adding zeros, which would turn -0.0 into 0.0.
     packed = np.concatenate([np.zeros(0, np.uint8), *(array.reshape(-1).view(np.uint8) for array in arrays)])
     received, start, unpacked = np.asarray(multihost_utils.broadcast_one_to_all(packed)), 0, []
     for array in arrays:
@@ -162,14 +162,14 @@ def from_first(tree: Any) -> Any:
 
 
 def check_equal(what: str, value: Any) -> None:
-    """Raises `DisagreementError` if a value, which JSON can hold, is not the same in all processes."""
+    """Raise `DisagreementError` if a JSON value is not the same in all processes."""
     values = gather(value)
     if any(other != values[0] for other in values):
         raise DisagreementError(f"{what} differs between processes: {values}")
 
 
 def first_signal(received: int | None) -> int | None:
-    """The signal that some process has received (the largest number of several), in all of them; None if none has."""
+    """Return, in all processes, the largest number of a signal that a process has received, or None."""
     if jax.process_count() == 1:
         return received
     return int(multihost_utils.process_allgather(np.array([received or 0], np.int32)).max()) or None

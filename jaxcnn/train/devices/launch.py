@@ -1,8 +1,7 @@
-"""Many processes on one machine: started together, watched, and started again together when one dies.
+"""A supervisor of several processes on one machine: it starts them, and restarts all of them when one dies.
 
-The supervisor itself uses no device. Its children are ordinary `jaxcnn train --distributed`, which find the last
-checkpoint on their own; that one of them died, the others learn from JAX, which ends them too, or from the
-supervisor, whichever is faster.
+The supervisor uses no device. Its children run `jaxcnn train --distributed`, which resumes from the last checkpoint.
+When a child dies, JAX or the supervisor ends the others.
 """
 
 import contextlib
@@ -21,29 +20,30 @@ from pathlib import Path
 from jaxcnn.errors import RunError
 
 SUPERVISED = "JAXCNN_SUPERVISED"
-"""The environment variable by which a child knows that it is one; it holds the supervisor's own command."""
+"""Environment variable that a child process gets: the supervisor's own command."""
 
 TRY_AGAIN = 75
-"""Exit status (sysexits.h: EX_TEMPFAIL) of a child that failed for a reason that another start may not have."""
+"""Exit status (EX_TEMPFAIL in sysexits.h) of a child whose failure a restart may fix."""
 
 POLL_SECONDS = 0.1
-# When one process has ended, the others have so long to end on their own, with what they have to say; and so long
-# when they were asked to stop.
 GRACE_SECONDS, GRACE_SECONDS_STOPPING = 2.0, 30.0
+"""Time that the other processes have to end and print their errors after one has ended, and after a signal to stop."""
+
 LONGEST_PAUSE = 30.0
 TAIL_LINES = 20
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What is started: `processes` times `command`, each with its own index.
+    """What to start.
 
     Attributes:
-      command: as for `subprocess`; the flags that tell a process who it is are added.
-      devices_per_process: CPU devices to make, or GPUs to give; None leaves the CPU devices as they are.
-      checkpoints: the run's folder of checkpoints; a new one in it shows that the run makes progress.
-      max_restarts: how often all are started again without a new checkpoint in between.
-      name: the command with which a person starts all this.
+      command: the command of each process, to which its address and index are added.
+      processes: number of processes.
+      checkpoints: the run's folder of checkpoints. A new checkpoint shows that the run makes progress.
+      devices_per_process: CPU devices to create, or GPUs to assign; None keeps the number of CPU devices.
+      max_restarts: largest number of restarts without a new checkpoint.
+      name: the user's command.
     """
 
     command: Sequence[str]
@@ -56,7 +56,7 @@ class Launch:
 
 @dataclass
 class Children:
-    """The processes of one start. The first one's output is shown, that of the others kept in files."""
+    """The processes of one start. The first one's output is shown. That of the others is kept in files."""
 
     launch: Launch
     logs: Path
@@ -71,11 +71,11 @@ class Children:
                 child = subprocess.Popen(
                     [*self.launch.command, *who, "--process-id", f"{index}"],
                     env=os.environ | {SUPERVISED: self.launch.name} | _devices(index, self.launch.devices_per_process),
-                    # Never written to: it ends when the supervisor does, however it does.
+                    # Never written to: the pipe closes when the supervisor ends, even if it is killed.
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
-                    # Out of reach of the terminal's Ctrl-C, which the supervisor passes on.
+                    # So that the terminal's Ctrl-C reaches the supervisor only, which forwards it.
                     start_new_session=True,
                 )
             self.running.append(child)
@@ -83,7 +83,7 @@ class Children:
 
     def __exit__(self, *_: object) -> None:
         for child in self.running:
-            child.kill()  # works on a stopped process, too
+            child.kill()  # also ends a stopped process
         for child in self.running:
             child.wait()
             assert child.stdin is not None
@@ -93,7 +93,7 @@ class Children:
         return self.logs / f"process-{index}.log"
 
     def statuses(self) -> list[int | None]:
-        """Exit statuses, negative for a signal's number, None while a process is running."""
+        """Return exit statuses: negative for a signal's number, None while a process is running."""
         return [child.poll() for child in self.running]
 
     def send(self, number: int) -> None:
@@ -103,14 +103,14 @@ class Children:
 
 
 def supervise(launch: Launch) -> int:
-    """Runs the processes until they have done their work; returns their exit status.
+    """Run the processes until they are done; return their exit status.
 
-    When one dies, all are ended and started again, and go on from the last checkpoint. What a process says in full
-    knowledge (a mistake in the configuration, a loss that is no longer finite) is final. SIGTERM and SIGINT are
-    passed on; a second one ends all processes at once.
+    When one dies, all are ended, restarted, and resume from the last checkpoint. A failure that a restart cannot fix
+    (an invalid configuration, a loss that is not finite) is final. SIGTERM and SIGINT are forwarded. A second one ends
+    all processes at once.
 
     Raises:
-      RunError: the processes were started too often without coming any further.
+      RunError: if the processes were restarted `max_restarts` times without a new checkpoint.
     """
     restarts, reached = 0, _newest_checkpoint(launch.checkpoints)
     with tempfile.TemporaryDirectory(prefix="jaxcnn-") as logs, _Signals() as signals:
@@ -143,7 +143,7 @@ def supervise(launch: Launch) -> int:
 
 
 def watch_supervisor() -> None:
-    """In a child: ends this process when its supervisor is gone. Does nothing without a supervisor."""
+    """In a child process, end the process when its supervisor ends. Without a supervisor, do nothing."""
     if command_of_supervisor() is None:
         return
 
@@ -156,17 +156,17 @@ def watch_supervisor() -> None:
 
 
 def command_of_supervisor() -> str | None:
-    """In a child: the command with which its supervisor was started."""
+    """Return the command of this process's supervisor, or None if it has none."""
     return os.environ.get(SUPERVISED)
 
 
 def failure_status() -> int:
-    """The exit status of a process that fails without knowing why: a supervisor tries again."""
+    """Return the exit status for an unexpected failure, after which a supervisor restarts the processes."""
     return 1 if command_of_supervisor() is None else TRY_AGAIN
 
 
 def _wait(children: Children, signals: "_Signals") -> list[int | None]:
-    """Waits until all processes are done, or until one has died and the others have had time to say why."""
+    """Wait until all processes are done, or until one has died and the others have had time to print their errors."""
     sent, deadline = 0, float("inf")
     while time.monotonic() < deadline:
         statuses = children.statuses()
@@ -186,14 +186,14 @@ def _wait(children: Children, signals: "_Signals") -> list[int | None]:
 
 
 def _final_status(statuses: Sequence[int | None]) -> int | None:
-    """The exit status of the whole, or None if another start may help."""
+    """Return the exit status of the job, or None if a restart may help."""
     if all(status == 0 for status in statuses):
         return 0
     return next((status for status in (2, 1) if status in statuses), None)
 
 
 def _cause(children: Children, statuses: Sequence[int | None]) -> str:
-    """Which process died, and how; that it was killed is a better reason than that it lost another one."""
+    """Return which process died, and how. One that was killed is named rather than one that lost its connection."""
     ended = [index for index, status in enumerate(statuses) if status]
     index = min(ended, key=lambda index: (_is_consequence(statuses[index]), index))
     status = statuses[index]
@@ -204,12 +204,12 @@ def _cause(children: Children, statuses: Sequence[int | None]) -> str:
 
 
 def _is_consequence(status: int | None) -> bool:
-    """Whether a process may have ended because another one did: by its own choice, or by JAX's abort."""
+    """Return whether a process may have ended because another one did: by an exit of its own, or by JAX's abort."""
     return status is None or status >= 0 or status == -signal.SIGABRT
 
 
 def _last_words(children: Children, index: int) -> str:
-    """The end of what a process has said that nobody saw."""
+    """Return the last lines of a process's output, or nothing for the first process, whose output is shown."""
     if index == 0:
         return ""
     lines = children.log(index).read_text(errors="replace").strip().splitlines()
@@ -222,7 +222,7 @@ def _newest_checkpoint(folder: Path) -> int | None:
 
 
 def _devices(index: int, devices: int | None) -> dict[str, str]:
-    """The variables for a child's devices: so many of its own on a CPU, and GPUs that no other child has."""
+    """Return the environment variables for a child's devices: CPU devices to create, and GPUs for this child alone."""
     first, count = index * (devices or 1), devices or 1
     gpus = ",".join(map(str, range(first, first + count)))
     cpus = {} if devices is None else {"JAX_NUM_CPU_DEVICES": str(devices)}
@@ -241,7 +241,7 @@ def _tell(message: str) -> None:
 
 
 class _Signals:
-    """While it is entered, SIGTERM and SIGINT are only counted."""
+    """Context in which SIGTERM and SIGINT are only counted. The former handlers are restored on exit."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -256,13 +256,13 @@ class _Signals:
             signal.signal(number, handler)
 
     def sleep(self, seconds: float) -> None:
-        """Sleeps, but not past a signal."""
+        """Sleep for `seconds`, or until a signal arrives."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.received is None:
             time.sleep(POLL_SECONDS)
 
     def _numbers(self) -> Iterator[int]:
-        # Signals are Python's to handle in its main thread alone.
+        # Python handles signals in its main thread only.
         if threading.current_thread() is threading.main_thread():
             yield from (signal.SIGTERM, signal.SIGINT)
 

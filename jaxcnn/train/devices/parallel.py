@@ -1,7 +1,7 @@
-"""How a step is spread over devices: one step body, three ways.
+"""How a step is distributed over devices: one step body, three strategies.
 
-The state is never stacked, one for each device, so neither a checkpoint nor a comparison can tell how many devices
-there were. The batch is divided between them.
+The batch is divided between the devices. The state is never stacked per device, so that checkpoints do not depend on
+the number of devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ from jaxcnn.layers import BATCH_AXIS
 from jaxcnn.train.devices.dispatch import several_steps
 from jaxcnn.train.devices.sharding import by_rows, divided, make_mesh, whole
 
-Spread = Callable[[Callable[..., Any], "Parallel", bool, int], Callable[..., Any]]
+Strategy = Callable[[Callable[..., Any], "Parallel", bool, int], Callable[..., Any]]
 
 
 def check_batch_divides(batch_size: int, devices: int) -> None:
-    """Raises `UsageError`, naming the nearest batch sizes that work, if `devices` do not divide `batch_size`."""
+    """Raise `UsageError`, which names the nearest valid batch sizes, if `devices` does not divide `batch_size`."""
     if batch_size % devices:
         below, above = batch_size // devices * devices, -(-batch_size // devices) * devices
         right = f"{below} or {above}" if below else f"{above}"
@@ -32,13 +32,13 @@ def check_batch_divides(batch_size: int, devices: int) -> None:
 
 @dataclass(frozen=True)
 class Parallel:
-    """A way to spread steps over devices.
+    """A strategy that distributes steps over devices.
 
     Attributes:
       name: "pmap", "shard_map" or "jit".
-      devices: the devices that share a batch, those of one process after those of another.
-      axis_name: what the step must average over; None under `jit`, whose program sees the whole batch.
-      shard_state: whether each device holds only a part of the large arrays of the state.
+      devices: the devices that a batch is divided between, ordered by process.
+      axis_name: the axis over which the step takes means; None under `jit`, whose program sees the whole batch.
+      shard_state: whether each device holds only a part of each large array of the state.
     """
 
     name: str
@@ -52,17 +52,17 @@ class Parallel:
 
     @property
     def share(self) -> tuple[int, int]:
-        """`(p, P)`: this process feeds the p-th of P equal parts of every batch."""
+        """Process index and count `(p, P)`: this process feeds part p of P equal parts of every batch."""
         count = len({device.process_index for device in self.devices})
         return (jax.process_index(), count) if count > 1 else (0, 1)
 
     def state_sharding(self, state: Any) -> Any:
-        """For each array of a state (or its shape and dtype), how it lies on the devices."""
+        """Return the sharding of each array of a state, or of a tree of shapes and dtypes."""
         mesh = self.mesh
         return jax.tree.map(lambda x: divided(mesh, x.shape) if self.shard_state else whole(mesh), state)
 
     def place_state(self, state: Any) -> Any:
-        """A copy of the state on the devices. A copy, because compiled training steps consume theirs."""
+        """Return a copy of the state on the devices. It is a copy because compiled training steps consume theirs."""
         shardings = self.state_sharding(state)
         if self.share[1] == 1:
             return jax.device_put(jax.tree.map(lambda x: jnp.array(x, copy=True), state), shardings)
@@ -74,7 +74,7 @@ class Parallel:
         return jax.tree.map(place, state, shardings)
 
     def fetch_state(self, state: Any) -> Any:
-        """A copy of the state as whole arrays of the host. Every process has to call it."""
+        """Return a copy of the state as whole host arrays. Every process must call it."""
 
         def fetch(x: Any) -> np.ndarray:
             if self.shard_state and self.share[1] > 1:
@@ -84,33 +84,38 @@ class Parallel:
         return jax.tree.map(fetch, state)
 
     def place_batch(self, batch: Any) -> Any:
-        """The batch `[N, ...]`, divided between the devices.
+        """Return the batch `[N, ...]`, a tree of arrays, distributed over the devices.
 
-        Where there are many processes, each gives its own share of the batch, the `share[0]`-th.
+        With several processes, each gives its own part of the batch.
 
         Raises:
-          UsageError: if the devices do not divide the batch.
+          UsageError: if the number of devices does not divide the batch.
         """
         return self._place(batch, axis=0)
 
     def place_batches(self, batches: Sequence[Any]) -> Any:
-        """The same for the batches of several steps (or of one), as `[steps, N, ...]`."""
-        first, *more = batches
+        """Return the batches of the steps of one call, stacked to `[steps, N, ...]` and distributed over the devices.
 
-        def stack(name: str, x: Any) -> Any:
-            # What is on a device already, stays there.
-            join = jnp.stack if isinstance(x, jax.Array) else np.stack
-            return join([x, *(batch[name] for batch in more)]) if more else x[None]
+        Raises:
+          UsageError: as `place_batch`.
+        """
 
-        return self._place({name: stack(name, x) for name, x in first.items()}, axis=1)
+        def stack(first: Any, *more: Any) -> Any:
+            # Arrays on a device are stacked there.
+            join = jnp.stack if isinstance(first, jax.Array) else np.stack
+            return join([first, *more]) if more else first[None]
+
+        return self._place(jax.tree.map(stack, *batches), axis=1)
 
     def _place(self, batch: Any, axis: int) -> Any:
-        rows, processes = batch["labels"].shape[axis], self.share[1]
+        rows, (_, processes) = jax.tree.leaves(batch)[0].shape[axis], self.share
         check_batch_divides(rows * processes, len(self.devices))
-        if self.name == "pmap":
-            count = len(self.devices)
-            return {name: x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :]) for name, x in batch.items()}
         sharding = by_rows(self.mesh, axis)
+        if self.name == "pmap":
+            # An axis of devices in front of the examples. pmap runs on this very mesh, so that it takes the arrays
+            # as they lie, without another copy.
+            count = len(self.devices)
+            batch = jax.tree.map(lambda x: x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :]), batch)
         if processes == 1:
             return jax.device_put(batch, sharding)
 
@@ -118,13 +123,16 @@ class Parallel:
             shape = (*x.shape[:axis], rows * processes, *x.shape[axis + 1 :])
             return jax.make_array_from_process_local_data(sharding, x, shape)
 
-        return {name: place(x) for name, x in batch.items()}
+        return jax.tree.map(place, batch)
 
     def compile(self, step: Callable[..., Any], *, donate_state: bool, steps: int | None = None) -> Callable[..., Any]:
-        """`step(state, batch)` as a compiled program over the devices; it compiles when it is first called.
+        """Return `step(state, batch)` as a program over the devices, which compiles at its first call.
 
-        With `donate_state` the memory of the state passed in is used for the new one: it is gone afterwards. With
-        `steps`, a call makes as many, on what `place_batches` gives; its metrics are `[steps]`.
+        Args:
+          step: one step, `(state, batch) -> (state, metrics)`, or for evaluation `(state, batch) -> metrics`.
+          donate_state: reuse the memory of the state passed in: the caller must not use that state after the call.
+          steps: if given, a call makes this number of steps, on what `place_batches` returns, and its metrics have an
+            axis `[steps]` in front.
         """
         if steps is None:
             return STRATEGIES[self.name](step, self, donate_state, 0)
@@ -137,7 +145,7 @@ def _pmap(step: Callable[..., Any], parallel: Parallel, donate: bool, batch_axis
         step,
         BATCH_AXIS,
         in_axes=(None, batch_axis),
-        # Unchecked by JAX: the first device's value is taken, which the step's averaging makes everybody's.
+        # JAX takes the first device's value without a check. The means in the step make it equal on all devices.
         out_axes=None,
         devices=parallel.devices,
         donate_argnums=(0,) if donate else (),
@@ -150,8 +158,8 @@ def _shard_map(step: Callable[..., Any], parallel: Parallel, donate: bool, batch
         mesh=parallel.mesh,
         in_specs=(PartitionSpec(), by_rows(parallel.mesh, batch_axis).spec),
         out_specs=PartitionSpec(),
-        # With the check, JAX itself sums the gradients of parameters that all devices share; the step's own mean
-        # would then leave them as many times too large as there are devices.
+        # With the check, JAX sums the gradients of replicated parameters itself. The step takes the mean, so gradients
+        # would be too large by a factor of the number of devices.
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=(0,) if donate else ())
@@ -159,11 +167,11 @@ def _shard_map(step: Callable[..., Any], parallel: Parallel, donate: bool, batch
 
 def _jit(step: Callable[..., Any], parallel: Parallel, donate: bool, batch_axis: int) -> Callable[..., Any]:
     def placed_step(state: Any, batch: Any) -> Any:
-        # The rule for a state goes by shapes alone, and leaves metrics, which are small, whole.
+        # The state's sharding depends on shapes only, and keeps metrics, which are small, whole.
         out = step(state, batch)
         return jax.lax.with_sharding_constraint(out, parallel.state_sharding(out))
 
-    # The state is taken as it lies; a batch in another place than `place_batch` puts it is refused.
+    # The state keeps its sharding. A batch that `place_batch` did not place is refused.
     return jax.jit(
         placed_step,
         in_shardings=(None, by_rows(parallel.mesh, batch_axis)),
@@ -171,16 +179,17 @@ def _jit(step: Callable[..., Any], parallel: Parallel, donate: bool, batch_axis:
     )
 
 
-STRATEGIES: dict[str, Spread] = {"pmap": _pmap, "shard_map": _shard_map, "jit": _jit}
+STRATEGIES: dict[str, Strategy] = {"pmap": _pmap, "shard_map": _shard_map, "jit": _jit}
 
 
 def make_parallel(name: str = "auto", devices: Sequence[Any] | None = None, *, shard_state: bool = False) -> Parallel:
-    """The strategy of this name over `devices`, by default all of all processes.
+    """Return the strategy of this name over `devices`, by default all devices of all processes.
 
-    "auto" is `pmap` on one process and `shard_map` on many.
+    "auto" is `pmap` in one process and `shard_map` in several.
 
     Raises:
-      UsageError: an unknown name (the nearest one is named), or a way that cannot do what is asked for.
+      UsageError: if the name is unknown, if `pmap` gets several processes, if the processes have different numbers of
+        devices, or if `shard_state` is asked for without `jit`.
     """
     chosen = tuple(jax.devices() if devices is None else devices)
     counts = [device.process_index for device in chosen]
@@ -188,29 +197,29 @@ def make_parallel(name: str = "auto", devices: Sequence[Any] | None = None, *, s
     if name == "auto":
         name = "pmap" if len(processes) == 1 else "shard_map"
     if name not in STRATEGIES:
-        raise unknown_name("way to spread a step (parallel)", name, [*STRATEGIES, "auto"])
+        raise unknown_name("parallel strategy", name, [*STRATEGIES, "auto"])
     if name == "pmap" and len(processes) > 1:
-        raise UsageError(f"parallel 'pmap' spreads over one process, there are {len(processes)}; use shard_map or jit")
+        raise UsageError(f"parallel 'pmap' needs one process, there are {len(processes)}. Use shard_map or jit.")
     if len(set(processes.values())) > 1:
-        raise UsageError(f"every process must have as many devices as the others, got {[*processes.values()]}")
+        raise UsageError(f"processes must have equal numbers of devices, got {[*processes.values()]}")
     if shard_state and name != "jit":
-        raise UsageError(f"shard_state needs parallel 'jit', got '{name}', which holds the whole state on every device")
+        raise UsageError(f"shard_state needs parallel 'jit', got '{name}'. Other strategies replicate the state.")
     by_process = tuple(sorted(chosen, key=lambda device: device.process_index))
     return Parallel(name, by_process, None if name == "jit" else BATCH_AXIS, shard_state)
 
 
 def batch_norm_fields(sync: str | int, parallel: Parallel) -> dict[str, Any]:
-    """Fields of `BatchNorm` with which it takes its statistics over all devices, none, or groups of so many.
+    """Return the fields of `BatchNorm` that synchronize its statistics over all devices, none, or groups of `sync`.
 
     Raises:
-      UsageError: a size that does not divide the devices, or anything but "all" under `jit`.
+      UsageError: if `sync` does not divide the number of devices, or is not "all" under `jit`.
     """
     devices = len(parallel.devices)
     if sync == "all":
         return {}
     if parallel.axis_name is None:
         raise UsageError(
-            f"sync_batch_norm must be 'all' under parallel 'jit', which sees one whole batch, got {sync!r}; use pmap"
+            f"sync_batch_norm must be 'all' under parallel 'jit', got {sync!r}. Use parallel 'pmap' or 'shard_map'."
         )
     if sync == "none":
         return {"axis_name": None}

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar, a line for each epoch, and a table at the end."""
+"""What a run prints: a progress bar, a line for each epoch, and a table at the end."""
 
 import time
 from types import TracebackType
@@ -17,7 +17,7 @@ from rich.table import Table
 
 
 class ProgressDisplay:
-    """A progress bar over all steps with loss, accuracy and images per second. Shows nothing if not `enabled`."""
+    """A progress bar over all steps, with loss, accuracy and images per second. Prints nothing if not `enabled`."""
 
     def __init__(self, console: Console, *, steps: int, first_step: int, batch_size: int, enabled: bool):
         self._console, self._enabled, self._batch_size = console, enabled, batch_size
@@ -33,7 +33,7 @@ class ProgressDisplay:
             TimeRemainingColumn(),
             console=console,
             disable=not enabled,
-            # Drawing takes time from training on a small machine; twice a second is as fast as one reads.
+            # Drawing takes CPU time from training.
             refresh_per_second=2,
             transient=True,
         )
@@ -49,9 +49,13 @@ class ProgressDisplay:
         self._bar.__exit__(kind, error, trace)
 
     def steps_done(self, step: int, epoch: float, waited: float, loss: float, accuracy: float) -> None:
-        """Moves the bar to `step`, with the loss and accuracy of the steps since the last call.
+        """Move the bar to `step`, and show the loss and accuracy of the steps since the last call.
 
-        `waited`: seconds that the run has waited for data, whose share of the time since the last call is shown.
+        Args:
+          step: number of steps made.
+          epoch: the same in epochs.
+          waited: seconds that the run has waited for data so far; shown as a fraction of the time since the last call.
+          loss, accuracy: means over the steps since the last call.
         """
         now, (then, before) = time.perf_counter(), self._last
         self._last = (now, step)
@@ -66,9 +70,9 @@ class ProgressDisplay:
         )
 
     def epoch_done(self, epoch: float, train: dict[str, float], test: dict[str, float], rate: float) -> None:
-        """Prints what an epoch of training and the test behind it gave."""
+        """Print the metrics of an epoch of training and of the test after it."""
         if self._enabled:
-            # Short enough for a terminal of 80 columns.
+            # At most 80 columns.
             self._console.print(
                 f"epoch {epoch:>4.3g}  training {train['loss']:.4f} {train['accuracy']:6.2%}  "
                 f"test {test['loss']:.4f} {test['accuracy']:6.2%}  {rate:>7,.0f} images/s",
@@ -78,7 +82,7 @@ class ProgressDisplay:
 
 
 def print_summary(console: Console, result: dict[str, Any], workdir: Any) -> None:
-    """Prints the table that ends a run."""
+    """Print the table at the end of a run."""
     table = Table(show_header=False, title=f"{result['model']} on {result['dataset']}", title_justify="left")
     table.add_column(style="bold")
     table.add_column()
@@ -94,7 +98,7 @@ def print_summary(console: Console, result: dict[str, Any], workdir: Any) -> Non
     table.add_row("speed", f"{result['images_per_second']:,.0f} images/s while training")
     table.add_row(
         "time",
-        # A result of an earlier version does not tell how long the first batch took.
+        # Results of version 0.1 have no "first_batch_seconds".
         f"{result['seconds']:.1f} s, of which the first batch {result.get('first_batch_seconds', 0.0):.1f} s, "
         f"compiling {result['compile_seconds']:.1f} s",
     )

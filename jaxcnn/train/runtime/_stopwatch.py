@@ -1,4 +1,4 @@
-"""How long a run takes to train, apart from opening the data, compiling, tests and checkpoints."""
+"""Wall-clock time of a run's training steps, apart from reading data, compiling, tests and checkpoints."""
 
 import time
 from typing import Any
@@ -7,13 +7,13 @@ import jax
 
 
 class Stopwatch:
-    """Adds up the time of training steps and of compiling; what passes between a `lap` and `start` does not count.
+    """Adds up the time of training steps and of compiling. Time between a `lap` and the next `start` does not count.
 
     Attributes:
-      training_seconds, images: time of steps, and images in them.
-      first_batch_seconds: time until the first batch was there: the data set is read and decoded for it.
+      training_seconds, images: time of steps, and number of images in them.
+      first_batch_seconds: time until the first batch was ready, for which the dataset is read and decoded.
       compile_seconds: time of calls that compiled.
-      rate: images per second since the last `start`; 0 if there was none.
+      rate: images per second since the last `start`; 0 if there were none.
     """
 
     def __init__(self, training_seconds: float = 0.0, images: int = 0):
@@ -22,21 +22,21 @@ class Stopwatch:
         self.start()
 
     def start(self) -> None:
-        """Goes on from now."""
+        """Start counting from now."""
         self._since = time.perf_counter()
         self._before = (self.training_seconds, self.images)
 
     def first_batch(self) -> None:
-        """Counts the time since the last `start` as that of the first batch, once in a run's process.
+        """Count the time since the last `start` as that of the first batch. Call it once per process.
 
-        A data set that is kept in memory is decoded as a whole then, which no later batch has to wait for.
+        A dataset that is kept in memory is decoded as a whole for this batch, so later batches do not wait for it.
         """
         now = time.perf_counter()
         self.first_batch_seconds += now - self._since
         self._since = now
 
     def lap(self, state: Any, *, images: int = 0, compiling: bool = False) -> None:
-        """Counts the time until `state` is computed as that of `images`, or as that of compiling."""
+        """Wait for `state`, and count the time as that of training `images`, or as that of compiling."""
         jax.block_until_ready(state)
         now = time.perf_counter()
         if compiling:

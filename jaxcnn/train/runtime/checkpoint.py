@@ -1,11 +1,10 @@
-"""Checkpoints: the state of a run on disk, written by Orbax while training goes on, and verified when read."""
+"""Checkpoints: the state of a run on disk, written by Orbax while training continues, and verified when read."""
 
 import contextlib
 import gc
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,43 +14,45 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcnn._scoped import ignored_unraisable, quiet_logger
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train.runtime import integrity
 from jaxcnn.train.state import TrainState
 
 DAMAGED = "damaged_checkpoints"
-"""The folder, beside that of the checkpoints, to which those that cannot be read are moved."""
+"""Folder beside that of the checkpoints, to which unreadable checkpoints are moved."""
 
-# What Orbax writes beside the arrays is less than this.
 OVERHEAD_BYTES = 2**20
+"""Upper bound of what Orbax writes beside the arrays."""
 
 _log = logging.getLogger(__name__)
 
 
 class SaveError(RunError):
-    """A checkpoint that could not be written; the ones before it are kept."""
+    """A checkpoint could not be written. Earlier checkpoints are kept."""
 
 
 class DamagedError(RunError):
-    """A checkpoint that cannot be read, or is not what was saved."""
+    """A checkpoint cannot be read, or differs from what was saved."""
 
 
 def to_host(state: TrainState) -> TrainState:
-    """A copy of the state in host memory, which the next training step cannot touch."""
+    """Return a copy of the state in host memory, which the next training step cannot change."""
     return jax.tree.map(lambda x: np.array(x, copy=True), state)
 
 
 class Checkpoints:
     """The checkpoints in a folder: the two latest and the one of the best test accuracy are kept.
 
-    They hold host arrays, and thus know neither devices nor strategy. To be closed when done, which waits for
-    what is still being written; a `with` block does so. With `read_only` nothing in the folder changes, so that a
-    run which is being trained can be read.
+    They contain host arrays, so they depend neither on devices nor on the strategy. Use it in a `with` block, whose end
+    waits for unfinished writes.
+
+    Args:
+      directory: the folder, created if it does not exist.
+      read_only: change nothing in the folder, so that the run may be training meanwhile.
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False):
-        # Orbax reports every save and every file at the level of a warning or below.
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
         import orbax.checkpoint as ocp
 
         self._args = ocp.args
@@ -60,21 +61,25 @@ class Checkpoints:
         if not read_only:
             self._directory.mkdir(exist_ok=True)
             self._remove_unfinished()
-        # A process saves and reads on its own: which of several saves is not Orbax's affair.
-        me = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
-        )
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            options=ocp.CheckpointManagerOptions(
-                create=False,
-                read_only=read_only,
-                multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
-            ),
-        )
-        self._saving: int | None = None
-        self._accuracies = {step: self._accuracy(step) for step in self.steps()}
+        with contextlib.ExitStack() as held:
+            # Orbax logs every save and every file, at levels up to warnings, also from its threads between the calls.
+            held.enter_context(quiet_logger("absl", logging.CRITICAL))
+            # Each process saves and reads on its own: Orbax need not coordinate them.
+            me = jax.process_index()
+            alone = ocp.options.MultiprocessingOptions(
+                primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+            )
+            self._manager = ocp.CheckpointManager(
+                self._directory,
+                options=ocp.CheckpointManagerOptions(
+                    create=False,
+                    read_only=read_only,
+                    multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
+                ),
+            )
+            self._saving: int | None = None
+            self._accuracies = {step: self._accuracy(step) for step in self.steps()}
+            self._held = held.pop_all()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -82,26 +87,27 @@ class Checkpoints:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self.wait()
-        except SaveError:
-            if error is None:  # or it would hide what has gone wrong first
-                raise
-        finally:
-            # What it may still complain about is a save whose failure was told already.
-            with contextlib.suppress(Exception):
-                self._manager.close()
+        with self._held:
+            try:
+                self.wait()
+            except SaveError:
+                if error is None:  # it must not hide an earlier error
+                    raise
+            finally:
+                # Closing may raise the error of a save again.
+                with contextlib.suppress(Exception):
+                    self._manager.close()
 
     def save(self, state: TrainState, meta: dict[str, Any], test_accuracy: float | None = None) -> None:
-        """Starts to save a state of host arrays and, beside it, `meta`, which is anything JSON can hold.
+        """Start to save a state.
 
         Args:
-          state: it must not change until it is written: see `to_host`.
-          meta: what comes back with the state.
+          state: host arrays, which must not change until they are written; see `to_host`.
+          meta: JSON values that are restored with the state.
           test_accuracy: of this state, if it was tested.
 
         Raises:
-          SaveError: there is no space for it, or this or the save before it failed.
+          SaveError: if the disk has no space for it, or if this save or the one before failed.
         """
         self.wait()
         step = self._saving = int(state.step)
@@ -113,17 +119,17 @@ class Checkpoints:
                 args=self._args.Composite(
                     state=self._args.StandardSave(state), meta=self._args.JsonSave(integrity.seal(description))
                 ),
-                force=True,  # Orbax would leave out, without a word, a step that it takes to be an old one
+                force=True,  # otherwise Orbax silently skips a step that it takes for an old one
             )
-        except Exception as error:  # what Orbax and TensorStore raise has no common type
+        except Exception as error:  # Orbax and TensorStore have no common type of errors
             self._fail(error)
         self._accuracies[step] = test_accuracy
 
     def wait(self) -> None:
-        """Waits until everything is written, and removes checkpoints that are no longer needed.
+        """Wait until everything is written, and remove checkpoints that are no longer needed.
 
         Raises:
-          SaveError: a save failed.
+          SaveError: if a save failed.
         """
         if self._saving is None:
             return
@@ -136,15 +142,15 @@ class Checkpoints:
             self._fail(error)
         self._saving = None
         for step in {*self.steps()} - self._kept():
-            # Renamed first: what is deleted in part must not look like a checkpoint.
+            # Renamed first: a partly deleted folder must not look like a checkpoint.
             doomed = self._directory / f"{step}.orbax-checkpoint-tmp"
             (self._directory / f"{step}").rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
-        # Orbax's own list still names these steps, which harms nothing, as none of them is saved again; reading all
-        # checkpoints' descriptions anew would take it a third of the time of a small save.
+        # Orbax's own list still has these steps. That is harmless, since none of them is saved again, and reloading the
+        # list takes a third of the time of a small save.
 
     def check(self) -> None:
-        """Raises `SaveError` if a save that is still under way has failed already."""
+        """Raise `SaveError` if an unfinished save has failed already."""
         try:
             with _quiet_stragglers():
                 self._manager.check_for_errors()
@@ -152,21 +158,21 @@ class Checkpoints:
             self._fail(error)
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, damaged ones included, oldest first."""
+        """Return the steps of all checkpoints, including damaged ones, oldest first."""
         if not self._directory.is_dir():
             return []
         return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
 
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint that is written, or None."""
+        """Return the step of the newest completely written checkpoint, or None."""
         return max(self.steps(), default=None)
 
     def restore(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state (as host arrays) and `meta` of a step; `template` has the same tree, shapes and dtypes.
+        """Return the state (host arrays) and `meta` of a step. `template` has the state's tree, shapes and dtypes.
 
         Raises:
-          DamagedError: a checkpoint that cannot be read, or is not what was saved.
-          UsageError: one of another tree, shape or dtype than the template; the leaf is named.
+          DamagedError: if the checkpoint cannot be read, or differs from what was saved.
+          UsageError: if a leaf, which is named, does not fit the template.
         """
         where = f"checkpoint {self._directory}/{step}"
         try:
@@ -181,7 +187,7 @@ class Checkpoints:
                 state = self._manager.restore(step, args=args)["state"]
         except UsageError:
             raise
-        except Exception as error:  # Orbax and TensorStore raise a zoo of types for damaged files
+        except Exception as error:  # Orbax and TensorStore have no common type of errors for damaged files
             raise DamagedError(f"{where} is damaged: {_reason(error)}") from error
         damaged = integrity.damaged_leaf(description["leaves"], state)
         if damaged is not None:
@@ -189,12 +195,12 @@ class Checkpoints:
         return state, description["meta"]
 
     def restore_newest(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint that is sound, or None if there is none at all; arguments as of `restore`.
+        """Return the newest intact checkpoint as `restore` does, or None if there is no checkpoint at all.
 
-        Damaged ones that are newer are reported in one warning, and moved to the folder `damaged_checkpoints`.
+        Newer, damaged ones are reported in one warning and moved to the folder `damaged_checkpoints`.
 
         Raises:
-          UsageError: all checkpoints are damaged, or the newest sound one does not fit the template.
+          UsageError: if all checkpoints are damaged, or if the newest intact one does not fit the template.
         """
         damaged: dict[int, DamagedError] = {}
         for step in reversed(self.steps()):
@@ -209,39 +215,39 @@ class Checkpoints:
             return found
         if damaged:
             reasons = "; ".join(map(str, damaged.values()))
-            raise UsageError(f"no checkpoint can be restored: {reasons}; give another --workdir to begin again")
+            raise UsageError(f"no checkpoint can be restored: {reasons}. Start again in another --workdir.")
         return None
 
     def existing(self, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """As `restore_newest`, for whom there must be one.
+        """Return the newest intact checkpoint as `restore` does.
 
         Raises:
-          UsageError: as `restore_newest`, and if there is none.
+          UsageError: as `restore_newest`, and if there is no checkpoint.
         """
         found = self.restore_newest(template)
         if found is None:
-            raise UsageError(f"{self._directory} holds no checkpoint yet; train first")
+            raise UsageError(f"{self._directory} holds no checkpoint yet. Train the run first.")
         return found
 
     def _description(self, step: int) -> dict[str, Any]:
-        """What is saved beside the state of a step."""
+        """Return what is saved beside the state of a step."""
         args = self._args.Composite(meta=self._args.JsonRestore())
         return integrity.unseal(self._manager.restore(step, args=args)["meta"])
 
     def _accuracy(self, step: int) -> float | None:
         try:
             return self._description(step)["test_accuracy"]
-        except Exception:  # a damaged one; `restore` will say so
+        except Exception:  # damaged; `restore` reports it
             return None
 
     def _kept(self) -> set[int]:
-        """The two latest steps, and of those that were tested the best (the latest of equals)."""
+        """Return the two latest steps and the one of the best test accuracy (the latest of equal ones)."""
         steps = self.steps()
         tested = [step for step in steps if self._accuracies.get(step) is not None]
         return {*steps[-2:], *sorted(tested, key=lambda step: (self._accuracies[step], step))[-1:]}
 
     def _check_disk(self, state: TrainState) -> None:
-        """Looks first: half a save, and what Orbax says of it, help nobody."""
+        """Fail with a clear message before Orbax writes a part of a checkpoint and runs out of space."""
         if not os.access(self._directory, os.W_OK):
             self._fail(OSError("the folder is read-only"))
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD_BYTES
@@ -259,7 +265,7 @@ class Checkpoints:
         ) from error
 
     def _move_away(self, steps: list[int]) -> None:
-        """Out of the way, since these steps are made and saved again."""
+        """Move damaged checkpoints out of the way of the same steps, which are made and saved again."""
         if self._read_only:
             return
         aside = self._directory.with_name(DAMAGED)
@@ -270,35 +276,24 @@ class Checkpoints:
         self._manager.reload()
 
     def _remove_unfinished(self) -> None:
-        """Removes what a save that was cut off has left."""
+        """Remove what interrupted saves have left."""
         for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _quiet_stragglers() -> Iterator[None]:
-    """Around waits for Orbax, which, when one array fails, leaves the others to print a traceback each at their end."""
-    hook, asyncio_log = sys.unraisablehook, logging.getLogger("asyncio")
-    level = asyncio_log.level
-
-    def hear(unraisable: Any) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            hook(unraisable)
-
-    sys.unraisablehook = hear
-    asyncio_log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    except Exception:
-        time.sleep(0.5)  # the stragglers end within milliseconds, where other work leaves them a core
-        gc.collect()  # and are complained about when they are collected
-        raise
-    finally:
-        sys.unraisablehook = hook
-        asyncio_log.setLevel(level)
+    """Drop what Orbax's other writes print when one of them has failed: a traceback each, after the error."""
+    with ignored_unraisable("Event loop is closed"), quiet_logger("asyncio", logging.CRITICAL):
+        try:
+            yield
+        except Exception:
+            time.sleep(0.5)  # the other writes end within milliseconds if a core is free
+            gc.collect()  # what they print is printed by their destructors
+            raise
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the first cause that says something."""
+    """Return the first line of an error's message."""
     text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()[0]
     return text if len(text) < 200 else f"{text[:200]}..."

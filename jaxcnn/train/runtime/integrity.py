@@ -1,6 +1,6 @@
-"""What Orbax does not do: checksums, so that damage is found, and names for the leaf that does not fit.
+"""Checksums of checkpoints, and the names of the arrays in them.
 
-Orbax stores no checksum of array data; a flipped bit there comes back as a wrong number without a word.
+Orbax stores no checksum of array data, so that a flipped bit would be restored as a wrong number without notice.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ Manifest = dict[str, dict[str, Any]]
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their paths, such as "params/Conv_0/kernel"."""
+    """Return the leaves of a tree by their paths, such as "params/Conv_0/kernel"."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
@@ -25,15 +25,15 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def manifest(state: Any) -> Manifest:
-    """Shape, dtype and CRC-32 of each leaf of a tree of host arrays, as values that JSON can hold."""
+    """Return the shape, dtype and CRC-32 of each leaf of a tree of host arrays, as JSON values."""
     return {name: {**_form(leaf), "crc32": _crc32(leaf)} for name, leaf in named_leaves(state).items()}
 
 
 def check_fits(saved: Manifest, template: Any) -> None:
-    """Checks a saved state's tree, shapes and dtypes against those that are wanted.
+    """Check that a saved state has the tree, shapes and dtypes of `template`.
 
     Raises:
-      UsageError: the first leaf that is missing, unknown, or of another shape or dtype.
+      UsageError: if not; it names the first leaf that is missing, unknown, or of another shape or dtype.
     """
     wanted = {name: _form(leaf) for name, leaf in named_leaves(template).items()}
     for name, form in wanted.items():
@@ -48,12 +48,12 @@ def check_fits(saved: Manifest, template: Any) -> None:
 
 
 def damaged_leaf(saved: Manifest, state: Any) -> str | None:
-    """The name of the first leaf whose bytes are not those that were saved, or None."""
+    """Return the name of the first leaf whose bytes differ from what was saved, or None."""
     return next((name for name, leaf in named_leaves(state).items() if saved[name]["crc32"] != _crc32(leaf)), None)
 
 
 def non_finite_leaf(state: Any) -> str | None:
-    """The name of the first leaf with a number that is infinite or NaN, or None."""
+    """Return the name of the first leaf that has an infinite or NaN value, or None."""
     for name, leaf in named_leaves(state).items():
         if jax.numpy.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
             return name
@@ -61,7 +61,7 @@ def non_finite_leaf(state: Any) -> str | None:
 
 
 def sha256(tree: Any) -> str:
-    """The SHA-256 of every array of a tree: where it stands, its dtype, its shape and its bits.
+    """Return the SHA-256 of the paths, dtypes, shapes and bits of a tree's arrays.
 
     >>> sha256({"a": np.zeros(2)}) == sha256({"a": -np.zeros(2)})
     False
@@ -70,21 +70,20 @@ def sha256(tree: Any) -> str:
     for name, leaf in named_leaves(tree).items():
         array = np.ascontiguousarray(leaf)
         digest.update(f"{name} {array.dtype} {np.shape(leaf)}\n".encode())
-        # Viewed as bytes, since not every dtype of JAX (bfloat16) has a buffer that Python knows.
-        digest.update(array.reshape(-1).view(np.uint8).data)
+        digest.update(_bytes(array))
     return digest.hexdigest()
 
 
 def seal(value: Any) -> dict[str, Any]:
-    """A JSON value together with its checksum."""
+    """Return a JSON value together with its checksum."""
     return {"value": value, "crc32": zlib.crc32(_canonical(value))}
 
 
 def unseal(sealed: Any) -> Any:
-    """The value that was sealed.
+    """Return the value that was sealed.
 
     Raises:
-      ValueError: if it is not what it was.
+      ValueError: if the checksum is missing or does not match.
     """
     if not isinstance(sealed, dict) or set(sealed) != {"value", "crc32"}:
         raise ValueError("its description has no checksum")
@@ -98,8 +97,12 @@ def _form(leaf: Any) -> dict[str, Any]:
 
 
 def _crc32(leaf: Any) -> int:
-    # Viewed as bytes, since not every dtype of JAX (bfloat16) has a buffer that Python knows.
-    return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return zlib.crc32(_bytes(np.ascontiguousarray(leaf)))
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    # Viewed as uint8: Python knows no buffers of some of JAX's dtypes (bfloat16).
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _canonical(value: Any) -> bytes:

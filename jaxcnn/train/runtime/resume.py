@@ -1,4 +1,4 @@
-"""Where a run starts: at its beginning, or where its folder says that it has come to."""
+"""The state that a run starts from: its initial state, or its latest checkpoint."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,32 +9,38 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn.train.devices.distributed import Silent, from_first, gather, is_first, together
+from jaxcnn.train.devices.distributed import Ignored, from_first, gather, is_first, together
 from jaxcnn.train.runtime import preprocessing, workdir
 from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.plan import Plan
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.state import TrainState
 
-# What is saved beside the state: seconds of all starts so far, those of training in which speed is measured, the
-# metrics of the epoch's steps so far, and the test of this state, if it is at an epoch's end and there was time.
 NOTHING_YET = {"seconds": 0.0, "training_seconds": 0.0, "images_timed": 0, "epoch_total": None, "test": None}
+"""What is saved beside a state, at the start of a run.
+
+- seconds: wall-clock time of the run so far, over all its processes.
+- training_seconds, images_timed: time of training steps, and the images in them.
+- epoch_total: sums of the metrics of the current epoch's steps.
+- test: test metrics of this state, if it is at the end of an epoch and was tested.
+"""
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from. The same in all processes, but for the checkpoints, which only the first has.
+    """What a run starts from: the same in all processes, except for the checkpoints, which only the first one has.
 
     Attributes:
-      folder: the run's folder (a path on the first process's machine).
-      state: to go on from, as host arrays.
+      folder: the run directory (a path on the first process's machine).
+      checkpoints: the run's checkpoints.
+      state: the state to start from, as host arrays.
       meta: what was saved beside the state.
       continued: whether the state is from a checkpoint.
-      finished: whether the folder has the run's result already.
+      finished: whether the run directory contains the result already.
     """
 
     folder: Path
-    checkpoints: Checkpoints | Silent
+    checkpoints: Checkpoints | Ignored
     state: TrainState
     meta: dict[str, Any]
     continued: bool
@@ -43,17 +49,17 @@ class Start:
 
 @contextlib.contextmanager
 def claimed(plan: Plan) -> Iterator[Start]:
-    """Holds the run's folder for this run, and finds out where it starts.
+    """Hold the run directory for this run, and give what the run starts from.
 
     Raises:
-      UsageError: in all processes, a folder that cannot be taken, or checkpoints none of which is sound.
+      UsageError: in all processes, if the directory cannot be used or has no intact checkpoint among several.
     """
     with contextlib.ExitStack() as held:
         mine = together(lambda: _open(plan, held) if is_first() else None)
         told = gather(mine and [str(mine.folder), mine.meta, mine.continued, mine.finished])[0]
         blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), plan.template)
         state = from_first(mine.state if mine else blank)
-        yield mine or Start(Path(told[0]), Silent(), state, *told[1:])
+        yield mine or Start(Path(told[0]), Ignored(), state, *told[1:])
 
 
 def _open(plan: Plan, held: contextlib.ExitStack) -> Start:

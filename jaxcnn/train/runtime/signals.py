@@ -1,4 +1,4 @@
-"""Stopping a run from outside without losing anything."""
+"""Stopping a run by SIGTERM or SIGINT without losing any step."""
 
 import os
 import signal
@@ -11,12 +11,12 @@ from jaxcnn.errors import RunError
 
 
 class InterruptedRunError(RunError):
-    """A run that was asked to stop by a signal, and has saved its state.
+    """A signal asked the run to stop, and its state has been saved.
 
     Attributes:
-      workdir: the run's folder.
-      how: how the run is continued; whoever knows better (the command line) may replace it.
-      exit_status: 143 for SIGTERM and 130 for SIGINT, as a shell has it.
+      workdir: the run directory.
+      how: how to continue the run. The command line replaces it by its own command.
+      exit_status: 143 after SIGTERM and 130 after SIGINT, as in a shell.
     """
 
     def __init__(self, number: int, step: int, steps: int, workdir: Path):
@@ -31,9 +31,10 @@ class InterruptedRunError(RunError):
 
 
 class StopSignals:
-    """While it is entered, SIGTERM and SIGINT only ask to stop; a second SIGINT stops at once.
+    """Context in which SIGTERM and SIGINT are only recorded in `received`. A second SIGINT raises `KeyboardInterrupt`.
 
-    Signals are Python's to handle in its main thread alone; elsewhere this does nothing.
+    The former handlers are restored on exit. Python handles signals in its main thread only; in another thread this
+    does nothing.
     """
 
     def __init__(self) -> None:
@@ -43,7 +44,7 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                # What is ignored (a background job's SIGINT), or handled by something other than Python, stays so.
+                # A signal that is ignored (SIGINT of a background job), or not handled by Python, stays as it is.
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._handle)
         return self
@@ -57,7 +58,7 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = number
-            # Not by print, in the middle of which the signal may have come.
+            # Not by print, which the signal may have interrupted.
             os.write(2, b"\njaxcnn: finishing this step and saving; Ctrl-C stops at once\n")
         elif number == signal.SIGINT:
             raise KeyboardInterrupt

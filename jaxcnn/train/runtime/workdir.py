@@ -1,26 +1,28 @@
-"""The folder of a run: claimed before anything is written, and never half-written."""
+"""The run directory: one run at a time holds it, and its files are replaced as a whole."""
 
 import contextlib
+import fcntl
 import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train.config import Config, differences, from_dict, to_dict
-from jaxcnn.train.runtime._lock import exclusive
 
 CONFIG = "config.json"
 RESULT = "result.json"
 METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around writes to `path` while a run is under way: a full disk, for example, is told in one line.
+    """Turn errors of writing to `path`, such as a full disk, into one line.
 
     Raises:
       RunError: in place of any `OSError`.
@@ -28,14 +30,14 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror or error}; the checkpoints are kept") from error
+        raise RunError(f"{path} cannot be written: {error.strerror or error}. Checkpoints are kept.") from error
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file to be written, which then becomes `path` in one stroke.
+    """Give a temporary file to write, which atomically replaces `path` at the end of the block.
 
-    Whoever reads `path` sees the old file or the new one, never a part, even after a power failure.
+    A reader of `path` sees the old file or the new one, even after a power failure.
     """
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
@@ -49,7 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Makes sure that a file, or the names in a folder, are on the disk."""
+    """Write a file, or the names in a folder, to the disk."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
@@ -58,35 +60,35 @@ def _sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file in one stroke."""
+    """Write a JSON file, which atomically replaces an existing one."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+    """Return the value in a JSON file.
 
     Raises:
-      UsageError: a file that is missing or not JSON.
+      UsageError: if the file is missing or is not JSON.
     """
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise UsageError(f"{path} does not exist; is {path.parent} the folder of a run?") from None
+        raise UsageError(f"{path} does not exist. Give the directory of a run.") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
 
 
 @contextlib.contextmanager
 def claim(config: Config) -> Iterator[Path]:
-    """The run's folder, made if need be, with its `config.json` in place, for this process alone.
+    """Give the run directory, with its `config.json` in place, and hold it for this process.
 
-    A folder that holds a run of the same configuration is taken, to be continued. Without a `workdir` it is the
-    first free one of `runs/MODEL-DATASET-1`, `-2`, ...
+    The directory is created if it does not exist. One that contains a run of the same configuration is used to resume
+    that run. Without a `workdir` it is the first free one of `runs/MODEL-DATASET-1`, `-2`, ...
 
     Raises:
-      UsageError: a folder of another run (the fields that differ are named), one that holds something else, one
-        in which another process trains, or one that cannot be written.
+      UsageError: if the directory contains another run (the differing fields are named) or other files, if another
+        process is training in it, or if it cannot be written.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -99,9 +101,9 @@ def claim(config: Config) -> Iterator[Path]:
             if (workdir / CONFIG).exists():
                 changed = differences(read_json(workdir / CONFIG), to_dict(config))
                 if changed:
-                    raise UsageError(f"{workdir} holds another run ({'; '.join(changed)}); give another --workdir")
+                    raise UsageError(f"{workdir} holds another run ({'; '.join(changed)}). Choose another --workdir.")
             elif any(not path.name.startswith(".") for path in workdir.iterdir()):
-                raise UsageError(f"{workdir} is not empty and holds no run; give another --workdir")
+                raise UsageError(f"{workdir} is not empty and holds no run. Choose another --workdir.")
             else:
                 write_json(workdir / CONFIG, to_dict(config))
         except OSError as error:
@@ -110,13 +112,42 @@ def claim(config: Config) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def reserved(config: Config) -> Iterator[Path]:
-    """The folder that `claim` is to be given as `workdir`, for who has to know it before the run starts.
-
-    A folder that is made here and stays empty is removed in the end.
+def exclusive(folder: Path) -> Iterator[None]:
+    """Lock a folder for this process. The kernel releases the lock when the process ends, even if it is killed.
 
     Raises:
-      UsageError: it cannot be written.
+      UsageError: if another process holds the lock; it is named.
+    """
+    path = folder / LOCK
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(file, 200).decode(errors="replace") or "another process"
+            os.close(file)
+            raise UsageError(f"{folder} is in use by {holder}. Wait for it, or choose another --workdir.") from None
+        # The former holder may have removed the file after it was opened here and before it was locked.
+        if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
+            break
+        os.close(file)
+    try:
+        os.ftruncate(file, 0)
+        os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(file)
+
+
+@contextlib.contextmanager
+def reserved(config: Config) -> Iterator[Path]:
+    """Give the directory to pass to `claim` as `workdir`, for a supervisor, which must know it before the run starts.
+
+    A directory that is created here is removed at the end of the block if it is still empty.
+
+    Raises:
+      UsageError: if it cannot be written.
     """
     if config.workdir is not None:
         yield Path(config.workdir).expanduser()
@@ -128,12 +159,13 @@ def reserved(config: Config) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        with contextlib.suppress(OSError):  # not empty, as a rule
+        with contextlib.suppress(OSError):  # usually it is not empty
             folder.rmdir()
             folder.parent.rmdir()
 
 
 def _next_free(config: Config) -> Path:
+    """Create and return the first of `runs/MODEL-DATASET-1`, `-2`, ... that does not exist."""
     folder, name, number = Path("runs"), f"{config.model}-{config.dataset.replace('/', '_')}", 1
     while True:
         try:
@@ -146,11 +178,11 @@ def _next_free(config: Config) -> Path:
 
 
 def read_config(workdir: Path) -> Config:
-    """The configuration of the run in this folder.
+    """Return the configuration of the run in this directory.
 
     Raises:
       UsageError: if there is none.
     """
     if not workdir.is_dir():
-        raise UsageError(f"{workdir} does not exist; --workdir is the folder of a run")
+        raise UsageError(f"{workdir} does not exist. Give the directory of a run as --workdir.")
     return from_dict(read_json(workdir / CONFIG))

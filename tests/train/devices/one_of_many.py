@@ -1,8 +1,8 @@
-"""One of many processes that train a small network with batch normalisation; started by test_distributed.py.
+"""One of several processes that train a small network with batch normalization; started by test_distributed.py.
 
-    one_of_many.py COORDINATOR PROCESSES INDEX FOLDER [WAY...]
+    one_of_many.py COORDINATOR PROCESSES INDEX FOLDER [STRATEGY...]
 
-Writes the state after ten steps in each of the ways, as this process has it, to `FOLDER/WAY-INDEX.npz`.
+Writes this process's state after ten steps with each strategy to `FOLDER/STRATEGY-INDEX.npz`.
 """
 
 import sys
@@ -24,8 +24,8 @@ BATCH, SHAPE, STEPS = 64, (8, 8, 3), 10
 class Network(nn.Module):
     """`[N, 8, 8, 3] -> [N, 10]`, with one kernel of 3x3x64x64 that is large enough to be divided.
 
-    Smooth: of a ReLU's inputs one may be so near 0 that the last digit, which differs between processors, decides
-    whether it passes, and that changes gradients by 1e-4.
+    It is smooth: an input of a ReLU may be so near 0 that the last digit, which differs between processors, decides
+    whether it passes, which changes gradients by 1e-4.
     """
 
     @nn.compact
@@ -36,7 +36,7 @@ class Network(nn.Module):
 
 
 def batches(share=(0, 1)):
-    """This process's rows of ten batches, which are the same however many processes there are."""
+    """Yield this process's rows of ten batches, which do not depend on the number of processes."""
     random, rows = np.random.default_rng(0), rows_of(share, BATCH)
     for _ in range(STEPS):
         images, labels = random.integers(0, 256, (BATCH, *SHAPE), np.uint8), random.integers(0, 10, BATCH, np.int32)
@@ -44,7 +44,7 @@ def batches(share=(0, 1)):
 
 
 def train(way, devices=None):
-    """The state after ten steps, on the devices, and how it was spread. "sharded" is `jit` with a divided state."""
+    """Return the state after ten steps, on the devices, and its strategy. "sharded" is `jit` with a sharded state."""
     optimizer = optax.sgd(0.05, momentum=0.9)
     parallel = make_parallel("jit" if way == "sharded" else way, devices, shard_state=way == "sharded")
     step = make_train_step(Network(), optimizer, normalize=lambda x: x / 128.0 - 1.0, axis_name=parallel.axis_name)
@@ -61,5 +61,5 @@ if __name__ == "__main__":
     coordinator, processes, me, folder, *ways = sys.argv[1:]
     distributed.initialize(coordinator, int(processes), int(me))
     for how in ways:
-        trained, spread = train(how)
-        np.savez(f"{folder}/{how}-{me}.npz", **named_leaves(spread.fetch_state(trained)))
+        trained, parallel = train(how)
+        np.savez(f"{folder}/{how}-{me}.npz", **named_leaves(parallel.fetch_state(trained)))

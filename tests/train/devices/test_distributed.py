@@ -1,4 +1,4 @@
-"""Many processes learn what one learns, and survive the death of any of them."""
+"""Several processes learn what one process learns, and survive the death of any of them."""
 
 import fcntl
 import json

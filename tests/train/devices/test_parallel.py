@@ -1,4 +1,4 @@
-"""A step means the same however it is spread over devices."""
+"""A step gives the same result with every strategy and number of devices."""
 
 import dataclasses
 import functools
@@ -100,7 +100,7 @@ def test_gradients_are_means_over_the_batch_and_not_as_many_times_too_large_as_t
 class Small(nn.Module):
     """`[N, 8, 8, 3] -> [N, 10]` with batch normalisation, and a 3x3x64x64 kernel that is worth dividing.
 
-    Smooth, so that rounding, which differs between processors and ways to spread, stays as small as it is.
+    Smooth, so that rounding, which differs between processors and strategies, stays as small as it is.
     """
 
     norm: object = BatchNorm
@@ -233,9 +233,9 @@ def test_auto_is_shard_map_in_many_processes_whose_devices_lie_together():
     assert parallel.name == "shard_map"
     assert [device.process_index for device in parallel.devices] == [0, 0, 1, 1]
     assert parallel.share == (0, 2)
-    with pytest.raises(UsageError, match="'pmap' spreads over one process, there are 2; use shard_map or jit"):
+    with pytest.raises(UsageError, match=r"'pmap' needs one process, there are 2\. Use shard_map or jit"):
         make_parallel("pmap", [Device(0), Device(1)])
-    with pytest.raises(UsageError, match=r"as many devices as the others, got \[2, 1\]"):
+    with pytest.raises(UsageError, match=r"equal numbers of devices, got \[2, 1\]"):
         make_parallel("auto", [Device(0), Device(0), Device(1)])
 
 
@@ -294,6 +294,31 @@ def test_a_batch_that_devices_do_not_divide_is_refused(strategy):
     batch = {"images": np.zeros((100, 28, 28, 1), np.uint8), "labels": np.zeros(100, np.int32)}
     with pytest.raises(UsageError, match="batch_size 100 cannot be divided over 8 devices; use 96 or 104"):
         parallel.place_batch(batch)
+
+
+@pytest.mark.parametrize("strategy", ["pmap", "shard_map", "jit"])
+@pytest.mark.parametrize("steps", [None, 2])
+def test_a_compiled_step_takes_placed_batches_as_they_lie(strategy, steps):
+    parallel = make_parallel(strategy)
+    step = make_train_step(Linear(), optax.sgd(0.1), normalize=lambda x: x / 255, axis_name=parallel.axis_name)
+    compiled = parallel.compile(step, donate_state=False, steps=steps)
+    state = parallel.place_state(create_state(Linear(), optax.sgd(0.1), SHAPE, seed=0))
+    given = list(batches(2))
+    placed = parallel.place_batch(given[0]) if steps is None else parallel.place_batches(given)
+    assert all(len(x.sharding.device_set) == 8 for x in jax.tree.leaves(placed))
+    compiled(state, placed)  # compiling transfers constants
+    with jax.transfer_guard("disallow_explicit"):  # neither from the host nor from device to device
+        jax.block_until_ready(compiled(state, placed))
+
+
+@pytest.mark.parametrize("strategy", ["pmap", "shard_map", "jit"])
+def test_a_batch_that_is_on_one_device_is_distributed(strategy):
+    parallel = make_parallel(strategy)
+    batch = next(batches(1))
+    placed = parallel.place_batches([jax.tree.map(jnp.asarray, batch)] * 2)
+    for name, x in batch.items():
+        assert len(placed[name].sharding.device_set) == 8
+        np.testing.assert_array_equal(np.asarray(placed[name]).reshape(2, *x.shape), np.stack([x, x]))
 
 
 def test_an_unknown_strategy_names_the_nearest():

@@ -1,8 +1,9 @@
-"""`fit` trains on real images, tests on every test image, and leaves a folder that tells everything."""
+"""`fit` trains on real images, tests on every test image, and writes everything about the run to its directory."""
 
 import dataclasses
 import json
 import math
+import platform
 import time
 from types import SimpleNamespace
 
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from jaxcnn import startup
 from jaxcnn.data.pipeline import Pipeline
 from jaxcnn.errors import UsageError
 from jaxcnn.train import Config, DivergedError, OptimizerConfig, evaluate_run, fit
+from jaxcnn.train.devices.parallel import Parallel
 from jaxcnn.train.runtime import _stopwatch
 from jaxcnn.train.runtime.record import read_rows
 
@@ -94,9 +97,9 @@ def test_the_first_batch_takes_no_time_of_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(_stopwatch, "time", SimpleNamespace(perf_counter=lambda: time.perf_counter() + late))
     batches = Pipeline.batches
 
-    def slow_at_first(self, first_step=0):
+    def slow_at_first(self, first_step, **how):
         nonlocal late
-        for number, batch in enumerate(batches(self, first_step)):
+        for number, batch in enumerate(batches(self, first_step, **how)):
             late += 1000.0 if number == 0 else 0.0
             yield batch
 
@@ -179,8 +182,44 @@ def test_progress_is_a_line_an_epoch_and_a_table_on_eighty_columns(tmp_path):
 
 
 @pytest.mark.parametrize("parallel", ["shard_map", "jit"])
-def test_every_way_to_spread_a_step_ends_at_the_same_parameters(run, tmp_path, parallel):
+def test_every_strategy_ends_at_the_same_parameters(run, tmp_path, parallel):
     other = fit(dataclasses.replace(SHORT, steps=3, parallel=parallel, workdir=str(tmp_path / parallel)))
     pmap = fit(dataclasses.replace(SHORT, steps=3, workdir=str(tmp_path / "pmap")))
     for x, y in zip(leaves(other.state.params), leaves(pmap.state.params), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-6)
+
+
+@pytest.mark.parametrize("parallel", ["pmap", "shard_map", "jit"])
+def test_steps_and_tests_take_batches_that_are_on_the_devices_already(tmp_path, monkeypatch, parallel):
+    compile_program = Parallel.compile
+
+    def guarded(self, *args, **options):
+        program, calls = compile_program(self, *args, **options), 0
+
+        def call(state, batches):
+            nonlocal calls
+            calls += 1
+            with jax.transfer_guard("disallow_explicit" if calls > 1 else "allow"):  # compiling transfers constants
+                return program(state, batches)
+
+        return call
+
+    monkeypatch.setattr(Parallel, "compile", guarded)
+    config = dataclasses.replace(SHORT, steps=7, steps_per_dispatch=2, parallel=parallel, workdir=str(tmp_path))
+    assert fit(config).test_examples == 2000
+
+
+def test_a_result_says_whether_the_process_was_settled(run):
+    assert run.values["settled"] is False
+    assert run.values["freed_memory"] == "returned"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="elsewhere memory is left to the system")
+def test_a_run_that_settling_would_speed_up_says_so(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAXCNN_KEEP_MEMORY", raising=False)
+    monkeypatch.setattr(startup, "SMALLEST_BATCH_TO_KEEP_MEMORY", 1000)
+    config = dataclasses.replace(SHORT, steps=1, batch_size=8, progress=True, workdir=str(tmp_path / "run"))
+    with (tmp_path / "output").open("w") as file:
+        fit(config, console=Console(width=300, file=file))
+    lines = (tmp_path / "output").read_text().splitlines()
+    assert len([line for line in lines if "call jaxcnn.startup.settle() before JAX starts" in line]) == 1

@@ -1,4 +1,4 @@
-"""What a run tells others than its folder's reader: pictures for TensorBoard, metrics for Weights & Biases."""
+"""Pictures for TensorBoard, and metrics for Weights & Biases."""
 
 import dataclasses
 import sys
@@ -14,7 +14,7 @@ TINY = Config(steps=3, batch_size=8, progress=False)
 
 
 class Wandb(types.ModuleType):
-    """Takes the place of wandb, and keeps what it is told."""
+    """A fake wandb that stores its calls."""
 
     def __init__(self):
         super().__init__("wandb")
