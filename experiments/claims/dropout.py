@@ -65,8 +65,8 @@ def figures(measurements):
     rates = [m.config["rate"] for m in measurements]
     gaps = [m["gap"] for m in measurements]
     title = (
-        f"Dropout narrows the gap between test and training loss from {gaps[0].mean():.2f} to {gaps[-1].mean():.2f} "
-        f"nats at rate {rates[-1]:g}"
+        f"Test loss exceeds training loss by {gaps[0].mean():.2f} nats without dropout, by {gaps[-1].mean():.2f} at "
+        f"rate {rates[-1]:g}"
     )
     made, (left, middle, right) = figure(title, 3)
     for index, m in enumerate(measurements):

@@ -68,9 +68,8 @@ def measure(config, seeds):
 
 
 def figures(measurements):
-    made, (left, right) = figure(
-        "Convolutions reach the accuracy of fully connected layers with a fraction of the parameters", 2, sharey=True
-    )
+    title = "Accuracy by number of parameters, with fully connected layers and with convolutions"
+    made, (left, right) = figure(title, 2, sharey=True)
     for kind in (FULLY_CONNECTED, CONVOLUTIONAL):
         of_kind = [m for m in measurements if m.config["kind"] == kind]
         params = [m.values["params"] for m in of_kind]

@@ -40,7 +40,7 @@ def measure(config, seeds):
 
 def figures(measurements):
     best = max(measurements, key=lambda m: m["final_test_accuracy"].mean())
-    title = f"LeNet-5 learns best at a learning rate of {best.config['learning_rate']:g}, and not at all far from it"
+    title = f"LeNet-5 learns best at a learning rate of {best.config['learning_rate']:g}"
     made, (left, right) = figure(title, 2)
     for m in measurements:
         label = f"{m.config['learning_rate']:g}"
