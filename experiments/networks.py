@@ -40,7 +40,7 @@ def small_network(width: int, *, norm: bool, scale: float = 1.0, dropout: float 
 
 
 def relu_inputs(model: nn.Module, layer: int) -> Callable[[TrainState, Any], dict[str, jax.Array]]:
-    """Return a probe of `small_network` for the input distribution of a ReLU behind a convolution, in training mode.
+    """Return a probe of `small_network` for the input distribution of a convolution's ReLU, in training mode.
 
     The probe returns `mean` and `deviation` of each channel `[C]`, and the 15th, 50th and 85th `percentiles` of the
     first four channels `[3, 4]`.

@@ -296,7 +296,7 @@ class _Programs:
         orders = [_batch_rows(examples, self.batch_size, steps, seed) for seed in seeds]
         rows_by_step = np.stack(orders, axis=1) if self.mapped else orders[0]
         tests, probes, step_sums = [], [], []
-        seconds, timed_steps = 0.0, 0
+        seconds, timed_steps, started = 0.0, 0, 0.0
 
         def evaluate() -> None:
             tests.append(self._tests(state))

@@ -3,8 +3,8 @@
 **Question.** What does batch normalization (BN) change in the inputs of a layer while the layers below it learn
 (internal covariate shift), in the learning rates and initial scales that work, and in test accuracy?
 
-**Varied.** BN in front of each ReLU of a small network, or none; one at a time, the learning rate, a factor on the
-He-initialized kernels, and dropout in front of the classifier, on a small training set.
+**Varied.** BN before each ReLU of a small network, or none; one at a time, the learning rate, a factor on the
+He-initialized kernels, and dropout before the classifier, on a small training set.
 
 **Expected.** Without BN the input of a ReLU drifts; with BN it stays near mean 0 and standard deviation 1. BN trains at
 learning rates and scales at which the plain network diverges or does not learn, and regularizes as well as dropout.

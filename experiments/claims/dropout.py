@@ -3,7 +3,7 @@
 **Question.** A network that is large for its training set memorizes it: the training loss falls to zero, and the test
 loss rises. Does it prevent that to drop hidden units at random during training?
 
-**Varied.** The dropout rate behind both of two wide fully connected layers, on a small training set. Both losses are
+**Varied.** The dropout rate after both of two wide fully connected layers, on a small training set. Both losses are
 computed in evaluation mode, without dropout.
 
 **Expected.** Without dropout the test loss turns and rises while the training loss vanishes. The larger the rate, the

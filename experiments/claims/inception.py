@@ -1,7 +1,7 @@
 """1x1 reductions cut the cost of an Inception module.
 
 **Question.** An Inception module applies 1x1, 3x3 and 5x5 convolutions in parallel. What do the 1x1 convolutions save
-that reduce the channels in front of the large kernels and behind the pooling, and what do they cost in accuracy?
+that reduce the channels before the large kernels and after the pooling, and what do they cost in accuracy?
 
 **Varied.** The naive and the reduced module (Szegedy et al., 2014, figures 2a and 2b): module 3a alone, all of
 GoogLeNet, and a narrow network of such modules that is trained.
