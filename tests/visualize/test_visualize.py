@@ -91,7 +91,7 @@ def test_the_confusion_matrix_has_a_row_for_each_true_class():
     matrix = visualize.confusion_matrix(labels, predicted, 3)
     assert matrix.tolist() == [[2, 1, 0], [0, 1, 0], [2, 0, 0]]
     axes = visualize.confusion_figure(labels, predicted, ("a", "b", "c")).axes[0]
-    assert axes.get_title() == "6 images, 50.00% right"
+    assert axes.get_title() == "6 images, 50.00% correct"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
     assert {text.get_position(): text.get_text() for text in axes.texts}[(1, 0)] == "1"
 
