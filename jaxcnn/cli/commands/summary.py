@@ -70,7 +70,7 @@ def _input_shape(flags: Flags, own: Shape | None) -> Shape:
     if shape is None:
         raise UsageError(f"{flags.model} has no default image shape; pass --input-shape H W C")
     if min(shape) < 1:
-        raise UsageError(f"height, width and channels must be at least 1, got {' '.join(map(str, shape))}")
+        raise UsageError(f"image height, width and channels must be at least 1, got {' '.join(map(str, shape))}")
     return shape
 
 
