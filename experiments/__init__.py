@@ -1,1 +1,1 @@
-"""Experiments that show, on real images, what is said about convolutional networks: `python -m experiments all`."""
+"""Experiments that test claims about convolutional networks on real images: `python -m experiments all`."""

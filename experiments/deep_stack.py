@@ -1,4 +1,4 @@
-"""A deep network of layers that are all alike, and the gradient that reaches each of them."""
+"""A deep network of identical layers, and the gradient that reaches each of them."""
 
 import functools
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from jaxcnn.train.losses import cross_entropy
 ACTIVATIONS = {"sigmoid": Sigmoid, "tanh": Tanh, "ReLU": ReLU}
 
 INITIALIZERS = {
-    # The old habit: uniform in ±1/√n, of n inputs (Glorot and Bengio, 2010, equation 1).
+    # The common heuristic before Xavier: uniform in ±1/√n, for n inputs (Glorot and Bengio, 2010, equation 1).
     "naive": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
     "Xavier": initializers.xavier_uniform,
     "He": initializers.he_uniform,
@@ -23,7 +23,7 @@ INITIALIZERS = {
 
 
 class Layer(nn.Module):
-    """A 3x3 convolution that keeps the shape, batch normalisation if wanted, and an activation."""
+    """A 3x3 convolution that keeps the shape, optional batch normalization, and an activation."""
 
     activation: str
     initializer: str
@@ -39,9 +39,10 @@ class Layer(nn.Module):
 
 
 class DeepStack(nn.Module):
-    """`depth` such layers between a first convolution and a classifier. `[N, H, W, C] -> [N, 10]`.
+    """A stem convolution, `depth` identical layers, and a classifier. `[N, H, W, C] -> [N, 10]`.
 
-    The layers are a `scan`, which is compiled once, however deep it is; their parameters have a first axis of layers.
+    The layers are one `scan`, so that compile time does not grow with the depth. Their parameters have a leading axis
+    of layers.
     """
 
     depth: int
@@ -52,14 +53,14 @@ class DeepStack(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        kinds = {"params": 0, "batch_stats": 0}
-        layers = nn.scan(Layer, variable_axes=kinds, split_rngs={"params": True}, length=self.depth)
+        stacked = {"params": 0, "batch_stats": 0}
+        layers = nn.scan(Layer, variable_axes=stacked, split_rngs={"params": True}, length=self.depth)
         x = Conv(self.width, 3, padding=1, name="stem")(x)
         x, _ = layers(self.activation, self.initializer, self.normalized, train, name="layers")(x, None)
         return Dense(10, name="head")(Flatten()(x))
 
 
-# Each program runs but a few times: to optimise it would take longer than that.
+# Each program runs only a few times, so that optimizing it would take longer than it saves.
 _jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -73,14 +74,14 @@ def _gradients(stack: DeepStack, variables: Any, images: jax.Array, labels: jax.
 
 
 def gradient_powers(stack: DeepStack, images: jax.Array, labels: jax.Array, seeds: Sequence[int]) -> np.ndarray:
-    """Norm of the loss's gradient with respect to each layer's kernel before training, as its log10, `[S, depth]`.
+    """Return log10 of the norm of the loss's gradient for each layer's kernel, before training, `[S, depth]`.
 
-    A gradient of zero, too small for single precision, counts as 1e-45.
+    A norm below the range of single precision counts as 1e-45.
     """
     initialize = _jit(lambda seed: stack.init(jax.random.key(seed), images, train=True))
-    # Where parameters come from does not change the program: it is compiled once for all initialisations.
+    # The gradient does not depend on the initializer, so that one compiled program serves all of them.
     program = stack.clone(initializer="naive")
-    found = [_gradients(program, initialize(jnp.uint32(seed)), images, labels) for seed in seeds]
-    # In double precision: squares of such small numbers are zero in single.
-    flat = np.asarray(found, dtype=np.float64).reshape(len(seeds), stack.depth, -1)
+    kernels = [_gradients(program, initialize(jnp.uint32(seed)), images, labels) for seed in seeds]
+    # Double precision, because the squares of such small numbers underflow in single precision.
+    flat = np.asarray(kernels, dtype=np.float64).reshape(len(seeds), stack.depth, -1)
     return np.log10(np.maximum(np.linalg.norm(flat, axis=-1), 1e-45))

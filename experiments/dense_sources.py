@@ -1,4 +1,4 @@
-"""How much each layer of a dense block weighs the maps of each layer before it (Huang et al., 2017, figure 5)."""
+"""The weights of each layer of a dense block on its sources (Huang et al., 2017, figure 5)."""
 
 from typing import Any
 
@@ -9,35 +9,39 @@ from experiments.plots import figure
 
 
 def weight_by_source(params: Any, blocks: int, layers: int, growth_rate: int) -> np.ndarray:
-    """Mean absolute weight `[block, layer, source]` of each layer's first convolution on each source's maps.
+    """Return the mean absolute weight of each layer's first convolution on each source, `[block, layer, source]`.
 
-    Sources are the input of the block, its first layer, its second, and so on; NaN where a layer does not see one.
+    Sources are the input of the block, its first layer, its second layer, and so on. The entry is NaN where a layer
+    does not see a source.
 
     Args:
-      params: of a `DenseNet` with blocks of the same size.
-      blocks: number of its blocks.
-      layers: layers in each.
-      growth_rate: maps that a layer adds.
+      params: parameters of a `DenseNet` with blocks of the same size.
+      blocks: number of blocks.
+      layers: number of layers per block.
+      growth_rate: feature maps that a layer adds.
     """
-    found = np.full((blocks, layers, layers), np.nan)
+    weights = np.full((blocks, layers, layers), np.nan)
     for block, layer in np.ndindex(blocks, layers):
         kernel = params[f"block{block + 1}_layer{layer + 1}"]["conv1"]["kernel"]
-        maps = np.abs(kernel).mean(axis=(0, 1, 3))
-        seen = len(maps) - layer * growth_rate
-        found[block, layer, : layer + 1] = [maps[:seen].mean(), *maps[seen:].reshape(layer, growth_rate).mean(axis=1)]
-    return found
+        by_map = np.abs(kernel).mean(axis=(0, 1, 3))
+        # The last maps of the input were added by earlier layers, the maps before them are the input of the block.
+        input_maps = len(by_map) - layer * growth_rate
+        weights[block, layer, 0] = by_map[:input_maps].mean()
+        weights[block, layer, 1 : layer + 1] = by_map[input_maps:].reshape(layer, growth_rate).mean(axis=1)
+    return weights
 
 
 def draw_sources(weights: np.ndarray) -> Figure:
-    """A heat map of each block, from `weight_by_source`."""
-    last = weights.mean(axis=0)[-1]
-    title = f"The last layers' weights on their sources differ by {100 * last.std() / last.mean():.1f} %"
+    """Return a figure with a heat map for each block of `weight_by_source`."""
+    of_last_layer = weights.mean(axis=0)[-1]
+    variation = 100 * of_last_layer.std() / of_last_layer.mean()
+    title = f"The last layers' weights on their sources vary by {variation:.1f} % (standard deviation / mean)"
     made, axes = figure(title, len(weights), width=11, squeeze=False)
-    for block, (side, of_block) in enumerate(zip(axes[0], weights, strict=True), start=1):
-        shown = side.imshow(of_block, vmin=0, vmax=np.nanmax(weights))
+    for block, (axis, of_block) in enumerate(zip(axes[0], weights, strict=True), start=1):
+        image = axis.imshow(of_block, vmin=0, vmax=np.nanmax(weights))
         ticks = range(len(of_block))
-        side.set(title=f"block {block}", xlabel="source (0: the block's input)", xticks=ticks)
-        side.set(ylabel="layer", yticks=ticks, yticklabels=[tick + 1 for tick in ticks])
-        side.grid(visible=False)
-    made.colorbar(shown, ax=axes, label="mean absolute weight")
+        axis.set(title=f"block {block}", xlabel="source (0: the block's input)", xticks=ticks)
+        axis.set(ylabel="layer", yticks=ticks, yticklabels=[tick + 1 for tick in ticks])
+        axis.grid(visible=False)
+    made.colorbar(image, ax=axes, label="mean absolute weight")
     return made

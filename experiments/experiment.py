@@ -1,4 +1,4 @@
-"""What an experiment is: configurations, a measurement of each, figures, and what they say of the claim."""
+"""The parts of an experiment: configurations, a measurement of each, figures, and a conclusion on the claim."""
 
 import importlib
 import inspect
@@ -16,19 +16,19 @@ from jaxcnn.errors import unknown_name
 
 Budget = Literal["tiny", "small", "full"]
 BUDGETS: tuple[Budget, ...] = ("tiny", "small", "full")
-"""`tiny` shows in seconds that an experiment runs, `small` is for two cores and minutes, `full` for an accelerator."""
+"""`tiny` checks in seconds that an experiment runs; `small` takes minutes on two cores; `full` needs an accelerator."""
 
 Config = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Record:
-    """What was measured for one configuration.
+class Measurement:
+    """The values measured for one configuration.
 
     Attributes:
-      config: all that the values depend on but the seeds, as JSON holds it.
-      values: arrays by name; where something was measured for each seed, the first axis is the seeds.
-      seconds: how long it took.
+      config: everything that the values depend on except the seeds, as JSON values.
+      values: arrays by name. The first axis of a value measured once per seed is the seeds.
+      seconds: wall-clock time of the measurement.
     """
 
     config: Config
@@ -36,121 +36,126 @@ class Record:
     seconds: float
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """An array of the values; a number that was not finite is NaN."""
+        """Return one of the values as an array, with NaN where a number was not finite."""
         return np.asarray(self.values[name], dtype=float)
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Whether a claim was seen, and the sentence that says so by the numbers."""
+class Conclusion:
+    """Whether the measurements confirm a claim, and the numbers behind that in one or two sentences."""
 
-    seen: Literal["yes", "partly", "no"]
+    confirmed: Literal["yes", "partly", "no"]
     text: str
 
 
-def judge(shown: Sequence[bool], text: str) -> Finding:
-    """The finding on a claim of several parts: "yes" if all of them were shown, "partly" if some were."""
-    return Finding("yes" if all(shown) else "partly" if any(shown) else "no", text)
+def conclude(parts: Sequence[bool], text: str) -> Conclusion:
+    """Return the conclusion on a claim of several parts: "yes" if all hold, "partly" if some do, else "no"."""
+    if all(parts):
+        return Conclusion("yes", text)
+    return Conclusion("partly" if any(parts) else "no", text)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A claim and how it is put to the test.
+    """A claim and the functions that test it.
 
     Attributes:
-      claim: its number, "C1" to "C13".
-      configs: what is varied, for a budget; each names its `dataset`.
+      claim: number of the claim, "C1" to "C13".
+      configs: `budget -> configurations`. Each configuration names its `dataset`.
       measure: `(config, seeds) -> values`, arrays or numbers by name.
-      figures: `records -> figures`, matplotlib figures by the name of their file.
-      finding: what the records say of the claim.
+      figures: `measurements -> figures`, matplotlib figures by file name.
+      conclusion: `measurements -> Conclusion`.
     """
 
     claim: str
     configs: Callable[[Budget], list[Config]]
     measure: Callable[[Config, Sequence[int]], dict[str, Any]]
-    figures: Callable[[list[Record]], dict[str, Any]]
-    finding: Callable[[list[Record]], Finding]
+    figures: Callable[[list[Measurement]], dict[str, Any]]
+    conclusion: Callable[[list[Measurement]], Conclusion]
 
     @property
     def module(self) -> types.ModuleType:
+        """The module that defines the experiment."""
         return inspect.getmodule(self.measure)  # type: ignore[return-value]
 
     @property
     def name(self) -> str:
+        """The name of the module, without its package."""
         return self.module.__name__.rpartition(".")[2]
 
     @property
     def title(self) -> str:
-        """The claim itself: the first line of the file."""
+        """The claim in words: the first line of the module's docstring."""
         return inspect.getdoc(self.module).partition("\n")[0].rstrip(".")  # type: ignore[union-attr]
 
     @property
     def text(self) -> str:
-        """What the file says before its code: the question, what is varied, what is expected."""
+        """The rest of the module's docstring: the question, what is varied, what is expected."""
         return inspect.getdoc(self.module).partition("\n")[2].strip()  # type: ignore[union-attr]
 
     @property
     def source(self) -> str:
-        """The code that values depend on: without the docstring, the figures and the finding."""
-        whole = inspect.getsource(self.module)
-        for drawn in (self.figures, self.finding):
-            whole = whole.replace(inspect.getsource(drawn), "")
-        return re.sub(r'\A""".*?"""', "", whole, flags=re.DOTALL)
+        """The code that the values can depend on: the module without its docstring, `figures` and `conclusion`."""
+        source = inspect.getsource(self.module)
+        for function in (self.figures, self.conclusion):
+            source = source.replace(inspect.getsource(function), "")
+        return re.sub(r'\A""".*?"""', "", source, flags=re.DOTALL)
 
 
 def load_experiments() -> dict[str, Experiment]:
-    """All experiments by name, in the order of their claims."""
-    modules = [importlib.import_module(f.name) for f in pkgutil.iter_modules(claims.__path__, f"{claims.__name__}.")]
-    found = sorted((module.EXPERIMENT for module in modules), key=lambda e: int(e.claim[1:]))
-    return {experiment.name: experiment for experiment in found}
+    """Return all experiments by name, ordered by the number of their claim."""
+    names = [file.name for file in pkgutil.iter_modules(claims.__path__, f"{claims.__name__}.")]
+    experiments = [importlib.import_module(name).EXPERIMENT for name in names]
+    experiments.sort(key=lambda experiment: int(experiment.claim[1:]))
+    return {experiment.name: experiment for experiment in experiments}
 
 
 def find_experiment(name: str) -> Experiment:
-    """The experiment of this name, or of this claim ("C4").
+    """Return the experiment with this name, or with this claim ("C4").
 
     Raises:
-      UsageError: there is none; the nearest name is told.
+      UsageError: no experiment has that name. The message suggests the closest valid one.
     """
-    known = load_experiments()
-    by_claim = {experiment.claim.lower(): experiment for experiment in known.values()}
-    experiment = known.get(name) or by_claim.get(name.lower())
+    by_name = load_experiments()
+    by_claim = {experiment.claim.lower(): experiment for experiment in by_name.values()}
+    experiment = by_name.get(name) or by_claim.get(name.lower())
     if experiment is None:
-        raise unknown_name("experiment", name, [*known, "all"])
+        raise unknown_name("experiment", name, [*by_name, "all"])
     return experiment
 
 
 def pick(budget: Budget, *, tiny: Any, small: Any, full: Any) -> Any:
-    """One of three values, by budget."""
+    """Return the value for this budget."""
     return {"tiny": tiny, "small": small, "full": full}[budget]
 
 
-def where(records: Sequence[Record], by: str, **values: Any) -> list[Record]:
-    """The records whose configuration has these values, in the order of what is varied, `by`."""
-    found = [record for record in records if all(record.config[name] == value for name, value in values.items())]
-    return sorted(found, key=lambda record: record.config[by])
+def select(measurements: Sequence[Measurement], order_by: str, **values: Any) -> list[Measurement]:
+    """Return the measurements whose configuration has these values, sorted by the field `order_by`."""
+    selected = [m for m in measurements if all(m.config[name] == value for name, value in values.items())]
+    return sorted(selected, key=lambda m: m.config[order_by])
 
 
-def deviation(values: np.ndarray) -> float:
-    """Standard deviation over seeds (one dimension), and 0 where there is but one."""
+def standard_deviation(values: np.ndarray) -> float:
+    """Return the sample standard deviation over seeds `[S]`; 0 for a single seed."""
     return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
-def spread(values: Any, unit: str = "%", digits: int = 1) -> str:
-    """Mean and standard deviation over seeds (the last axis of one dimension), in words.
+def format_mean(values: Any, unit: str = "%", digits: int = 1) -> str:
+    """Return the mean and standard deviation over seeds `[S]` as text. Fractions are shown in percent by default.
 
-    >>> spread([0.91, 0.93])
+    >>> format_mean([0.91, 0.93])
     '92.0 ± 1.4 %'
     """
     values = np.asarray(values, dtype=float) * (100 if unit == "%" else 1)
-    return f"{values.mean():.{digits}f} ± {deviation(values):.{digits}f} {unit}".rstrip()
+    return f"{values.mean():.{digits}f} ± {standard_deviation(values):.{digits}f} {unit}".rstrip()
 
 
 def is_above(larger: Any, smaller: Any, margin: float = 2.0) -> bool:
-    """Whether one mean over seeds is above another by more than `margin` standard errors of their difference.
+    """Return whether one mean over seeds exceeds another by more than `margin` standard errors of their difference.
 
     >>> is_above([0.91, 0.92, 0.93], [0.80, 0.81, 0.82]), is_above([0.91, 0.92, 0.93], [0.90, 0.92, 0.93])
     (True, False)
     """
     a, b = np.asarray(larger, dtype=float), np.asarray(smaller, dtype=float)
-    variance = sum(deviation(x) ** 2 / len(x) for x in (a, b))
+    variance = sum(standard_deviation(x) ** 2 / len(x) for x in (a, b))
     return bool(a.mean() - b.mean() > margin * np.sqrt(variance))

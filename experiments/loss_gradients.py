@@ -1,4 +1,4 @@
-"""How much of the gradient in each part of a network comes from its main loss, and how much from auxiliary heads."""
+"""The gradients of a network's main loss and of its auxiliary losses, by part of the network."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +13,12 @@ from jaxcnn.train import TrainState, cross_entropy
 
 
 def gradients_by_loss(model: nn.Module, parts: Sequence[str], aux_weight: float) -> Probe:
-    """A probe for `train`: norms `[parts]` of the gradients of the "main" loss, of the "heads", and of "both".
+    """Return a probe for `train` that gives gradient norms `[parts]`: of the "main" loss, the "heads", and "both".
 
     Args:
-      model: one that sows auxiliary logits, without batch normalisation.
-      parts: names of its modules.
-      aux_weight: what the losses of its auxiliary heads are multiplied by.
+      model: a module that sows auxiliary logits and has no batch normalization.
+      parts: names of the model's submodules.
+      aux_weight: factor on the losses of the auxiliary heads.
     """
 
     def probe(state: TrainState, batch: Any) -> dict[str, jax.Array]:
@@ -27,13 +27,16 @@ def gradients_by_loss(model: nn.Module, parts: Sequence[str], aux_weight: float)
             logits, sown = model.apply(
                 {"params": params}, batch["images"], train=True, rngs=rngs, mutable=["aux_logits"]
             )
-            heads = jax.tree.leaves(sown["aux_logits"])
-            main, *aux = (cross_entropy(of, batch["labels"]).mean() for of in (logits, *heads))
-            return main, aux_weight * sum(aux)
+            main = cross_entropy(logits, batch["labels"]).mean()
+            heads = [cross_entropy(head, batch["labels"]).mean() for head in jax.tree.leaves(sown["aux_logits"])]
+            return main, aux_weight * sum(heads)
 
-        _, pull = jax.vjp(losses, state.params)
-        (main,), (heads,) = pull((1.0, 0.0)), pull((0.0, 1.0))
-        found = {"main": main, "heads": heads, "both": jax.tree.map(jnp.add, main, heads)}
-        return {name: jnp.stack([optax.tree.norm(of[part]) for part in parts]) for name, of in found.items()}
+        _, pull_back = jax.vjp(losses, state.params)
+        (main,) = pull_back((1.0, 0.0))
+        (heads,) = pull_back((0.0, 1.0))
+        gradients = {"main": main, "heads": heads, "both": jax.tree.map(jnp.add, main, heads)}
+        return {
+            name: jnp.stack([optax.tree.norm(gradient[part]) for part in parts]) for name, gradient in gradients.items()
+        }
 
     return probe

@@ -1,8 +1,8 @@
-"""Runs a notebook's cells from top to bottom, as Jupyter does, and stores what they print and draw in it.
+"""Run the cells of a notebook from top to bottom, as Jupyter does, and store their outputs in it.
 
     python experiments/notebook.py experiments/tour.ipynb
 
-Jupyter is not needed, only to read and change the notebook.
+Jupyter is not required.
 """
 
 import ast
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 
 def execute(notebook: dict[str, Any]) -> dict[str, Any]:
-    """The notebook with the outputs of its cells; an exception in a cell is the caller's."""
+    """Return the notebook with the outputs of its cells. An exception in a cell is not caught."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
     cells, count = [], 0
     for cell in notebook["cells"]:
@@ -31,7 +31,7 @@ def execute(notebook: dict[str, Any]) -> dict[str, Any]:
 
 
 def _outputs(source: str, name: str, namespace: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """What a cell prints, and the value of its last line if that is an expression."""
+    """Run a cell. Return what it prints, and the value of its last line if that is an expression."""
     body = ast.parse(source, name).body
     last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
     printed, value = io.StringIO(), None

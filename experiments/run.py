@@ -1,4 +1,4 @@
-"""Running an experiment: each configuration is measured once and kept; at the end, a folder holds all of it."""
+"""Run an experiment: measure each configuration once, store it, and write the results to one folder."""
 
 import hashlib
 import json
@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from experiments.experiment import BUDGETS, Budget, Config, Experiment, Record
+from experiments.experiment import BUDGETS, Budget, Config, Experiment, Measurement
 from jaxcnn.errors import UsageError
 from jaxcnn.measure.probes import machine
 from jaxcnn.train.runtime.workdir import write_json
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = Path("runs") / "experiments"
-"""Where single measurements are kept, so that a run that was interrupted goes on."""
+"""Where measurements are stored, so that an interrupted run resumes."""
 FILE = "results.json"
 TINY = 200
-"""Images of each split that a tiny budget sees."""
+"""Number of images of each split under the budget "tiny"."""
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 def run(
@@ -34,33 +34,35 @@ def run(
     *,
     kept: Path = KEPT,
     fresh: bool = False,
-    say: Say = print,
+    report: Report = print,
 ) -> dict[str, Any]:
-    """Measures what is not measured yet, and writes `results.json` and the figures into `folder`, all at once.
+    """Measure every configuration that is not stored yet, then write `results.json` and the figures to `folder`.
 
     Args:
-      experiment, budget, seeds: what to measure.
-      folder: it is replaced only when everything is there.
-      kept: where measurements are kept, by their configuration, seeds, code and versions.
-      fresh: whether to measure again what is kept.
-      say: gets a line for each configuration.
+      experiment: the experiment.
+      budget: "tiny", "small" or "full".
+      seeds: one network is trained per seed and configuration.
+      folder: where to write. It is replaced only once all results are complete.
+      kept: where measurements are stored, keyed by configuration, seeds, code and versions.
+      fresh: whether to measure again what is stored.
+      report: called with one line for each configuration.
 
     Returns:
-      What `results.json` holds.
+      The content of `results.json`.
 
     Raises:
-      UsageError: a folder that cannot be written, or none of the experiment's data.
+      UsageError: the folder cannot be written, or the experiment's dataset is not available.
     """
     configs = experiment.configs(budget)
     if budget == "tiny":
         configs = [config | {"dataset": f"{config['dataset']}[:{TINY}]"} for config in configs]
-    records = []
+    measurements = []
     for index, config in enumerate(configs, start=1):
-        record, is_new = _measured(experiment, config, seeds, kept / experiment.name, fresh)
-        records.append(record)
-        how = f"{record.seconds:.1f} s" if is_new else "kept"
-        say(f"{experiment.claim} {experiment.name} [{index}/{len(configs)}] {describe(config)}: {how}")
-    told, figures = _told(experiment, records)
+        measurement, is_new = _measure_once(experiment, config, seeds, kept / experiment.name, fresh)
+        measurements.append(measurement)
+        time_taken = f"{measurement.seconds:.1f} s" if is_new else "stored"
+        report(f"{experiment.claim} {experiment.name} [{index}/{len(configs)}] {describe(config)}: {time_taken}")
+    interpretation, figures = _interpret(experiment, measurements)
     results = {
         "name": experiment.name,
         "claim": experiment.claim,
@@ -69,58 +71,68 @@ def run(
         "budget": budget,
         "seeds": list(seeds),
         "command": f"python -m experiments {experiment.name} --budget {budget} --seeds {len(seeds)}",
-        "seconds": round(sum(record.seconds for record in records), 1),
+        "seconds": round(sum(m.seconds for m in measurements), 1),
         "machine": machine.describe(),
-        **told,
-        "records": [{"config": r.config, "values": r.values, "seconds": round(r.seconds, 1)} for r in records],
+        **interpretation,
+        "measurements": [
+            {"config": m.config, "values": m.values, "seconds": round(m.seconds, 1)} for m in measurements
+        ],
     }
     check(results)
     _replace(folder, results, figures)
-    say(f"{experiment.claim} {told['finding']['seen']}: {told['finding']['text']}")
+    conclusion = results["conclusion"]
+    report(f"{experiment.claim} confirmed: {conclusion['confirmed']}. {conclusion['text']}")
     return results
 
 
 def redraw(experiment: Experiment, folder: Path) -> dict[str, Any]:
-    """Draws the figures and words the finding again, from the `results.json` in the folder."""
+    """Update the title, the conclusion and the figures in a folder from the measurements in its `results.json`.
+
+    Raises:
+      UsageError: the folder has no valid results, or cannot be written.
+    """
     results = read(folder)
-    told, figures = _told(experiment, records_of(results))
-    results |= {"title": experiment.title, **told}
+    interpretation, figures = _interpret(experiment, measurements_of(results))
+    results |= {"title": experiment.title, **interpretation}
     _replace(folder, results, figures)
     return results
 
 
-def _told(experiment: Experiment, records: list[Record]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What results say of the records, by fields of `results.json`, and the figures."""
-    finding, figures = experiment.finding(records), experiment.figures(records)
-    fields = {"seen": finding.seen, "text": finding.text}
-    return {"finding": fields, "figures": sorted(f"{name}.png" for name in figures)}, figures
+def _interpret(experiment: Experiment, measurements: list[Measurement]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the fields of `results.json` that follow from the measurements, and the figures by name."""
+    conclusion = experiment.conclusion(measurements)
+    figures = experiment.figures(measurements)
+    fields = {
+        "conclusion": {"confirmed": conclusion.confirmed, "text": conclusion.text},
+        "figures": sorted(f"{name}.png" for name in figures),
+    }
+    return fields, figures
 
 
 def describe(config: Config) -> str:
-    """A configuration in one short line: what is text, number or switch in it."""
+    """Return a configuration as one line of `name=value` pairs."""
     return ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in config.items())
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The results in a folder.
+    """Return the results in a folder.
 
     Raises:
-      UsageError: there are none, or they are damaged or of another form.
+      UsageError: the file is missing, damaged, or not as `run` writes it.
     """
     try:
         results = json.loads((folder / FILE).read_text())
     except FileNotFoundError:
-        raise UsageError(f"{folder} has no {FILE}; python -m experiments {folder.name} makes it") from None
+        raise UsageError(f"{folder} has no {FILE}. Run python -m experiments {folder.name}") from None
     except ValueError as error:
-        raise UsageError(
-            f"{folder / FILE} is damaged ({error}); python -m experiments {folder.name} makes it"
-        ) from None
+        raise UsageError(f"{folder / FILE} is damaged: {error}. Run python -m experiments {folder.name}") from None
     check(results)
     return results
 
 
-def records_of(results: dict[str, Any]) -> list[Record]:
-    return [Record(r["config"], r["values"], r["seconds"]) for r in results["records"]]
+def measurements_of(results: dict[str, Any]) -> list[Measurement]:
+    """Return the measurements in the content of a `results.json`."""
+    return [Measurement(m["config"], m["values"], m["seconds"]) for m in results["measurements"]]
 
 
 SCHEMA: dict[str, type | tuple[type, ...]] = {
@@ -133,72 +145,75 @@ SCHEMA: dict[str, type | tuple[type, ...]] = {
     "command": str,
     "seconds": (int, float),
     "machine": dict,
-    "finding": dict,
+    "conclusion": dict,
     "figures": list,
-    "records": list,
+    "measurements": list,
 }
 
 
 def check(results: Any) -> None:
-    """Raises `UsageError` if these are not results as `run` writes them."""
+    """Raise `UsageError` unless these are results as `run` writes them."""
     name = results.get("name", "?") if isinstance(results, dict) else "?"
 
-    def demand(holds: bool, what: str) -> None:
+    def require(holds: bool, problem: str) -> None:
         if not holds:
-            raise UsageError(f"results of {name}: {what}")
+            raise UsageError(f"results of {name}: {problem}")
 
-    demand(isinstance(results, dict), "not an object")
+    require(isinstance(results, dict), "not an object")
     for field, kind in SCHEMA.items():
-        demand(isinstance(results.get(field), kind), f"{field} is missing or of another kind")
-    demand(not (more := set(results) - set(SCHEMA)), f"unknown fields: {', '.join(sorted(more))}")
-    demand(results["budget"] in BUDGETS, f"budget must be one of {', '.join(BUDGETS)}")
-    demand(bool(results["seeds"]) and all(isinstance(s, int) for s in results["seeds"]), "seeds must be whole numbers")
-    demand(bool(results["records"]), "no records")
-    demand(bool(results["figures"]) and all(f.endswith(".png") for f in results["figures"]), "no figures")
-    finding = results["finding"]
-    demand(finding.get("seen") in ("yes", "partly", "no") and bool(finding.get("text")), "no finding")
-    for record in results["records"]:
-        demand(isinstance(record, dict) and set(record) == {"config", "values", "seconds"}, "a record of another form")
-        demand(bool(record["config"]) and bool(record["values"]), "an empty record")
+        require(isinstance(results.get(field), kind), f"{field} is missing or has the wrong type")
+    unknown = sorted(set(results) - set(SCHEMA))
+    require(not unknown, f"unknown fields: {', '.join(unknown)}")
+    require(results["budget"] in BUDGETS, f"budget must be one of {', '.join(BUDGETS)}")
+    seeds, figures, conclusion = results["seeds"], results["figures"], results["conclusion"]
+    require(bool(seeds) and all(isinstance(seed, int) for seed in seeds), "seeds must be integers")
+    require(bool(results["measurements"]), "no measurements")
+    require(bool(figures) and all(figure.endswith(".png") for figure in figures), "no figures")
+    is_complete = conclusion.get("confirmed") in ("yes", "partly", "no") and bool(conclusion.get("text"))
+    require(is_complete, "conclusion is incomplete")
+    for measurement in results["measurements"]:
+        is_valid = isinstance(measurement, dict) and set(measurement) == {"config", "values", "seconds"}
+        require(is_valid, "a measurement must have the fields config, values and seconds")
+        require(bool(measurement["config"]) and bool(measurement["values"]), "a measurement is empty")
 
 
-def _measured(
+def _measure_once(
     experiment: Experiment, config: Config, seeds: Sequence[int], kept: Path, fresh: bool
-) -> tuple[Record, bool]:
-    """What is kept of this measurement, or else the measurement, which is then kept; and whether it is new."""
+) -> tuple[Measurement, bool]:
+    """Return the stored measurement, or measure and store it; and whether it is new."""
     versions = {k: v for k, v in machine.describe().items() if k in ("jax", "jaxcnn", "device_kind", "convolutions")}
-    about = json.dumps([experiment.source, config, list(seeds), versions], sort_keys=True)
-    path = kept / f"{hashlib.sha256(about.encode()).hexdigest()[:24]}.json"
+    key = json.dumps([experiment.source, config, list(seeds), versions], sort_keys=True)
+    path = kept / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if path.exists() and not fresh:
-        return Record(**json.loads(path.read_text())), False
+        return Measurement(**json.loads(path.read_text())), False
     started = time.perf_counter()
-    values = _plain(experiment.measure(config, seeds))
-    record = {"config": config, "values": values, "seconds": time.perf_counter() - started}
+    values = _to_json(experiment.measure(config, seeds))
+    fields = {"config": config, "values": values, "seconds": time.perf_counter() - started}
     try:
         kept.mkdir(parents=True, exist_ok=True)
-        write_json(path, record)
+        write_json(path, fields)
     except OSError as error:
         raise UsageError(f"{kept} cannot be written: {error.strerror}") from error
-    return Record(**record), True
+    return Measurement(**fields), True
 
 
-def _plain(value: Any) -> Any:
-    """Arrays as lists of numbers of five digits; what is not finite as None, which JSON has."""
+def _to_json(value: Any) -> Any:
+    """Return arrays as nested lists, floats rounded to five digits, and None in place of NaN and infinity."""
     if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): _to_json(item) for name, item in value.items()}
     if isinstance(value, str | bool | None):
         return value
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_to_json(item) for item in value]
     if hasattr(value, "shape") and np.ndim(value):
-        return [_plain(item) for item in np.asarray(value)]
+        return [_to_json(item) for item in np.asarray(value)]
     if np.issubdtype(np.asarray(value).dtype, np.integer):
         return int(value)
     return float(f"{float(value):.5g}") if math.isfinite(value) else None
 
 
 def _replace(folder: Path, results: dict[str, Any], figures: dict[str, Any]) -> None:
-    """Puts a complete folder in the place of the old one."""
+    """Write a complete folder, then put it in the place of the old one."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
@@ -215,11 +230,12 @@ def _replace(folder: Path, results: dict[str, Any], figures: dict[str, Any]) -> 
 
 
 def compact(results: dict[str, Any]) -> str:
-    """JSON with a line for each value of a record, so that curves do not take a line a number."""
-    text = json.dumps(results | {"records": []}, indent=1)
-    records = []
-    for record in results["records"]:
-        lines = [f"   {json.dumps(name)}: {json.dumps(value)}" for name, value in record["values"].items()]
-        head = f'  {{"config": {json.dumps(record["config"])},\n   "seconds": {record["seconds"]},\n   "values": {{\n'
-        records.append(head + ",\n".join(lines) + "\n  }}")
-    return text.replace('"records": []', '"records": [\n' + ",\n".join(records) + "\n ]") + "\n"
+    """Return results as JSON with one line for each measured value, so that a curve takes one line."""
+    text = json.dumps(results | {"measurements": []}, indent=1)
+    blocks = []
+    for measurement in results["measurements"]:
+        config, seconds = json.dumps(measurement["config"]), measurement["seconds"]
+        lines = [f"   {json.dumps(name)}: {json.dumps(value)}" for name, value in measurement["values"].items()]
+        head = f'  {{"config": {config},\n   "seconds": {seconds},\n   "values": {{\n'
+        blocks.append(head + ",\n".join(lines) + "\n  }}")
+    return text.replace('"measurements": []', '"measurements": [\n' + ",\n".join(blocks) + "\n ]") + "\n"

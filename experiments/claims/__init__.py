@@ -1,1 +1,1 @@
-"""One claim a file: its question, what is varied, what is measured, what is drawn, and whether the claim was seen."""
+"""One claim per file: its question, what is varied and measured, the figures, and the conclusion."""

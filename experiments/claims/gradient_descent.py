@@ -1,80 +1,152 @@
-"""Vanilla gradient descent is steady but slow, stochastic cheap but noisy; mini-batches take the best of both.
+"""Vanilla gradient descent is stable but slow, stochastic descent fast but noisy; mini-batches combine both.
 
-**Question.** Is the gradient to be that of the whole training set (vanilla), of one example, or of a mini-batch?
+**Question.** Should a step use the gradient of the whole training set (vanilla, or full-batch), of one example
+(stochastic), or of a mini-batch?
 
-**Varied.** The examples an update, for LeNet-5 on few images. The learning rate is that of three, half an order of
-magnitude apart, with which one network has the lowest training loss after a quarter of the updates.
+**Varied.** The batch size, for LeNet-5 on a small training set. The learning rate is chosen from three values, half an
+order of magnitude apart: the one with the lowest training loss of one network after a quarter of the steps.
 
-**Expected.** By update vanilla descent gets furthest, by example seen stochastic descent; by second mini-batches, whose
-images are computed in parallel and whose gradient is near enough. Paths on a slice of the loss show the noise.
+**Expected.** Per step, vanilla descent makes the most progress; per example, stochastic descent; per second,
+mini-batches, because their examples are computed in parallel and their gradient is accurate enough. Paths of descent on
+a slice of the loss show the noise.
 """
 
 import numpy as np
 import optax
 
-from experiments.experiment import Experiment, is_above, judge, pick, spread
+from experiments.experiment import Experiment, conclude, format_mean, is_above, pick
 from experiments.landscape import survey
 from experiments.plots import curve, descent, figure, points
 from experiments.training import images_per_second, load_images, train, tune
 from jaxcnn import create_model
 
-NAMES, RATES = ("stochastic", "mini-batch", "vanilla"), ((0.003, 0.01, 0.03), (0.03, 0.1, 0.3), (0.1, 0.3, 1.0))
+NAMES = ("stochastic", "mini-batch", "vanilla")
+RATES = ((0.003, 0.01, 0.03), (0.03, 0.1, 0.3), (0.1, 0.3, 1.0))
 
 
 def configs(budget):
-    tiny, small = ("fashion_mnist_mini", 128, 1, 5, 4, 4, 4), ("fashion_mnist_mini", 2000, 3, 21, 4000, 1000, 100)
-    data, n, few, grid, *steps = pick(budget, tiny=tiny, small=small, full=("cifar10", 10_000, 3, 41, 9000, 3000, 300))
-    varied = [{"batch_size": b, "steps": s, "rates": r[:few]} for b, s, r in zip((1, 64, n), steps, RATES, strict=True)]
-    varied += [{"batch_sizes": sorted({1, 8, 64, n // 4, n}), "steps": min(200, steps[1]), "grid": grid}]
-    return [{**v, "dataset": data, "examples": n, "shrink": 2} for v in varied]
+    examples = pick(budget, tiny=128, small=2000, full=10_000)
+    data = {
+        "dataset": pick(budget, tiny="fashion_mnist_mini", small="fashion_mnist_mini", full="cifar10"),
+        "examples": examples,
+        "shrink": 2,
+    }
+    batch_sizes = (1, 64, examples)
+    steps = pick(budget, tiny=(4, 4, 4), small=(4000, 1000, 100), full=(9000, 3000, 300))
+    tried = 1 if budget == "tiny" else 3
+    descents = [
+        {"batch_size": batch_sizes[i], "steps": steps[i], "rates": RATES[i][:tried], **data} for i in range(len(NAMES))
+    ]
+    landscape = {
+        "batch_sizes": sorted({1, 8, 64, examples // 4, examples}),
+        "steps": min(200, steps[1]),
+        "grid": pick(budget, tiny=5, small=21, full=41),
+        **data,
+    }
+    return [*descents, landscape]
 
 
 def measure(config, seeds):
     images = load_images(config["dataset"], shrink=config["shrink"], examples=config["examples"], tested=500)
-    model, steps = create_model("lenet5"), config["steps"]
+    model = create_model("lenet5")
     if "rates" in config:
-        size, at = config["batch_size"], [0, *np.unique(np.geomspace(1, steps, 25).astype(int))]
-        best = tune(config["rates"], model, images, steps=steps // 4, batch_size=size, seed=0)
-        done = train(model, images, optax.sgd(best), steps=steps, batch_size=size, seeds=seeds, tests=at)
-        return {"rate": best, "updates": done.test_steps, "loss": done.tests["train_loss"]}
-    sizes, paths = config["batch_sizes"], {"learning_rate": 0.03, "steps": 40, "radius": 1.0, "grid": config["grid"]}
-    networks = [s.params for s in train(model, images, optax.sgd(0.1), steps=steps, batch_size=64, seeds=seeds).states]
-    around = survey(model, networks, images, sizes=sizes[:-1], batch_sizes=(1, 64, sizes[-1]), **paths)
-    return {**around, "images_per_second": images_per_second(model, images, sizes)}
+        return measure_descent(config, seeds, model, images)
+    return measure_landscape(config, seeds, model, images)
 
 
-def progress(records):
-    """Seconds, updates and examples seen at each test of each descent, `[3][T]`; the loss there is `[S, T]`."""
-    speeds = dict(zip(records[-1].config["batch_sizes"], records[-1]["images_per_second"].max(axis=0), strict=True))
-    sized = [(record["updates"], record.config["batch_size"]) for record in records[:-1]]
-    return [[u * n / speeds[n] for u, n in sized], [u for u, _ in sized], [u * n for u, n in sized]]
+def measure_descent(config, seeds, model, images):
+    steps, batch_size = config["steps"], config["batch_size"]
+    best = tune(config["rates"], model, images, steps=steps // 4, batch_size=batch_size, seed=0)
+    test_steps = [0, *np.unique(np.geomspace(1, steps, 25).astype(int))]
+    done = train(model, images, optax.sgd(best), steps=steps, batch_size=batch_size, seeds=seeds, tests=test_steps)
+    return {"rate": best, "updates": done.test_steps, "loss": done.tests["train_loss"]}
 
 
-def figures(records):
-    cost, (curves, axes) = records[-1], figure(finding(records).text.partition(";")[0], 3, sharey=True)
-    for axis, xs, unit in zip(axes, progress(records), ("seconds", "updates", "examples seen"), strict=True):
-        for x, record, name in zip(xs, records[:-1], NAMES, strict=True):
-            curve(axis, x[1:], record["loss"][:, 1:], f"{name} ({record.config['batch_size']})")
+def measure_landscape(config, seeds, model, images):
+    batch_sizes = config["batch_sizes"]
+    done = train(model, images, optax.sgd(0.1), steps=config["steps"], batch_size=64, seeds=seeds)
+    around = survey(
+        model,
+        [state.params for state in done.states],
+        images,
+        sizes=batch_sizes[:-1],
+        batch_sizes=(1, 64, batch_sizes[-1]),
+        learning_rate=0.03,
+        steps=40,
+        radius=1.0,
+        grid=config["grid"],
+    )
+    return {**around, "images_per_second": images_per_second(model, images, batch_sizes)}
+
+
+def progress(measurements):
+    """Return the cost of each descent at each of its tests in three units, `{unit: [3][T]}`."""
+    *descents, landscape = measurements
+    fastest = landscape["images_per_second"].max(axis=0)
+    speed = dict(zip(landscape.config["batch_sizes"], fastest, strict=True))
+    costs = {"seconds": [], "steps": [], "examples seen": []}
+    for m in descents:
+        steps, batch_size = m["updates"], m.config["batch_size"]
+        costs["seconds"].append(steps * batch_size / speed[batch_size])
+        costs["steps"].append(steps)
+        costs["examples seen"].append(steps * batch_size)
+    return costs
+
+
+def losses_at_equal_cost(measurements):
+    """Return for each unit the largest cost that all descents reach, and their losses there, `(cost, [3][S])`."""
+    *descents, _ = measurements
+    equal = {}
+    for unit, costs in progress(measurements).items():
+        end = min(cost[-1] for cost in costs)
+        losses = [[np.interp(end, cost, loss) for loss in m["loss"]] for cost, m in zip(costs, descents, strict=True)]
+        equal[unit] = end, losses
+    return equal
+
+
+def draw_descents(measurements):
+    *descents, _ = measurements
+    seconds, losses = losses_at_equal_cost(measurements)["seconds"]
+    by_name = ", ".join(f"{name} {np.mean(loss):.2f}" for name, loss in zip(NAMES, losses, strict=True))
+    made, axes = figure(f"Training loss after {seconds:.2g} seconds: {by_name}", 3, sharey=True)
+    for axis, (unit, costs) in zip(axes, progress(measurements).items(), strict=True):
+        for cost, m, name in zip(costs, descents, NAMES, strict=True):
+            curve(axis, cost[1:], m["loss"][:, 1:], f"{name} ({m.config['batch_size']})")
         axis.set(xscale="log", xlabel=unit, ylabel="training loss (nats)")
-    axes[0].legend(title="examples an update")
-    title = f"One example's gradient errs by {cost['relative_error_of_gradient'][:, 0].mean():.1f} times its length"
-    made, (left, *others) = figure(title, 3)
-    descent(left, cost["axis"], cost["surface"], cost["paths"], NAMES)
-    for axis, name in zip(others, ("relative_error_of_gradient", "images_per_second"), strict=True):
-        values = cost[name].max(0, keepdims=True) if name == "images_per_second" else cost[name]
-        points(axis, cost.config["batch_sizes"][: values.shape[1]], values.T)
-        axis.set(xscale="log", yscale="log", xlabel="examples an update", ylabel=name.replace("_", " "))
-    return {"gradient_descent": curves, "gradient": made}
+    axes[0].legend(title="descent (batch size)")
+    return made
 
 
-def finding(records):
-    text, shown, speed = f"Loss of {' / '.join(NAMES)} descent ", [], records[-1]["images_per_second"].max(axis=0)
-    for xs, unit, best in zip(progress(records), ("seconds", "updates", "examples"), (1, 2, 0), strict=True):
-        end = min(x[-1] for x in xs)
-        losses = [[np.interp(end, x, loss) for loss in r["loss"]] for x, r in zip(xs, records[:-1], strict=True)]
-        shown.append(all(is_above(loss, losses[best]) for loss in losses if loss is not losses[best]))
-        text += f"after {end:,.4g} {unit}: {' / '.join(spread(loss, '', 2) for loss in losses)}; "
-    return judge(shown, f"{text}{speed[0]:.0f} images a second one by one, {speed[-1]:.0f} all at once.")
+def draw_landscape(landscape):
+    error, speed = landscape["relative_error_of_gradient"], landscape["images_per_second"].max(axis=0)
+    title = f"The gradient of one example has an error of {error[:, 0].mean():.1f} times the full gradient's norm"
+    made, (left, middle, right) = figure(title, 3)
+    descent(left, landscape["axis"], landscape["surface"], landscape["paths"], NAMES)
+    batch_sizes = landscape.config["batch_sizes"]
+    points(middle, batch_sizes[: error.shape[1]], error.T)
+    middle.set(xscale="log", yscale="log", xlabel="batch size", ylabel="relative error of the gradient")
+    points(right, batch_sizes, speed[:, None])
+    right.set(xscale="log", yscale="log", xlabel="batch size", ylabel="images per second")
+    return made
 
 
-EXPERIMENT = Experiment("C2", configs, measure, figures, finding)
+def figures(measurements):
+    return {"gradient_descent": draw_descents(measurements), "gradient": draw_landscape(measurements[-1])}
+
+
+def conclusion(measurements):
+    expected_best = {"seconds": 1, "steps": 2, "examples seen": 0}
+    parts, sentences = [], []
+    for unit, (end, losses) in losses_at_equal_cost(measurements).items():
+        best = expected_best[unit]
+        parts.append(all(is_above(loss, losses[best]) for i, loss in enumerate(losses) if i != best))
+        sentences.append(f"after {end:,.4g} {unit}: {' / '.join(format_mean(loss, '', 2) for loss in losses)}")
+    speed = measurements[-1]["images_per_second"].max(axis=0)
+    return conclude(
+        parts,
+        f"Training loss of {' / '.join(NAMES)} descent {'; '.join(sentences)}. Throughput: {speed[0]:,.0f} images per "
+        f"second at batch size 1, {speed[-1]:,.0f} with the full batch.",
+    )
+
+
+EXPERIMENT = Experiment("C2", configs, measure, figures, conclusion)

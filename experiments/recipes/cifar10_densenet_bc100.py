@@ -3,8 +3,8 @@ Convolutional Networks*, 2017, section 4.2.
 
     jaxcnn train --config experiments/recipes/cifar10_densenet_bc100.py
 
-Aims at table 2, column C10+: 4.51 % test error, 95.49 % accuracy. With flips and shifts the paper uses no dropout.
-Meant for a GPU: 300 epochs of a network of 100 layers.
+Aims at table 2, column C10+: 4.51 % test error, 95.49 % accuracy. With flips and shifts, the paper uses no dropout.
+Requires a GPU: 300 epochs of a network with 100 layers.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig

@@ -2,11 +2,12 @@
 
     jaxcnn train --config experiments/recipes/cifar10_resnet20.py
 
-Aims at table 6: 8.75 % test error, 91.25 % accuracy. The deeper ones of the table differ in `--model` alone
-(`resnet32_cifar` 92.49 %, `resnet44_cifar` 92.83 %, `resnet56_cifar` 93.03 %, `resnet110_cifar` 93.57 %), but for
-110 layers, which the paper warms up at a learning rate of 0.01 until the training error is below 80 %.
+Aims at table 6: 8.75 % test error, 91.25 % accuracy. For the deeper models of the table, change `--model`
+(`resnet32_cifar` 92.49 %, `resnet44_cifar` 92.83 %, `resnet56_cifar` 93.03 %, `resnet110_cifar` 93.57 %). For 110
+layers the paper also warms up at a learning rate of 0.01 until the training error is below 80 %.
 
-The paper subtracts the mean of each pixel, this the mean of each channel. 64,000 steps of 128 images: meant for a GPU.
+The paper subtracts the mean of each pixel; this recipe subtracts the mean of each channel. Requires a GPU: 64,000 steps
+of 128 images.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig

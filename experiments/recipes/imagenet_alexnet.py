@@ -1,12 +1,12 @@
-"""AlexNet (one tower) on ImageNet, by the settings of torchvision's reference script, after Krizhevsky, Sutskever,
+"""AlexNet (one tower) on ImageNet, with the settings of torchvision's reference script, after Krizhevsky, Sutskever,
 Hinton: *ImageNet Classification with Deep Convolutional Neural Networks*, 2012, section 5.
 
     jaxcnn train --config experiments/recipes/imagenet_alexnet.py --data-dir FOLDER
 
-Aims at torchvision's `AlexNet_Weights.IMAGENET1K_V1`: 56.522 % top-1 (one crop of 224 pixels out of 256, where this
-tests on the middle square of the image). The paper's own settings (batch 128, weight decay 0.0005, two towers:
+Aims at torchvision's `AlexNet_Weights.IMAGENET1K_V1`: 56.522 % top-1 (one crop of 224 pixels out of 256; this recipe
+evaluates on the center square of the image). The paper's own settings (batch size 128, weight decay 0.0005, two towers:
 `--model alexnet_two_tower --image-size 227`) gave 59.3 % top-1 on the validation images, averaged over ten crops.
-One GPU will do; reading the images is likely to be what takes the time.
+One GPU is sufficient; decoding the images is likely to limit the speed.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig

@@ -1,12 +1,12 @@
-"""GoogLeNet in the paper's form on ImageNet: Szegedy et al., *Going Deeper with Convolutions*, 2014, by the settings of
-Caffe's `bvlc_googlenet` (its "quick" solver), since the paper does not give its own.
+"""GoogLeNet in the paper's form on ImageNet: Szegedy et al., *Going Deeper with Convolutions*, 2014, with the settings
+of Caffe's `bvlc_googlenet` (its "quick" solver), because the paper does not give its own.
 
     jaxcnn train --config experiments/recipes/imagenet_googlenet.py --data-dir FOLDER
 
-Aims at that model's 68.7 % top-1, 88.9 % top-5 (the paper's one model, one crop: 10.07 % top-5 error). Each of the two
-auxiliary classifiers adds 0.3 of its loss (section 5). Caffe cuts 224 pixels out of images of 256 and flips them; this
-cuts out parts of 8 % to 100 % of the image, as the paper does (section 6), and tests on the middle square of the image.
-2,400,000 steps of 32 images, which is 60 epochs: meant for a GPU.
+Aims at that model's 68.7 % top-1, 88.9 % top-5 (in the paper, one model and one crop: 10.07 % top-5 error). Each of the
+two auxiliary classifiers adds 0.3 of its loss (section 5). Caffe crops 224 pixels out of images of 256 and flips them.
+This recipe crops 8 % to 100 % of the image, as in the paper (section 6), and evaluates on the center square.
+Requires a GPU: 2,400,000 steps of 32 images, or 60 epochs.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig

@@ -1,11 +1,11 @@
-"""ResNet-50 on ImageNet in 90 epochs, by the settings of torchvision's reference script, after He, Zhang, Ren, Sun:
+"""ResNet-50 on ImageNet in 90 epochs, with the settings of torchvision's reference script, after He, Zhang, Ren, Sun:
 *Deep Residual Learning for Image Recognition*, 2015, section 3.4.
 
     jaxcnn train --config experiments/recipes/imagenet_resnet50.py --data-dir FOLDER
 
-Aims at torchvision's `ResNet50_Weights.IMAGENET1K_V1`: 76.130 % top-1 (one crop). torchvision tests on the middle 224
-pixels of images of 256; here it is the middle square of the image, brought to 224. torchvision trained on 8 GPUs, 32
-images each; with `--dtype bfloat16` the same batch needs about half the memory.
+Aims at torchvision's `ResNet50_Weights.IMAGENET1K_V1`: 76.130 % top-1 (one crop). torchvision evaluates on the center
+224 pixels of images of 256; this recipe resizes the center square of the image to 224. torchvision trained on 8 GPUs
+with 32 images each. With `--dtype bfloat16` the same batch needs about half the memory.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig

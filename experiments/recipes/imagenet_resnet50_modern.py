@@ -1,12 +1,12 @@
-"""ResNet-50 on ImageNet by a modern recipe: Vryniotis, *How to Train State-Of-The-Art Models Using TorchVision's Latest
-Primitives*, 2021, which gave `ResNet50_Weights.IMAGENET1K_V2`.
+"""ResNet-50 on ImageNet with a modern recipe: Vryniotis, *How to Train State-Of-The-Art Models Using TorchVision's
+Latest Primitives*, 2021, which produced `ResNet50_Weights.IMAGENET1K_V2`.
 
     jaxcnn train --config experiments/recipes/imagenet_resnet50_modern.py --data-dir FOLDER
 
-The published weights reach 80.858 % top-1. That recipe also erases random rectangles, trains on 176 pixels and tests on
-224, and repeats each augmented image four times in a batch, none of which is done here, so that less is to be expected.
-Its average of parameters has a decay of 0.99998 and is updated every 32 steps; this one has 0.9999 at each step. 600
-epochs in bfloat16 at a batch of 1,024: meant for 8 GPUs or the like.
+The published weights reach 80.858 % top-1. That recipe also erases random rectangles, trains on 176 pixels, evaluates
+on 224, and repeats each image four times per batch with different augmentation. This recipe does none of these, so
+expect a lower accuracy. The original averages parameters with decay 0.99998 every 32 steps; this recipe uses 0.9999 at
+every step. Requires about 8 GPUs: 600 epochs in bfloat16 with a batch size of 1,024.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig

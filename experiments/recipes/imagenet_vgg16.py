@@ -1,12 +1,12 @@
-"""VGG-16 on ImageNet, by the settings of torchvision's reference script, after Simonyan, Zisserman: *Very Deep
+"""VGG-16 on ImageNet, with the settings of torchvision's reference script, after Simonyan, Zisserman: *Very Deep
 Convolutional Networks for Large-Scale Image Recognition*, 2014, section 3.1.
 
     jaxcnn train --config experiments/recipes/imagenet_vgg16.py --data-dir FOLDER
 
-Aims at torchvision's `VGG16_Weights.IMAGENET1K_V1`: 71.592 % top-1 (one crop of 224 pixels out of 256, where this tests
-on the middle square of the image). `--model vgg16_bn` is the one with batch normalisation, 73.360 %. torchvision
-trained on 8 GPUs, 32 images each; on fewer, `--accumulate` makes the same batch in parts, to the same gradients, since
-VGG-16 has no batch normalisation.
+Aims at torchvision's `VGG16_Weights.IMAGENET1K_V1`: 71.592 % top-1 (one crop of 224 pixels out of 256; this recipe
+evaluates on the center square of the image). `--model vgg16_bn` adds batch normalization and aims at 73.360 %.
+torchvision trained on 8 GPUs with 32 images each. On fewer GPUs, `--accumulate` splits the batch and computes the same
+gradients, because VGG-16 has no batch normalization.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig

@@ -1,4 +1,4 @@
-"""What a function of images costs and what it sees, read off its jaxpr without computing anything.
+"""Parameters, operations and receptive fields of a function of images, from its jaxpr, without running it.
 
 >>> import flax.linen as nn
 >>> from jaxcnn.layers import Conv, MaxPool, Sequential

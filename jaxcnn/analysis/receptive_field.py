@@ -1,11 +1,15 @@
-"""Receptive fields of the arrays of a jaxpr: what each primitive makes of the fields of its operands.
+"""Receptive fields of the arrays of a jaxpr: one rule per primitive, from the fields of its operands.
 
-Sources: Araujo, Norris and Sim, *Computing Receptive Fields of Convolutional Neural Networks*, Distill, 2019, for the
-recurrence of sizes and strides; Dumoulin and Visin, *A guide to convolution arithmetic for deep learning*, 2016, for
-windows, their dilation and transposed convolution; Luo, Li, Urtasun and Zemel, *Understanding the Effective Receptive
-Field*, 2016, on how unevenly a field is used: computed here is its outline, the pixels that can matter at all.
+The field computed here is the set of pixels that can influence a unit. How unevenly they do is the subject of the
+effective receptive field. A primitive without a rule counts as seeing the whole image, so that a field may be
+overestimated, but never underestimated.
 
-A primitive without a rule gets the safe one: it sees the whole image. Intervals only ever grow by what is not known.
+References:
+  - Araujo, Norris and Sim, *Computing Receptive Fields of Convolutional Neural Networks*, Distill, 2019: the
+    recurrence of sizes and strides.
+  - Dumoulin and Visin, *A guide to convolution arithmetic for deep learning*, 2016: windows, dilation and transposed
+    convolution.
+  - Luo, Li, Urtasun and Zemel, *Understanding the Effective Receptive Field*, 2016.
 """
 
 import math
@@ -18,11 +22,11 @@ from jax.extend.core import JaxprEqn, Literal, Var
 
 @dataclass(frozen=True)
 class Interval:
-    """The pixels along one axis of the image that units along array axis `axis` see.
+    """The pixels along one axis of the image that the units along array axis `axis` see.
 
-    Unit `i` sees the pixels from `low + i * step` to `high + i * step`. They are nominal: they run on past the
-    border, as if images were boundless, which is how the literature counts (427 pixels on an image of 224). Upsampling
-    makes fractions: behind a doubling, unit i sees pixel floor(i / 2), the one in `[(i - 1) / 2, i / 2]`.
+    Unit `i` sees the pixels from `low + i * step` to `high + i * step`. The interval is nominal: it ignores the border
+    of the image, as is common in the literature (427 pixels on an image of 224). After upsampling the bounds are
+    fractions: after a doubling, unit i sees pixel floor(i / 2), the only integer in `[(i - 1) / 2, i / 2]`.
     """
 
     axis: int
@@ -32,13 +36,14 @@ class Interval:
 
     @property
     def size(self) -> int:
-        """Number of pixels in the interval."""
+        """The number of pixels in the interval."""
         return math.floor(self.high - self.low) + 1
 
     def windowed(self, first: int, last: int, stride: int = 1, dilation: int = 1) -> "Interval":
-        """The field of a sliding window with taps `first` to `last`, counted from the first unit.
+        """Return the interval of a sliding window with taps `first` to `last`, relative to the first unit.
 
-        Unit j sees units `(stride * j + tap) / dilation`; between those of a dilated input there is nothing to see.
+        Unit j sees the units `(stride * j + tap) / dilation`. The zeros between the units of a dilated input do not
+        depend on the image.
 
         >>> conv7x7 = Interval(axis=1).windowed(-3, 3, stride=2)
         >>> conv7x7.size, int(conv7x7.step)
@@ -48,26 +53,26 @@ class Interval:
         return replace(self, step=jump * stride, low=self.low + jump * first, high=self.high + jump * last)
 
     def joined(self, other: "Interval | None") -> "Interval | None":
-        """What is computed unit by unit from both; the whole axis unless they move alike."""
+        """Return the union of two intervals, or None (the whole axis) if their axes or steps differ."""
         if other is None or (self.axis, self.step) != (other.axis, other.step):
             return None
         return replace(self, low=min(self.low, other.low), high=max(self.high, other.high))
 
 
 Field = tuple[Interval | None, ...]
-"""An array's receptive field, for each spatial axis of the image: an interval that moves along with an array axis, or
-None where every unit may see the whole image. In place of a field, None is an array that does not depend on it."""
+"""The receptive field of an array, for each spatial axis of the image: an interval that moves along an array axis, or
+None where every unit may see the whole axis. None in place of a field: the array does not depend on the image."""
 
 WHOLE: Field = (None, None)
 
 
 def shape(atom: Var | Literal) -> tuple[int, ...]:
-    """The shape of an array in a jaxpr; `()` for what is no array, such as a token."""
+    """Return the shape of an array in a jaxpr; `()` for a value that is not an array, such as a token."""
     return tuple(getattr(atom.aval, "shape", ()))
 
 
 def join(fields: Iterable[Field | None]) -> Field | None:
-    """The field of what is computed unit by unit from arrays of one shape."""
+    """Return the field of an elementwise function of arrays with these fields."""
     some = [field for field in fields if field is not None]
     if not some:
         return None
@@ -78,14 +83,14 @@ def join(fields: Iterable[Field | None]) -> Field | None:
 
 
 def blur(fields: Iterable[Field | None]) -> Field | None:
-    """The field of what is computed from these arrays in whatever way."""
+    """Return the field of an unknown function of arrays with these fields."""
     return WHOLE if any(field is not None for field in fields) else None
 
 
 def transfer(eqn: JaxprEqn, inputs: Sequence[Field | None]) -> list[Field | None]:
-    """The fields of the outputs of an equation that calls no function, from those of its operands."""
+    """Return the fields of the outputs of an equation, given those of its operands. The equation calls no function."""
     name, outputs = eqn.primitive.name, len(eqn.outvars)
-    # A mutable array, or the world outside, may hold what was written there before.
+    # A mutable array or an effect can carry values from earlier writes.
     if eqn.effects or any(hasattr(atom.aval, "inner_aval") for atom in eqn.invars):
         return [WHOLE] * outputs
     if all(field is None for field in inputs):
@@ -94,14 +99,14 @@ def transfer(eqn: JaxprEqn, inputs: Sequence[Field | None]) -> list[Field | None
         return [join(inputs)] * outputs
     if name in MANY_TO_MANY:
         return MANY_TO_MANY[name](eqn, inputs)
-    # A rule moves the first operand. The others (kernel, start indices, initial values) may matter to every unit.
+    # A rule applies to the first operand. The others (kernel, start indices, initial values) can affect every unit.
     if name in RULES and inputs[0] is not None and blur(inputs[1:]) is None:
         return [tuple(i and RULES[name](eqn, i, inputs[0]) for i in inputs[0])] * outputs
     return [WHOLE] * outputs
 
 
 def is_known(eqn: JaxprEqn) -> bool:
-    """Whether the equation's primitive has a rule here."""
+    """Return whether the equation's primitive has a rule."""
     return eqn.primitive.name in ELEMENTWISE | RULES.keys() | MANY_TO_MANY.keys()
 
 
@@ -113,10 +118,10 @@ ELEMENTWISE = frozenset(
     xor
     """.split()  # noqa: SIM905
 )
-"""Primitives whose unit at a position sees what the operands' units at the same position see."""
+"""Primitives in which a unit sees what the operands' units at the same position see."""
 
 
-# Rules: (equation, interval, field of the operand that it belongs to) -> interval in the output, None for the whole.
+# Rules: (equation, interval, field of its operand) -> interval in the output, or None for the whole axis.
 
 
 def _broadcast(eqn: JaxprEqn, i: Interval, _: Field) -> Interval | None:
@@ -147,12 +152,12 @@ def _gather(eqn: JaxprEqn, i: Interval, _: Field) -> Interval | None:
     numbers = eqn.params["dimension_numbers"]
     gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
     if i.axis in gone or eqn.params["slice_sizes"][i.axis] != shape(eqn.invars[0])[i.axis]:
-        return None  # which indices are read is known only when it runs
+        return None  # the indices are known only at run time
     return replace(i, axis=numbers.offset_dims[i.axis - sum(axis < i.axis for axis in gone)])
 
 
 def _window(i: Interval, size: int, dilation: int, before: int, stride: int, base_dilation: int) -> Interval:
-    """The field of a window of `size` taps, `dilation` apart, on an axis padded by `before`."""
+    """Return the interval of a window of `size` taps, `dilation` apart, on an axis padded by `before`."""
     return i.windowed(-before, (size - 1) * dilation - before, stride, base_dilation)
 
 
@@ -183,20 +188,20 @@ def _reshape(eqn: JaxprEqn, i: Interval, field: Field) -> Interval | None:
     for before, after in reshaped_groups(old, new):
         if i.axis not in before:
             continue
-        if len(before) == 1:  # split, [n] -> [n / f, f]: the outer axis goes on in strides of f
+        if len(before) == 1:  # split, [n] -> [n / f, f]: the outer axis has stride f
             inner = math.prod(new[a] for a in after[1:])
             return replace(i.windowed(0, inner - 1, stride=inner), axis=after[0])
         others = [j for j in field if j is not None and j is not i and j.axis in before]
         if len(after) == 1 and i.axis == before[0] and not others:
-            # Merged, [n, f] -> [n * f], as upsampling does: f neighbours see the same. Of a flattened map, rows and
-            # columns at once, positions are of no more use.
+            # Merged, [n, f] -> [n * f], as in upsampling: f adjacent units see the same pixels. If both spatial axes
+            # are merged into one, as in flattening, positions are lost and the result is the whole axis.
             f = math.prod(old[a] for a in before[1:])
             return replace(i.windowed(1 - f, 0, dilation=f), axis=after[0])
     return None
 
 
 def reshaped_groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """The fewest axes that a reshape turns into one another, without those of size 1.
+    """Return the smallest groups of axes that a reshape maps to each other, without axes of size 1.
 
     >>> reshaped_groups((2, 12, 5), (2, 1, 3, 4, 5))
     [([0], [0]), ([1], [2, 3]), ([2], [4])]
@@ -230,7 +235,7 @@ RULES: dict[str, Callable[[JaxprEqn, Interval, Field], Interval | None]] = {
 }
 
 
-# Rules of primitives with several operands, or outputs, of equal standing.
+# Rules of primitives with several operands or several outputs.
 
 
 def _shifted(field: Field | None, axis: int, by: int) -> Field | None:
@@ -262,7 +267,7 @@ def _dot(eqn: JaxprEqn, inputs: Sequence[Field | None]) -> list[Field | None]:
     contracted, batch = eqn.params["dimension_numbers"]
     moved, placed = [], len(batch[0])
     for field, atom, summed, batched in zip(inputs, eqn.invars, contracted, batch, strict=True):
-        # Axes of the output: the batch's, the left operand's free ones, the right operand's.
+        # Axes of the output: batch axes, free axes of the left operand, free axes of the right operand.
         free = [a for a in range(len(shape(atom))) if a not in (*summed, *batched)]
         place = {a: n for n, a in enumerate(batched)} | {a: placed + n for n, a in enumerate(free)}
         placed += len(free)

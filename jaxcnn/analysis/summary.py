@@ -23,20 +23,21 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class Row:
-    """One call of a leaf module (one that calls no other module), or one equation of a plain function.
+    """One call of a leaf module (a module that calls no other module), or one equation of a plain function.
 
-    Fields:
-      name: path of the module, such as "stage1_block1/conv1"; of an equation, the scopes around it.
+    Attributes:
+      name: path of the module, such as "stage1_block1/conv1"; for an equation, its named scopes.
       kind: class of the module, or name of the equation's primitive.
-      output_shape: of the whole batch, `[N, H, W, C]` for feature maps.
-      params: trainable parameters, counted at the first call.
+      output_shape: shape for the whole batch, `[N, H, W, C]` for feature maps.
+      params: number of trainable parameters, counted at the first call.
       macs: multiply-adds of convolutions and dot products for one image.
-      receptive_field: (height, width) in pixels of what a unit sees, nominal: it may exceed the image, whose borders
-        it ignores. Of a unit that may see everything, the size of the image. None if it does not depend on the image.
-      stride: (vertical, horizontal) pixels between the fields of neighbouring units, below 1 behind upsampling. None
-        if there is no such thing, as after global pooling.
-      origin: (row, column) of the pixel at which the field of the first unit starts, negative in padding; None as
-        `stride`.
+      receptive_field: (height, width) of a unit's receptive field in pixels. It is nominal: borders are ignored, so it
+        can exceed the image. It is the size of the image if the unit may see all of it, and None if the output does
+        not depend on the image.
+      stride: (vertical, horizontal) distance in pixels between the fields of adjacent units; below 1 after upsampling.
+        None where it is undefined, as after global pooling.
+      origin: (row, column) of the first pixel in the field of the first unit; negative in the padding. None where
+        `stride` is None.
     """
 
     name: str
@@ -51,14 +52,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a model costs; `str()` makes it a table and `to_dict()` JSON.
+    """The cost of a model. `str()` formats it as a table; `to_dict()` returns JSON values.
 
-    Fields:
-      params: trainable parameters (the collection "params"); 0 for a plain function, whose constants are not counted.
-      macs: multiply-adds of all convolutions and dot products for one image, those outside of any row as well.
-      activation_bytes: bytes of the outputs of all rows, for the whole batch. A backward pass keeps about that much;
-        which of them the compiler really keeps, or computes again, is its own choice.
-      rows: calls of leaf modules, in order. What a module that calls others has and does itself is in the totals only.
+    Attributes:
+      params: number of trainable parameters (the collection "params"); 0 for a plain function.
+      macs: multiply-adds of all convolutions and dot products for one image, including those outside of any row.
+      activation_bytes: bytes of the outputs of all rows, for the whole batch. This estimates what a backward pass
+        stores; the compiler decides what it stores and what it recomputes.
+      rows: calls of leaf modules, in order. Parameters and operations of other modules are in the totals only.
     """
 
     params: int
@@ -67,7 +68,7 @@ class Summary:
     rows: tuple[Row, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested dicts and lists of plain numbers and strings, as `json.dumps` takes them."""
+        """Return the summary as nested dicts and lists that `json.dumps` accepts."""
         totals = {key: getattr(self, key) for key in ("params", "macs", "activation_bytes")}
         rows = [{key: list(v) if isinstance(v, tuple) else v for key, v in vars(row).items()} for row in self.rows]
         return {**totals, "rows": rows}
@@ -101,24 +102,32 @@ def summarize(
     count_padding: bool = True,
     train: bool = False,
 ) -> Summary:
-    """Cost and receptive fields of any function of images, without computing or allocating any array.
+    """Return the cost and the receptive fields of any function of images, without computing or allocating an array.
 
-    Receptive fields follow Araujo, Norris and Sim, *Computing Receptive Fields of Convolutional Neural Networks*,
-    Distill, 2019, through all that moves pixels: convolution, pooling, slices, branches, sums, concatenation,
-    reshapes, `jit`, `remat`, `scan`, `cond`. Anything else is taken to see the whole image, so that a field may be
-    stated too large, but never too small. Of a conditional's branches the costliest counts; the body of a while loop
-    (or of a kernel) counts once. Modules under `nn.jit` that share one trace share its name.
+    Receptive fields are computed as in Araujo, Norris and Sim, *Computing Receptive Fields of Convolutional Neural
+    Networks*, Distill, 2019. They are tracked through convolution, pooling, slices, sums, concatenation, reshapes,
+    `jit`, `remat`, `scan` and `cond`. Any other operation counts as seeing the whole image, so that a field may be
+    overestimated, but never underestimated.
+
+    Of the branches of a conditional, the most expensive one counts. The body of a while loop or of a kernel counts
+    once. Modules under `nn.jit` that share one trace share its name.
+
+    The multiply-adds do not depend on the kernels that run (1 multiply-add is 2 flops). XLA's own count does:
+    `compiled.cost_analysis()` and Flax's `nn.tabulate(compute_flops=True)` count a custom call, such as a native CPU
+    kernel, as 0 flops (6.0e6 instead of 3.0e8 for ResNet-18 at 64 pixels). To use XLA's count, lower the function with
+    the XLA kernels: set `JAXCNN_KERNELS=xla`, or lower it inside `with jaxcnn.kernels.use("xla"):`.
 
     Args:
-      fn_or_model: a Linen module, called with `train=train` if it takes that, or any function of one array. The rows
-        of a function that calls no modules are its convolutions, dot products and window reductions.
+      fn_or_model: a Linen module, called with `train=train` if it has that argument, or any function of one array. The
+        rows of a function that calls no modules are its convolutions, dot products and window reductions.
       input_shape: `[N, H, W, C]`, or `[H, W, C]` for one image.
-      dtype: of the images.
-      count_padding: whether multiplications by the zeros of the padding count, as is usual.
-      train: while training, batch normalisation sees the whole batch: so does all behind it.
+      dtype: dtype of the images.
+      count_padding: whether multiplications by the zeros of the padding count, as is common.
+      train: whether to analyze the model in training mode. There, batch normalization sees the whole batch, and so do
+        all layers after it.
 
     Raises:
-      UsageError: an input shape that is not 3 or 4 positive integers, or what the model's own layers refuse.
+      UsageError: `input_shape` is not 3 or 4 positive integers, or a layer of the model rejects it.
 
     >>> from jaxcnn.layers import Conv
     >>> print(summarize(Conv(6, 5, padding=2), (28, 28, 1)))
@@ -160,7 +169,7 @@ def summarize(
 
 
 def _abstract(model: nn.Module, images: jax.ShapeDtypeStruct, train: bool) -> tuple[Any, Callable[..., Any]]:
-    """The shapes of a model's variables, and the model as a function of variables and images."""
+    """Return the shapes of a model's variables, and the model as a function of variables and images."""
     mode: dict[str, Any] = {"train": train} if "train" in inspect.signature(type(model).__call__).parameters else {}
 
     def initialize(rngs: dict[str, jax.Array], x: jax.Array) -> Any:
@@ -176,7 +185,7 @@ def _abstract(model: nn.Module, images: jax.ShapeDtypeStruct, train: bool) -> tu
 
 
 def _sizes(params: Any) -> dict[tuple[str, ...], int]:
-    """Every parameter's path and number of values."""
+    """Return the number of elements of each parameter by its path."""
     leaves: dict[Any, Any] = flatten_dict(nn.unbox(params))
     return {tuple(map(str, path)): math.prod(leaf.shape) for path, leaf in leaves.items()}
 

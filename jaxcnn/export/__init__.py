@@ -1,6 +1,6 @@
-"""Trained networks for other programs: StableHLO for JAX without jaxcnn, ONNX for everything else.
+"""Export trained networks: as StableHLO for JAX without jaxcnn, or as ONNX for other runtimes.
 
-Both take uint8 images `[N, H, W, C]`, for any N, and give logits `[N, classes]`: normalisation is inside.
+Both take uint8 images `[N, H, W, C]`, for any N, and return logits `[N, classes]`. Normalization is included.
 """
 
 import dataclasses
@@ -15,18 +15,19 @@ FORMATS = {"stablehlo": stablehlo.convert, "onnx": onnx.convert}
 
 
 def export(trained: Trained, kind: str, out: str | Path) -> Path:
-    """Writes a trained network to a file, and what its answers mean to a JSON file beside it.
+    """Write a trained network to a file, and its class names and image shape to a JSON file next to it.
 
     Args:
-      trained: the network, as `jaxcnn.train.load_run` gives it.
+      trained: a trained network, from `jaxcnn.train.load_run`.
       kind: "stablehlo" or "onnx".
-      out: the file; beside it, with ".json" behind its name, are the class names and the shape of images.
+      out: path of the file. The JSON file has the same name with ".json" appended.
 
     Returns:
       The path of the JSON file.
 
     Raises:
-      UsageError: an unknown format, a package that is not installed, or a path that cannot be written.
+      UsageError: the format is unknown, a required package is not installed, or the path cannot be written.
+      RunError: the network cannot be converted, or the converted network gives different logits.
     """
     if kind not in FORMATS:
         raise unknown_name("format", kind, FORMATS)
@@ -36,17 +37,16 @@ def export(trained: Trained, kind: str, out: str | Path) -> Path:
     if not out.parent.is_dir():
         raise UsageError(f"{out} cannot be written: the folder {out.parent} does not exist")
     content = FORMATS[kind](trained)
-    temporary, beside = out.with_name(f".{out.name}.part"), out.with_name(f"{out.name}.json")
+    temporary, description = out.with_name(f".{out.name}.part"), out.with_name(f"{out.name}.json")
     try:
         temporary.write_bytes(content)
         temporary.replace(out)
-        write_json(
-            beside, {"model": trained.config.model, "step": trained.step, **dataclasses.asdict(trained.preprocessing)}
-        )
+        about = {"model": trained.config.model, "step": trained.step, **dataclasses.asdict(trained.preprocessing)}
+        write_json(description, about)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise UsageError(f"{out} cannot be written: {error.strerror}") from error
-    return beside
+    return description
 
 
 __all__ = ["FORMATS", "export"]

@@ -1,4 +1,4 @@
-"""ONNX, by jax2onnx, checked against onnxruntime before it is given out."""
+"""Export to ONNX with jax2onnx. The result is checked with onnxruntime before it is written."""
 
 import logging
 import warnings
@@ -13,22 +13,22 @@ from jaxcnn._scoped import quiet_logger
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train import Trained
 
-# Of the largest logit: what float32 in another order of summation may differ by.
+# Allowed error relative to the largest logit: float32 sums in another order differ by less.
 TOLERANCE = 1e-5
 
 
 def convert(trained: Trained) -> bytes:
-    """The network as an ONNX model with the input `images` and the output `logits`, for any number of images.
+    """Return the network as an ONNX model, for any batch size, with the input `images` and the output `logits`.
 
     Raises:
       UsageError: jax2onnx or onnxruntime is not installed.
-      RunError: the network has a part that the converter cannot take, or takes wrongly.
+      RunError: jax2onnx cannot convert the network, or the converted network gives different logits.
     """
     try:
         import onnxruntime  # type: ignore[import-not-found]
         from jax2onnx import to_onnx  # type: ignore[import-not-found]
     except ImportError as error:
-        raise UsageError(f"ONNX is written by jax2onnx ({error}); pip install 'jaxcnn[onnx]'") from None
+        raise UsageError(f"ONNX export needs jax2onnx and onnxruntime: {error}; pip install 'jaxcnn[onnx]'") from None
     import jax.export
 
     (batch,) = jax.export.symbolic_shape("batch")
@@ -37,7 +37,7 @@ def convert(trained: Trained) -> bytes:
         with warnings.catch_warnings(), kernels.inlined(), quiet_logger("jax2onnx", logging.ERROR):
             warnings.simplefilter("ignore")
             model: Any = to_onnx(trained.logits, [images], input_names=["images"], output_names=["logits"])
-    except Exception as error:  # the converter has no common type for what it does not know
+    except Exception as error:  # jax2onnx has no common exception type
         raise RunError(f"jax2onnx cannot convert {trained.config.model}: {str(error)[:200]}") from error
     _make_poolings_flat(model.graph)
     content = model.SerializeToString()
@@ -46,10 +46,10 @@ def convert(trained: Trained) -> bytes:
 
 
 def _make_poolings_flat(graph: Any) -> None:
-    """Turns each max pooling over `[N, H, W, C]` as four spatial axes, which onnxruntime refuses, into one over two.
+    """Replace each max pooling over four spatial axes, which onnxruntime does not support, by one over two.
 
-    jax2onnx 0.17 makes of `lax.reduce_window` a pooling of `[1, 1, N, H, W, C]` by a window of `[1, h, w, 1]`:
-    Unsqueeze, Unsqueeze, MaxPool, Squeeze. In their place come Transpose, MaxPool, Transpose.
+    jax2onnx 0.17 converts `lax.reduce_window` to a pooling of `[1, 1, N, H, W, C]` with the window `[1, h, w, 1]`:
+    Unsqueeze, Unsqueeze, MaxPool, Squeeze. These are replaced by Transpose, MaxPool, Transpose.
     """
     from onnx import helper  # type: ignore[import-not-found]
 
@@ -86,9 +86,9 @@ def _make_poolings_flat(graph: Any) -> None:
 
 
 def _check(onnxruntime: Any, content: bytes, trained: Trained) -> None:
-    """Raises `RunError` if onnxruntime's answers are not the network's own."""
+    """Raise `RunError` if onnxruntime computes different logits than the network."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; it warns of shapes that it merges
+    options.log_severity_level = 3  # errors only: it warns whenever it merges shapes
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     for count in (1, 3):
         shape = (count, *trained.preprocessing.image_shape)
@@ -97,4 +97,4 @@ def _check(onnxruntime: Any, content: bytes, trained: Trained) -> None:
         ours = np.asarray(jax.jit(trained.logits)(images))
         error = np.abs(theirs - ours).max() / np.abs(ours).max()
         if not error < TOLERANCE:
-            raise RunError(f"onnxruntime's logits differ by {error:.1e} of the largest; the file is not written")
+            raise RunError(f"the ONNX model's logits differ by {error:.1e} of the largest logit; no file was written")

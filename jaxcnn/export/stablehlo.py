@@ -1,6 +1,6 @@
-"""StableHLO, the portable form of a compiled JAX function, with its weights inside, by `jax.export`.
+"""Export to StableHLO with `jax.export`: a portable program that includes the weights.
 
-Ten lines run it, anywhere that JAX is, without jaxcnn or Flax:
+Running it requires JAX, but neither jaxcnn nor Flax:
 
     import jax.export
     import numpy as np
@@ -17,20 +17,20 @@ from jaxcnn import kernels
 from jaxcnn.errors import UsageError
 from jaxcnn.train import Trained
 
-# The program is lowered for each of these; whoever runs it needs one of them.
+# The program is lowered for each of these platforms.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def convert(trained: Trained) -> bytes:
-    """The network as a serialized `jax.export.Exported`, for any number of images and on every platform.
+    """Return the network as a serialized `jax.export.Exported`, for any batch size and the platforms in `PLATFORMS`.
 
     Raises:
-      UsageError: flatbuffers, in which JAX writes it, is not installed.
+      UsageError: flatbuffers, which `jax.export` needs to serialize, is not installed.
     """
     try:
         import flatbuffers  # noqa: F401
     except ImportError:
-        raise UsageError("StableHLO is written by the package flatbuffers; pip install 'jaxcnn[export]'") from None
+        raise UsageError("StableHLO export needs flatbuffers; pip install 'jaxcnn[export]'") from None
     import jax.export
 
     (batch,) = jax.export.symbolic_shape("batch")

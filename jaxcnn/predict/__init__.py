@@ -1,4 +1,4 @@
-"""Predictions: image files in, class names with probabilities out."""
+"""Classify image files: return class names with probabilities."""
 
 from jaxcnn.predict.classify import Prediction, classify
 from jaxcnn.predict.images import find_images, read_image

@@ -1,4 +1,4 @@
-"""The most probable classes of images."""
+"""Predict the most probable classes of image files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,29 +13,34 @@ from jaxcnn.train import Trained
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of one image: class names with probabilities, the most probable first."""
+    """The prediction for one image.
+
+    Attributes:
+      image: path of the file.
+      classes: class names with probabilities, the most probable first.
+    """
 
     image: Path
     classes: tuple[tuple[str, float], ...]
 
 
 def classify(trained: Trained, images: Sequence[Path], top: int = 5) -> list[Prediction]:
-    """Predictions for image files.
+    """Return the most probable classes of image files.
 
     Args:
-      trained: the network, as `jaxcnn.train.load_run` gives it.
-      images: the files.
-      top: how many classes to name.
+      trained: a trained network, from `jaxcnn.train.load_run`.
+      images: paths of the files.
+      top: number of classes to return for each image.
 
     Raises:
-      UsageError: an image that cannot be read, or fewer than one class asked for.
+      UsageError: an image cannot be read, or `top` is below 1.
     """
     if top < 1:
         raise UsageError(f"top must be at least 1, got {top}")
-    around = trained.preprocessing
-    probabilities = trained.predict(np.stack([read_image(path, around.image_shape) for path in images]))
+    preprocessing = trained.preprocessing
+    probabilities = trained.predict(np.stack([read_image(path, preprocessing.image_shape) for path in images]))
     predictions = []
     for path, row in zip(images, probabilities, strict=True):
         best = np.argsort(-row, kind="stable")[:top]
-        predictions.append(Prediction(path, tuple((around.class_names[k], float(row[k])) for k in best)))
+        predictions.append(Prediction(path, tuple((preprocessing.class_names[k], float(row[k])) for k in best)))
     return predictions

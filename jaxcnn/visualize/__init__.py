@@ -1,6 +1,7 @@
-"""Pictures of what a network has learned and what it sees, as matplotlib figures.
+"""Figures of what a network has learned and what it sees.
 
-Each function returns a `matplotlib.figure.Figure`: a notebook shows it, `figure.savefig` writes it.
+Each `*_figure` function returns a `matplotlib.figure.Figure`. Display it in a notebook, or write it with
+`figure.savefig`.
 """
 
 from jaxcnn.visualize.confusion import confusion_figure, confusion_matrix

@@ -1,4 +1,4 @@
-"""What the pictures have in common: grids of small images, and images that matplotlib shows as they are."""
+"""Helpers shared by the figures: grids of small panels, and images without interpolation."""
 
 import math
 from typing import Any
@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 
 def grid(count: int, title: str, *, size: float = 1.1, columns: int = 8) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` square panels without ticks, row by row, under a title."""
+    """Return a figure with a title and `count` square panels without ticks, in row-major order."""
     columns = min(count, columns)
     rows = math.ceil(count / columns)
-    width = max(columns * size, 4.5)  # that a title fits
+    width = max(columns * size, 4.5)  # a narrower figure would cut off the title
     figure = Figure(figsize=(width, rows * size * 1.12 + 0.7), layout="constrained", dpi=120)
     axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for panel in axes:
@@ -24,7 +24,7 @@ def grid(count: int, title: str, *, size: float = 1.1, columns: int = 8) -> tupl
 
 
 def show(axes: Axes, image: np.ndarray, **options: Any) -> Any:
-    """An image `[H, W, C]` with its first row at the top; of one channel in grey."""
+    """Draw an image `[H, W, C]` with its first row at the top; in gray if it has one channel."""
     if image.ndim == 3 and image.shape[-1] == 1:
         image = image[..., 0]
         options = {"cmap": "gray", **options}

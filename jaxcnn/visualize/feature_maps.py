@@ -1,4 +1,4 @@
-"""The feature maps of a layer for one image: where each feature appears."""
+"""The feature maps of a layer for one image."""
 
 from typing import Any
 
@@ -14,22 +14,22 @@ MOST = 31
 
 
 def feature_map_figure(trained: Trained, image: np.ndarray, layer: str) -> Figure:
-    """The image, and what the layer makes of it: one panel a channel, of at most 31, on one scale.
+    """Return a figure of an image and the feature maps of a layer: one panel per channel, at most 31, on one scale.
 
     Args:
-      trained: the network.
+      trained: a trained network.
       image: uint8 `[H, W, C]`.
-      layer: path of a module; `jaxcnn.visualize.layer_names` lists them.
+      layer: path of a module, one of `jaxcnn.visualize.layer_names`.
 
     Raises:
-      UsageError: there is no such layer; the nearest is named.
+      UsageError: there is no such layer. The message suggests the closest valid name.
     """
     inputs = trained.preprocessing.normalize(jnp.asarray(image)[None])
     maps: Any = np.asarray(layer_output(trained.model, trained.variables, inputs, layer)[0], np.float32)
     height, width, count = maps.shape
     shown = min(count, MOST)
-    some = "" if shown == count else f"the first {shown} of "
-    figure, panels = grid(shown + 1, f"{layer}: {some}{count} feature maps of {height}x{width}")
+    prefix = "" if shown == count else f"the first {shown} of "
+    figure, panels = grid(shown + 1, f"{layer}: {prefix}{count} feature maps of {height}x{width}")
     show(panels[0], image)
     panels[0].set_xlabel("the image", fontsize=7, labelpad=2)
     picture: Any = None

@@ -1,4 +1,4 @@
-"""The filters of the first convolution: what a network looks for before anything else."""
+"""The filters of the first convolution."""
 
 from typing import Any
 
@@ -15,25 +15,30 @@ MOST = 64
 
 
 def filter_figure(model: nn.Module, variables: Any, image_shape: tuple[int, ...]) -> Figure:
-    """The kernels of the first convolution, one a panel, of at most 64.
+    """Return a figure of the kernels of the first convolution, one per panel, at most 64.
 
-    Of images in colour they are in colour, each stretched to its own range; of grey ones, red is positive and blue
-    negative, on one scale for all.
+    Kernels with three input channels are shown in color, each scaled to its own range. Otherwise the mean over the
+    input channels is shown, positive in red and negative in blue, on one scale for all kernels.
+
+    Args:
+      model: a Linen module.
+      variables: its variables, with the collection "params".
+      image_shape: `(H, W, C)`.
 
     Raises:
-      UsageError: a model without convolutions.
+      UsageError: the model has no convolution.
     """
     kernels: Any = flatten_dict(variables["params"], sep="/")
     order = [f"{name}/kernel" for name in layer_names(model, variables, image_shape)]
     name = next((name for name in order if name in kernels and np.ndim(kernels[name]) == 4), None)
     if name is None:
-        raise UsageError("the model has no convolution whose filters could be shown")
+        raise UsageError("the model has no convolution; filters cannot be shown")
     kernel = np.asarray(kernels[name])  # [H, W, in, out]
     height, width, channels, count = kernel.shape
     shown = min(count, MOST)
-    some = "" if shown == count else f"the first {shown} of "
+    prefix = "" if shown == count else f"the first {shown} of "
     figure, panels = grid(
-        shown, f"{name.removesuffix('/kernel')}: {some}{count} filters of {height}x{width}x{channels}"
+        shown, f"{name.removesuffix('/kernel')}: {prefix}{count} filters of {height}x{width}x{channels}"
     )
     largest = float(np.abs(kernel).max())
     picture = None

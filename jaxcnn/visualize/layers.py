@@ -1,4 +1,4 @@
-"""The output of any layer of a model, and how the logits depend on it."""
+"""The output of any layer of a model, and the logits as a function of it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,46 +11,56 @@ from jaxcnn.errors import UsageError, unknown_name
 
 
 def layer_names(model: nn.Module, variables: Any, image_shape: tuple[int, ...]) -> list[str]:
-    """Paths of the modules whose output is feature maps `[N, H, W, C]`, in the order in which they are computed."""
+    """Return the paths of the modules whose output is feature maps `[N, H, W, C]`, in the order of computation."""
     return list(_shapes(model, variables, image_shape))
 
 
 def layer_output(model: nn.Module, variables: Any, inputs: jax.Array, layer: str) -> jax.Array:
-    """The feature maps `[N, H, W, C]` that the module at the path `layer` gives for normalised images.
+    """Return the output `[N, H, W, C]` of the module at the path `layer` for normalized images `[N, H, W, C]`.
 
     Raises:
-      UsageError: there is no such module; the nearest is named.
+      UsageError: there is no such module. The message suggests the closest valid name.
     """
     check_layer(model, variables, inputs.shape[1:], layer)
-    _, output = tap(model, variables, inputs, layer, None)
+    _, output = logits_and_output(model, variables, inputs, layer)
     return output
 
 
 def check_layer(model: nn.Module, variables: Any, image_shape: tuple[int, ...], layer: str) -> None:
-    """Raises `UsageError`, naming the nearest one, if no module of this path gives feature maps."""
+    """Raise `UsageError`, with the closest valid name, unless the output of this module is feature maps."""
     known = layer_names(model, variables, image_shape)
     if layer not in known:
         raise unknown_name("layer", layer, known)
 
 
 def last_layer(model: nn.Module, variables: Any, image_shape: tuple[int, ...]) -> str:
-    """The path of the last module that gives feature maps of more than one pixel."""
+    """Return the path of the last module whose output is feature maps of more than one pixel.
+
+    Raises:
+      UsageError: the model has no such module.
+    """
     shapes = _shapes(model, variables, image_shape)
     names = [name for name, shape in shapes.items() if shape[1] * shape[2] > 1]
     if not names:
-        raise UsageError("the model has no layer that gives feature maps")
+        raise UsageError("the model has no layer whose output is feature maps")
     return names[-1]
 
 
-def tap(model: nn.Module, variables: Any, inputs: Any, layer: str, added: Any) -> tuple[jax.Array, jax.Array]:
-    """Logits, and the output of a module, to which `added` was added on its way to the next one."""
+def logits_and_output(
+    model: nn.Module, variables: Any, inputs: Any, layer: str, offset: Any = None
+) -> tuple[jax.Array, jax.Array]:
+    """Return the logits and the output of one module.
+
+    `offset` is added to the output before the next module uses it, so that the gradient of the logits with respect to
+    the offset is their gradient with respect to the output.
+    """
     outputs: list[jax.Array] = []
 
     def change(name: str, output: Any) -> Any:
         if name != layer:
             return output
         outputs.append(output)
-        return output if added is None else output + added
+        return output if offset is None else output + offset
 
     with nn.intercept_methods(_on_outputs(change)):
         logits: Any = model.apply(variables, inputs, train=False)
@@ -58,24 +68,24 @@ def tap(model: nn.Module, variables: Any, inputs: Any, layer: str, added: Any) -
 
 
 def _shapes(model: nn.Module, variables: Any, image_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """The shapes of all feature maps by module; nothing is computed."""
-    found: dict[str, tuple[int, ...]] = {}
+    """Return the shapes of all feature maps by module, without computing them."""
+    shapes: dict[str, tuple[int, ...]] = {}
 
-    def note(name: str, output: Any) -> Any:
+    def record(name: str, output: Any) -> Any:
         if name and getattr(output, "ndim", 0) == 4:
-            found[name] = output.shape
+            shapes[name] = output.shape
         return output
 
     def run() -> Any:
-        with nn.intercept_methods(_on_outputs(note)):
+        with nn.intercept_methods(_on_outputs(record)):
             return model.apply(variables, jnp.zeros((1, *image_shape)), train=False)
 
     jax.eval_shape(run)
-    return found
+    return shapes
 
 
 def _on_outputs(change: Callable[[str, Any], Any]) -> Callable[..., Any]:
-    """An interceptor of Linen modules that passes what a module returns through `change(path, output)`."""
+    """Return a Linen interceptor that replaces the output of each module by `change(path, output)`."""
 
     def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         output = call(*args, **kwargs)

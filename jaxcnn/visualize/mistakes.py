@@ -1,4 +1,4 @@
-"""The mistakes that a network was most sure of."""
+"""The most confident mistakes of a network."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,12 @@ from jaxcnn.visualize._panels import grid, show
 
 
 def most_confident_mistakes(labels: np.ndarray, probabilities: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the wrongly classified images, the most probable wrong class first.
+    """Return the indices of misclassified images, ordered by the probability of the predicted class, descending.
+
+    Args:
+      labels: true classes `[N]`.
+      probabilities: predicted probabilities `[N, classes]`.
+      count: maximum number of indices.
 
     >>> most_confident_mistakes(np.array([0, 0, 1]), np.array([[0.4, 0.6], [0.1, 0.9], [0.2, 0.8]]), 5).tolist()
     [1, 0]
@@ -22,23 +27,23 @@ def most_confident_mistakes(labels: np.ndarray, probabilities: np.ndarray, count
 def mistake_figure(
     images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], count: int = 24
 ) -> Figure:
-    """The most confident mistakes, each with what it was taken for, how surely, and what it is.
+    """Return a figure of the most confident mistakes, with predicted class, its probability, and true class.
 
     Args:
       images: uint8 `[N, H, W, C]`.
-      labels: `[N]`.
-      probabilities: `[N, classes]`.
-      class_names: one name a class.
-      count: how many to show at most.
+      labels: true classes `[N]`.
+      probabilities: predicted probabilities `[N, classes]`.
+      class_names: one name per class.
+      count: maximum number of images.
 
     Raises:
-      UsageError: there is no mistake to be shown.
+      UsageError: all images are classified correctly.
     """
     worst = most_confident_mistakes(labels, probabilities, count)
     if not len(worst):
-        raise UsageError(f"there is no mistake to be shown: all {len(labels)} images are classified rightly")
+        raise UsageError(f"no mistakes to show: all {len(labels)} images are classified correctly")
     total = int((probabilities.argmax(axis=1) != labels).sum())
-    title = f"The {len(worst)} most confident of {total:,} mistakes on {len(labels):,} images; in red, what was said"
+    title = f"The {len(worst)} most confident of {total:,} mistakes on {len(labels):,} images; prediction in red"
     figure, panels = grid(len(worst), title, size=1.9, columns=6)
     for axes, index in zip(panels, worst, strict=True):
         taken = int(probabilities[index].argmax())

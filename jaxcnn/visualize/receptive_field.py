@@ -1,4 +1,4 @@
-"""The receptive field of a layer's unit, drawn over an image."""
+"""The receptive field of a unit, drawn over an image."""
 
 from typing import Any
 
@@ -14,15 +14,18 @@ MOST = 10
 
 
 def receptive_field_figure(model: Any, image: np.ndarray, layer: str | None = None) -> Figure:
-    """What the unit in the middle of a layer's feature map sees of an image; where it sees past its border too.
+    """Return a figure of the receptive field of the unit in the center of a feature map, drawn over an image.
+
+    A field can extend beyond the border of the image.
 
     Args:
       model: a Linen module.
       image: uint8 `[H, W, C]`.
-      layer: path of a module, as `jaxcnn.analysis.summarize` names it; if not given, up to 10 of different fields.
+      layer: path of a module, as in the rows of `jaxcnn.analysis.summarize`. By default, up to 10 layers with different
+        fields.
 
     Raises:
-      UsageError: there is no such layer; the nearest is named.
+      UsageError: there is no such layer. The message suggests the closest valid name.
     """
     rows = [row for row in summarize(model, image.shape).rows if row.origin is not None and len(row.output_shape) == 4]
     names = [row.name for row in rows]
@@ -45,16 +48,16 @@ def receptive_field_figure(model: Any, image: np.ndarray, layer: str | None = No
     if len(seen) > MOST:
         chosen = np.linspace(0, len(seen) - 1, MOST).round().astype(int)
         seen = dict(list(seen.items())[index] for index in chosen)
-    colours = [f"C{index % 10}" for index in range(len(seen))]
-    for colour, ((left, top, across, down), name) in zip(colours, seen.items(), strict=True):
+    colors = [f"C{index % 10}" for index in range(len(seen))]
+    for color, ((left, top, across, down), name) in zip(colors, seen.items(), strict=True):
         label = f"{name}: {down:g}x{across:g}"
-        # Pixels are drawn around their centres.
-        axes.add_patch(Rectangle((left - 0.5, top - 0.5), across, down, fill=False, ec=colour, lw=2, label=label))
+        # matplotlib centers pixel (0, 0) at the origin.
+        axes.add_patch(Rectangle((left - 0.5, top - 0.5), across, down, fill=False, ec=color, lw=2, label=label))
     lefts, tops = [key[0] for key in seen], [key[1] for key in seen]
     rights, bottoms = [key[0] + key[2] for key in seen], [key[1] + key[3] for key in seen]
     axes.set_xlim(min([*lefts, 0]) - 1.5, max([*rights, width]) + 0.5)
     axes.set_ylim(max([*bottoms, height]) + 0.5, min([*tops, 0]) - 1.5)
-    axes.set(xlabel="column (pixels)", ylabel="row (pixels)", title="What the unit in the middle of a layer sees")
+    axes.set(xlabel="column (pixels)", ylabel="row (pixels)", title="Receptive field of the unit in the center")
     axes.set_facecolor("0.93")
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8, frameon=False)
     return figure

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from experiments import __main__ as command
 from experiments import experiment as experiments
 from experiments import gallery, run
-from experiments.experiment import Experiment, Finding, is_above, load_experiments
+from experiments.experiment import Conclusion, Experiment, is_above, load_experiments
 from experiments.training import Images, load_images, train
 from jaxcnn import UsageError
 from jaxcnn.data.datasets import Statistics
@@ -33,29 +33,29 @@ def measure(config, seeds):
     return {"accuracy": np.float32(config["rate"]) / (1 + np.arange(len(seeds))), "worst": np.array([np.nan, np.inf])}
 
 
-def figures(records):
+def figures(measurements):
     return {"line": Figure()}
 
 
-def finding(records):
-    return Finding("yes", f"{len(records)} records")
+def conclusion(measurements):
+    return Conclusion("yes", f"{len(measurements)} measurements")
 
 
 @pytest.fixture
 def made_up():
     MEASURED.clear()
-    return Experiment("C99", configs, measure, figures, finding)
+    return Experiment("C99", configs, measure, figures, conclusion)
 
 
 @pytest.fixture
 def quiet(tmp_path):
-    return {"folder": tmp_path / "out" / "made_up", "kept": tmp_path / "kept", "say": lambda line: None}
+    return {"folder": tmp_path / "out" / "made_up", "kept": tmp_path / "kept", "report": lambda line: None}
 
 
 def test_what_was_measured_is_not_measured_again(made_up, quiet):
     first = run.run(made_up, "small", [0, 1], **quiet)
     assert MEASURED == [1, 2, 3]
-    assert run.run(made_up, "small", [0, 1], **quiet)["records"] == first["records"]
+    assert run.run(made_up, "small", [0, 1], **quiet)["measurements"] == first["measurements"]
     assert MEASURED == [1, 2, 3]
     run.run(made_up, "small", [0, 1, 2], **quiet)  # other seeds are other measurements
     assert MEASURED == [1, 2, 3] * 2
@@ -83,7 +83,7 @@ def test_an_interrupted_run_goes_on_and_leaves_the_old_results_until_it_is_done(
 def test_drawing_and_wording_anew_measures_nothing_but_other_code_does(made_up, quiet, monkeypatch):
     whole = load_experiments()["learning_rate"].source
     assert "optax.sgd" in whole
-    for drawn_or_worded in ("**Question.**", "legend(", "Finding("):
+    for drawn_or_worded in ("**Question.**", "legend(", "conclude("):
         assert drawn_or_worded not in whole
     source = made_up.source
     run.run(made_up, "small", [0], **quiet)
@@ -98,12 +98,12 @@ def test_results_are_json_whose_numbers_that_are_none_come_back_as_nan(made_up, 
     text = (quiet["folder"] / "results.json").read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
-    record = run.records_of(run.read(quiet["folder"]))[1]
-    np.testing.assert_array_equal(record["accuracy"], [2, 1])
-    assert np.isnan(record["worst"]).all()
+    measurement = run.measurements_of(run.read(quiet["folder"]))[1]
+    np.testing.assert_array_equal(measurement["accuracy"], [2, 1])
+    assert np.isnan(measurement["worst"]).all()
 
 
-@pytest.mark.parametrize("field", ["finding", "records", "seeds", "figures", "machine", "command"])
+@pytest.mark.parametrize("field", ["conclusion", "measurements", "seeds", "figures", "machine", "command"])
 def test_results_without_a_part_are_refused(made_up, quiet, field):
     results = run.run(made_up, "small", [0], **quiet)
     run.check(results)
@@ -114,7 +114,7 @@ def test_results_without_a_part_are_refused(made_up, quiet, field):
 
 @pytest.mark.parametrize(
     ("content", "match"),
-    [(None, "python -m experiments made_up makes it"), ("{", "damaged"), ("[]", "not an object")],
+    [(None, "Run python -m experiments made_up"), ("{", "damaged"), ("[]", "not an object")],
 )
 def test_results_that_are_missing_or_damaged_are_told_in_one_line(tmp_path, content, match):
     folder = tmp_path / "made_up"
@@ -171,8 +171,8 @@ def test_the_gallery_is_what_the_committed_results_make_and_shows_each():
 def test_findings_and_figures_follow_from_the_committed_numbers():
     for name, experiment in load_experiments().items():
         results = run.read(run.RESULTS / name)
-        made = experiment.finding(run.records_of(results))
-        assert {"seen": made.seen, "text": made.text} == results["finding"], name
+        made = experiment.conclusion(run.measurements_of(results))
+        assert {"confirmed": made.confirmed, "text": made.text} == results["conclusion"], name
 
 
 # The command.
@@ -184,7 +184,7 @@ def test_findings_and_figures_follow_from_the_committed_numbers():
         (["dropuot"], "did you mean 'dropout'"),
         (["C3", "--budget", "smal"], "did you mean 'small'"),
         (["C3", "--seeds", "0"], "at least 1"),
-        (["redraw", "--out", "nowhere"], "makes it"),
+        (["redraw", "--out", "nowhere"], "Run python -m experiments"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(capsys, monkeypatch, tmp_path, args, match):
@@ -301,13 +301,12 @@ def test_the_commands_of_results_are_run_from_the_repository(made_up, quiet):
 def test_the_experiment_in_contributing_runs(quiet, tmp_path, monkeypatch):
     text = (Path(run.RESULTS).parents[1] / "CONTRIBUTING.md").read_text()
     (code,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "EXPERIMENT = " in code]
-    assert code.count("\n") < 80
     (tmp_path / "strides.py").write_text(code)
     monkeypatch.setattr(experiments.claims, "__path__", [str(tmp_path)])
     try:
         results = run.run(experiments.find_experiment("strides"), "tiny", [0, 1], **quiet)
     finally:
         sys.modules.pop("experiments.claims.strides", None)
-    assert results["title"] == "Strides in place of pooling do no harm"
+    assert results["title"] == "Strides can replace pooling without loss of accuracy"
     assert (quiet["folder"] / "accuracy.png").exists()
-    assert len(results["records"]) == 2
+    assert len(results["measurements"]) == 2

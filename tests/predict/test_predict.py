@@ -121,12 +121,12 @@ def cut_off(path):
 
 
 BAD = {
-    "it is empty": lambda path: path.write_bytes(b""),
-    "is no image that can be read: cannot identify": lambda path: path.write_bytes(b"hello" * 99),
-    "is no image that can be read": cut_off,
-    "is in colour, and the model was trained on grey": coloured,
-    "is transparent in places": transparent,
-    "pixels of more than 8 bits": lambda path: save(path, "I;16"),
+    "the file is empty": lambda path: path.write_bytes(b""),
+    "cannot be read as an image: cannot identify": lambda path: path.write_bytes(b"hello" * 99),
+    "cannot be read as an image": cut_off,
+    "is in color, but the model was trained on gray": coloured,
+    "has transparent pixels": transparent,
+    "more than 8 bits": lambda path: save(path, "I;16"),
 }
 
 
@@ -154,7 +154,7 @@ def test_mistakes_are_one_line(run, tmp_path, capsys):
     workdir = ["--workdir", str(run.workdir)]
     for args, says in (
         ([str(tmp_path / "none.png"), *workdir], "does not exist"),
-        ([str(tmp_path / "empty"), *workdir], "holds no images"),
+        ([str(tmp_path / "empty"), *workdir], "contains no images"),
         ([*workdir], "image"),
         ([str(image), "--workdir", "/nowhere"], "/nowhere does not exist"),
         ([str(image), *workdir, "--top", "0"], "top must be at least 1"),

@@ -52,7 +52,7 @@ def test_grad_cam_is_where_the_evidence_is(spot):
     heat = visualize.grad_cam(trained, spot, 1, "layers_1")
     np.testing.assert_allclose(heat, spot[..., 0] / 255.0 / 64, rtol=1e-5)
     assert visualize.grad_cam(trained, spot, 0, "layers_1").max() == 0  # what speaks against a class is left out
-    with pytest.raises(UsageError, match="class 2 is not one of 0 to 1"):
+    with pytest.raises(UsageError, match="unknown class 2; use 0 to 1"):
         visualize.grad_cam(trained, spot, 2, "layers_1")
 
 
@@ -91,7 +91,7 @@ def test_the_confusion_matrix_has_a_row_for_each_true_class():
     matrix = visualize.confusion_matrix(labels, predicted, 3)
     assert matrix.tolist() == [[2, 1, 0], [0, 1, 0], [2, 0, 0]]
     axes = visualize.confusion_figure(labels, predicted, ("a", "b", "c")).axes[0]
-    assert axes.get_title() == "6 images, 50.00% right"
+    assert axes.get_title() == "6 images, 50.00% correct"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
     assert {text.get_position(): text.get_text() for text in axes.texts}[(1, 0)] == "1"
 
@@ -104,7 +104,7 @@ def test_mistakes_are_shown_from_the_surest():
     figure = visualize.mistake_figure(images, labels, probabilities, CLASSES)
     assert [axes.get_title() for axes in figure.axes[:3]] == ["bright 90%", "bright 70%", "dark 60%"]
     assert [axes.get_xlabel() for axes in figure.axes[:3]] == ["is dark", "is dark", "is bright"]
-    with pytest.raises(UsageError, match="no mistake to be shown"):
+    with pytest.raises(UsageError, match="no mistakes to show"):
         visualize.mistake_figure(images[:2], np.array([1, 1]), probabilities[:2], CLASSES)
 
 

@@ -1,4 +1,4 @@
-"""`jaxcnn eval`: test a run again."""
+"""`jaxcnn eval`: evaluate a run on the test set."""
 
 import json
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from jaxcnn.cli._flags import parse
 
 @dataclass(frozen=True)
 class Flags:
-    """Test a run's latest checkpoint on every test image."""
+    """Evaluate the latest checkpoint of a run on the whole test set."""
 
     workdir: str
-    """Folder of the run."""
+    """Run directory."""
     json: bool = False
     """Print the result as JSON."""
 
@@ -28,7 +28,7 @@ def run(args: Sequence[str]) -> None:
     if flags.json:
         print(json.dumps(values, indent=2))
         return
-    table = Table("model", "data set", "step", "test accuracy", "test loss", "test images")
+    table = Table("model", "dataset", "step", "test accuracy", "test loss", "test images")
     table.add_row(
         values["model"],
         values["dataset"],

@@ -1,4 +1,4 @@
-"""`jaxcnn export`: write a trained network for other programs to run."""
+"""`jaxcnn export`: write a trained network as StableHLO or ONNX."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ from jaxcnn.cli._flags import parse
 
 @dataclass(frozen=True)
 class Flags:
-    """Write a trained network for other programs to run: uint8 images [N, H, W, C] in, logits [N, classes] out.
+    """Write a trained network as StableHLO or ONNX. It maps uint8 images [N, H, W, C] to logits [N, classes].
 
-    A StableHLO file is run by JAX alone (jax.export.deserialize), an ONNX file by onnxruntime and others. Class names
-    and the shape of images are written beside it, to OUT.json.
+    JAX runs a StableHLO file without jaxcnn (jax.export.deserialize); onnxruntime and others run an ONNX file. Class
+    names and the image shape are written to OUT.json.
     """
 
     workdir: str
-    """Folder of the run."""
+    """Run directory."""
     out: str
-    """The file to write."""
+    """File to write."""
     format: Literal["stablehlo", "onnx"] = "stablehlo"
-    """The file's format."""
+    """Format of the file."""
 
 
 def run(args: Sequence[str]) -> None:
     flags = parse(Flags, "export", args)
     from jaxcnn.export import export
 
-    beside = export(train.load_run(flags.workdir), flags.format, flags.out)
-    print(f"{flags.out} written, and {beside} with the names of its classes")
+    description = export(train.load_run(flags.workdir), flags.format, flags.out)
+    print(f"wrote {flags.out}, and class names to {description}")

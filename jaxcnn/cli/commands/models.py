@@ -1,4 +1,4 @@
-"""`jaxcnn models`: list the architectures."""
+"""`jaxcnn models`: list the models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from jaxcnn.errors import UsageError
 
 @dataclass(frozen=True)
 class Flags:
-    """List the architectures."""
+    """List the registered models and their papers."""
 
     pattern: tyro.conf.Positional[str] = "*"
-    """A shell pattern of names, such as 'resnet*'."""
+    """Shell pattern of model names, such as 'resnet*'."""
     json: bool = False
     """Print the list as JSON."""
 
@@ -25,5 +25,5 @@ def run(args: Sequence[str]) -> None:
     flags = parse(Flags, "models", args)
     rows = [{"name": name, "paper": models.paper(name)} for name in models.list_models(flags.pattern)]
     if not rows:
-        raise UsageError(f"no model matches {flags.pattern!r}; `jaxcnn models` lists them all")
+        raise UsageError(f"no model matches {flags.pattern!r}; run `jaxcnn models` to list all models")
     print_rows(rows, as_json=flags.json)

@@ -1,4 +1,4 @@
-"""`jaxcnn predict`: tell the classes of images."""
+"""`jaxcnn predict`: classify images."""
 
 import json
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from jaxcnn.cli._flags import parse
 
 @dataclass(frozen=True)
 class Flags:
-    """Tell the most probable classes of images, by a trained network.
+    """Print the most probable classes of images, predicted by a trained network.
 
-    Images are prepared as in training; what is done to them stands in the run's preprocessing.json.
+    Images are preprocessed as in training; the run's preprocessing.json describes how.
     """
 
     images: tyro.conf.Positional[tuple[str, ...]]
-    """Image files, or folders of them."""
+    """Image files, or folders of image files."""
     workdir: str
-    """Folder of the run."""
+    """Run directory."""
     top: int = 3
-    """How many classes to name for each image."""
+    """Number of classes to print for each image."""
     json: bool = False
     """Print the predictions as JSON."""
 

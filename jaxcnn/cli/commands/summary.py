@@ -1,4 +1,4 @@
-"""`jaxcnn summary`: what a model costs and sees, layer by layer."""
+"""`jaxcnn summary`: parameters, multiply-adds and receptive fields of a model, layer by layer."""
 
 import importlib
 import inspect
@@ -25,17 +25,17 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Flags:
-    """What a model costs and sees, layer by layer: parameters, multiply-adds, receptive fields. Nothing is computed."""
+    """Print parameters, multiply-adds and receptive fields of a model, layer by layer, without running it."""
 
     model: tyro.conf.Positional[str]
-    """A name that `jaxcnn models` lists, or module:attribute: a Linen module, a factory of one, or any function of
-    images."""
+    """Name from `jaxcnn models`, or module:attribute, where the attribute is a Linen module, a factory of modules, or
+    any function of images."""
     input_shape: tuple[int, int, int] | None = None
-    """Height, width and channels of the images (default: those that the model is for)."""
+    """Height, width and channels of the images (default: the model's own)."""
     image_size: int | None = None
-    """Height and width alone; channels are the model's, or 3."""
+    """Height and width of the images; channels are the model's own, or 3."""
     num_classes: int | None = None
-    """Number of logits (default: the model's own)."""
+    """Number of classes (default: the model's own)."""
     json: bool = False
     """Print the rows and totals as JSON."""
 
@@ -54,7 +54,7 @@ def run(args: Sequence[str]) -> None:
         return
     table = _table(summary)
     console = Console()
-    if not console.is_terminal:  # into a file or a pipe: as wide as it needs to be
+    if not console.is_terminal:  # in a file or a pipe no line is wrapped
         console = Console(width=max(Console(width=10_000).measure(table).maximum, 80))
     console.print(f"[bold]{flags.model}[/], images {_times(shape)}", highlight=False)
     console.print(table)
@@ -63,25 +63,29 @@ def run(args: Sequence[str]) -> None:
 
 def _input_shape(flags: Flags, own: Shape | None) -> Shape:
     if flags.input_shape is not None and flags.image_size is not None:
-        raise UsageError("give either --input-shape H W C or --image-size N, not both")
+        raise UsageError("--input-shape and --image-size are mutually exclusive; pass one of them")
     shape = flags.input_shape or own
     if flags.image_size is not None:
         shape = (flags.image_size, flags.image_size, own[2] if own else 3)
     if shape is None:
-        raise UsageError(f"{flags.model} does not say what images it is for; give --input-shape H W C")
+        raise UsageError(f"{flags.model} has no default image shape; pass --input-shape H W C")
     if min(shape) < 1:
-        raise UsageError(f"images need a height, width and channels of at least 1, got {' '.join(map(str, shape))}")
+        raise UsageError(f"image height, width and channels must be at least 1, got {' '.join(map(str, shape))}")
     return shape
 
 
 def _imported(name: str, num_classes: int | None) -> nn.Module | Callable[..., Any]:
-    """The model at `module:attribute`, made by calling it if it is a factory."""
+    """Return the model or function at `module:attribute`; call the attribute if it is a factory.
+
+    Raises:
+      UsageError: the module cannot be imported, or the attribute is missing or of an unsupported type.
+    """
     module_name, _, attribute = name.partition(":")
     folder = str(Path.cwd())
-    sys.path.insert(0, folder)  # the console script, unlike `python -m`, does not look where it is called
+    sys.path.insert(0, folder)  # unlike `python -m`, the console script does not import from the current directory
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the user's code may raise whatever it likes
+    except Exception as error:  # the user's module can raise anything
         raise UsageError(f"cannot import {module_name!r}: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(folder)
@@ -91,10 +95,10 @@ def _imported(name: str, num_classes: int | None) -> nn.Module | Callable[..., A
     found = getattr(module, attribute)
     if isinstance(found, nn.Module):
         if num_classes is not None:
-            raise UsageError(f"{name} is a model already; --num-classes is for names and factories")
+            raise UsageError(f"{name} is a model instance; --num-classes applies only to model names and factories")
         return found
     if not callable(found):
-        raise UsageError(f"{name} is of type {type(found).__name__}, neither a Linen module nor a function")
+        raise UsageError(f"{name} has type {type(found).__name__}; pass a Linen module, a factory or a function")
     return _made(name, found, num_classes)
 
 
@@ -108,16 +112,16 @@ def _made(name: str, factory: Callable[..., Any], num_classes: int | None) -> nn
     ]
     is_class = inspect.isclass(factory)
     if num_classes is not None and "num_classes" not in parameters:
-        raise UsageError(f"{name} takes no num_classes")
+        raise UsageError(f"{name} has no argument num_classes; omit --num-classes")
     fields = {} if num_classes is None else {"num_classes": num_classes}
     missing = [parameter for parameter in required if parameter not in fields]
     if not missing:
         made = factory(**fields)
         if isinstance(made, nn.Module):
             return made
-        raise UsageError(f"{name} makes {type(made).__name__}, not a Linen module")
+        raise UsageError(f"{name} returns {type(made).__name__}; a factory must return a Linen module")
     if is_class or len(missing) > 1:
-        raise UsageError(f"{name} cannot be made without {', '.join(missing)}; give a factory that needs no arguments")
+        raise UsageError(f"{name} requires {', '.join(missing)}; pass a factory without required arguments")
     return factory  # a function of images
 
 
@@ -126,12 +130,12 @@ def _table(summary: Summary) -> Table:
     table.add_column("name", overflow="fold")
     table.add_column("kind", overflow="fold")
     table.add_column("output", overflow="fold")
-    for name in ("params", "MACs", "sees", "stride"):
+    for name in ("params", "MACs", "field", "stride"):
         table.add_column(name, justify="right")
     for row in summary.rows:
         numbers = [f"{count:,}" if count else "" for count in (row.params, row.macs)]
-        sees = [_times(row.receptive_field), _times(row.stride)]
-        table.add_row(row.name, row.kind, _times(row.output_shape[1:]), *numbers, *sees)
+        field = [_times(row.receptive_field), _times(row.stride)]
+        table.add_row(row.name, row.kind, _times(row.output_shape[1:]), *numbers, *field)
     return table
 
 
@@ -142,11 +146,11 @@ def _totals(summary: Summary) -> str:
     if last is None:
         return costs
     shape, field, stride = map(_times, (last.output_shape[1:], last.receptive_field, last.stride))
-    return f"{costs}\na unit of the last feature map, {shape}, sees {field} pixels; its neighbours are {stride} away"
+    return f"{costs}\nlast feature map {shape}: receptive field {field} pixels, stride {stride}"
 
 
 def _last_map(summary: Summary) -> Row | None:
-    """The last row whose units have places in the image."""
+    """Return the last row whose units have positions in the image."""
     return next((row for row in reversed(summary.rows) if row.stride is not None), None)
 
 

@@ -1,4 +1,4 @@
-"""`jaxcnn visualize`: draw what a network has learned and what it sees."""
+"""`jaxcnn visualize`: draw what a trained network has learned and what it sees."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,23 +20,23 @@ What = Literal["all", "filters", "features", "grad-cam", "confusion", "mistakes"
 class Flags:
     """Draw what a trained network has learned and what it sees, as PNG files.
 
-    filters: of the first convolution. features: the feature maps of a layer for an image. grad-cam: the places of an
-    image that speak for a class. confusion: which classes are taken for which. mistakes: those that the network was
-    most sure of. field: the receptive field of layers. all: each of these. layers: only list the layers.
+    filters: kernels of the first convolution. features: feature maps of a layer for an image. grad-cam: regions of an
+    image that support a class. confusion: confusion matrix. mistakes: the most confident mistakes. field: receptive
+    fields of layers. all: all of these. layers: print the names of the layers.
     """
 
     what: tyro.conf.Positional[What] = "all"
     """What to draw."""
     workdir: str = tyro.MISSING
-    """Folder of the run."""
+    """Run directory."""
     image: str | None = None
-    """Image file to look at (default: the first test image)."""
+    """Image file to use (default: the first test image)."""
     layer: str | None = None
-    """Layer to look at (default: of features the first, of grad-cam the last, of field all)."""
+    """Layer to draw (default: the first for features, the last for grad-cam, all for field)."""
     label: str | None = None
     """Class to explain (default: the most probable one)."""
     out: str | None = None
-    """Folder of the pictures (default: visualize/ in the run's folder)."""
+    """Output directory (default: visualize/ in the run directory)."""
 
 
 def run(args: Sequence[str]) -> None:
@@ -44,33 +44,33 @@ def run(args: Sequence[str]) -> None:
     from jaxcnn import visualize
 
     trained = train.load_run(flags.workdir)
-    model, around = trained.model, trained.preprocessing
-    layers = visualize.layer_names(model, trained.variables, around.image_shape)
+    model, preprocessing = trained.model, trained.preprocessing
+    layers = visualize.layer_names(model, trained.variables, preprocessing.image_shape)
     if flags.what == "layers":
         print("\n".join(layers))
         return
     if flags.layer is not None and flags.layer not in layers:
         raise unknown_name("layer", flags.layer, layers)
     if not layers:
-        raise UsageError(f"{trained.config.model} has no layer that gives feature maps")
-    label = _label(flags.label, around.class_names)
+        raise UsageError(f"{trained.config.model} has no layer whose output is feature maps")
+    label = _label(flags.label, preprocessing.class_names)
     tests = _Tests(trained)
     if flags.image is not None:
-        image = predict.read_image(predict.find_images([flags.image])[0], around.image_shape)
+        image = predict.read_image(predict.find_images([flags.image])[0], preprocessing.image_shape)
     elif flags.what in ("all", "features", "grad-cam", "field"):
         image = tests.images[0]
     else:
-        image = np.zeros(around.image_shape, np.uint8)
+        image = np.zeros(preprocessing.image_shape, np.uint8)
 
     pictures: dict[str, Callable[[], Any]] = {
-        "filters": lambda: visualize.filter_figure(model, trained.variables, around.image_shape),
+        "filters": lambda: visualize.filter_figure(model, trained.variables, preprocessing.image_shape),
         "features": lambda: visualize.feature_map_figure(trained, image, flags.layer or layers[0]),
         "grad-cam": lambda: visualize.grad_cam_figure(trained, image, label, flags.layer),
         "confusion": lambda: visualize.confusion_figure(
-            tests.labels, tests.probabilities.argmax(axis=1), around.class_names
+            tests.labels, tests.probabilities.argmax(axis=1), preprocessing.class_names
         ),
         "mistakes": lambda: visualize.mistake_figure(
-            tests.images, tests.labels, tests.probabilities, around.class_names
+            tests.images, tests.labels, tests.probabilities, preprocessing.class_names
         ),
         "field": lambda: visualize.receptive_field_figure(model, image, flags.layer),
     }
@@ -94,7 +94,7 @@ def _label(name: str | None, class_names: Sequence[str]) -> int | None:
 
 
 class _Tests:
-    """The test images of the run's data set, opened and predicted when they are first asked for."""
+    """The test images of the run's dataset. Reading and prediction are deferred to the first use."""
 
     def __init__(self, trained: train.Trained):
         self._trained = trained

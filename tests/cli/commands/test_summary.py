@@ -56,12 +56,12 @@ def test_a_table_of_every_layer_with_totals_fits_a_hundred_columns(capsys):
     lines = summary("resnet50", capsys).splitlines()
     assert max(map(len, lines)) <= 100
     assert lines[0] == "resnet50, images 224×224×3"
-    assert lines[1].split() == ["name", "kind", "output", "params", "MACs", "sees", "stride"]
+    assert lines[1].split() == ["name", "kind", "output", "params", "MACs", "field", "stride"]
     conv = next(line for line in lines if line.startswith("stage4_block3/conv2"))
     assert conv.split() == ["stage4_block3/conv2", "Conv", "7×7×512", "2,359,296", "115,605,504", "427×427", "32×32"]
     assert lines[-2].startswith("25,557,032 parameters, 4.089 GMACs, ")
     assert lines[-2].endswith("MiB of activations for one image")
-    assert "7×7×2048, sees 427×427 pixels; its neighbours are 32×32 away" in lines[-1]
+    assert "7×7×2048: receptive field 427×427 pixels, stride 32×32" in lines[-1]
 
 
 def test_json_has_rows_and_totals(capsys):
@@ -100,16 +100,16 @@ MISTAKES = {
     "resnet50 --imge-size 3": "did you mean --image-size?",
     "resnet50 --image-size 0": "at least 1, got 0 0 3",
     "resnet50 --input-shape 8 8": "--input-shape",
-    "resnet50 --input-shape 8 8 3 --image-size 8": "not both",
+    "resnet50 --input-shape 8 8 3 --image-size 8": "mutually exclusive",
     "resnet50 --num-classes 0": "num_classes must be at least 1",
     "vgg16 --image-size 31": "image too small",
-    "users_net:net": "users_net:net does not say what images it is for; give --input-shape H W C",
+    "users_net:net": "users_net:net has no default image shape; pass --input-shape H W C",
     "users_net:nett": "did you mean 'net'?",
-    "users_net:number": "is of type int, neither a Linen module nor a function",
-    "users_net:no_factory": "makes int, not a Linen module",
-    "users_net:Wide": "cannot be made without width",
-    "users_net:net --num-classes 5": "is a model already",
-    "users_net:factory --num-classes 5": "takes no num_classes",
+    "users_net:number": "has type int; pass a Linen module, a factory or a function",
+    "users_net:no_factory": "returns int; a factory must return a Linen module",
+    "users_net:Wide": "requires width",
+    "users_net:net --num-classes 5": "is a model instance",
+    "users_net:factory --num-classes 5": "has no argument num_classes",
     "nowhere_to_be_found:net": "cannot import 'nowhere_to_be_found'",
     "broken_net:net": "cannot import 'broken_net': ZeroDivisionError",
     ":net": "cannot import ''",
