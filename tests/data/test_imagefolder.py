@@ -132,7 +132,8 @@ def test_the_middle_has_224_of_256_pixels_of_the_shorter_side():
     assert centre_box(512, 1024, (224, 224)) == (288, 32, 736, 480)
 
 
-def test_a_network_is_trained_on_a_folder_and_says_how_long_it_waited(photographs, tmp_path, capsys):
+@pytest.mark.usefixtures("compile_quickly")
+def test_a_network_is_trained_on_a_folder_and_reports_how_long_it_waited(photographs, tmp_path, capsys):
     flags = ["--dataset", photographs.name, "--data-dir", str(photographs.directory.parent.parent)]
     size = ["--image-size", "28", "--augment", "resized_crop", "flip"]
     run = ["--steps", "4", "--batch-size", "8", "--workdir", str(tmp_path / "run"), "--json", "--no-progress"]

@@ -229,6 +229,7 @@ def mean_kernel(state, batch):
     return {"kernel": abs(state.params["layers_0"]["kernel"]).mean(), "images": batch["images"].mean()}
 
 
+@pytest.mark.usefixtures("compile_quickly")
 @pytest.mark.parametrize("tests", [4, (0, 3, 20)])
 def test_seeds_side_by_side_learn_what_they_learn_in_turns(images, tests):
     options = {"steps": 20, "batch_size": 16, "seeds": [3, 5], "tests": tests, "probe": mean_kernel}
@@ -246,6 +247,7 @@ def test_seeds_side_by_side_learn_what_they_learn_in_turns(images, tests):
     assert abs(turns.loss[0] - turns.loss[1]).max() > 1e-2
 
 
+@pytest.mark.usefixtures("compile_quickly")
 def test_a_seed_decides_everything_alone(images):
     options = {"steps": 6, "batch_size": 16, "tests": 1}
     together = train(NETWORK, images, optax.sgd(0.1), seeds=[0, 1], **options)
@@ -253,6 +255,7 @@ def test_a_seed_decides_everything_alone(images):
     np.testing.assert_array_equal(together.loss[1:], alone.loss)
 
 
+@pytest.mark.usefixtures("compile_quickly")
 def test_tests_count_every_image_once(images):
     """Against the network applied to all test images at once."""
     done = train(NETWORK, images, optax.sgd(0.1), steps=3, batch_size=16, seeds=[0], tests=1)
@@ -262,12 +265,14 @@ def test_tests_count_every_image_once(images):
     assert done.tests["test_loss"][0, -1] == pytest.approx(float(losses.mean()), rel=1e-5)
 
 
+@pytest.mark.usefixtures("compile_quickly")
 def test_a_network_that_diverges_has_its_curve_to_the_end(images):
     done = train(NETWORK, images, optax.sgd(1e20), steps=8, batch_size=16, seeds=[0], tests=2)
     assert not np.isfinite(done.loss[0, -1])
     assert done.values()["final_test_accuracy"].shape == (1,)
 
 
+@pytest.mark.usefixtures("compile_quickly")
 def test_a_long_curve_is_thinned_by_means(images):
     done = train(Sequential([Flatten(), Dense(3)]), images, optax.sgd(0.1), steps=450, batch_size=2, seeds=[0], tests=1)
     values = done.values()
@@ -298,6 +303,7 @@ def test_the_commands_of_results_are_run_from_the_repository(made_up, quiet):
     assert command_line.endswith("--budget small --seeds 2")
 
 
+@pytest.mark.usefixtures("compile_quickly")
 def test_the_experiment_in_contributing_runs(quiet, tmp_path, monkeypatch):
     text = (Path(run.RESULTS).parents[1] / "CONTRIBUTING.md").read_text()
     (code,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "EXPERIMENT = " in code]

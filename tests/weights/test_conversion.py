@@ -17,6 +17,9 @@ from jaxcnn.weights._stored import Stored
 from jaxcnn.weights.conversion import from_file, template
 from jaxcnn.weights.names import COUNTER, TORCHVISION, TORCHVISION_MODEL
 
+# One model of each kind of block and classifier; the deeper and wider ones take long to trace and are slow tests.
+SAMPLE = {"alexnet", "vgg11", "vgg16_bn", "googlenet_bn", "resnet18", "resnet50", "resnext50_32x4d", "densenet121"}
+EVERY_MODEL = [pytest.param(name, marks=[] if name in SAMPLE else pytest.mark.slow) for name in TORCHVISION]
 SIGNATURES = json.loads((Path(__file__).parent / "golden" / "state_dicts.json").read_text())
 
 
@@ -70,7 +73,7 @@ def back(name, model, state, **options):
     return from_file(name, build, stored(state), **options)
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", EVERY_MODEL)
 def test_the_state_dict_is_torchvisions_in_names_types_and_shapes(name):
     shapes = shapes_of(create_model(name))
     blank = {key: np.broadcast_to(np.float32(0), shape.shape) for key, shape in shapes.items()}  # takes no memory
@@ -80,7 +83,7 @@ def test_the_state_dict_is_torchvisions_in_names_types_and_shapes(name):
         assert signature(state) == SIGNATURES["timm"][name]
 
 
-@pytest.mark.parametrize("name", TORCHVISION)
+@pytest.mark.parametrize("name", EVERY_MODEL)
 def test_there_and_back_is_bit_equal(name):
     model = narrow(name)
     variables = counted(shapes_of(model))

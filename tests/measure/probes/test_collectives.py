@@ -3,8 +3,7 @@
 import jax
 import pytest
 
-from jaxcnn.measure import Case
-from jaxcnn.measure.probes import collectives
+from jaxcnn.measure import Case, collectives
 from jaxcnn.measure.probes.program import build
 
 

@@ -79,6 +79,7 @@ def test_a_command_says_all_of_its_case(case, monkeypatch):
     assert options["memory_limit"] == case.memory_limit
 
 
+@pytest.mark.usefixtures("compile_quickly")
 def test_too_little_memory_is_a_row_and_nothing_is_run():
     row = measure_case(replace(TINY, memory_limit=10_000))
     assert row["error"].startswith("out of memory: needs ")
@@ -178,6 +179,7 @@ def test_mistakes_are_told_before_anything_is_measured(given, says):
         benchmark(**{"model": "lenet5", **given}, on_row=lambda row: pytest.fail("measured"))
 
 
+@pytest.mark.usefixtures("compile_quickly")
 def test_several_steps_a_dispatch_make_the_same_updates():
     import jax
     import numpy as np
