@@ -1,5 +1,6 @@
 """Settings and fixtures of all tests: eight CPU devices, a shared compilation cache, and one trained network."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -30,9 +31,13 @@ def compile_quickly():
 
 
 @pytest.fixture(scope="session")
-def lenet_run(tmp_path_factory):
+def lenet_run(tmp_path_factory, worker_id):
     """Return the result of a short run of LeNet-5. Tests must leave its directory as it was."""
     from jaxcnn.train import Config, fit
 
-    workdir = tmp_path_factory.mktemp("lenet_run")
-    return fit(Config(steps=60, batch_size=64, ema_decay=0.9, progress=False, workdir=str(workdir)))
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder if worker_id == "master" else folder.parent  # which all workers share
+    config = Config(steps=60, batch_size=64, ema_decay=0.9, progress=False, workdir=str(folder / "lenet_run"))
+    with (folder / "lenet_run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return fit(config)  # the first worker trains; the others load the finished run
