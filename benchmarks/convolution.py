@@ -1,14 +1,16 @@
-"""Convolutions and pooling on a CPU: jaxcnn's forms against the plain ones, in one process, alternately.
+"""Convolutions and pooling on a CPU: jaxcnn's kernels against plain JAX operations, in turns within one process.
 
     python -m benchmarks.convolution [--models lenet5:256 resnet50:8] [--layers [3x3 pool]] [--rounds 20] [--json]
 
-For each model (`name:batch` or `name:batch:size`) a whole training step is compiled several times: `plain`, as Flax's
-own layers compute it (`conv_general_dilated`, `reduce_window`); `xla`, in the forms of XLA's operations that
-`jaxcnn.layers` chooses; and, where oneDNN is installed, `onednn`, with convolutions by it, and `winograd`, as
-`jaxcnn.layers` has them: those of 3x3 by Winograd's algorithm where that is faster. `--layers` compares single layers,
-each of the changes by itself. The programs take turns, and the ratio is that of their fastest runs: on a machine that
-does other work besides, the fastest of many is what is least disturbed. Beside it stands the ratio of the processor
-time of all threads, likewise, which other work disturbs less and which says nothing of idle cores.
+For each model (`name:batch` or `name:batch:size`) a whole training step is compiled several times:
+
+- `plain`: the operations that Flax's own layers use (`conv_general_dilated`, `reduce_window`);
+- `xla`: the XLA operations that `jaxcnn.kernels` chooses on a CPU (`JAXCNN_KERNELS=xla`);
+- `onednn`: the native library without Winograd's algorithm, where it is installed;
+- `winograd`: the default, which computes 3x3 kernels by Winograd's algorithm where that is faster.
+
+`--layers` compares single layers. The programs take turns. A ratio compares their fastest runs, which other work on the
+machine disturbs least. The second ratio compares the CPU time of all threads.
 """
 
 import argparse
@@ -19,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest import mock
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -27,8 +28,8 @@ import jax
 import optax
 
 import jaxcnn
-from jaxcnn.kernels import native
-from jaxcnn.layers import Conv, MaxPool, convolution, pooling
+from jaxcnn import kernels
+from jaxcnn.layers import Conv, MaxPool
 from jaxcnn.measure.case import natural_image_shape
 
 MODELS = ("lenet5:256", "resnet20_cifar:128", "resnet50:8", "vgg16:4", "densenet121:8", "googlenet_bn:8")
@@ -54,16 +55,22 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 }
 
 
+def kinds() -> tuple[str, ...]:
+    """Return the kinds of program that this machine can run."""
+    return ("plain", "xla") if kernels.describe() == "XLA" else ("plain", "xla", "onednn", "winograd")
+
+
 @contextmanager
 def forms(kind: str) -> Iterator[None]:
-    """What is traced and compiled within has its layers in the forms of this kind: plain, xla, onednn or winograd."""
+    """Trace and compile the layers within the context in the forms of this kind."""
     with ExitStack() as stack:
-        if kind == "plain":
-            for module in (convolution, pooling):
-                stack.enter_context(mock.patch.object(module, "traced_for_cpu", return_value=False))
-        if kind in ("plain", "xla"):
-            stack.enter_context(mock.patch.object(native, "is_fast", return_value=False))
-        stack.enter_context(mock.patch.object(native, "must_be_plain", return_value=kind != "winograd"))
+        match kind:
+            case "plain":
+                stack.enter_context(kernels.inlined())
+            case "xla":
+                stack.enter_context(kernels.use("xla"))
+            case "onednn":
+                stack.enter_context(jax.default_matmul_precision("highest"))
         yield
 
 
@@ -106,7 +113,7 @@ def layer_step(layer: Any, shape: tuple[int, ...]) -> tuple[Callable[..., Any], 
 def compare(case: str, step: Callable[..., Any], arguments: tuple[Any, ...], rounds: int) -> dict[str, Any]:
     """Milliseconds of each kind, and how many times as fast as the plain one it is."""
     programs, compile_seconds = {}, {}
-    for kind in ("plain", "xla", *(["onednn", "winograd"] if native.is_used() else [])):
+    for kind in kinds():
         with forms(kind):
             started = time.perf_counter()
             # A function of its own, or JAX would take the program traced before.
@@ -150,9 +157,7 @@ def main() -> None:
         for text in arguments.models:
             name, batch, *size = text.split(":")
             cases.append((text, train_step(name, int(batch), int(size[0]) if size else None)))
-    header = (
-        f"jax {jax.__version__}, {os.cpu_count()} cores, oneDNN {'in use' if native.is_used() else 'not installed'}"
-    )
+    header = f"jax {jax.__version__}, {os.cpu_count()} cores, convolutions by {kernels.describe()}"
     if not arguments.json:
         print(header)
     for case, (step, values) in cases:

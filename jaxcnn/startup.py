@@ -12,7 +12,9 @@ from pathlib import Path
 
 import jax
 
-from jaxcnn.kernels.native._build import OFF, SWITCH
+from jaxcnn import kernels
+
+OFF = ("0", "false", "off")
 
 _keeps_memory = False
 
@@ -127,6 +129,6 @@ def _is_writable(folder: Path) -> bool:
 def _has_onednn() -> bool:
     """Whether `pip install 'jaxcnn[cpu]'` brought a oneDNN that convolutions are handed to."""
     try:
-        return os.environ.get(SWITCH, "1").lower() not in OFF and bool(metadata.version("onednn-cpu-gomp"))
+        return kernels.selected() != "xla" and bool(metadata.version("onednn-cpu-gomp"))
     except metadata.PackageNotFoundError:
         return False

@@ -4,9 +4,7 @@ import os
 
 import jax
 
-from jaxcnn import startup
-from jaxcnn.kernels.native import is_used
-from jaxcnn.kernels.native._build import SWITCH
+from jaxcnn import kernels, startup
 from jaxcnn.measure import Case
 from jaxcnn.measure.probes.machine import device_name, package_version
 from jaxcnn.measure.probes.program import build as build_program
@@ -18,7 +16,7 @@ VARIANTS = {"resnet18_small_stem": ("resnet18", {"stem": "cifar", "num_classes":
 
 def build(task):
     if not task.get("native", True):
-        os.environ[SWITCH] = "0"
+        os.environ[kernels.VARIABLE] = "xla"
     name, options = VARIANTS.get(task["model"], (task["model"], {}))
     case = Case(
         name,
@@ -44,7 +42,8 @@ def build(task):
         lambda metrics: float(metrics["loss"]) / case.batch_size,
         {
             "params": sum(x.size for x in jax.tree.leaves(state.params)),
-            "versions": f"jax {jax.__version__}, flax {package_version('flax')}" + ", oneDNN" * is_used(),
+            "versions": f"jax {jax.__version__}, flax {package_version('flax')}"
+            + ", oneDNN" * (kernels.describe() != "XLA"),
             "device_kind": device_name(jax.devices()[0]),
         },
     )

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
+from jaxcnn import kernels
 from jaxcnn.analysis.receptive_field import Field, Interval
 from jaxcnn.analysis.walk import Step, Walk, marked
 from jaxcnn.errors import UsageError
@@ -139,7 +140,8 @@ def summarize(
     else:
         variables, function = {}, lambda _, images: fn_or_model(images)
 
-    closed = jax.make_jaxpr(marked(function))(variables, images)
+    with kernels.inlined():  # as JAX operations, which the walk knows
+        closed = jax.make_jaxpr(marked(function))(variables, images)
     seen: Field = (Interval(axis=1), Interval(axis=2))
     walk = Walk(count_padding)
     walk.run(closed.jaxpr, [None] * (len(closed.jaxpr.invars) - 1) + [seen])

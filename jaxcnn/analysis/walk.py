@@ -18,7 +18,6 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 
 from jaxcnn.analysis.receptive_field import WHOLE, Field, blur, is_known, join, shape, transfer
-from jaxcnn.kernels import batch_norm, convolution, reductions
 
 MARK = "jaxcnn.analysis"
 
@@ -109,7 +108,7 @@ class Walk:
         return [read(atom) for atom in jaxpr.outvars]
 
     def _equation(self, eqn: JaxprEqn, inputs: list[Field | None], scope: str, times: int) -> list[Field | None]:
-        name, bodies = eqn.primitive.name, programs_within(eqn)
+        name, bodies = eqn.primitive.name, list(jaxprs_in_params(eqn.params))
         if name == "scan":
             return self._scan(eqn, bodies[0], inputs, scope, times)
         if name == "cond":
@@ -168,20 +167,6 @@ class Walk:
 def _renumbered(field: Field | None, by: int) -> Field | None:
     """The field with a first axis removed from the array (-1) or added to it (1)."""
     return field and tuple(replace(i, axis=i.axis + by) if i and i.axis + by >= 0 else None for i in field)
-
-
-def programs_within(eqn: JaxprEqn) -> list[Jaxpr]:
-    """The programs that an equation runs; of what layers compute by primitives of their own on a CPU, XLA's form."""
-    plain = OWN_FORMS.get(eqn.primitive)
-    return list(jaxprs_in_params(eqn.params)) if plain is None else [plain(eqn).jaxpr]
-
-
-OWN_FORMS = {
-    convolution.convolution_p: convolution.plain,
-    reductions.sums_p: reductions.plain,
-    reductions.spread_p: reductions.plain,
-    **dict.fromkeys(batch_norm.FORMS, batch_norm.plain),
-}
 
 
 def is_call(eqn: JaxprEqn, body: Jaxpr) -> bool:

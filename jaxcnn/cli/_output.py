@@ -1,4 +1,4 @@
-"""What commands print: rows as a table, or as JSON."""
+"""Print the rows of a command as a table or as JSON."""
 
 import json
 from typing import Any
@@ -8,18 +8,22 @@ from rich.table import Table
 
 
 def print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
-    """Prints a list of dicts; columns are their keys, in the order of their first appearance."""
+    """Print dicts as the rows of a table, with one column for each key, or as JSON if `as_json`."""
     if as_json:
         print(json.dumps(rows, indent=2))
         return
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = Table(*columns)
     for row in rows:
-        table.add_row(*(_cell(row.get(name)) for name in columns))
+        table.add_row(*(_format_cell(row.get(name)) for name in columns))
     Console().print(table)
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)

@@ -1,4 +1,4 @@
-"""Data sets as tensorflow-datasets keeps them, read without TensorFlow, in batches of uint8 images."""
+"""Datasets in the format of tensorflow-datasets, read without TensorFlow, as batches of uint8 images."""
 
 from jaxcnn.data.augment import AUGMENTATIONS, compose, normalize
 from jaxcnn.data.datasets import STATISTICS, Dataset, list_datasets, open_dataset

@@ -1,7 +1,13 @@
-"""Sums of original files, as their authors, torchvision or TFDS publish them, and the names of CIFAR's classes.
+"""Published checksums of the original dataset files, and the class names of CIFAR-10 and CIFAR-100.
 
-Those of 64 digits are SHA-256, of 40 SHA-1, of 32 MD5. A file `x.gz` may have the sum of what is packed in it, `x`,
-since copies are also handed on packed anew.
+The checksums come from the authors, torchvision or TFDS. The number of hexadecimal digits gives the algorithm:
+
+- 64: SHA-256
+- 40: SHA-1
+- 32: MD5
+
+A file `x.gz` is also accepted if its unpacked content has the checksum of `x`, since some mirrors compress the files
+again.
 """
 
 SUMS: dict[str, dict[str, str]] = {
@@ -76,7 +82,7 @@ large_natural_outdoor_scenes large_omnivores_and_herbivores medium_mammals non-i
 reptiles small_mammals trees vehicles_1 vehicles_2
 """
 
-# TFDS reads these names from files beside the batches, which not every copy has.
+# TFDS reads these names from files that some copies of the dataset lack.
 CLASS_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     "cifar10": {
         "label": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),

@@ -1,12 +1,12 @@
-"""PNG files of one size, decoded in one call.
+"""Decode a batch of PNG files of one size in a single call.
 
-Two threads that decode a file of 32 x 32 a call are no faster than one: the call takes some 30 us, and getting the
-interpreter's lock back from another thread as long, or, as with pyspng, the lock is kept meanwhile. TensorStore reads
-any number of chunks in one call without that lock, and a chunk of a volume of Neuroglancer's may be a PNG file. So the
-files of a batch are made the slices of a volume in memory.
+Decoding one 32 x 32 file takes about 30 us. Getting the interpreter lock (GIL) back from another thread takes as long,
+and pyspng does not release the lock at all. Two Python threads therefore decode no faster than one. TensorStore decodes
+any number of chunks in one call without the lock, and a chunk of a Neuroglancer volume may be a PNG file. This module
+presents the files of a batch as the slices of an in-memory volume.
 
-The volume is what Neuroglancer calls precomputed, in its sharded format with a single shard that has a single
-minishard: where the index of the chunks is, the chunks, and that index.
+The volume has Neuroglancer's "precomputed" format, with a single shard that holds a single minishard: the position of
+the chunk index, the chunks, and the index.
 """
 
 import functools
@@ -18,83 +18,86 @@ from typing import Any
 import numpy as np
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-COLOURS = {1: 0, 3: 2}
-"""PNG's number for grey and for RGB, by the number of channels."""
+COLOR_TYPES = {1: 0, 3: 2}
+"""PNG color type by number of channels: grayscale and RGB."""
 
 CACHE_BYTES = 1 << 20
-"""Room for the index of the chunks, which without it is decoded for each chunk anew."""
+"""Cache size for the chunk index. Without a cache, TensorStore decodes the index again for every chunk."""
 
-AROUND = 57
-"""Bytes of a plain file that are not its compressed pixels: signature, header, end, and what is around the pixels."""
+OVERHEAD_BYTES = 57
+"""Bytes of a plain file other than the compressed pixels: signature, header, end, and framing of the pixel chunk."""
 
 
 def decode_together(contents: Sequence[bytes], shape: tuple[int, int, int]) -> np.ndarray | None:
-    """The pixels, uint8 `[N, H, W, C]`, of plain PNG files that all have the shape `(H, W, C)`.
+    """Decode plain PNG files that all have the shape `(H, W, C)`.
 
-    Plain is of 8 bits a channel, grey or RGB, not interlaced, with a header, one chunk of pixels, an end and nothing
-    else. As many threads as there are cores decode, whatever number of threads call.
+    A plain file has 8 bits per channel, is grayscale or RGB, is not interlaced, and consists of a header, one chunk of
+    pixels and an end. TensorStore decodes with one thread per core, however many threads call this function.
 
     Returns:
-      None if any content is not plain, of another shape, or damaged: one to be decoded, or refused, by itself.
+      Pixels, uint8 `[N, H, W, C]`; or None if any file is not plain, has another shape, or is damaged. Decode the
+      files one by one in that case.
     """
-    if not contents or shape[-1] not in COLOURS:
+    if not contents or shape[-1] not in COLOR_TYPES:
         return None
-    header, end = _header(shape), png_chunk(b"IEND", b"")
+    header, end = _plain_header(shape), _png_chunk(b"IEND", b"")
     for content in contents:
-        if not (content.startswith(header) and content.endswith(end) and _has_one_chunk(content)):
+        if not (content.startswith(header) and content.endswith(end) and _has_one_pixel_chunk(content)):
             return None
 
-    import tensorstore  # whose start is slow
+    import tensorstore  # slow to import
 
-    own = {"memory_key_value_store": {}, "cache_pool": {"total_bytes_limit": CACHE_BYTES}}
-    context: Any = tensorstore.Context(own, parent=_threads())
+    spec = {"memory_key_value_store": {}, "cache_pool": {"total_bytes_limit": CACHE_BYTES}}
+    context: Any = tensorstore.Context(spec, parent=_shared_context())
     try:
         files: Any = tensorstore.KvStore.open("memory://", context=context).result()
         files.write("images/0.shard", _shard(contents)).result()
-        volume: Any = tensorstore.open(_volume(len(contents), shape), context=context).result()
+        volume: Any = tensorstore.open(_volume_spec(len(contents), shape), context=context).result()
         x, y, z, channel = 0, 1, 2, 3
         return volume.transpose([z, y, x, channel]).read(order="C").result()
     except (ValueError, OSError, RuntimeError):
-        return None  # decoding one by one says what is wrong with which
+        return None  # decoding one by one finds the damaged file
 
 
-def png_chunk(kind: bytes, content: bytes) -> bytes:
-    """A chunk of a PNG file: length, kind, content and checksum."""
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    """Return a chunk of a PNG file: length, kind, content and CRC-32."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 @functools.cache
-def _threads() -> Any:
-    """The context whose threads decode for every call: new ones would start too late."""
+def _shared_context() -> Any:
+    """Return the context whose threads all calls share, since starting threads for each call is slow."""
     import tensorstore
 
     return tensorstore.Context()
 
 
 @functools.lru_cache(maxsize=8)
-def _header(shape: tuple[int, int, int]) -> bytes:
-    """What a plain file of this shape begins with."""
+def _plain_header(shape: tuple[int, int, int]) -> bytes:
+    """Return the first 33 bytes of a plain file of this shape: the signature and the header chunk."""
     height, width, channels = shape
-    return SIGNATURE + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, COLOURS[channels], 0, 0, 0))
+    return SIGNATURE + _png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, COLOR_TYPES[channels], 0, 0, 0))
 
 
-def _has_one_chunk(content: bytes) -> bool:
-    """Whether what is between the header and the end of a plain file is one intact chunk of pixels."""
-    size = len(content) - AROUND
-    return content[33:41] == struct.pack(">I4s", size, b"IDAT") if size > 0 else False
+def _has_one_pixel_chunk(content: bytes) -> bool:
+    """Return whether a single chunk of pixels fills the space between the header and the end of a plain file."""
+    size = len(content) - OVERHEAD_BYTES
+    return size > 0 and content[33:41] == struct.pack(">I4s", size, b"IDAT")
 
 
 def _shard(contents: Sequence[bytes]) -> bytes:
-    """A shard of Neuroglancer's with these chunks, numbered from 0."""
+    """Return a Neuroglancer shard that holds `contents` as chunks 0, 1, 2, ..."""
     sizes = [len(content) for content in contents]
-    # Of each chunk: its number and its start, both as what they are more than those before say, and its size.
-    index = np.array([[0] + [1] * (len(sizes) - 1), [0] * len(sizes), sizes], "<u8").tobytes()
+    # Rows of the index: increment of the chunk number, gap before the chunk, size of the chunk.
+    number_steps = [0] + [1] * (len(sizes) - 1)
+    gaps = [0] * len(sizes)
+    index = np.array([number_steps, gaps, sizes], "<u8").tobytes()
     start = sum(sizes)
     return b"".join((struct.pack("<QQ", start, start + len(index)), *contents, index))
 
 
-def _volume(count: int, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """What TensorStore has to know of the volume whose slices along z are the images."""
+def _volume_spec(count: int, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Return the TensorStore spec of a volume whose slices along z are `count` images."""
     height, width, channels = shape
     return {
         "driver": "neuroglancer_precomputed",

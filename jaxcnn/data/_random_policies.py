@@ -1,12 +1,18 @@
-"""RandAugment and TrivialAugment: random operations of random strength, on the device.
+"""RandAugment and TrivialAugment: random operations of random strength, computed on the device.
 
-Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space", 2019; Müller and
-Hutter, "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation", 2021. Operations and their ranges are
-those of torchvision's `RandAugment` and `TrivialAugmentWide`: nearest pixels, black where nothing comes in.
+Operations and their ranges follow torchvision's `RandAugment` and `TrivialAugmentWide`, with nearest-neighbor
+interpolation and black fill.
 
-Under `vmap` every example takes an operation of its own, so that a branch would be computed for all of them anyway.
-Instead each operation is one of three kinds, and the other two stages leave its image as it is: an affine map of the
-coordinates, a blend with a degenerate image, a table of 256 values for each channel.
+Under `vmap` each example selects its own operation, so JAX would compute every branch of a `switch` for every example.
+An image therefore passes through three stages, and at most one of them changes the image:
+
+1. an affine map of the coordinates
+2. a blend with a degenerate image
+3. a lookup table of 256 values for each channel
+
+References:
+  Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space", 2019.
+  Müller and Hutter, "TrivialAugment: Tuning-free Yet State-of-the-Art Data Augmentation", 2021.
 """
 
 from collections.abc import Callable
@@ -20,24 +26,31 @@ TABLES = ("posterize", "solarize", "autocontrast", "equalize")
 OPERATIONS = ("identity", *AFFINE, *BLENDS, *TABLES)
 
 BINS = 31
-"""Strengths are one of 31 equal steps from none to the most."""
+"""Number of equally spaced strengths, from 0 to the maximum."""
 
-# ITU-R BT.601, which PIL and torchvision turn colours into grey with.
+# ITU-R BT.601 weights of red, green and blue. PIL and torchvision use the same to convert to grayscale.
 LUMA = (0.299, 0.587, 0.114)
 
 
 def randaugment(key: jax.Array, image: jax.Array, operations: int = 2, magnitude: int = 9) -> jax.Array:
-    """RandAugment: `operations` random ones one after another, each of strength `magnitude` of 30, up or down."""
+    """Apply RandAugment: random operations in sequence, all of one strength.
+
+    Args:
+      key: random key.
+      image: `[H, W, C]`.
+      operations: number of operations to apply.
+      magnitude: strength from 0 to 30. The sign of each operation is random.
+    """
     height, width, _ = image.shape
-    most = {"shear": 0.3, "translate_x": 150 / 331 * width, "translate_y": 150 / 331 * height, "rotate": 30.0}
+    limits = {"shear": 0.3, "translate_x": 150 / 331 * width, "translate_y": 150 / 331 * height, "rotate": 30.0}
     for index in range(operations):
-        which, sign = jax.random.split(jax.random.fold_in(key, index))
+        operation_key, sign_key = jax.random.split(jax.random.fold_in(key, index))
         image = operate(
             image,
-            jax.random.randint(which, (), 0, len(OPERATIONS)),
+            jax.random.randint(operation_key, (), 0, len(OPERATIONS)),
             jnp.minimum(magnitude, BINS - 1) / (BINS - 1),
-            jax.random.bernoulli(sign),
-            **most,
+            jax.random.bernoulli(sign_key),
+            **limits,
             blend=0.9,
             bits=4,
         )
@@ -45,13 +58,18 @@ def randaugment(key: jax.Array, image: jax.Array, operations: int = 2, magnitude
 
 
 def trivialaugment(key: jax.Array, image: jax.Array) -> jax.Array:
-    """TrivialAugment (wide): one random operation of a random strength, up or down."""
-    which, how_much, sign = jax.random.split(key, 3)
+    """Apply TrivialAugment (wide): one random operation of random strength and sign.
+
+    Args:
+      key: random key.
+      image: `[H, W, C]`.
+    """
+    operation_key, strength_key, sign_key = jax.random.split(key, 3)
     return operate(
         image,
-        jax.random.randint(which, (), 0, len(OPERATIONS)),
-        jax.random.randint(how_much, (), 0, BINS) / (BINS - 1),
-        jax.random.bernoulli(sign),
+        jax.random.randint(operation_key, (), 0, len(OPERATIONS)),
+        jax.random.randint(strength_key, (), 0, BINS) / (BINS - 1),
+        jax.random.bernoulli(sign_key),
         shear=0.99,
         translate_x=32.0,
         translate_y=32.0,
@@ -74,26 +92,35 @@ def operate(
     blend: float,
     bits: int,
 ) -> jax.Array:
-    """The operation of this place in `OPERATIONS`, applied to `[H, W, C]`.
+    """Apply one operation to an image.
 
     Args:
-      strength: from 0 to 1, the share of what is most, which the other arguments say: slope of a shear, pixels of a
-        translation, degrees of a rotation, difference of a blend's factor from 1, bits that posterize takes away.
-      negative: whether to go the other way (not posterize, solarize, autocontrast and equalize).
+      image: `[H, W, C]`.
+      operation: index into `OPERATIONS`.
+      strength: fraction, from 0 to 1, of the maximum that the arguments below set.
+      negative: whether to invert the sign. Posterize, solarize, autocontrast and equalize ignore it.
+      shear: maximum slope.
+      translate_x: maximum horizontal translation, in pixels.
+      translate_y: maximum vertical translation, in pixels.
+      rotate: maximum angle, in degrees.
+      blend: maximum difference of the blend factor from 1.
+      bits: maximum number of bits that posterize removes.
     """
     signed = jnp.where(negative, -1.0, 1.0) * strength
-    place = {name: operation == index for index, name in enumerate(OPERATIONS)}
+    is_operation = {name: operation == index for index, name in enumerate(OPERATIONS)}
 
-    def chosen(values: dict[str, jax.Array], otherwise: jax.Array) -> jax.Array:
-        return jnp.select([place[name] for name in values], list(values.values()), otherwise)
+    def select(values: dict[str, jax.Array], default: jax.Array) -> jax.Array:
+        return jnp.select([is_operation[name] for name in values], list(values.values()), default)
 
     matrices = _matrices(image.shape, signed * shear, signed * translate_x, signed * translate_y, signed * rotate)
-    pixels = _resample(image, chosen(matrices, jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])))
+    pixels = _resample(image, select(matrices, jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])))
 
     exact = pixels.astype(jnp.float32)
-    degenerate = chosen({name: DEGENERATE[name](exact) for name in BLENDS}, exact)
+    degenerate = select({name: DEGENERATE[name](exact) for name in BLENDS}, exact)
     blended = jnp.clip(degenerate + (1.0 + signed * blend) * (exact - degenerate), 0.0, 255.0)
-    pixels = jnp.where((operation > len(AFFINE)) & (operation <= len(AFFINE + BLENDS)), _like(blended, image), pixels)
+    is_blend = (operation > len(AFFINE)) & (operation <= len(AFFINE + BLENDS))
+    # The conversion to an integer dtype truncates, as in PIL and torchvision.
+    pixels = jnp.where(is_blend, blended.astype(image.dtype), pixels)
 
     levels = jnp.clip(jnp.round(pixels.astype(jnp.float32)), 0, 255).astype(jnp.int32)
     tables = {
@@ -102,20 +129,15 @@ def operate(
         "autocontrast": _autocontrast(levels),
         "equalize": _equalize(levels),
     }
-    table = chosen(tables, jnp.broadcast_to(jnp.arange(256)[:, None], (256, image.shape[-1])))
+    table = select(tables, jnp.broadcast_to(jnp.arange(256)[:, None], (256, image.shape[-1])))
     looked_up = jnp.take_along_axis(table, levels.reshape(-1, image.shape[-1]), axis=0).reshape(image.shape)
     return jnp.where(operation > len(AFFINE + BLENDS), looked_up.astype(image.dtype), pixels)
-
-
-def _like(pixels: jax.Array, image: jax.Array) -> jax.Array:
-    """In the dtype of `image`; whole numbers are cut off, as PIL and torchvision do after a blend."""
-    return pixels.astype(image.dtype)
 
 
 def _matrices(
     shape: tuple[int, ...], shear: jax.Array, right: jax.Array, down: jax.Array, degrees: jax.Array
 ) -> dict[str, jax.Array]:
-    """Of each affine operation the matrix `[2, 3]` from a pixel's place (x, y) to that of its source."""
+    """Return, for each affine operation, the matrix `[2, 3]` from output coordinates (x, y) to source coordinates."""
     height, width, _ = shape
     cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
     x, y = width / 2, height / 2
@@ -129,7 +151,7 @@ def _matrices(
 
 
 def _resample(image: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Each pixel from the source pixel into which the matrix maps its centre; 0 from outside the image."""
+    """Apply an affine map with nearest-neighbor interpolation; pixels from outside the image become 0."""
     height, width, _ = image.shape
     x, y = jnp.arange(width)[None, :] + 0.5, jnp.arange(height)[:, None] + 0.5
     column = jnp.floor(matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2]).astype(jnp.int32)
@@ -139,16 +161,16 @@ def _resample(image: jax.Array, matrix: jax.Array) -> jax.Array:
     return jnp.where(inside[..., None], moved, jnp.zeros((), image.dtype))
 
 
-def _grey(pixels: jax.Array) -> jax.Array:
-    """Brightness `[H, W, 1]` of each pixel."""
+def _grayscale(pixels: jax.Array) -> jax.Array:
+    """Return the brightness `[H, W, 1]` of each pixel."""
     if pixels.shape[-1] == 3:
-        # As a sum, not a matrix product, which a TPU would do in bfloat16.
+        # A sum rather than a matrix product, which a TPU computes in bfloat16.
         return (pixels * jnp.array(LUMA)).sum(-1, keepdims=True)
     return pixels.mean(-1, keepdims=True)
 
 
-def _blurred(pixels: jax.Array) -> jax.Array:
-    """PIL's SMOOTH: the mean of 3 x 3 pixels, the middle one counted five times; the border stays."""
+def _smooth(pixels: jax.Array) -> jax.Array:
+    """Apply PIL's SMOOTH filter: the mean of 3 x 3 pixels with weight 5 on the center. The border is unchanged."""
     height, width, _ = pixels.shape
     if min(height, width) < 3:
         return pixels
@@ -161,27 +183,27 @@ def _blurred(pixels: jax.Array) -> jax.Array:
 
 DEGENERATE: dict[str, Callable[[jax.Array], jax.Array]] = {
     "brightness": jnp.zeros_like,
-    "color": lambda pixels: jnp.broadcast_to(jnp.round(_grey(pixels)), pixels.shape),
-    "contrast": lambda pixels: jnp.broadcast_to(jnp.round(_grey(pixels).mean()), pixels.shape),
-    "sharpness": _blurred,
+    "color": lambda pixels: jnp.broadcast_to(jnp.round(_grayscale(pixels)), pixels.shape),
+    "contrast": lambda pixels: jnp.broadcast_to(jnp.round(_grayscale(pixels).mean()), pixels.shape),
+    "sharpness": _smooth,
 }
-"""What a blend goes away from, or towards: black, grey, the mean grey, the blurred image."""
+"""Image that each blend interpolates with or extrapolates from: black, grayscale, mean gray, smoothed."""
 
 
 def _posterize(levels: jax.Array, bits: jax.Array) -> jax.Array:
-    """A table `[256, C]` that keeps the highest `bits` bits of a level."""
+    """Return a table `[256, C]` that keeps the `bits` most significant bits of a level."""
     kept = jnp.arange(256) & ~((1 << (8 - bits)) - 1)
     return jnp.broadcast_to(kept[:, None], (256, levels.shape[-1]))
 
 
 def _solarize(levels: jax.Array, threshold: jax.Array | float) -> jax.Array:
-    """A table `[256, C]` that inverts levels from `threshold` on."""
+    """Return a table `[256, C]` that inverts levels at or above `threshold`."""
     level = jnp.arange(256)
     return jnp.broadcast_to(jnp.where(level < threshold, level, 255 - level)[:, None], (256, levels.shape[-1]))
 
 
 def _autocontrast(levels: jax.Array) -> jax.Array:
-    """A table `[256, C]` that stretches each channel's levels to the whole range."""
+    """Return a table `[256, C]` that stretches the levels of each channel to the range 0 to 255."""
     low, high = levels.min((0, 1)), levels.max((0, 1))
     level = jnp.arange(256)[:, None]
     scaled = jnp.clip((level - low) * (255.0 / jnp.maximum(high - low, 1)), 0, 255).astype(jnp.int32)
@@ -189,7 +211,7 @@ def _autocontrast(levels: jax.Array) -> jax.Array:
 
 
 def _equalize(levels: jax.Array) -> jax.Array:
-    """A table `[256, C]` that makes all of a channel's levels about equally frequent, by PIL's rule."""
+    """Return a table `[256, C]` that equalizes the histogram of each channel by PIL's algorithm."""
     channels = levels.shape[-1]
     counts = jnp.zeros((256, channels), jnp.int32).at[levels, jnp.arange(channels)].add(1)
     level = jnp.arange(256)[:, None]

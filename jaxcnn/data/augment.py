@@ -1,9 +1,10 @@
-"""Augmentation and normalisation: pure functions of an image, run on the device inside the compiled step.
+"""Augmentation and normalization: pure functions of an image, run on the device inside the compiled step.
 
-An augmentation takes a random key and one image, `(key, [H, W, C]) -> [H, W, C]`, and gives back the same shape and
-dtype. Pixel values are those of uint8, 0 to 255, in whatever dtype they are held. The training step maps it over the
-batch with a key for each example, made from the example's place in the whole batch, so that what happens to an image
-does not depend on how many devices share the work.
+An augmentation is a function `(key, image) -> image` that preserves the shape `[H, W, C]` and the dtype. Pixel values
+lie in the range of uint8, 0 to 255, in any dtype.
+
+The training step maps an augmentation over the batch. The key of an example depends on its index in the global batch,
+so the result does not depend on the number of devices.
 """
 
 import functools
@@ -21,12 +22,12 @@ Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def flip(key: jax.Array, image: jax.Array) -> jax.Array:
-    """Mirrors the image left to right with probability 1/2."""
+    """Mirror the image left to right with probability 1/2."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
 def shift(key: jax.Array, image: jax.Array, pixels: int = 2) -> jax.Array:
-    """Moves the image by up to `pixels` in each direction; what comes in at the edges is 0 (black)."""
+    """Translate the image by up to `pixels` in each direction and fill the border with 0 (black)."""
     height, width, channels = image.shape
     padded = jnp.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)))
     top, left = jax.random.randint(key, (2,), 0, 2 * pixels + 1)
@@ -34,23 +35,29 @@ def shift(key: jax.Array, image: jax.Array, pixels: int = 2) -> jax.Array:
 
 
 def crop(key: jax.Array, image: jax.Array, padding: int = 4) -> jax.Array:
-    """A random window, as large as the image, of the image with `padding` rows and columns of 0 around it.
+    """Pad the image with `padding` zeros on each side and take a random window of the original size.
 
-    Source: Lee et al., "Deeply-Supervised Nets", 2014; He et al., "Deep Residual Learning for Image Recognition", 2015,
-    section 4.2 (padding 4 on CIFAR-10). It is `shift` under the name, and with the number, of these papers.
+    This is `shift` under the name and with the default of the papers (padding 4 on CIFAR-10).
+
+    References:
+      Lee et al., "Deeply-Supervised Nets", 2014.
+      He et al., "Deep Residual Learning for Image Recognition", 2015, section 4.2.
     """
     return shift(key, image, padding)
 
 
 def cutout(key: jax.Array, image: jax.Array, size: int = 16) -> jax.Array:
-    """Sets a square of `size` x `size` pixels to 0; its centre is any pixel, and what lies outside the image is lost.
+    """Set a square of `size` x `size` pixels to 0.
 
-    Source: DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017,
-    section 3.1 (size 16 on CIFAR-10, 8 on CIFAR-100).
+    The center is a random pixel, so part of the square may lie outside the image.
+
+    References:
+      DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017, section 3.1
+      (size 16 on CIFAR-10, 8 on CIFAR-100).
     """
     height, width, _ = image.shape
-    centre = jax.random.randint(key, (2,), 0, jnp.array([height, width]))
-    top, left = centre - size // 2
+    center = jax.random.randint(key, (2,), 0, jnp.array([height, width]))
+    top, left = center - size // 2
     rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
     covered = (rows >= top) & (rows < top + size) & (columns >= left) & (columns < left + size)
     return jnp.where(covered[..., None], jnp.zeros((), image.dtype), image)
@@ -64,19 +71,27 @@ def resized_crop(
     narrowest: float = 3 / 4,
     widest: float = 4 / 3,
 ) -> jax.Array:
-    """A random part of the image, of random area and shape, at the size of the whole: torchvision's RandomResizedCrop.
+    """Crop a random part of the image and resize it to the original size: torchvision's RandomResizedCrop.
 
-    Its share of the area is uniform in [`smallest`, `largest`], the logarithm of width / height uniform between those
-    of `narrowest` and `widest`, its place uniform. The first of ten draws that fits into the image is taken; if none
-    fits, the largest part in the middle whose shape is allowed. It is resized bilinearly, with antialiasing.
+    Ten random parts are drawn, and the first that fits into the image is used. If none fits, the largest centered part
+    with an allowed aspect ratio is used. The resize is bilinear with antialiasing.
 
-    Source: Szegedy et al., "Going Deeper with Convolutions", 2014, section 6; torchvision's constants.
+    Args:
+      key: random key.
+      image: `[H, W, C]`.
+      smallest: minimum area of the part, as a fraction of the image. The fraction is drawn uniformly.
+      largest: maximum area of the part, as a fraction of the image.
+      narrowest: minimum aspect ratio, width / height. Its logarithm is drawn uniformly.
+      widest: maximum aspect ratio, width / height.
+
+    References:
+      Szegedy et al., "Going Deeper with Convolutions", 2014, section 6. The defaults are torchvision's.
     """
     height, width, _ = image.shape
     top, left, rows, columns = crop_box(key, height, width, (smallest, largest), (narrowest, widest))
     vertical = _resize_weights(top, rows, height)
     horizontal = _resize_weights(left, columns, width)
-    # In full precision: a TPU's default of bfloat16 has fewer bits than a pixel needs after the sum.
+    # Full precision, since bfloat16 (the default of a TPU) cannot represent all sums to one level of 256.
     resized = jnp.einsum(
         "yi,ijc,xj->yxc", vertical, image.astype(jnp.float32), horizontal, precision=jax.lax.Precision.HIGHEST
     )
@@ -88,7 +103,18 @@ def resized_crop(
 def crop_box(
     key: jax.Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """`(top, left, rows, columns)`, int32, of `resized_crop`'s part of an image of `height` x `width`."""
+    """Draw the part of an image that `resized_crop` uses.
+
+    Args:
+      key: random key.
+      height: height of the image, in pixels.
+      width: width of the image, in pixels.
+      scale: minimum and maximum area of the part, as fractions of the image.
+      ratio: minimum and maximum aspect ratio, width / height.
+
+    Returns:
+      `(top, left, rows, columns)`, int32 scalars.
+    """
     area_key, shape_key, top_key, left_key = jax.random.split(key, 4)
     area = height * width * jax.random.uniform(area_key, (10,), minval=scale[0], maxval=scale[1])
     shape = jnp.exp(jax.random.uniform(shape_key, (10,), minval=math.log(ratio[0]), maxval=math.log(ratio[1])))
@@ -96,7 +122,7 @@ def crop_box(
     rows = jnp.round(jnp.sqrt(area / shape)).astype(jnp.int32)
     fits = (columns > 0) & (columns <= width) & (rows > 0) & (rows <= height)
     first = jnp.argmax(fits)
-    # The middle part: the whole of the side that limits, and of the other what the nearest allowed shape gives.
+    # The centered fallback spans the limiting side; the nearest allowed ratio gives the other side.
     nearest = min(max(width / height, ratio[0]), ratio[1])
     middle = (min(height, round(width / nearest)), min(width, round(height * nearest)))
     rows = jnp.where(fits.any(), rows[first], middle[0])
@@ -109,15 +135,15 @@ def crop_box(
 
 
 def _resize_weights(start: jax.Array, length: jax.Array, size: int) -> jax.Array:
-    """`[size, size]`: how much of each source pixel is in each pixel of `length` pixels resized to `size`.
+    """Return the weights `[size, size]` that resize pixels `start` to `start + length` of one axis to `size` pixels.
 
-    The triangle filter of bilinear interpolation, widened where the part shrinks (antialiasing). Nothing outside
-    the part is looked at, as if it had been cut out first.
+    Row i holds the weight of each source pixel in output pixel i. The filter is the triangle of bilinear
+    interpolation, widened when the part shrinks (antialiasing). Pixels outside the part have weight 0.
     """
     step = length / size
-    centre = start + (jnp.arange(size) + 0.5) * step - 0.5
+    center = start + (jnp.arange(size) + 0.5) * step - 0.5
     source = jnp.arange(size)
-    weights = jnp.maximum(0.0, 1.0 - jnp.abs(source[None, :] - centre[:, None]) / jnp.maximum(step, 1.0))
+    weights = jnp.maximum(0.0, 1.0 - jnp.abs(source[None, :] - center[:, None]) / jnp.maximum(step, 1.0))
     weights = jnp.where((source >= start) & (source < start + length), weights, 0.0)
     return weights / weights.sum(axis=1, keepdims=True)
 
@@ -134,14 +160,15 @@ AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
 
 
 def compose(specs: Sequence[str | Augmentation]) -> Augmentation:
-    """The augmentations one after another, each with a key of its own; none of them is the identity.
+    """Return an augmentation that applies `specs` in order, each with its own key.
 
-    Each is a function `(key, [H, W, C]) -> [H, W, C]` or the name of one. A name may be followed by numbers, the
-    function's arguments after the image: "shift:1" moves by up to 1 pixel, "randaugment:2,9" applies two operations
-    of magnitude 9.
+    Args:
+      specs: functions `(key, [H, W, C]) -> [H, W, C]`, or names of `AUGMENTATIONS`. A colon and numbers after a name
+        set the arguments of the function: "shift:1" translates by up to 1 pixel, "randaugment:2,9" applies two
+        operations of magnitude 9. An empty sequence gives the identity.
 
     Raises:
-      UsageError: an unknown name (the nearest one is named), or a number that cannot be.
+      UsageError: a name is unknown, or an argument is invalid.
     """
     steps = [parse(spec) if isinstance(spec, str) else spec for spec in specs]
 
@@ -154,10 +181,10 @@ def compose(specs: Sequence[str | Augmentation]) -> Augmentation:
 
 
 def parse(spec: str) -> Augmentation:
-    """The augmentation of a name with or without numbers, with its arguments bound.
+    """Return the augmentation that "NAME" or "NAME:NUMBER,NUMBER" describes, with its arguments bound.
 
     Raises:
-      UsageError: an unknown name (the nearest one is named), or a number that cannot be.
+      UsageError: the name is unknown, or an argument is invalid.
     """
     name, colon, numbers = spec.partition(":")
     if name not in AUGMENTATIONS:
@@ -167,34 +194,44 @@ def parse(spec: str) -> Augmentation:
     if not colon:
         return function
     if not parameters:
-        raise UsageError(f"augmentation '{name}' takes no number, got '{spec}'")
+        raise UsageError(f"augmentation '{name}' takes no arguments: '{spec}'. Write '{name}'.")
     values = numbers.split(",")
     if len(values) > len(parameters):
-        raise UsageError(f"augmentation '{name}' takes at most {len(parameters)} numbers, got '{spec}'")
+        limit = f"at most {len(parameters)} argument{'s' if len(parameters) > 1 else ''}"
+        raise UsageError(f"augmentation '{name}' takes {limit}: '{spec}'. Remove the others.")
     arguments = {
-        parameter.name: _number(value, spec, whole=parameter.annotation is int)
+        parameter.name: _parse_number(value, spec, integer=parameter.annotation is int)
         for parameter, value in zip(parameters, values, strict=False)
     }
     return functools.partial(function, **arguments)
 
 
-def _number(value: str, spec: str, *, whole: bool) -> int | float:
-    if whole:
+def _parse_number(value: str, spec: str, *, integer: bool) -> int | float:
+    if integer:
         if not value.isdecimal() or int(value) < 1:
-            raise UsageError(f"augmentation '{spec}' needs a whole number of at least 1 behind the colon")
+            raise UsageError(f"invalid argument of augmentation '{spec}': {value!r}. Give an integer of at least 1.")
         return int(value)
     try:
         number = float(value)
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        raise UsageError(f"augmentation '{spec}' needs a positive number behind the colon")
+        raise UsageError(f"invalid argument of augmentation '{spec}': {value!r}. Give a positive number.")
     return number
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """uint8 images `[N, H, W, C]` as float32 with mean 0 and deviation 1: `(x / 255 - mean) / std` by channel."""
-    # (x / 255 - mean) / std as one multiplication and one addition a pixel.
+    """Standardize uint8 images `[N, H, W, C]` to float32 with mean 0 and standard deviation 1 in each channel.
+
+    Args:
+      images: uint8 `[N, H, W, C]`.
+      mean: mean of each channel, on the scale from 0 to 1.
+      std: standard deviation of each channel, on the scale from 0 to 1.
+
+    Returns:
+      `(images / 255 - mean) / std`, float32.
+    """
+    # One multiplication and one subtraction for each pixel.
     factor = 1.0 / (255.0 * jnp.array(std, jnp.float32))
     offset = jnp.array(mean, jnp.float32) / jnp.array(std, jnp.float32)
     return images.astype(jnp.float32) * factor - offset

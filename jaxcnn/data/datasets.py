@@ -1,7 +1,7 @@
-"""What data sets exist, where they are, and how one is read.
+"""List, open and read datasets.
 
-Every data set, the one inside the package included, is a TFDS data set prepared as ArrayRecord and read through
-`tfds.core.DatasetBuilder.as_data_source`, which needs no TensorFlow.
+Every dataset, including the one inside the package, is a TFDS dataset in ArrayRecord files. It is read through
+`tfds.core.DatasetBuilder.as_data_source`, which does not need TensorFlow.
 """
 
 import logging
@@ -17,36 +17,36 @@ from jaxcnn.data import _png_batch, decode, imagefolder
 from jaxcnn.errors import UsageError, unknown_name
 
 BUNDLED_DIR = Path(__file__).parent / "bundled"
-"""The folder of data sets that come with the package."""
+"""Folder of the datasets inside the package."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation of a training split's pixels, scaled to [0, 1], for each channel."""
+    """Mean and standard deviation of the training pixels of each channel, on the scale from 0 to 1."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     @staticmethod
     def of(images: np.ndarray) -> "Statistics":
-        """Exact statistics of uint8 images `[N, H, W, C]`, from the counts of each pixel value."""
+        """Compute exact statistics of uint8 images `[N, H, W, C]`."""
         channels = range(images.shape[-1])
         return Statistics.of_counts(np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in channels]))
 
     @staticmethod
     def of_counts(counts: np.ndarray) -> "Statistics":
-        """Exact statistics from how often each value of a pixel occurs in each channel, `[C, 256]`."""
+        """Compute exact statistics from the histogram `[C, 256]` of the pixel values of each channel."""
         values = np.arange(256) / 255.0
         mean, std = [], []
         for count in counts:
-            share = count / count.sum()
-            mean.append(float(share @ values))
-            std.append(float(np.sqrt(share @ (values - mean[-1]) ** 2)))
+            frequency = count / count.sum()
+            mean.append(float(frequency @ values))
+            std.append(float(np.sqrt(frequency @ (values - mean[-1]) ** 2)))
         return Statistics(tuple(mean), tuple(std))
 
 
-# Statistics recorded here save reading a training split whole before its first batch; a data set that is not
-# listed is read and measured. `jaxcnn datasets stats NAME` prints such a line; imagenet2012's is torchvision's.
+# Recorded statistics save reading the whole training split before the first batch. Other datasets are measured.
+# `jaxcnn datasets stats NAME` prints such a line. The statistics of imagenet2012 are torchvision's.
 STATISTICS: dict[str, Statistics] = {
     "cifar10": Statistics((0.491400, 0.482158, 0.446531), (0.247032, 0.243485, 0.261588)),
     "cifar100": Statistics((0.507076, 0.486549, 0.440918), (0.267334, 0.256438, 0.276150)),
@@ -66,27 +66,26 @@ KNOWN = (
     "mnist",
     "svhn_cropped",
 )
-"""Names that are offered; any other TFDS data set of labelled images works by its name once it is prepared."""
+"""Names that are always listed. Every other TFDS dataset of labeled images can be opened once it is prepared."""
 
 
 def default_data_dir() -> Path:
-    """Where prepared data sets are kept: `$TFDS_DATA_DIR`, or TFDS's own default."""
+    """Return the folder of prepared datasets: `$TFDS_DATA_DIR`, or the default of TFDS."""
     return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 
-# Whose split "test" has no labels.
-TESTED_ON_VALIDATION = ("imagenet2012", "places365_small")
+# Datasets whose split "test" has no labels. The split "validation" takes its place.
+VALIDATION_AS_TEST = ("imagenet2012", "places365_small")
 
-READ_AT_ONCE = 1024
-"""Examples that are read in one call where a whole split is read."""
+CHUNK_SIZE = 1024
+"""Number of examples in one read when a whole split is read."""
 
-
-MEASURED = 10_000
-"""Evenly spread training images that statistics are taken of, where images are large and differ in size."""
+STATISTICS_SAMPLES = 10_000
+"""Maximum number of evenly spaced training images that are measured when images differ in size."""
 
 
 class Encoded(NamedTuple):
-    """An example as it is kept: the bytes of an image file, and a label."""
+    """A stored example: the bytes of an image file, and a label."""
 
     image: bytes
     label: int
@@ -94,14 +93,14 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A prepared data set of labelled images.
+    """A prepared dataset of labeled images, opened by `open_dataset`.
 
     Attributes:
-      name: its TFDS name, or `imagefolder:PATH`.
-      directory: where its files are.
-      image_shape: `(H, W, C)`; height and width are None if images differ in size.
-      class_names: one name a label, in the order of the labels.
-      examples: how many examples the splits "train" and "test" have.
+      name: TFDS name, or `imagefolder:PATH`.
+      directory: folder of the files.
+      image_shape: `(H, W, C)`. Height and width are None if images differ in size.
+      class_names: name of each class, in the order of the labels.
+      examples: number of examples in the splits "train" and "test".
     """
 
     name: str
@@ -110,9 +109,9 @@ class Dataset:
     class_names: tuple[str, ...]
     examples: Mapping[str, int]
     _builder: Any
-    _splits: Mapping[str, str]  # our name of a split -> the data set's own
-    _keys: tuple[str, str]  # of the image and of the label in an example
-    _sources: dict[str, Any] = field(default_factory=dict, repr=False)
+    _splits: Mapping[str, str]  # "train" and "test" -> TFDS name of the split
+    _keys: tuple[str, str]  # feature names of the image and of the label
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False)  # data source of each split, and the statistics
     _decoded: dict[tuple[str, tuple[int, int] | None], tuple[np.ndarray, np.ndarray]] = field(
         default_factory=dict, repr=False
     )
@@ -123,18 +122,16 @@ class Dataset:
 
     @property
     def sizes_differ(self) -> bool:
-        """Whether images differ in size, so that they need a common one before they make a batch."""
+        """Return whether images differ in size, so that a batch needs a common image size."""
         return None in self.image_shape
 
     def read_encoded(self, split: str, indices: Sequence[int]) -> list[Encoded]:
-        """The examples of these places in the split "train" or "test", as they are kept, in one read.
-
-        May be called by several threads at once.
+        """Read the stored examples at `indices` of the split "train" or "test", in one call. Thread-safe.
 
         Raises:
-          UsageError: files that are missing or damaged, or a label that is none of the classes.
+          UsageError: files are missing or damaged, or a label is out of range.
         """
-        # The messages of TFDS, compiled; only its features would be slower to go through.
+        # Parsing the protocol buffer directly is faster than decoding through the features of TFDS.
         from tensorflow_datasets.proto import tf_example_pb2
 
         image_key, label_key = self._keys
@@ -145,51 +142,54 @@ class Dataset:
                 feature = tf_example_pb2.Example.FromString(record).features.feature  # pyright: ignore[reportAttributeAccessIssue]
                 image, label = feature[image_key].bytes_list.value[0], feature[label_key].int64_list.value[0]
                 examples.append(Encoded(image, label))
-        except Exception as error:  # ArrayRecord and protobuf raise a zoo of types
+        except Exception as error:  # ArrayRecord and protobuf raise exceptions of many unrelated types
             raise self.damaged(error) from error
         for example in examples:
             if not 0 <= example.label < self.num_classes:
                 raise UsageError(
-                    f"data set {self.name!r} in {self.directory} has an image of the {split} split with the label "
-                    f"{example.label}; labels of its {self.num_classes} classes are 0 to {self.num_classes - 1}"
+                    f"dataset {self.name!r} in {self.directory} has a label out of range in the {split} split: "
+                    f"{example.label}. Prepare it again with labels from 0 to {self.num_classes - 1}."
                 )
         return examples
 
     def _source(self, split: str) -> Any:
-        if split not in self._sources:
+        if split not in self._cache:
             import tensorflow_datasets as tfds
 
             raw = tfds.decode.DeserializeMethod.RAW_BYTES
-            self._sources[split] = self._builder.as_data_source(split=self._splits[split], deserialize_method=raw)
-        return self._sources[split]
+            self._cache[split] = self._builder.as_data_source(split=self._splits[split], deserialize_method=raw)
+        return self._cache[split]
 
     def read(self, split: str, size: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """All images (uint8 `[N, H, W, C]`) and labels (int32 `[N]`) of the split "train" or "test".
-
-        A split is decoded once and kept.
+        """Read and decode all images and labels of a split. The result is cached.
 
         Args:
-          size: height and width to bring the middle of each image to; as they are if not given.
+          split: "train" or "test".
+          size: height and width of the result, to which the center crop of each image is resized. By default images
+            keep their size.
+
+        Returns:
+          Images, uint8 `[N, H, W, C]`, and labels, int32 `[N]`.
 
         Raises:
-          UsageError: files that are missing or damaged, or images that differ in size where no `size` is given.
+          UsageError: files are missing or damaged, or images differ in size and `size` is None.
         """
         if (split, size) not in self._decoded:
-            self._decoded[split, size] = self._decode(split, size)
+            self._decoded[split, size] = self._decode_split(split, size)
         return self._decoded[split, size]
 
-    def _decode(self, split: str, size: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray]:
+    def _decode_split(self, split: str, size: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray]:
         if size is None and self.sizes_differ:
-            raise UsageError(f"images of data set {self.name!r} differ in size; give them one with --image-size")
+            raise UsageError(f"images of dataset {self.name!r} differ in size. Set a common size with --image-size.")
         height, width, channels = self.image_shape
         shape = size or (height or 0, width or 0)
         images = np.empty((self.examples[split], *shape, channels), np.uint8)
         labels = np.empty(self.examples[split], np.int32)
-        for start in range(0, len(labels), READ_AT_ONCE):
-            places = range(start, min(start + READ_AT_ONCE, len(labels)))
-            examples = self.read_encoded(split, places)
-            images[places.start : places.stop] = self.decode_batch(examples, size)
-            labels[places.start : places.stop] = [example.label for example in examples]
+        for start in range(0, len(labels), CHUNK_SIZE):
+            stop = min(start + CHUNK_SIZE, len(labels))
+            examples = self.read_encoded(split, range(start, stop))
+            images[start:stop] = self.decode_batch(examples, size)
+            labels[start:stop] = [example.label for example in examples]
         return images, labels
 
     def decode_batch(
@@ -199,15 +199,19 @@ class Dataset:
         random_box: decode.RandomBox | None = None,
         randoms: Sequence[np.random.Generator] | None = None,
     ) -> np.ndarray:
-        """The pixels that `decode` gives of each example, uint8 `[N, H, W, C]`; of one size if there is no `size`.
-
-        Several threads can do this at once, with small images too.
+        """Decode a batch of examples, with the same result as `decode` for each. Thread-safe.
 
         Args:
-          randoms: a generator for each example's random part.
+          examples: stored examples, whose images must have one size if `size` is None.
+          size: height and width of the result. By default images keep their size.
+          random_box: distribution of a random part. By default the center crop is decoded.
+          randoms: a random generator for each example. By default the center crop is decoded.
+
+        Returns:
+          Pixels, uint8 `[N, H, W, C]`.
 
         Raises:
-          UsageError: a damaged image.
+          UsageError: an image is damaged.
         """
         height, width, channels = self.image_shape
         if size is None:
@@ -216,8 +220,9 @@ class Dataset:
             if together is not None:
                 return together
         images = np.empty((len(examples), *(size or (height or 0, width or 0)), channels), np.uint8)
-        for place, example in enumerate(examples):
-            images[place] = self.decode(example, size, random_box, None if randoms is None else randoms[place])
+        for index, example in enumerate(examples):
+            random = None if randoms is None else randoms[index]
+            images[index] = self.decode(example, size, random_box, random)
         return images
 
     def decode(
@@ -227,10 +232,19 @@ class Dataset:
         random_box: decode.RandomBox | None = None,
         random: np.random.Generator | None = None,
     ) -> np.ndarray:
-        """The pixels of an example, uint8 `[H, W, C]`: as they are, or with a `size` the middle or a random part.
+        """Decode the image of an example.
+
+        Args:
+          example: stored example.
+          size: height and width to which a part of the image is resized. By default the image keeps its size.
+          random_box: distribution of a random part. By default the part is the center crop.
+          random: random generator of that part. By default the part is the center crop.
+
+        Returns:
+          Pixels, uint8 `[H, W, C]`.
 
         Raises:
-          UsageError: a damaged image.
+          UsageError: the image is damaged.
         """
         channels = self.image_shape[-1]
         try:
@@ -241,57 +255,60 @@ class Dataset:
             raise self.damaged(error) from error
 
     def damaged(self, error: BaseException) -> UsageError:
-        """What to say of a data set in whose files `error` came up."""
+        """Return the error to raise when reading the files of this dataset fails with `error`."""
         if self.name.startswith(imagefolder.PREFIX):
-            how = f"remove {self.directory} and it is made again"
+            remedy = f"Remove {self.directory} to prepare it again."
         else:
-            how = f"jaxcnn prepare {self.name} --force makes it again"
-        return UsageError(f"data set {self.name!r} in {self.directory} is damaged: {_first_line(error)}; {how}")
+            remedy = f"Run jaxcnn prepare {self.name} --force to prepare it again."
+        return UsageError(f"dataset {self.name!r} in {self.directory} is damaged: {_first_line(error)}. {remedy}")
 
     def statistics(self) -> Statistics:
-        """The recorded statistics of the training split, or those measured on it."""
+        """Return the recorded statistics of the training split, or measure them."""
         return STATISTICS.get(self.name) or self.measure()
 
     def measure(self) -> Statistics:
-        """Statistics of the training split: of all images if they have one size, or of `MEASURED` if they differ.
+        """Measure the statistics of the training split. The result is cached.
 
-        Each pixel counts once, so that a larger image counts more.
+        All images are measured if they have one size, otherwise at most `STATISTICS_SAMPLES` of them. Each pixel has
+        the same weight, so a larger image has more influence.
         """
-        if "statistics" not in self._sources:
-            self._sources["statistics"] = self._measure()
-        return self._sources["statistics"]
+        if "statistics" not in self._cache:
+            self._cache["statistics"] = self._measure()
+        return self._cache["statistics"]
 
     def _measure(self) -> Statistics:
-        examples = self.examples["train"]
-        places = np.linspace(0, examples - 1, min(MEASURED, examples) if self.sizes_differ else examples).astype(int)
+        total = self.examples["train"]
+        measured = min(STATISTICS_SAMPLES, total) if self.sizes_differ else total
+        indices = np.linspace(0, total - 1, measured).astype(int)
         counts = np.zeros((self.image_shape[-1], 256), np.int64)
-        for start in range(0, len(places), READ_AT_ONCE):
-            examples = self.read_encoded("train", places[start : start + READ_AT_ONCE].tolist())
-            for pixels in map(self.decode, examples) if self.sizes_differ else self.decode_batch(examples):
-                for channel, count in enumerate(counts):
-                    count += np.bincount(pixels[..., channel].ravel(), minlength=256)
+        for start in range(0, len(indices), CHUNK_SIZE):
+            examples = self.read_encoded("train", indices[start : start + CHUNK_SIZE].tolist())
+            images = map(self.decode, examples) if self.sizes_differ else self.decode_batch(examples)
+            for pixels in images:
+                for channel in range(len(counts)):
+                    counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
         return Statistics.of_counts(counts)
 
 
 def list_datasets(data_dir: str | Path | None = None) -> list[str]:
-    """Names of all known data sets and of whatever else is prepared in `data_dir`."""
+    """Return the names of the known datasets and of all datasets prepared in `data_dir`, sorted."""
     root = Path(data_dir) if data_dir else default_data_dir()
     prepared = {path.parent.parent.name for path in root.glob("*/*/dataset_info.json")}
     return sorted({*KNOWN, *prepared})
 
 
 def open_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
-    """The prepared data set of this name, from inside the package or from `data_dir`.
+    """Open a prepared dataset, from inside the package or from `data_dir`.
 
     Args:
-      name: a TFDS name, with a configuration if it has any, `fashion_mnist`, `emnist/letters`; or `imagefolder:PATH`,
-        a folder of folders of images, one a class.
-      data_dir: the folder of prepared data sets; `default_data_dir()` if not given.
+      name: TFDS name, with the configuration if there are several ("fashion_mnist", "emnist/letters"); or
+        "imagefolder:PATH", a folder with one folder of images for each class.
+      data_dir: folder of prepared datasets. Default: `default_data_dir()`.
 
     Raises:
-      UsageError: an unknown name (the nearest is named), one that is not prepared, or one without labelled images.
+      UsageError: the name is unknown, or the dataset is not prepared, has no labeled images, or lacks a split.
     """
-    logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS reports every file, and that it would like OpenCV
+    logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS logs every file, and recommends OpenCV
     root = Path(data_dir or default_data_dir()).expanduser()
     if name.startswith(imagefolder.PREFIX):
         directory = imagefolder.prepare(name.removeprefix(imagefolder.PREFIX), root)
@@ -299,7 +316,7 @@ def open_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
         root = BUNDLED_DIR if (BUNDLED_DIR / name).is_dir() else root
         directory = None
         if not name or not any((root / name).glob("*/dataset_info.json")):
-            # Asked before TFDS is: it would try to download, and without a network keep trying for ten minutes.
+            # Checked first, since TFDS would start a download and, without a network, retry for ten minutes.
             raise _not_prepared(name, root, data_dir)
 
     import tensorflow_datasets as tfds
@@ -314,15 +331,22 @@ def open_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
         class_names = tuple(label.names)
         shape = tuple(image.shape)
         if len(shape) != 3 or shape[-1] is None or image.np_dtype != np.uint8:
-            raise ValueError(f"its images are {image}")
+            raise ValueError(f"its image feature is {image}")
     except (TypeError, ValueError, KeyError, AttributeError, OSError) as error:
-        raise UsageError(f"data set {name!r} in {root} has no labelled images: {_first_line(error)}") from error
+        reason = _first_line(error)
+        raise UsageError(
+            f"dataset {name!r} in {root} has no labeled images: {reason}. "
+            "Choose a dataset with uint8 images and one class label for each."
+        ) from error
 
-    tested = "test" if "test" in info.splits and name.split("/")[0] not in TESTED_ON_VALIDATION else "validation"
-    splits = {"train": "train", "test": tested}
+    has_test = "test" in info.splits and name.split("/")[0] not in VALIDATION_AS_TEST
+    splits = {"train": "train", "test": "test" if has_test else "validation"}
     for ours, theirs in splits.items():
         if theirs not in info.splits:
-            raise UsageError(f"data set {name!r} has no {ours} split; it has {', '.join(info.splits)}")
+            raise UsageError(
+                f"dataset {name!r} has no {ours} split: it has {', '.join(info.splits)}. "
+                "Choose a dataset with the splits train and test (or validation)."
+            )
     return Dataset(
         name=name,
         directory=Path(builder.data_dir),
@@ -340,13 +364,14 @@ def _not_prepared(name: str, root: Path, data_dir: str | Path | None) -> UsageEr
 
     known = list_datasets(data_dir)
     if name not in known and name.split("/")[0] not in tfds.list_builders(with_community_datasets=False):
-        return unknown_name("data set", name, known)
-    half = any((root / name).glob("*.incomplete*")) or any((root / name).glob("*"))
-    state = "is not prepared to its end" if half else "is not prepared"
+        return unknown_name("dataset", name, known)
+    incomplete = any((root / name).glob("*"))
+    state = "is only partly prepared" if incomplete else "is not prepared"
     return UsageError(
-        f"data set {name!r} {state} in {root}; jaxcnn prepare {name} makes it, and --data-dir tells where it is"
+        f"dataset {name!r} {state} in {root}. Run jaxcnn prepare {name}, or set the folder of prepared datasets "
+        "with --data-dir."
     )
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
+    return (str(error) or type(error).__name__).strip().splitlines()[0].rstrip(".")

@@ -1,10 +1,12 @@
-"""`imagefolder:PATH`: a folder of folders of images, one a class, made into ArrayRecord once.
+"""`imagefolder:PATH`: a folder with one folder of images for each class, converted to ArrayRecord once.
 
-    PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg (or `val`, `valid`, `validation` in place of `test`), or
-    PATH/CLASS/*.jpg, of which a fifth of each class, drawn at random but always alike, is the test split.
+Two layouts are accepted:
 
-Only regular files inside PATH are read: a link that leads out of it is not followed. What is made is kept under a name
-that follows from the files' names, sizes and times, so that a folder that has changed is made anew.
+- PATH/train/CLASS/*.jpg and PATH/test/CLASS/*.jpg; `val`, `valid` or `validation` may take the place of `test`.
+- PATH/CLASS/*.jpg. About one fifth of the images become the test split, selected by a hash of the class and file names.
+
+Only regular files inside PATH are read; links that lead out of PATH are ignored. The name of the converted dataset
+contains a hash of the names, sizes and modification times of the files, so a changed folder is converted again.
 """
 
 import contextlib
@@ -23,36 +25,48 @@ from jaxcnn.errors import UsageError
 PREFIX = "imagefolder:"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 TEST_FOLDERS = ("test", "val", "valid", "validation")
-TEST_SHARE = 5  # one of so many images of a class is a test image where there is no folder of them
-MOST_FILE_BYTES = 100_000_000
+IMAGES_PER_TEST_IMAGE = 5  # without a test folder, one of this many images belongs to the test split
+MAX_FILE_BYTES = 100_000_000
 
 Splits = Mapping[str, list[tuple[Path, str]]]
 
 
 def prepare(path: str, root: Path) -> Path:
-    """The folder of the prepared data set of the images in `path`; made below `root` if it is not there.
+    """Convert the images in `path` to a dataset below `root`, unless that was done before.
+
+    Args:
+      path: folder of images, without the prefix "imagefolder:".
+      root: folder of prepared datasets.
+
+    Returns:
+      The folder of the prepared dataset.
 
     Raises:
-      UsageError: a folder without images in folders of classes, or damaged images, of which the first is named.
+      UsageError: `path` has none of the accepted layouts or has damaged images, or `root` cannot be written.
     """
     folder = Path(path).expanduser()
     if not path or not folder.is_dir():
-        raise UsageError(f"{PREFIX}{path} is not a folder; it has a folder for each class, or train and test with them")
+        raise UsageError(
+            f"{PREFIX}{path} is not a folder. Give a folder that contains one folder of images for each class, or "
+            "train and test folders with these."
+        )
     folder = folder.resolve()
     splits = find(folder)
     name = f"imagefolder_{fingerprint(folder, splits)}"
     target = root / name / "1.0.0"
     if not (target / "dataset_info.json").exists():
-        _check(folder, splits)
+        _check_images(folder, splits)
         try:
             root.mkdir(parents=True, exist_ok=True)
             work = Path(tempfile.mkdtemp(dir=root, prefix=f".{name}-"))
         except OSError as error:
-            raise UsageError(f"{root} cannot be written: {error.strerror or error}") from error
+            raise UsageError(
+                f"cannot write to {root}: {error.strerror or error}. Choose another folder with --data-dir."
+            ) from error
         try:
             _write(folder, splits, name, work)
             target.parent.mkdir(exist_ok=True)
-            with contextlib.suppress(OSError):  # another process may have made it meanwhile, and then all is well
+            with contextlib.suppress(OSError):  # another process may have prepared the same dataset first
                 (work / name / "1.0.0").rename(target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -60,81 +74,94 @@ def prepare(path: str, root: Path) -> Path:
 
 
 def find(folder: Path) -> Splits:
-    """The images of the splits "train" and "test", each with the name of its class, in a fixed order.
+    """Find the images of the splits "train" and "test".
+
+    Returns:
+      The path and the class name of each image, by split, in a fixed order.
 
     Raises:
-      UsageError: no images, fewer than two classes, or classes with test images alone.
+      UsageError: there are fewer than two classes or no test images, or a class has test images only.
     """
     test = next((name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
     if (folder / "train").is_dir() and test is not None:
-        splits = {"train": _in_classes(folder / "train", folder), "test": _in_classes(folder / test, folder)}
+        splits = {"train": _list_images(folder / "train", folder), "test": _list_images(folder / test, folder)}
     else:
         splits = {"train": [], "test": []}
-        for image, label in _in_classes(folder, folder):
-            # By the file's name, so that an image stays in its split when others are added.
-            place = int(hashlib.sha256(f"{label}/{image.name}".encode()).hexdigest(), 16)
-            splits["test" if place % TEST_SHARE == 0 else "train"].append((image, label))
+        for image, label in _list_images(folder, folder):
+            # A hash of the name, so that an image stays in its split when others are added.
+            name_hash = int(hashlib.sha256(f"{label}/{image.name}".encode()).hexdigest(), 16)
+            splits["test" if name_hash % IMAGES_PER_TEST_IMAGE == 0 else "train"].append((image, label))
     classes = {label for _, label in splits["train"]}
     if len(classes) < 2:
-        raise UsageError(f"{folder} has images of {len(classes)} classes; it needs a folder for each of two or more")
-    strange = sorted({label for _, label in splits["test"]} - classes)
-    if strange:
-        raise UsageError(f"{folder} has no training images of the class {strange[0]!r}, but test images")
+        raise UsageError(
+            f"{folder} has training images of {len(classes)} classes. Add a folder of images for each of at least two "
+            "classes."
+        )
+    test_only = sorted({label for _, label in splits["test"]} - classes)
+    if test_only:
+        raise UsageError(f"{folder} has test images but no training images of class {test_only[0]!r}. Add some.")
     if not splits["test"]:
-        raise UsageError(f"{folder} has no test images; add images, or folders train and test")
+        raise UsageError(f"{folder} has no test images. Add images, or make a train and a test folder.")
     return splits
 
 
-def _in_classes(folder: Path, root: Path) -> list[tuple[Path, str]]:
+def _list_images(folder: Path, root: Path) -> list[tuple[Path, str]]:
+    """Return the path and the class name of each image in `folder`, sorted; ignore files outside `root`."""
     found = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if not entry.is_dir() or entry.name.startswith(".") or not _inside(Path(entry.path), root):
+        if not entry.is_dir() or entry.name.startswith(".") or not _is_inside(Path(entry.path), root):
             continue
         found += [
             (Path(image.path), entry.name)
             for image in sorted(os.scandir(entry.path), key=lambda image: image.name)
-            if image.name.lower().endswith(SUFFIXES) and image.is_file() and _inside(Path(image.path), root)
+            if image.name.lower().endswith(SUFFIXES) and image.is_file() and _is_inside(Path(image.path), root)
         ]
     return found
 
 
-def _inside(path: Path, root: Path) -> bool:
+def _is_inside(path: Path, root: Path) -> bool:
     return path.resolve().is_relative_to(root)
 
 
 def fingerprint(folder: Path, splits: Splits) -> str:
-    """A name for what the files are, without reading them: their names, sizes and times of change."""
-    sum_ = hashlib.sha256()
+    """Return a hash of the names, sizes and modification times of the images, 16 hexadecimal digits.
+
+    The files are not read.
+    """
+    digest = hashlib.sha256()
     for split, images in splits.items():
         for image, label in images:
             status = image.stat()
             name = image.relative_to(folder)
-            sum_.update(f"{split}\0{label}\0{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return sum_.hexdigest()[:16]
+            digest.update(f"{split}\0{label}\0{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
 
 
-def _check(folder: Path, splits: Splits) -> None:
+def _check_images(folder: Path, splits: Splits) -> None:
+    """Decode every image; raise `UsageError` if any is damaged."""
     damaged = []
     for images in splits.values():
         for image, _ in images:
             try:
-                if image.stat().st_size > MOST_FILE_BYTES:
-                    raise ValueError(f"more than {MOST_FILE_BYTES:,} bytes")
-                decode.size_of(content := image.read_bytes())
+                if image.stat().st_size > MAX_FILE_BYTES:
+                    raise ValueError(f"larger than {MAX_FILE_BYTES:,} bytes")
+                content = image.read_bytes()
+                decode.size_of(content)
                 decode.decode(content, 3)
             except (ValueError, OSError) as error:
                 damaged.append(f"{image.relative_to(folder)} ({error})")
     if damaged:
         more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        raise UsageError(f"{folder} has damaged images: {damaged[0]}{more}; remove them")
+        raise UsageError(f"{folder} has damaged images: {damaged[0]}{more}. Remove them.")
 
 
 def _write(folder: Path, splits: Splits, name: str, work: Path) -> None:
+    """Write the dataset below `work`."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
 
     classes = sorted({label for _, label in splits["train"]})
-    # Unregistered: the data set is read from its files.
+    # Not registered, since TFDS restores the dataset from its files.
     with registered.skip_registration():
 
         class ImageFolder(tfds.core.GeneratorBasedBuilder):

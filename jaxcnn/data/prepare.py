@@ -1,11 +1,12 @@
-"""Making a data set: from its authors' files in a folder, offline, or downloaded by TFDS from where they are.
+"""Prepare datasets: from original files in a folder, without a network, or from files that TFDS downloads.
 
-Either way the result is a data set of TFDS, of its name, version and features, kept as ArrayRecord: a plain
-`tfds.data_source(name)` reads it. It is written beside its place and moved there in one go, so that what is there is
-whole, and a preparation that was cut off is simply made again.
+Both ways produce a TFDS dataset in ArrayRecord files, with the name, version and features of the TFDS builder, so that
+`tfds.data_source(name)` reads it. The dataset is written to a temporary folder and moved into place when it is
+complete. After an interruption, prepare it again.
 """
 
 import contextlib
+import functools
 import importlib.util
 import io
 import logging
@@ -27,20 +28,20 @@ from jaxcnn.data.originals import READERS, Source, Split
 from jaxcnn.errors import RunError, UsageError, unknown_name
 
 Progress = Callable[[str, int, int], None]
-"""Is told the split, how many of its examples are done, and how many there are."""
+"""Function that is called with the split, the number of examples written, and the total number of examples."""
 
 REACHABLE_SECONDS = 5.0
-"""How long a download's host may take to answer at all, before the preparation gives up."""
+"""Maximum seconds to wait for an answer of the download server."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set that was made.
+    """Result of a preparation.
 
     Attributes:
-      folder: where it is.
-      examples: how many examples each split has.
-      unverified: files that were read although no sum of them is published.
+      folder: folder of the dataset.
+      examples: number of examples in each split.
+      unverified: names of the original files that have no published checksum.
     """
 
     folder: Path
@@ -57,33 +58,33 @@ def prepare(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Makes the data set `name` in `data_dir`, from the files in `source` or else downloaded.
+    """Prepare a dataset from the files in `source`, or from files that TFDS downloads.
 
     Args:
-      name: a TFDS name; from `source`, one of `READERS`.
-      source: the folder of the authors' files, packed or not.
-      data_dir: the folder of prepared data sets; `default_data_dir()` if not given.
-      verify: whether files must have their published sums.
-      force: replace the data set if there is one.
-      progress: is told how far it has got.
+      name: TFDS name. With `source`, one of `READERS`.
+      source: folder of the original files, compressed or not. Default: download them.
+      data_dir: folder of prepared datasets. Default: `default_data_dir()`.
+      verify: whether to require the published checksums of the original files.
+      force: whether to replace an existing dataset.
+      progress: function that reports the progress.
 
     Raises:
-      UsageError: an unknown name, a data set that is there already, files that are missing, damaged or wrong.
-      RunError: a download that cannot be made, within seconds if there is no network.
+      UsageError: the name is unknown, the dataset exists and `force` is False, or a file is missing, damaged or not
+        the original.
+      RunError: the download fails. Without a network this takes a few seconds.
     """
     root = Path(data_dir or default_data_dir()).expanduser()
     if (BUNDLED_DIR / name).is_dir():
-        raise UsageError(f"{name} is inside the package already")
+        raise UsageError(f"dataset needs no preparation: {name}. The package contains it.")
     if name.startswith(imagefolder.PREFIX):
-        raise UsageError(f"{name} needs no preparation: it is prepared when it is first used")
+        raise UsageError(f"dataset needs no preparation: {name}. It is prepared when it is first used.")
     _quiet()
-    stock = _stock(name)
-    builder = stock(data_dir=root, file_format="array_record")
+    builder = _builder_class(name)(data_dir=root, file_format="array_record")
     target = Path(builder.data_dir)
     if (target / "dataset_info.json").exists() and not force:
-        raise UsageError(f"{name} is prepared already in {target}; --force makes it anew")
+        raise UsageError(f"dataset {name!r} already exists: {target}. Replace it with --force.")
     if source is not None and name not in READERS:
-        raise UsageError(f"--source is for {', '.join(READERS)}; {name} is made by TFDS's own builder, without it")
+        raise UsageError(f"--source does not support {name}. Omit it, or choose one of {', '.join(READERS)}.")
     if source is None:
         if name not in READERS:
             return _prepare_by_tfds(name, builder, target)
@@ -91,14 +92,14 @@ def prepare(
             return _prepare_from(folder, name, builder, target, root, verify, progress)
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        raise UsageError(f"--source {folder} is not a folder; it is where the original files of {name} are")
+        raise UsageError(f"--source is not a folder: {folder}. Give the folder of the original files of {name}.")
     return _prepare_from(folder, name, builder, target, root, verify, progress)
 
 
 def _prepare_from(
     folder: Path, name: str, builder: Any, target: Path, root: Path, verify: bool, progress: Progress | None
 ) -> Prepared:
-    # All that can be wrong with the source is found before anything is written.
+    # Before anything is written, so that errors in the source leave no trace.
     original = Source(folder, name, verify)
     splits = READERS[name](original)
     _check_labels(folder, splits, builder.info.features)
@@ -109,16 +110,23 @@ def _prepare_from(
 
 @contextlib.contextmanager
 def in_place(target: Path, root: Path) -> Iterator[Path]:
-    """A folder to write in, in which `NAME/VERSION` is made, and moved to `target` at the end if all went well."""
+    """Yield a temporary folder; move `NAME/VERSION` from there to `target` if the body succeeds.
+
+    Raises:
+      UsageError: `root` cannot be written.
+      RunError: the disk is full, or another error of the system occurs.
+    """
     relative = target.relative_to(root)
     work = None
     try:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            # Beside the target, so that moving it into place is one rename in one file system.
+            # In the same file system as the target, so that a single rename moves the dataset into place.
             work = Path(tempfile.mkdtemp(dir=root, prefix=f".{relative.parts[0]}-"))
         except OSError as error:
-            raise UsageError(f"{root} cannot be written: {error.strerror or error}") from error
+            raise UsageError(
+                f"cannot write to {root}: {error.strerror or error}. Choose another folder with --data-dir."
+            ) from error
         yield work
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
@@ -127,7 +135,7 @@ def in_place(target: Path, root: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None or isinstance(error, FileNotFoundError):
             raise
-        raise RunError(f"{target} cannot be written: {error.strerror}") from error
+        raise RunError(f"cannot write {target}: {error.strerror}. Free space, or use another --data-dir.") from error
     finally:
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
@@ -137,19 +145,18 @@ def _quiet() -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
 
 
-def _stock(name: str) -> Any:
-    """TFDS's own builder class of this data set."""
+def _builder_class(name: str) -> Any:
+    """Return the TFDS builder class of this dataset, with its configuration bound if the name contains one."""
     import tensorflow_datasets as tfds
 
     base = name.split("/")[0]
     try:
-        stock = tfds.builder_cls(base)
+        builder_class = tfds.builder_cls(base)
     except (ValueError, tfds.core.DatasetNotFoundError, ImportError) as error:
-        raise unknown_name("data set", name, {*READERS, *tfds.list_builders(with_community_datasets=False)}) from error
+        raise unknown_name("dataset", name, {*READERS, *tfds.list_builders(with_community_datasets=False)}) from error
     if "/" in name:
-        config = name.split("/", 1)[1]
-        return lambda **arguments: stock(config=config, **arguments)
-    return stock
+        return functools.partial(builder_class, config=name.split("/", 1)[1])
+    return builder_class
 
 
 def _check_labels(folder: Path, splits: Mapping[str, Split], features: Any) -> None:
@@ -158,22 +165,23 @@ def _check_labels(folder: Path, splits: Mapping[str, Split], features: Any) -> N
             if len(labels) and labels.max() >= features[name].num_classes:
                 last = features[name].num_classes - 1
                 raise UsageError(
-                    f"the {split} files in {folder} have the {name} {labels.max()}; the last class is {last}"
+                    f"the {split} files in {folder} have a {name} out of range: {labels.max()}. "
+                    f"Use values from 0 to {last}."
                 )
 
 
 def _write(name: str, splits: Mapping[str, Split], work: Path, progress: Progress | None) -> None:
-    """Writes the data set below `work`, as TFDS's builder of this name would from the same files."""
+    """Write the dataset below `work`, as the TFDS builder of this name would."""
     import tensorflow_datasets as tfds
     from PIL import Image
     from tensorflow_datasets.core import registered
 
-    stock: Any = _stock(name)
-    # Unregistered: the name is taken, and the data set is to be read by the stock builder.
+    builder_class: Any = _builder_class(name)
+    # Not registered, since the original builder owns the name and will read the dataset.
     with registered.skip_registration():
 
-        class FromFiles(stock):
-            """The stock builder, with examples from memory in place of a download."""
+        class FromFiles(builder_class):
+            """The original builder, with examples from memory instead of a download."""
 
             def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
                 for feature, names in CLASS_NAMES.get(name, {}).items():
@@ -183,10 +191,9 @@ def _write(name: str, splits: Mapping[str, Split], work: Path, progress: Progres
             def _generate_examples(self, split: str, part: Split) -> Iterator[tuple[int, dict[str, Any]]]:
                 has_id, digits = "id" in self.info.features, 6 if name == "svhn_cropped" else 5
                 for index, image in enumerate(part.images):
-                    # A PIL image, since TFDS encodes arrays with TensorFlow.
-                    example: dict[str, Any] = {
-                        "image": Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-                    }
+                    # A PIL image, since TFDS would encode an array with TensorFlow.
+                    pixels = image[..., 0] if image.shape[-1] == 1 else image
+                    example: dict[str, Any] = {"image": Image.fromarray(pixels)}
                     example |= {feature: int(labels[index]) for feature, labels in part.labels.items()}
                     if has_id:
                         example["id"] = f"{split}_{index:0{digits}d}"
@@ -194,30 +201,30 @@ def _write(name: str, splits: Mapping[str, Split], work: Path, progress: Progres
                     if progress is not None:
                         progress(split, index + 1, len(part.images))
 
-    FromFiles.name = stock.name
-    FromFiles.__module__ = stock.__module__  # which is recorded in the data set
-    FromFiles.__qualname__ = FromFiles.__name__ = stock.__name__
+    FromFiles.name = builder_class.name
+    FromFiles.__module__ = builder_class.__module__  # stored in the dataset
+    FromFiles.__qualname__ = FromFiles.__name__ = builder_class.__name__
     builder = FromFiles(data_dir=work, file_format="array_record")
-    # What TFDS prints, progress bars included, names the temporary folder. Its errors are exceptions.
+    # The output of TFDS would show the temporary folder. Errors are raised as exceptions.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
 
 
 @contextlib.contextmanager
 def _downloaded(name: str, builder: Any, root: Path) -> Iterator[Path]:
-    """A folder with the authors' files under their own names; what was downloaded once is kept in `root`/downloads."""
+    """Yield a folder of the original files under their original names. Downloads are cached in `root`/downloads."""
     import tensorflow_datasets as tfds
 
     urls = {info.filename: url for url, info in builder.url_infos.items()}
-    _require_answer(name, next(iter(urls.values())))
-    # TFDS compares what it downloads with its own list of sums.
+    _require_reachable(name, next(iter(urls.values())))
+    # TFDS compares the downloads with its own checksums.
     manager = tfds.download.DownloadManager(
         download_dir=root / "downloads", url_infos=builder.url_infos, force_checksums_validation=True
     )
     try:
         paths: Any = manager.download(urls)
-    except Exception as error:  # of the network, of the disk, or a wrong sum
-        raise RunError(f"{name} cannot be downloaded: {_one_line(error)}; the same command goes on") from error
+    except Exception as error:  # network, disk and checksum errors have no common type
+        raise RunError(f"cannot download {name}: {_one_line(error)}. Run the same command to continue.") from error
     with tempfile.TemporaryDirectory() as folder:
         for filename, path in paths.items():
             (Path(folder) / filename).symlink_to(path)
@@ -225,46 +232,48 @@ def _downloaded(name: str, builder: Any, root: Path) -> Iterator[Path]:
 
 
 def _prepare_by_tfds(name: str, builder: Any, target: Path) -> Prepared:
-    """Has TFDS's own builder make a data set whose original files are unknown here."""
+    """Prepare a dataset that has no reader here by its TFDS builder."""
     import tensorflow_datasets as tfds
 
     if importlib.util.find_spec("tensorflow") is None:
         raise UsageError(
-            f"{name} is made by TFDS's own builder, which needs TensorFlow: pip install tensorflow; without it, "
-            f"prepare is for {', '.join(READERS)}"
+            f"the TFDS builder of {name} needs TensorFlow. Run pip install tensorflow, or choose one of "
+            f"{', '.join(READERS)}."
         )
     if builder.url_infos:
-        _require_answer(name, next(iter(builder.url_infos)))
+        _require_reachable(name, next(iter(builder.url_infos)))
     try:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-    except Exception as error:  # of the network, of the disk, files that must be put in a folder by hand
-        raise RunError(f"{name} cannot be prepared: {_one_line(error)}") from error
+    except Exception as error:  # network errors, disk errors and missing manual downloads have no common type
+        raise RunError(f"cannot prepare {name}: {_one_line(error)}.") from error
     return Prepared(target, {split: info.num_examples for split, info in builder.info.splits.items()})
 
 
-def _require_answer(name: str, url: str) -> None:
-    """Raises `RunError` if nothing answers at `url` within seconds: TFDS would keep trying for ten minutes."""
-    answered: list[bool] = []
+def _require_reachable(name: str, url: str) -> None:
+    """Raise `RunError` if the server of `url` does not answer soon, since TFDS would retry for ten minutes."""
+    reachable: list[bool] = []
 
-    def ask() -> None:
+    def send_request() -> None:
         try:
             with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACHABLE_SECONDS):
-                answered.append(True)
+                reachable.append(True)
         except urllib.error.HTTPError as error:
-            # A server that does not know the question is there; a proxy that lets nothing through is not it.
-            answered.append(error.code < 500 and error.code not in (403, 407))
+            # Most 4xx answers come from the server itself. 403 and 407 may come from a proxy that blocks the request.
+            reachable.append(error.code < 500 and error.code not in (403, 407))
         except OSError:
-            answered.append(False)
+            reachable.append(False)
 
-    # In a thread, because looking a name up has no time limit of its own.
-    thread = threading.Thread(target=ask, daemon=True)
+    # In a thread, because a name lookup has no timeout.
+    thread = threading.Thread(target=send_request, daemon=True)
     thread.start()
     thread.join(REACHABLE_SECONDS + 1)
-    if answered != [True]:
-        how = f"; with its files in a folder: jaxcnn prepare {name} --source DIR" if name in READERS else ""
+    if reachable != [True]:
         host = urllib.parse.urlsplit(url).hostname
-        raise RunError(f"{name} cannot be downloaded: {host} does not answer within {REACHABLE_SECONDS:g} s{how}")
+        remedy = "Check the network"
+        if name in READERS:
+            remedy += f", or use files in a folder: jaxcnn prepare {name} --source DIR"
+        raise RunError(f"cannot download {name}: {host} does not answer within {REACHABLE_SECONDS:g} s. {remedy}.")
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__

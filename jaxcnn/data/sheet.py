@@ -1,4 +1,4 @@
-"""A contact sheet: what the images of a data set look like, and what augmentation makes of them."""
+"""Draw a contact sheet: training images of a dataset, and the same images augmented."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,42 +11,53 @@ from PIL import Image, ImageDraw, ImageFont
 from jaxcnn.data.augment import compose
 from jaxcnn.data.datasets import Dataset
 
-TILE = 96  # pixels of an image on the sheet
+# Sizes in pixels.
+TILE = 96  # side of an image
 GAP = 6
 LINE = 16  # height of a line of text
-INK, PAPER = (32, 32, 32), (255, 255, 255)
+TEXT_COLOR, BACKGROUND_COLOR = (32, 32, 32), (255, 255, 255)
 
 
 def contact_sheet(
     dataset: Dataset, augment: Sequence[Any] = (), *, classes: int = 10, columns: int = 8, seed: int = 0
 ) -> Image.Image:
-    """Images of the first `classes` classes, a row of raw ones for each and under it the same ones augmented.
+    """Draw random training images of the first classes, one row for each class.
 
-    Without augmentations there are no second rows. A class's row begins with its name.
+    Args:
+      dataset: dataset to draw from.
+      augment: augmentations, as for `jaxcnn.data.compose`. If there are any, the same images follow augmented in a
+        second row.
+      classes: maximum number of classes.
+      columns: maximum number of images of each class.
+      seed: seed of the choice of images and of the augmentations.
     """
-    chosen, shown = _choose(dataset, min(classes, dataset.num_classes), columns, seed)
-    margin = max([_text_width(dataset.class_names[label]) for label in chosen], default=0) + 2 * GAP
+    images_by_class = _choose_images(dataset, min(classes, dataset.num_classes), columns, seed)
+    margin = max([_text_width(dataset.class_names[label]) for label in images_by_class], default=0) + 2 * GAP
     rows = 2 if augment else 1
     block = rows * (TILE + GAP) + GAP
-    sheet = Image.new("RGB", (margin + columns * (TILE + GAP) + GAP, LINE + 2 * GAP + block * len(chosen)), PAPER)
+    width, height = margin + columns * (TILE + GAP) + GAP, LINE + 2 * GAP + block * len(images_by_class)
+    sheet = Image.new("RGB", (width, height), BACKGROUND_COLOR)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
-    title = f"{dataset.name}, training images" + (f"; below each: {', '.join(map(str, augment))}" if augment else "")
-    draw.text((GAP, GAP), title, fill=INK, font=font)
-    change = jax.jit(compose(augment))
-    for row, (label, images) in enumerate(zip(chosen, shown, strict=True)):
+    title = f"{dataset.name}, training images"
+    if augment:
+        title += f"; below each: {', '.join(map(str, augment))}"
+    draw.text((GAP, GAP), title, fill=TEXT_COLOR, font=font)
+    apply_augment = jax.jit(compose(augment))
+    for row, (label, images) in enumerate(images_by_class.items()):
         top = LINE + 2 * GAP + row * block
-        draw.text((GAP, top + TILE // 2 - LINE // 2), dataset.class_names[label], fill=INK, font=font)
+        draw.text((GAP, top + TILE // 2 - LINE // 2), dataset.class_names[label], fill=TEXT_COLOR, font=font)
         for column, image in enumerate(images):
             left = margin + column * (TILE + GAP)
             sheet.paste(_tile(image), (left, top))
             if augment:
                 key = jax.random.fold_in(jax.random.key(seed), row * columns + column)
-                sheet.paste(_tile(np.asarray(change(key, jnp.asarray(image)))), (left, top + TILE + GAP))
+                augmented = np.asarray(apply_augment(key, jnp.asarray(image)))
+                sheet.paste(_tile(augmented), (left, top + TILE + GAP))
     return sheet
 
 
-def _choose(dataset: Dataset, classes: int, columns: int, seed: int) -> tuple[list[int], list[list[np.ndarray]]]:
-    """Of each of the first classes its number and some of its training images, taken at random."""
+def _choose_images(dataset: Dataset, classes: int, columns: int, seed: int) -> dict[int, list[np.ndarray]]:
+    """Return up to `columns` random training images of each of the first `classes` labels."""
     found: dict[int, list[np.ndarray]] = {label: [] for label in range(classes)}
     order = np.random.default_rng(seed).permutation(dataset.examples["train"])
     size = (TILE, TILE) if dataset.sizes_differ else None
@@ -57,13 +68,14 @@ def _choose(dataset: Dataset, classes: int, columns: int, seed: int) -> tuple[li
                 wanted.append(dataset.decode(example, size))
         if all(len(images) == columns for images in found.values()):
             break
-    return list(found), list(found.values())
+    return found
 
 
 def _tile(image: np.ndarray) -> Image.Image:
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
-    smaller = max(picture.size) > TILE
-    return picture.resize((TILE, TILE), Image.Resampling.BILINEAR if smaller else Image.Resampling.NEAREST)
+    tile = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
+    shrinks = max(tile.size) > TILE
+    # Enlarged pixels stay sharp squares.
+    return tile.resize((TILE, TILE), Image.Resampling.BILINEAR if shrinks else Image.Resampling.NEAREST)
 
 
 def _text_width(text: str) -> int:

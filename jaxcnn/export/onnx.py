@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn import kernels
 from jaxcnn.errors import RunError, UsageError
-from jaxcnn.kernels._platform import portable_forms
 from jaxcnn.train import Trained
 
 # Of the largest logit: what float32 in another order of summation may differ by.
@@ -33,7 +33,7 @@ def convert(trained: Trained) -> bytes:
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *trained.preprocessing.image_shape), jnp.uint8)
     try:
-        with warnings.catch_warnings(), portable_forms():
+        with warnings.catch_warnings(), kernels.inlined():
             warnings.simplefilter("ignore")
             logging.getLogger("jax2onnx").setLevel(logging.ERROR)
             model: Any = to_onnx(trained.logits, [images], input_names=["images"], output_names=["logits"])

@@ -13,8 +13,8 @@ Ten lines run it, anywhere that JAX is, without jaxcnn or Flax:
 
 import jax.numpy as jnp
 
+from jaxcnn import kernels
 from jaxcnn.errors import UsageError
-from jaxcnn.kernels._platform import portable_forms
 from jaxcnn.train import Trained
 
 # The program is lowered for each of these; whoever runs it needs one of them.
@@ -35,6 +35,6 @@ def convert(trained: Trained) -> bytes:
 
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *trained.preprocessing.image_shape), jnp.uint8)
-    with portable_forms():
+    with kernels.inlined():
         exported = jax.export.export(jax.jit(trained.logits), platforms=PLATFORMS)(images)
     return bytes(exported.serialize())

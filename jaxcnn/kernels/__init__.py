@@ -1,1 +1,32 @@
-"""Fast forms of the equations that layers state, behind one door."""
+"""Fast forms of the equations that layers state, behind one door.
+
+The functions here are ordinary differentiable JAX functions that compute the same on every platform and work under
+every transformation. Where a CPU computes faster in another form than the plain one, they choose it when the program is
+lowered: other JAX operations, or, with `pip install 'jaxcnn[cpu]'`, native code (oneDNN, Winograd's algorithm and sums
+of our own, in `jaxcnn.kernels.native`).
+
+One environment variable, `JAXCNN_KERNELS=auto|xla|native`, and one context manager, `use`, select the kernels.
+"""
+
+from jaxcnn.kernels._selection import VARIABLE, describe, inlined, on_cpu, selected, use
+from jaxcnn.kernels.convolution import conv
+from jaxcnn.kernels.normalization import batch_norm, normalize
+from jaxcnn.kernels.pooling import max_pool
+from jaxcnn.kernels.reductions import affine, channel_sums, materialize, moments
+
+__all__ = [
+    "VARIABLE",
+    "affine",
+    "batch_norm",
+    "channel_sums",
+    "conv",
+    "describe",
+    "inlined",
+    "materialize",
+    "max_pool",
+    "moments",
+    "normalize",
+    "on_cpu",
+    "selected",
+    "use",
+]

@@ -1,4 +1,4 @@
-"""Mapped axes, over which a batch may be spread: whether there is one, and whether anything has to travel."""
+"""Mapped axes over which a batch may be sharded: whether an axis is bound, and whether a collective is needed."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import jax
 
 
 def is_bound(axis_name: str) -> bool:
-    """Whether the code being traced runs under a `pmap`, `shard_map` or `vmap` with an axis of this name."""
+    """Return whether the code being traced runs under a `pmap`, `shard_map` or `vmap` with an axis of this name."""
     try:
         jax.lax.axis_size(axis_name)
     except NameError:
@@ -14,11 +14,11 @@ def is_bound(axis_name: str) -> bool:
     return True
 
 
-def is_shared(axis_name: str, *values: Any) -> bool:
-    """Whether the mean of arrays over this axis is more than the arrays: over one device it is what they are.
+def needs_mean(axis_name: str, *values: Any) -> bool:
+    """Return whether a `pmean` of arrays over this axis is needed.
 
-    A collective of one device would still be an instruction of the program, across which XLA fuses nothing. Where JAX
-    checks which values vary over devices, only a collective tells it that these do not.
+    Over one device it is not: a collective of one device is still an instruction, across which XLA fuses nothing. But
+    where JAX checks which values vary over devices, only a collective tells it that these do not.
     """
     if not is_bound(axis_name):
         return False
@@ -27,10 +27,10 @@ def is_shared(axis_name: str, *values: Any) -> bool:
 
 
 def varying_alike(*arrays: jax.Array) -> list[jax.Array]:
-    """The same arrays as operands of a primitive of our own, where JAX checks which values vary over devices.
+    """Return the arrays as operands of one primitive, where JAX checks which values vary over devices.
 
-    Within `shard_map` images differ from device to device and parameters do not; said here, a gradient by the latter
-    is summed over the devices.
+    Within `shard_map`, images differ from device to device and parameters do not. Once parameters are marked as
+    varying too, a gradient with respect to them is summed over the devices.
     """
     varying = [jax.typeof(a).manual_axis_type.varying for a in arrays]
     everywhere = frozenset.union(*varying)

@@ -1,45 +1,70 @@
-"""The convolution on a CPU as one primitive that knows its own derivatives.
+"""Convolution and its two gradients.
 
 `<G, W * X>` is linear in each of image X `[N, H, W, C_in]`, kernel W `[kH, kW, C_in / groups, C_out]` and cotangent G
-of the output `[N, H_out, W_out, C_out]`. The convolution is its derivative by G, the two gradients are those by X and
-W, and each of the three is bilinear in the other two tensors: the transposes of each are the other two. So one
-primitive with three roles is closed under differentiation, forward and backward, as often as one likes; and each role
-is computed, where the program is compiled, by what is fastest for its shape: oneDNN (`jaxcnn.kernels.native`) or the
-form of XLA's operations below.
+of the output `[N, H_out, W_out, C_out]`. The convolution is its derivative with respect to G, and the two gradients are
+those with respect to X and W. Each is bilinear in the other two tensors, and its adjoints are the other two. So one
+kernel with three roles is closed under differentiation, in forward and reverse mode and of every order.
 """
 
 import functools
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Primitive, jaxpr_as_fun
-from jax.interpreters import ad, batching, mlir
+from jax.extend.core import jaxpr_as_fun
 
 from jaxcnn.kernels import native
-from jaxcnn.kernels.axes import varying_alike
+from jaxcnn.kernels._primitive import Form, Kernel, call
 
 Pair = tuple[int, int]
 Sides = tuple[Pair, Pair]
 Shape = tuple[int, ...]
-Form = Callable[[jax.Array, jax.Array], jax.Array]
 
 LEAST_WORK = 2**20
-"""Multiply-adds below which handing a convolution to oneDNN's thread costs more than it saves."""
+"""Multiply-adds below which calling oneDNN's thread costs more than oneDNN saves."""
+
+
+def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sides, dilation: Pair, groups: int) -> jax.Array:
+    """Compute the convolution `W * X` (a cross-correlation: the kernel is not flipped).
+
+    Args:
+      x: images `[N, H, W, C_in]`.
+      kernel: `[kH, kW, C_in / groups, C_out]`, of the same dtype.
+      strides: distance that the kernel moves, (vertical, horizontal).
+      padding: rows of zeros, `((top, bottom), (left, right))`.
+      dilation: distance between the taps of the kernel.
+      groups: number of groups into which input and output channels are split.
+
+    Returns:
+      `[N, H_out, W_out, C_out]`.
+    """
+    geometry = Geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
+    is_floating = x.dtype == kernel.dtype and jax.numpy.issubdtype(x.dtype, jax.numpy.floating)
+    if not is_floating or 0 in (*x.shape, *kernel.shape):
+        return _windows(geometry, x, kernel)
+    return call(Convolution(Role.OUTPUT, geometry), x, kernel)[0]
 
 
 class Role(IntEnum):
-    """What is computed: the derivative of `<G, W * X>` by one of its three tensors."""
+    """The tensor of `<G, W * X>` with respect to which a convolution differentiates."""
 
     OUTPUT = 0
     IMAGE = 1
     KERNEL = 2
 
 
+OPERANDS = {
+    Role.OUTPUT: (Role.IMAGE, Role.KERNEL),
+    Role.IMAGE: (Role.OUTPUT, Role.KERNEL),
+    Role.KERNEL: (Role.IMAGE, Role.OUTPUT),
+}
+"""The two tensors from which each role is computed, in the order of its operands."""
+
+
 class Geometry(NamedTuple):
-    """A convolution but for its numbers."""
+    """Everything about a convolution except its numbers."""
 
     image: Shape
     kernel: Shape
@@ -60,165 +85,84 @@ class Geometry(NamedTuple):
         sizes = zip(self.image[1:3], self.padding, self.reach, self.strides, strict=True)
         return (self.image[0], *((n + sum(p) - r) // s + 1 for n, p, r, s in sizes), self.kernel[3])
 
-    def shape(self, role: Role) -> Shape:
-        """Of what this role computes."""
-        return {Role.OUTPUT: self.output, Role.IMAGE: self.image, Role.KERNEL: self.kernel}[role]
+    @property
+    def is_product(self) -> bool:
+        """Whether the convolution is a product of matrices: a 1x1 kernel without padding and groups."""
+        return self.kernel[:2] == (1, 1) and not any(map(any, self.padding)) and self.groups == 1
 
-    def key(self, role: Role) -> tuple[int, ...]:
-        """The numbers by which `convolution.cpp` knows it."""
-        (top, bottom), (left, right) = self.padding
-        sizes = (*self.image, *self.kernel, *self.output)
-        return (int(role), *sizes, *self.strides, top, left, bottom, right, *self.dilation, self.groups)
+    def shape(self, tensor: Role) -> Shape:
+        return {Role.OUTPUT: self.output, Role.IMAGE: self.image, Role.KERNEL: self.kernel}[tensor]
 
 
-def is_possible(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether `convolve` takes these: of one floating dtype, with shapes that are numbers, on no explicit mesh."""
-    is_whole = not any(any(getattr(jax.typeof(a).sharding, "spec", ())) for a in (x, kernel))
-    return (
-        is_whole
-        and x.dtype == kernel.dtype
-        and jax.numpy.issubdtype(x.dtype, jax.numpy.floating)
-        and all(isinstance(n, int) and n > 0 for n in (*x.shape, *kernel.shape))
-    )
+@dataclass(frozen=True)
+class Convolution(Kernel):
+    """One of the three tensors of a convolution, computed from the other two."""
 
+    role: Role
+    geometry: Geometry
+    linear: ClassVar = ((0,), (1,))
 
-def convolve(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sides, dilation: Pair, groups: int) -> jax.Array:
-    """`W * X` by the primitive, where it `is_possible`."""
-    geometry = Geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
-    return _bind(Role.OUTPUT, geometry, *varying_alike(x, kernel))
+    def outputs(self, a: Any, b: Any) -> list[Any]:
+        return [a.update(shape=self.geometry.shape(self.role), weak_type=False)]
 
+    def form(self, a: jax.Array, b: jax.Array) -> list[jax.Array]:
+        return [self._by_transposing(functools.partial(_windows, self.geometry), a, b)]
 
-# The primitive.
+    def cpu_form(self, a: jax.Array, b: jax.Array) -> list[jax.Array]:
+        forward = _product if self.geometry.is_product else _windows
+        return [self._by_transposing(functools.partial(forward, self.geometry), a, b)]
 
-convolution_p = Primitive("jaxcnn_convolution")
+    def native(self, a: Any, b: Any) -> Form | None:
+        sides = zip(self.geometry.padding, self.geometry.reach, strict=True)
+        work = math.prod(self.geometry.output) * math.prod(self.geometry.kernel[:3])
+        if a.dtype != "float32" or work < max(LEAST_WORK, 1) or any(max(pads) >= reach for pads, reach in sides):
+            return None
+        key = (*self._key(), int(native.requires_exact_sums()))
+        if not native.is_fast(key):
+            return None
+        return native.function(native.CONVOLUTION, [self.outputs(a, b)[0]], key=key)
 
+    def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
+        (index,) = group
+        wanted, other = OPERANDS[self.role][index], OPERANDS[self.role][1 - index]
+        given = {self.role: cts[0], other: operands[1 - index]}
+        first, second = OPERANDS[wanted]
+        return [*call(Convolution(wanted, self.geometry), given[first], given[second])]
 
-def _bind(role: Role, geometry: Geometry, a: jax.Array, b: jax.Array) -> Any:
-    return convolution_p.bind(a, b, role=role, geometry=geometry)
+    def batched(self, operands: Any, dims: Any) -> Any:
+        (a, b), (along, other) = operands, dims
+        if self.role is Role.KERNEL or along is None or other is not None:
+            return super().batched(operands, dims)  # a kernel for each example: XLA's grouped convolution
+        a = jax.numpy.moveaxis(a, along, 0)
+        times, examples = a.shape[:2]
+        merged = self.geometry._replace(image=(times * examples, *self.geometry.image[1:]))
+        y = call(Convolution(self.role, merged), a.reshape(times * examples, *a.shape[2:]), b)[0]
+        return [y.reshape(times, examples, *y.shape[1:])], [0]
 
+    def _by_transposing(self, forward: Any, a: jax.Array, b: jax.Array) -> jax.Array:
+        """Compute the role from the function that computes the output."""
+        if self.role is Role.OUTPUT:
+            return forward(a, b)
+        result = jax.ShapeDtypeStruct(self.geometry.shape(self.role), a.dtype)
 
-def plain(eqn: JaxprEqn) -> ClosedJaxpr:
-    """What an equation of the primitive computes, as a program of XLA's operations, for whoever reads programs.
+        def transposed(a: jax.Array, b: jax.Array) -> jax.Array:
+            if self.role is Role.IMAGE:
+                return jax.linear_transpose(lambda x: forward(x, b), result)(a)[0]
+            return jax.linear_transpose(lambda kernel: forward(a, kernel), result)(b)[0]
 
-    Traced when it is asked for: most of a network's hundreds of convolutions, each in three roles, never are.
-    """
-    first: Any = eqn.invars[0].aval
-    return _program(eqn.params["role"], eqn.params["geometry"], first.dtype)
+        # Traced from shapes alone: the transpose of operands that vary over devices would be summed over these.
+        shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (a, b))
+        return jaxpr_as_fun(jax.make_jaxpr(transposed)(*shapes))(a, b)[0]
 
-
-def _program(role: Role, geometry: Geometry, dtype: Any) -> ClosedJaxpr:
-    # Of shapes alone: a transposition of operands that vary over devices would be summed over these.
-    operands = {
-        Role.OUTPUT: (geometry.image, geometry.kernel),
-        Role.IMAGE: (geometry.output, geometry.kernel),
-        Role.KERNEL: (geometry.image, geometry.output),
-    }[role]
-    return jax.make_jaxpr(form(role, geometry))(*(jax.ShapeDtypeStruct(shape, dtype) for shape in operands))
-
-
-@functools.lru_cache(maxsize=4096)
-def _compiled(role: Role, geometry: Geometry) -> Form:
-    return jax.jit(functools.partial(_bind, role, geometry))
-
-
-def _evaluate(a: jax.Array, b: jax.Array, *, role: Role, geometry: Geometry) -> jax.Array:
-    return _compiled(role, geometry)(a, b)
-
-
-def _abstract(a: Any, b: Any, *, role: Role, geometry: Geometry) -> Any:
-    return a.update(shape=geometry.shape(role), weak_type=False)
-
-
-def _transposed_by_first(ct: Any, a: Any, b: Any, *, role: Role, geometry: Geometry) -> Any:
-    match role:
-        case Role.OUTPUT:  # (X, W) -> Y, with a cotangent of Y
-            return _bind(Role.IMAGE, geometry, ct, b)
-        case Role.IMAGE:  # (G, W) -> X
-            return _bind(Role.OUTPUT, geometry, ct, b)
-        case Role.KERNEL:  # (X, G) -> W
-            return _bind(Role.IMAGE, geometry, b, ct)
-
-
-def _transposed_by_second(ct: Any, a: Any, b: Any, *, role: Role, geometry: Geometry) -> Any:
-    match role:
-        case Role.OUTPUT:
-            return _bind(Role.KERNEL, geometry, a, ct)
-        case Role.IMAGE:
-            return _bind(Role.KERNEL, geometry, ct, a)
-        case Role.KERNEL:
-            return _bind(Role.OUTPUT, geometry, a, ct)
-
-
-def _batched(operands: Any, dims: Any, *, role: Role, geometry: Geometry) -> tuple[jax.Array, int]:
-    (a, b), (along, other) = operands, dims
-    if role is Role.KERNEL or along is None or other is not None:
-        # A kernel for each example: as many groups.
-        program = jaxpr_as_fun(_program(role, geometry, a.dtype))
-        return jax.vmap(program, in_axes=dims)(a, b)[0], 0
-    a = jax.numpy.moveaxis(a, along, 0)
-    times, examples = a.shape[:2]
-    merged = geometry._replace(image=(times * examples, *geometry.image[1:]))
-    y = _bind(role, merged, a.reshape(times * examples, *a.shape[2:]), b)
-    return y.reshape(times, examples, *y.shape[1:]), 0
-
-
-def _lowered(ctx: Any, a: Any, b: Any, *, role: Role, geometry: Geometry) -> Any:
-    program = jaxpr_as_fun(_program(role, geometry, ctx.avals_in[0].dtype))
-    return mlir.lower_fun(program, multiple_results=True)(ctx, a, b)
-
-
-def _lowered_for_cpu(ctx: Any, a: Any, b: Any, *, role: Role, geometry: Geometry) -> Any:
-    if _may_be_native(ctx, geometry):
-        key = (*geometry.key(role), int(native.must_be_plain()))
-        if native.is_fast(key):
-            return native.lowering(key)(ctx, a, b)
-    return _lowered(ctx, a, b, role=role, geometry=geometry)
-
-
-def _may_be_native(ctx: Any, geometry: Geometry) -> bool:
-    """Whether these numbers, in this place, may be handed to oneDNN."""
-    work = math.prod(geometry.output) * math.prod(geometry.kernel[:3])
-    sides = zip(geometry.padding, geometry.reach, strict=True)
-    return (
-        native.may_be_called(ctx)
-        and ctx.avals_in[0].dtype == "float32"
-        and work >= max(LEAST_WORK, 1)
-        and all(max(pads) < reach for pads, reach in sides)
-    )
-
-
-convolution_p.def_impl(_evaluate)
-convolution_p.def_abstract_eval(_abstract)
-ad.defbilinear(convolution_p, _transposed_by_first, _transposed_by_second)
-batching.primitive_batchers[convolution_p] = _batched
-mlir.register_lowering(convolution_p, _lowered)
-mlir.register_lowering(convolution_p, _lowered_for_cpu, platform="cpu")
-
-
-# The forms of XLA's operations.
-
-
-def form(role: Role, geometry: Geometry) -> Form:
-    """The role of a convolution in the operations in which XLA computes it fastest on a CPU."""
-    forward = functools.partial(_product if _is_product(geometry) else _windows, geometry)
-    if role is Role.OUTPUT:
-        return forward
-
-    def transposed(a: jax.Array, b: jax.Array) -> jax.Array:
-        shape = jax.ShapeDtypeStruct(geometry.shape(role), a.dtype)
-        if role is Role.IMAGE:
-            return jax.linear_transpose(lambda x: forward(x, b), shape)(a)[0]
-        return jax.linear_transpose(lambda kernel: forward(a, kernel), shape)(b)[0]
-
-    return transposed
-
-
-def _is_product(geometry: Geometry) -> bool:
-    return geometry.kernel[:2] == (1, 1) and not any(map(any, geometry.padding)) and geometry.groups == 1
+    def _key(self) -> tuple[int, ...]:
+        """Return the first 22 of the numbers by which `convolution.cpp` knows a convolution."""
+        g = self.geometry
+        (top, bottom), (left, right) = g.padding
+        sizes = (*g.image, *g.kernel, *g.output)
+        return (int(self.role), *sizes, *g.strides, top, left, bottom, right, *g.dilation, g.groups)
 
 
 def _windows(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """XLA's own convolution."""
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -231,6 +175,6 @@ def _windows(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _product(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 1x1 kernel as a matrix, whose gradient XLA computes 6 times as fast as that of a convolution."""
+    """Multiply by a 1x1 kernel as by a matrix: XLA on a CPU computes its gradient 6 times as fast."""
     pixels = x if geometry.strides == (1, 1) else jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, *geometry.strides, 1))
     return jax.lax.dot_general(pixels, jax.lax.squeeze(kernel, (0, 1)), (((3,), (0,)), ((), ())))

@@ -10,7 +10,7 @@ from jaxcnn.layers.compose import Concat, Flatten, Residual, Sequential, ZeroPad
 from jaxcnn.layers.convolution import Conv
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.dropout import Dropout, StochasticDepth, linear_decay
-from jaxcnn.layers.normalization import BATCH_AXIS, BatchNorm, LocalResponseNorm
+from jaxcnn.layers.normalization import BATCH_AXIS, BatchNorm, LayerNorm, LocalResponseNorm
 from jaxcnn.layers.pooling import AdaptiveAvgPool, AvgPool, GlobalAvgPool, MaxPool
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Dropout",
     "Flatten",
     "GlobalAvgPool",
+    "LayerNorm",
     "LocalResponseNorm",
     "MaxPool",
     "ReLU",

@@ -7,41 +7,41 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
+from jaxcnn import kernels
 from jaxcnn.errors import UsageError
-from jaxcnn.kernels import convolution
-from jaxcnn.kernels._platform import traced_for_cpu
 from jaxcnn.layers import initializers
-from jaxcnn.layers._window import Padding, Sides, Size, check_fits, explicit_padding, image_size, is_positive, pair
+from jaxcnn.layers._window import Padding, Size, check_fits, explicit_padding, image_size, is_positive, pair
 
 
 class Conv(nn.Module):
-    """Two-dimensional convolution: `Y_j = sum_i W_ij * X_i + b_j` over C_in input and C_out output channels.
+    """Two-dimensional convolution, `Y_j = sum_i W_ij * X_i + b_j` over C_in input and C_out output channels.
 
     `W_ij * X_i` is the sliding product of the field (a cross-correlation: the kernel is not flipped),
 
         `Y[n, y, x, j] = b[j] + sum_{i, u, v} W[u, v, i, j] X[n, s y + d u - p, s x + d v - p, i]`
 
-    with stride `s`, dilation `d` and `p` rows of zero padding, so that there are
+    with stride `s`, dilation `d` and `p` rows of zero padding. The output has
 
         `H_out = floor((H + 2 p - d (k - 1) - 1) / s) + 1`
 
-    rows of output. A kernel of 2 N + 1 keeps the size with a padding of N. `[N, H, W, C_in] -> [N, H_out, W_out,
-    features]`. Parameters: `kernel` `[kH, kW, C_in / groups, features]` and `bias` `[features]`.
+    rows. A kernel of size 2 N + 1 with padding N keeps the size. `[N, H, W, C_in] -> [N, H_out, W_out, features]`.
+    Parameters: `kernel` `[kH, kW, C_in / groups, features]` and `bias` `[features]`.
 
     Fields:
       features: C_out, the number of kernels and of output feature maps.
       kernel_size: (height, width), or one number for both.
       strides: distance that the kernel moves, likewise.
-      padding: rows of zeros on each side: a number, `((top, bottom), (left, right))`, "SAME" or "VALID" (none).
-        The default is none; papers pad symmetrically, which "SAME" at stride 2 does not.
+      padding: rows of zeros on each side: a number, `((top, bottom), (left, right))`, "SAME" or "VALID" (none, the
+        default). Papers pad symmetrically, which "SAME" at stride 2 does not.
       kernel_dilation: distance between the taps of the kernel; 1 is an ordinary kernel.
-      feature_group_count: input and output channels are split into so many groups that do not see each other.
-      use_bias: whether to add `b`; not needed in front of a normalisation.
-      dtype: of the computation; None takes it from input and parameters.
-      param_dtype: of the parameters.
+      feature_group_count: number of groups into which input and output channels are split; a group sees itself only.
+      use_bias: whether to add `b`; a normalization after the convolution makes it redundant.
+      dtype: dtype of the computation; None infers it from input and parameters.
+      param_dtype: dtype of the parameters.
+      kernel_init, bias_init: initializers.
 
     Raises:
-      UsageError: sizes that are not positive, channels that the groups do not divide, an image too small.
+      UsageError: sizes that are not positive, groups that do not divide the channels, an image that is too small.
 
     >>> import jax
     >>> conv = Conv(6, (5, 5), padding=2)
@@ -79,28 +79,10 @@ class Conv(nn.Module):
             )
 
         shape = (*kernel_size, x.shape[-1] // groups, self.features)
-        # Of a parameter that is there already Flax traces the initial value for its shape, which zeros have as well.
-        is_there = self.has_variable("params", "kernel")
-        kernel_init = initializers.zeros if is_there else self.kernel_init
+        # Flax traces the initial value of an existing parameter to check its shape; zeros are traced faster.
+        kernel_init = initializers.zeros if self.has_variable("params", "kernel") else self.kernel_init
         kernel = self.param("kernel", kernel_init, shape, self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = convolve(x, kernel, strides, padding, dilation, groups)
-        return y if bias is None else y + bias
-
-
-def convolve(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides, dilation: tuple[int, int], groups: int
-) -> jax.Array:
-    """`W * X` of images `[N, H, W, C_in]` and kernels `[kH, kW, C_in / groups, C_out]`, in the form fastest here."""
-    if traced_for_cpu() and convolution.is_possible(x, kernel):
-        return convolution.convolve(x, kernel, strides, padding, dilation, groups)
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=strides,
-        padding=padding,
-        rhs_dilation=dilation,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
+        y = kernels.conv(x, kernel, strides, padding, dilation, groups)
+        return y if bias is None else y + bias.reshape(1, 1, 1, -1)

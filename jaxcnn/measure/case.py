@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxcnn import startup
+from jaxcnn import kernels, startup
 from jaxcnn.errors import UsageError, unknown_name
-from jaxcnn.kernels import native
 from jaxcnn.models import create_model
 from jaxcnn.train import make_parallel
 
@@ -98,7 +97,7 @@ def environment() -> dict[str, str]:
     """The environment variables that change what a row measures and are set."""
     names = (
         *("XLA_FLAGS", "JAX_PLATFORMS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_OPTIMIZATION_LEVEL"),
-        *(native._build.SWITCH, native.WINOGRAD_SWITCH, startup.XLA_SWITCH, startup.MEMORY_SWITCH),
+        *(kernels.VARIABLE, startup.XLA_SWITCH, startup.MEMORY_SWITCH),
     )
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.errors import UsageError
-from jaxcnn.kernels._platform import computed_once
+from jaxcnn.kernels import materialize
 from jaxcnn.layers import AvgPool, BatchNorm, Conv, Dense, Dropout, GlobalAvgPool, initializers
 from jaxcnn.models._stages import Remat, apply_block, apply_part, check_stages, is_recomputed
 from jaxcnn.models._stem import IMAGE_SHAPES, Kind, Stem
@@ -34,7 +34,7 @@ class DenseLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Any, *, train: bool) -> Any:
-        maps = x if self.memory_efficient else computed_once(x)
+        maps = x if self.memory_efficient else materialize(x)
         y = apply_part(_first_convolution, self, maps, train=train, recompute=self.memory_efficient)
         if self.bottleneck:
             y = nn.relu(self.norm(name="norm2")(y, train=train))

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.kernels._platform import computed_once
+from jaxcnn.kernels import materialize
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, GlobalAvgPool, StochasticDepth, initializers, linear_decay
 from jaxcnn.models._stages import Remat, apply_block, check_stages, is_recomputed
 from jaxcnn.models._stem import IMAGE_SHAPES, Kind, Stem
@@ -33,7 +33,7 @@ class PreActBasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        x = computed_once(x)
+        x = materialize(x)
         active = nn.relu(self.norm(name="norm1")(x, train=train))
         y = self.conv(self.features, 3, self.strides, padding=1, name="conv1")(active)
         y = nn.relu(self.norm(name="norm2")(y, train=train))
@@ -62,7 +62,7 @@ class PreActBottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         first, second = (1, self.strides) if self.stride_on_3x3 else (self.strides, 1)
-        x = computed_once(x)
+        x = materialize(x)
         active = nn.relu(self.norm(name="norm1")(x, train=train))
         y = self.conv(self.features, 1, first, name="conv1")(active)
         y = nn.relu(self.norm(name="norm2")(y, train=train))

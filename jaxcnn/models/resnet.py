@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.errors import unknown_name
-from jaxcnn.kernels._platform import computed_once
+from jaxcnn.kernels import materialize
 from jaxcnn.layers import (
     BatchNorm,
     Conv,
@@ -40,7 +40,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        x = computed_once(x)
+        x = materialize(x)
         y = self.conv(self.features, 3, self.strides, padding=1, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y, train=train))
         y = self.conv(self.features, 3, padding=1, name="conv2")(y)
@@ -71,7 +71,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        x = computed_once(x)
+        x = materialize(x)
         width = self.features * self.group_width // 64 * self.groups
         first, second = (1, self.strides) if self.stride_on_3x3 else (self.strides, 1)
         y = self.conv(width, 1, first, name="conv1")(x)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from jaxcnn.data.decode import centre_box
+from jaxcnn.data.decode import center_box
 from jaxcnn.errors import UsageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -59,7 +59,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
         reason = " ".join(str(error).split())[:120] if path.stat().st_size else "it is empty"
         raise UsageError(f"{path} is no image that can be read: {reason}") from None
     if picture.size != (width, height):
-        box = centre_box(picture.height, picture.width, (height, width))
+        box = center_box(picture.height, picture.width, (height, width))
         picture = picture.resize((width, height), Image.Resampling.BILINEAR, box=box)
     pixels = np.asarray(picture, np.uint8)
     if channels == 3:

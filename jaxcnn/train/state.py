@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxcnn.kernels._platform import traced_for_cpu
+from jaxcnn import kernels
 
 
 @struct.dataclass
@@ -56,7 +56,7 @@ def create_state(
     # One compiled program in place of one for every layer's initialiser, and, since it runs once, quickly made rather
     # than fast. Within another program (`eval_shape`) options are that one's.
     is_within = isinstance(init_key, jax.core.Tracer)
-    quick = {"xla_backend_optimization_level": 0} if traced_for_cpu() and not is_within else None
+    quick = {"xla_backend_optimization_level": 0} if kernels.on_cpu() and not is_within else None
 
     @functools.partial(jax.jit, compiler_options=quick)
     def initialize() -> TrainState:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxcnn.kernels.axes import is_shared
+from jaxcnn.kernels.axes import needs_mean
 from jaxcnn.train import metrics
 from jaxcnn.train.gradient import sum_over_parts
 from jaxcnn.train.losses import Loss, cross_entropy
@@ -91,7 +91,7 @@ def make_train_step(
             return batch_stats_after, (gradients, sums)
 
         batch_stats, (gradients, sums) = sum_over_parts(gradients_of, state.batch_stats, (images, labels), accumulate)
-        if axis_name is not None and is_shared(axis_name, gradients, batch_stats, sums):
+        if axis_name is not None and needs_mean(axis_name, gradients, batch_stats, sums):
             # Running statistics are equal on all devices already if batch normalisation is synchronised; if it is
             # not, their mean is the best single value, and the state must not depend on which device it is read from.
             gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)

@@ -1,4 +1,4 @@
-"""Published weights in and out: torchvision's and timm's state dicts, without PyTorch."""
+"""Convert published weights: read state dicts of torchvision and timm, write torchvision's, without PyTorch."""
 
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,13 @@ from jaxcnn.weights.names import TORCHVISION, torchvision_names
 
 
 def read_arrays(path: str | Path) -> dict[str, Stored]:
-    """The arrays in a `.safetensors` file, or in a `.pth` or `.pt` file that PyTorch wrote, by their names there.
+    """Return the arrays in a weight file, by their names in the file.
+
+    Args:
+      path: a `.safetensors` file, or a `.pth`, `.pt` or `.bin` file of PyTorch.
 
     Raises:
-      UsageError: a file that is missing, damaged, of another kind, or that asks for more than arrays.
+      UsageError: the file is missing, damaged, of another format, or contains anything other than arrays.
     """
     path = Path(path).expanduser()
     readers = {
@@ -27,20 +30,20 @@ def read_arrays(path: str | Path) -> dict[str, Stored]:
         ".bin": torch_file.read,
     }
     if path.suffix not in readers:
-        raise UsageError(f"{path} is neither .safetensors nor .pth (or .pt, .bin), the kinds of files that can be read")
+        raise UsageError(f"unknown suffix of a weight file: {path}. Give a file with one of {', '.join(readers)}.")
     if not path.is_file():
-        raise UsageError(f"{path} does not exist, or is no file")
+        raise UsageError(f"weight file does not exist: {path}. Check the path.")
     try:
         return readers[path.suffix](path)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
 
 
 def local_file(source: str | Path) -> Path:
-    """The file itself; `hf:OWNER/NAME` is downloaded from the Hugging Face hub unless it is there already.
+    """Return the path of a weight file; download `hf:OWNER/NAME` from the Hugging Face hub unless it is cached.
 
     Raises:
-      UsageError: it cannot be downloaded.
+      UsageError: the download fails.
     """
     return _hub.fetch(str(source)) if str(source).startswith(_hub.PREFIX) else Path(source).expanduser()
 
@@ -55,17 +58,23 @@ def convert(
     seed: int = 0,
     **fields: Any,
 ) -> Conversion:
-    """The variables of a model from a file, with a report of each array; arguments as of `load`."""
+    """Read the variables of a model from a file, and report on each array.
+
+    The arguments are those of `load`.
+
+    Raises:
+      UsageError: the model is unknown, the file cannot be read, or its arrays do not fit the model.
+    """
 
     def build(classes: int | None) -> nn.Module:
         return create_model(model_name, classes, **fields)
 
-    build(num_classes)  # refuses unknown names before a file is opened
+    build(num_classes)  # reports an unknown name before the file is opened
     path = local_file(path)
     stored = read_arrays(path)
     if image_shape is None:
-        said = safetensors.metadata(path).get("image_shape") if path.suffix == ".safetensors" else None
-        image_shape = _parse_shape(said) or IMAGENET
+        recorded = safetensors.metadata(path).get("image_shape") if path.suffix == ".safetensors" else None
+        image_shape = _parse_shape(recorded) or IMAGENET
     try:
         return from_file(
             model_name,
@@ -90,20 +99,23 @@ def load(
     seed: int = 0,
     **fields: Any,
 ) -> dict[str, Any]:
-    """The variables of a model from a file: `{"params": ..., "batch_stats": ...}`, of NumPy arrays.
+    """Read the variables of a model from a weight file.
 
     Args:
       model_name: one of `jaxcnn.list_models()`.
-      path: a `.safetensors` or `.pth` file with the names of torchvision, of timm or of `save`; or `hf:OWNER/NAME`,
-        which is downloaded from the Hugging Face hub.
-      num_classes: number of logits; as many as in the file, if not given.
-      drop_head: leaves the classifiers in the file out and puts fresh ones in their place.
-      image_shape: `(H, W, C)` of the images; by default what the file says, or ImageNet's 224x224x3.
-      seed: of the fresh classifiers.
+      path: a `.safetensors`, `.pth`, `.pt` or `.bin` file with the array names of torchvision, timm or `save`; or
+        `hf:OWNER/NAME`, to download the file from the Hugging Face hub.
+      num_classes: number of logits. Default: the number of classes in the file.
+      drop_head: whether to replace the classifiers in the file by newly initialized ones.
+      image_shape: `(H, W, C)` of the images. Default: the shape recorded in the file, or (224, 224, 3).
+      seed: seed of newly initialized classifiers.
       **fields: fields of the model, as for `create_model`.
 
+    Returns:
+      `{"params": ..., "batch_stats": ...}` with NumPy arrays.
+
     Raises:
-      UsageError: an unknown model, a file that cannot be read, or arrays that do not fit, all of them listed.
+      UsageError: the model is unknown, the file cannot be read, or its arrays do not fit the model.
     """
     return convert(
         model_name,
@@ -125,32 +137,32 @@ def save(
     image_shape: tuple[int, ...] | None = None,
     model: nn.Module | None = None,
 ) -> list[Row]:
-    """Writes a model's variables to a `.safetensors` file, under our names or torchvision's.
+    """Write the variables of a model to a `.safetensors` file.
 
     Args:
-      path: the file.
+      path: file to write, which must end in `.safetensors`.
       model_name: one of `jaxcnn.list_models()`.
       variables: `{"params": ..., "batch_stats": ...}`.
-      to: "ours" or "torchvision".
-      image_shape: `(H, W, C)` of the images that the model takes, to be noted in the file.
-      model: the model itself, if its fields are not the name's own.
+      to: array names to use, "ours" (those of jaxcnn) or "torchvision".
+      image_shape: `(H, W, C)` of the input images, to record in the file.
+      model: the model, if its fields differ from those of `create_model(model_name)`.
 
     Returns:
       A row for each array.
 
     Raises:
-      UsageError: a model without a counterpart in torchvision, or a path that cannot be written.
+      UsageError: the model has no counterpart in torchvision, or the path cannot be written.
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
-        raise UsageError(f"{path} must end in .safetensors, the kind of file that is written")
+        raise UsageError(f"unsupported suffix of the output file: {path}. The name must end in .safetensors.")
     if to == "torchvision":
         arrays, rows = to_torchvision(model_name, variables, model)
     elif to == "ours":
         arrays = to_ours(variables)
-        rows = [Row(name, name, array.shape, array.shape, "as it is") for name, array in arrays.items()]
+        rows = [Row(name, name, array.shape, array.shape, "unchanged") for name, array in arrays.items()]
     else:
-        raise UsageError(f"names are 'ours' or 'torchvision', got {to!r}")
+        raise UsageError(f"unknown kind of array names: {to!r}. Use 'ours' or 'torchvision'.")
     metadata = {"format": "pt" if to == "torchvision" else "jaxcnn", "model": model_name}
     if image_shape is not None:
         metadata["image_shape"] = "x".join(map(str, image_shape))
@@ -159,8 +171,12 @@ def save(
 
 
 def _parse_shape(text: str | None) -> tuple[int, ...] | None:
+    """Parse "HxWxC"; return None unless these are three integers from 1 to 65536."""
     parts = (text or "").split("x")
-    if len(parts) != 3 or not all(part.isdecimal() and 0 < int(part[:6]) <= 65536 and len(part) < 6 for part in parts):
+    if len(parts) != 3:
+        return None
+    # The length is checked first, since converting a very long string to an integer raises an error.
+    if not all(part.isdecimal() and len(part) <= 5 and 0 < int(part) <= 65536 for part in parts):
         return None
     return tuple(map(int, parts))
 

@@ -1,4 +1,4 @@
-"""Weights by their name on the Hugging Face hub: `hf:OWNER/NAME`, such as `hf:timm/resnet50.tv_in1k`."""
+"""Download weights from the Hugging Face hub: `hf:OWNER/NAME`, such as `hf:timm/resnet50.tv_in1k`."""
 
 import re
 from pathlib import Path
@@ -10,20 +10,22 @@ FILE = "model.safetensors"
 
 
 def fetch(name: str) -> Path:
-    """The local copy of the file that `hf:OWNER/NAME` stands for, downloaded unless it is there already.
+    """Return the local copy of the weights `hf:OWNER/NAME`. Download them unless they are cached.
 
     Raises:
-      UsageError: a name of another form, huggingface_hub is not installed, or the file cannot be had.
+      UsageError: the name has another form, huggingface_hub is not installed, or the download fails.
     """
     repository = name.removeprefix(PREFIX)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise UsageError(f"{name!r} is not of the form hf:OWNER/NAME, such as hf:timm/resnet50.tv_in1k")
+        raise UsageError(
+            f"invalid name of hub weights: {name!r}. Use the form hf:OWNER/NAME, such as hf:timm/resnet50.tv_in1k."
+        )
     try:
         import huggingface_hub  # type: ignore[import-not-found]
     except ImportError:
-        raise UsageError(f"{name} is downloaded by huggingface_hub; pip install 'jaxcnn[hub]'") from None
+        raise UsageError(f"cannot download {name} without huggingface_hub. Run pip install 'jaxcnn[hub]'.") from None
     try:
         return Path(huggingface_hub.hf_hub_download(repository, FILE))
-    except Exception as error:  # of the network, of the hub, of the disk: no common type
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UsageError(f"{name} cannot be downloaded ({reason}); a file that is here already can be given") from None
+    except Exception as error:  # network, hub and disk errors have no common type
+        reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
+        raise UsageError(f"cannot download {name}: {reason}. Try again, or give a local file.") from None

@@ -1,12 +1,18 @@
-"""The pickles inside a PyTorch file, read without executing anything.
+"""Read the pickles inside a PyTorch file without executing anything.
 
-A pickle is a program for a small machine that may import and call whatever it names. This machine knows only the
-instructions that PyTorch's `state_dict`s are written with, and no function at all: where a pickle names one of the
-few in `GLOBALS`, the machine notes what it would have been called with. Any other name ends it, before anything else
-is looked at. What comes out is dicts, lists, tuples, text, numbers and `Tensor`s, which say where arrays lie.
+A pickle is a program for a stack machine that may import and call any function that it names. The machine in this
+module differs in three ways:
 
-Source: the instructions as `pickletools` of the standard library describes them; what PyTorch writes, as its own
-`torch/_weights_only_unpickler.py` reads it.
+- It implements only the instructions that PyTorch uses to write a `state_dict`.
+- It calls no function. For the names in `GLOBALS`, it records the arguments of the call.
+- It refuses every other name.
+
+The result consists of dicts, lists, tuples, strings, numbers, bytes and `Tensor` records, which say where arrays are
+stored.
+
+References:
+  The instructions: `pickletools` of the standard library.
+  The instructions that PyTorch writes: `torch/_weights_only_unpickler.py`.
 """
 
 import pickletools
@@ -19,7 +25,7 @@ from jaxcnn.weights._stored import BFLOAT16
 
 
 class Storage(NamedTuple):
-    """A row of numbers in the file, under a key."""
+    """A one-dimensional buffer of `length` values in the file, identified by `key`."""
 
     key: str
     dtype: np.dtype
@@ -27,7 +33,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """An array over a storage; `offset` and `stride` are in numbers, not bytes."""
+    """A view of a storage. `offset` and `stride` count values, not bytes."""
 
     storage: Storage
     offset: int
@@ -35,8 +41,8 @@ class Tensor(NamedTuple):
     stride: tuple[int, ...]
 
 
-class Name(NamedTuple):
-    """A global that a pickle may name: what it stands for here."""
+class Global(NamedTuple):
+    """Meaning of a global that a pickle may name: "dict", "tensor", "parameter", or "storage" with a dtype."""
 
     kind: str
     value: Any = None
@@ -56,12 +62,12 @@ STORAGES = {
 }
 
 GLOBALS = {
-    "collections OrderedDict": Name("dict"),
-    "torch._utils _rebuild_tensor": Name("tensor"),
-    "torch._utils _rebuild_tensor_v2": Name("tensor"),
-    "torch._utils _rebuild_parameter": Name("parameter"),
-    "torch.nn.parameter Parameter": Name("parameter"),
-    **{f"torch {name}": Name("storage", dtype) for name, dtype in STORAGES.items()},
+    "collections OrderedDict": Global("dict"),
+    "torch._utils _rebuild_tensor": Global("tensor"),
+    "torch._utils _rebuild_tensor_v2": Global("tensor"),
+    "torch._utils _rebuild_parameter": Global("parameter"),
+    "torch.nn.parameter Parameter": Global("parameter"),
+    **{f"torch {name}": Global("storage", dtype) for name, dtype in STORAGES.items()},
 }
 
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -73,10 +79,13 @@ _MARK = object()
 
 
 def read(data: Any) -> Any:
-    """What the pickle means that starts at the place of `data`, a binary file or bytes; a file stands behind it then.
+    """Read one pickle.
+
+    Args:
+      data: bytes, or a binary file at the start of the pickle. The position of the file moves to the end of the pickle.
 
     Raises:
-      UsageError: a pickle that names something else than PyTorch's tensors, or that is damaged.
+      UsageError: the pickle is damaged, or asks for anything other than PyTorch tensors.
     """
     machine = _Machine()
     try:
@@ -85,18 +94,24 @@ def read(data: Any) -> Any:
         (result,) = machine.stack
     except UsageError:
         raise
-    except Exception as error:  # the machine takes what it needs from the stack; a damaged program has anything there
-        raise UsageError(f"its pickle is damaged ({_short(str(error) or type(error).__name__)})") from None
+    except Exception as error:  # a damaged pickle may leave values of any type on the stack
+        raise UsageError(f"its pickle is damaged ({_abbreviate(str(error) or type(error).__name__)})") from None
     return result
 
 
 class _Machine:
+    """Stack machine that interprets the instructions of a pickle."""
+
     def __init__(self):
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
     def execute(self, name: str, argument: Any) -> None:
-        """One instruction."""
+        """Execute one instruction.
+
+        Raises:
+          UsageError: the instruction or a name in it is refused.
+        """
         stack = self.stack
         if name in LITERALS:
             stack.append(argument)
@@ -121,32 +136,33 @@ class _Machine:
             size = int(name[-1])
             stack[-size:] = [tuple(stack[-size:])]
         elif name == "TUPLE":
-            stack.append(tuple(self._since_mark()))
+            stack.append(tuple(self._pop_to_mark()))
         elif name == "APPEND":
             value = stack.pop()
             _expect(stack[-1], list).append(value)
         elif name == "APPENDS":
-            values = self._since_mark()
+            values = self._pop_to_mark()
             _expect(stack[-1], list).extend(values)
         elif name == "SETITEM":
             value, key = stack.pop(), stack.pop()
-            _set(stack[-1], key, value)
+            _set_item(stack[-1], key, value)
         elif name == "SETITEMS":
-            items = self._since_mark()
+            items = self._pop_to_mark()
             for key, value in zip(items[::2], items[1::2], strict=True):
-                _set(stack[-1], key, value)
+                _set_item(stack[-1], key, value)
         elif name == "BINPERSID":
             stack.append(_storage(stack.pop()))
         elif name == "REDUCE":
             arguments, function = stack.pop(), stack.pop()
             stack.append(_call(function, arguments))
         elif name == "BUILD":
-            stack.pop()  # attributes of the object below, such as an OrderedDict's `_metadata`; none of them matters
+            stack.pop()  # ignore attributes of the object below, such as `_metadata` of an OrderedDict
             _expect(stack[-1], dict)
         elif name not in ("PROTO", "FRAME", "STOP"):
-            raise UsageError(f"its pickle has the instruction {name}, which no state dict needs")
+            raise UsageError(f"its pickle contains the instruction {name}. Save `model.state_dict()` alone")
 
-    def _since_mark(self) -> list[Any]:
+    def _pop_to_mark(self) -> list[Any]:
+        """Remove and return the values above the topmost mark, and remove the mark."""
         start = len(self.stack) - 1
         while self.stack[start] is not _MARK:
             start -= 1
@@ -157,60 +173,61 @@ class _Machine:
         return values
 
 
-def _lookup(name: str) -> Name:
+def _lookup(name: str) -> Global:
     if name not in GLOBALS:
         raise UsageError(
-            f"its pickle asks for {_short(name.replace(' ', '.', 1))}, and nothing but tensors is taken from a pickle; "
-            "save model.state_dict() alone"
+            f"its pickle asks for {_abbreviate(name.replace(' ', '.', 1))}, but may contain only tensors. "
+            "Save `model.state_dict()` alone"
         )
     return GLOBALS[name]
 
 
 def _call(function: Any, arguments: Any) -> Any:
-    """What a call of a known global would give."""
-    kind = _expect(function, Name).kind
+    """Return the object that a call of a known global stands for: a dict or a `Tensor`."""
+    kind = _expect(function, Global).kind
     arguments = _expect(arguments, tuple)
     if kind == "dict":
         table: dict[Any, Any] = {}
         for key, value in arguments[0] if arguments else ():
-            _set(table, key, value)
+            _set_item(table, key, value)
         return table
     if kind == "parameter":
         return _expect(arguments[0], Tensor)
     if kind != "tensor":
-        raise ValueError("a storage is called as if it were a function")
+        raise ValueError("a storage is called as a function")
     storage, offset, shape, stride = arguments[:4]
     numbers = (offset, *_expect(shape, tuple), *_expect(stride, tuple))
     if len(shape) != len(stride) or not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
-        raise ValueError("a tensor's shape and stride are not two rows of whole numbers")
+        raise ValueError("the shape and stride of a tensor are not integers, or differ in length")
     tensor = Tensor(_expect(storage, Storage), offset, shape, stride)
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     if 0 not in shape and last >= storage.length:
-        raise ValueError(f"a tensor of shape {_short(str(list(shape)))} reaches behind its storage's {storage.length}")
+        raise ValueError(f"a tensor of shape {_abbreviate(str(list(shape)))} exceeds its storage of {storage.length}")
     return tensor
 
 
 def _storage(identity: Any) -> Storage:
-    """The storage that a persistent id stands for: `("storage", type, key, device, count[, view])`."""
+    """Return the storage with the persistent id `("storage", type, key, device, count[, view])`."""
     word, kind, key, _, count, *view = _expect(identity, tuple)
-    if word != "storage" or _expect(kind, Name).kind != "storage" or any(part is not None for part in view):
-        raise ValueError("a storage is given in an unknown way")
+    if word != "storage" or _expect(kind, Global).kind != "storage" or any(part is not None for part in view):
+        raise ValueError("the persistent id of a storage has an unknown form")
     if type(count) is not int or not 0 <= count < 2**63:
-        raise ValueError("a storage's size is not a whole number")
+        raise ValueError("the size of a storage is not a valid integer")
     return Storage(_expect(key, str), kind.value, count)
 
 
-def _set(table: Any, key: Any, value: Any) -> None:
-    # A tuple could be a key too, but one that is nested a million deep overflows the C stack when it is hashed.
+def _set_item(table: Any, key: Any, value: Any) -> None:
+    # Tuples are refused as keys, since hashing a tuple nested a million deep overflows the C stack.
     _expect(table, dict)[_expect(key, str | int | float | None)] = value
 
 
 def _expect(value: Any, kind: Any) -> Any:
+    """Return `value` if it is an instance of `kind`; raise `ValueError` otherwise."""
     if not isinstance(value, kind):
-        raise ValueError(f"a {type(value).__name__} is where {getattr(kind, '__name__', kind)} should be")
+        raise ValueError(f"expected {getattr(kind, '__name__', kind)}, got {type(value).__name__}")
     return value
 
 
-def _short(text: str) -> str:
+def _abbreviate(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= 80 else f"{text[:80]}..."

@@ -1,4 +1,4 @@
-"""An array in a file: what is known of it before it is read."""
+"""Arrays in a file: shape and dtype are known, values are read on demand."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,13 @@ import numpy as np
 
 
 class Stored(NamedTuple):
-    """A named array's shape and type, and how to read it; nothing is read of an array that nobody asked for."""
+    """An array in a file.
+
+    Attributes:
+      shape: shape of the array.
+      dtype: dtype of the array.
+      read: function that reads the values.
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -20,5 +26,5 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 
 def count(shape: tuple[int, ...]) -> int:
-    """Number of values in an array of this shape."""
+    """Return the number of values in an array of this shape."""
     return math.prod(shape)

@@ -1,9 +1,11 @@
-"""What a module is called here, and what torchvision and timm call it: one function a family.
+"""Map module names of jaxcnn to those of torchvision and timm, with one function for each family.
 
-A function takes a model, whose fields say how many stages and layers there are, and gives a dict from paths of our
-modules ("stage1_block1/conv1") to names of theirs ("layer1.0.conv1"). It may name modules that a variant lacks.
+A function takes a model, whose fields give the number of stages and layers. It returns a dict from our module paths
+("stage1_block1/conv1") to the names in the other library ("layer1.0.conv1"). The dict may contain modules that a
+variant lacks.
 
-Sources: the state dicts of torchvision 0.28 and of timm 1.0.
+References:
+  The state dicts of torchvision 0.28 and timm 1.0.
 """
 
 import re
@@ -25,7 +27,7 @@ def alexnet(model: Any) -> Names:
 
 def vgg(model: Any) -> Names:
     names = {"fc6": "classifier.0", "fc7": "classifier.3", "head": "classifier.6"}
-    index = 0  # of the layer in one long Sequential, in which ReLUs and poolings count too
+    index = 0  # index in torchvision's Sequential, which also counts ReLU and pooling layers
     for stack, kernels in enumerate(model.column, start=1):
         for layer in range(1, len(kernels) + 1):
             names[f"conv{stack}_{layer}"] = f"features.{index}"
@@ -38,7 +40,7 @@ def vgg(model: Any) -> Names:
 
 
 def timm_vgg(model: Any) -> Names:
-    """timm's first two fully connected layers are convolutions of 7x7 and 1x1."""
+    """Return timm's names. Its first two dense layers are convolutions of 7x7 and 1x1."""
     return {**vgg(model), "fc6": "pre_logits.fc1", "fc7": "pre_logits.fc2", "head": "head.fc"}
 
 
@@ -91,7 +93,7 @@ def densenet(model: Any) -> Names:
     return names
 
 
-# torchvision's names of every model that has a counterpart there.
+# Function that returns torchvision's names, for every model that has a counterpart there.
 TORCHVISION: dict[str, Callable[[Any], Names]] = {
     "alexnet": alexnet,
     **{f"vgg{layers}{norm}": vgg for layers in (11, 13, 16, 19) for norm in ("", "_bn")},
@@ -102,37 +104,43 @@ TORCHVISION: dict[str, Callable[[Any], Names]] = {
     **{f"densenet{layers}": densenet for layers in (121, 161, 169, 201)},
 }
 
-# timm's, where they differ; its ResNets and DenseNets have torchvision's names.
+# Function that returns timm's names, where they differ from torchvision's.
 TIMM: dict[str, Callable[[Any], Names]] = {name: timm_vgg for name in TORCHVISION if name.startswith("vgg")}
 
-# Maps that a fully connected layer's input was flattened from: torch flattens channel by channel, we pixel by pixel.
+# Channels of the feature map that is flattened before a dense layer. torch flattens [C, H, W], jaxcnn [H, W, C].
 FLATTENED_CHANNELS = {
     **{name: {"fc6": 256 if name == "alexnet" else 512} for name in TORCHVISION if name.startswith(("alexnet", "vgg"))},
     "googlenet_bn": {"aux1/fc": 128, "aux2/fc": 128},
 }
 
-# Layers whose width is the number of classes.
+# Classifiers: layers whose width is the number of classes.
 HEADS = ("head", "aux1/head", "aux2/head")
 
-# The model's name in torchvision, where it is another one.
+# Names of models in torchvision, where they differ.
 TORCHVISION_MODEL = {"googlenet_bn": "googlenet"}
 
-# Names in files that were published before torch 0.4, of what has other names now.
+# Pattern and replacement for names in files published before torch 0.4.
 OLD_NAMES = (re.compile(r"^(features\.denseblock\d+\.denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2.")
 
-# Counts the batches seen, in files since torch 0.4.1. Nothing depends on it while BatchNorm has a momentum.
+# Counter of batches in files since torch 0.4.1. BatchNorm uses it only if its momentum is None.
 COUNTER = "num_batches_tracked"
 
 
 def torchvision_names(model_name: str, model: nn.Module | None = None) -> Names:
-    """Our modules' paths and torchvision's names of them.
+    """Return a dict from our module paths to torchvision's module names.
+
+    Args:
+      model_name: one of `jaxcnn.list_models()`.
+      model: the model, if its fields differ from those of `create_model(model_name)`.
 
     Raises:
-      UsageError: a model without a counterpart in torchvision.
+      UsageError: the model has no counterpart in torchvision.
 
     >>> torchvision_names("resnet18")["stage2_block1/shortcut_conv"]
     'layer2.0.downsample.0'
     """
     if model_name not in TORCHVISION:
-        raise UsageError(f"{model_name!r} has no counterpart in torchvision; these have: {', '.join(TORCHVISION)}")
+        raise UsageError(
+            f"model has no counterpart in torchvision: {model_name!r}. Use one of {', '.join(TORCHVISION)}."
+        )
     return TORCHVISION[model_name](model or create_model(model_name))

@@ -1,8 +1,10 @@
-"""The safetensors format, read and written: eight bytes that give the header's length, a header in JSON, the arrays.
+"""Read and write the safetensors format: the length of the header in eight bytes, a JSON header, and the arrays.
 
-Source: the format's description in the repository of huggingface/safetensors (version 0.4 and later). A header is
-trusted in nothing: an array's place must lie in the file, have the size that its shape asks for, and no two arrays
-may share a byte.
+The header of a file is not trusted. Every array must lie inside the file and have the size of its shape, and no two
+arrays may overlap.
+
+References:
+  The description of the format in the repository huggingface/safetensors (version 0.4 and later).
 """
 
 import json
@@ -29,59 +31,65 @@ DTYPES = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
-LONGEST_HEADER = 100_000_000  # the format's own limit
+MAX_HEADER_BYTES = 100_000_000  # limit of the format
 
 
 def read(path: Path) -> dict[str, Stored]:
-    """The arrays in a safetensors file, by name; the file is mapped, and pages are read as arrays are.
+    """Return the arrays in a safetensors file by name. The file is memory-mapped, so values are read on demand.
 
     Raises:
-      UsageError: a file that is cut off, or whose header does not agree with it.
+      UsageError: the file is truncated, or its header is invalid.
     """
     header, start, size = _header(path)
     header.pop("__metadata__", None)
     arrays = {}
-    places = []
+    intervals = []
     for name, entry in header.items():
         dtype, shape, first, last = _entry(path, name, entry)
         if not first <= last <= size or last - first != count(shape) * dtype.itemsize:
-            raise _damaged(path, f"{name!r} cannot lie in bytes {first} to {last} of {size} with shape {list(shape)}")
-        places.append((first, last, name))
+            raise _damaged(path, f"{name!r} of shape {list(shape)} does not fit bytes {first} to {last} of {size}")
+        intervals.append((first, last, name))
         arrays[name] = Stored(shape, dtype, lambda d=dtype, s=shape, o=start + first: _map(path, d, s, o))
-    places.sort()
-    for (_, last, name), (first, _, other) in pairwise(places):
+    intervals.sort()
+    for (_, last, name), (first, _, other) in pairwise(intervals):
         if first < last:
-            raise _damaged(path, f"{name!r} and {other!r} share bytes")
+            raise _damaged(path, f"{name!r} and {other!r} overlap")
     return arrays
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself.
+    """Return the metadata of a safetensors file, the `__metadata__` entry of its header.
 
     Raises:
-      UsageError: as `read`.
+      UsageError: the file is truncated, or its header is invalid.
     """
     table = _header(path)[0].get("__metadata__", {})
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
-        raise _damaged(path, "its __metadata__ is not a table of text")
+        raise _damaged(path, "its __metadata__ is not an object of strings")
     return table
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes arrays by name, in one stroke: whoever reads the file sees the old one or the new one, never a part.
+    """Write arrays to a safetensors file.
+
+    The file is replaced atomically: a concurrent reader sees the old or the new file, never a part.
+
+    Args:
+      path: file to write.
+      arrays: arrays by name.
+      metadata: strings to store in the `__metadata__` entry of the header.
 
     Raises:
-      UsageError: a path that cannot be written.
+      UsageError: the path cannot be written.
     """
     names = {dtype: name for name, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for name, array in arrays.items():
-        place = [end, end + array.nbytes]
-        header[name] = {"dtype": names[array.dtype], "shape": list(array.shape), "data_offsets": place}
-        end = place[1]
+        start, end = end, end + array.nbytes
+        header[name] = {"dtype": names[array.dtype], "shape": list(array.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # arrays start at a multiple of eight bytes
+    text += b" " * (-len(text) % 8)  # align the arrays to eight bytes
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -91,43 +99,43 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+        raise UsageError(f"cannot write {path}: {error.strerror}. Choose another path.") from error
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int, int]:
-    """The header, where the arrays start in the file, and how many bytes they have."""
+    """Return the header, the offset of the arrays in the file, and the number of bytes from there to the end."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(LONGEST_HEADER, size - 8):
-            raise _damaged(path, f"its header should have {length:,} bytes, the file has {size:,}")
+        if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
+            raise _damaged(path, f"a header of {length:,} bytes does not fit a file of {size:,} bytes")
         text = file.read(length)
     try:
-        header = json.loads(text, object_pairs_hook=_without_twins)
+        header = json.loads(text, object_pairs_hook=_dict_of_unique_names)
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"its header is not JSON that can be read ({error})") from None
+        raise _damaged(path, f"its header is not valid JSON ({error})") from None
     if not isinstance(header, dict):
-        raise _damaged(path, "its header is not a table")
+        raise _damaged(path, "its header is not a JSON object")
     return header, 8 + length, size - 8 - length
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _dict_of_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("duplicate name")
     return table
 
 
 def _entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
-    """Type, shape, first byte and the one behind the last, of a header's entry."""
+    """Return the dtype, the shape, the first byte and the end (exclusive) of an array from its header entry."""
     try:
         kind, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
-        raise _damaged(path, f"{name!r} lacks a dtype, a shape or two data_offsets") from None
+        raise _damaged(path, f"{name!r} has no dtype, no shape or no pair of data_offsets") from None
     if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
-        raise _damaged(path, f"{name!r} has a shape or a place that is not of whole numbers")
+        raise _damaged(path, f"the shape or data_offsets of {name!r} are not non-negative integers")
     if not isinstance(kind, str) or kind not in DTYPES:
-        raise _damaged(path, f"{name!r} has the type {str(kind)[:20]!r}, which is none of {', '.join(DTYPES)}")
+        raise _damaged(path, f"{name!r} has the unknown dtype {str(kind)[:20]!r}; known: {', '.join(DTYPES)}")
     return DTYPES[kind], shape, first, last
 
 
@@ -138,5 +146,5 @@ def _map(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> np
     return np.frombuffer(raw, dtype).reshape(shape)
 
 
-def _damaged(path: Path, why: str) -> UsageError:
-    return UsageError(f"{path} is not a sound safetensors file: {why}")
+def _damaged(path: Path, reason: str) -> UsageError:
+    return UsageError(f"{path} is not a valid safetensors file: {reason}. Download or save it again.")

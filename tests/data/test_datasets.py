@@ -55,9 +55,9 @@ def test_any_prepared_data_set_of_labelled_images_is_read_by_its_name(copy):
 
 
 def test_an_unknown_name_names_the_nearest_and_a_known_one_its_folder(tmp_path):
-    with pytest.raises(UsageError, match="unknown data set 'cifar_10'; did you mean 'cifar10'"):
+    with pytest.raises(UsageError, match="unknown dataset 'cifar_10'; did you mean 'cifar10'"):
         open_dataset("cifar_10", tmp_path)
-    with pytest.raises(UsageError, match=f"data set 'cifar10' is not prepared in {tmp_path}"):
+    with pytest.raises(UsageError, match=f"dataset 'cifar10' is not prepared in {tmp_path}"):
         open_dataset("cifar10", tmp_path)
 
 
@@ -74,14 +74,15 @@ def test_damaged_records_are_told_in_one_line(copy, damage):
             content[position] ^= 0xFF
         records.write_bytes(content)
     with pytest.raises(
-        UsageError, match=r"^data set 'other' in .* is damaged: .*; jaxcnn prepare other --force makes it again$"
+        UsageError,
+        match=r"^dataset 'other' in .* is damaged: .*\. Run jaxcnn prepare other --force to prepare it again\.$",
     ):
         open_dataset("other", copy).read("test")
 
 
 def test_damaged_descriptions_are_told_in_one_line(copy):
     (copy / "other" / "1.0.0" / "features.json").write_text("{")
-    with pytest.raises(UsageError, match="data set 'other'"):
+    with pytest.raises(UsageError, match="dataset 'other'"):
         open_dataset("other", copy)
 
 
@@ -92,6 +93,7 @@ def test_a_label_that_is_none_of_the_classes_is_told_in_one_line(copy):
     features = (folder / "features.json").read_text()
     (folder / "features.json").write_text(features.replace('"numClasses": "10"', '"numClasses": "9"'))
     with pytest.raises(
-        UsageError, match=r"^data set 'other' in .* with the label 9; labels of its 9 classes are 0 to 8$"
+        UsageError,
+        match=r"^dataset 'other' in .* has a label out of range in .*: 9\. Prepare it again with labels from 0 to 8\.$",
     ):
         open_dataset("other", copy).read("test")

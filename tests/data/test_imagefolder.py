@@ -9,7 +9,7 @@ from PIL import Image
 
 from jaxcnn.cli import main
 from jaxcnn.data import open_dataset, open_pipeline
-from jaxcnn.data.decode import centre_box, decode
+from jaxcnn.data.decode import center_box, decode
 from jaxcnn.errors import UsageError
 
 
@@ -68,7 +68,9 @@ def test_damaged_images_are_named_in_one_line_and_nothing_is_written(originals, 
     originals.write_image_folder(tmp_path / "images", {"train": 2, "test": 1})
     (tmp_path / "images" / "train" / "ant" / "1.jpg").write_bytes(b"\xff\xd8 not a picture")
     (tmp_path / "images" / "test" / "bee" / "0.jpg").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"damaged images: train/ant/1\.jpg \(.*\) and 1 more; remove them") as error:
+    with pytest.raises(
+        UsageError, match=r"damaged images: train/ant/1\.jpg \(.*\) and 1 more\. Remove them\."
+    ) as error:
         open_dataset(f"imagefolder:{tmp_path / 'images'}", tmp_path / "data")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "data").exists()
@@ -122,14 +124,14 @@ def test_the_middle_is_torchvisions_resize_and_centre_crop(photographs):
     np.testing.assert_array_equal(np.concatenate([batch["labels"] for batch in batches])[kept], labels)
     for place, example in enumerate(photographs.read_encoded("test", range(3))):
         image = Image.fromarray(decode(example.image, 3))
-        box = centre_box(image.height, image.width, (14, 14))
+        box = center_box(image.height, image.width, (14, 14))
         middle = np.asarray(image.resize((14, 14), Image.Resampling.BILINEAR, box=box), float)
         assert np.abs(middle - images[place]).mean() < 3  # which is decoded at a smaller size
 
 
 def test_the_middle_has_224_of_256_pixels_of_the_shorter_side():
-    assert centre_box(256, 256, (224, 224)) == (16, 16, 240, 240)
-    assert centre_box(512, 1024, (224, 224)) == (288, 32, 736, 480)
+    assert center_box(256, 256, (224, 224)) == (16, 16, 240, 240)
+    assert center_box(512, 1024, (224, 224)) == (288, 32, 736, 480)
 
 
 @pytest.mark.usefixtures("compile_quickly")

@@ -149,7 +149,7 @@ def test_a_damaged_data_set_is_told_from_the_workers_too(grey, tmp_path):
     for records in (tmp_path / "mnist" / "3.0.1").glob("*train*"):
         records.write_bytes(records.read_bytes()[:1000])
     pipeline = open_pipeline(open_dataset("mnist", tmp_path), 8, residence="disk")
-    with pytest.raises(UsageError, match=r"'mnist' in .* is damaged: .*; jaxcnn prepare mnist --force makes it again"):
+    with pytest.raises(UsageError, match=r"'mnist' in .* is damaged: .*\. Run jaxcnn prepare mnist --force to prepare"):
         next(pipeline.batches())
 
 

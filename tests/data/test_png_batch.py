@@ -111,7 +111,7 @@ def test_one_damaged_image_of_a_batch_is_told(grey):
     dataset = open_dataset("mnist", grey)
     examples = dataset.read_encoded("train", range(20))
     examples[7] = Encoded(examples[7].image[:200], examples[7].label)
-    with pytest.raises(UsageError, match=r"'mnist' in .* is damaged: .*image.*; jaxcnn prepare mnist --force makes it"):
+    with pytest.raises(UsageError, match=r"'mnist' in .* is damaged: .*image.*\. Run jaxcnn prepare mnist --force"):
         dataset.decode_batch(examples)
 
 

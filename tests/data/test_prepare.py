@@ -75,7 +75,7 @@ def test_every_known_data_set_has_published_sums():
 def test_files_that_are_not_the_originals_are_refused(originals, tmp_path):
     originals.write_idx_files(tmp_path / "source")
     with pytest.raises(
-        UsageError, match=r"not the original file of mnist: its sum is [0-9a-f]{64}, not 440fcab.*--no-v"
+        UsageError, match=r"not the original file of mnist: its checksum is [0-9a-f]{64}, expected 440fcab.*--no-v"
     ):
         prepare("mnist", tmp_path / "source", tmp_path / "data")
     assert not (tmp_path / "data").exists()
@@ -95,9 +95,9 @@ def test_files_without_a_published_sum_are_named(originals, tmp_path, capsys):
     assert main(command) == 0
     out, error = capsys.readouterr()
     assert "6 train, 6 test images" in out
-    assert "no sum is published for train.bin, test.bin" in " ".join(error.split())
+    assert "no published checksum for train.bin, test.bin" in " ".join(error.split())
     assert main(command) == 2
-    assert "prepared already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert main([*command, "--force"]) == 0
 
 
@@ -107,12 +107,20 @@ class _Harmful:
 
 
 DAMAGES = {
-    "cifar10 no files": ("cifar10", lambda source: [path.unlink() for path in source.iterdir()], "has neither"),
-    "cifar10 short": ("cifar10", lambda s: (s / "test_batch.bin").write_bytes(b"short"), "not whole records of 3073"),
+    "cifar10 no files": (
+        "cifar10",
+        lambda source: [path.unlink() for path in source.iterdir()],
+        "does not contain the files",
+    ),
+    "cifar10 short": (
+        "cifar10",
+        lambda s: (s / "test_batch.bin").write_bytes(b"short"),
+        "not a positive multiple of 3073",
+    ),
     "cifar10 label": (
         "cifar10",
         lambda s: (s / "test_batch.bin").write_bytes(bytes([10]) + bytes(3072)),
-        "have the label 10; the last class is 9",
+        "have a label out of range: 10. Use values from 0 to 9",
     ),
     "svhn damaged": ("svhn_cropped", lambda s: (s / "test_32x32.mat").write_bytes(b"no"), "is damaged"),
     "svhn missing": ("svhn_cropped", lambda s: (s / "train_32x32.mat").unlink(), "has no train_32x32.mat"),
@@ -141,7 +149,7 @@ def test_damaged_originals_are_one_line_and_leave_nothing(name, damage, says, or
 def test_a_pickle_that_calls_something_is_refused(originals, tmp_path):
     originals.write_cifar(tmp_path / "source", "python", fine=False)
     (tmp_path / "source" / "test_batch").write_bytes(pickle.dumps({b"data": _Harmful()}))
-    with pytest.raises(UsageError, match=r"test_batch is not a batch of CIFAR: it wants builtins\.eval"):
+    with pytest.raises(UsageError, match=r"test_batch is not a batch of CIFAR: it asks for builtins\.eval"):
         prepare("cifar10", tmp_path / "source", tmp_path / "data", verify=False)
 
 
@@ -156,7 +164,7 @@ def test_a_preparation_cut_off_leaves_what_was_there_and_is_made_again(originals
     with pytest.raises(KeyboardInterrupt):
         prepare("mnist", tmp_path / "source", data, verify=False, progress=cut_off)
     assert not list(data.iterdir())
-    with pytest.raises(UsageError, match=r"'mnist' is not prepared in .*; jaxcnn prepare mnist makes it"):
+    with pytest.raises(UsageError, match=r"'mnist' is not prepared in .*\. Run jaxcnn prepare mnist, or"):
         open_dataset("mnist", data)
     told = []
     prepare("mnist", tmp_path / "source", data, verify=False, progress=lambda *done: told.append(done))
@@ -170,7 +178,7 @@ def test_a_preparation_cut_off_leaves_what_was_there_and_is_made_again(originals
 
 def test_what_tfds_left_half_prepared_is_called_so(tmp_path):
     (tmp_path / "cifar10" / "3.0.2.incomplete.ABC_1").mkdir(parents=True)
-    with pytest.raises(UsageError, match=r"not prepared to its end .* jaxcnn prepare cifar10 makes it"):
+    with pytest.raises(UsageError, match=r"only partly prepared in .*\. Run jaxcnn prepare cifar10, or"):
         open_dataset("cifar10", tmp_path)
 
 
@@ -178,17 +186,20 @@ def test_what_tfds_left_half_prepared_is_called_so(tmp_path):
     ("args", "says"),
     [
         ("prepare mnst", "did you mean 'mnist'?"),
-        ("prepare fashion_mnist_mini", "inside the package already"),
-        ("prepare imagenet2012 --source .", "--source is for cifar10"),
-        ("prepare mnist --source /nowhere", "/nowhere is not a folder"),
+        ("prepare fashion_mnist_mini", "The package contains it"),
+        (
+            "prepare imagenet2012 --source .",
+            "--source does not support imagenet2012. Omit it, or choose one of cifar10",
+        ),
+        ("prepare mnist --source /nowhere", "--source is not a folder: /nowhere"),
         ("prepare stl10", "needs TensorFlow"),
         ("prepare imagefolder:.", "prepared when it is first used"),
         ("prepare", "Missing from jaxcnn prepare"),
-        ("train --dataset stl10 --data-dir /nowhere", "jaxcnn prepare stl10 makes it"),
-        ("datasets show nothing", "unknown data set"),
+        ("train --dataset stl10 --data-dir /nowhere", "Run jaxcnn prepare stl10"),
+        ("datasets show nothing", "unknown dataset"),
         ("datasets show fashion_mnist_mini --augment filp", "did you mean 'flip'"),
-        ("datasets show fashion_mnist_mini --columns 0", "columns must be from 1 to 100"),
-        ("datasets show fashion_mnist_mini --out /nowhere/x.png", "cannot be written"),
+        ("datasets show fashion_mnist_mini --columns 0", "--columns out of range: 0. Use a number from 1 to 100"),
+        ("datasets show fashion_mnist_mini --out /nowhere/x.png", "cannot write /nowhere/x.png"),
         ("datasets stats cifar10 --data-dir /nowhere", "not prepared in /nowhere"),
     ],
 )
@@ -248,6 +259,8 @@ def test_without_a_network_a_download_is_given_up_within_seconds(monkeypatch, tm
     # Port 9 of this machine, where nothing listens.
     monkeypatch.setattr(tfds.builder_cls("mnist"), "url_infos", {"http://127.0.0.1:9/train-images-idx3-ubyte.gz": info})
     started = time.perf_counter()
-    with pytest.raises(RunError, match=r"127\.0\.0\.1 does not answer within 5 s; .*jaxcnn prepare mnist --source DIR"):
+    with pytest.raises(
+        RunError, match=r"127\.0\.0\.1 does not answer within 5 s\. .*: jaxcnn prepare mnist --source DIR"
+    ):
         prepare("mnist", data_dir=tmp_path / "data")
     assert time.perf_counter() - started < preparing.REACHABLE_SECONDS + 20

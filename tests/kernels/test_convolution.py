@@ -1,6 +1,8 @@
-"""The convolution's primitive against XLA's own convolution and its derivatives, by XLA's operations and by oneDNN."""
+"""Convolution against XLA's own convolution and its derivatives, in every form."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache, partial
 from unittest import mock
 
@@ -16,29 +18,30 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxcnn
-from jaxcnn.kernels import convolution as conv_kernel
-from jaxcnn.kernels import native
-from jaxcnn.kernels.convolution import Geometry
-from jaxcnn.layers import Conv, convolution
+from jaxcnn import kernels
+from jaxcnn.kernels import _primitive, native
+from jaxcnn.kernels.convolution import Convolution, Geometry
+from jaxcnn.layers import Conv
 from jaxcnn.measure.case import natural_image_shape
 from jaxcnn.models import list_models
 
-WAYS = [
-    "xla",
-    pytest.param("onednn", marks=pytest.mark.skipif(not native.is_used(), reason="jaxcnn[cpu] is not installed")),
-]
+needs_native = pytest.mark.skipif(not native.is_available(), reason="jaxcnn[cpu] is not installed")
+FORMS = ["xla", pytest.param("native", marks=needs_native)]
 
 
-@pytest.fixture(params=WAYS)
-def way(request):
-    """Every convolution by XLA's operations, or, however small, by oneDNN where it can."""
-    with (
-        mock.patch.object(conv_kernel, "LEAST_WORK", 0),
-        mock.patch.object(native, "is_fast", native.is_fast if request.param == "onednn" else lambda key: False),
-    ):
-        conv_kernel._compiled.cache_clear()
+@contextmanager
+def selected(form: str) -> Iterator[None]:
+    """Compute every convolution by XLA's operations or, however small, by the native library where it can."""
+    with mock.patch("jaxcnn.kernels.convolution.LEAST_WORK", 0), kernels.use(form):
+        _primitive._compiled.clear_cache()
+        yield
+    _primitive._compiled.clear_cache()
+
+
+@pytest.fixture(params=FORMS)
+def form(request):
+    with selected(request.param):
         yield request.param
-    conv_kernel._compiled.cache_clear()
 
 
 def plain(geometry: Geometry, x, kernel):
@@ -54,7 +57,7 @@ def plain(geometry: Geometry, x, kernel):
 
 
 def ours(geometry: Geometry, x, kernel):
-    return convolution.convolve(x, kernel, *geometry[2:])
+    return kernels.conv(x, kernel, *geometry[2:])
 
 
 def tensors(geometry: Geometry, dtype="float32", seed=0):
@@ -108,13 +111,10 @@ def geometries(draw):
 
 @given(geometry=geometries(), dtype=st.sampled_from(["float32", "bfloat16"]), seed=st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=12, derandomize=True)
-@pytest.mark.parametrize("name", WAYS)
-def test_agrees_with_xla_whatever_the_kernel_stride_padding_dilation_groups_and_dtype(name, geometry, dtype, seed):
+@pytest.mark.parametrize("name", FORMS)
+def test_agrees_with_xla_for_every_kernel_stride_padding_dilation_groups_and_dtype(name, geometry, dtype, seed):
     values = tensors(geometry, dtype, seed)
-    with (
-        mock.patch.object(conv_kernel, "LEAST_WORK", 0),
-        mock.patch.object(native, "is_fast", native.is_fast if name == "onednn" else lambda key: False),
-    ):
+    with selected(name):
         assert_agree(
             output_and_gradients(ours, geometry, values),
             output_and_gradients(plain, geometry, values),
@@ -157,7 +157,7 @@ def shapes_of_models() -> list[Geometry]:
         )
         return plain(Geometry(x.shape, kernel.shape, strides, padding, dilation, groups), x, kernel)
 
-    with mock.patch.object(convolution, "convolve", note):
+    with mock.patch.object(kernels, "conv", note):
         for name in sorted(set(list_models()) - repeated):
             model = jaxcnn.create_model(name)
             image = jax.ShapeDtypeStruct((1, *natural_image_shape(name)), jnp.float32)
@@ -167,7 +167,7 @@ def shapes_of_models() -> list[Geometry]:
 
 
 @pytest.mark.slow
-def test_gradients_agree_for_every_convolution_of_the_registered_models(way):
+def test_gradients_agree_for_every_convolution_of_the_registered_models(form):
     shapes = shapes_of_models()
     assert len(shapes) > 40
     assert {g.kernel[:2] for g in shapes} >= {(1, 1), (3, 3), (5, 5), (7, 7), (11, 11)}
@@ -179,13 +179,13 @@ def test_gradients_agree_for_every_convolution_of_the_registered_models(way):
 STRIDED = Geometry((2, 7, 6, 4), (3, 3, 2, 6), (2, 1), ((1, 0), (1, 1)), (1, 1), 2)
 
 
-def test_derivatives_of_any_order_and_mode_agree_with_differences(way):
+def test_derivatives_of_any_order_and_mode_agree_with_differences(form):
     x, kernel, _ = tensors(STRIDED)
     function = jax.jit(partial(ours, STRIDED))
     jax.test_util.check_grads(function, (x, kernel), order=2, modes=("fwd", "rev"), atol=2e-2, rtol=2e-2)
 
 
-def test_a_hessian_is_xlas(way):
+def test_a_hessian_is_xlas(form):
     x, kernel, _ = tensors(STRIDED)
 
     def hessian(function):
@@ -196,7 +196,7 @@ def test_a_hessian_is_xlas(way):
 
 @pytest.mark.parametrize("axes", [(1, None), (None, 0), (0, 2)], ids=str)
 @pytest.mark.parametrize("groups", [1, 2])
-def test_batched_over_images_kernels_or_both(way, axes, groups):
+def test_batched_over_images_kernels_or_both(form, axes, groups):
     geometry = STRIDED._replace(kernel=(3, 3, 4 // groups, 6), groups=groups)
     x, kernel, g = (jnp.stack([a, 2 * a, a - 1]) for a in tensors(geometry))
     arguments = [a if axis is not None else a[0] for a, axis in zip((x, kernel), axes, strict=True)]
@@ -223,9 +223,9 @@ def layer_and_loss():
     return variables, x, lambda variables, x: (layer.apply(variables, x) ** 2).sum()
 
 
-def test_gradients_spread_over_devices_are_those_of_one(way):
+def test_gradients_sharded_over_devices_are_those_of_one_device(form):
     variables, x, loss = layer_and_loss()
-    with mock.patch.object(convolution, "traced_for_cpu", return_value=False):
+    with kernels.inlined():
         expected = jax.grad(loss)(variables, x)
     mesh = jax.make_mesh((4,), ("batch",), axis_types=(AxisType.Auto,))
 
@@ -253,20 +253,17 @@ def test_gradients_spread_over_devices_are_those_of_one(way):
     assert_agree(jax.jit(jax.grad(loss))(everywhere, split), expected)
 
 
-def test_the_form_of_a_convolution_is_traced_only_for_who_reads_it():
+def test_forms_are_traced_only_when_a_program_is_lowered():
     variables, x, loss = layer_and_loss()
-    with mock.patch.object(conv_kernel, "form", side_effect=AssertionError("traced")):
+    with mock.patch.object(Convolution, "_by_transposing", side_effect=AssertionError("traced")):
         program = jax.make_jaxpr(jax.grad(loss))(variables, x)
-    equations = [eqn for eqn in program.eqns if eqn.primitive is conv_kernel.convolution_p]
-    # Forward, and the gradient of the kernel; nobody asks for that of the image.
-    assert len(equations) == 2
-    for eqn in equations:
-        assert [aval.shape for aval in conv_kernel.plain(eqn).out_avals] == [eqn.outvars[0].aval.shape]
+    # Forward, and the gradient of the kernel; the gradient of the image is not needed.
+    assert [eqn.primitive for eqn in program.eqns].count(_primitive.kernel_p) == 2
 
 
-@pytest.mark.parametrize("spread", ["pmap", "shard_map"])
-def test_one_process_may_use_one_mesh_after_another(way, spread):
-    """On other devices and on other numbers of them, each of which sees images of one shape."""
+@pytest.mark.parametrize("strategy", ["pmap", "shard_map"])
+def test_one_process_may_use_one_mesh_after_another(form, strategy):
+    """On other devices and other numbers of devices, each of which sees images of one shape."""
     variables, _, loss = layer_and_loss()
     for devices in (jax.devices()[:4], jax.devices()[4:6], jax.devices()[7:]):
         x = jnp.asarray(np.random.default_rng(0).normal(size=(len(devices), 1, 8, 8, 3)), jnp.float32)
@@ -275,7 +272,7 @@ def test_one_process_may_use_one_mesh_after_another(way, spread):
         def summed(variables, x):
             return jax.lax.psum(jax.grad(loss)(variables, x), "batch")
 
-        if spread == "pmap":
+        if strategy == "pmap":
             got = jax.tree.map(
                 lambda a: a[0], jax.pmap(summed, "batch", in_axes=(None, 0), devices=devices)(variables, x)
             )
@@ -286,12 +283,12 @@ def test_one_process_may_use_one_mesh_after_another(way, spread):
         assert_agree(jax.device_get(got), jax.device_get(expected))
 
 
-def test_recomputed_gradients_are_the_same(way):
+def test_recomputed_gradients_are_the_same(form):
     variables, x, loss = layer_and_loss()
     assert_agree(jax.jit(jax.grad(jax.checkpoint(loss)))(variables, x), jax.jit(jax.grad(loss))(variables, x))
 
 
-def test_threads_may_call_at_once(way):
+def test_threads_may_call_at_once(form):
     variables, x, loss = layer_and_loss()
     gradient = jax.jit(jax.grad(loss))
     expected = [gradient(variables, x * i) for i in range(8)]
@@ -300,7 +297,7 @@ def test_threads_may_call_at_once(way):
             assert_agree(list(pool.map(lambda i: gradient(variables, x * i), range(8))), expected, tolerance=1e-6)
 
 
-def test_an_exported_program_has_xlas_convolutions_and_runs_elsewhere(way):
+def test_an_exported_program_has_xlas_convolutions_and_runs_elsewhere(form):
     variables, x, loss = layer_and_loss()
     (batch,) = export.symbolic_shape("batch")
     for shape in (x.shape, (batch, *x.shape[1:])):
@@ -310,8 +307,8 @@ def test_an_exported_program_has_xlas_convolutions_and_runs_elsewhere(way):
         np.testing.assert_allclose(exported.call(x), loss(variables, x), rtol=1e-5)
 
 
-@pytest.mark.skipif(not native.is_used(), reason="jaxcnn[cpu] is not installed")
-def test_large_convolutions_of_float32_run_by_onednn_and_others_by_xla():
+@needs_native
+def test_large_convolutions_of_float32_run_natively_and_others_by_xla():
     def calls(layer, shape, dtype="float32"):
         x = jax.ShapeDtypeStruct(shape, dtype)
         variables = jax.eval_shape(layer.init, jax.random.key(0), x)
@@ -326,3 +323,16 @@ def test_large_convolutions_of_float32_run_by_onednn_and_others_by_xla():
     assert calls(Conv(64, 3, padding=1, dtype=jnp.bfloat16), (8, 32, 32, 64)) == 0
     assert calls(Conv(4, 3, padding=1), (1, 8, 8, 4)) == 0
     assert calls(Conv(64, 3, padding=3), (8, 32, 32, 64)) == 0  # windows that lie wholly in the padding
+
+
+def test_works_without_jit(form):
+    variables, x, loss = layer_and_loss()
+    expected = jax.jit(jax.grad(loss))(variables, x)
+    with jax.disable_jit():
+        assert_agree(jax.grad(loss)(variables, x), expected)
+
+
+def test_works_where_rank_promotion_is_an_error(form):
+    variables, x, loss = layer_and_loss()
+    with jax.numpy_rank_promotion("raise"):
+        jax.jit(jax.grad(loss))(variables, x)

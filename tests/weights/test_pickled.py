@@ -97,7 +97,7 @@ def test_a_pickle_that_asks_for_anything_else_is_refused_and_not_run(name, tmp_p
 
 
 def test_what_is_refused_is_named():
-    with pytest.raises(UsageError, match=r"asks for posix\.system, .* save model\.state_dict\(\) alone"):
+    with pytest.raises(UsageError, match=r"asks for posix\.system, .* Save `model\.state_dict\(\)` alone"):
         _pickled.read(GADGETS["system"])
 
 

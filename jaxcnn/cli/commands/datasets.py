@@ -1,4 +1,4 @@
-"""`jaxcnn datasets`: list the data sets, show one, measure its pixels."""
+"""`jaxcnn datasets`: list datasets, draw example images, measure pixel statistics."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -16,50 +16,52 @@ from jaxcnn.errors import UsageError
 
 @dataclass(frozen=True)
 class ListFlags:
-    """List the data sets, and which of them are prepared.
+    """List the datasets, and show which of them are prepared.
 
-    `jaxcnn datasets show NAME` draws a sheet of images, `jaxcnn datasets stats NAME` measures mean and deviation.
+    `jaxcnn datasets show NAME` draws example images. `jaxcnn datasets stats NAME` measures the mean and standard
+    deviation of the pixels.
     """
 
     data_dir: str | None = None
-    """Folder of prepared data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    """Folder of prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     json: bool = False
     """Print the list as JSON."""
 
 
 @dataclass(frozen=True)
 class ShowFlags:
-    """Draw a sheet of training images with the names of their classes, raw and augmented."""
+    """Draw random training images of each class to a PNG file, with or without augmentation."""
 
     name: tyro.conf.Positional[str]
-    """Data set; `jaxcnn datasets` lists them."""
+    """Name of the dataset; `jaxcnn datasets` lists the names."""
     augment: tuple[str, ...] = ()
-    """Augmentations, in order, such as crop:4 flip; they are shown under the raw images."""
+    """Augmentations to apply in this order, such as crop:4 flip. The augmented images appear below the originals."""
     out: str | None = None
-    """File to write, a PNG (default: NAME.png)."""
+    """PNG file to write (default: NAME.png)."""
     data_dir: str | None = None
-    """Folder of prepared data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    """Folder of prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     classes: int = 10
-    """Classes to show, a row each."""
+    """Maximum number of classes, one row each (1 to 100)."""
     columns: int = 8
-    """Images of each class."""
+    """Maximum number of images of each class (1 to 100)."""
     seed: int = 0
-    """Start of the randomness in which images, and how they are augmented."""
+    """Seed of the random choice of images and of the augmentations."""
 
 
 @dataclass(frozen=True)
 class StatsFlags:
-    """Measure mean and deviation of the training pixels, which images are normalised with."""
+    """Measure the mean and standard deviation of the training pixels, which normalize the images."""
 
     name: tyro.conf.Positional[str]
-    """Data set; `jaxcnn datasets` lists them."""
+    """Name of the dataset; `jaxcnn datasets` lists the names."""
     data_dir: str | None = None
-    """Folder of prepared data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    """Folder of prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     json: bool = False
-    """Print them as JSON."""
+    """Print the statistics as JSON."""
 
 
 def run(args: Sequence[str]) -> None:
+    """Run `jaxcnn datasets`, or its subcommand if the first argument names one."""
     command = COMMANDS.get(args[0]) if args else None
     if command is not None:
         command(args[1:])
@@ -73,6 +75,7 @@ def _list(args: Sequence[str]) -> None:
 
 
 def _describe(name: str, data_dir: str | None) -> dict[str, Any]:
+    """Return the row of a dataset in the list."""
     try:
         dataset = data.open_dataset(name, data_dir)
     except UsageError:
@@ -92,8 +95,8 @@ def _show(args: Sequence[str]) -> None:
     flags = parse(ShowFlags, "datasets show", args)
     for name, value in (("classes", flags.classes), ("columns", flags.columns)):
         if not 1 <= value <= 100:
-            raise UsageError(f"{name} must be from 1 to 100, got {value}")
-    data.compose(flags.augment)  # refuses unknown names before anything is read
+            raise UsageError(f"--{name} out of range: {value}. Use a number from 1 to 100.")
+    data.compose(flags.augment)  # reports an unknown name before the dataset is read
     dataset = data.open_dataset(flags.name, flags.data_dir)
     from jaxcnn.data.sheet import contact_sheet
 
@@ -102,7 +105,7 @@ def _show(args: Sequence[str]) -> None:
     try:
         sheet.save(out, format="PNG")
     except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror or error}") from error
+        raise UsageError(f"cannot write {out}: {error.strerror or error}. Choose another path with --out.") from error
     print(out)
 
 
@@ -116,12 +119,11 @@ def _stats(args: Sequence[str]) -> None:
         return
     print(f'"{flags.name}": Statistics({tuple(values["mean"])}, {tuple(values["std"])}),')
     if recorded is None:
-        print("not recorded in jaxcnn/data/datasets.py: every run measures it anew")
-    else:
-        away = max(
-            abs(a - b) for a, b in zip((*measured.mean, *measured.std), (*recorded.mean, *recorded.std), strict=True)
-        )
-        print(f"recorded in jaxcnn/data/datasets.py, {away:.1e} away at most")
+        print("not recorded in jaxcnn/data/datasets.py: every run measures these statistics again")
+        return
+    pairs = zip((*measured.mean, *measured.std), (*recorded.mean, *recorded.std), strict=True)
+    difference = max(abs(a - b) for a, b in pairs)
+    print(f"recorded in jaxcnn/data/datasets.py; maximum difference {difference:.1e}")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"show": _show, "stats": _stats}

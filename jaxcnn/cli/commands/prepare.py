@@ -1,4 +1,4 @@
-"""`jaxcnn prepare`: make a data set."""
+"""`jaxcnn prepare`: prepare a dataset from its original files, or download it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,25 +13,26 @@ from jaxcnn.data.prepare import prepare
 
 @dataclass(frozen=True)
 class Flags:
-    """Make a data set: from the original files in a folder, offline, or downloaded from where its authors keep it.
+    """Prepare a dataset for training: download it, or read its original files from a folder (--source).
 
-    cifar10, cifar100, fashion_mnist, kmnist, mnist and svhn_cropped need no TensorFlow, and are read by a plain
-    `tfds.data_source(name)` afterwards.
+    cifar10, cifar100, fashion_mnist, kmnist, mnist and svhn_cropped do not need TensorFlow. Other datasets do.
+    `tfds.data_source(name)` of tensorflow-datasets can read the result, too.
     """
 
     name: tyro.conf.Positional[str]
-    """Data set; `jaxcnn datasets` lists them."""
+    """Name of the dataset; `jaxcnn datasets` lists the names."""
     source: str | None = None
     """Folder of the original files (default: download them)."""
     data_dir: str | None = None
-    """Folder of prepared data sets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    """Folder of prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     verify: bool = True
-    """Whether files must have the sums that are published for them."""
+    """Accept original files whose checksums differ from the published ones."""
     force: bool = False
-    """Make the data set anew if it is there already."""
+    """Replace the dataset if it exists."""
 
 
 def run(args: Sequence[str]) -> None:
+    """Run `jaxcnn prepare` and show its progress."""
     flags = parse(Flags, "prepare", args)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -40,18 +41,20 @@ def run(args: Sequence[str]) -> None:
 
     def show(split: str, done: int, total: int) -> None:
         if not tasks:
-            bar.start()  # not before there is something to show, since even an empty bar leaves a line
+            bar.start()  # started late, since even an empty bar prints a line
         if split not in tasks:
             tasks[split] = bar.add_task(f"{flags.name} {split}", total=total)
         if done % 256 == 0 or done == total:
             bar.update(tasks[split], completed=done)
 
     try:
-        made = prepare(flags.name, flags.source, flags.data_dir, verify=flags.verify, force=flags.force, progress=show)
+        result = prepare(
+            flags.name, flags.source, flags.data_dir, verify=flags.verify, force=flags.force, progress=show
+        )
     finally:
         if tasks:
             bar.stop()
-    if made.unverified:
-        console.print(f"no sum is published for {', '.join(made.unverified)}: checked by format alone")
-    counts = ", ".join(f"{count:,} {split}" for split, count in made.examples.items())
-    print(f"{flags.name}: {counts} images in {made.folder}")
+    if result.unverified:
+        console.print(f"no published checksum for {', '.join(result.unverified)}: only the format was checked")
+    counts = ", ".join(f"{count:,} {split}" for split, count in result.examples.items())
+    print(f"{flags.name}: {counts} images in {result.folder}")

@@ -1,17 +1,20 @@
-"""Convolutions on a CPU by oneDNN, where `pip install 'jaxcnn[cpu]'` brought it, and sums of our own beside them.
+"""The native library: convolutions on a CPU by oneDNN or by Winograd's algorithm, and sums over channels.
 
-How the library comes about is in `jaxcnn.kernels.native._build`. `key` below is what `convolution.cpp` says it is: the
-role, shapes and geometry of a convolution in 22 numbers. The 23rd is whether it must be the plain sum of products.
+`pip install 'jaxcnn[cpu]'` provides oneDNN, and `jaxcnn.kernels.native._build` compiles the library at first use. A
+convolution is known to it by 23 numbers, its key: the 22 that `convolution.cpp` documents (role, shapes and geometry),
+and whether it must be the exact sum of products.
 """
 
 import ctypes
 import functools
-import os
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxcnn.errors import UsageError
 from jaxcnn.kernels.native import _build
 
 CONVOLUTION = "jaxcnn_convolution"
@@ -19,75 +22,66 @@ CHANNEL_SUMS = "jaxcnn_channel_sums"
 NORMALIZATION = "jaxcnn_normalization"
 NORMALIZATION_GRADIENT = "jaxcnn_normalization_gradient"
 
-WINOGRAD_SWITCH = "JAXCNN_WINOGRAD"
-"""The environment variable that, set to 0, leaves every convolution to oneDNN's plain sums of products."""
-
 
 @functools.cache
-def _library() -> ctypes.CDLL | None:
-    """The library with its handlers known to XLA, or None where convolutions are XLA's own."""
-    library = _build.load()
-    if library is not None:
-        library.jaxcnn_is_fast.restype = ctypes.c_bool
-        for name in (CONVOLUTION, CHANNEL_SUMS, NORMALIZATION, NORMALIZATION_GRADIENT):
-            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+def _library() -> ctypes.CDLL | _build.NotBuilt:
+    """Return the library, with its functions registered with XLA, or why there is none."""
+    try:
+        library = _build.load()
+    except _build.NotBuilt as reason:
+        return reason
+    library.jaxcnn_is_fast.restype = ctypes.c_bool
+    for name in (CONVOLUTION, CHANNEL_SUMS, NORMALIZATION, NORMALIZATION_GRADIENT):
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
 
-def is_used() -> bool:
-    """Whether convolutions on a CPU run by oneDNN in this process; builds what it takes at the first call."""
-    return _library() is not None
+@functools.cache
+def is_available() -> bool:
+    """Return whether there is a native library; warn once if it is installed and cannot be built or loaded."""
+    library = _library()
+    if isinstance(library, _build.BuildError):
+        warnings.warn(
+            f"native kernels cannot be used: {library}. Programs run on XLA's kernels, which compute the same; set "
+            "JAXCNN_KERNELS=xla to silence this warning.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return isinstance(library, ctypes.CDLL)
 
 
-def must_be_plain() -> bool:
-    """Whether a convolution that is lowered now must be the plain sum of products, which rounds a little less.
+def require() -> None:
+    """Raise `UsageError` if there is no native library."""
+    library = _library()
+    if isinstance(library, _build.NotBuilt):
+        raise UsageError(f"there are no native kernels: {library}")
 
-    Else kernels of 3x3 are computed by Winograd's algorithm where it is faster (`winograd.cpp`). It rounds as if sums
-    were longer, to 1e-6 of the largest output (oneDNN's sums: 3e-7), which `jax.default_matmul_precision("highest")`
-    and "float32" forbid, as does `JAXCNN_WINOGRAD=0`.
+
+def requires_exact_sums() -> bool:
+    """Return whether a convolution that is lowered now must be the exact sum of products.
+
+    Otherwise 3x3 kernels are computed by Winograd's algorithm where that is faster. It rounds to 1e-6 of the largest
+    output, where oneDNN's sums round to 3e-7. `jax.default_matmul_precision("highest")` or "float32" forbids it.
     """
-    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    return precision in ("highest", "float32") or os.environ.get(WINOGRAD_SWITCH, "1").lower() in _build.OFF
+    precision = jax.config.values["jax_default_matmul_precision"]
+    return precision in ("highest", "float32")
 
 
 @functools.lru_cache(maxsize=4096)
 def is_fast(key: tuple[int, ...]) -> bool:
-    """Whether oneDNN is there and has more than reference loops for this convolution of float32, or we have."""
+    """Return whether the library has more than oneDNN's reference loops for this convolution in float32."""
     library = _library()
-    return library is not None and bool(library.jaxcnn_is_fast((ctypes.c_int64 * len(key))(*key)))
+    return isinstance(library, ctypes.CDLL) and bool(library.jaxcnn_is_fast((ctypes.c_int64 * len(key))(*key)))
 
 
-def lowering(key: tuple[int, ...]) -> Any:
-    """A rule for `jax.interpreters.mlir` that calls oneDNN for this convolution."""
-    rule = jax.ffi.ffi_lowering(CONVOLUTION)
-    return functools.partial(rule, key=np.array(key, np.int64))
+def function(name: str, outputs: Sequence[Any], **numbers: Sequence[float]) -> Callable[..., Sequence[jax.Array]]:
+    """Return a function of the library as a function of arrays.
 
-
-def channel_sums(ctx: Any, *operands: Any) -> Any:
-    """A rule for `jax.interpreters.mlir` that calls `channel_sums.cpp`."""
-    return jax.ffi.ffi_lowering(CHANNEL_SUMS)(ctx, *operands)
-
-
-def normalization(ctx: Any, *operands: Any, numbers: tuple[float, float, float]) -> Any:
-    """A rule that calls `channel_sums.cpp` for `[C]` of a batch normalisation: mean, r, factor, and both running ones.
-
-    The numbers are momentum, epsilon, and what the variance is multiplied by for the running one.
+    Args:
+      name: one of the names above.
+      outputs: what it returns, as values with a shape and a dtype.
+      **numbers: its attributes, integers or floats.
     """
-    return jax.ffi.ffi_lowering(NORMALIZATION)(ctx, *operands, numbers=np.array(numbers, np.float64))
-
-
-def normalization_gradient(ctx: Any, *operands: Any) -> Any:
-    """The same for its gradient: f, factor and shift, of which that by x is made, and those by scale and bias."""
-    return jax.ffi.ffi_lowering(NORMALIZATION_GRADIENT)(ctx, *operands)
-
-
-def may_be_called(ctx: Any) -> bool:
-    """Whether the program that is lowered is for here, and what it computes at this place is all on one device.
-
-    XLA cannot divide a call among the devices of a `jit` over a mesh, and an exported program must run elsewhere.
-    """
-    module, axes = ctx.module_context, ctx.module_context.axis_context
-    is_whole = getattr(axes, "num_devices", 1) == 1 and (
-        not hasattr(axes, "manual_axes") or set(axes.manual_axes) == set(axes.mesh.axis_names)
-    )
-    return is_whole and not module.lowering_parameters.for_export
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs]
+    attributes = {key: np.array(value) for key, value in numbers.items()}
+    return lambda *operands: jax.ffi.ffi_call(name, shapes)(*operands, **attributes)

@@ -9,14 +9,12 @@ from typing import Any
 
 import jax
 
-from jaxcnn import startup
-from jaxcnn.kernels import native
+from jaxcnn import kernels, startup
 from jaxcnn.version import __version__
 
 
 def describe() -> dict[str, Any]:
     """The columns of a row that tell the place and the time."""
-    on_cpu = jax.local_devices()[0].platform == "cpu"
     return {
         "device_kind": device_name(jax.local_devices()[0]),
         "platform": jax.local_devices()[0].platform,
@@ -26,19 +24,12 @@ def describe() -> dict[str, Any]:
         "jaxcnn": __version__,
         "python": platform.python_version(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "convolutions": _convolutions(on_cpu),
+        "convolutions": kernels.describe(),
         "freed_memory": "kept" if startup.keeps_freed_memory() else "returned",
         "host_cpus": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "date": now(),
     }
-
-
-def _convolutions(on_cpu: bool) -> str:
-    """What computes them here."""
-    if not on_cpu or not native.is_used():
-        return "XLA"
-    return "oneDNN" if native.must_be_plain() else "oneDNN+Winograd"
 
 
 def now() -> str:

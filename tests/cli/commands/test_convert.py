@@ -56,8 +56,8 @@ def test_the_weights_of_a_run_are_written_and_loaded(lenet_run, tmp_path, capsys
     capsys.readouterr()
     for args, says in (
         (["--to", "torchvision", "--out", str(tmp_path / "x.safetensors")], "no counterpart in torchvision"),
-        (["--model", "resnet18"], "is of lenet5, not resnet18"),
-        (["--drop-head"], "are of files"),
+        (["--model", "resnet18"], "trained lenet5, not resnet18"),
+        (["--drop-head"], "apply only to files"),
     ):
         assert main(["convert", "--workdir", str(run), *args]) == 2
         assert says in capsys.readouterr().err
@@ -78,19 +78,19 @@ def test_a_name_on_the_hub_is_downloaded(published, monkeypatch, capsys):
     stub.hf_hub_download = offline
     assert main(["convert", "hf:timm/resnet18.tv_in1k", "--model", "resnet18"]) == 2
     err = capsys.readouterr().err
-    assert "cannot be downloaded (no network)" in err
+    assert "cannot download hf:timm/resnet18.tv_in1k: no network" in err
     assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        ([], "give either a FILE of weights or --workdir"),
-        (["x.pth"], "with --model"),
+        ([], "neither of FILE and --workdir given. Give either a weight file"),
+        (["x.pth"], "Give it with --model"),
         (["x.pth", "--model", "resnet5"], "did you mean"),
         (["x.pth", "--model", "resnet50"], "does not exist"),
-        (["hf:nonsense", "--model", "resnet50"], "not of the form hf:OWNER/NAME"),
-        (["hf:../../x", "--model", "resnet50"], "not of the form hf:OWNER/NAME"),
+        (["hf:nonsense", "--model", "resnet50"], "Use the form hf:OWNER/NAME"),
+        (["hf:../../x", "--model", "resnet50"], "Use the form hf:OWNER/NAME"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(args, says, capsys):

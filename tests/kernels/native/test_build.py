@@ -1,22 +1,23 @@
-"""The native library: built once, kept whole, and done without, with one warning, wherever it cannot be."""
+"""The native library is built once, checked when loaded, and replaced by XLA with one warning where it fails."""
 
 import os
 import subprocess
 import sys
 import textwrap
-import warnings
 
 import pytest
 
+from jaxcnn import kernels
+from jaxcnn.errors import UsageError
 from jaxcnn.kernels import native
 from jaxcnn.kernels.native import _build
 
-needs_onednn = pytest.mark.skipif(not native.is_used(), reason="jaxcnn[cpu] is not installed")
+needs_onednn = pytest.mark.skipif(not native.is_available(), reason="jaxcnn[cpu] is not installed")
 
 
 @pytest.fixture
 def compiler(tmp_path, monkeypatch):
-    """A compiler that writes what it is told into its output, and how often it was called."""
+    """A stand-in for a compiler, which copies a file to its output and counts its calls."""
     folder = tmp_path / "compiler"
     folder.mkdir()
     (folder / "output").write_bytes(b"no library")
@@ -39,7 +40,7 @@ def compiler(tmp_path, monkeypatch):
 
 @pytest.fixture
 def real_library(compiler, monkeypatch):
-    """The library that this process uses, as the compiler's output."""
+    """The stand-in compiler with the library of this process as its output."""
     with monkeypatch.context() as patch:
         patch.delenv("XDG_CACHE_HOME")
         patch.delenv("CXX")
@@ -72,18 +73,16 @@ def test_a_damaged_file_is_built_anew_rather_than_loaded(real_library, damage):
 
 
 def refused(match):
-    with pytest.warns(RuntimeWarning, match=match) as record:
-        assert _build.load() is None
-    assert len(record) == 1
-    assert "\n" not in str(record[0].message)
-    assert "JAXCNN_NATIVE=0" in str(record[0].message)
+    with pytest.raises(_build.BuildError, match=match) as caught:
+        _build.load()
+    assert "\n" not in str(caught.value)
 
 
 @needs_onednn
-def test_without_a_compiler_convolutions_are_xlas_with_one_warning(compiler, monkeypatch):
+def test_without_a_compiler_loading_fails_with_one_line(compiler, monkeypatch):
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", "/nowhere")
-    refused(r"there is no C\+\+ compiler")
+    refused(r"no C\+\+ compiler was found")
 
 
 @needs_onednn
@@ -92,10 +91,11 @@ def test_without_a_compiler_convolutions_are_xlas_with_one_warning(compiler, mon
     [
         ("#!/bin/sh\necho 'a.cpp:1: error: no such header' >&2; exit 1\n", "failed: a.cpp:1: error: no such header"),
         ("#!/bin/sh\nexit 3\n", "failed: no message"),
-        (None, "oneDNN cannot be used"),  # what it wrote is no library
+        ("#!/bin/sh\nexit 0\n", "wrote no library"),
+        (None, "invalid ELF header|file too short"),  # the output is no library
     ],
 )
-def test_a_compiler_that_fails_is_told_in_one_warning(compiler, tmp_path, program, match):
+def test_a_failing_compiler_is_reported_in_one_line(compiler, tmp_path, program, match):
     if program is not None:
         (tmp_path / "compiler" / "c++").write_text(program)
     refused(match)
@@ -103,40 +103,55 @@ def test_a_compiler_that_fails_is_told_in_one_warning(compiler, tmp_path, progra
 
 
 @needs_onednn
-def test_a_compiler_that_is_not_there_is_told_in_one_warning(compiler, monkeypatch):
+def test_a_missing_compiler_is_reported_in_one_line(compiler, monkeypatch):
     monkeypatch.setenv("CXX", "/nowhere/c++")
     refused("/nowhere/c\\+\\+")
 
 
 @needs_onednn
-def test_a_cache_that_cannot_be_written_is_told_in_one_warning(compiler, tmp_path, monkeypatch):
+def test_an_unwritable_cache_is_reported_in_one_line(compiler, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     refused("Not a directory|File exists")
 
 
-@pytest.mark.parametrize("value", ["0", "false", "OFF"])
-def test_a_variable_switches_it_off_without_a_warning(compiler, monkeypatch, value):
-    monkeypatch.setenv("JAXCNN_NATIVE", value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert _build.load() is None
-    assert compiler.calls == 0
+@pytest.fixture
+def broken(monkeypatch):
+    """A process in which oneDNN is installed and the library cannot be built."""
+    native.is_available.cache_clear()
+    monkeypatch.setattr(native, "_library", lambda: _build.BuildError("c++ failed"))
+    yield
+    native.is_available.cache_clear()
+
+
+def test_a_library_that_cannot_be_built_is_one_warning_and_xlas_kernels(broken):
+    with pytest.warns(RuntimeWarning, match=r"c\+\+ failed.*JAXCNN_KERNELS=xla") as record:
+        available = [native.is_available() for _ in range(3)]
+    assert not any(available)
+    assert len(record) == 1
+    assert "\n" not in str(record[0].message)
+
+
+def test_native_kernels_that_are_required_and_missing_are_an_error(broken):
+    with pytest.raises(UsageError, match=r"there are no native kernels: c\+\+ failed"), kernels.use("native"):
+        pass
 
 
 @needs_onednn
-def test_a_process_that_switches_it_off_has_xlas_convolutions():
+@pytest.mark.slow
+def test_a_variable_selects_the_kernels_of_a_process():
     program = textwrap.dedent("""
         import jax, jax.numpy as jnp
-        from jaxcnn.kernels import native
+        from jaxcnn import kernels
         from jaxcnn.layers import Conv
         x, layer = jnp.ones((4, 32, 32, 64)), Conv(64, 3)
         variables = layer.init(jax.random.key(0), x[:1])
         text = jax.jit(layer.apply).lower(variables, x).as_text()
-        print(native.is_used(), "@jaxcnn_convolution" in text, "stablehlo.convolution" in text)
+        print(kernels.describe(), "@jaxcnn_convolution" in text, "stablehlo.convolution" in text)
     """)
-    for value, expected in (("1", "True True False"), ("0", "False False True")):
-        environment = {**os.environ, "JAXCNN_NATIVE": value, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    natively = "oneDNN+Winograd True False"
+    for value, expected in (("auto", natively), ("native", natively), ("XLA", "XLA False True")):
+        environment = {**os.environ, "JAXCNN_KERNELS": value, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         result = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
         assert (result.returncode, result.stdout.split()) == (0, expected.split()), result.stderr
 

@@ -1,4 +1,4 @@
-"""Winograd's algorithm against plain sums of products."""
+"""Winograd's algorithm against exact sums of products."""
 
 import os
 import subprocess
@@ -14,20 +14,20 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import jaxcnn
+from jaxcnn import kernels
 from jaxcnn.kernels import native
-from jaxcnn.kernels.convolution import Geometry, Role
-from jaxcnn.layers import convolution
+from jaxcnn.kernels.convolution import Convolution, Geometry, Role
 from jaxcnn.measure.case import natural_image_shape
 from jaxcnn.models import list_models
 
-pytestmark = pytest.mark.skipif(not native.is_used(), reason="jaxcnn[cpu] is not installed")
+pytestmark = pytest.mark.skipif(not native.is_available(), reason="jaxcnn[cpu] is not installed")
 
 
 def of_size(images, height, width, channels, features, padding=((1, 1), (1, 1))) -> Geometry:
     return Geometry((images, height, width, channels), (3, 3, channels, features), (1, 1), padding, (1, 1), 1)
 
 
-APART = of_size(3, 30, 23, 36, 50, ((0, 2), (1, 0)))  # of which what lies between fits a core's cache
+APART = of_size(3, 30, 23, 36, 50, ((0, 2), (1, 0)))  # whose transformed kernel fits the cache of a core
 TOGETHER = of_size(8, 13, 14, 140, 97)
 
 
@@ -39,7 +39,7 @@ def all_roles(geometry: Geometry, seed=0, precision=None):
 
     @jax.jit
     def run(x, kernel, g):
-        y, pull = jax.vjp(lambda x, kernel: convolution.convolve(x, kernel, *geometry[2:]), x, kernel)
+        y, pull = jax.vjp(lambda x, kernel: kernels.conv(x, kernel, *geometry[2:]), x, kernel)
         return y, *pull(g)
 
     with jax.default_matmul_precision(precision):
@@ -47,13 +47,13 @@ def all_roles(geometry: Geometry, seed=0, precision=None):
 
 
 def errors(geometry: Geometry, seed=0) -> list[float]:
-    """Of each role, the largest difference from plain sums, relative to their largest value; it is never 0."""
+    """Of each role, the largest difference from exact sums, relative to their largest value; it is never 0."""
     pairs = zip(all_roles(geometry, seed), all_roles(geometry, seed, "highest"), strict=True)
     return [float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs]
 
 
 @pytest.mark.parametrize("geometry", [APART, TOGETHER])
-def test_differs_from_plain_sums_in_the_last_digits_only(geometry):
+def test_differs_from_exact_sums_in_the_last_digits_only(geometry):
     assert all(0 < error < 1e-5 for error in errors(geometry))
 
 
@@ -67,10 +67,10 @@ def geometries(draw):
 
 @given(geometry=geometries(), seed=st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=20, derandomize=True)
-def test_agrees_with_plain_sums_whatever_the_sizes_and_the_padding(geometry, seed):
+def test_agrees_with_exact_sums_whatever_the_sizes_and_the_padding(geometry, seed):
     found = errors(geometry, seed)
     assert all(error < 1e-5 for error in found)
-    assume(all(error > 0 for error in found))  # of those in which it is used, there must be enough
+    assume(all(error > 0 for error in found))  # enough cases must use the algorithm
 
 
 def convolutions_of_models() -> set[Geometry]:
@@ -85,10 +85,10 @@ def convolutions_of_models() -> set[Geometry]:
             x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
         )
 
-    with mock.patch.object(convolution, "convolve", note):
+    with mock.patch.object(kernels, "conv", note):
         for name in list_models():
             if name in ("resnet1202_cifar", "preact_resnet1001_cifar"):
-                continue  # hundreds of the layers that shorter ones have
+                continue  # the same layers as in shorter networks, hundreds of times
             model = jaxcnn.create_model(name)
             image = jax.ShapeDtypeStruct((1, *natural_image_shape(name)), jnp.float32)
             rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
@@ -97,7 +97,7 @@ def convolutions_of_models() -> set[Geometry]:
 
 
 @pytest.mark.slow
-def test_agrees_with_plain_sums_for_every_convolution_of_the_registered_models():
+def test_agrees_with_exact_sums_for_every_convolution_of_the_registered_models():
     used = 0
     for geometry in sorted(convolutions_of_models()):
         found = errors(geometry)
@@ -107,20 +107,12 @@ def test_agrees_with_plain_sums_for_every_convolution_of_the_registered_models()
 
 
 @pytest.mark.parametrize("setting", ["highest", "float32"])
-def test_a_precision_asks_for_plain_sums(setting):
+def test_a_precision_asks_for_exact_sums(setting):
     for a, b in zip(all_roles(APART, precision=setting), all_roles(APART, precision="highest"), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(("value", "expected"), [("0", True), ("off", True), ("1", False), (None, False)])
-def test_a_variable_asks_for_plain_sums(monkeypatch, value, expected):
-    monkeypatch.delenv(native.WINOGRAD_SWITCH, raising=False)
-    if value is not None:
-        monkeypatch.setenv(native.WINOGRAD_SWITCH, value)
-    assert native.must_be_plain() is expected
-
-
-def test_small_strided_dilated_and_grouped_ones_stay_plain():
+def test_small_strided_dilated_and_grouped_ones_use_exact_sums():
     kept = APART._replace(padding=((1, 1), (1, 1)))
     for geometry in (
         of_size(1, 6, 6, 64, 64),
@@ -133,7 +125,7 @@ def test_small_strided_dilated_and_grouped_ones_stay_plain():
         assert errors(geometry) == [0.0, 0.0, 0.0], geometry
 
 
-def test_second_derivatives_and_batching_agree_with_plain_sums():
+def test_second_derivatives_and_batching_agree_with_exact_sums():
     geometry = of_size(3, 12, 16, 32, 33)
     rng = np.random.default_rng(0)
     xs = jnp.asarray(rng.normal(size=(4, *geometry.image)), jnp.float32)
@@ -141,7 +133,7 @@ def test_second_derivatives_and_batching_agree_with_plain_sums():
 
     def curvature(precision):
         def loss(kernel, x):
-            return (convolution.convolve(x, kernel, *geometry[2:]) ** 3).sum()
+            return (kernels.conv(x, kernel, *geometry[2:]) ** 3).sum()
 
         def product(x):
             return jax.jvp(lambda kernel: jax.grad(loss)(kernel, x), (kernel,), (kernel,))[1]
@@ -149,8 +141,8 @@ def test_second_derivatives_and_batching_agree_with_plain_sums():
         with jax.default_matmul_precision(precision):
             return np.asarray(jax.jit(jax.vmap(product))(xs))
 
-    usual, plain = curvature(None), curvature("highest")
-    assert 0 < np.abs(usual - plain).max() < 2e-5 * np.abs(plain).max()
+    usual, exact = curvature(None), curvature("highest")
+    assert 0 < np.abs(usual - exact).max() < 2e-5 * np.abs(exact).max()
 
 
 @pytest.mark.slow
@@ -172,7 +164,8 @@ for name in ("APART", "TOGETHER"):
                 assert np.abs(a - b).max() < 1e-5 * np.abs(b).max()
 
 
-def test_it_is_told_which_roles_are_fast():
+def test_the_library_reports_which_roles_are_fast():
     for role in Role:
-        assert native.is_fast((*APART.key(role), 0))
-        assert native.is_fast((*APART.key(role), 1))
+        key = Convolution(role, APART)._key()
+        assert native.is_fast((*key, 0))
+        assert native.is_fast((*key, 1))

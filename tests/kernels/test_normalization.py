@@ -1,4 +1,4 @@
-"""Batch normalisation as primitives: values, derivatives of any order and kind, and where it is one call."""
+"""Batch normalization: values, derivatives of every order and mode, and where it is one native call."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxcnn.kernels import native
-from jaxcnn.kernels.batch_norm import LEAST_CHANNELS, batch_normalized
+from jaxcnn.kernels._primitive import call
+from jaxcnn.kernels.normalization import LEAST_CHANNELS, batch_norm
+from jaxcnn.kernels.normalization import BatchNorm as Kernel
 from jaxcnn.kernels.reductions import LEAST_VALUES
 from jaxcnn.layers import BatchNorm
 
@@ -25,8 +27,13 @@ def numbers(shape, dtype=jnp.float32):
     return 2 * x + 1, mean, jnp.exp(var), scale + 1, bias
 
 
-def layer(*args):
-    return batch_normalized(*args, **RATES)
+def normalized(*operands, **rates):
+    """The kernel itself, whose fused form `batch_norm` uses from `LEAST_CHANNELS` on, for every number of channels."""
+    return tuple(call(Kernel(**rates), *operands)[:3])
+
+
+def layer(*operands):
+    return normalized(*operands, **RATES)
 
 
 def defined(x, mean, var, scale, bias, momentum=0.8, epsilon=1e-3, unbiased=True):
@@ -48,11 +55,11 @@ def assert_all_close(ours, right, rtol, atol):
 def test_values_are_those_of_the_definition(shape, unbiased):
     operands, rates = numbers(shape), {**RATES, "unbiased": unbiased}
     right = defined(*(np.asarray(a, np.float64) for a in operands), **rates)
-    assert_all_close(batch_normalized(*operands, **rates), right, 2e-5, 2e-6)
-    assert_all_close(jax.jit(lambda *a: batch_normalized(*a, **rates))(*operands), right, 2e-5, 2e-6)
+    assert_all_close(normalized(*operands, **rates), right, 2e-5, 2e-6)
+    assert_all_close(jax.jit(lambda *a: normalized(*a, **rates))(*operands), right, 2e-5, 2e-6)
 
 
-def test_bfloat16_is_normalised_in_float32():
+def test_bfloat16_is_normalized_in_float32():
     operands = numbers((4, 32, 32, 32), jnp.bfloat16)
     ours = jax.jit(layer)(*operands)
     assert {a.dtype for a in ours} == {jnp.dtype("float32")}
@@ -61,7 +68,7 @@ def test_bfloat16_is_normalised_in_float32():
 
 
 def as_loss(function):
-    """A number that is not linear in what the function gives."""
+    """A scalar that is not linear in the function's results."""
     return lambda *args: sum(jnp.sin(a + n).sum() for n, a in enumerate(jax.tree.leaves(function(*args))))
 
 
@@ -126,10 +133,10 @@ def test_on_several_devices_each_part_is_a_batch_of_its_own(how):
     if how == "pmap":
         ours = jax.pmap(gradient, in_axes=(0, *[None] * 4), devices=devices)(xs, *vectors)
         assert_all_close(ours, (by_x, *of_vectors), 1e-5, 1e-5)
-    else:  # which sums the gradients of what all devices have the same of
+    else:  # it sums the gradients of operands that all devices share
         mesh, whole = Mesh(np.array(devices), ("d",)), (P("d"), *[P()] * 4)
-        spread = jax.shard_map(gradient, mesh=mesh, in_specs=whole, out_specs=whole)
-        ours = jax.jit(spread)(xs.reshape(32, 16, 16, 32), *vectors)
+        sharded = jax.shard_map(gradient, mesh=mesh, in_specs=whole, out_specs=whole)
+        ours = jax.jit(sharded)(xs.reshape(32, 16, 16, 32), *vectors)
         assert_all_close(ours, (by_x.reshape(ours[0].shape), *(a.sum(0) for a in of_vectors)), 1e-5, 1e-5)
 
 
@@ -141,8 +148,8 @@ def test_jit_over_a_mesh_sees_the_whole_batch():
 
 
 @pytest.mark.parametrize("parameters", [{}, {"use_scale": False}, {"use_bias": False}, {"param_dtype": jnp.bfloat16}])
-def test_many_channels_are_normalised_as_few_are(parameters):
-    """`BatchNorm` takes another way from `LEAST_CHANNELS` on."""
+def test_many_channels_are_normalized_like_few(parameters):
+    """`batch_norm` uses another kernel from `LEAST_CHANNELS` on."""
     few = LEAST_CHANNELS // 2
     x, norm = numbers((4, 16, 16, 2 * few))[0], BatchNorm(**parameters)
     variables = norm.init(jax.random.key(0), x, train=False)
@@ -166,7 +173,7 @@ def test_many_channels_are_normalised_as_few_are(parameters):
     assert_all_close(ours, right, narrow, narrow)
 
 
-@pytest.mark.skipif(not native.is_used(), reason="there is no native library here")
+@pytest.mark.skipif(not native.is_available(), reason="jaxcnn[cpu] is not installed")
 def test_all_that_is_of_channels_is_one_call_in_each_direction_where_it_can_be():
     def called(shape, dtype, sharding=None):
         norm, x = BatchNorm(), jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
@@ -188,3 +195,32 @@ def test_all_that_is_of_channels_is_one_call_in_each_direction_where_it_can_be()
     assert called(small, jnp.float32) == [0, 0, 0]
     assert called(large, jnp.bfloat16) == [0, 0, 0]
     assert called(large, jnp.float32, jax.NamedSharding(mesh, P("d"))) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("channels", [4, 32])
+def test_statistics_of_every_float_dtype_are_accepted_and_keep_it(dtype, channels):
+    x, *vectors = numbers((4, 8, 8, channels))
+    expected = batch_norm(x, *vectors, **RATES)
+    actual = jax.jit(lambda *a: batch_norm(*a, **RATES))(x, *(v.astype(dtype) for v in vectors))
+    assert [a.dtype for a in actual] == [jnp.float32, dtype, dtype]
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a.astype(np.float32), b, atol=0.1)
+
+
+def test_float64_is_computed_in_float64():
+    with jax.enable_x64(True):
+        x, *vectors = (jnp.asarray(np.asarray(a), jnp.float64) for a in numbers((4, 8, 8, 32)))
+        y = jax.jit(lambda *a: batch_norm(*a, **RATES))(x, *vectors)[0]
+        right = defined(*(np.asarray(a) for a in (x, *vectors)))[0]
+        assert y.dtype == jnp.float64
+        np.testing.assert_allclose(y, right, rtol=1e-10, atol=1e-10)
+
+
+def test_works_without_jit_and_where_rank_promotion_is_an_error():
+    primals = numbers((4, 8, 8, 32))
+    expected = jax.jit(jax.grad(as_loss(layer), ALL))(*primals)
+    with jax.numpy_rank_promotion("raise"):
+        assert_all_close(jax.jit(jax.grad(as_loss(layer), ALL))(*primals), expected, 1e-6, 1e-6)
+        with jax.disable_jit():
+            assert_all_close(jax.grad(as_loss(layer), ALL)(*primals), expected, 1e-4, 1e-5)

@@ -1,0 +1,172 @@
+"""The one primitive behind all kernels.
+
+A kernel is a value that states the same function in several forms and knows its own derivative:
+
+- `form`: JAX operations that define it, on every platform;
+- `cpu_form`: JAX operations that XLA compiles to faster code on a CPU;
+- `native`: a call of the native library, for operands that it supports.
+
+The form is chosen when a program is lowered, for the platform it is lowered for. Native code is called only where an
+operand is whole on one device (XLA cannot partition a custom call), and never in an exported program. Only a lowering
+rule can know both. So kernels need a primitive, and public JAX alone does not suffice: `jax.lax.platform_dependent`
+does not see how operands are divided, and `jax.custom_derivatives.linear_call`, which a derivative of every order and
+mode would need, cannot be batched.
+
+Most kernels are linear in groups of operands. For these a kernel names the groups and its adjoints, and the rules
+below derive forward mode, reverse mode and all higher orders.
+"""
+
+import abc
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from jaxcnn.kernels._selection import is_inlined, uses_native
+from jaxcnn.kernels.axes import varying_alike
+
+Form = Callable[..., Sequence[jax.Array]]
+
+
+class Kernel(abc.ABC):
+    """A function of arrays with several forms. Subclasses are frozen dataclasses, so that kernels compare by value.
+
+    Attributes:
+      linear: groups of operand indices; the kernel is linear in the operands of each group jointly.
+    """
+
+    linear: ClassVar[tuple[tuple[int, ...], ...]] = ()
+
+    @abc.abstractmethod
+    def outputs(self, *operands: Any) -> list[Any]:
+        """Return the abstract values of the results, from those of the operands."""
+
+    @abc.abstractmethod
+    def form(self, *operands: jax.Array) -> Sequence[jax.Array]:
+        """Compute the kernel in JAX operations; this is its definition."""
+
+    def cpu_form(self, *operands: jax.Array) -> Sequence[jax.Array]:
+        """Compute the kernel in the JAX operations that are fastest on a CPU."""
+        return self.form(*operands)
+
+    def native(self, *operands: Any) -> Form | None:
+        """Return the form that calls the native library, or None where it does not support these abstract values."""
+        return None
+
+    def adjoint(self, group: tuple[int, ...], cts: Sequence[Any], operands: Sequence[Any]) -> Sequence[jax.Array]:
+        """Return the cotangents of the operands of a linear group, from those of the results."""
+        raise TypeError(f"{type(self).__name__} is not linear in operands {group}")
+
+    def derivative(self, operands: Any, outputs: Any, tangents: Any) -> list[jax.Array]:
+        """Return the tangents of the results. By default the kernel itself in its linear groups, else of its form."""
+        parts = []
+        for group in self.linear:
+            if any(is_given(tangents[index]) for index in group):
+                moved = [instantiated(tangents[i], x) if i in group else x for i, x in enumerate(operands)]
+                parts.append(call(self, *moved))
+        others = [i for i in range(len(operands)) if not any(i in group for group in self.linear)]
+        if any(is_given(tangents[i]) for i in others):
+
+            def of_others(*values: jax.Array) -> Sequence[jax.Array]:
+                changed = dict(zip(others, values, strict=True))
+                return self.form(*(changed.get(i, x) for i, x in enumerate(operands)))
+
+            primals = tuple(operands[i] for i in others)
+            dots = tuple(instantiated(tangents[i], operands[i]) for i in others)
+            parts.append(jax.jvp(of_others, primals, dots)[1])
+        return [functools.reduce(jnp.add, tangent) for tangent in zip(*parts, strict=True)]
+
+    def batched(self, operands: Any, dims: Any) -> tuple[Sequence[jax.Array], Sequence[int]]:
+        """Return the results over a mapped axis, and where the axis is in each."""
+        outputs = jax.vmap(self.cpu_form, in_axes=tuple(dims))(*operands)
+        return outputs, [0] * len(outputs)
+
+
+def call(kernel: Kernel, *operands: jax.Array) -> Sequence[jax.Array]:
+    """Compute a kernel, in the form that is best where the program will run."""
+    if is_inlined() or not all(map(_is_supported, operands)):
+        return kernel.form(*operands)
+    return kernel_p.bind(*varying_alike(*operands), kernel=kernel)
+
+
+def _is_supported(x: jax.Array) -> bool:
+    """Return whether an operand's shape is known, and not divided over an explicit mesh."""
+    return all(isinstance(n, int) for n in x.shape) and not any(getattr(jax.typeof(x).sharding, "spec", ()))
+
+
+def is_given(tangent: Any) -> bool:
+    """Return whether a tangent or cotangent is an array, and not JAX's symbolic zero."""
+    return not isinstance(tangent, ad.Zero)
+
+
+def instantiated(tangent: Any, like: Any) -> jax.Array:
+    return tangent if is_given(tangent) else jnp.zeros_like(like)
+
+
+kernel_p = Primitive("jaxcnn_kernel")
+kernel_p.multiple_results = True
+
+
+@functools.partial(jax.jit, static_argnames="kernel")
+def _compiled(*operands: jax.Array, kernel: Kernel) -> Any:
+    return kernel_p.bind(*operands, kernel=kernel)
+
+
+@kernel_p.def_impl
+def _evaluate(*operands: jax.Array, kernel: Kernel) -> Any:
+    # Without jit there is no lowering that could choose a form.
+    disabled = jax.config.values["jax_disable_jit"]
+    return list(kernel.form(*operands)) if disabled else _compiled(*operands, kernel=kernel)
+
+
+@kernel_p.def_abstract_eval
+def _abstract(*operands: Any, kernel: Kernel) -> list[Any]:
+    return kernel.outputs(*operands)
+
+
+def _jvp(primals: Any, tangents: Any, *, kernel: Kernel) -> tuple[Any, list[jax.Array]]:
+    outputs = kernel_p.bind(*primals, kernel=kernel)
+    return outputs, kernel.derivative(primals, outputs, tangents)
+
+
+def _transpose(cts: Any, *operands: Any, kernel: Kernel) -> list[Any]:
+    wanted = [ad.is_undefined_primal(x) for x in operands]
+    group = next(group for group in kernel.linear if any(wanted[index] for index in group))
+    whole = [ct if is_given(ct) else jnp.zeros(ct.aval.shape, ct.aval.dtype) for ct in cts]
+    found = dict(zip(group, kernel.adjoint(group, whole, operands), strict=True))
+    return [found[i].astype(x.aval.dtype) if wanted[i] else None for i, x in enumerate(operands)]
+
+
+def _batched(operands: Any, dims: Any, *, kernel: Kernel) -> Any:
+    return kernel.batched(operands, dims)
+
+
+def _lowered(ctx: Any, *operands: Any, kernel: Kernel) -> Any:
+    return mlir.lower_fun(kernel.form, multiple_results=True)(ctx, *operands)
+
+
+def _lowered_for_cpu(ctx: Any, *operands: Any, kernel: Kernel) -> Any:
+    form: Form | None = None
+    if ctx.module_context.lowering_parameters.for_export:
+        form = kernel.form
+    elif _is_whole(ctx) and uses_native():
+        form = kernel.native(*ctx.avals_in)
+    return mlir.lower_fun(form or kernel.cpu_form, multiple_results=True)(ctx, *operands)
+
+
+def _is_whole(ctx: Any) -> bool:
+    """Return whether arrays at this place of the program are whole on one device, and not divided by XLA."""
+    axes = ctx.module_context.axis_context
+    is_manual = not hasattr(axes, "manual_axes") or set(axes.manual_axes) == set(axes.mesh.axis_names)
+    return is_manual and getattr(axes, "num_devices", 1) == 1
+
+
+ad.primitive_jvps[kernel_p] = _jvp
+ad.primitive_transposes[kernel_p] = _transpose
+batching.primitive_batchers[kernel_p] = _batched
+mlir.register_lowering(kernel_p, _lowered)
+mlir.register_lowering(kernel_p, _lowered_for_cpu, platform="cpu")

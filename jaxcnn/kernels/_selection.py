@@ -1,0 +1,94 @@
+"""Which kernels a program uses: one environment variable and one context manager."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Literal
+
+import jax
+
+from jaxcnn.errors import unknown_name
+from jaxcnn.kernels import native
+
+Choice = Literal["auto", "xla", "native"]
+CHOICES: tuple[Choice, ...] = ("auto", "xla", "native")
+
+VARIABLE = "JAXCNN_KERNELS"
+"""Environment variable with the choice for the whole process: auto (the default), xla or native."""
+
+_INLINED = "inlined"
+
+# A part of the keys of JAX's caches: a function that was compiled for another choice is compiled again.
+_context = jax.make_user_context(None)
+
+
+def selected() -> str:
+    """Return the choice in force: that of the innermost `use`, else of `JAXCNN_KERNELS`, else "auto".
+
+    Raises:
+      UsageError: `JAXCNN_KERNELS` has an unknown value.
+    """
+    return _context.value or _checked(os.environ.get(VARIABLE, "auto").lower())
+
+
+@contextlib.contextmanager
+def use(choice: Choice) -> Iterator[None]:
+    """Select the kernels of the programs that are traced and compiled within the context.
+
+    Args:
+      choice: "auto" uses native kernels on a CPU where `pip install 'jaxcnn[cpu]'` and a C++ compiler provide them,
+        "xla" uses XLA's operations alone, and "native" is "auto" that fails where there are no native kernels.
+
+    Raises:
+      UsageError: an unknown choice, or "native" without native kernels.
+
+    >>> with use("xla"):
+    ...     selected()
+    'xla'
+    """
+    if _checked(choice) == "native":
+        native.require()
+    with _context(choice):
+        yield
+
+
+@contextlib.contextmanager
+def inlined() -> Iterator[None]:
+    """Trace kernels as the JAX operations that define them, for other programs and for readers of a jaxpr."""
+    with _context(_INLINED):
+        yield
+
+
+def is_inlined() -> bool:
+    return _context.value == _INLINED
+
+
+def uses_native() -> bool:
+    """Return whether programs for a CPU call the native library; build it at the first call.
+
+    Raises:
+      UsageError: native kernels are required and there are none.
+    """
+    choice = selected()
+    if choice == "native":
+        native.require()
+    return choice in ("auto", "native") and native.is_available()
+
+
+def on_cpu() -> bool:
+    """Return whether JAX places new computations on a CPU: its default device, else its default backend."""
+    device = jax.config.values["jax_default_device"]
+    return (getattr(device, "platform", device) or jax.default_backend()) == "cpu"
+
+
+def describe() -> str:
+    """Return what computes convolutions on this machine: "XLA", "oneDNN" or "oneDNN+Winograd"."""
+    if not on_cpu() or not uses_native():
+        return "XLA"
+    return "oneDNN" if native.requires_exact_sums() else "oneDNN+Winograd"
+
+
+def _checked(choice: str) -> str:
+    if choice not in CHOICES:
+        raise unknown_name(f"choice of kernels ({VARIABLE})", choice, CHOICES)
+    return choice
