@@ -235,12 +235,12 @@ def test_labels_out_of_range_are_refused(source: Path, tmp_path: Path) -> None:
         prepare(source, tmp_path / "out", per_class=FEW, verify=False)
 
 
-def test_more_than_there_are_cannot_be_drawn(source: Path, tmp_path: Path) -> None:
+def test_drawing_more_examples_than_there_are_is_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"class 'T-shirt/top' has too few examples: 3\. Draw that many"):
         prepare(source, tmp_path / "out", per_class={"train": 7, "test": 4}, verify=False)
 
 
-def test_replaced_only_by_force(source: Path, tmp_path: Path) -> None:
+def test_an_existing_dataset_is_replaced_only_by_force(source: Path, tmp_path: Path) -> None:
     target = prepare(source, tmp_path / "out", per_class=FEW, verify=False)
     before = files(tmp_path / "out")
     with pytest.raises(UsageError, match=r"already exists: .*\. Replace it with --force"):
@@ -253,7 +253,7 @@ def test_replaced_only_by_force(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", ["while it is written", "before it is moved"])
-def test_failure_leaves_what_was_there(source: Path, tmp_path: Path, monkeypatch, moment: str) -> None:
+def test_a_failure_keeps_the_old_files(source: Path, tmp_path: Path, monkeypatch, moment: str) -> None:
     prepare(source, tmp_path / "out", per_class=FEW, verify=False)
     before = files(tmp_path / "out")
 

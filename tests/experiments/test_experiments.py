@@ -52,7 +52,7 @@ def quiet(tmp_path):
     return {"folder": tmp_path / "out" / "made_up", "kept": tmp_path / "kept", "say": lambda line: None}
 
 
-def test_what_was_measured_is_not_measured_again(made_up, quiet):
+def test_measurements_are_not_repeated(made_up, quiet):
     first = run.run(made_up, "small", [0, 1], **quiet)
     assert MEASURED == [1, 2, 3]
     assert run.run(made_up, "small", [0, 1], **quiet)["records"] == first["records"]
@@ -63,7 +63,7 @@ def test_what_was_measured_is_not_measured_again(made_up, quiet):
     assert MEASURED == [1, 2, 3] * 3
 
 
-def test_an_interrupted_run_goes_on_and_leaves_the_old_results_until_it_is_done(made_up, quiet):
+def test_an_interrupted_run_resumes_and_keeps_the_old_results_until_it_is_done(made_up, quiet):
     old = run.run(made_up, "small", [0], **quiet)
 
     def interrupted(config, seeds):
@@ -116,7 +116,7 @@ def test_results_without_a_part_are_refused(made_up, quiet, field):
     ("content", "match"),
     [(None, "python -m experiments made_up makes it"), ("{", "damaged"), ("[]", "not an object")],
 )
-def test_results_that_are_missing_or_damaged_are_told_in_one_line(tmp_path, content, match):
+def test_missing_or_damaged_results_are_reported_in_one_line(tmp_path, content, match):
     folder = tmp_path / "made_up"
     folder.mkdir()
     if content is not None:
@@ -126,7 +126,7 @@ def test_results_that_are_missing_or_damaged_are_told_in_one_line(tmp_path, cont
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_that_cannot_be_written_is_told(made_up, quiet, tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(made_up, quiet, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be written"):
         run.run(made_up, "small", [0], **{**quiet, "folder": tmp_path / "file" / "made_up"})
@@ -231,7 +231,7 @@ def mean_kernel(state, batch):
 
 @pytest.mark.usefixtures("compile_quickly")
 @pytest.mark.parametrize("tests", [4, (0, 3, 20)])
-def test_seeds_side_by_side_learn_what_they_learn_in_turns(images, tests):
+def test_seeds_trained_together_match_seeds_trained_in_turn(images, tests):
     options = {"steps": 20, "batch_size": 16, "seeds": [3, 5], "tests": tests, "probe": mean_kernel}
     turns, mapped = (train(NETWORK, images, optax.adam(0.01), side_by_side=way, **options) for way in ("turns", "vmap"))
     for name in ("loss", "accuracy", "tests", "probes"):
