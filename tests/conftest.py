@@ -1,14 +1,43 @@
-"""Eight CPU devices, so that parallel code is tested as such on any machine, and programs compiled once."""
+"""Settings and fixtures of all tests: eight CPU devices, a shared compilation cache, and one trained network."""
 
+import fcntl
 import os
 from pathlib import Path
 
-# Set before JAX looks for devices; an accelerator, if there is one, is left alone.
+# Set these before JAX initializes its backends. Tests run on the CPU even where there is an accelerator.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Workers and the processes that tests start share what one of them has compiled; so does the next run.
+# The workers, the processes that tests start, and the next run reuse each other's compiled programs. Small programs
+# are stored too: eager operations compile hundreds of them.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
+import pytest
 
+# Parallel code is tested as such on any machine.
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture
+def compile_quickly():
+    """Turn most of XLA's optimizations off.
+
+    For tests of many programs that each run once on small arrays: compiling them takes longer than running them.
+    """
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="session")
+def lenet_run(tmp_path_factory, worker_id):
+    """Return the result of a short run of LeNet-5. Tests must leave its directory as it was."""
+    from jaxcnn.train import Config, fit
+
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder if worker_id == "master" else folder.parent  # which all workers share
+    config = Config(steps=60, batch_size=64, ema_decay=0.9, progress=False, workdir=str(folder / "lenet_run"))
+    with (folder / "lenet_run.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return fit(config)  # the first worker trains; the others load the finished run

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from jaxcnn import startup
 from jaxcnn.train.config import Config
-from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.devices import distributed
 from jaxcnn.train.devices.distributed import Ignored
+from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.runtime import _pictures, integrity, workdir
 from jaxcnn.train.runtime._progress import ProgressDisplay, print_summary
 from jaxcnn.train.runtime.checkpoint import Checkpoints

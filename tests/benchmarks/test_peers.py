@@ -63,7 +63,7 @@ def test_a_missing_library_is_a_row_and_the_others_run(tmp_path, capsys):
     assert "not installed" in capsys.readouterr().out
 
 
-def test_another_network_is_no_comparison():
+def test_a_different_network_is_refused():
     rows = {"jaxcnn": {"params": 100, "error": None}, "torch": {"params": 101, "error": None}}
     _check_same_network(rows)
     assert rows["jaxcnn"]["error"] is None

@@ -60,7 +60,7 @@ def test_the_gpu_plan_is_sound_in_full_and_tiny():
     assert {case.parallel for case in gpu.spread()} == {"pmap", "shard_map", "jit"}
 
 
-def test_what_no_time_was_left_for_is_a_row_that_says_so(tmp_path, capsys):
+def test_a_case_without_time_left_is_a_row_that_says_so(tmp_path, capsys):
     assert gpu.main(["--seconds", "0", "--parts", "headline,peers,spread", "--out", str(tmp_path)]) == 0
     rows = results.read(tmp_path)
     assert len(rows) == len(gpu.headline()) + len(gpu.spread())
@@ -72,7 +72,7 @@ def test_the_gpu_script_is_a_script():
     assert subprocess.run(["bash", "-n", str(ROOT / "benchmarks" / "gpu.sh")]).returncode == 0
 
 
-def test_suites_that_hang_are_cut_off():
+def test_suites_that_hang_are_stopped():
     code = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
     assert everything._run([sys.executable, "-c", code], 1.0) == "stopped: time limit reached"
     assert everything._run([sys.executable, "-c", "raise SystemExit(3)"], 30.0) == "exit status 3"

@@ -38,7 +38,7 @@ def test_a_split_is_read_once_as_uint8():
     assert dataset.read("test")[0] is images
 
 
-def test_recorded_statistics_are_the_training_images_own():
+def test_recorded_statistics_are_those_of_the_training_images():
     images, _ = open_dataset(NAME).read("train")
     measured, scaled = Statistics.of(images), images / 255.0
     np.testing.assert_allclose(measured.mean, scaled.mean((0, 1, 2)), rtol=1e-9)
@@ -54,7 +54,7 @@ def test_any_prepared_data_set_of_labelled_images_is_read_by_its_name(copy):
     np.testing.assert_allclose(dataset.statistics().mean, STATISTICS[NAME].mean, atol=5e-7)
 
 
-def test_an_unknown_name_names_the_nearest_and_a_known_one_its_folder(tmp_path):
+def test_an_unknown_name_is_refused_with_the_closest_and_a_known_one_with_its_folder(tmp_path):
     with pytest.raises(UsageError, match="unknown dataset 'cifar_10'; did you mean 'cifar10'"):
         open_dataset("cifar_10", tmp_path)
     with pytest.raises(UsageError, match=f"dataset 'cifar10' is not prepared in {tmp_path}"):
@@ -62,7 +62,7 @@ def test_an_unknown_name_names_the_nearest_and_a_known_one_its_folder(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])
-def test_damaged_records_are_told_in_one_line(copy, damage):
+def test_damaged_records_are_reported_in_one_line(copy, damage):
     records = copy / "other" / "1.0.0" / "other-test.array_record-00000-of-00001"
     content = bytearray(records.read_bytes())
     if damage == "truncate":
@@ -80,13 +80,13 @@ def test_damaged_records_are_told_in_one_line(copy, damage):
         open_dataset("other", copy).read("test")
 
 
-def test_damaged_descriptions_are_told_in_one_line(copy):
+def test_damaged_descriptions_are_reported_in_one_line(copy):
     (copy / "other" / "1.0.0" / "features.json").write_text("{")
     with pytest.raises(UsageError, match="dataset 'other'"):
         open_dataset("other", copy)
 
 
-def test_a_label_that_is_none_of_the_classes_is_told_in_one_line(copy):
+def test_a_label_out_of_range_is_reported_in_one_line(copy):
     folder = copy / "other" / "1.0.0"
     names = (folder / "label.labels.txt").read_text().splitlines()[:-1]
     (folder / "label.labels.txt").write_text("\n".join(names) + "\n")

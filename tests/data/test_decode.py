@@ -41,7 +41,7 @@ def test_png_has_the_pixels_that_pillow_gives(mode, channels):
     np.testing.assert_array_equal(decode.decode(content, channels), expected.reshape(13, 17, channels))
 
 
-def test_a_png_with_a_transparent_colour_keeps_its_three_channels():
+def test_a_png_with_a_transparent_color_keeps_its_three_channels():
     noise = np.random.default_rng(1).integers(256, size=(13, 17, 3), dtype=np.uint8)
     content = encoded(Image.fromarray(noise), "PNG", transparency=tuple(map(int, noise[2, 2])))
     np.testing.assert_array_equal(decode.decode(content, 3), noise)

@@ -31,7 +31,7 @@ def test_train_and_validation_folders_are_the_splits(originals, tmp_path):
         assert sorted(example.label for example in examples) == sorted([0, 1] * (len(examples) // 2))
 
 
-def test_without_such_folders_some_images_of_each_are_for_testing(originals, tmp_path):
+def test_without_split_folders_some_images_of_each_class_are_the_test_set(originals, tmp_path):
     originals.write_image_folder(tmp_path / "images", {"": 30})
     dataset = open_dataset(f"imagefolder:{tmp_path / 'images'}", tmp_path / "data")
     assert sum(dataset.examples.values()) == 60
@@ -43,7 +43,7 @@ def test_without_such_folders_some_images_of_each_are_for_testing(originals, tmp
     assert before <= {example.image for example in more.read_encoded("test", range(more.examples["test"]))}
 
 
-def test_it_is_made_once_and_anew_when_something_changes(originals, tmp_path):
+def test_the_dataset_is_prepared_once_and_again_when_a_file_changes(originals, tmp_path):
     originals.write_image_folder(tmp_path / "images", {"train": 2, "test": 1})
     name = f"imagefolder:{tmp_path / 'images'}"
     first = open_dataset(name, tmp_path / "data").directory
@@ -84,7 +84,7 @@ def test_damaged_images_are_named_in_one_line_and_nothing_is_written(originals, 
         ({"train": 1, "test": 0}, "no test images"),
     ],
 )
-def test_what_is_no_such_folder_is_refused(splits, says, originals, tmp_path):
+def test_a_folder_without_classes_is_refused(splits, says, originals, tmp_path):
     originals.write_image_folder(tmp_path / "images", splits)
     with pytest.raises(UsageError, match=says):
         open_dataset(f"imagefolder:{tmp_path / 'images'}", tmp_path / "data")
@@ -97,7 +97,7 @@ def test_images_without_a_common_size_need_one(photographs):
         photographs.read("train")
 
 
-def test_a_random_part_is_cut_out_while_decoding_whatever_the_processes(photographs):
+def test_a_random_crop_is_decoded_equally_by_any_number_of_processes(photographs):
     pipeline = open_pipeline(photographs, 8, seed=3, image_size=24, augment=["resized_crop:0.3,0.6", "flip"], workers=2)
     assert pipeline.device_augment == ("flip",)
     assert pipeline.image_shape == (24, 24, 3)
@@ -115,7 +115,7 @@ def test_a_random_part_is_cut_out_while_decoding_whatever_the_processes(photogra
     assert not np.array_equal(whole[0]["images"], whole[3]["images"])
 
 
-def test_the_middle_is_torchvisions_resize_and_centre_crop(photographs):
+def test_the_center_crop_agrees_with_torchvisions_resize_and_crop(photographs):
     pipeline = open_pipeline(photographs, 8, image_size=14)
     images, labels = photographs.read("test", (14, 14))
     batches = list(pipeline.evaluation_batches(4))
@@ -129,12 +129,13 @@ def test_the_middle_is_torchvisions_resize_and_centre_crop(photographs):
         assert np.abs(middle - images[place]).mean() < 3  # which is decoded at a smaller size
 
 
-def test_the_middle_has_224_of_256_pixels_of_the_shorter_side():
+def test_the_center_crop_has_224_of_256_pixels_of_the_shorter_side():
     assert center_box(256, 256, (224, 224)) == (16, 16, 240, 240)
     assert center_box(512, 1024, (224, 224)) == (288, 32, 736, 480)
 
 
-def test_a_network_is_trained_on_a_folder_and_says_how_long_it_waited(photographs, tmp_path, capsys):
+@pytest.mark.usefixtures("compile_quickly")
+def test_a_network_is_trained_on_a_folder_and_reports_how_long_it_waited(photographs, tmp_path, capsys):
     flags = ["--dataset", photographs.name, "--data-dir", str(photographs.directory.parent.parent)]
     size = ["--image-size", "28", "--augment", "resized_crop", "flip"]
     run = ["--steps", "4", "--batch-size", "8", "--workdir", str(tmp_path / "run"), "--json", "--no-progress"]
@@ -147,14 +148,14 @@ def test_a_network_is_trained_on_a_folder_and_says_how_long_it_waited(photograph
     assert "give them one with --image-size" in capsys.readouterr().err
 
 
-def test_waiting_for_data_is_told_with_what_to_change(photographs):
+def test_waiting_for_data_is_reported_with_advice(photographs):
     pipeline = open_pipeline(photographs, 8, image_size=24, augment=["resized_crop"])
     assert pipeline.advice(0.1) is None
     assert "waited for data 45% of the time" in pipeline.advice(0.45)
     assert "would help" in pipeline.advice(0.45)
 
 
-def test_a_folder_is_shown_and_measured(photographs, tmp_path, capsys, monkeypatch):
+def test_images_of_a_folder_are_shown_and_their_statistics_measured(photographs, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data_dir = str(photographs.directory.parent.parent)
     out = tmp_path / "sheet.png"

@@ -90,13 +90,13 @@ def other_file(kind):
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_a_file_that_is_not_plain_is_left_to_be_decoded_by_itself(kind):
+def test_a_file_that_is_not_plain_is_decoded_separately(kind):
     content = other_file(kind)
     assert decode.decode(content, 3).shape == (5, 7 if kind == "larger" else 6, 3)
     assert decode_together([PLAIN, content], (5, 6, 3)) is None
 
 
-def test_a_batch_with_some_files_that_are_not_plain_is_decoded_whole(grey):
+def test_a_batch_with_some_files_that_are_not_plain_is_decoded_completely(grey):
     dataset = open_dataset("mnist", grey)
     examples = dataset.read_encoded("train", range(20))
     images = dataset.read("train")[0][:20]
@@ -107,7 +107,7 @@ def test_a_batch_with_some_files_that_are_not_plain_is_decoded_whole(grey):
     assert dataset.decode_batch([]).shape == (0, 28, 28, 1)
 
 
-def test_one_damaged_image_of_a_batch_is_told(grey):
+def test_one_damaged_image_of_a_batch_is_reported(grey):
     dataset = open_dataset("mnist", grey)
     examples = dataset.read_encoded("train", range(20))
     examples[7] = Encoded(examples[7].image[:200], examples[7].label)
@@ -132,7 +132,7 @@ def test_damage_anywhere_in_a_file_is_found(place, how):
 
 @settings(deadline=None, max_examples=100)
 @given(place=st.integers(0, 10_000), bit=st.integers(0, 7), cut=st.booleans())
-def test_a_wrong_stream_with_a_right_checksum_never_has_other_pixels_than_by_itself(place, bit, cut):
+def test_a_corrupt_stream_with_a_valid_checksum_decodes_as_it_does_alone(place, bit, cut):
     stream = bytearray(zlib.compress(filtered_rows(np.random.default_rng(0), 5, 6, 3)))
     place %= len(stream)
     stream[place] ^= 1 << bit

@@ -66,7 +66,7 @@ def test_svhn(originals, tmp_path):
         assert same_examples(read_by_tfds("svhn_cropped", split, tmp_path / "data"), images, labels)
 
 
-def test_every_known_data_set_has_published_sums():
+def test_every_known_dataset_has_published_checksums():
     assert SUMS.keys() == READERS.keys()
     for sums in SUMS.values():
         assert all(len(bytes.fromhex(value)) in (16, 20, 32) for value in sums.values())
@@ -81,7 +81,7 @@ def test_files_that_are_not_the_originals_are_refused(originals, tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-def test_a_copy_packed_anew_has_the_sum_of_its_content(originals, tmp_path, monkeypatch):
+def test_a_recompressed_copy_has_the_checksum_of_its_content(originals, tmp_path, monkeypatch):
     originals.write_idx_files(tmp_path / "source")
     contents = {path.stem: gzip.decompress(path.read_bytes()) for path in (tmp_path / "source").iterdir()}
     right = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
@@ -89,7 +89,7 @@ def test_a_copy_packed_anew_has_the_sum_of_its_content(originals, tmp_path, monk
     assert prepare("mnist", tmp_path / "source", tmp_path / "data").unverified == ()
 
 
-def test_files_without_a_published_sum_are_named(originals, tmp_path, capsys):
+def test_files_without_a_published_checksum_are_named(originals, tmp_path, capsys):
     originals.write_cifar(tmp_path / "source", "binary", fine=True)
     command = ["prepare", "cifar100", "--source", str(tmp_path / "source"), "--data-dir", str(tmp_path / "data")]
     assert main(command) == 0
@@ -153,7 +153,7 @@ def test_a_pickle_that_calls_something_is_refused(originals, tmp_path):
         prepare("cifar10", tmp_path / "source", tmp_path / "data", verify=False)
 
 
-def test_a_preparation_cut_off_leaves_what_was_there_and_is_made_again(originals, tmp_path):
+def test_an_interrupted_preparation_keeps_the_old_files_and_can_be_repeated(originals, tmp_path):
     originals.write_idx_files(tmp_path / "source")
     data = tmp_path / "data"
 
@@ -176,7 +176,7 @@ def test_a_preparation_cut_off_leaves_what_was_there_and_is_made_again(originals
     np.testing.assert_array_equal(open_dataset("mnist", data).read("train")[0], before)
 
 
-def test_what_tfds_left_half_prepared_is_called_so(tmp_path):
+def test_a_dataset_that_tfds_prepared_in_part_is_reported(tmp_path):
     (tmp_path / "cifar10" / "3.0.2.incomplete.ABC_1").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"only partly prepared in .*\. Run jaxcnn prepare cifar10, or"):
         open_dataset("cifar10", tmp_path)
@@ -252,7 +252,7 @@ def test_without_a_source_the_originals_are_downloaded_once(server, originals, t
     assert server.count("GET") == 4  # what was downloaded is kept
 
 
-def test_without_a_network_a_download_is_given_up_within_seconds(monkeypatch, tmp_path):
+def test_without_a_network_a_download_fails_within_seconds(monkeypatch, tmp_path):
     import tensorflow_datasets as tfds
 
     info = tfds.download.checksums.UrlInfo(1, "0" * 64, "train-images-idx3-ubyte.gz")

@@ -1,4 +1,4 @@
-"""RandAugment's operations are Pillow's, at torchvision's strengths, and each is chosen as often."""
+"""RandAugment and TrivialAugment: Pillow's operations at torchvision's strengths, each chosen equally often."""
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,9 @@ IMAGE = np.random.default_rng(1).integers(20, 220, (24, 20, 3), np.uint8)
 IMAGE[4:10, 4:12] //= 3
 MOST = {"shear": 0.3, "translate_x": 9.0, "translate_y": 9.0, "rotate": 30.0, "blend": 0.9, "bits": 4}
 apply = jax.jit(lambda image, name, strength, negative: operate(image, name, strength, negative, **MOST))
+
+
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def by_pillow(name: str, strength: float, sign: int) -> np.ndarray:
@@ -45,7 +48,7 @@ def by_pillow(name: str, strength: float, sign: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_an_operation_is_pillows(name):
+def test_an_operation_agrees_with_pillow(name):
     for strength, sign in ((0.3, 1), (0.3, -1), (1.0, 1), (1.0, -1)):
         ours = np.asarray(apply(IMAGE, OPERATIONS.index(name), strength, sign < 0)).astype(int)
         theirs = by_pillow(name, strength, sign).astype(int)
@@ -56,13 +59,13 @@ def test_an_operation_is_pillows(name):
             assert np.abs(ours - theirs).max() <= 1, (strength, sign)
 
 
-def test_a_constant_channel_stays_under_autocontrast_and_equalize():
+def test_autocontrast_and_equalize_keep_a_constant_channel():
     image = np.full((8, 8, 3), 77, np.uint8)
     for name in ("autocontrast", "equalize"):
         np.testing.assert_array_equal(apply(image, OPERATIONS.index(name), 1.0, False), image)
 
 
-def test_randaugment_is_its_operations_one_after_another():
+def test_randaugment_applies_its_operations_in_turn():
     most = {**MOST, "translate_x": 150 / 331 * 20, "translate_y": 150 / 331 * 24}
     one = jax.jit(lambda image, name, negative: operate(image, name, 0.3, negative, **most))
     two = jax.jit(randaugment)
@@ -74,7 +77,7 @@ def test_randaugment_is_its_operations_one_after_another():
         np.testing.assert_array_equal(two(key, jnp.asarray(IMAGE)), by_hand)
 
 
-def test_trivialaugment_leaves_as_many_images_as_have_no_operation():
+def test_trivialaugment_leaves_the_expected_share_of_images_unchanged():
     keys = jax.random.split(jax.random.key(0), 600)
     changed = jax.jit(jax.vmap(trivialaugment, (0, None)))(keys, jnp.asarray(IMAGE))
     untouched = (np.asarray(changed) == IMAGE).all((1, 2, 3)).mean()
@@ -84,7 +87,7 @@ def test_trivialaugment_leaves_as_many_images_as_have_no_operation():
     assert abs(untouched - expected) < 5 * np.sqrt(expected / 600)
 
 
-def test_grey_images_have_all_operations():
+def test_grayscale_images_have_all_operations():
     image = jnp.asarray(IMAGE[..., :1])
     keys = jax.random.split(jax.random.key(1), 100)
     changed = jax.jit(jax.vmap(trivialaugment, (0, None)))(keys, image)

@@ -52,7 +52,7 @@ def quiet(tmp_path):
     return {"folder": tmp_path / "out" / "made_up", "kept": tmp_path / "kept", "report": lambda line: None}
 
 
-def test_what_was_measured_is_not_measured_again(made_up, quiet):
+def test_measurements_are_not_repeated(made_up, quiet):
     first = run.run(made_up, "small", [0, 1], **quiet)
     assert MEASURED == [1, 2, 3]
     assert run.run(made_up, "small", [0, 1], **quiet)["measurements"] == first["measurements"]
@@ -63,7 +63,7 @@ def test_what_was_measured_is_not_measured_again(made_up, quiet):
     assert MEASURED == [1, 2, 3] * 3
 
 
-def test_an_interrupted_run_goes_on_and_leaves_the_old_results_until_it_is_done(made_up, quiet):
+def test_an_interrupted_run_resumes_and_keeps_the_old_results_until_it_is_done(made_up, quiet):
     old = run.run(made_up, "small", [0], **quiet)
 
     def interrupted(config, seeds):
@@ -116,7 +116,7 @@ def test_results_without_a_part_are_refused(made_up, quiet, field):
     ("content", "match"),
     [(None, "Run python -m experiments made_up"), ("{", "damaged"), ("[]", "not an object")],
 )
-def test_results_that_are_missing_or_damaged_are_told_in_one_line(tmp_path, content, match):
+def test_missing_or_damaged_results_are_reported_in_one_line(tmp_path, content, match):
     folder = tmp_path / "made_up"
     folder.mkdir()
     if content is not None:
@@ -126,7 +126,7 @@ def test_results_that_are_missing_or_damaged_are_told_in_one_line(tmp_path, cont
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_that_cannot_be_written_is_told(made_up, quiet, tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(made_up, quiet, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="cannot be written"):
         run.run(made_up, "small", [0], **{**quiet, "folder": tmp_path / "file" / "made_up"})
@@ -229,8 +229,9 @@ def mean_kernel(state, batch):
     return {"kernel": abs(state.params["layers_0"]["kernel"]).mean(), "images": batch["images"].mean()}
 
 
+@pytest.mark.usefixtures("compile_quickly")
 @pytest.mark.parametrize("tests", [4, (0, 3, 20)])
-def test_seeds_side_by_side_learn_what_they_learn_in_turns(images, tests):
+def test_seeds_trained_together_match_seeds_trained_in_turn(images, tests):
     options = {"steps": 20, "batch_size": 16, "seeds": [3, 5], "tests": tests, "probe": mean_kernel}
     turns, mapped = (train(NETWORK, images, optax.adam(0.01), side_by_side=way, **options) for way in ("turns", "vmap"))
     for name in ("loss", "accuracy", "tests", "probes"):
@@ -246,6 +247,7 @@ def test_seeds_side_by_side_learn_what_they_learn_in_turns(images, tests):
     assert abs(turns.loss[0] - turns.loss[1]).max() > 1e-2
 
 
+@pytest.mark.usefixtures("compile_quickly")
 def test_a_seed_decides_everything_alone(images):
     options = {"steps": 6, "batch_size": 16, "tests": 1}
     together = train(NETWORK, images, optax.sgd(0.1), seeds=[0, 1], **options)
@@ -253,6 +255,7 @@ def test_a_seed_decides_everything_alone(images):
     np.testing.assert_array_equal(together.loss[1:], alone.loss)
 
 
+@pytest.mark.usefixtures("compile_quickly")
 def test_tests_count_every_image_once(images):
     """Against the network applied to all test images at once."""
     done = train(NETWORK, images, optax.sgd(0.1), steps=3, batch_size=16, seeds=[0], tests=1)
@@ -262,12 +265,14 @@ def test_tests_count_every_image_once(images):
     assert done.tests["test_loss"][0, -1] == pytest.approx(float(losses.mean()), rel=1e-5)
 
 
+@pytest.mark.usefixtures("compile_quickly")
 def test_a_network_that_diverges_has_its_curve_to_the_end(images):
     done = train(NETWORK, images, optax.sgd(1e20), steps=8, batch_size=16, seeds=[0], tests=2)
     assert not np.isfinite(done.loss[0, -1])
     assert done.values()["final_test_accuracy"].shape == (1,)
 
 
+@pytest.mark.usefixtures("compile_quickly")
 def test_a_long_curve_is_thinned_by_means(images):
     done = train(Sequential([Flatten(), Dense(3)]), images, optax.sgd(0.1), steps=450, batch_size=2, seeds=[0], tests=1)
     values = done.values()
@@ -298,6 +303,7 @@ def test_the_commands_of_results_are_run_from_the_repository(made_up, quiet):
     assert command_line.endswith("--budget small --seeds 2")
 
 
+@pytest.mark.usefixtures("compile_quickly")
 def test_the_experiment_in_contributing_runs(quiet, tmp_path, monkeypatch):
     text = (Path(run.RESULTS).parents[1] / "CONTRIBUTING.md").read_text()
     (code,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "EXPERIMENT = " in code]

@@ -41,7 +41,7 @@ def test_a_planted_slowdown_of_20_percent_is_found_and_a_rerun_passes(seed):
     assert [c.verdict for c in compare(slower, old)] == ["faster", "same"]
 
 
-def test_a_step_that_really_sleeps_longer_is_found():
+def test_a_step_that_sleeps_longer_is_found():
     def row(seconds):
         timing = time_step(lambda: time.sleep(seconds), steps=10, warmup=1, min_window=0.0)
         return {**CASE, "samples_ms": [1e3 * s for s in timing.samples], "step_ms": 1e3 * timing.median}

@@ -47,7 +47,7 @@ ROWS = [
 ]
 
 
-def test_rows_come_back_and_pictures_are_pictures(tmp_path):
+def test_rows_are_read_back_and_plots_are_png_files(tmp_path):
     files = results.write(tmp_path / "out", ROWS, "Title")
     assert {file.name for file in files} == {
         "rows.json", "rows.csv", "rows.md", "throughput.png", "memory.png", "latency.png", "scaling.png",
@@ -62,13 +62,13 @@ def test_rows_come_back_and_pictures_are_pictures(tmp_path):
     assert read[3]["error"] == "out of memory: a | b"
 
 
-def test_pictures_of_an_earlier_result_do_not_stay(tmp_path):
+def test_plots_of_an_earlier_result_are_removed(tmp_path):
     results.write(tmp_path, ROWS, "Title")
     results.write(tmp_path, ROWS[:1], "Title")
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_the_table_has_what_differs_and_says_once_what_does_not():
+def test_the_table_has_the_columns_that_differ_and_names_the_others_once():
     above, _, *table = results.to_markdown(ROWS).splitlines()
     assert "model: resnet50" in above
     assert "params: 25,557,032" in above

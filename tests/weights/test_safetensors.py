@@ -92,7 +92,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_header_that_lies_is_one_line(lie, tmp_path):
+def test_a_wrong_header_is_reported_in_one_line(lie, tmp_path):
     path = tmp_path / "lie.safetensors"
     path.write_bytes(LIES[lie])
     with pytest.raises(UsageError, match="is not a valid safetensors file") as error:
@@ -107,7 +107,7 @@ def test_an_absurd_but_empty_shape_takes_no_memory(tmp_path):
     assert safetensors.read(path)["x"].read().size == 0
 
 
-def test_whatever_byte_is_damaged_nothing_worse_than_one_line_follows(file):
+def test_damage_to_any_byte_is_at_most_a_one_line_error(file):
     content, generator = file.read_bytes(), random.Random(0)
     for _ in range(500):
         damaged = bytearray(content)

@@ -141,7 +141,7 @@ def test_a_hostile_archive_is_one_line(says, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["changed.pth"]
 
 
-def test_a_big_endian_archive_is_turned_around(tmp_path):
+def test_a_big_endian_archive_is_byte_swapped(tmp_path):
     def swap(entries):
         entries["archive/byteorder"] = b"big"
         for name in entries:
@@ -155,7 +155,7 @@ def test_a_big_endian_archive_is_turned_around(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["archive", "stream"])
-def test_a_file_that_was_cut_off_is_one_line(file, tmp_path):
+def test_a_truncated_file_is_one_line(file, tmp_path):
     content = (GOLDEN / f"{file}.pth").read_bytes()
     path = tmp_path / "cut.pth"
     for length in range(0, len(content), 61):
@@ -166,7 +166,7 @@ def test_a_file_that_was_cut_off_is_one_line(file, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["archive", "stream", "checkpoint", "views"])
-def test_whatever_byte_is_damaged_nothing_worse_than_one_line_follows(file, tmp_path):
+def test_damage_to_any_byte_is_at_most_a_one_line_error(file, tmp_path):
     content = (GOLDEN / f"{file}.pth").read_bytes()
     generator = random.Random(0)
     path = tmp_path / "damaged.pth"
@@ -202,7 +202,7 @@ def test_a_folder_is_one_line(tmp_path):
         read_arrays(tmp_path / "folder.pth")
 
 
-def test_an_archive_whose_directory_lies_about_lengths_is_one_line(tmp_path):
+def test_an_archive_with_wrong_lengths_in_its_directory_is_one_line(tmp_path):
     content = bytearray((GOLDEN / "archive.pth").read_bytes())
     entry = content.index(b"PK\x01\x02")  # the first entry of the central directory: data.pkl
     content[entry + 20 : entry + 28] = (2**31).to_bytes(4, "little") * 2  # both of its lengths

@@ -1,4 +1,4 @@
-"""`jaxcnn convert`: weights in from a file or the hub, and out of a run, with a report."""
+"""`jaxcnn convert`: weights from a file or the hub to ours and back, with a report."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ import pytest
 from jaxcnn import weights
 from jaxcnn.cli import main
 from jaxcnn.models import create_model
-from jaxcnn.train import Config, fit, load_run
+from jaxcnn.train import load_run
 from jaxcnn.weights import safetensors
 from jaxcnn.weights.conversion import template
 
@@ -31,7 +31,7 @@ def published(tmp_path_factory):
     return path
 
 
-def test_a_published_file_goes_in_and_out_again_unchanged(published, tmp_path, capsys):
+def test_a_published_file_is_converted_and_back_unchanged(published, tmp_path, capsys):
     ours, theirs = tmp_path / "ours.safetensors", tmp_path / "theirs.safetensors"
     assert main(["convert", str(published), "--model", "resnet18", "--out", str(ours), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
@@ -48,9 +48,8 @@ def test_a_published_file_goes_in_and_out_again_unchanged(published, tmp_path, c
         np.testing.assert_array_equal(after[name].read(), stored.read())
 
 
-def test_what_a_run_has_trained_comes_out_and_back(tmp_path, capsys):
-    run, out = tmp_path / "run", tmp_path / "lenet5.safetensors"
-    fit(Config(steps=2, batch_size=64, progress=False, workdir=str(run)))
+def test_the_weights_of_a_run_are_written_and_loaded(lenet_run, tmp_path, capsys):
+    run, out = lenet_run.workdir, tmp_path / "lenet5.safetensors"
     assert main(["convert", "--workdir", str(run), "--out", str(out)]) == 0
     trained, loaded = load_run(run), weights.load("lenet5", out)
     np.testing.assert_array_equal(loaded["params"]["head"]["kernel"], trained.variables["params"]["head"]["kernel"])
@@ -94,7 +93,7 @@ def test_a_name_on_the_hub_is_downloaded(published, monkeypatch, capsys):
         (["hf:../../x", "--model", "resnet50"], "Use the form hf:OWNER/NAME"),
     ],
 )
-def test_mistakes_are_one_line(args, says, capsys):
+def test_a_mistake_is_one_line_and_status_2(args, says, capsys):
     assert main(["convert", *args]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -102,7 +101,7 @@ def test_mistakes_are_one_line(args, says, capsys):
     assert len(err.splitlines()) == 1
 
 
-def test_without_huggingface_hub_its_extra_is_named(monkeypatch, capsys):
+def test_a_missing_huggingface_hub_is_named_with_its_extra(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert main(["convert", "hf:timm/resnet50.tv_in1k", "--model", "resnet50"]) == 2
     assert "pip install 'jaxcnn[hub]'" in capsys.readouterr().err

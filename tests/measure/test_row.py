@@ -54,7 +54,7 @@ def test_the_stored_command_measures_the_same_case(row, monkeypatch):
         Case("lenet5", 1, parallel="shard_map"),
     ],
 )
-def test_a_command_says_all_of_its_case(case, monkeypatch):
+def test_the_command_contains_the_whole_case(case, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--a=b --c=d")
     seen = []
 
@@ -79,14 +79,15 @@ def test_a_command_says_all_of_its_case(case, monkeypatch):
     assert options["memory_limit"] == case.memory_limit
 
 
-def test_too_little_memory_is_a_row_and_nothing_is_run():
+@pytest.mark.usefixtures("compile_quickly")
+def test_too_little_memory_is_reported_in_the_row_and_nothing_runs():
     row = measure_case(replace(TINY, memory_limit=10_000))
     assert row["error"].startswith("out of memory: needs ")
     assert row["predicted_bytes"] > 10_000
     assert "step_ms" not in row
 
 
-def test_the_batch_is_doubled_until_memory_ends():
+def test_the_batch_is_doubled_until_memory_runs_out():
     def measure(case, report):
         ended = case.batch_size > 32
         return {**vars(case), "error": "out of memory" if ended else None, "images_per_second": None}
@@ -109,7 +110,7 @@ def child(code):
         ("time.sleep(60)", "took more than 0.5 s"),
     ],
 )
-def test_a_process_that_ends_is_a_row(code, says):
+def test_a_process_that_dies_is_reported_in_the_row(code, says):
     timeout = 0.5 if "sleep" in code else None
     row = measure_isolated(TINY, timeout=timeout, child=child(code))
     assert re.search(says, row["error"])
@@ -117,7 +118,7 @@ def test_a_process_that_ends_is_a_row(code, says):
     assert row["command"] == TINY.command()
 
 
-def test_what_a_process_tells_arrives():
+def test_messages_of_the_process_arrive():
     heard = []
     code = 'json.load(sys.stdin); print(\'{"doing": "compiling"}\'); print(\'{"row": {"x": 1}}\')'
     assert measure_isolated(TINY, heard.append, child=child(code)) == {"x": 1}
@@ -126,7 +127,7 @@ def test_what_a_process_tells_arrives():
         measure_isolated(TINY, child=child('print(\'{"mistake": "no such thing"}\')'))
 
 
-def test_memory_that_ends_is_called_so_however_it_is_told():
+def test_every_form_of_running_out_of_memory_is_recognized():
     assert one_line(MemoryError()) == "out of memory: MemoryError"
     told = one_line(RuntimeError("RESOURCE_EXHAUSTED: Failed to allocate 4 bytes\nlong\ntrace"))
     assert told == "out of memory: RESOURCE_EXHAUSTED: Failed to allocate 4 bytes"
@@ -152,7 +153,7 @@ def test_scaling_over_fake_devices_prints_its_efficiency(monkeypatch):
     assert "Fake" in printed[-1]
 
 
-def test_real_devices_are_compared_with_as_many_of_one():
+def test_scaling_compares_with_the_same_number_of_single_devices():
     def row(devices, batch, rate):
         return {"devices": devices, "batch_size": batch, "images_per_second": rate, "fake_devices": False}
 
@@ -173,11 +174,12 @@ def test_real_devices_are_compared_with_as_many_of_one():
         ({"modes": ["infer"], "steps_per_dispatch": [4]}, "must be 1 in mode 'infer'"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_measured(given, says):
+def test_mistakes_are_reported_before_anything_is_measured(given, says):
     with pytest.raises(UsageError, match=says):
         benchmark(**{"model": "lenet5", **given}, on_row=lambda row: pytest.fail("measured"))
 
 
+@pytest.mark.usefixtures("compile_quickly")
 def test_several_steps_a_dispatch_make_the_same_updates():
     import jax
     import numpy as np

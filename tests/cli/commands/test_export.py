@@ -1,0 +1,38 @@
+"""`jaxcnn export`: a trained network in a file, and one line for every mistake."""
+
+import sys
+
+import pytest
+
+from jaxcnn.cli import main
+
+
+@pytest.mark.parametrize(
+    ("kind", "package"),
+    [("stablehlo", "flatbuffers"), ("onnx", "jax2onnx")],
+)
+def test_the_network_and_its_description_are_written(kind, package, lenet_run, tmp_path, capsys):
+    pytest.importorskip(package)
+    out = tmp_path / "network"
+    assert main(["export", "--workdir", str(lenet_run.workdir), "--format", kind, "--out", str(out)]) == 0
+    assert out.stat().st_size > 100_000
+    assert (tmp_path / "network.json").exists()
+
+
+@pytest.mark.parametrize(("kind", "package"), [("stablehlo", "flatbuffers"), ("onnx", "jax2onnx")])
+def test_a_missing_package_is_named_with_its_extra(kind, package, lenet_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    out = tmp_path / "network"
+    assert main(["export", "--workdir", str(lenet_run.workdir), "--format", kind, "--out", str(out)]) == 2
+    err = capsys.readouterr().err
+    assert package in err
+    assert "pip install 'jaxcnn[" in err
+    assert len(err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_cannot_be_written_is_one_line(lenet_run, tmp_path, capsys):
+    for out, says in ((tmp_path, "it is a folder"), (tmp_path / "none" / "x", "does not exist")):
+        assert main(["export", "--workdir", str(lenet_run.workdir), "--out", str(out)]) == 2
+        assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
