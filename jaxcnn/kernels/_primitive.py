@@ -35,6 +35,8 @@ Form = Callable[..., Sequence[jax.Array]]
 class Kernel(abc.ABC):
     """A function of arrays with several forms. Subclasses are frozen dataclasses, so that kernels compare by value.
 
+    Methods of subclasses name their operands, which the signatures here leave open.
+
     Attributes:
       linear: groups of operand indices; the kernel is linear in the operands of each group jointly.
     """
@@ -42,18 +44,18 @@ class Kernel(abc.ABC):
     linear: ClassVar[tuple[tuple[int, ...], ...]] = ()
 
     @abc.abstractmethod
-    def outputs(self, *operands: Any) -> list[Any]:
+    def outputs(self, *operands: Any, **_: Any) -> list[Any]:
         """Return the abstract values of the results, from those of the operands."""
 
     @abc.abstractmethod
-    def form(self, *operands: jax.Array) -> Sequence[jax.Array]:
+    def form(self, *operands: Any, **_: Any) -> Sequence[jax.Array]:
         """Compute the kernel in JAX operations; this is its definition."""
 
-    def cpu_form(self, *operands: jax.Array) -> Sequence[jax.Array]:
+    def cpu_form(self, *operands: Any, **_: Any) -> Sequence[jax.Array]:
         """Compute the kernel in the JAX operations that are fastest on a CPU."""
         return self.form(*operands)
 
-    def native(self, *operands: Any) -> Form | None:
+    def native(self, *operands: Any, **_: Any) -> Form | None:
         """Return the form that calls the native library, or None where it does not support these abstract values."""
         return None
 

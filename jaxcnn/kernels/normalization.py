@@ -92,7 +92,8 @@ def normalize(
     epsilon: float,
 ) -> jax.Array:
     """Normalize `[..., C]` by given statistics `[C]`; arguments and dtype of the result as in `batch_norm`."""
-    return _normalized(x, *_wide_vectors(x, mean, var, scale, bias), epsilon)
+    wide_mean, wide_var, gamma, beta = _wide_vectors(x, mean, var, scale, bias)
+    return _normalized(x, wide_mean, wide_var, gamma, beta, epsilon)
 
 
 def _wide_vectors(x: jax.Array, mean: Any, var: Any, scale: Any, bias: Any) -> list[jax.Array]:
