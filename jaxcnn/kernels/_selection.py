@@ -35,9 +35,8 @@ def selected() -> str:
 def use(choice: Choice) -> Iterator[None]:
     """Select the kernels of the programs that are traced and compiled within the context.
 
-    Args:
-      choice: "auto" uses native kernels on a CPU where `pip install 'jaxcnn[cpu]'` and a C++ compiler provide them,
-        "xla" uses XLA's operations alone, and "native" is "auto" that fails where there are no native kernels.
+    "auto" uses native kernels on a CPU where `pip install 'jaxcnn[cpu]'` and a C++ compiler provide them, "xla" uses
+    XLA's operations alone, and "native" is "auto" that fails where there are no native kernels.
 
     Raises:
       UsageError: an unknown choice, or "native" without native kernels.

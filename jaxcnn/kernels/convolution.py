@@ -27,18 +27,10 @@ LEAST_WORK = 2**20
 
 
 def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sides, dilation: Pair, groups: int) -> jax.Array:
-    """Compute the convolution `W * X` (a cross-correlation: the kernel is not flipped).
+    """Convolve images `[N, H, W, C_in]` with a kernel `[kH, kW, C_in / groups, C_out]` of the same dtype.
 
-    Args:
-      x: images `[N, H, W, C_in]`.
-      kernel: `[kH, kW, C_in / groups, C_out]`, of the same dtype.
-      strides: distance that the kernel moves, (vertical, horizontal).
-      padding: rows of zeros, `((top, bottom), (left, right))`.
-      dilation: distance between the taps of the kernel.
-      groups: number of groups into which input and output channels are split.
-
-    Returns:
-      `[N, H_out, W_out, C_out]`.
+    Strides and dilation are (vertical, horizontal), and padding is `((top, bottom), (left, right))` rows of zeros. The
+    kernel is not flipped. Returns `[N, H_out, W_out, C_out]`.
     """
     geometry = Geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
     is_floating = x.dtype == kernel.dtype and jax.numpy.issubdtype(x.dtype, jax.numpy.floating)
@@ -76,8 +68,8 @@ class Geometry(NamedTuple):
     @property
     def reach(self) -> Pair:
         """Rows and columns that the dilated kernel covers."""
-        vertical, horizontal = ((k - 1) * d + 1 for k, d in zip(self.kernel[:2], self.dilation, strict=True))
-        return vertical, horizontal
+        rows, columns, *_ = self.kernel
+        return (rows - 1) * self.dilation[0] + 1, (columns - 1) * self.dilation[1] + 1
 
     @property
     def output(self) -> Shape:
@@ -87,7 +79,7 @@ class Geometry(NamedTuple):
 
     @property
     def is_product(self) -> bool:
-        """Whether the convolution is a product of matrices: a 1x1 kernel without padding and groups."""
+        """Whether it is a product of matrices: a 1x1 kernel without padding and groups."""
         return self.kernel[:2] == (1, 1) and not any(map(any, self.padding)) and self.groups == 1
 
     def shape(self, tensor: Role) -> Shape:

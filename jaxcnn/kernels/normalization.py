@@ -12,9 +12,8 @@ the derivative of y with respect to x (section 3 of the paper), the tangent of y
 the gradients with respect to x, scale and bias. T and G are adjoints of each other, so kernels for y, T and G are
 closed under differentiation.
 
-In JAX operations a batch normalization is a dozen small computations on `[C]`. XLA on a CPU makes a program of each,
-for each number of channels, and these take longer to compile than the network's real work. The native library does
-everything that is `[C]` in one call in each direction, and leaves to XLA what is `[..., C]`.
+In JAX operations a batch normalization is a dozen small computations on `[C]`, which take XLA on a CPU longer to
+compile than the network's real work. The native library does them in one call a direction; XLA does what is `[..., C]`.
 """
 
 import functools
@@ -56,13 +55,9 @@ def batch_norm(
 
     Args:
       x: `[..., C]`.
-      running_mean, running_var: `[C]`.
-      scale, bias: `[C]`, or None for ones and zeros.
-      momentum: fraction of the running statistics that is kept.
-      epsilon: added to the variance.
-      unbiased: whether the running variance is that of a sample, with `m - 1` in the denominator.
-      axis_name: mapped axis over which statistics are averaged; an unbound name counts as None.
-      axis_index_groups: groups of indices of that axis within which they are averaged, in place of the whole axis.
+      running_mean, running_var, scale, bias: `[C]`. None stands for a scale of ones and a bias of zeros.
+      momentum, epsilon, unbiased, axis_index_groups: as in `jaxcnn.layers.BatchNorm`.
+      axis_name: likewise; an unbound name counts as None.
 
     Returns:
       The output `[..., C]`, in float32 or the dtype of x, whichever is wider, and the new running mean and variance
@@ -82,15 +77,7 @@ def batch_norm(
     return y, new_mean.astype(running_mean.dtype), new_var.astype(running_var.dtype)
 
 
-def normalize(
-    x: jax.Array,
-    mean: jax.Array,
-    var: jax.Array,
-    scale: jax.Array | None,
-    bias: jax.Array | None,
-    *,
-    epsilon: float,
-) -> jax.Array:
+def normalize(x: jax.Array, mean: Any, var: Any, scale: Any, bias: Any, *, epsilon: float) -> jax.Array:
     """Normalize `[..., C]` by given statistics `[C]`; arguments and dtype of the result as in `batch_norm`."""
     wide_mean, wide_var, gamma, beta = _wide_vectors(x, mean, var, scale, bias)
     return _normalized(x, wide_mean, wide_var, gamma, beta, epsilon)
@@ -118,20 +105,16 @@ def _statistics(
 
 
 def _variance(offset: jax.Array, square: jax.Array) -> jax.Array:
-    """Return `Var(x) = E[(x - a)^2] - (E[x] - a)^2`, which holds for every a.
+    """Return `Var(x) = E[(x - a)^2] - (E[x] - a)^2`, which holds for every a and takes one pass over the data.
 
-    This takes one pass over the data and, over devices, one round of communication. With the running mean for a, the
-    difference keeps the digits that `E[x^2] - E[x]^2` would lose.
+    With the running mean for a, the difference keeps the digits that `E[x^2] - E[x]^2` would lose.
     """
     return jnp.maximum(square - jnp.square(offset), 0.0)
 
 
-def _normalized(
-    x: jax.Array, mean: jax.Array, var: jax.Array, gamma: jax.Array, beta: jax.Array, epsilon: float
-) -> jax.Array:
+def _normalized(x: jax.Array, mean: Any, var: Any, gamma: Any, beta: Any, epsilon: float) -> jax.Array:
     factor = jax.lax.rsqrt(var + epsilon) * gamma
-    # `center - mean` is 0. Through it, the gradient of the mean is that of the shift, and not one more sum over the
-    # data.
+    # `center - mean` is 0. Through it, the gradient of the mean needs no further sum over the data.
     center = jax.lax.stop_gradient(mean)
     return affine(factor, (center - mean) * factor + beta, x, center)
 

@@ -23,16 +23,14 @@ LEAST_VALUES = 2**14
 """Values below which calling the native library costs more than the second pass that it saves."""
 
 
-def moments(x: jax.Array, a: jax.Array) -> tuple[jax.Array, jax.Array]:
+def moments(x: jax.Array, a: jax.Array) -> tuple[jax.Array, ...]:
     """Return `sum (x - a)` and `sum (x - a)^2` over all axes but the last, each `[C]`."""
-    first, second = call(Moments(), x, a)
-    return first, second
+    return tuple(call(Moments(), x, a))
 
 
-def channel_sums(u: jax.Array, x: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
+def channel_sums(u: jax.Array, x: jax.Array, c: jax.Array) -> tuple[jax.Array, ...]:
     """Return `sum u` and `sum u (x - c)` over all axes but the last, each `[C]`."""
-    first, second = call(ChannelSums(), u, x, c)
-    return first, second
+    return tuple(call(ChannelSums(), u, x, c))
 
 
 def affine(factor: jax.Array, shift: jax.Array, x: jax.Array, c: jax.Array) -> jax.Array:
@@ -148,12 +146,11 @@ class Materialize(Kernel):
 
 
 def materialize(x: jax.Array) -> jax.Array:
-    """Return the same array, which on a CPU is written to memory before anything is computed from it.
+    """Return the same array, written to memory on a CPU before anything is computed from it; likewise its gradient.
 
-    Use it for what several layers read, such as the maps between two blocks; its gradient is treated alike. XLA on a
-    CPU fuses cheap operations, such as the end of a block, into everything that reads them, and so computes them again
-    for each reader. Along a chain of residual or dense blocks these programs grow from block to block, and take most
-    of the time to compile.
+    Use it for what several layers read, such as the maps between two blocks. XLA on a CPU fuses the end of a block into
+    everything that reads it, and computes it again for each reader. Along a chain of residual or dense blocks these
+    programs grow from block to block, and take most of the time to compile.
     """
     return call(Materialize(), x)[0]
 
@@ -165,7 +162,6 @@ def _sums(*values: jax.Array) -> list[jax.Array]:
 def _copy(vector: jax.Array) -> jax.Array:
     """Return a copy of `[C]` that XLA's common subexpression elimination cannot merge.
 
-    XLA on a CPU computes a difference from it on the way into one sum. Of a difference that enters several sums, it
-    would write as many values to memory as the data has.
+    XLA on a CPU would write a difference that enters several sums to memory, as large as the data.
     """
     return jax.lax.optimization_barrier(vector)

@@ -75,12 +75,9 @@ def is_fast(key: tuple[int, ...]) -> bool:
 
 
 def function(name: str, outputs: Sequence[Any], **numbers: Sequence[float]) -> Callable[..., Sequence[jax.Array]]:
-    """Return a function of the library as a function of arrays.
+    """Return a function of the library, by one of the names above, as a function of arrays.
 
-    Args:
-      name: one of the names above.
-      outputs: what it returns, as values with a shape and a dtype.
-      **numbers: its attributes, integers or floats.
+    `outputs` are values with the shapes and dtypes of its results, and `numbers` its attributes.
     """
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs]
     attributes = {key: np.array(value) for key, value in numbers.items()}

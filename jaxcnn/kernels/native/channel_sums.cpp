@@ -10,11 +10,23 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "processors.h"
 #include "xla/ffi/api/ffi.h"
+
+// What handlers take from their signatures: XLA's threads, and the attribute `numbers`.
+template <>
+struct xla::ffi::CtxBinding<xla::ffi::ThreadPool> {
+  using Ctx = xla::ffi::ThreadPool;
+};
+template <>
+struct xla::ffi::AttrBinding<xla::ffi::Span<const double>> {
+  using Attr = xla::ffi::Span<const double>;
+  static constexpr std::string_view name() { return "numbers"; }
+};
 
 namespace {
 
@@ -203,41 +215,6 @@ ffi::Error NormalizationGradient(ffi::ThreadPool pool, Tensor g, Tensor x, Vecto
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_channel_sums, ChannelSums,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Tensor>()
-                                  .Arg<Tensor>()
-                                  .Arg<Vector>()
-                                  .Arg<Vector>()
-                                  .Ret<Vector>()
-                                  .Ret<Vector>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_normalization, Normalization,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Tensor>()
-                                  .Arg<Vector>()
-                                  .Arg<Vector>()
-                                  .Arg<Vector>()
-                                  .Arg<Vector>()
-                                  .Attr<ffi::Span<const double>>("numbers")
-                                  .Ret<Vector>()
-                                  .Ret<Vector>()
-                                  .Ret<Vector>()
-                                  .Ret<Vector>()
-                                  .Ret<Vector>());
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_normalization_gradient, NormalizationGradient,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Tensor>()
-                                  .Arg<Tensor>()
-                                  .Arg<Vector>()
-                                  .Arg<Vector>()
-                                  .Arg<Vector>()
-                                  .Ret<Vector>()
-                                  .Ret<Vector>()
-                                  .Ret<Vector>()
-                                  .Ret<Vector>()
-                                  .Ret<Vector>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_channel_sums, ChannelSums);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_normalization, Normalization);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_normalization_gradient, NormalizationGradient);

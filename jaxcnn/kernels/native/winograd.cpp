@@ -20,6 +20,11 @@
 
 #ifdef _OPENMP
 #include <omp.h>
+#else  // compiles, and IsFaster turns it down
+inline int omp_get_max_threads() { return 1; }
+inline int omp_get_num_threads() { return 1; }
+inline int omp_get_thread_num() { return 0; }
+inline void omp_set_num_threads(int) {}
 #endif
 
 #include "processors.h"
@@ -271,37 +276,21 @@ Sizes FromKey(const Key& key) {
   return {key[9], key[10], key[11], key[12], key[2], key[3], key[4], 2 - key[15], 2 - key[16]};
 }
 
-int MostThreads() {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-
 // In a parallel region: which thread this is, and of how many.
 struct Team {
-#ifdef _OPENMP
   int me = omp_get_thread_num(), size = omp_get_num_threads();
-#else
-  int me = 0, size = 1;
-#endif
 };
 
 // While it lives, oneDNN makes primitives for one thread.
 class ForOneThread {
  public:
-#ifdef _OPENMP
-  explicit ForOneThread(bool wanted) : before_(omp_get_max_threads()) {
+  explicit ForOneThread(bool wanted) {
     if (wanted) omp_set_num_threads(1);
   }
   ~ForOneThread() { omp_set_num_threads(before_); }
 
  private:
-  const int before_;
-#else
-  explicit ForOneThread(bool) {}
-#endif
+  const int before_ = omp_get_max_threads();
 };
 
 // At each of the 36 places, the product of matrices [rows, inner] and [inner, columns], in place of what is there or
@@ -379,7 +368,7 @@ struct Convolution::Plan {
   Plan(const dnnl::engine& given, const Key& key) : engine(given), role(key[0]), sizes(FromKey(key)) {
     const int64_t cell = sizes.channels * sizes.out_channels, all = sizes.AllTiles();
     const int64_t bytes = kPlaces * (sizes.channels + sizes.out_channels) * sizeof(float);
-    threads = MostThreads();
+    threads = omp_get_max_threads();
     apart = kPlaces * cell * static_cast<int64_t>(sizeof(float)) <= kApart;
     rows = std::clamp<int64_t>((apart ? kApart : kTogether * threads) / bytes, 8, kMostRows);
     groups = (all + rows - 1) / rows;
@@ -451,15 +440,8 @@ struct Convolution::Plan {
     const int64_t from = share ? tiles * team.me / team.size : 0;
     const int64_t to = share ? tiles * (team.me + 1) / team.size : tiles;
     const int64_t owner = apart ? team.me : 0;
-    return {team.me,
-            group,
-            tiles,
-            start + from,
-            start + to,
-            from,
-            memory + image + owner * of_image,
-            memory + output + owner * of_output,
-            memory + scratch + owner * of_scratch};
+    return {team.me, group, tiles, start + from, start + to, from, memory + image + owner * of_image,
+            memory + output + owner * of_output, memory + scratch + owner * of_scratch};
   }
 
   // Reads, multiplies and writes all tiles.
