@@ -44,10 +44,10 @@ def assert_random(layer: nn.Module, variables: Any, x: Any) -> None:
     assert any(np.abs(a - b).max() > 0.1 for a, b in zip(*map(jax.tree.leaves, outputs), strict=True))
 
 
-def assert_same(a: Any, b: Any) -> None:
+def assert_same(a: Any, b: Any, atol: float = 1e-6) -> None:
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=atol)
 
 
 @every_layer
@@ -65,7 +65,8 @@ def test_remat_and_jit(transform, layer, train):
     gradients = (
         jax.grad(lambda x, of=of: (apply(of, variables, x, train)[0] ** 3).sum())(X[0]) for of in (lifted, layer)
     )
-    assert_same(*gradients)
+    # With two channels the gradients of LayerNorm are differences of almost equal numbers.
+    assert_same(*gradients, atol=1e-4)
 
 
 @every_layer
