@@ -22,7 +22,7 @@ from benchmarks.results import RESULTS, write
 
 PEERS = Path(__file__).parent / "peers"
 STAGES = ("trace", "lower", "xla")
-LIBRARIES = {"jaxcnn": {}, "jaxcnn without oneDNN": {"JAXCNN_NATIVE": "0"}, "flax": {}}
+LIBRARIES = {"jaxcnn": {}, "jaxcnn without oneDNN": {"JAXCNN_KERNELS": "xla"}, "flax": {}}
 """The compared libraries and their environment variables."""
 
 

@@ -19,7 +19,7 @@ needs_glibc = pytest.mark.skipif(not HAS_GLIBC, reason="elsewhere memory is left
 
 def run(program, cache, *args, **more):
     """What a fresh process prints, with nothing set by the user but `more`."""
-    unset = ("JAX_COMPILATION_CACHE_DIR", "JAX_PLATFORMS", "XLA_FLAGS", "JAXCNN_XLA_OPTIONS", "JAXCNN_NATIVE")
+    unset = ("JAX_COMPILATION_CACHE_DIR", "JAX_PLATFORMS", "XLA_FLAGS", "JAXCNN_XLA_OPTIONS", "JAXCNN_KERNELS")
     environment = {
         name: value for name, value in os.environ.items() if name not in unset and not name.startswith("MALLOC_")
     }
@@ -261,7 +261,7 @@ print(json.dumps({
 
 
 def test_jax_starts_with_what_was_settled(tmp_path):
-    said = json.loads(run(SETTLES, tmp_path, "early", JAX_PLATFORMS="cpu", JAXCNN_NATIVE="0"))
+    said = json.loads(run(SETTLES, tmp_path, "early", JAX_PLATFORMS="cpu", JAXCNN_KERNELS="xla"))
     assert said["sum"] == 3.0
     assert said["line"].count("\n") == 0
     if said["options"]:
@@ -280,7 +280,7 @@ def test_jax_starts_with_what_was_settled(tmp_path):
 
 
 def test_a_call_after_jax_has_started_says_that_it_is_too_late(tmp_path):
-    said = json.loads(run(SETTLES, tmp_path, "late", JAX_PLATFORMS="cpu", JAXCNN_NATIVE="0"))
+    said = json.loads(run(SETTLES, tmp_path, "late", JAX_PLATFORMS="cpu", JAXCNN_KERNELS="xla"))
     assert said["left alone"]["XLA options"] == "JAX has already started, and reads XLA_FLAGS only then"
     assert said["left alone"]["compilation cache"].startswith("JAX has already started")
     assert (said["flags"], said["jax"]) == (None, None)

@@ -32,6 +32,7 @@ COMMANDS = {
     "datasets": "list datasets, show one, compute its pixel statistics",
     "prepare": "make a dataset from its original files, or download it",
     "benchmark": "measure speed and memory, and compare results",
+    "completion": "print a script that completes commands and flags in a shell",
 }
 
 
@@ -51,8 +52,6 @@ def _main(args: list[str], settle: Settle) -> int:
             print(_overview())
         elif args[0] == "--version":
             print(f"jaxcnn {__version__}")
-        elif args[0] == "--print-completion":
-            importlib.import_module(f"{__name__}.commands.completion").run(args[1:])
         elif args[0] not in COMMANDS:
             raise unknown_name("command", args[0], COMMANDS)
         else:
@@ -87,8 +86,7 @@ def _overview() -> str:
             "",
             *(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()),
             "",
-            "`jaxcnn COMMAND --help` lists a command's flags. `jaxcnn --print-completion bash` (or zsh) prints a",
-            "script with which the shell completes them.",
+            "`jaxcnn COMMAND --help` lists the flags of a command.",
         ]
     )
 

@@ -1,6 +1,6 @@
-"""`jaxcnn --print-completion bash` (or zsh): print a script that completes commands, flags and names in a shell.
+"""`jaxcnn completion bash` (or zsh): print a script that completes commands, flags and names in a shell.
 
-    eval "$(jaxcnn --print-completion bash)"
+    eval "$(jaxcnn completion bash)"
 
 The script contains everything that it offers, so that completion does not start Python.
 """
@@ -15,25 +15,28 @@ import tyro
 
 from jaxcnn import data, models
 from jaxcnn.cli import COMMANDS
-from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.cli._flags import parse
 from jaxcnn.train.config import Keywords, OptimizerConfig
 from jaxcnn.train.losses import LOSSES
 from jaxcnn.train.optim.optimizers import OPTIMIZERS
 from jaxcnn.train.optim.schedules import SCHEDULES
 
-SHELLS = ("bash", "zsh")
 # Subcommands.
 SECOND_COMMANDS = {"datasets": ("show", "stats"), "benchmark": ("compare",)}
 
 Values = Sequence[str]
 
 
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Print a script that completes commands, flags and names: eval "$(jaxcnn completion bash)"."""
+
+    shell: tyro.conf.Positional[Literal["bash", "zsh"]]
+    """The shell that reads the script."""
+
+
 def run(args: Sequence[str]) -> None:
-    if len(args) != 1:
-        raise UsageError(f"--print-completion takes the name of a shell: {' or '.join(SHELLS)}")
-    if args[0] not in SHELLS:
-        raise unknown_name("shell", args[0], SHELLS)
-    print(script(args[0]))
+    print(script(parse(Flags, "completion", args).shell))
 
 
 def script(shell: str) -> str:
@@ -54,10 +57,9 @@ def script(shell: str) -> str:
             "_jaxcnn() {",
             '    local current="${COMP_WORDS[COMP_CWORD]}" previous="${COMP_WORDS[COMP_CWORD-1]}" words=""',
             '    if [ "$COMP_CWORD" -eq 1 ]; then',
-            f'        words="{" ".join(COMMANDS)} --help --version --print-completion"',
+            f'        words="{" ".join(COMMANDS)} --help --version"',
             "    else",
             '        case "${COMP_WORDS[1]} $previous" in',
-            f'            "--print-completion "*) words="{" ".join(SHELLS)}" ;;',
             *values,
             '            *) case "${COMP_WORDS[1]}" in',
             *offers,

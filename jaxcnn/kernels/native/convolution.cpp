@@ -38,7 +38,7 @@ using Key = std::vector<int64_t>;
 using Tensor = ffi::BufferR4<ffi::F32>;
 
 constexpr int kImage = 0, kKernel = 1, kOutput = 2;  // the three tensors, in the order of their shapes in the key
-constexpr size_t kKeySize = 23, kMostPlans = 1024, kAlignment = 64;
+constexpr size_t kKeySize = 23, kMostKnown = 1024, kAlignment = 64;
 
 // Of each role: its operands, then its result.
 constexpr int kTensors[3][3] = {{kImage, kKernel, kOutput}, {kOutput, kKernel, kImage}, {kImage, kOutput, kKernel}};
@@ -59,7 +59,7 @@ memory::desc Plain(const Key& key, int tensor) {
 }
 
 // What is made for one key: a primitive and how each tensor lies for it, or a convolution by Winograd's algorithm.
-struct Plan {
+struct Implementation {
   dnnl::primitive primitive;
   std::array<memory::desc, 3> layouts;
   memory::desc scratchpad;
@@ -68,7 +68,7 @@ struct Plan {
 };
 
 template <typename Description>
-Plan Finish(const Description& description, memory::desc image, memory::desc kernel, memory::desc output) {
+Implementation Finish(const Description& description, memory::desc image, memory::desc kernel, memory::desc output) {
   return {dnnl::primitive(description.get()),
           {std::move(image), std::move(kernel), std::move(output)},
           description.scratchpad_desc(),
@@ -76,7 +76,7 @@ Plan Finish(const Description& description, memory::desc image, memory::desc ker
 }
 
 // With oneDNN's choice of layout for kernels always, and for images if `free`: else these stay as they are.
-Plan Make(const dnnl::engine& engine, const Key& key, bool free) {
+Implementation Make(const dnnl::engine& engine, const Key& key, bool free) {
   const auto any = memory::format_tag::any;
   const auto f32 = memory::data_type::f32;
   std::array<memory::desc, 3> wanted;
@@ -106,7 +106,7 @@ Plan Make(const dnnl::engine& engine, const Key& key, bool free) {
   return Finish(backward, backward.src_desc(), backward.diff_weights_desc(), backward.diff_dst_desc());
 }
 
-bool IsReference(const Plan& plan) { return plan.implementation.find("ref") != std::string::npos; }
+bool IsReference(const Implementation& chosen) { return chosen.implementation.find("ref") != std::string::npos; }
 
 // Memory that only grows, kept from call to call.
 class Buffer {
@@ -148,41 +148,41 @@ class Worker {
     done.get();
   }
 
-  const Plan& PlanFor(const Key& key) {
-    const auto known = plans_.find(key);
-    if (known != plans_.end()) return known->second;
-    Plan plan;
+  const Implementation& Find(const Key& key) {
+    const auto known = known_.find(key);
+    if (known != known_.end()) return known->second;
+    Implementation chosen;
     if (key[22] == 0 && winograd::IsFaster(key)) {
-      plan.winograd = std::make_unique<winograd::Convolution>(engine_, key);
+      chosen.winograd = std::make_unique<winograd::Convolution>(engine_, key);
     } else {
-      plan = Make(engine_, key, false);
-      if (IsReference(plan)) plan = Make(engine_, key, true);
+      chosen = Make(engine_, key, false);
+      if (IsReference(chosen)) chosen = Make(engine_, key, true);
     }
-    if (plans_.size() >= kMostPlans) plans_.clear();
-    return plans_.emplace(key, std::move(plan)).first->second;
+    if (known_.size() >= kMostKnown) known_.clear();
+    return known_.emplace(key, std::move(chosen)).first->second;
   }
 
   void Convolve(const Key& key, const std::array<void*, 3>& data) {
-    const Plan& plan = PlanFor(key);
-    if (plan.winograd) {
-      plan.winograd->Run(data, buffers_[3].Get(plan.winograd->ScratchBytes()));
+    const Implementation& chosen = Find(key);
+    if (chosen.winograd) {
+      chosen.winograd->Run(data, buffers_[3].Get(chosen.winograd->ScratchBytes()));
       return;
     }
     const int* const tensors = kTensors[key[0]];
     std::array<memory, 3> given, used;
     for (int tensor : {kImage, kKernel, kOutput}) {
       given[tensor] = memory(Plain(key, tensor), engine_, data[tensor]);
-      const memory::desc& layout = plan.layouts[tensor];
+      const memory::desc& layout = chosen.layouts[tensor];
       const bool same = layout == given[tensor].get_desc();
       used[tensor] = same ? given[tensor] : memory(layout, engine_, buffers_[tensor].Get(layout.get_size()));
       if (!same && tensor != tensors[2]) dnnl::reorder(given[tensor], used[tensor]).execute(stream_, given[tensor], used[tensor]);
     }
     const bool gradient_of[3] = {key[0] == 1, key[0] == 2, key[0] != 0};
-    plan.primitive.execute(
+    chosen.primitive.execute(
         stream_, {{gradient_of[kImage] ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, used[kImage]},
                   {gradient_of[kKernel] ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, used[kKernel]},
                   {gradient_of[kOutput] ? DNNL_ARG_DIFF_DST : DNNL_ARG_DST, used[kOutput]},
-                  {DNNL_ARG_SCRATCHPAD, memory(plan.scratchpad, engine_, buffers_[3].Get(plan.scratchpad.get_size()))}});
+                  {DNNL_ARG_SCRATCHPAD, memory(chosen.scratchpad, engine_, buffers_[3].Get(chosen.scratchpad.get_size()))}});
     const int result = tensors[2];
     if (used[result].get_desc() != given[result].get_desc()) {
       dnnl::reorder(used[result], given[result]).execute(stream_, used[result], given[result]);
@@ -212,7 +212,7 @@ class Worker {
 
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream_{engine_};
-  std::map<Key, Plan> plans_;
+  std::map<Key, Implementation> known_;
   std::array<Buffer, 4> buffers_;  // the three tensors in oneDNN's layout, and what lies between
 };
 
@@ -247,7 +247,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution, Convolve,
 extern "C" bool jaxcnn_is_fast(const int64_t* key) {
   try {
     bool fast = false;
-    Worker::Get().Run([&](Worker& worker) { fast = !IsReference(worker.PlanFor(Key(key, key + kKeySize))); });
+    Worker::Get().Run([&](Worker& worker) { fast = !IsReference(worker.Find(Key(key, key + kKeySize))); });
     return fast;
   } catch (const std::exception&) {
     return false;

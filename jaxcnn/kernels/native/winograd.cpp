@@ -1,20 +1,9 @@
-// Of 4x4 outputs at a time, each of which needs 6x6 values of the image, by F(4x4, 3x3) of Lavin and Gray (*Fast
-// Algorithms for Convolutional Neural Networks*, 2016). With matrices A, B and G that are below as functions,
-//
-//   output:  Y = A' [(G W G') . (B X B')] A      kernel:  dW = G' [(A dY A') . (B X B')] G
-//
-// where "." multiplies value by value and ' transposes. Over channels and tiles the values in between are products of
-// matrices, [tiles, C_in] [C_in, C_out], one for each of 36 places. The gradient of the image is the convolution of the
-// output's with the kernel turned by 180 degrees and transposed.
-//
-// The algorithm is interpolation at six points, and how much it rounds depends on them: with the usual 0, +-1, +-2 and
-// infinity the error is 5 times that of plain sums, with 0, +-3/4, +-3/2 and infinity twice (float32, 64 channels).
+// Plans and products of Winograd's algorithm, whose equations and transforms are in `transforms.h`.
 
 #include "winograd.h"
 
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <stdexcept>
 #include <vector>
 
@@ -27,15 +16,11 @@ inline int omp_get_thread_num() { return 0; }
 inline void omp_set_num_threads(int) {}
 #endif
 
-#include "processors.h"
-
-#define INLINE inline __attribute__((always_inline))
+#include "transforms.h"
 
 namespace winograd {
 namespace {
 
-constexpr int64_t kSide = 4, kPlaces = 36;  // of outputs of a tile; and values in between
-constexpr int64_t kWidth = 16;              // channels at a time
 constexpr int64_t kApart = 1 << 20;         // bytes in between of a thread, where each has tiles of its own
 constexpr int64_t kTogether = 4 << 20;      // bytes in between for each thread, where all work on the same tiles
 constexpr int64_t kMostRows = 1024;         // tiles at a time
@@ -43,217 +28,6 @@ constexpr int64_t kMostRows = 1024;         // tiles at a time
 // Below these, transforming costs more than it saves.
 constexpr int64_t kLeastChannels = 32, kLeastTiles = 48, kLeastWork = 1 << 24;  // work in multiply-adds
 constexpr double kLeastShare = 0.55;  // of a tile that is within the image, on average
-
-// The matrices, applied to one dimension of W channels; what they read is `s` apart, what they write `r`.
-
-constexpr float kA = 0.75f, kB = 1.5f, kA2 = kA * kA, kB2 = kB * kB, kA3 = kA2 * kA, kB3 = kB2 * kB;
-constexpr float kG0 = 1 / (kA2 * kB2), kGA = 1 / (2 * kA2 * (kA2 - kB2)), kGB = 1 / (2 * kB2 * (kB2 - kA2));
-
-struct B {
-  static constexpr int kFrom = 6, kTo = 6;
-  template <int W>
-  static INLINE void Apply(const float (*x)[W], int s, float (*y)[W], int r) {
-    for (int k = 0; k < W; ++k) {
-      const float even_a = x[4 * s][k] - kB2 * x[2 * s][k], odd_a = kA * (x[3 * s][k] - kB2 * x[s][k]);
-      const float even_b = x[4 * s][k] - kA2 * x[2 * s][k], odd_b = kB * (x[3 * s][k] - kA2 * x[s][k]);
-      y[0][k] = kA2 * kB2 * x[0][k] - (kA2 + kB2) * x[2 * s][k] + x[4 * s][k];
-      y[r][k] = even_a + odd_a;
-      y[2 * r][k] = even_a - odd_a;
-      y[3 * r][k] = even_b + odd_b;
-      y[4 * r][k] = even_b - odd_b;
-      y[5 * r][k] = kA2 * kB2 * x[s][k] - (kA2 + kB2) * x[3 * s][k] + x[5 * s][k];
-    }
-  }
-};
-
-struct A {
-  static constexpr int kFrom = 4, kTo = 6;
-  template <int W>
-  static INLINE void Apply(const float (*x)[W], int s, float (*y)[W], int r) {
-    for (int k = 0; k < W; ++k) {
-      const float even_a = x[0][k] + kA2 * x[2 * s][k], odd_a = kA * x[s][k] + kA3 * x[3 * s][k];
-      const float even_b = x[0][k] + kB2 * x[2 * s][k], odd_b = kB * x[s][k] + kB3 * x[3 * s][k];
-      y[0][k] = x[0][k];
-      y[r][k] = even_a + odd_a;
-      y[2 * r][k] = even_a - odd_a;
-      y[3 * r][k] = even_b + odd_b;
-      y[4 * r][k] = even_b - odd_b;
-      y[5 * r][k] = x[3 * s][k];
-    }
-  }
-};
-
-struct TransposedA {
-  static constexpr int kFrom = 6, kTo = 4;
-  template <int W>
-  static INLINE void Apply(const float (*x)[W], int s, float (*y)[W], int r) {
-    for (int k = 0; k < W; ++k) {
-      const float sum_a = x[s][k] + x[2 * s][k], difference_a = x[s][k] - x[2 * s][k];
-      const float sum_b = x[3 * s][k] + x[4 * s][k], difference_b = x[3 * s][k] - x[4 * s][k];
-      y[0][k] = x[0][k] + sum_a + sum_b;
-      y[r][k] = kA * difference_a + kB * difference_b;
-      y[2 * r][k] = kA2 * sum_a + kB2 * sum_b;
-      y[3 * r][k] = kA3 * difference_a + kB3 * difference_b + x[5 * s][k];
-    }
-  }
-};
-
-struct G {
-  static constexpr int kFrom = 3, kTo = 6;
-  template <int W>
-  static INLINE void Apply(const float (*x)[W], int s, float (*y)[W], int r) {
-    for (int k = 0; k < W; ++k) {
-      const float even_a = kGA * (x[0][k] + kA2 * x[2 * s][k]), odd_a = kGA * kA * x[s][k];
-      const float even_b = kGB * (x[0][k] + kB2 * x[2 * s][k]), odd_b = kGB * kB * x[s][k];
-      y[0][k] = kG0 * x[0][k];
-      y[r][k] = even_a + odd_a;
-      y[2 * r][k] = even_a - odd_a;
-      y[3 * r][k] = even_b + odd_b;
-      y[4 * r][k] = even_b - odd_b;
-      y[5 * r][k] = x[2 * s][k];
-    }
-  }
-};
-
-struct TransposedG {
-  static constexpr int kFrom = 6, kTo = 3;
-  template <int W>
-  static INLINE void Apply(const float (*x)[W], int s, float (*y)[W], int r) {
-    for (int k = 0; k < W; ++k) {
-      const float sum_a = kGA * (x[s][k] + x[2 * s][k]), difference_a = kGA * (x[s][k] - x[2 * s][k]);
-      const float sum_b = kGB * (x[3 * s][k] + x[4 * s][k]), difference_b = kGB * (x[3 * s][k] - x[4 * s][k]);
-      y[0][k] = kG0 * x[0][k] + sum_a + sum_b;
-      y[r][k] = kA * difference_a + kB * difference_b;
-      y[2 * r][k] = kA2 * sum_a + kB2 * sum_b + x[5 * s][k];
-    }
-  }
-};
-
-// Where the values of a tile lie, by their number in it: at the same distance, or anywhere.
-
-template <typename T>
-struct Strided {
-  T* first;
-  int64_t distance;
-  T* operator()(int i) const { return first + i * distance; }
-};
-
-template <typename T>
-struct Scattered {
-  T* const* places;
-  T* operator()(int i) const { return places[i]; }
-};
-
-// M x M' of W channels from the c-th on.
-template <typename M, int W, typename From, typename To>
-INLINE void TransformSome(int64_t c, const From& from, const To& to) {
-  float x[kPlaces][W], y[kPlaces][W];
-  for (int i = 0; i < M::kFrom * M::kFrom; ++i) std::memcpy(x[i], from(i) + c, sizeof x[i]);
-  for (int column = 0; column < M::kFrom; ++column) M::template Apply<W>(x + column, M::kFrom, y + column, M::kFrom);
-  for (int row = 0; row < M::kTo; ++row) M::template Apply<W>(y + M::kFrom * row, 1, x + M::kTo * row, 1);
-  for (int i = 0; i < M::kTo * M::kTo; ++i) std::memcpy(to(i) + c, x[i], sizeof x[i]);
-}
-
-// M x M' of each channel.
-template <typename M, typename From, typename To>
-INLINE void Transform(int64_t channels, const From& from, const To& to) {
-  int64_t c = 0;
-  for (; c + kWidth <= channels; c += kWidth) TransformSome<M, kWidth>(c, from, to);
-  for (; c < channels; ++c) TransformSome<M, 1>(c, from, to);
-}
-
-// Images [N, H, W, C] as tiles of so many rows and columns, of which the first begins at (row, column), which may be
-// outside; the next begins kSide further.
-template <typename T>
-struct Tiles {
-  T* data;
-  int64_t height, width, channels, first_row, first_column, down, across;  // so many tiles down and across an image
-
-  // Where the side x side values of a tile lie; for those outside of the image, `outside`.
-  void Places(int64_t tile, int side, T* outside, T** places) const {
-    const int64_t image = tile / (down * across), place = tile % (down * across);
-    const int64_t row = place / across * kSide + first_row, column = place % across * kSide + first_column;
-    for (int i = 0; i < side * side; ++i) {
-      const int64_t y = row + i / side, x = column + i % side;
-      const bool inside = y >= 0 && y < height && x >= 0 && x < width;
-      places[i] = inside ? data + ((image * height + y) * width + x) * channels : outside;
-    }
-  }
-};
-
-// The values in between of tiles [first, last): [36, tiles, C], of which `between` is the first tile's.
-template <typename M>
-INLINE void ReadTiles(const Tiles<const float>& image, const float* zeros, int64_t first, int64_t last, float* between,
-                      int64_t distance) {
-  const float* places[kPlaces];
-  for (int64_t tile = first; tile < last; ++tile, between += image.channels) {
-    image.Places(tile, M::kFrom, zeros, places);
-    Transform<M>(image.channels, Scattered<const float>{places}, Strided<float>{between, distance});
-  }
-}
-
-FOR_EACH_PROCESSOR void ReadImage(const Tiles<const float>& image, const float* zeros, int64_t first, int64_t last,
-                                  float* between, int64_t distance) {
-  ReadTiles<B>(image, zeros, first, last, between, distance);
-}
-
-FOR_EACH_PROCESSOR void ReadCotangent(const Tiles<const float>& image, const float* zeros, int64_t first, int64_t last,
-                                      float* between, int64_t distance) {
-  ReadTiles<A>(image, zeros, first, last, between, distance);
-}
-
-FOR_EACH_PROCESSOR void WriteOutput(const Tiles<float>& image, float* outside, int64_t first, int64_t last,
-                                    const float* between, int64_t distance) {
-  float* places[kPlaces];
-  for (int64_t tile = first; tile < last; ++tile, between += image.channels) {
-    image.Places(tile, kSide, outside, places);
-    Transform<TransposedA>(image.channels, Strided<const float>{between, distance}, Scattered<float>{places});
-  }
-}
-
-// How the second of two matrices lies that are multiplied: columns in panels of `width`, row by row, `distance` apart.
-struct Panels {
-  int64_t width, distance, place;  // values from one place of the 36 to the next
-  int64_t At(int64_t row, int64_t column) const { return column / width * distance + row * width + column % width; }
-};
-
-// The values in between [36, rows, columns] of a kernel [3, 3, rows, columns], for one row.
-FOR_EACH_PROCESSOR void ReadKernel(const float* kernel, int64_t rows, int64_t columns, int64_t row,
-                                   const Panels& panels, float* between) {
-  for (int64_t column = 0; column < columns; column += panels.width) {
-    Transform<G>(std::min(panels.width, columns - column),
-                 Strided<const float>{kernel + row * columns + column, rows * columns},
-                 Strided<float>{between + panels.At(row, column), panels.place});
-  }
-}
-
-// The same of a kernel [3, 3, columns, rows] turned by 180 degrees, for kWidth columns, or as many as there are.
-FOR_EACH_PROCESSOR void ReadTurnedKernel(const float* kernel, int64_t rows, int64_t columns, int64_t column,
-                                         const Panels& panels, float* between) {
-  constexpr int64_t kTaps = 9;
-  const int64_t wide = std::min(kWidth, columns - column);
-  float turned[kTaps][kWidth][kWidth];  // row by row of what is read column by column
-  for (int64_t row = 0; row < rows; row += kWidth) {
-    const int64_t high = std::min(kWidth, rows - row);
-    for (int64_t tap = 0; tap < kTaps; ++tap) {
-      const float* const from = kernel + ((kTaps - 1 - tap) * columns + column) * rows + row;
-      for (int64_t j = 0; j < wide; ++j) {
-        __builtin_prefetch(from + j * rows + kWidth);  // what lies so far apart is not fetched ahead by itself
-        for (int64_t i = 0; i < high; ++i) turned[tap][i][j] = from[j * rows + i];
-      }
-    }
-    for (int64_t i = 0; i < high; ++i) {
-      Transform<G>(wide, Strided<const float>{turned[0][i], kWidth * kWidth},
-                   Strided<float>{between + panels.At(row + i, column), panels.place});
-    }
-  }
-}
-
-FOR_EACH_PROCESSOR void WriteKernel(const float* between, int64_t rows, int64_t columns, int64_t row, float* kernel) {
-  const int64_t size = rows * columns;
-  Transform<TransposedG>(columns, Strided<const float>{between + row * columns, size},
-                         Strided<float>{kernel + row * columns, size});
-}
 
 // Sizes of images [N, H, W, C] and of what a kernel makes of them, [N, H_out, W_out, C_out].
 struct Sizes {

@@ -46,18 +46,20 @@ def test_every_flag_in_the_help_is_offered(command, script, capsys, monkeypatch)
         main([command, "--help"])
     in_help = set(re.findall(r"^│?\s*(?:-h, )?(--[a-z][\w.-]*)", capsys.readouterr().out, re.M))
     offered = set(re.search(rf"^ +{command}\) words=\"(.*)\"", script, re.M)[1].split())
-    assert {"--help"} < in_help <= offered
+    assert "--help" in in_help
+    assert in_help <= offered
+    assert len(in_help) > 1 or command == "completion"  # which takes a word alone
 
 
 def test_zsh_reads_what_bash_reads(script, capsys):
-    assert main(["--print-completion", "zsh"]) == 0
+    assert main(["completion", "zsh"]) == 0
     out = capsys.readouterr().out
     assert "bashcompinit" in out
     assert script in out
 
 
 def test_another_shell_is_refused(capsys):
-    assert main(["--print-completion", "bsh"]) == 2
+    assert main(["completion", "bsh"]) == 2
     assert main(["--print-completion"]) == 2
     err = capsys.readouterr().err
     assert "did you mean 'bash'?" in err
