@@ -221,7 +221,8 @@ def _module(name: str) -> str:
 
 def _torch_name(name: str, names: Names) -> str:
     """Return the name in torch of the array `name`."""
-    return f"{names[_module(name)]}.{layout.FIELDS[name.rpartition('/')[2]]}"
+    field = name.rpartition("/")[2]
+    return f"{names[_module(name)]}.{layout.FIELDS.get(field, field)}"
 
 
 def _normalize_names(stored: Mapping[str, Stored]) -> dict[str, Stored]:

@@ -19,7 +19,7 @@ from jaxcnn.errors import UsageError
 
 Change = Literal["unchanged", "transposed", "rows permuted, transposed"]
 
-# Last part of the name of an array: jaxcnn -> torch.
+# Last part of the name of an array, jaxcnn -> torch, where they differ.
 FIELDS = {"kernel": "weight", "bias": "bias", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
@@ -45,8 +45,10 @@ def torch_shape(ours: tuple[int, ...]) -> tuple[int, ...]:
 def fits(theirs: tuple[int, ...], ours: tuple[int, ...], flattened_channels: int | None) -> bool:
     """Return whether a torch array of shape `theirs` can be converted to shape `ours`.
 
-    A dense layer may be a convolution in torch.
+    A dense layer may be a convolution in torch, and a vector `[C]` may be `[C, 1, 1]` (ConvNeXt's layer scale).
     """
+    if len(ours) == 1:
+        return tuple(n for n in theirs if n != 1) == tuple(n for n in ours if n != 1)
     if len(ours) == 2 and len(theirs) == 4:
         outputs, channels, height, width = theirs
         return channels == (flattened_channels or ours[0]) and (channels * height * width, outputs) == ours

@@ -1,0 +1,128 @@
+"""The table of all models: published counts, and fields that make each model small. Imported by the tests beside it."""
+
+import functools
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import FrozenDict
+
+from jaxcnn.models import create_model
+
+
+@dataclass(frozen=True)
+class Row:
+    """The expected numbers of a model.
+
+    Fields:
+      params: trainable parameters.
+      macs: multiply-adds for one image: all digits, or the published digits in units of 10^9.
+      modes: why training differs from evaluation: N for batch normalization, D for dropout.
+      small: fields that make the model small enough to run.
+      size: image size on which the small model runs.
+      least: sides of the smallest image in evaluation and in training.
+    """
+
+    params: int
+    macs: str
+    modes: str
+    small: dict[str, Any]
+    size: int
+    least: tuple[int, int]
+
+
+LENET = ({}, 28)
+ALEXNET = ({"features": (8, 16, 8, 8, 8), "hidden": 32}, 67)
+VGG = ({"column": ((3,), (3, 1)), "widths": (8, 8), "hidden": 16}, 8)
+MODULES = FrozenDict(dict.fromkeys(("4a", "4d", "5a"), (8, (8, 8), (8, 8), 8)))
+GOOGLENET = ({"modules": MODULES}, 79)
+RESNET = ({"stage_sizes": (1, 1), "width": 16}, 16)
+DENSENET = ({"block_sizes": (1, 1), "growth_rate": 4, "stem_width": 8}, 16)
+ANY, POOLED = (1, 1), (4, 4)
+
+# Multiply-adds without a dot are not published; `test_operations.py` counts them by hand.
+TABLE = {
+    "lenet5": Row(61_706, "416520", "", *LENET, (12, 12)),
+    "lenet5_1998": Row(60_000, "415680", "", *LENET, (28, 28)),
+    "alexnet": Row(61_100_840, "0.714", "D", *ALEXNET, (63, 63)),
+    "alexnet_two_tower": Row(60_965_224, "0.724", "D", *ALEXNET, (67, 67)),
+    "vgg11": Row(132_863_336, "7.609", "D", *VGG, (32, 32)),
+    "vgg13": Row(133_047_848, "11.308", "D", *VGG, (32, 32)),
+    "vgg16": Row(138_357_544, "15.470", "D", *VGG, (32, 32)),
+    "vgg16_c": Row(133_638_952, "11770888192", "D", *VGG, (32, 32)),
+    "vgg19": Row(143_667_240, "19.632", "D", *VGG, (32, 32)),
+    "vgg11_bn": Row(132_868_840, "7.609", "ND", *VGG, (32, 32)),
+    "vgg13_bn": Row(133_053_736, "11.308", "ND", *VGG, (32, 32)),
+    "vgg16_bn": Row(138_365_992, "15.470", "ND", *VGG, (32, 32)),
+    "vgg19_bn": Row(143_678_248, "19.632", "ND", *VGG, (32, 32)),
+    "googlenet": Row(6_998_552, "1.583", "D", *GOOGLENET, (47, 79)),
+    "googlenet_naive": Row(97_526_008, "12568061056", "D", *GOOGLENET, (47, 79)),
+    "googlenet_bn": Row(6_624_904, "1.498", "ND", *GOOGLENET, (31, 31)),
+    "resnet18": Row(11_689_512, "1.814", "N", *RESNET, ANY),
+    "resnet34": Row(21_797_672, "3.664", "N", *RESNET, ANY),
+    "resnet50": Row(25_557_032, "4.089", "N", *RESNET, ANY),
+    "resnet101": Row(44_549_160, "7.801", "N", *RESNET, ANY),
+    "resnet152": Row(60_192_808, "11.514", "N", *RESNET, ANY),
+    "resnet50_v1": Row(25_557_032, "3.858", "N", *RESNET, ANY),
+    "resnet101_v1": Row(44_549_160, "7.570", "N", *RESNET, ANY),
+    "resnet152_v1": Row(60_192_808, "11.282", "N", *RESNET, ANY),
+    "resnext50_32x4d": Row(25_028_904, "4.230", "N", *RESNET, ANY),
+    "wide_resnet50_2": Row(68_883_240, "11.398", "N", *RESNET, ANY),
+    "preact_resnet18": Row(11_687_848, "1814073344", "N", *RESNET, ANY),
+    "preact_resnet34": Row(21_796_008, "3663761408", "N", *RESNET, ANY),
+    "preact_resnet50": Row(25_549_480, "4089184256", "N", *RESNET, ANY),
+    "preact_resnet101": Row(44_541_608, "7801405440", "N", *RESNET, ANY),
+    "preact_resnet152": Row(60_185_256, "11513626624", "N", *RESNET, ANY),
+    "preact_resnet200": Row(64_666_280, "15007481856", "N", *RESNET, ANY),
+    "resnet20_cifar": Row(269_722, "40551040", "N", *RESNET, ANY),
+    "resnet32_cifar": Row(464_154, "68862592", "N", *RESNET, ANY),
+    "resnet44_cifar": Row(658_586, "97174144", "N", *RESNET, ANY),
+    "resnet56_cifar": Row(853_018, "125485696", "N", *RESNET, ANY),
+    "resnet110_cifar": Row(1_727_962, "252887680", "N", *RESNET, ANY),
+    "resnet1202_cifar": Row(19_421_274, "2829238912", "N", *RESNET, ANY),
+    "plain20_cifar": Row(269_722, "40551040", "N", *RESNET, ANY),
+    "plain32_cifar": Row(464_154, "68862592", "N", *RESNET, ANY),
+    "plain44_cifar": Row(658_586, "97174144", "N", *RESNET, ANY),
+    "plain56_cifar": Row(853_018, "125485696", "N", *RESNET, ANY),
+    "plain110_cifar": Row(1_727_962, "252887680", "N", *RESNET, ANY),
+    "preact_resnet110_cifar": Row(1_730_522, "253149824", "N", *RESNET, ANY),
+    "preact_resnet164_cifar": Row(1_703_258, "244500992", "N", *RESNET, ANY),
+    "preact_resnet1001_cifar": Row(10_327_706, "1487849984", "N", *RESNET, ANY),
+    "wide_resnet28_10": Row(36_479_194, "5243328768", "N", *RESNET, ANY),
+    "densenet121": Row(7_978_856, "2.834", "N", *DENSENET, (29, 29)),
+    "densenet161": Row(28_681_000, "7.728", "N", *DENSENET, (29, 29)),
+    "densenet169": Row(14_149_480, "3.360", "N", *DENSENET, (29, 29)),
+    "densenet201": Row(20_013_928, "4.291", "N", *DENSENET, (29, 29)),
+    "densenet40_k12": Row(1_019_722, "264812928", "N", *DENSENET, POOLED),
+    "densenet100_k12": Row(6_979_642, "1769516448", "N", *DENSENET, POOLED),
+    "densenet100_k24": Row(27_249_082, "6889347744", "N", *DENSENET, POOLED),
+    "densenet_bc100_k12": Row(769_162, "287929692", "N", *DENSENET, POOLED),
+    "densenet_bc250_k24": Row(15_324_406, "5418785724", "N", *DENSENET, POOLED),
+    "densenet_bc190_k40": Row(25_624_430, "9301945740", "N", *DENSENET, POOLED),
+}
+every_model = pytest.mark.parametrize("name", TABLE)
+KEYS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+STATE = ["batch_stats", "aux_logits"]
+
+
+def small(name: str, **fields: Any) -> nn.Module:
+    return create_model(name, 10, **{**TABLE[name].small, **fields})
+
+
+def image_batch(model: nn.Module, size: int, batch: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(batch, size, size, model.image_shape[2])).astype(np.float32)
+
+
+@functools.cache
+def variables_of(model: nn.Module, shape: tuple[int, ...], train: bool = False) -> Any:
+    """Return the shapes of a model's variables."""
+    return jax.eval_shape(partial(model.init, train=train), KEYS, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+
+
+def count(variables: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
