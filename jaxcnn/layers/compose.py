@@ -54,8 +54,8 @@ class Sequential(nn.Module):
 class Residual(nn.Module):
     """A residual block: `y = F(x) + shortcut(x)` (He et al., *Deep Residual Learning*, 2015, equations 1 and 2).
 
-    The shortcut is the identity by default, `ZeroPadShortcut` for the paper's parameter-free option A, or a 1x1 `Conv`
-    and a `BatchNorm` for the projection of option B.
+    The default shortcut is the identity. The paper's option A, without parameters, is `ZeroPadShortcut`. Its option B,
+    the projection, is a 1x1 `Conv` and a `BatchNorm`.
 
     Raises:
       UsageError: the two summands differ in shape.
@@ -105,7 +105,7 @@ class ZeroPadShortcut(nn.Module):
 
 
 class Concat(nn.Module):
-    """Apply branches, as in an Inception module, and concatenate their outputs along `axis`, by default the channels.
+    """Apply branches to one input, as Inception does, and concatenate their outputs along `axis` (the channels).
 
     Raises:
       UsageError: there is no branch, or the outputs differ in shape along another axis.

@@ -28,7 +28,7 @@ Initializer = Callable[..., jax.Array]
 
 
 def _draw(make: Callable[..., Initializer], settings: tuple, key: Any, shape: Any, dtype: Any = jnp.float32) -> Any:
-    """Draw with `make(*settings)`. A `Partial` of this function is a value; the closure from JAX cannot be pickled."""
+    """Draw with `make(*settings)`. A `Partial` of this function is a value; JAX's own closure cannot be pickled."""
     return make(*settings)(key, shape, dtype)
 
 

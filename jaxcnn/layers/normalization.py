@@ -136,9 +136,9 @@ class LocalResponseNorm(nn.Module):
     """Local response normalization (Krizhevsky et al., *ImageNet Classification ...*, 2012, section 3.3).
 
     Each value is divided by a power of the activity of `size` neighboring channels at the same position:
-    `b_i = a_i / (k + alpha * sum_{j = i - size // 2}^{i + size // 2} a_j^2) ^ beta`. The defaults are the
-    paper's. Caffe and torch divide `alpha` by `size`, and use `k = 1`; to agree with `torch.nn.LocalResponseNorm(size,
-    alpha)`, pass `alpha / size`. Keeps the shape `[N, H, W, C]`.
+    `b_i = a_i / (k + alpha * sum_{j = i - size // 2}^{i + size // 2} a_j^2) ^ beta`. The defaults are the paper's.
+    Caffe and torch divide `alpha` by `size` and use `k = 1`; to agree with `torch.nn.LocalResponseNorm(size, alpha)`,
+    pass `alpha / size`. Keeps the shape `[N, H, W, C]`.
 
     Raises:
       UsageError: a size below 1.

@@ -149,8 +149,8 @@ class GoogLeNet(StagedClassifier, kw_only=True):
             x = apply_block(module, x, train, int(name[0]), self.remat, materialize=False)
             head = AUXILIARY_HEADS.get(name)
             if head and train and self.aux_heads and (self.is_initializing() or self.has_variable("params", head)):
-                dense = {"num_classes": self.num_classes, "dropout_rate": self.aux_dropout_rate, **self.policy}
-                AuxiliaryHead(unit=unit, pool=self.aux_pool, **dense, name=head)(x, train)
+                fields = {"num_classes": self.num_classes, "dropout_rate": self.aux_dropout_rate, **self.policy}
+                AuxiliaryHead(unit=unit, pool=self.aux_pool, **fields, name=head)(x, train)
 
         return self.logits(Dropout(self.dropout_rate)(layers.GlobalAvgPool()(x), train))
 
