@@ -24,8 +24,8 @@ class ReLU(nn.Module):
 class GELU(nn.Module):
     """Gaussian error linear unit, `x * Phi(x)` (Hendrycks and Gimpel, 2016). Keeps the shape.
 
-    `Phi` is the standard normal distribution function, `(1 + erf(x / sqrt(2))) / 2`. With `approximate`, compute
-    `0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))` instead.
+    `Phi` is the standard normal distribution function, `(1 + erf(x / sqrt(2))) / 2`. With `approximate`, the result is
+    `0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`.
 
     >>> GELU()(jnp.zeros(2)).tolist()
     [0.0, 0.0]
@@ -70,8 +70,7 @@ class Tanh(nn.Module):
 class Softmax(nn.Module):
     """`exp(x_j) / sum_k exp(x_k)` along `axis`: probabilities of mutually exclusive classes. Keeps the shape.
 
-    Models return logits, and losses apply the softmax themselves in a numerically stable form. Use this layer to
-    read probabilities.
+    Models return logits, and losses apply a numerically stable softmax. Use this layer to read probabilities.
 
     >>> Softmax()(jnp.zeros((1, 4))).tolist()
     [[0.25, 0.25, 0.25, 0.25]]

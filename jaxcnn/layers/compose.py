@@ -15,16 +15,13 @@ Layer = Callable[..., Any]
 
 
 def _call(layer: Layer, x: Any, train: bool) -> Any:
-    """Return `layer(x, train)` if the layer takes `train`, else `layer(x)`.
-
-    `train` is passed by position where possible: Flax's transformed modules, such as `nn.vmap(BatchNorm)`, drop keyword
-    arguments.
-    """
+    """Return `layer(x, train)` if the layer takes `train`, else `layer(x)`."""
     call = type(layer).__call__ if isinstance(layer, nn.Module) else layer
     parameters = [p for p in inspect.signature(call).parameters.values() if p.name != "self"]
     if "train" not in [p.name for p in parameters]:
         return layer(x)
     second = parameters[min(1, len(parameters) - 1)]
+    # Flax's transformed modules, such as `nn.vmap(BatchNorm)`, drop keyword arguments.
     if second.name == "train" and second.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
         return layer(x, train)
     return layer(x, train=train)
@@ -35,11 +32,9 @@ class Sequential(nn.Module):
 
     A layer is a module or a function. `train` is passed to each layer that has a parameter of that name.
 
-    >>> import jax
     >>> from jaxcnn.layers import Conv, Dense, MaxPool, ReLU
     >>> net = Sequential([Conv(6, 5), ReLU(), MaxPool(2), Flatten(), Dense(10)])
-    >>> y, variables = net.init_with_output(jax.random.key(0), jnp.ones((1, 28, 28, 1)))
-    >>> y.shape
+    >>> net.init_with_output(jax.random.key(0), jnp.ones((1, 28, 28, 1)))[0].shape
     (1, 10)
     """
 
@@ -59,13 +54,12 @@ class Sequential(nn.Module):
 class Residual(nn.Module):
     """A residual block: `y = F(x) + shortcut(x)` (He et al., *Deep Residual Learning*, 2015, equations 1 and 2).
 
-    The shortcut is the identity by default. `ZeroPadShortcut` is the paper's parameter-free option A. A 1x1 `Conv`
-    followed by a `BatchNorm` is the paper's projection, option B.
+    The default shortcut is the identity. The paper's option A, without parameters, is `ZeroPadShortcut`. Its option B,
+    the projection, is a 1x1 `Conv` and a `BatchNorm`.
 
     Raises:
       UsageError: the two summands differ in shape.
 
-    >>> import jax
     >>> from jaxcnn.layers import Conv
     >>> block = Residual(Conv(16, 3, strides=2, padding=1), ZeroPadShortcut(16, 2))
     >>> block.init_with_output(jax.random.key(0), jnp.ones((1, 8, 8, 4)))[0].shape
@@ -107,19 +101,15 @@ class ZeroPadShortcut(nn.Module):
         if missing < 0:
             raise UsageError(f"ZeroPadShortcut cannot take {x.shape[-1]} channels down to {self.features}")
         down, right = pair(self.strides, "strides")
-        x = x[:, ::down, ::right]
-        return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, missing)))
+        return jnp.pad(x[:, ::down, ::right], ((0, 0), (0, 0), (0, 0), (0, missing)))
 
 
 class Concat(nn.Module):
-    """Apply branches to the same input and concatenate their outputs along `axis`, by default the channels.
-
-    This is how the Inception module joins feature maps, and the dense block if the identity is a branch.
+    """Apply branches to one input, as Inception does, and concatenate their outputs along `axis` (the channels).
 
     Raises:
       UsageError: there is no branch, or the outputs differ in shape along another axis.
 
-    >>> import jax
     >>> from jaxcnn.layers import Conv
     >>> module = Concat([Conv(64, 1), Conv(128, 3, padding=1)])
     >>> module.init_with_output(jax.random.key(0), jnp.ones((1, 28, 28, 192)))[0].shape
@@ -138,15 +128,11 @@ class Concat(nn.Module):
         if not self.branches:
             raise UsageError("Concat needs at least one branch, got none")
         outputs = [_call(branch, x, train) for branch in self.branches]
-        if len({_without(y.shape, self.axis) for y in outputs}) != 1:
+        others = {tuple(size for axis, size in enumerate(y.shape) if axis != self.axis % y.ndim) for y in outputs}
+        if len(others) != 1:
             shapes = ", ".join(str(list(y.shape)) for y in outputs)
             raise UsageError(f"Concat cannot join shapes {shapes} along axis {self.axis}: the others must agree")
         return jnp.concatenate(outputs, axis=self.axis)
-
-
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    axis %= len(shape)
-    return shape[:axis] + shape[axis + 1 :]
 
 
 class Flatten(nn.Module):

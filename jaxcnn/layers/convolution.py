@@ -16,36 +16,28 @@ from jaxcnn.layers._window import Padding, Size, check_fits, explicit_padding, i
 class Conv(nn.Module):
     """Two-dimensional convolution, `Y_j = sum_i W_ij * X_i + b_j` over C_in input and C_out output channels.
 
-    `W_ij * X_i` is the sliding product of the field (a cross-correlation: the kernel is not flipped),
-
-        `Y[n, y, x, j] = b[j] + sum_{i, u, v} W[u, v, i, j] X[n, s y + d u - p, s x + d v - p, i]`
-
-    with stride `s`, dilation `d` and `p` rows of zero padding. The output has
-
-        `H_out = floor((H + 2 p - d (k - 1) - 1) / s) + 1`
-
-    rows. A kernel of size 2 N + 1 with padding N keeps the size. `[N, H, W, C_in] -> [N, H_out, W_out, features]`.
+    `W_ij * X_i` is a cross-correlation (the kernel is not flipped),
+    `Y[n, y, x, j] = b[j] + sum_{i, u, v} W[u, v, i, j] X[n, s y + d u - p, s x + d v - p, i]`
+    with stride `s`, dilation `d` and `p` rows of zero padding. `[N, H, W, C_in] -> [N, H_out, W_out, features]` with
+    `H_out = floor((H + 2 p - d (k - 1) - 1) / s) + 1`. A kernel of size 2 N + 1 with padding N keeps the size.
     Parameters: `kernel` `[kH, kW, C_in / groups, features]` and `bias` `[features]`.
 
     Fields:
       features: C_out, the number of kernels and of output feature maps.
       kernel_size: (height, width), or one number for both.
       strides: distance that the kernel moves, likewise.
-      padding: rows of zeros on each side: a number, `((top, bottom), (left, right))`, "SAME" or "VALID" (none, the
-        default). Papers pad symmetrically, which "SAME" at stride 2 does not.
+      padding: rows of zeros on each side: a number, `((top, bottom), (left, right))`, "SAME" or "VALID" (none). Papers
+        pad symmetrically, which "SAME" at stride 2 does not.
       kernel_dilation: distance between the taps of the kernel; 1 is an ordinary kernel.
       feature_group_count: number of groups into which input and output channels are split; a group sees itself only.
       use_bias: whether to add `b`; a normalization after the convolution makes it redundant.
-      dtype: dtype of the computation; None infers it from input and parameters.
-      param_dtype: dtype of the parameters.
+      dtype, param_dtype: dtypes of the computation (None infers it from input and parameters) and of the parameters.
       kernel_init, bias_init: initializers.
 
     Raises:
       UsageError: sizes that are not positive, groups that do not divide the channels, an image that is too small.
 
-    >>> import jax
-    >>> conv = Conv(6, (5, 5), padding=2)
-    >>> y, variables = conv.init_with_output(jax.random.key(0), jnp.ones((1, 28, 28, 1)))
+    >>> y, variables = Conv(6, (5, 5), padding=2).init_with_output(jax.random.key(0), jnp.ones((1, 28, 28, 1)))
     >>> y.shape, variables["params"]["kernel"].shape
     ((1, 28, 28, 6), (5, 5, 1, 6))
     """
@@ -68,8 +60,9 @@ class Conv(nn.Module):
         strides = pair(self.strides, "strides")
         dilation = pair(self.kernel_dilation, "kernel_dilation")
         groups = self.feature_group_count
-        padding = explicit_padding(self.padding, image_size("Conv", x.shape), kernel_size, strides, dilation)
-        check_fits("Conv", x.shape, kernel_size, padding, dilation)
+        size = image_size("Conv", x.shape)
+        padding = explicit_padding(self.padding, size, kernel_size, strides, dilation)
+        check_fits("Conv", size, kernel_size, padding, dilation)
         if not is_positive(self.features):
             raise UsageError(f"Conv needs a whole number of features, at least 1, got features={self.features!r}")
         if not is_positive(groups) or x.shape[-1] % groups or self.features % groups:

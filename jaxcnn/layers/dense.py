@@ -20,7 +20,6 @@ class Dense(nn.Module):
     Raises:
       UsageError: `features` is not a positive integer.
 
-    >>> import jax
     >>> y, variables = Dense(10).init_with_output(jax.random.key(0), jnp.ones((2, 84)))
     >>> y.shape, variables["params"]["kernel"].shape
     ((2, 10), (84, 10))

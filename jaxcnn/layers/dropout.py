@@ -11,8 +11,8 @@ class Dropout(nn.Module):
     """Set each unit to 0 with probability `rate` in training; return the input unchanged in evaluation.
 
     Srivastava et al., *Dropout: A Simple Way to Prevent Neural Networks from Overfitting*, 2014. The remaining units
-    are divided by `1 - rate` in training ("inverted" dropout), so that the expected output equals the input.
-    Training needs a random key named `dropout`: `model.apply(variables, x, train=True, rngs={"dropout": key})`.
+    are divided by `1 - rate` in training ("inverted" dropout), so that the expected output equals the input. Training
+    needs a random key named `dropout`: `model.apply(variables, x, train=True, rngs={"dropout": key})`.
 
     Raises:
       UsageError: `rate` is not in [0, 1).
@@ -31,9 +31,8 @@ class StochasticDepth(nn.Module):
     """Set a residual branch to 0 with probability `rate`, example by example, in training.
 
     Huang, Sun, Liu, Sedra and Weinberger, *Deep Networks with Stochastic Depth*, 2016. Place it at the end of the
-    branch: `x + StochasticDepth(rate)(branch(x), train)`. The remaining branches are divided by `1 - rate` in
-    training; the paper multiplies by it at test time instead. `linear_decay` gives the paper's rate for each depth.
-    Training needs a random key named `dropout`.
+    branch: `x + StochasticDepth(rate)(branch(x), train)`. Scaling and random key are those of `Dropout`; the paper
+    multiplies by `1 - rate` at test time instead. `linear_decay` gives the paper's rate for each depth.
 
     Raises:
       UsageError: `rate` is not in [0, 1).

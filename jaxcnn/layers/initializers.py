@@ -14,7 +14,7 @@ A uniform distribution on `(-a, a)` has variance `a^2 / 3`. Normal distributions
 deviations and rescaled to the variance above.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,36 +26,27 @@ from jaxcnn.layers.partial import Partial
 
 Initializer = Callable[..., jax.Array]
 
-# Standard deviation of a standard normal distribution that is truncated at -2 and 2.
-_TRUNCATED_STD = 0.87962566103423978
 
-
-def _draw(
-    make: Callable[..., Initializer], settings: tuple, key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32
-) -> jax.Array:
+def _draw(make: Callable[..., Initializer], settings: tuple, key: Any, shape: Any, dtype: Any = jnp.float32) -> Any:
+    """Draw with `make(*settings)`. A `Partial` of this function is a value; JAX's own closure cannot be pickled."""
     return make(*settings)(key, shape, dtype)
 
 
-def _initializer(make: Callable[..., Initializer], *settings: Any) -> Initializer:
-    """Return `make(*settings)` as a value. The closure that JAX returns cannot be pickled."""
-    return Partial(_draw, make, settings)
-
-
-xavier_uniform = _initializer(jax_initializers.glorot_uniform)
-xavier_normal = _initializer(jax_initializers.glorot_normal)
-he_uniform = _initializer(jax_initializers.he_uniform)
-he_normal = _initializer(jax_initializers.he_normal)
-lecun_normal = _initializer(jax_initializers.lecun_normal)
+xavier_uniform = Partial(_draw, jax_initializers.glorot_uniform, ())
+xavier_normal = Partial(_draw, jax_initializers.glorot_normal, ())
+he_uniform = Partial(_draw, jax_initializers.he_uniform, ())
+he_normal = Partial(_draw, jax_initializers.he_normal, ())
+lecun_normal = Partial(_draw, jax_initializers.lecun_normal, ())
 
 
 def constant(value: float) -> Initializer:
     """Return an initializer that fills arrays with `value`."""
-    return _initializer(jax_initializers.constant, value)
+    return Partial(_draw, jax_initializers.constant, (value,))
 
 
 def normal(stddev: float = 0.01) -> Initializer:
     """Return an initializer that draws from a normal distribution of mean 0."""
-    return _initializer(jax_initializers.normal, stddev)
+    return Partial(_draw, jax_initializers.normal, (stddev,))
 
 
 def truncated_normal(stddev: float = 0.02) -> Initializer:
@@ -65,7 +56,8 @@ def truncated_normal(stddev: float = 0.02) -> Initializer:
     ConvNeXt and the vision transformers were trained. That function truncates at the absolute values -2 and 2, which
     has no effect at 0.02. TensorFlow's and JAX's `stddev` is the one before truncation: their values are 12% smaller.
     """
-    return _initializer(jax_initializers.truncated_normal, stddev / _TRUNCATED_STD)
+    truncated_std = 0.87962566103423978  # standard deviation of a standard normal distribution truncated at -2 and 2
+    return Partial(_draw, jax_initializers.truncated_normal, (stddev / truncated_std,))
 
 
 __all__ = [

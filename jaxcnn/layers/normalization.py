@@ -1,8 +1,4 @@
-"""Normalization: batch, layer and local response normalization.
-
-`BatchNorm` and `LayerNorm` share a contract, so that either can be the `norm` of a model: they are constructed with
-`dtype`, `param_dtype` and `name`, and called as `norm(x, train)`.
-"""
+"""Batch, layer and local response normalization. Of these, `BatchNorm` and `LayerNorm` can be the `norm` of a model."""
 
 from typing import Any
 
@@ -32,32 +28,26 @@ class BatchNorm(nn.Module):
     evaluation they take the place of `mu` and `sigma^2`, so that the output of an example does not depend on its batch.
 
     `[..., C] -> [..., C]`. Parameters: `scale` (gamma) and `bias` (beta), `[C]`. Variables in the collection
-    `batch_stats`: `mean` and `var`, `[C]`, float32. Statistics are computed in float32, or in the dtype of the input if
-    that is wider.
-
-    If the batch is sharded over devices, statistics are those of the whole batch. Under `pmap` or `shard_map` with an
-    axis named `axis_name` they are averaged over that axis. Elsewhere (one device, or `jit` over a mesh) the program
-    sees the whole batch.
+    `batch_stats`: `mean` and `var`, `[C]`, float32. Statistics are computed in at least float32. If the batch is
+    sharded over devices, statistics are those of the whole batch: `pmap` and `shard_map` average them over the axis
+    named `axis_name`, and on one device or in `jit` over a mesh the program sees the whole batch.
 
     Fields:
       momentum: fraction of the old running statistics that is kept (torch's `1 - momentum`).
       epsilon: added to the variance.
       use_scale, use_bias: whether there is a gamma, a beta.
-      unbiased: whether the running variance is that of a sample, with `m - 1` in the denominator (as in the paper's
-        algorithm 2 and in torch), or that of the batch, with m (as in Flax and TensorFlow).
+      unbiased: whether the running variance has the denominator `m - 1` (as in the paper's algorithm 2 and in torch)
+        or m (as in Flax and TensorFlow).
       axis_name: mapped axis to synchronize over; None lets each device use its own part of the batch.
       axis_index_groups: groups of device indices to synchronize within, in place of all devices.
-      dtype: dtype of the output; None is the dtype of the input, or float32 for integers.
-      param_dtype: dtype of the parameters.
+      dtype, param_dtype: dtypes of the output (None: that of the input, or float32 for integers) and of the parameters.
       scale_init, bias_init: initializers.
 
     Raises:
       UsageError: a momentum outside [0, 1], or an epsilon below 0.
 
-    >>> import jax
     >>> x = 5 + 3 * jax.random.normal(jax.random.key(0), (64, 8, 8, 16))
-    >>> variables = BatchNorm().init(jax.random.key(1), x, train=False)
-    >>> y, updates = BatchNorm().apply(variables, x, train=True, mutable=["batch_stats"])
+    >>> y, _ = BatchNorm().init_with_output(jax.random.key(1), x, train=True)
     >>> y.shape, bool(abs(y.mean()) < 1e-3), bool(abs(y.std() - 1) < 1e-3)
     ((64, 8, 8, 16), True, True)
     """
@@ -77,9 +67,8 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if not 0.0 <= self.momentum <= 1.0 or not self.epsilon >= 0.0:
-            raise UsageError(
-                f"BatchNorm needs a momentum in [0, 1] and an epsilon >= 0, got {self.momentum} and {self.epsilon}"
-            )
+            got = f"{self.momentum} and {self.epsilon}"
+            raise UsageError(f"BatchNorm needs a momentum in [0, 1] and an epsilon >= 0, got {got}")
         channels = x.shape[-1:]
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
@@ -109,19 +98,12 @@ class BatchNorm(nn.Module):
 class LayerNorm(nn.Module):
     """Layer normalization (Ba, Kiros and Hinton, *Layer Normalization*, 2016) over the channels of each position.
 
-    With mean mu and variance sigma^2 over the C channels of one position of one example,
-
-        `y_j = gamma_j (x_j - mu) / sqrt(sigma^2 + epsilon) + beta_j`.
-
+    `y_j = gamma_j (x_j - mu) / sqrt(sigma^2 + epsilon) + beta_j` with mean mu and variance sigma^2 over the C channels.
     Training and evaluation do not differ; `train` is accepted so that `LayerNorm` can take the place of `BatchNorm`.
     This is the form of ConvNeXt (Liu et al., *A ConvNet for the 2020s*, 2022), not over all positions of an image.
 
-    `[..., C] -> [..., C]`. Parameters: `scale` (gamma) and `bias` (beta), `[C]`. Statistics are computed in float32, or
-    in the dtype of the input if that is wider.
+    Shapes, parameters and fields: as in `BatchNorm`. Statistics are computed in at least float32.
 
-    Fields: as in `BatchNorm`.
-
-    >>> import jax
     >>> y, _ = LayerNorm().init_with_output(jax.random.key(0), jnp.array([[1.0, 2.0, 3.0]]))
     >>> y.round(3).tolist()
     [[-1.225000023841858, 0.0, 1.225000023841858]]
@@ -154,11 +136,9 @@ class LocalResponseNorm(nn.Module):
     """Local response normalization (Krizhevsky et al., *ImageNet Classification ...*, 2012, section 3.3).
 
     Each value is divided by a power of the activity of `size` neighboring channels at the same position:
-
-        `b_i = a_i / (k + alpha * sum_{j = i - size // 2}^{i + size // 2} a_j^2) ^ beta`
-
-    The defaults are the paper's. Caffe and torch divide `alpha` by `size`, and use `k = 1`; to agree with
-    `torch.nn.LocalResponseNorm(size, alpha)`, pass `alpha / size`. Keeps the shape `[N, H, W, C]`.
+    `b_i = a_i / (k + alpha * sum_{j = i - size // 2}^{i + size // 2} a_j^2) ^ beta`. The defaults are the paper's.
+    Caffe and torch divide `alpha` by `size` and use `k = 1`; to agree with `torch.nn.LocalResponseNorm(size, alpha)`,
+    pass `alpha / size`. Keeps the shape `[N, H, W, C]`.
 
     Raises:
       UsageError: a size below 1.
@@ -175,15 +155,11 @@ class LocalResponseNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         if not is_positive(self.size):
             raise UsageError(f"LocalResponseNorm needs a whole number of channels, at least 1, got size={self.size!r}")
-        before = self.size // 2
+        ones, before = (1,) * (x.ndim - 1), self.size // 2
+        padding = (*((0, 0) for _ in ones), (before, self.size - 1 - before))
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         activity = jax.lax.reduce_window(
-            jnp.square(wide),
-            np.zeros((), wide.dtype),
-            jax.lax.add,
-            window_dimensions=(*(1,) * (x.ndim - 1), self.size),
-            window_strides=(1,) * x.ndim,
-            padding=((0, 0),) * (x.ndim - 1) + ((before, self.size - 1 - before),),
+            jnp.square(wide), np.zeros((), wide.dtype), jax.lax.add, (*ones, self.size), (*ones, 1), padding
         )
         return (wide * (self.k + self.alpha * activity) ** -self.beta).astype(_output_dtype(x))
 

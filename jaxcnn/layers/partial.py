@@ -12,22 +12,15 @@ from jaxcnn.errors import UsageError, unknown_name
 class Partial(functools.partial):
     """A `functools.partial` that is a value: equal, hashable, and still equal after `pickle` and `copy.deepcopy`.
 
-    `functools.partial` compares by identity. A module with such a field is not equal to its copy, and `jax.jit`
-    compiles again for the copy.
-
-    Args:
-      constructor: a class or function. It must be defined at the top level of a file to be picklable.
-      *args, **fields: its arguments, all of which must be hashable.
+    `functools.partial` compares by identity, so that `jax.jit` compiles again for the copy of a module with such a
+    field. Arguments must be hashable. A constructor is picklable if it is defined at the top level of a file.
 
     Raises:
-      UsageError: `constructor` cannot be called, or a Linen module has no such field. The message suggests the closest
-        valid name.
+      UsageError: `constructor` cannot be called, or a Linen module has no such field (the closest one is suggested).
 
     >>> from jaxcnn.layers import BatchNorm
     >>> Partial(BatchNorm, epsilon=1e-3) == Partial(BatchNorm, epsilon=1e-3)
     True
-    >>> Partial(BatchNorm, epsilon=1e-3)(name="norm").epsilon
-    0.001
     """
 
     def __new__(cls, constructor: Any, /, *args: Any, **fields: Any) -> "Partial":
@@ -49,10 +42,7 @@ class Partial(functools.partial):
 
 
 def module_fields(constructor: Any) -> list[str] | None:
-    """Return the names that a Linen module's constructor takes, or None if `constructor` is not one.
-
-    `constructor` is the class itself or a `functools.partial` of it.
-    """
+    """Return the fields of a Linen module's class or a `functools.partial` of it, or None for another constructor."""
     module = _unbound(constructor)
     if not (isinstance(module, type) and issubclass(module, nn.Module)):
         return None

@@ -7,10 +7,10 @@ import numpy as np
 
 from jaxcnn import kernels
 from jaxcnn.errors import UsageError
-from jaxcnn.layers._window import Padding, Sides, Size, check_fits, explicit_padding, image_size, pair
+from jaxcnn.layers._window import Padding, Pair, Sides, Size, check_fits, explicit_padding, image_size, pair
 
 
-def _ceil_overhang(size: int, window: int, stride: int, sides: tuple[int, int]) -> int:
+def _ceil_overhang(size: int, window: int, stride: int, sides: Pair) -> int:
     """Return the rows that `ceil_mode` adds after the padded input, by torch's rule: no window may start in them."""
     padded = size + sum(sides)
     outputs = -(-(padded - window) // stride) + 1
@@ -19,22 +19,19 @@ def _ceil_overhang(size: int, window: int, stride: int, sides: tuple[int, int]) 
     return max((outputs - 1) * stride + window - padded, 0)
 
 
-def _geometry(
-    layer: str, x: jax.Array, window_shape: Size, strides: Size | None, padding: Padding, ceil_mode: bool
-) -> tuple[tuple[int, int], tuple[int, int], Sides, Sides]:
+def _geometry(layer: "MaxPool | AvgPool", x: jax.Array) -> tuple[Pair, Pair, Sides, Sides]:
     """Return window, strides, the given padding, and the padding with what `ceil_mode` adds below and right."""
-    window = pair(window_shape, "window_shape")
-    steps = window if strides is None else pair(strides, "strides")
-    size = image_size(layer, x.shape)
-    sides = explicit_padding(padding, size, window, steps)
-    check_fits(layer, x.shape, window, sides)
+    name = type(layer).__name__
+    window = pair(layer.window_shape, "window_shape")
+    strides = window if layer.strides is None else pair(layer.strides, "strides")
+    size = image_size(name, x.shape)
+    sides = explicit_padding(layer.padding, size, window, strides)
+    check_fits(name, size, window, sides)
     if any(side >= k for k, pads in zip(window, sides, strict=True) for side in pads):
-        raise UsageError(f"{layer} padding {sides} must be smaller than its window {window}")
-    if not ceil_mode:
-        return window, steps, sides, sides
+        raise UsageError(f"{name} padding {sides} must be smaller than its window {window}")
     (top, bottom), (left, right) = sides
-    extra = [_ceil_overhang(n, k, s, p) for n, k, s, p in zip(size, window, steps, sides, strict=True)]
-    return window, steps, sides, ((top, bottom + extra[0]), (left, right + extra[1]))
+    below, beside = map(_ceil_overhang, size, window, strides, sides) if layer.ceil_mode else (0, 0)
+    return window, strides, sides, ((top, bottom + below), (left, right + beside))
 
 
 class MaxPool(nn.Module):
@@ -50,8 +47,6 @@ class MaxPool(nn.Module):
 
     >>> MaxPool(2)(jnp.ones((1, 28, 28, 6))).shape
     (1, 14, 14, 6)
-    >>> MaxPool(3, strides=2, ceil_mode=True)(jnp.ones((1, 112, 112, 64))).shape
-    (1, 56, 56, 64)
     """
 
     window_shape: Size
@@ -60,9 +55,7 @@ class MaxPool(nn.Module):
     ceil_mode: bool = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        window, strides, _, sides = _geometry(
-            "MaxPool", x, self.window_shape, self.strides, self.padding, self.ceil_mode
-        )
+        window, strides, _, sides = _geometry(self, x)
         return kernels.max_pool(x, window, strides, sides)
 
 
@@ -87,33 +80,22 @@ class AvgPool(nn.Module):
     count_include_pad: bool = True
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        window, strides, asked, sides = _geometry(
-            "AvgPool", x, self.window_shape, self.strides, self.padding, self.ceil_mode
-        )
+        window, strides, asked, sides = _geometry(self, x)
         # At least float32: in bfloat16 256 + 1 is 256, and uint8 ends at 255.
         values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         total = jax.lax.reduce_window(
-            values,
-            np.array(0, values.dtype),
-            jax.lax.add,
-            window_dimensions=(1, *window, 1),
-            window_strides=(1, *strides, 1),
-            padding=((0, 0), *sides, (0, 0)),
+            values, np.array(0, values.dtype), jax.lax.add, (1, *window, 1), (1, *strides, 1), ((0, 0), *sides, (0, 0))
         )
         # The number of values in each window depends on shapes alone, so it is a constant of the program.
-        rows, columns = (
-            self._values_counted(x.shape[axis + 1], window[axis], strides[axis], asked[axis], total.shape[axis + 1])
-            for axis in (0, 1)
-        )
+        rows, columns = map(self._values_counted, x.shape[1:3], window, strides, asked, total.shape[1:3])
         counts = np.outer(rows, columns)
         counts = counts[:1, :1] if (counts == counts[0, 0]).all() else counts
         mean = total / counts[None, :, :, None].astype(values.dtype)
         return mean.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else mean
 
-    def _values_counted(self, size: int, window: int, stride: int, sides: tuple[int, int], outputs: int) -> np.ndarray:
+    def _values_counted(self, size: int, window: int, stride: int, sides: Pair, outputs: int) -> np.ndarray:
         """Return the number of values that each of `outputs` windows averages along one axis."""
-        before, after = sides
-        first, last = (0, before + size + after) if self.count_include_pad else (before, before + size)
+        first, last = (0, size + sum(sides)) if self.count_include_pad else (sides[0], sides[0] + size)
         starts = np.arange(outputs) * stride
         return np.minimum(starts + window, last) - np.maximum(starts, first)
 
@@ -149,7 +131,6 @@ class AdaptiveAvgPool(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         rows, columns = pair(self.output_size, "output_size")
         height, width = image_size("AdaptiveAvgPool", x.shape)
-        strips = [x[:, i * height // rows : -(-(i + 1) * height // rows)].mean(1) for i in range(rows)]
-        y = jnp.stack(strips, 1)
+        y = jnp.stack([x[:, i * height // rows : -(-(i + 1) * height // rows)].mean(1) for i in range(rows)], 1)
         strips = [y[:, :, i * width // columns : -(-(i + 1) * width // columns)].mean(2) for i in range(columns)]
         return jnp.stack(strips, 2)

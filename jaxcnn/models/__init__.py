@@ -1,13 +1,11 @@
 """Classic architectures as pure Linen modules, one paper a file.
 
 A model is called as `model.apply(variables, images, train=...)` with images `[N, H, W, C]` and returns logits
-`[N, num_classes]` in float32. `train` is accepted by position and by keyword; Flax's transformations (`nn.vmap`,
-`nn.remat`, `nn.jit`) need it by position. A model is a value: equal and hashable, also after `pickle` and
-`copy.deepcopy`, so that it can be a static argument of `jax.jit`.
+`[N, num_classes]` in float32. As for layers, `train` is accepted by position and by keyword, and a model is a value,
+which can be a static argument of `jax.jit`.
 
 Each file lists its models in a dict `MODELS`, which this package finds: a new architecture is one new file. Files with
-an underscore hold what several families share: fields and head (`_classifier`, which also documents what a
-normalization must accept), stem, rematerialization, and access to intermediate features.
+an underscore are shared by several families. `_classifier` also documents what a normalization must accept.
 """
 
 import fnmatch
@@ -26,7 +24,7 @@ from jaxcnn.models._intermediates import features
 
 @functools.cache
 def _registry() -> dict[str, tuple[Callable[..., nn.Module], str]]:
-    """Return the constructor of each model, and the name of the Python module that lists it, by the model's name."""
+    """Return the constructor of each model and the name of the Python module that lists it."""
     models = {}
     for file in pkgutil.iter_modules(__path__, prefix=f"{__name__}."):
         module = importlib.import_module(file.name)
@@ -44,11 +42,7 @@ def _constructor(name: str) -> Callable[..., nn.Module]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of all models, or of those that match a shell pattern.
-
-    >>> list_models("lenet5")
-    ['lenet5']
-    """
+    """Return the names of all models, or of those that match a shell pattern such as "resnet*"."""
     return sorted(fnmatch.filter(_registry(), pattern))
 
 
@@ -64,13 +58,11 @@ def paper(name: str) -> str:
 
 
 def create_model(name: str, num_classes: int | None = None, **fields: Any) -> nn.Module:
-    """Return a model as a Linen module, which holds no parameters.
+    """Return the model `name`, one of `list_models()`, as a Linen module, which holds no parameters.
 
     Args:
-      name: one of `list_models()`.
       num_classes: number of logits. The default is the paper's, 1000 for ImageNet and 10 for small images.
-      **fields: fields of the module that differ from the named variant's, such as `dtype=jnp.bfloat16`;
-        `model_fields(name)` lists them.
+      **fields: other values for fields in `model_fields(name)`, such as `dtype=jnp.bfloat16`.
 
     Raises:
       UsageError: an unknown name or field (the message suggests the closest valid one), or fewer than one class.

@@ -1,22 +1,22 @@
 """Fields and head of every image classifier, and of those that consist of stages."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Dense
-from jaxcnn.models._stages import Remat, check_stages
+from jaxcnn.models._stages import Remat
 from jaxcnn.models._stem import IMAGE_SHAPES, Kind, check_stem
 
 Norm = Callable[..., Any]
-"""Constructor of a normalization layer.
+"""Constructor of a normalization layer, called as `norm(dtype=..., param_dtype=..., name=...)`.
 
-It is called as `norm(dtype=..., param_dtype=..., name=...)`, and its module as `(x, train)` with `x` of shape
-`[N, H, W, C]`. `BatchNorm`, `LayerNorm`, a `Partial` of either, and every other module with this signature can be the
-field `norm` of a model. A module without running statistics ignores `train`:
+Its module is called as `(x, train)` with `x` of shape `[N, H, W, C]`. `BatchNorm`, `LayerNorm`, a `Partial` of either,
+and every other module with this signature will do. A module without running statistics ignores `train`:
 
     class GroupNorm(nn.GroupNorm):
         def __call__(self, x, train):
@@ -30,9 +30,8 @@ class Classifier(nn.Module, kw_only=True):
     """A map from images `[N, H, W, C]` to logits `[N, num_classes]`, called as `(x, train)`.
 
     Fields:
-      num_classes: number of logits.
-      dtype: dtype of the computation. None infers it from the input and the parameters. Logits are always float32.
-      param_dtype: dtype of the parameters.
+      num_classes: number of logits, which are always float32.
+      dtype, param_dtype: dtypes of the computation (None infers it from input and parameters) and of the parameters.
     """
 
     num_classes: int = 1000
@@ -55,8 +54,7 @@ class StagedClassifier(Classifier, kw_only=True):
 
     Fields:
       norm: constructor of the normalization layers, such as `Partial(BatchNorm, axis_name=None)`; see `Norm`.
-      remat: stages whose blocks are recomputed in the backward pass, which needs less memory and more time: True for
-        all, or a tuple of stage numbers.
+      remat: stages to recompute in the backward pass, for less memory and more time: True, or a tuple of their numbers.
       stem: "imagenet" for large images, or "cifar" for images of 28x28 and 32x32.
     """
 
@@ -70,7 +68,11 @@ class StagedClassifier(Classifier, kw_only=True):
         return IMAGE_SHAPES[self.stem]
 
     @nn.nowrap
-    def check_fields(self, stages: Iterable[int]) -> None:
+    def check_fields(self, stages: Collection[int]) -> None:
         """Raise `UsageError` if `stem` is unknown or `remat` names a stage that is not in `stages`."""
         check_stem(self.stem)
-        check_stages(self.remat, sorted(stages))
+        remat = self.remat
+        named = () if isinstance(remat, bool) else remat if isinstance(remat, tuple | list) else (remat,)
+        if any(isinstance(stage, bool) or stage not in stages for stage in named):
+            known = ", ".join(map(str, sorted(stages)))
+            raise UsageError(f"remat must be True, False or a tuple of stages out of {known}, got {remat!r}")

@@ -12,6 +12,8 @@ from jaxcnn.errors import UsageError, unknown_name
 HEAD = "head"
 """Path of the last layer of every registered model."""
 
+Paths = str | Sequence[str] | None
+
 
 @overload
 def features(
@@ -22,13 +24,7 @@ def features(
     model: nn.Module, variables: Any, x: jax.Array, at: Sequence[str], *, train: bool = False, rngs: Any = None
 ) -> dict[str, jax.Array]: ...
 def features(
-    model: nn.Module,
-    variables: Any,
-    x: jax.Array,
-    at: str | Sequence[str] | None = None,
-    *,
-    train: bool = False,
-    rngs: Any = None,
+    model: nn.Module, variables: Any, x: jax.Array, at: Paths = None, *, train: bool = False, rngs: Any = None
 ) -> jax.Array | dict[str, jax.Array]:
     """Return the features in front of a model's classifier, or the outputs of any of its modules.
 
@@ -38,23 +34,17 @@ def features(
       model: a Linen module that is called as `model(x, train=...)`.
       variables: its parameters and running statistics.
       x: images `[N, H, W, C]`.
-      at: path of a module, such as "stage3_block6" or "stage3_block6/conv2"; `jaxcnn summary` lists them. Several paths
-        return a dict. None returns the input of the last layer, `head`: `[N, features]`.
+      at: path of a module whose last output is returned, such as "stage3_block6/conv2"; `jaxcnn summary` lists them.
+        Several paths return a dict. None returns the input of the last layer, `head`: `[N, features]`.
       train: whether to use batch statistics and dropout. Updates of running statistics are discarded.
       rngs: random keys by name, `{"dropout": key}`.
-
-    Returns:
-      The output of the module's last call.
 
     Raises:
       UsageError: there is no module at a path. The message suggests the closest valid path.
 
-    >>> import jax, jax.numpy as jnp
     >>> from jaxcnn.models import create_model
-    >>> model, images = create_model("resnet20_cifar"), jnp.ones((2, 32, 32, 3))
+    >>> model, images = create_model("resnet20_cifar"), jax.numpy.ones((2, 32, 32, 3))
     >>> variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    >>> jax.eval_shape(lambda v: features(model, v, images), variables).shape
-    (2, 64)
     >>> jax.eval_shape(lambda v: features(model, v, images, at="stage2_block3"), variables).shape
     (2, 16, 16, 32)
     """
@@ -78,11 +68,7 @@ def features(
         if path not in found and at is None:
             raise UsageError(f"{type(model).__name__} has no module {HEAD!r} to take features in front of; give `at`")
         if path not in found:
-            raise _unknown(path, paths)
+            # A deep network has thousands of modules. If none is close, list those at the top level only.
+            near = difflib.get_close_matches(path, paths, n=1, cutoff=0.5)
+            raise unknown_name("tap", path, near or {p for p in paths if "/" not in p})
     return found[wanted[0]] if at is None or isinstance(at, str) else {path: found[path] for path in wanted}
-
-
-def _unknown(path: str, paths: Sequence[str]) -> UsageError:
-    # A deep network has thousands of modules. If none is close, list those at the top level only.
-    near = difflib.get_close_matches(path, paths, n=1, cutoff=0.5)
-    return unknown_name("tap", path, near or dict.fromkeys(p for p in paths if "/" not in p))

@@ -26,11 +26,7 @@ class Stem(nn.Module):
 
     `[N, H, W, C] -> [N, ceil(H / 4), ceil(W / 4), features]`, or `[N, H, W, features]` for "cifar".
 
-    Fields:
-      kind: "imagenet" or "cifar".
-      features: output channels of the convolution.
-      conv: constructor of the convolution.
-      norm: constructor of the normalization that follows, with a ReLU. None for neither.
+    `conv` and `norm` are constructors. A ReLU follows the normalization; None omits both.
     """
 
     kind: Kind
@@ -41,10 +37,8 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         check_stem(self.kind)
-        if self.kind == "imagenet":
-            x = self.conv(self.features, 7, 2, padding=3, name="conv")(x)
-        else:
-            x = self.conv(self.features, 3, padding=1, name="conv")(x)
+        kernel, stride = (7, 2) if self.kind == "imagenet" else (3, 1)
+        x = self.conv(self.features, kernel, stride, padding=kernel // 2, name="conv")(x)
         if self.norm is not None:
             x = relu(self.norm(name="norm")(x, train))
         return MaxPool(3, 2, padding=1, name="pool")(x) if self.kind == "imagenet" else x

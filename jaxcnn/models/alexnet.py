@@ -18,21 +18,16 @@ class AlexNet(Classifier, kw_only=True):
     """Five convolutions, three of them followed by max pooling, and three fully connected layers (figure 2).
 
     `[N, 224, 224, C] -> [N, num_classes]`. Any image size of at least 63 works (67 without padding). The first fully
-    connected layer has an input for each position that remains, 6x6 at 224.
+    connected layer has an input for each position that remains, 6x6 at 224. The defaults are the single tower of *One
+    weird trick for parallelizing convolutional neural networks* (Krizhevsky, 2014), as in torchvision. The paper's two
+    towers, one a GPU, are convolutions in two groups.
 
-    The defaults are the single tower of *One weird trick for parallelizing convolutional neural networks* (Krizhevsky,
-    2014), as in torchvision. The paper's two towers, one a GPU, are convolutions in two groups.
-
-    Fields:
-      features: output channels of each convolution.
-      groups: groups of each convolution.
+    Fields, besides those of `Classifier`:
+      features, groups: output channels and groups of each convolution.
       padding: padding of the first convolution. The paper's sizes need images of 227 without padding.
       response_norm: constructor of the normalization behind the first two ReLUs (section 3.3); None for none.
-      hidden: width of the two hidden fully connected layers.
-      dropout_rate: dropout rate of the fully connected layers (section 4.2).
+      hidden, dropout_rate: width and dropout rate of the two hidden fully connected layers (section 4.2).
       dropout_at: apply dropout to the "inputs" (torchvision) or the "outputs" (the paper) of the hidden layers.
-
-    `Classifier` documents the other fields.
 
     Raises:
       UsageError: an unknown `dropout_at`.
@@ -67,9 +62,7 @@ class AlexNet(Classifier, kw_only=True):
         x = relu(conv(c3, 3, padding=1, feature_group_count=g3, name="conv3")(x))
         x = relu(conv(c4, 3, padding=1, feature_group_count=g4, name="conv4")(x))
         x = relu(conv(c5, 3, padding=1, feature_group_count=g5, name="conv5")(x))
-        x = MaxPool(3, 2)(x)
-
-        x = Flatten()(x)
+        x = Flatten()(MaxPool(3, 2)(x))
         for name in ("fc6", "fc7"):
             x = drop(x, train) if self.dropout_at == "inputs" else x
             x = relu(dense(self.hidden, name=name)(x))

@@ -20,11 +20,8 @@ class DenseLayer(nn.Module):
 
     `[N, H, W, C] -> [N, H, W, C + growth_rate]`. Given a tuple of feature maps, return a longer tuple instead.
 
-    Fields:
-      growth_rate: number of new feature maps.
-      bottleneck: whether a BN-ReLU-conv of 1x1 with `4 * growth_rate` feature maps comes first (DenseNet-B).
-      dropout_rate: dropout rate behind the last convolution.
-      conv, norm: constructors of the layers.
+    With `bottleneck`, a BN-ReLU-conv of 1x1 with `4 * growth_rate` feature maps comes first (DenseNet-B). Dropout
+    follows the last convolution. `conv` and `norm` are constructors.
     """
 
     growth_rate: int
@@ -37,8 +34,7 @@ class DenseLayer(nn.Module):
     def __call__(self, x: Any, train: bool) -> Any:
         y = self.first_convolution(x, train)
         if self.bottleneck:
-            y = relu(self.norm(name="norm2")(y, train))
-            y = self.conv(self.growth_rate, 3, padding=1, name="conv2")(y)
+            y = self.conv(self.growth_rate, 3, padding=1, name="conv2")(relu(self.norm(name="norm2")(y, train)))
         y = Dropout(self.dropout_rate)(y, train)
         return (*x, y) if isinstance(x, tuple) else jnp.concatenate([x, y], axis=-1)
 
@@ -69,11 +65,9 @@ class Transition(nn.Module):
 
 
 class DenseNet(StagedClassifier, kw_only=True):
-    """Dense blocks, in which each layer sees the feature maps of all layers before it, with transitions between them.
+    """Dense blocks, whose layers see all earlier feature maps, and transitions. `[N, H, W, C] -> [N, num_classes]`.
 
-    `[N, H, W, C] -> [N, num_classes]`.
-
-    Fields:
+    Fields, besides those of `StagedClassifier`, whose `remat` takes the numbers of dense blocks:
       block_sizes: layers in each dense block.
       growth_rate: k, the number of feature maps that each layer adds.
       stem_width: feature maps in front of the first block.
@@ -82,8 +76,6 @@ class DenseNet(StagedClassifier, kw_only=True):
       dropout_rate: dropout rate behind each layer. The paper's is 0.2 for data without augmentation.
       memory_efficient: whether the concatenation, first normalization and first convolution of each layer are
         recomputed in the backward pass (Pleiss et al., 2017). Memory of a block of L layers then grows with L, not L^2.
-
-    `StagedClassifier` documents the other fields. The stages of `remat` are the dense blocks.
 
     Raises:
       UsageError: a compression outside (0, 1].
@@ -104,17 +96,15 @@ class DenseNet(StagedClassifier, kw_only=True):
         self.check_fields(stages=range(1, len(self.block_sizes) + 1))
         conv = Partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **self.policy)
         norm = Partial(self.norm, **self.policy)
-        dense_layer = MemoryEfficientDenseLayer if self.memory_efficient and train else DenseLayer
-        dense_layer = Partial(dense_layer, self.growth_rate, self.bottleneck, self.dropout_rate, conv, norm)
+        layer = MemoryEfficientDenseLayer if self.memory_efficient and train else DenseLayer
+        layer = Partial(layer, self.growth_rate, self.bottleneck, self.dropout_rate, conv, norm)
 
         x = Stem(self.stem, self.stem_width, conv, norm if self.stem == "imagenet" else None, name="stem")(x, train)
         for block, layers in enumerate(self.block_sizes, start=1):
             maps: Any = (x,) if self.memory_efficient else x
             for index in range(1, layers + 1):
-                layer = dense_layer(name=f"block{block}_layer{index}")
-                maps = apply_block(
-                    layer, maps, train, stage=block, remat=self.remat, materialize=not self.memory_efficient
-                )
+                module = layer(name=f"block{block}_layer{index}")
+                maps = apply_block(module, maps, train, block, self.remat, materialize=not self.memory_efficient)
             x = jnp.concatenate(maps, axis=-1) if self.memory_efficient else maps
             if block < len(self.block_sizes):
                 features = int(x.shape[-1] * self.compression)

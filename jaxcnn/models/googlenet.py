@@ -8,28 +8,12 @@ import flax.linen as nn
 import jax
 from flax.core import FrozenDict
 
-from jaxcnn.layers import (
-    AdaptiveAvgPool,
-    AvgPool,
-    BatchNorm,
-    Concat,
-    Conv,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAvgPool,
-    LocalResponseNorm,
-    MaxPool,
-    Partial,
-    Sequential,
-    initializers,
-    relu,
-)
+from jaxcnn import layers
+from jaxcnn.layers import Concat, Conv, Dense, Dropout, MaxPool, Partial, Sequential, initializers, relu
 from jaxcnn.models._classifier import Classifier, Norm, StagedClassifier
 from jaxcnn.models._stages import apply_block
 
-# Table 1: channels of the 1x1, of the 3x3's reduction and the 3x3, of the 5x5's reduction and the 5x5, and of the
-# projection behind the pooling.
+# Table 1: channels of the 1x1, of the 3x3 with its reduction, of the 5x5 with its reduction, and behind the pooling.
 INCEPTION = {
     "3a": (64, (96, 128), (16, 32), 32),
     "3b": (128, (128, 192), (32, 96), 64),
@@ -41,6 +25,7 @@ INCEPTION = {
     "5a": (256, (160, 320), (32, 128), 128),
     "5b": (384, (192, 384), (48, 128), 128),
 }
+AUXILIARY_HEADS = {"4a": "aux1", "4d": "aux2"}
 
 
 class ConvUnit(nn.Module):
@@ -61,14 +46,9 @@ class ConvUnit(nn.Module):
 class Inception(nn.Module):
     """Convolutions of several sizes in parallel, behind 1x1 reductions of their input (figure 2b).
 
-    `[N, H, W, C] -> [N, H, W, n1 + n3 + n5 + pooled]`. The naive module (figure 2a) has no reductions and no projection
-    behind the pooling, which keeps all C channels.
-
-    Fields:
-      row: a row of table 1.
-      unit: constructor of a convolution with its normalization and ReLU.
-      naive: whether to omit the 1x1 reductions.
-      largest: size of the largest kernel, 5 in the paper.
+    `[N, H, W, C] -> [N, H, W, n1 + n3 + n5 + pooled]`. A `naive` module (figure 2a) has no reductions, and its pooling
+    keeps all C channels. `row` is a row of table 1, `unit` the constructor of a `ConvUnit`, and `largest` the size of
+    the largest kernel, 5 in the paper.
     """
 
     row: tuple[int, tuple[int, int], tuple[int, int], int]
@@ -79,30 +59,19 @@ class Inception(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         n1, (reduce3, n3), (reduce5, n5), pooled = self.row
-        pool = MaxPool(3, 1, padding=1)
-        branch1 = self.unit(n1, 1, name="branch1")
-        branch3, branch5 = self.unit(n3, 3, name="branch3"), self.unit(n5, self.largest, name="branch5")
-        if self.naive:
-            branches = [branch1, branch3, branch5, pool]
-        else:
-            branches = [
-                branch1,
-                Sequential([self.unit(reduce3, 1, name="branch3_reduce"), branch3]),
-                Sequential([self.unit(reduce5, 1, name="branch5_reduce"), branch5]),
-                Sequential([pool, self.unit(pooled, 1, name="branch_pool")]),
-            ]
-        return Concat(branches)(x, train)
+        branch1, branch3 = self.unit(n1, 1, name="branch1"), self.unit(n3, 3, name="branch3")
+        branch5, pool = self.unit(n5, self.largest, name="branch5"), MaxPool(3, 1, padding=1)
+        if not self.naive:
+            branch3 = Sequential([self.unit(reduce3, 1, name="branch3_reduce"), branch3])
+            branch5 = Sequential([self.unit(reduce5, 1, name="branch5_reduce"), branch5])
+            pool = Sequential([pool, self.unit(pooled, 1, name="branch_pool")])
+        return Concat([branch1, branch3, branch5, pool])(x, train)
 
 
 class AuxiliaryHead(Classifier, kw_only=True):
     """A small classifier of intermediate features (section 5), which sows its `logits` in the collection `aux_logits`.
 
-    `[N, H, W, C] -> [N, num_classes]`.
-
-    Fields:
-      unit: constructor of a convolution with its normalization and ReLU.
-      pool: constructor of the first layer.
-      dropout_rate: dropout rate in front of the logits.
+    `[N, H, W, C] -> [N, num_classes]`. `unit` and `pool` are the constructors of a `ConvUnit` and of the first layer.
     """
 
     unit: Callable[..., Any]
@@ -112,7 +81,7 @@ class AuxiliaryHead(Classifier, kw_only=True):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = self.unit(128, 1, name="reduce")(self.pool()(x), train)
-        x = relu(Dense(1024, kernel_init=initializers.he_normal, **self.policy, name="fc")(Flatten()(x)))
+        x = relu(Dense(1024, kernel_init=initializers.he_normal, **self.policy, name="fc")(layers.Flatten()(x)))
         logits = self.logits(Dropout(self.dropout_rate)(x, train))
         if not self.is_initializing():
             # By default `sow` collects a tuple of the values of all calls.
@@ -123,36 +92,31 @@ class AuxiliaryHead(Classifier, kw_only=True):
 class GoogLeNet(StagedClassifier, kw_only=True):
     """Nine Inception modules behind a convolutional stem (table 1), and two auxiliary classifiers in training.
 
-    `[N, 224, 224, C] -> [N, num_classes]`. The defaults are the paper's.
+    `[N, 224, 224, C] -> [N, num_classes]`. The defaults are the paper's. The auxiliary heads follow modules 4a and 4d
+    and sow `aux1/logits` and `aux2/logits` in the collection `aux_logits`. The paper adds 0.3 of each one's loss. They
+    exist in training only: `init` creates their parameters only with `train=True`, and they are skipped in training if
+    their parameters are missing.
 
-    The auxiliary heads follow modules 4a and 4d and sow `aux1/logits` and `aux2/logits` in the collection `aux_logits`.
-    The paper adds 0.3 of each one's loss. They exist in training only: `init` creates their parameters only with
-    `train=True`, and they are skipped in training if their parameters are missing.
-
-    Fields:
+    Fields, besides those of `StagedClassifier`, whose `remat` takes the stages 3, 4 and 5 of table 1:
       modules: the rows of table 1, by name.
-      naive: whether the modules are the naive ones.
+      naive, largest: as in `Inception`.
       norm: normalization behind each convolution, in place of its bias; None, as in the paper, for none.
       response_norm: constructor of the normalization behind `pool1` and behind `conv2`; None for none.
-      largest: size of the largest kernel in a module.
       last_pool: window of the pooling in front of module 5a.
       stem: "cifar" is one 3x3 convolution at full size.
       aux_heads: whether there are auxiliary heads.
       aux_pool: constructor of the pooling in front of them, which must return 4x4 for images of 224x224.
-      dropout_rate: dropout rate in front of the logits.
-      aux_dropout_rate: dropout rate in the auxiliary heads.
-
-    `StagedClassifier` documents the other fields. The stages of `remat` are 3, 4 and 5, as in table 1.
+      dropout_rate, aux_dropout_rate: dropout rates in front of the logits and of the auxiliary heads' logits.
     """
 
     modules: Mapping[str, Any] = FrozenDict(INCEPTION)
     naive: bool = False
     norm: Norm | None = None
-    response_norm: Callable[[], Any] | None = LocalResponseNorm
+    response_norm: Callable[[], Any] | None = layers.LocalResponseNorm
     largest: int = 5
     last_pool: int = 3
     aux_heads: bool = True
-    aux_pool: Callable[..., Any] = Partial(AvgPool, 5, 3)
+    aux_pool: Callable[..., Any] = Partial(layers.AvgPool, 5, 3)
     dropout_rate: float = 0.4
     aux_dropout_rate: float = 0.7
 
@@ -172,8 +136,7 @@ class GoogLeNet(StagedClassifier, kw_only=True):
             x = self.response_norm()(x) if self.response_norm else x
             x = unit(64, 1, name="conv2_reduce")(x, train)
             x = unit(192, 3, name="conv2")(x, train)
-            x = self.response_norm()(x) if self.response_norm else x
-            x = MaxPool(3, 2, ceil_mode=True, name="pool2")(x)
+            x = MaxPool(3, 2, ceil_mode=True, name="pool2")(self.response_norm()(x) if self.response_norm else x)
         else:
             x = unit(192, 3, name="conv1")(x, train)
 
@@ -183,26 +146,13 @@ class GoogLeNet(StagedClassifier, kw_only=True):
             if name == "5a":
                 x = MaxPool(self.last_pool, 2, ceil_mode=True, name="pool4")(x)
             module = Inception(row, unit, self.naive, self.largest, name=f"inception{name}")
-            x = apply_block(module, x, train, stage=int(name[0]), remat=self.remat, materialize=False)
-            if name == "4a":
-                self.classify_early(x, unit, train, name="aux1")
-            if name == "4d":
-                self.classify_early(x, unit, train, name="aux2")
+            x = apply_block(module, x, train, int(name[0]), self.remat, materialize=False)
+            head = AUXILIARY_HEADS.get(name)
+            if head and train and self.aux_heads and (self.is_initializing() or self.has_variable("params", head)):
+                fields = {"num_classes": self.num_classes, "dropout_rate": self.aux_dropout_rate, **self.policy}
+                AuxiliaryHead(unit=unit, pool=self.aux_pool, **fields, name=head)(x, train)
 
-        return self.logits(Dropout(self.dropout_rate)(GlobalAvgPool()(x), train))
-
-    @nn.nowrap
-    def classify_early(self, x: jax.Array, unit: Callable[..., Any], train: bool, name: str) -> None:
-        """Apply an auxiliary head in training, if it has parameters or is to get some."""
-        if train and self.aux_heads and (self.is_initializing() or self.has_variable("params", name)):
-            AuxiliaryHead(
-                num_classes=self.num_classes,
-                unit=unit,
-                pool=self.aux_pool,
-                dropout_rate=self.aux_dropout_rate,
-                **self.policy,
-                name=name,
-            )(x, train)
+        return self.logits(Dropout(self.dropout_rate)(layers.GlobalAvgPool()(x), train))
 
 
 MODELS = {
@@ -211,11 +161,11 @@ MODELS = {
     # torchvision's variant, to which published weights belong: BN, 3x3 in place of 5x5, no response normalization.
     "googlenet_bn": partial(
         GoogLeNet,
-        norm=Partial(BatchNorm, epsilon=1e-3),
+        norm=Partial(layers.BatchNorm, epsilon=1e-3),
         response_norm=None,
         largest=3,
         last_pool=2,
-        aux_pool=Partial(AdaptiveAvgPool, 4),
+        aux_pool=Partial(layers.AdaptiveAvgPool, 4),
         dropout_rate=0.2,
     ),
 }

@@ -22,8 +22,8 @@ XXX...XXX..X.XXX
 ...XXX..XXXX.XXX
 """
 
-# Section II-B fixes the weights of the output units to bitmaps of the characters, 7 wide and 12 high. These are drawn
-# like figure 3: one hexadecimal number a row, with the leftmost pixel in bit 6.
+# Figure 3: the fixed weights of the output units (section II-B) are bitmaps of the characters, 7 wide and 12 high,
+# with one hexadecimal number a row and the leftmost pixel in bit 6.
 DIGITS = (
     "1c 22 41 41 41 41 41 41 41 22 1c 00",
     "08 18 28 08 08 08 08 08 08 08 3e 00",
@@ -39,12 +39,7 @@ DIGITS = (
 
 
 class LeNet(Classifier, kw_only=True):
-    """The fields of both networks.
-
-    Fields:
-      padding: rows of zeros around the image. The paper centers its 28x28 digits in a field of 32x32; use 0 for images
-        of 32x32.
-    """
+    """The fields of both networks. `padding` centers 28x28 digits in the paper's field of 32x32; 0 is for 32x32."""
 
     num_classes: int = 10
     padding: int = 2
@@ -60,11 +55,9 @@ class LeNet5(LeNet, kw_only=True):
 
     `[N, 28, 28, C] -> [N, num_classes]`, with 61,706 parameters for 28x28x1 and 10 classes.
 
-    Fields:
+    Fields, besides those of `LeNet` and `Classifier`:
       activation: the activation behind each layer but the last.
       pool: constructor of the pooling behind C1 and C3.
-
-    `LeNet` and `Classifier` document the other fields.
     """
 
     activation: Callable[[jax.Array], jax.Array] = relu
@@ -72,22 +65,20 @@ class LeNet5(LeNet, kw_only=True):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        features = Sequential(
-            [
-                Conv(6, 5, padding=self.padding, **self.policy, name="C1"),  # 6 feature maps of 28x28
-                self.activation,
-                self.pool(2),  # S2: 6 of 14x14
-                Conv(16, 5, **self.policy, name="C3"),  # 16 of 10x10
-                self.activation,
-                self.pool(2),  # S4: 16 of 5x5
-                Flatten(),
-                Dense(120, **self.policy, name="C5"),
-                self.activation,
-                Dense(84, **self.policy, name="F6"),
-                self.activation,
-            ]
-        )
-        return self.logits(features(x))
+        layers = [
+            Conv(6, 5, padding=self.padding, **self.policy, name="C1"),  # 6 feature maps of 28x28
+            self.activation,
+            self.pool(2),  # S2: 6 of 14x14
+            Conv(16, 5, **self.policy, name="C3"),  # 16 of 10x10
+            self.activation,
+            self.pool(2),  # S4: 16 of 5x5
+            Flatten(),
+            Dense(120, **self.policy, name="C5"),
+            self.activation,
+            Dense(84, **self.policy, name="F6"),
+            self.activation,
+        ]
+        return self.logits(Sequential(layers)(x))
 
 
 def uniform_by_fan_in(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -119,8 +110,8 @@ def _per_channel(parameter: jax.Array, x: jax.Array) -> jax.Array:
 class SparseConv(nn.Module):
     """A 5x5 convolution whose output channels are connected to some of the input channels only (layer C3).
 
-    `table` has a row for each input channel and a column for each output channel. An X marks a connection. Parameters:
-    `kernel` `[5, 5, connections]` and `bias` `[features]`.
+    `table` has a row for each input channel, a column for each output channel, and an X for each connection.
+    Parameters: `kernel` `[5, 5, connections]` and `bias` `[features]`.
     """
 
     table: str
@@ -149,9 +140,7 @@ class LeNet5Of1998(LeNet, kw_only=True):
 
     `[N, 28, 28, 1] -> [N, 10]`, with 60,000 parameters. A logit is the negative squared distance between F6 and the
     fixed bitmap of a character. The softmax cross-entropy of these logits is the paper's discriminative loss
-    (equation 9) without its rubbish class.
-
-    `LeNet` and `Classifier` document the fields.
+    (equation 9) without its rubbish class. `LeNet` and `Classifier` document the fields.
 
     Raises:
       UsageError: more classes than bitmaps.

@@ -2,22 +2,21 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
 
-from jaxcnn.layers import Conv, Dropout, GlobalAvgPool, Partial, StochasticDepth, initializers, linear_decay, relu
+from jaxcnn.layers import Conv, Dropout, GlobalAvgPool, Partial, StochasticDepth, initializers, relu
 from jaxcnn.models._classifier import StagedClassifier
-from jaxcnn.models._stages import apply_block
+from jaxcnn.models._stages import apply_residual_stages
 from jaxcnn.models._stem import Stem
 
 
 class PreActBasicBlock(nn.Module):
     """BN-ReLU-conv twice, and an identity shortcut (figure 4e). `[N, H, W, C] -> [N, H/s, W/s, features]`.
 
-    Where the shape changes, the shortcut is a projection of the first activation. `dropout_rate` is the rate of the
-    dropout between the convolutions, which wide residual networks may have.
+    Wide residual networks may have dropout at `dropout_rate` between the convolutions.
     """
 
     features: int
@@ -26,17 +25,14 @@ class PreActBasicBlock(nn.Module):
     norm: Callable[..., Any]
     dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
-    expansion: ClassVar[int] = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         active = relu(self.norm(name="norm1")(x, train))
         y = self.conv(self.features, 3, self.strides, padding=1, name="conv1")(active)
-        y = relu(self.norm(name="norm2")(y, train))
-        y = Dropout(self.dropout_rate)(y, train)
+        y = Dropout(self.dropout_rate)(relu(self.norm(name="norm2")(y, train)), train)
         y = self.conv(self.features, 3, padding=1, name="conv2")(y)
-        y = StochasticDepth(self.drop_path_rate)(y, train)
-        return y + shortcut(self, x, active, y)
+        return StochasticDepth(self.drop_path_rate)(y, train) + shortcut(self, x, active, y)
 
 
 class PreActBottleneck(nn.Module):
@@ -52,7 +48,6 @@ class PreActBottleneck(nn.Module):
     dropout_rate: float = 0.0
     stride_on_3x3: bool = True
     drop_path_rate: float = 0.0
-    expansion: ClassVar[int] = 4
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -61,34 +56,26 @@ class PreActBottleneck(nn.Module):
         y = self.conv(self.features, 1, first, name="conv1")(active)
         y = relu(self.norm(name="norm2")(y, train))
         y = self.conv(self.features, 3, second, padding=1, name="conv2")(y)
-        y = relu(self.norm(name="norm3")(y, train))
-        y = Dropout(self.dropout_rate)(y, train)
-        y = self.conv(self.features * self.expansion, 1, name="conv3")(y)
-        y = StochasticDepth(self.drop_path_rate)(y, train)
-        return y + shortcut(self, x, active, y)
+        y = Dropout(self.dropout_rate)(relu(self.norm(name="norm3")(y, train)), train)
+        y = self.conv(4 * self.features, 1, name="conv3")(y)
+        return StochasticDepth(self.drop_path_rate)(y, train) + shortcut(self, x, active, y)
 
 
 def shortcut(block: PreActBasicBlock | PreActBottleneck, x: jax.Array, active: jax.Array, y: jax.Array) -> jax.Array:
-    """Return the block's input if it has the shape of `y`, else a projection of its activation."""
-    if x.shape == y.shape:
-        return x
-    return block.conv(y.shape[-1], 1, block.strides, name="shortcut")(active)
+    """Return the block's input if it has the shape of `y`, else a projection of its first activation."""
+    return x if x.shape == y.shape else block.conv(y.shape[-1], 1, block.strides, name="shortcut")(active)
 
 
 class PreActResNet(StagedClassifier, kw_only=True):
-    """A residual network of pre-activation blocks, with a normalization and a ReLU behind the last one.
+    """Pre-activation blocks, and a normalization and a ReLU behind the last. `[N, H, W, C] -> [N, num_classes]`.
 
-    `[N, H, W, C] -> [N, num_classes]`.
-
-    Fields:
+    Fields, besides those of `StagedClassifier`:
       stage_sizes: blocks in each stage.
       block: constructor of a block, `PreActBasicBlock` or `PreActBottleneck`.
       width: `features` of the blocks in the first stage. Each later stage has twice as many.
       stem_width: output channels of the stem; None for `width`. The stem "cifar" has no normalization.
       dropout_rate: dropout rate inside the blocks.
       drop_path_rate: rate of stochastic depth in the last block; see `linear_decay` for the others.
-
-    `StagedClassifier` documents the other fields.
     """
 
     stage_sizes: tuple[int, ...]
@@ -106,20 +93,8 @@ class PreActResNet(StagedClassifier, kw_only=True):
 
         stem_norm = norm if self.stem == "imagenet" else None
         x = Stem(self.stem, self.stem_width or self.width, conv, stem_norm, name="stem")(x, train)
-        depth = 0
-        for stage, blocks in enumerate(self.stage_sizes, start=1):
-            for index in range(1, blocks + 1):
-                depth += 1
-                block = self.block(
-                    features=self.width * 2 ** (stage - 1),
-                    strides=2 if stage > 1 and index == 1 else 1,
-                    conv=conv,
-                    norm=norm,
-                    dropout_rate=self.dropout_rate,
-                    drop_path_rate=linear_decay(self.drop_path_rate, depth, sum(self.stage_sizes)),
-                    name=f"stage{stage}_block{index}",
-                )
-                x = apply_block(block, x, train, stage=stage, remat=self.remat)
+        block = Partial(self.block, conv=conv, norm=norm, dropout_rate=self.dropout_rate)
+        x = apply_residual_stages(self, block, x, train)
         x = relu(norm(name="last_norm")(x, train))
         return self.logits(GlobalAvgPool()(x))
 

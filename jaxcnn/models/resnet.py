@@ -2,24 +2,15 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
 
 from jaxcnn.errors import unknown_name
-from jaxcnn.layers import (
-    Conv,
-    GlobalAvgPool,
-    Partial,
-    StochasticDepth,
-    ZeroPadShortcut,
-    initializers,
-    linear_decay,
-    relu,
-)
+from jaxcnn.layers import Conv, GlobalAvgPool, Partial, StochasticDepth, ZeroPadShortcut, initializers, relu
 from jaxcnn.models._classifier import StagedClassifier
-from jaxcnn.models._stages import apply_block
+from jaxcnn.models._stages import apply_residual_stages
 from jaxcnn.models._stem import Stem
 
 Shortcut = Literal["A", "B", "none"]
@@ -34,32 +25,26 @@ class BasicBlock(nn.Module):
     conv: Callable[..., Any]
     norm: Callable[..., Any]
     drop_path_rate: float = 0.0
-    expansion: ClassVar[int] = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = self.conv(self.features, 3, self.strides, padding=1, name="conv1")(x)
         y = relu(self.norm(name="norm1")(y, train))
         y = self.conv(self.features, 3, padding=1, name="conv2")(y)
-        y = self.norm(name="norm2")(y, train)
-        y = StochasticDepth(self.drop_path_rate)(y, train)
+        y = StochasticDepth(self.drop_path_rate)(self.norm(name="norm2")(y, train), train)
         return relu(add_shortcut(self, x, y, train))
 
 
 class Bottleneck(nn.Module):
-    """Convolutions of 1x1, 3x3 and 1x1 (narrow, convolve, widen) and a shortcut (figure 5, right).
-
-    `[N, H, W, C] -> [N, H/s, W/s, 4 * features]`.
+    """1x1, 3x3 and 1x1 convolutions and a shortcut (figure 5, right). `[N, H, W, C] -> [N, H/s, W/s, 4 features]`.
 
     Fields:
       features: output channels of the 3x3, at `groups` 1 and `group_width` 64.
-      strides: stride of the block.
       shortcut: the option of section 3.3; see `ResNet`.
       conv, norm: constructors of the layers.
       stride_on_3x3: whether the 3x3 has the stride ("v1.5"), as in published weights. The paper's first 1x1 has it
         ("v1"), which skips three quarters of the pixels.
-      groups: groups of the 3x3, more than 1 in ResNeXt.
-      group_width: channels of a group at `features` 64.
+      groups, group_width: groups of the 3x3 (more than 1 in ResNeXt), and channels of a group at `features` 64.
       drop_path_rate: rate of stochastic depth.
     """
 
@@ -72,7 +57,6 @@ class Bottleneck(nn.Module):
     groups: int = 1
     group_width: int = 64
     drop_path_rate: float = 0.0
-    expansion: ClassVar[int] = 4
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -82,9 +66,8 @@ class Bottleneck(nn.Module):
         y = relu(self.norm(name="norm1")(y, train))
         y = self.conv(width, 3, second, padding=1, feature_group_count=self.groups, name="conv2")(y)
         y = relu(self.norm(name="norm2")(y, train))
-        y = self.conv(self.features * self.expansion, 1, name="conv3")(y)
-        y = self.norm(name="norm3")(y, train)
-        y = StochasticDepth(self.drop_path_rate)(y, train)
+        y = self.conv(4 * self.features, 1, name="conv3")(y)
+        y = StochasticDepth(self.drop_path_rate)(self.norm(name="norm3")(y, train), train)
         return relu(add_shortcut(self, x, y, train))
 
 
@@ -101,18 +84,14 @@ def add_shortcut(block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array, tra
 
 
 class ResNet(StagedClassifier, kw_only=True):
-    """A stem, stages of residual blocks that halve the size and double the width, and a classifier (table 1).
+    """A stem, stages of residual blocks, and a classifier (table 1). `[N, H, W, C] -> [N, num_classes]`.
 
-    `[N, H, W, C] -> [N, num_classes]`.
-
-    Fields:
+    Fields, besides those of `StagedClassifier`:
       stage_sizes: blocks in each stage.
       block: constructor of a block, `BasicBlock` or `Bottleneck`.
-      width: `features` of the blocks in the first stage.
+      width: `features` of the blocks in the first stage. Each later stage has twice as many, at half the size.
       shortcut: where the shape changes, "A" pads with zeros and "B" projects. "none" makes a plain network.
       drop_path_rate: rate of stochastic depth in the last block; see `linear_decay` for the others.
-
-    `StagedClassifier` documents the other fields.
 
     Raises:
       UsageError: an unknown shortcut.
@@ -133,20 +112,8 @@ class ResNet(StagedClassifier, kw_only=True):
         norm = Partial(self.norm, **self.policy)
 
         x = Stem(self.stem, self.width, conv, norm, name="stem")(x, train)
-        depth = 0
-        for stage, blocks in enumerate(self.stage_sizes, start=1):
-            for index in range(1, blocks + 1):
-                depth += 1
-                block = self.block(
-                    features=self.width * 2 ** (stage - 1),
-                    strides=2 if stage > 1 and index == 1 else 1,
-                    shortcut=self.shortcut,
-                    conv=conv,
-                    norm=norm,
-                    drop_path_rate=linear_decay(self.drop_path_rate, depth, sum(self.stage_sizes)),
-                    name=f"stage{stage}_block{index}",
-                )
-                x = apply_block(block, x, train, stage=stage, remat=self.remat)
+        block = Partial(self.block, shortcut=self.shortcut, conv=conv, norm=norm)
+        x = apply_residual_stages(self, block, x, train)
         return self.logits(GlobalAvgPool()(x))
 
 

@@ -22,11 +22,8 @@ WIDTHS = (64, 128, 256, 512, 512)
 class ConvStack(nn.Module):
     """Convolutions with a normalization (if any) and a ReLU behind each. `[N, H, W, C] -> [N, H, W, width]`.
 
-    Fields:
-      number: number of the stack, from 1. Parameters are named `conv{number}_{layer}` and `norm{number}_{layer}`.
-      kernels: kernel size of each convolution.
-      width: output channels of each convolution.
-      conv, norm: constructors of the layers.
+    There is a convolution of `width` channels for each size in `kernels`. `conv` and `norm` are constructors. Layers
+    are named `conv{number}_{layer}` and `norm{number}_{layer}`, where `number` counts stacks from 1.
     """
 
     number: int
@@ -49,21 +46,16 @@ class VGG(StagedClassifier, kw_only=True):
     """Five stacks of 3x3 convolutions, each followed by max pooling, and three fully connected layers (table 1).
 
     `[N, 224, 224, C] -> [N, num_classes]`. Any image size of at least 32 works. The first fully connected layer has an
-    input for each position that remains, 7x7 at 224.
+    input for each position that remains, 7x7 at 224. Kernels start with He's variance. With the paper's standard
+    deviation of 0.01, deep columns train only if their first layers come from a trained shallow one.
 
-    Kernels start with He's variance. With the paper's standard deviation of 0.01, deep columns train only if their
-    first layers come from a trained shallow one.
-
-    Fields:
+    Fields, besides those of `StagedClassifier`, whose `remat` takes the numbers of stacks:
       column: the kernel sizes of each stack, a column of table 1.
       widths: output channels of each stack.
-      hidden: width of the two hidden fully connected layers.
-      dropout_rate: dropout rate behind them (section 3.1).
+      hidden, dropout_rate: width and dropout rate of the two hidden fully connected layers (section 3.1).
       stem: "cifar" replaces the last pooling and the hidden layers, which hold most of the parameters, by global
         average pooling.
       norm: normalization behind each convolution; None, as in the paper, for none.
-
-    `StagedClassifier` documents the other fields. The stages of `remat` are the stacks.
     """
 
     column: tuple[tuple[int, ...], ...]
@@ -82,7 +74,7 @@ class VGG(StagedClassifier, kw_only=True):
         for number, (kernels, width) in enumerate(zip(self.column, self.widths, strict=True), start=1):
             stack = ConvStack(number, kernels, width, conv, norm)
             nn.share_scope(self, stack)  # its parameters are the model's own: "conv1_1"
-            x = apply_block(stack, x, train, stage=number, remat=self.remat, materialize=False)
+            x = apply_block(stack, x, train, number, self.remat, materialize=False)
             if self.stem == "imagenet" or number < len(self.column):
                 x = MaxPool(2, name=f"pool{number}")(x)
 

@@ -3,20 +3,12 @@
 from functools import partial
 
 from jaxcnn.layers import Partial
-from jaxcnn.models.preact_resnet import PreActBasicBlock, PreActResNet
+from jaxcnn.models.preact_resnet import PreActBasicBlock, cifar
 from jaxcnn.models.resnet import Bottleneck, ResNet
 
 # Table 1: WRN-n-k has (n - 4) / 6 blocks a stage, and stages of 16 k, 32 k and 64 k channels.
 # Published weights of the ImageNet form double the width of the 3x3 in each bottleneck.
 MODELS = {
-    "wide_resnet28_10": partial(
-        PreActResNet,
-        stage_sizes=(4, 4, 4),
-        block=PreActBasicBlock,
-        num_classes=10,
-        width=160,
-        stem="cifar",
-        stem_width=16,
-    ),
+    "wide_resnet28_10": partial(cifar, stage_sizes=(4, 4, 4), block=PreActBasicBlock, width=160, stem_width=16),
     "wide_resnet50_2": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Partial(Bottleneck, group_width=128)),
 }
