@@ -85,7 +85,7 @@ def tries(monkeypatch):
 
     monkeypatch.setattr(startup, "_try_options", answer)
     monkeypatch.setattr(startup, "_jax_has_started", lambda: False)
-    monkeypatch.setattr(startup, "_has_onednn", lambda environment: False)
+    monkeypatch.setattr(startup, "_has_onednn", lambda: False)
     return calls
 
 
@@ -104,7 +104,7 @@ def test_options_can_be_disabled_and_are_not_for_small_batches_or_beside_onednn(
         "JAXCNN_XLA_OPTIONS disables them"
     )
     assert startup._why_not_xla_options(environment, batch_values=784) == "the batch is small"
-    monkeypatch.setattr(startup, "_has_onednn", lambda environment: True)
+    monkeypatch.setattr(startup, "_has_onednn", lambda: True)
     assert startup._why_not_xla_options(environment, None) == "jaxcnn's own oneDNN computes convolutions"
     assert tries == []
 
@@ -190,7 +190,7 @@ print(startup.keeps_freed_memory(), min(faults[1:]))
 
 
 @needs_glibc
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("kept", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_steps_memory_is_kept_for_the_next_one_unless_that_is_disabled(tmp_path, kept):
     said, new_pages = run(FAULTS, tmp_path, JAX_PLATFORMS="cpu", JAXCNN_KEEP_MEMORY="01"[kept]).split()
     assert said == str(kept)

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 
 from jaxcnn import kernels
-from jaxcnn.layers import linear_decay
+from jaxcnn.layers import StochasticDepth, linear_decay
 
 Remat = bool | tuple[int, ...]
 """The stages to recompute in the backward pass: all, none, or those with these numbers."""
@@ -48,6 +48,11 @@ def apply_residual_stages(model: Any, block: Callable[..., nn.Module], x: jax.Ar
             )
             x = apply_block(layer, x, train, stage, model.remat)
     return x
+
+
+def drop_path(rate: float, y: jax.Array, train: bool) -> jax.Array:
+    """Apply stochastic depth to the output of a branch, if its rate is not 0."""
+    return StochasticDepth(rate)(y, train) if rate else y
 
 
 def recompute_method(block: type[nn.Module], method: str) -> type[nn.Module]:

@@ -7,9 +7,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxcnn.layers import Conv, Dropout, GlobalAvgPool, Partial, StochasticDepth, initializers, relu
+from jaxcnn.layers import Conv, Dropout, GlobalAvgPool, Partial, initializers, relu
 from jaxcnn.models._classifier import StagedClassifier
-from jaxcnn.models._stages import apply_residual_stages
+from jaxcnn.models._stages import apply_residual_stages, drop_path
 from jaxcnn.models._stem import Stem
 
 
@@ -32,7 +32,7 @@ class PreActBasicBlock(nn.Module):
         y = self.conv(self.features, 3, self.strides, padding=1, name="conv1")(active)
         y = Dropout(self.dropout_rate)(relu(self.norm(name="norm2")(y, train)), train)
         y = self.conv(self.features, 3, padding=1, name="conv2")(y)
-        return StochasticDepth(self.drop_path_rate)(y, train) + shortcut(self, x, active, y)
+        return drop_path(self.drop_path_rate, y, train) + shortcut(self, x, active, y)
 
 
 class PreActBottleneck(nn.Module):
@@ -58,7 +58,7 @@ class PreActBottleneck(nn.Module):
         y = self.conv(self.features, 3, second, padding=1, name="conv2")(y)
         y = Dropout(self.dropout_rate)(relu(self.norm(name="norm3")(y, train)), train)
         y = self.conv(4 * self.features, 1, name="conv3")(y)
-        return StochasticDepth(self.drop_path_rate)(y, train) + shortcut(self, x, active, y)
+        return drop_path(self.drop_path_rate, y, train) + shortcut(self, x, active, y)
 
 
 def shortcut(block: PreActBasicBlock | PreActBottleneck, x: jax.Array, active: jax.Array, y: jax.Array) -> jax.Array:

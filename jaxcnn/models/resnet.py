@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 
 from jaxcnn.errors import unknown_name
-from jaxcnn.layers import Conv, GlobalAvgPool, Partial, StochasticDepth, ZeroPadShortcut, initializers, relu
+from jaxcnn.layers import Conv, GlobalAvgPool, Partial, ZeroPadShortcut, initializers, relu
 from jaxcnn.models._classifier import StagedClassifier
-from jaxcnn.models._stages import apply_residual_stages
+from jaxcnn.models._stages import apply_residual_stages, drop_path
 from jaxcnn.models._stem import Stem
 
 Shortcut = Literal["A", "B", "none"]
@@ -31,7 +31,7 @@ class BasicBlock(nn.Module):
         y = self.conv(self.features, 3, self.strides, padding=1, name="conv1")(x)
         y = relu(self.norm(name="norm1")(y, train))
         y = self.conv(self.features, 3, padding=1, name="conv2")(y)
-        y = StochasticDepth(self.drop_path_rate)(self.norm(name="norm2")(y, train), train)
+        y = drop_path(self.drop_path_rate, self.norm(name="norm2")(y, train), train)
         return relu(add_shortcut(self, x, y, train))
 
 
@@ -67,7 +67,7 @@ class Bottleneck(nn.Module):
         y = self.conv(width, 3, second, padding=1, feature_group_count=self.groups, name="conv2")(y)
         y = relu(self.norm(name="norm2")(y, train))
         y = self.conv(4 * self.features, 1, name="conv3")(y)
-        y = StochasticDepth(self.drop_path_rate)(self.norm(name="norm3")(y, train), train)
+        y = drop_path(self.drop_path_rate, self.norm(name="norm3")(y, train), train)
         return relu(add_shortcut(self, x, y, train))
 
 

@@ -75,7 +75,10 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("name", NETS)
+SLOW = ("residual_stride", "branches")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NETS])
 def test_fields_are_those_that_gradients_measure(name):
     layers, shape = NETS[name]
     net = Sequential(layers)
@@ -84,7 +87,10 @@ def test_fields_are_those_that_gradients_measure(name):
     assert summarize(Sequential([*layers, Conv(1, 1)]), shape).rows[-1].receptive_field == field
 
 
-@pytest.mark.parametrize(("name", "shape"), [("resnet20_cifar", (32, 32, 3)), ("lenet5", (28, 28, 1))])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [pytest.param("resnet20_cifar", (32, 32, 3), marks=pytest.mark.slow), ("lenet5", (28, 28, 1))],
+)
 def test_models_logits_see_the_whole_image(name, shape):
     model = jaxcnn.create_model(name)
     run = positive(model, shape, train=False)
@@ -93,6 +99,7 @@ def test_models_logits_see_the_whole_image(name, shape):
     assert summary.params == {"resnet20_cifar": 269_722, "lenet5": 61_706}[name]
 
 
+@pytest.mark.slow
 def test_resnet20_feature_maps_see_what_gradients_measure():
     model, size = jaxcnn.create_model("resnet20_cifar"), 159  # larger than any field, so that no border cuts it off
     shape = (size, size, 3)

@@ -14,6 +14,7 @@ def test_kills_at_random_moments_change_nothing_and_lose_nothing(worker, tmp_pat
     assert any("half-written" in kill["fell"] for kill in campaign.kills)
 
 
+@pytest.mark.slow
 def test_a_state_that_is_not_the_same_would_be_noticed(worker, tmp_path):
     campaign = Campaign(worker, tmp_path, seed=1)
     campaign.straight()

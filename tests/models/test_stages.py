@@ -21,9 +21,9 @@ WAYS = [
     # Whole networks take long to compile; parts of them show the same.
     *(pytest.param(name, {"remat": True}, marks=pytest.mark.slow) for name in SMALL),
     ("resnet20_cifar", {"remat": (2,)}),
-    ("googlenet_bn", {"remat": (4,)}),
-    ("densenet_bc100_k12", {"memory_efficient": True}),
-    ("densenet40_k12", {"memory_efficient": True}),
+    pytest.param("googlenet_bn", {"remat": (4,)}, marks=pytest.mark.slow),
+    pytest.param("densenet_bc100_k12", {"memory_efficient": True}, marks=pytest.mark.slow),
+    pytest.param("densenet40_k12", {"memory_efficient": True}, marks=pytest.mark.slow),
     ("densenet40_k12", {"memory_efficient": True, "remat": (1,)}),
 ]
 

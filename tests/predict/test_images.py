@@ -53,10 +53,10 @@ def truncated(path):
 BAD = {
     "the file is empty": lambda path: path.write_bytes(b""),
     "cannot be read as an image: cannot identify": lambda path: path.write_bytes(b"hello" * 99),
-    "is no image that can be read": truncated,
+    "cannot be read as an image": truncated,
     "is in color, but the model was trained on gray": lambda path: save(path, value=(255, 0, 0)),
     "has transparent pixels": lambda path: save(path, "RGBA", value=(9, 9, 9, 100)),
-    "pixels of more than 8 bits": lambda path: save(path, "I;16"),
+    "more than 8 bits": lambda path: save(path, "I;16"),
 }
 
 

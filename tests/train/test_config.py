@@ -117,7 +117,7 @@ def test_a_configuration_of_version_0_1_is_read():
     assert from_dict(with_momentum).optimizer == OptimizerConfig("nesterov", 0.001, momentum=0.8)
 
 
-@pytest.mark.parametrize("name", ["adam", "momentum"])
+@pytest.mark.parametrize("name", ["momentum", pytest.param("adam", marks=pytest.mark.slow)])
 def test_a_run_of_version_0_1_is_resumed(name, tmp_path):
     """Its directory differs from one of today in config.json alone: the trees of states are the same."""
     optimizer = OptimizerConfig(name, 0.001)

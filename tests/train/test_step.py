@@ -258,7 +258,11 @@ class Classifier(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "restricted", [functools.partial(jax.numpy_rank_promotion, "raise"), jax.disable_jit], ids=["rank", "no-jit"]
+    "restricted",
+    [
+        pytest.param(functools.partial(jax.numpy_rank_promotion, "raise"), id="rank"),
+        pytest.param(jax.disable_jit, id="no-jit", marks=pytest.mark.slow),
+    ],
 )
 def test_the_step_works_without_rank_promotion_and_without_jit(restricted):
     model, optimizer = Classifier(), dynamic_loss_scale(optax.adam(0.1))

@@ -69,15 +69,8 @@ def _file(package: str, name: str) -> Path:
 def _library(include: Path, shared: Path) -> Path:
     """Return the library's path in the cache; build it if it is missing or damaged."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
-    parts = (
-        *(source.read_text() for source in (*SOURCES, *HEADERS)),
-        jax.__version__,
-        metadata.version("jaxlib"),
-        metadata.version("onednn-cpu-gomp"),
-        str(shared),
-        platform.machine(),
-        *FLAGS,
-    )
+    versions = (jax.__version__, metadata.version("jaxlib"), metadata.version("onednn-cpu-gomp"))
+    parts = (*(path.read_text() for path in (*SOURCES, *HEADERS)), *versions, str(shared), platform.machine(), *FLAGS)
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn" / "native"
     library = folder / f"convolution-{name}.so"

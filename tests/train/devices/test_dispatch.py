@@ -54,7 +54,7 @@ def rows(run):
     return [{**row, "split": ["train", "test"].index(row["split"])} for row in read_rows(run.workdir)]
 
 
-@pytest.mark.parametrize("count", [4, 5])
+@pytest.mark.parametrize("count", [4, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_run_is_the_same_with_several_steps_in_a_call(singly, tmp_path, count):
     run = fit(dataclasses.replace(RUN, steps_per_dispatch=count, workdir=str(tmp_path)))
     for a, b in zip(rows(singly), rows(run), strict=True):

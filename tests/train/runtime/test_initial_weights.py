@@ -222,7 +222,7 @@ def test_torchvisions_file_for_other_classes_is_taken_but_for_its_classifier(tmp
         (["--optimizer.learning-rate-scales", "C1=0"], "for freeze"),
         (["--optimizer.learning-rate-scales", "haed=2"], "did you mean 'head'?"),
         (["--init-from", "nowhere.safetensors"], "does not exist"),
-        (["--init-from", "backbone.safetensors", "--model", "alexnet"], "does not fit alexnet"),
+        (["--init-from", "backbone.safetensors", "--model", "alexnet"], "do not fit alexnet"),
         (["--init-from", "."], "config.json does not exist"),
     ],
 )

@@ -74,6 +74,7 @@ def test_the_same_seed_gives_the_same_parameters_to_the_last_bit(run, tmp_path):
     assert_equal(run.state, fit(dataclasses.replace(SHORT, workdir=str(tmp_path))).state)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_others(run, tmp_path):
     other = fit(dataclasses.replace(SHORT, seed=1, steps=2, workdir=str(tmp_path)))
     assert not np.array_equal(leaves(run.state.params)[0], leaves(other.state.params)[0])
@@ -181,7 +182,7 @@ def test_progress_is_a_line_an_epoch_and_a_table_on_eighty_columns(tmp_path):
     assert "61,706" in text
 
 
-@pytest.mark.parametrize("parallel", ["shard_map", "jit"])
+@pytest.mark.parametrize("parallel", ["shard_map", pytest.param("jit", marks=pytest.mark.slow)])
 def test_every_strategy_ends_at_the_same_parameters(run, tmp_path, parallel):
     other = fit(dataclasses.replace(SHORT, steps=3, parallel=parallel, workdir=str(tmp_path / parallel)))
     pmap = fit(dataclasses.replace(SHORT, steps=3, workdir=str(tmp_path / "pmap")))
@@ -189,7 +190,7 @@ def test_every_strategy_ends_at_the_same_parameters(run, tmp_path, parallel):
         np.testing.assert_allclose(x, y, atol=1e-6)
 
 
-@pytest.mark.parametrize("parallel", ["pmap", "shard_map", "jit"])
+@pytest.mark.parametrize("parallel", ["pmap", "shard_map", pytest.param("jit", marks=pytest.mark.slow)])
 def test_steps_and_tests_take_batches_that_are_on_the_devices_already(tmp_path, monkeypatch, parallel):
     compile_program = Parallel.compile
 
