@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.data._original_sums import SUMS
+from jaxcnn.data._original_checksums import SUMS
 from jaxcnn.data.datasets import BUNDLED_DIR
 from jaxcnn.data.originals import parse_idx, unpack
 from jaxcnn.errors import UsageError

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.data._original_sums import SUMS
+from jaxcnn.data._original_checksums import SUMS
 from jaxcnn.errors import UsageError
 
 # Archives that unpack to more are refused. The largest original file, the extra images of SVHN, stays below.

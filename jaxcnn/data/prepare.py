@@ -23,7 +23,7 @@ from typing import Any
 
 from jaxcnn._scoped import quiet_logger
 from jaxcnn.data import imagefolder
-from jaxcnn.data._original_sums import CLASS_NAMES
+from jaxcnn.data._original_checksums import CLASS_NAMES
 from jaxcnn.data.datasets import BUNDLED_DIR, default_data_dir
 from jaxcnn.data.originals import READERS, Source, Split
 from jaxcnn.errors import RunError, UsageError, unknown_name

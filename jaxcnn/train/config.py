@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from jaxcnn.errors import UsageError
-from jaxcnn.train import checks
+from jaxcnn.train import config_checks as checks
 
 Keywords = tuple[tuple[str, Any], ...]
 """Keyword arguments as pairs sorted by name: immutable and hashable."""

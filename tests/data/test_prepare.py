@@ -13,7 +13,7 @@ import pytest
 from jaxcnn.cli import main
 from jaxcnn.data import open_dataset
 from jaxcnn.data import prepare as preparing
-from jaxcnn.data._original_sums import SUMS
+from jaxcnn.data._original_checksums import SUMS
 from jaxcnn.data.originals import READERS
 from jaxcnn.data.prepare import prepare
 from jaxcnn.errors import RunError, UsageError

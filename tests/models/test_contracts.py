@@ -36,13 +36,7 @@ KEYS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
 STATE = ["batch_stats", "aux_logits"]
 
 
-@pytest.fixture(autouse=True)
-def compile_quickly():
-    """Optimizing programs this small takes longer than running them."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def small(name: str, **fields: Any) -> nn.Module:

@@ -53,12 +53,7 @@ def formula_variables(name: str, model: nn.Module, images: np.ndarray) -> tuple[
     return unflatten_dict(values), names
 
 
-@pytest.fixture(autouse=True)
-def compile_quickly():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def goldens() -> list[Any]:

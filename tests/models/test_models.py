@@ -26,14 +26,7 @@ from jaxcnn.models.preact_resnet import PreActBottleneck
 from jaxcnn.models.resnet import BasicBlock
 from jaxcnn.train import create_state, make_parallel, make_train_step
 
-
-@pytest.fixture(autouse=True)
-def compile_quickly():
-    """Optimizing programs this small takes longer than running them."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
 def test_every_model_has_a_row_and_every_row_a_model():

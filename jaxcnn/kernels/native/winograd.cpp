@@ -1,4 +1,4 @@
-// Plans and products of Winograd's algorithm, whose equations and transforms are in `transforms.h`.
+// Plans and products of Winograd's algorithm, whose equations and transforms are in `winograd_transforms.h`.
 
 #include "winograd.h"
 
@@ -16,7 +16,7 @@ inline int omp_get_thread_num() { return 0; }
 inline void omp_set_num_threads(int) {}
 #endif
 
-#include "transforms.h"
+#include "winograd_transforms.h"
 
 namespace winograd {
 namespace {
