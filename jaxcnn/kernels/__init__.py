@@ -8,7 +8,7 @@ of our own, in `jaxcnn.kernels.native`).
 One environment variable, `JAXCNN_KERNELS=auto|xla|native`, and one context manager, `use`, select the kernels.
 """
 
-from jaxcnn.kernels._selection import VARIABLE, describe, inlined, on_cpu, selected, use
+from jaxcnn.kernels._selection import VARIABLE, check, describe, inlined, on_cpu, selected, use
 from jaxcnn.kernels.convolution import conv
 from jaxcnn.kernels.normalization import batch_norm, normalize
 from jaxcnn.kernels.pooling import max_pool
@@ -18,6 +18,7 @@ __all__ = [
     "VARIABLE",
     "affine",
     "batch_norm",
+    "check",
     "channel_sums",
     "conv",
     "describe",

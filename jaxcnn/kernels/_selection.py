@@ -62,16 +62,16 @@ def is_inlined() -> bool:
     return _context.value == _INLINED
 
 
-def uses_native() -> bool:
-    """Return whether programs for a CPU call the native library; build it at the first call.
-
-    Raises:
-      UsageError: native kernels are required and there are none.
-    """
-    choice = selected()
-    if choice == "native":
+def check() -> None:
+    """Raise `UsageError` if the choice is unknown, or is "native" and there are no native kernels."""
+    if selected() == "native":
         native.require()
-    return choice in ("auto", "native") and native.is_available()
+
+
+def uses_native() -> bool:
+    """Return whether programs for a CPU call the native library, built at the first call; raise as `check`."""
+    check()
+    return selected() in ("auto", "native") and native.is_available()
 
 
 def on_cpu() -> bool:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from jaxcnn.cli import main
 from jaxcnn.errors import UsageError
+from jaxcnn.kernels import native
+from jaxcnn.kernels.native import _build
 from jaxcnn.models import list_models
 from jaxcnn.train import Config
 from jaxcnn.train.config import from_dict, to_dict, validate
@@ -195,3 +197,13 @@ def test_a_run_without_a_checkpoint_is_refused(run, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     assert "holds no checkpoint yet" in refusal(["eval", "--workdir", str(tmp_path / "run")], capsys)
+
+
+@pytest.mark.parametrize(("value", "message"), [("nativ", "did you mean 'native'?"), ("native", "no native kernels")])
+def test_kernels_that_cannot_be_used_are_refused_before_anything_is_written(
+    value, message, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(native, "_library", lambda: _build.NotBuilt("oneDNN is not installed"))
+    monkeypatch.setenv("JAXCNN_KERNELS", value)
+    assert message in refusal(["train", "--steps", "2", "--workdir", str(tmp_path / "run")], capsys)
+    assert not (tmp_path / "run").exists()

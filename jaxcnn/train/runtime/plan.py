@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import optax
 
+from jaxcnn import kernels
 from jaxcnn.data import Dataset, Pipeline, compose, normalize, open_dataset, open_pipeline
 from jaxcnn.errors import UsageError
 from jaxcnn.train.config import Config, validate
@@ -161,6 +162,7 @@ def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
     """
     custom = custom or CustomParts()
     validate(config)
+    kernels.check()
     dataset = open_dataset(config.dataset, config.data_dir)
     parallel, batch_size, accumulate = _distribute(config, dataset.examples["train"])
     model = build_model(config, custom, dataset.num_classes, batch_norm_fields(config.sync_batch_norm, parallel))
