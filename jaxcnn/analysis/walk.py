@@ -1,8 +1,7 @@
-"""Walking a jaxpr without computing anything: receptive field, cost and rows, through calls, loops and branches.
+"""Walk a jaxpr without computing anything: receptive fields, cost and rows, through calls, loops and branches.
 
-A walk carries the receptive field of every array (`jaxcnn.analysis.receptive_field`) through the program. Where
-a leaf module begins and ends is told by identities that `marked` puts around its call: `checkpoint_name`, which
-survives `jit`, `remat`, `scan` and `vmap`, and computes nothing.
+A walk carries the receptive field of every array (`jaxcnn.analysis.receptive_field`) through the program. `marked` marks
+where a leaf module begins and ends by identities, `checkpoint_name`, which survive `jit`, `remat`, `scan` and `vmap`.
 """
 
 import math
@@ -22,18 +21,18 @@ from jaxcnn.analysis.receptive_field import WHOLE, Field, blur, is_known, join, 
 MARK = "jaxcnn.analysis"
 
 SCAN_STEPS = 1000
-"""A longer scan is not followed step by step: what leaves it is taken to see the whole image."""
+"""Longest scan that is followed step by step. The outputs of a longer one count as seeing the whole image."""
 
 
 def marked(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` with marks around calls of Linen modules, at the end only of one that calls no other module."""
+    """Return `fn` with marks before each call of a Linen module, and after each call of a leaf module."""
 
     def traced(*args: Any) -> Any:
         calls: list[_Call] = []
 
         def intercept(call: Any, args: tuple, kwargs: dict[str, Any], context: nn.module.InterceptorContext) -> Any:
             path, callers = context.module.path, list(calls)
-            # A module applied within another, but no part of it, is just how that one computes: its path misleads.
+            # A module that is applied within another without being its submodule has a misleading path.
             detached = bool(calls) and (calls[-1].detached or (not path and bool(calls[-1].path)))
             calls.append(_Call(path, detached))
             try:
@@ -58,7 +57,7 @@ def marked(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass
 class _Call:
-    """A module's method that is being called."""
+    """A call of a module's method."""
 
     path: tuple[str, ...]
     detached: bool = False
@@ -75,7 +74,7 @@ def _mark(tree: Any, event: str) -> Any:
 
 @dataclass(frozen=True)
 class Step:
-    """One call of a leaf module, or one equation: its output, multiply-adds and receptive field."""
+    """A call of a leaf module, or an equation: its output, multiply-adds and receptive field."""
 
     name: str
     kind: str
@@ -85,7 +84,7 @@ class Step:
 
 
 class Walk:
-    """One walk over a program: `macs` of all of it, `modules` called and `equations` that are rows of a table."""
+    """A walk over a program: its `macs`, the `modules` called, and the `equations` that are rows of a table."""
 
     def __init__(self, count_padding: bool = True):
         self.macs = 0
@@ -95,7 +94,7 @@ class Walk:
         self._entered = ("", 0)
 
     def run(self, jaxpr: Jaxpr, inputs: Sequence[Field | None], scope: str = "", times: int = 1) -> list[Field | None]:
-        """Visits every equation of `jaxpr`, which runs so many `times`; returns the fields of its outputs."""
+        """Visit every equation of `jaxpr`, which runs `times` times, and return the fields of its outputs."""
         fields: dict[Var, Field | None] = dict(zip(jaxpr.invars, inputs, strict=True))
 
         def read(atom: Var | Literal) -> Field | None:
@@ -115,7 +114,7 @@ class Walk:
             return self._cond(bodies, inputs, scope, times)
         if len(bodies) == 1 and is_call(eqn, bodies[0]):
             return self.run(bodies[0], inputs, scope, times)
-        if bodies and not is_known(eqn):  # a while loop, a kernel, ...: each of its bodies counts once
+        if bodies and not is_known(eqn):  # a while loop or a Pallas kernel: each body counts once
             for body in bodies:
                 self.run(body, [blur(inputs)] * len(body.invars), scope, times)
         outputs = transfer(eqn, inputs)
@@ -138,7 +137,7 @@ class Walk:
     def _scan(
         self, eqn: JaxprEqn, body: Jaxpr, inputs: list[Field | None], scope: str, times: int
     ) -> list[Field | None]:
-        # Constants, carries, arrays scanned over -> carries, arrays stacked up: these two have one axis more outside.
+        # Constants, carries, scanned arrays -> carries, stacked arrays. The scanned and stacked ones lose their first axis.
         length = int(eqn.params["length"])
         carries = sum(len(shape(a)) == len(shape(b)) for a, b in zip(eqn.outvars, body.outvars, strict=True))
         kept = sum(len(shape(a)) == len(shape(b)) for a, b in zip(eqn.invars, body.invars, strict=True))
@@ -160,26 +159,26 @@ class Walk:
         self.macs += costliest.macs
         self.modules += costliest.modules
         self.equations += costliest.equations
-        # Which branch is taken depends on the index.
+        # The index decides which branch runs.
         return [WHOLE if inputs[0] is not None else join(outputs) for outputs in zip(*results, strict=True)]
 
 
 def _renumbered(field: Field | None, by: int) -> Field | None:
-    """The field with a first axis removed from the array (-1) or added to it (1)."""
+    """Return the field after a first axis was removed from the array (-1) or added to it (1)."""
     return field and tuple(replace(i, axis=i.axis + by) if i and i.axis + by >= 0 else None for i in field)
 
 
 def is_call(eqn: JaxprEqn, body: Jaxpr) -> bool:
-    """Whether an equation does nothing but call its body: jit, remat, custom derivatives, closed calls, ...
+    """Return whether an equation only calls its body: jit, remat, custom derivatives, closed calls, ...
 
-    Told by its form and not by name: the body takes what the equation takes and returns what it returns.
+    Decided by shapes, not by name: the body has the inputs and outputs of the equation.
     """
     pairs = ((eqn.invars, body.invars), (eqn.outvars, body.outvars))
     return eqn.primitive.name != "while" and all([*map(shape, a)] == [*map(shape, b)] for a, b in pairs)
 
 
 def multiply_adds(eqn: JaxprEqn, count_padding: bool = True) -> int:
-    """Multiply-adds of a convolution or dot product, 0 of anything else.
+    """Return the multiply-adds of a convolution or dot product, and 0 for every other equation.
 
     A tap that falls on the padding counts with `count_padding`; one between the pixels of a dilated input (of
     a transposed convolution) never does.

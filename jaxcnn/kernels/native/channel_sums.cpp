@@ -1,7 +1,7 @@
-// Sums over everything but channels, by one pass over the data: of (u - b), and of (u - b) (x - c).
+// Sums over everything except channels in one pass over the data: of (u - b), and of (u - b) (x - c).
 //
-// u and x are [..., C], b and c are [C]. XLA reads the data once for each of the two sums. Beside them, what batch
-// normalisation makes of the sums, channel by channel: little work, but a dozen kernels for XLA to compile.
+// u and x are [..., C], b and c are [C]. XLA would read the data once for each sum. Two further functions compute what
+// batch normalization derives from the sums for each channel: little work, but a dozen programs for XLA to compile.
 
 #include <algorithm>
 #include <atomic>
@@ -17,7 +17,7 @@
 #include "processors.h"
 #include "xla/ffi/api/ffi.h"
 
-// What handlers take from their signatures: XLA's threads, and the attribute `numbers`.
+// Bindings of XLA's thread pool and of the attribute `numbers`, which handlers infer from their signatures.
 template <>
 struct xla::ffi::CtxBinding<xla::ffi::ThreadPool> {
   using Ctx = xla::ffi::ThreadPool;
@@ -34,9 +34,9 @@ namespace ffi = xla::ffi;
 using Tensor = ffi::AnyBuffer;
 using Vector = ffi::BufferR1<ffi::F32>;
 
-constexpr int64_t kBlock = 64;      // channels whose sums stay in registers, at most
-constexpr int64_t kRows = 256;       // rows added up in float32, before the rest is in double
-constexpr int64_t kPart = 1 << 16;   // values, at least, that a thread takes at once
+constexpr int64_t kBlock = 64;      // largest number of channels whose sums stay in registers
+constexpr int64_t kRows = 256;       // rows that are added in float32; their sums are added in double
+constexpr int64_t kPart = 1 << 16;   // smallest number of values that a thread takes at once
 constexpr int64_t kMostParts = 64;
 
 struct Sums {
@@ -44,7 +44,7 @@ struct Sums {
   int64_t rows, channels;
 };
 
-// The sums over rows [first, last) of channels [from, from + kWidth), in registers.
+// Computes the sums over rows [first, last) of channels [from, from + kWidth) in registers.
 template <int kWidth>
 inline __attribute__((always_inline)) void AddColumns(const Sums& s, int64_t first, int64_t last, int64_t from,
                                                       float* sum, float* product) {
@@ -61,7 +61,7 @@ inline __attribute__((always_inline)) void AddColumns(const Sums& s, int64_t fir
   for (int64_t j = 0; j < kWidth; ++j) sum[j] = a[j], product[j] = p[j];
 }
 
-// The same of `width` channels at most; returns of how many.
+// Does so for at most `width` channels; returns their number.
 FOR_EACH_PROCESSOR int64_t AddRows(const Sums& s, int64_t first, int64_t last, int64_t from, int64_t width, float* sum,
                                    float* product) {
   if (width >= 64) return AddColumns<64>(s, first, last, from, sum, product), 64;
@@ -71,7 +71,7 @@ FOR_EACH_PROCESSOR int64_t AddRows(const Sums& s, int64_t first, int64_t last, i
   return AddColumns<1>(s, first, last, from, sum, product), 1;
 }
 
-// The sums over a part of the rows, C of one and then C of the other.
+// Adds the sums over rows [first, last) to `total`: C values of the first sum, then C of the second.
 void AddPart(const Sums& s, int64_t first, int64_t last, double* total) {
   float sum[kBlock], product[kBlock];
   for (int64_t start = first; start < last; start += kRows) {
@@ -86,8 +86,8 @@ void AddPart(const Sums& s, int64_t first, int64_t last, double* total) {
   }
 }
 
-// Parts of a job, taken by whichever thread comes. The caller works too, and so waits for nobody who has not begun:
-// it may itself be of the pool, all of whose threads may wait like it.
+// A sum in parts, which any thread can take. The caller takes parts too and waits only for threads that have begun one:
+// it may be a thread of the pool itself, and all threads of the pool may wait at the same time.
 class Job {
  public:
   Job(const Sums& sums, int64_t parts)
@@ -107,7 +107,7 @@ class Job {
     all_done_.wait(lock, [this] { return done_ == parts_; });
   }
 
-  // The parts are added in their order, whoever made them.
+  // Adds the parts in a fixed order, so that the result does not depend on the threads.
   double Total(int64_t index) const {
     double total = 0;
     for (int64_t part = 0; part < parts_; ++part) total += totals_[part * 2 * sums_.channels + index];
@@ -124,7 +124,7 @@ class Job {
   int64_t done_ = 0;
 };
 
-// Makes all the sums, or returns nothing where the operands do not fit.
+// Computes all sums. Returns null if the operands do not fit together.
 std::shared_ptr<Job> Add(ffi::ThreadPool& pool, const Tensor& u, const Tensor& x, const float* b, const float* c,
                          int64_t channels) {
   const int64_t values = static_cast<int64_t>(u.element_count());
@@ -142,7 +142,7 @@ std::shared_ptr<Job> Add(ffi::ThreadPool& pool, const Tensor& u, const Tensor& x
   return job;
 }
 
-// Whether vectors are all of so many channels.
+// Returns whether all vectors have this number of channels.
 template <typename... Vectors>
 bool AreOf(size_t channels, const Vectors&... vectors) {
   return ((vectors.element_count() == channels) && ...);
@@ -163,7 +163,7 @@ ffi::Error ChannelSums(ffi::ThreadPool pool, Tensor u, Tensor x, Vector b, Vecto
   return ffi::Error::Success();
 }
 
-// All that batch normalisation computes of channels: (x - mean) factor + bias is then what it gives.
+// Computes everything in batch normalization that is [C]. The output is then (x - mean) factor + bias.
 ffi::Error Normalization(ffi::ThreadPool pool, Tensor x, Vector around, Vector old_var, Vector scale, Vector bias,
                          ffi::Span<const double> numbers, ffi::Result<Vector> mean, ffi::Result<Vector> r,
                          ffi::Result<Vector> factor, ffi::Result<Vector> new_mean, ffi::Result<Vector> new_var) {
@@ -178,7 +178,7 @@ ffi::Error Normalization(ffi::ThreadPool pool, Tensor x, Vector around, Vector o
   for (size_t channel = 0; channel < channels; ++channel) {
     const double offset = job->Total(channel) / count, square = job->Total(channels + channel) / count;
     const double old = around.typed_data()[channel], middle = old + offset;
-    const double var = std::max(square - offset * offset, 0.0);  // and NaN where it is NaN
+    const double var = std::max(square - offset * offset, 0.0);  // keeps NaN
     const double reciprocal = 1 / std::sqrt(var + epsilon);
     mean->typed_data()[channel] = static_cast<float>(middle);
     r->typed_data()[channel] = static_cast<float>(reciprocal);
@@ -190,7 +190,8 @@ ffi::Error Normalization(ffi::ThreadPool pool, Tensor x, Vector around, Vector o
   return ffi::Error::Success();
 }
 
-// Of the gradient by what it gave: g f + (x - mean) factor + shift is then that by x.
+// Computes everything in its gradient that is [C], for a cotangent g. The gradient with respect to x is then
+// g f + (x - mean) factor + shift.
 ffi::Error NormalizationGradient(ffi::ThreadPool pool, Tensor g, Tensor x, Vector mean, Vector r, Vector scale,
                                  ffi::Result<Vector> f, ffi::Result<Vector> factor, ffi::Result<Vector> shift,
                                  ffi::Result<Vector> by_scale, ffi::Result<Vector> by_bias) {

@@ -1,13 +1,13 @@
 // A convolution and its two gradients by oneDNN, as one custom call of XLA.
 //
-// Y = W * X and a scalar product with a cotangent G make a form <G, W * X> that is linear in each of image X, kernel W
-// and output G. Each role of the call is the derivative of that form by one of the three, computed from the other two:
+// <G, W * X> is linear in each of image X, kernel W and cotangent G of the output. Each role of the call is its
+// derivative with respect to one of the three, computed from the other two:
 //
 //   role 0, output:  (X, W) -> Y      role 1, image:  (G, W) -> dX      role 2, kernel:  (X, G) -> dW
 //
 // Everything else is in `key`, 23 numbers: the role, the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out]
 // and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups, and
-// whether it must be the plain sum of products (1) or may be computed by a faster algorithm (0, `winograd.h`).
+// whether it must be the exact sum of products (1) or may use a faster algorithm (0, `winograd.h`).
 
 #include <array>
 #include <condition_variable>
@@ -37,15 +37,15 @@ using dnnl::memory;
 using Key = std::vector<int64_t>;
 using Tensor = ffi::BufferR4<ffi::F32>;
 
-constexpr int kImage = 0, kKernel = 1, kOutput = 2;  // the three tensors, in the order of their shapes in the key
+constexpr int kImage = 0, kKernel = 1, kOutput = 2;  // the tensors, in the order of their shapes in the key
 constexpr size_t kKeySize = 23, kMostKnown = 1024, kAlignment = 64;
 
-// Of each role: its operands, then its result.
+// The operands and then the result of each role.
 constexpr int kTensors[3][3] = {{kImage, kKernel, kOutput}, {kOutput, kKernel, kImage}, {kImage, kOutput, kKernel}};
 
 memory::dims Pair(const Key& key, int index) { return {key[13 + 2 * index], key[14 + 2 * index]}; }
 
-// How a tensor lies in XLA's memory, in the order of dimensions that oneDNN gives it.
+// Returns the layout of a tensor in XLA's memory, in oneDNN's order of dimensions.
 memory::desc Plain(const Key& key, int tensor) {
   const int64_t* d = &key[1 + 4 * tensor];
   const auto f32 = memory::data_type::f32;
@@ -58,7 +58,7 @@ memory::desc Plain(const Key& key, int tensor) {
   return {{groups, features, d[2], d[0], d[1]}, f32, {features, 1, d[3], rows, columns}};
 }
 
-// What is made for one key: a primitive and how each tensor lies for it, or a convolution by Winograd's algorithm.
+// The implementation for one key: a primitive and the layout of each tensor, or Winograd's algorithm.
 struct Implementation {
   dnnl::primitive primitive;
   std::array<memory::desc, 3> layouts;
@@ -75,7 +75,7 @@ Implementation Finish(const Description& description, memory::desc image, memory
           description.impl_info_str()};
 }
 
-// With oneDNN's choice of layout for kernels always, and for images if `free`: else these stay as they are.
+// Makes oneDNN's primitive. oneDNN chooses the layout of kernels, and that of images if `free`.
 Implementation Make(const dnnl::engine& engine, const Key& key, bool free) {
   const auto any = memory::format_tag::any;
   const auto f32 = memory::data_type::f32;
@@ -86,7 +86,7 @@ Implementation Make(const dnnl::engine& engine, const Key& key, bool free) {
   }
   const auto strides = Pair(key, 0), before = Pair(key, 1), after = Pair(key, 2);
   memory::dims dilation = Pair(key, 3);
-  for (auto& distance : dilation) distance -= 1;  // oneDNN counts what lies between two taps
+  for (auto& distance : dilation) distance -= 1;  // oneDNN counts the positions between two taps
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   const auto direct = dnnl::algorithm::convolution_direct;
@@ -108,7 +108,7 @@ Implementation Make(const dnnl::engine& engine, const Key& key, bool free) {
 
 bool IsReference(const Implementation& chosen) { return chosen.implementation.find("ref") != std::string::npos; }
 
-// Memory that only grows, kept from call to call.
+// Memory that is kept from call to call and only grows.
 class Buffer {
  public:
   void* Get(size_t bytes) {
@@ -127,8 +127,8 @@ class Buffer {
   size_t size_ = 0;
 };
 
-// One thread that runs all convolutions, one after another, each on all cores. XLA calls from any thread of its pool,
-// from several at once; OpenMP would keep a team of threads for each of them. Everything below belongs to the thread.
+// One thread that runs all convolutions in turn, each on all cores. XLA calls from any thread of its pool, and from
+// several at once; OpenMP would keep a team of threads for each of these. All members below belong to the thread.
 class Worker {
  public:
   static Worker& Get() {
@@ -136,7 +136,7 @@ class Worker {
     return *worker;
   }
 
-  // Runs `job` in the thread and waits for it; an exception of the job is thrown here.
+  // Runs `job` in the thread, waits for it, and rethrows its exception.
   void Run(std::function<void(Worker&)> job) {
     std::packaged_task<void(Worker&)> task(std::move(job));
     std::future<void> done = task.get_future();
@@ -213,7 +213,7 @@ class Worker {
   dnnl::engine engine_{dnnl::engine::kind::cpu, 0};
   dnnl::stream stream_{engine_};
   std::map<Key, Implementation> known_;
-  std::array<Buffer, 4> buffers_;  // the three tensors in oneDNN's layout, and what lies between
+  std::array<Buffer, 4> buffers_;  // the three tensors in oneDNN's layout, and scratch memory
 };
 
 ffi::Error Convolve(Tensor a, Tensor b, ffi::Result<Tensor> c, ffi::Span<const int64_t> numbers) {
@@ -243,7 +243,7 @@ ffi::Error Convolve(Tensor a, Tensor b, ffi::Result<Tensor> c, ffi::Span<const i
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution, Convolve,
                               ffi::Ffi::Bind().Arg<Tensor>().Arg<Tensor>().Ret<Tensor>().Attr<ffi::Span<const int64_t>>("key"));
 
-// Whether oneDNN has more for this key than its reference loops.
+// Returns whether there is an implementation for this key other than oneDNN's reference loops.
 extern "C" bool jaxcnn_is_fast(const int64_t* key) {
   try {
     bool fast = false;

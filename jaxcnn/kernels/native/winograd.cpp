@@ -1,4 +1,4 @@
-// Plans and products of Winograd's algorithm, whose equations and transforms are in `winograd_transforms.h`.
+// Plans and matrix products of Winograd's algorithm. Its equations and transforms are in `winograd_transforms.h`.
 
 #include "winograd.h"
 
@@ -9,7 +9,7 @@
 
 #ifdef _OPENMP
 #include <omp.h>
-#else  // compiles, and IsFaster turns it down
+#else  // compiles, but IsFaster returns false
 inline int omp_get_max_threads() { return 1; }
 inline int omp_get_num_threads() { return 1; }
 inline int omp_get_thread_num() { return 0; }
@@ -21,15 +21,15 @@ inline void omp_set_num_threads(int) {}
 namespace winograd {
 namespace {
 
-constexpr int64_t kApart = 1 << 20;         // bytes in between of a thread, where each has tiles of its own
-constexpr int64_t kTogether = 4 << 20;      // bytes in between for each thread, where all work on the same tiles
+constexpr int64_t kApart = 1 << 20;         // bytes of transformed values of a thread with tiles of its own
+constexpr int64_t kTogether = 4 << 20;      // bytes of transformed values per thread, if all threads share tiles
 constexpr int64_t kMostRows = 1024;         // tiles at a time
 
-// Below these, transforming costs more than it saves.
+// Below these limits, transforming costs more than it saves.
 constexpr int64_t kLeastChannels = 32, kLeastTiles = 48, kLeastWork = 1 << 24;  // work in multiply-adds
-constexpr double kLeastShare = 0.55;  // of a tile that is within the image, on average
+constexpr double kLeastShare = 0.55;  // mean fraction of a tile that lies within the image
 
-// Sizes of images [N, H, W, C] and of what a kernel makes of them, [N, H_out, W_out, C_out].
+// Sizes of images [N, H, W, C] and outputs [N, H_out, W_out, C_out].
 struct Sizes {
   int64_t images, height, width, channels, out_height, out_width, out_channels, top, left;
   int64_t Down() const { return (out_height + kSide - 1) / kSide; }
@@ -50,12 +50,12 @@ Sizes FromKey(const Key& key) {
   return {key[9], key[10], key[11], key[12], key[2], key[3], key[4], 2 - key[15], 2 - key[16]};
 }
 
-// In a parallel region: which thread this is, and of how many.
+// Index of this thread in a parallel region, and the number of threads.
 struct Team {
   int me = omp_get_thread_num(), size = omp_get_num_threads();
 };
 
-// While it lives, oneDNN makes primitives for one thread.
+// During its lifetime, oneDNN makes primitives for one thread.
 class ForOneThread {
  public:
   explicit ForOneThread(bool wanted) {
@@ -67,8 +67,8 @@ class ForOneThread {
   const int before_ = omp_get_max_threads();
 };
 
-// At each of the 36 places, the product of matrices [rows, inner] and [inner, columns], in place of what is there or
-// added to it. The first lies row by row or, transposed, column by column; the second row by row or as oneDNN likes it.
+// 36 products of matrices [rows, inner] and [inner, columns], stored or added. The first matrix is row-major or, if
+// transposed, column-major. The second is row-major or, if `free`, in oneDNN's preferred layout.
 class Products {
  public:
   Products() = default;
@@ -111,7 +111,7 @@ class Products {
   dnnl::primitive primitive_;
 };
 
-// The layout of a second matrix, where it is of panels without gaps; else of width 0.
+// Returns the layout of a second matrix if it consists of panels without gaps, else panels of width 0.
 Panels PanelsOf(const dnnl::memory::desc& layout, int64_t inner, int64_t columns) {
   const auto blocks = layout.get_inner_blks(), axes = layout.get_inner_idxs(), strides = layout.get_strides();
   const bool blocked = blocks.size() == 2 && axes[0] == 1 && axes[1] == 2 && blocks[1] % kWidth == 0 &&
@@ -121,9 +121,9 @@ Panels PanelsOf(const dnnl::memory::desc& layout, int64_t inner, int64_t columns
 
 }  // namespace
 
-// What a convolution takes beside its tensors: how the tiles are shared out, the products, and where what lies between
-// is kept, in floats from the start of the memory. Where all that a kernel has in between fits a core's cache, each
-// thread works through groups of tiles of its own; else all threads work on one group after another.
+// A convolution without its tensors: groups of tiles, products, and offsets of transformed values in scratch memory, in
+// floats. If the transformed kernel fits a core's cache, each thread works on groups of tiles of its own. Otherwise all
+// threads work on one group after another.
 struct Convolution::Plan {
   dnnl::engine engine;
   int role;
@@ -132,12 +132,12 @@ struct Convolution::Plan {
   int threads;
   int64_t rows, groups;  // tiles in a group; the last may have fewer
   Panels panels;
-  std::array<Products, 2> products;  // for a whole group and for the last; of a kernel's gradient, added up
-  Products first;                    // of a kernel's gradient, for the first group of those that all threads work on
+  std::array<Products, 2> products;  // for a whole group, and for the last; a kernel's gradient adds them
+  Products first;                    // for a kernel's gradient: the first group that all threads share
   mutable std::vector<dnnl::stream> streams;
 
   int64_t size = 0, zeros, outside, kernel, image, output, scratch;
-  int64_t of_kernel, of_image, of_output, of_scratch;  // what each thread has, where there is one for each
+  int64_t of_kernel, of_image, of_output, of_scratch;  // sizes per thread, if each has its own
 
   Plan(const dnnl::engine& given, const Key& key) : engine(given), role(key[0]), sizes(FromKey(key)) {
     const int64_t cell = sizes.channels * sizes.out_channels, all = sizes.AllTiles();
@@ -201,11 +201,11 @@ struct Convolution::Plan {
     return start;
   }
 
-  // Some tiles of a group, and the memory that the group has.
+  // Some tiles of a group, and the group's memory.
   struct Part {
     int thread;
-    int64_t group, tiles;        // which group, and how many tiles are in it
-    int64_t first, last, offset;  // these tiles, of which the first is the `offset`-th of the group
+    int64_t group, tiles;        // the group, and its number of tiles
+    int64_t first, last, offset;  // these tiles; the first is number `offset` of the group
     float *image, *output, *scratch;
   };
 

@@ -1,4 +1,4 @@
-// Convolutions of 3x3 at stride 1 by the algorithm of Winograd: 36 multiplications for what takes 144.
+// 3x3 convolutions at stride 1 by Winograd's algorithm, with 36 multiplications in place of 144.
 
 #pragma once
 
@@ -12,21 +12,21 @@
 
 namespace winograd {
 
-using Key = std::vector<int64_t>;  // what `convolution.cpp` says it is
+using Key = std::vector<int64_t>;  // documented in `convolution.cpp`
 
-// Whether the algorithm can do this convolution, and is faster at it than the sum of products that it stands for.
+// Returns whether the algorithm supports this convolution, and is faster than the exact sum of products.
 bool IsFaster(const Key& key);
 
-// A convolution that the algorithm can do. Throws dnnl::error if oneDNN cannot multiply its matrices.
+// A convolution that the algorithm supports. Throws dnnl::error if oneDNN cannot multiply its matrices.
 class Convolution {
  public:
   Convolution(const dnnl::engine& engine, const Key& key);
   ~Convolution();
 
-  // How much memory `Run` needs for what lies between operands and result.
+  // Returns the size of the scratch memory that `Run` needs.
   size_t ScratchBytes() const;
 
-  // Computes the tensor that the key's role asks for from the other two: image, kernel and output, as XLA has them.
+  // Computes the tensor of the key's role from the other two. `data` has image, kernel and output in XLA's layout.
   void Run(const std::array<void*, 3>& data, void* scratch) const;
 
  private:

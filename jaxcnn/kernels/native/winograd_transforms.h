@@ -1,16 +1,16 @@
-// The transforms of Winograd's algorithm: from images, cotangents and kernels to the values in between, and back.
+// The transforms of Winograd's algorithm: images, cotangents and kernels to transformed values, and back.
 //
-// Of 4x4 outputs at a time, each of which needs 6x6 values of the image, by F(4x4, 3x3) of Lavin and Gray (*Fast
-// Algorithms for Convolutional Neural Networks*, 2016). With matrices A, B and G that are below as functions,
+// A tile has 4x4 outputs and needs 6x6 values of the image: F(4x4, 3x3) of Lavin and Gray (*Fast Algorithms for
+// Convolutional Neural Networks*, 2016). With matrices A, B and G, which are functions below,
 //
 //   output:  Y = A' [(G W G') . (B X B')] A      kernel:  dW = G' [(A dY A') . (B X B')] G
 //
-// where "." multiplies value by value and ' transposes. Over channels and tiles the values in between are products of
-// matrices, [tiles, C_in] [C_in, C_out], one for each of 36 places. The gradient of the image is the convolution of the
-// output's with the kernel turned by 180 degrees and transposed.
+// where "." multiplies elementwise and ' transposes. Over channels and tiles, each of the 36 transformed values is a
+// product of matrices, [tiles, C_in] [C_in, C_out]. The image gradient is a convolution of the cotangent with the
+// transposed kernel, rotated by 180 degrees.
 //
-// The algorithm is interpolation at six points, and how much it rounds depends on them: with the usual 0, +-1, +-2 and
-// infinity the error is 5 times that of plain sums, with 0, +-3/4, +-3/2 and infinity twice (float32, 64 channels).
+// The algorithm interpolates at six points, which decide how much it rounds. With the usual 0, +-1, +-2 and infinity
+// the error is 5 times that of exact sums; with 0, +-3/4, +-3/2 and infinity it is twice (float32, 64 channels).
 
 #pragma once
 
@@ -24,12 +24,12 @@
 
 namespace winograd {
 
-constexpr int64_t kSide = 4, kPlaces = 36;  // outputs along a side of a tile; values in between
+constexpr int64_t kSide = 4, kPlaces = 36;  // outputs along a side of a tile; transformed values
 constexpr int64_t kWidth = 16;              // channels at a time
 
 namespace {
 
-// The matrices, applied to one dimension of W channels; what they read is `s` apart, what they write `r`.
+// The matrices, applied along one dimension for W channels. Inputs are `s` apart, outputs `r`.
 
 constexpr float kA = 0.75f, kB = 1.5f, kA2 = kA * kA, kB2 = kB * kB, kA3 = kA2 * kA, kB3 = kB2 * kB;
 constexpr float kG0 = 1 / (kA2 * kB2), kGA = 1 / (2 * kA2 * (kA2 - kB2)), kGB = 1 / (2 * kB2 * (kB2 - kA2));
@@ -114,7 +114,7 @@ struct TransposedG {
   }
 };
 
-// Where the values of a tile lie, by their number in it: at the same distance, or anywhere.
+// Addresses of the values of a tile, by index: at equal distances, or arbitrary.
 
 template <typename T>
 struct Strided {
@@ -129,7 +129,7 @@ struct Scattered {
   T* operator()(int i) const { return places[i]; }
 };
 
-// M x M' of W channels from the c-th on.
+// Computes M x M' for W channels, beginning with channel c.
 template <typename M, int W, typename From, typename To>
 INLINE void TransformSome(int64_t c, const From& from, const To& to) {
   float x[kPlaces][W], y[kPlaces][W];
@@ -139,7 +139,7 @@ INLINE void TransformSome(int64_t c, const From& from, const To& to) {
   for (int i = 0; i < M::kTo * M::kTo; ++i) std::memcpy(to(i) + c, x[i], sizeof x[i]);
 }
 
-// M x M' of each channel.
+// Computes M x M' for all channels.
 template <typename M, typename From, typename To>
 INLINE void Transform(int64_t channels, const From& from, const To& to) {
   int64_t c = 0;
@@ -147,14 +147,14 @@ INLINE void Transform(int64_t channels, const From& from, const To& to) {
   for (; c < channels; ++c) TransformSome<M, 1>(c, from, to);
 }
 
-// Images [N, H, W, C] as tiles of so many rows and columns, of which the first begins at (row, column), which may be
-// outside; the next begins kSide further.
+// Images [N, H, W, C] as tiles. The first tile begins at (first_row, first_column), which may lie outside of the image;
+// the next begins kSide further.
 template <typename T>
 struct Tiles {
   T* data;
-  int64_t height, width, channels, first_row, first_column, down, across;  // so many tiles down and across an image
+  int64_t height, width, channels, first_row, first_column, down, across;  // down x across tiles in an image
 
-  // Where the side x side values of a tile lie; for those outside of the image, `outside`.
+  // Finds the addresses of the side x side values of a tile. Values outside of the image have the address `outside`.
   void Places(int64_t tile, int side, T* outside, T** places) const {
     const int64_t image = tile / (down * across), place = tile % (down * across);
     const int64_t row = place / across * kSide + first_row, column = place % across * kSide + first_column;
@@ -166,7 +166,7 @@ struct Tiles {
   }
 };
 
-// The values in between of tiles [first, last): [36, tiles, C], of which `between` is the first tile's.
+// Transforms tiles [first, last) to [36, tiles, C]; `between` points to the first tile.
 template <typename M>
 INLINE void ReadTiles(const Tiles<const float>& image, const float* zeros, int64_t first, int64_t last, float* between,
                       int64_t distance) {
@@ -196,13 +196,13 @@ FOR_EACH_PROCESSOR void WriteOutput(const Tiles<float>& image, float* outside, i
   }
 }
 
-// How the second of two matrices lies that are multiplied: columns in panels of `width`, row by row, `distance` apart.
+// Layout of the second matrix of a product: panels of `width` columns, row-major, `distance` apart.
 struct Panels {
-  int64_t width, distance, place;  // values from one place of the 36 to the next
+  int64_t width, distance, place;  // `place`: distance between the 36 matrices
   int64_t At(int64_t row, int64_t column) const { return column / width * distance + row * width + column % width; }
 };
 
-// The values in between [36, rows, columns] of a kernel [3, 3, rows, columns], for one row.
+// Transforms one row of a kernel [3, 3, rows, columns] to [36, rows, columns].
 FOR_EACH_PROCESSOR void ReadKernel(const float* kernel, int64_t rows, int64_t columns, int64_t row,
                                    const Panels& panels, float* between) {
   for (int64_t column = 0; column < columns; column += panels.width) {
@@ -212,18 +212,18 @@ FOR_EACH_PROCESSOR void ReadKernel(const float* kernel, int64_t rows, int64_t co
   }
 }
 
-// The same of a kernel [3, 3, columns, rows] turned by 180 degrees, for kWidth columns, or as many as there are.
+// Transforms up to kWidth columns of a kernel [3, 3, columns, rows], rotated by 180 degrees.
 FOR_EACH_PROCESSOR void ReadTurnedKernel(const float* kernel, int64_t rows, int64_t columns, int64_t column,
                                          const Panels& panels, float* between) {
   constexpr int64_t kTaps = 9;
   const int64_t wide = std::min(kWidth, columns - column);
-  float turned[kTaps][kWidth][kWidth];  // row by row of what is read column by column
+  float turned[kTaps][kWidth][kWidth];  // transposed from the column-major source
   for (int64_t row = 0; row < rows; row += kWidth) {
     const int64_t high = std::min(kWidth, rows - row);
     for (int64_t tap = 0; tap < kTaps; ++tap) {
       const float* const from = kernel + ((kTaps - 1 - tap) * columns + column) * rows + row;
       for (int64_t j = 0; j < wide; ++j) {
-        __builtin_prefetch(from + j * rows + kWidth);  // what lies so far apart is not fetched ahead by itself
+        __builtin_prefetch(from + j * rows + kWidth);  // the hardware does not prefetch at this distance
         for (int64_t i = 0; i < high; ++i) turned[tap][i][j] = from[j * rows + i];
       }
     }
