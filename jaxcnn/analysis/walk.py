@@ -1,7 +1,7 @@
 """Walk a jaxpr without computing anything: receptive fields, cost and rows, through calls, loops and branches.
 
-A walk carries the receptive field of every array (`jaxcnn.analysis.receptive_field`) through the program. `marked` marks
-where a leaf module begins and ends by identities, `checkpoint_name`, which survive `jit`, `remat`, `scan` and `vmap`.
+A walk carries the receptive field of every array (`jaxcnn.analysis.receptive_field`) through the program. `marked`
+marks where a leaf module begins and ends by `checkpoint_name`, which survives `jit`, `remat`, `scan` and `vmap`.
 """
 
 import math
@@ -137,7 +137,7 @@ class Walk:
     def _scan(
         self, eqn: JaxprEqn, body: Jaxpr, inputs: list[Field | None], scope: str, times: int
     ) -> list[Field | None]:
-        # Constants, carries, scanned arrays -> carries, stacked arrays. The scanned and stacked ones lose their first axis.
+        # Constants, carries, scanned arrays -> carries, stacked arrays. Inside, scanned and stacked ones have an axis less.
         length = int(eqn.params["length"])
         carries = sum(len(shape(a)) == len(shape(b)) for a, b in zip(eqn.outvars, body.outvars, strict=True))
         kept = sum(len(shape(a)) == len(shape(b)) for a, b in zip(eqn.invars, body.invars, strict=True))
