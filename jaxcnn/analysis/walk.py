@@ -137,7 +137,7 @@ class Walk:
     def _scan(
         self, eqn: JaxprEqn, body: Jaxpr, inputs: list[Field | None], scope: str, times: int
     ) -> list[Field | None]:
-        # Constants, carries, scanned arrays -> carries, stacked arrays. Inside, scanned and stacked ones have an axis less.
+        # Constants, carries, scanned arrays -> carries, stacked arrays. The body has an axis less in these.
         length = int(eqn.params["length"])
         carries = sum(len(shape(a)) == len(shape(b)) for a, b in zip(eqn.outvars, body.outvars, strict=True))
         kept = sum(len(shape(a)) == len(shape(b)) for a, b in zip(eqn.invars, body.invars, strict=True))
