@@ -24,7 +24,7 @@ WAYS = [
     pytest.param("googlenet_bn", {"remat": (4,)}, marks=pytest.mark.slow),
     pytest.param("densenet_bc100_k12", {"memory_efficient": True}, marks=pytest.mark.slow),
     pytest.param("densenet40_k12", {"memory_efficient": True}, marks=pytest.mark.slow),
-    ("densenet40_k12", {"memory_efficient": True, "remat": (1,)}),
+    pytest.param("densenet40_k12", {"memory_efficient": True, "remat": (1,)}, marks=pytest.mark.slow),
 ]
 
 

@@ -277,8 +277,9 @@ def test_the_step_works_without_rank_promotion_and_without_jit(restricted):
     )
     with restricted():
         state = create_state(model, optimizer, SHAPE, seed=0, averaged=True)
-        after, sums = step(state, batch(size=5))
-        tested = make_eval_step(model, flip=True)(after, {**batch(size=5), "mask": np.ones(5, bool)})
+        # Without a restriction on jit, one program in place of one for each operation.
+        after, sums = jax.jit(step)(state, batch(size=5))
+        tested = jax.jit(make_eval_step(model, flip=True))(after, {**batch(size=5), "mask": np.ones(5, bool)})
     assert int(after.step) == 1
     assert np.isfinite(sums["loss"])
     assert np.isfinite(tested["loss"])

@@ -55,7 +55,7 @@ def largest_difference(a, b):
     return max(jax.tree.leaves(jax.tree.map(lambda x, y: float(np.max(np.abs(x - y), initial=0.0)), a, b)))
 
 
-@pytest.mark.parametrize("strategy", ["pmap", "shard_map", "jit"])
+@pytest.mark.parametrize("strategy", ["pmap", "jit", pytest.param("shard_map", marks=pytest.mark.slow)])
 def test_eight_devices_learn_what_one_learns(strategy):
     # Gradients that were summed in place of averaged would be 8 times too large and fail here. Not closer: of millions
     # of activations one may be so near 0 that the last digit decides whether it passes the ReLU.

@@ -152,6 +152,7 @@ def test_scales_of_the_learning_rate_go_by_path_and_the_first_counts():
         np.testing.assert_allclose(other[name], factor * update, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_run_goes_on_to_the_same_bits_and_only_from_the_same_file(backbone, tmp_path):
     config = dataclasses.replace(
         PROBE, steps=6, freeze="C", init_from=str(backbone), workdir=str(tmp_path / "whole"), checkpoint_every=3

@@ -190,7 +190,9 @@ def test_every_strategy_ends_at_the_same_parameters(run, tmp_path, parallel):
         np.testing.assert_allclose(x, y, atol=1e-6)
 
 
-@pytest.mark.parametrize("parallel", ["pmap", "shard_map", pytest.param("jit", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "parallel", ["pmap", *(pytest.param(name, marks=pytest.mark.slow) for name in ("shard_map", "jit"))]
+)
 def test_steps_and_tests_take_batches_that_are_on_the_devices_already(tmp_path, monkeypatch, parallel):
     compile_program = Parallel.compile
 
