@@ -21,8 +21,6 @@ from jaxcnn.layers import (
     ZeroPadShortcut,
 )
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 
 def conv(x: jax.Array, size: int, stride: int = 1, padding="SAME", **options) -> jax.Array:
     """A convolution as plain JAX, with positive weights."""
