@@ -257,6 +257,7 @@ def test_only_jit_divides_the_state(strategy):
         make_parallel(strategy, shard_state=True)
 
 
+@pytest.mark.slow
 def test_augmentation_does_not_depend_on_the_number_of_devices():
     # One step: later ones amplify the last digit, since an activation near 0 passes on one side and not the other.
     augmented = functools.partial(train, augment=("flip", "shift"), steps=1)
