@@ -117,8 +117,26 @@ class Config:
     """Dataset; `jaxcnn datasets` lists them."""
     data_dir: str | None = None
     """Directory of prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
-    image_size: Annotated[int | None, checks.AT_LEAST_ONE] = None
-    """Height and width to resize images to. Required for datasets whose images differ in size."""
+    image_size: Annotated[int | tuple[int, int] | None, checks.image_size] = None
+    """Side of the images in pixels, or height and width. Required for datasets whose images differ in size."""
+    resize: Annotated[Literal["shorter", "stretch"] | int, checks.resize] = "shorter"
+    """How an image is resized before the center crop: shorter keeps the aspect ratio, stretch changes it to that of
+    the image size. A number is the length of the shorter side in pixels, such as 256 for an image size of 224."""
+    crop_fraction: Annotated[float | None, checks.CROP_FRACTION] = None
+    """Side of the center crop as a fraction of the resized image (default: 1 if all images have the image size
+    already, else 0.875)."""
+    background: Literal["white", "black"] = "white"
+    """Color behind transparent pixels."""
+    mean: Annotated[tuple[float, ...] | None, checks.FINITE] = None
+    """Mean of each channel, from 0 to 1, to normalize with (default: that of the training images)."""
+    std: Annotated[tuple[float, ...] | None, checks.ALL_POSITIVE] = None
+    """Standard deviation of each channel, from 0 to 1, to normalize with (default: that of the training images)."""
+    skip_damaged: bool = False
+    """Leave out damaged image files of an image folder, instead of stopping."""
+    data_fingerprint: Literal["sizes", "contents"] = "sizes"
+    """What a resumed run compares to find changed data: names and sizes of the files, or their contents too."""
+    accept_changed_data: bool = False
+    """Resume a run although its data has changed."""
     epochs: Annotated[float, checks.POSITIVE] = 30.0
     """Passes over the training set."""
     steps: Annotated[int | None, checks.AT_LEAST_ONE] = None
@@ -175,7 +193,9 @@ class Config:
 
 # Fields that may change between two starts of the same run: where it is stored and how it is watched.
 NOT_PART_OF_THE_RUN = (
+    "accept_changed_data",
     "data_dir",
+    "data_fingerprint",
     "workdir",
     "steps_per_dispatch",
     "checkpoint_every",
@@ -187,6 +207,18 @@ NOT_PART_OF_THE_RUN = (
 
 # Version 0.1 recorded a momentum for every optimizer. Only these optimizers used it.
 _USED_MOMENTUM_IN_0_1 = ("momentum", "nesterov", "lars", "muon")
+
+# Fields that were added after version 0.1, with their values in runs that do not record them.
+_ADDED: dict[str, Any] = {
+    "resize": "shorter",
+    "crop_fraction": None,
+    "background": "white",
+    "mean": None,
+    "std": None,
+    "skip_damaged": False,
+    "data_fingerprint": "sizes",
+    "accept_changed_data": False,
+}
 
 
 def validate(config: Config) -> None:
@@ -268,7 +300,8 @@ def _is_a(value: Any, hint: Any) -> bool:
 
 
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the dict of a configuration of version 0.1 as this version writes it; a newer one as it is."""
+    """Return the dict of a configuration of an earlier version as this version writes it; a newer one as it is."""
+    values = {**_ADDED, **values}
     optimizer = values["optimizer"]
     if "options" in optimizer:
         return values

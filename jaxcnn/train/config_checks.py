@@ -14,6 +14,9 @@ from jaxcnn.train.parameter_paths import check_pattern, parse_scales
 
 Check = Callable[[str, Any], None]
 
+# Largest side of an image: float32 pixels of one color image then take 3 GB.
+MAX_SIDE = 16_384
+
 
 def must(requirement: str, holds: Callable[[Any], bool]) -> Check:
     """Return a check that raises "NAME must REQUIREMENT, got VALUE" unless `holds(value)`.
@@ -59,6 +62,25 @@ def batch_size(name: str, value: Any) -> None:
         raise UsageError(f"{name} must be a number or 'full', got {value!r}")
     if value != "full":
         AT_LEAST_ONE(name, value)
+
+
+def image_size(name: str, value: Any) -> None:
+    """Check that the value is one side, or height and width, of at least 1 pixel."""
+    for side in value if isinstance(value, tuple) else (value,):
+        between(1, MAX_SIDE)(name, side)
+
+
+def resize(name: str, value: Any) -> None:
+    """Check that the value is "shorter", "stretch", or the length of a side of at least 1 pixel."""
+    if isinstance(value, str):
+        one_of(("shorter", "stretch"))(name, value)
+    else:
+        between(1, MAX_SIDE)(name, value)
+
+
+CROP_FRACTION = must("be more than 0 and at most 1", lambda x: 0 < x <= 1)
+FINITE = must("be finite numbers", lambda values: all(map(math.isfinite, values)))
+ALL_POSITIVE = must("be positive numbers", lambda values: all(0 < x < math.inf for x in values))
 
 
 def _increases(milestones: Sequence[float]) -> bool:
