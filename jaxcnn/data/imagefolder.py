@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxcnn.data import decode
 from jaxcnn.errors import UsageError
@@ -31,7 +31,14 @@ MAX_FILE_BYTES = 100_000_000
 Splits = Mapping[str, list[tuple[Path, str]]]
 
 
-def prepare(path: str, root: Path) -> Path:
+class Prepared(NamedTuple):
+    """A prepared dataset: its folder, and notes for the user."""
+
+    directory: Path
+    notes: tuple[str, ...]
+
+
+def prepare(path: str, root: Path, *, skip_damaged: bool = False) -> Prepared:
     """Convert the images in `path` to a dataset below `root`, unless that was done before.
 
     Args:
@@ -70,7 +77,12 @@ def prepare(path: str, root: Path) -> Path:
                 (work / name / "1.0.0").rename(target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-    return target
+    return Prepared(target, ())
+
+
+def inventory(directory: Path) -> dict[str, Any]:
+    """Return what a prepared folder contains."""
+    return {"classes": {}}
 
 
 def find(folder: Path) -> Splits:
@@ -146,8 +158,7 @@ def _check_images(folder: Path, splits: Splits) -> None:
                 if image.stat().st_size > MAX_FILE_BYTES:
                     raise ValueError(f"larger than {MAX_FILE_BYTES:,} bytes")
                 content = image.read_bytes()
-                decode.size_of(content)
-                decode.decode(content, 3)
+                decode.check(content)
             except (ValueError, OSError) as error:
                 damaged.append(f"{image.relative_to(folder)} ({error})")
     if damaged:
