@@ -8,7 +8,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
 import jax
 import numpy as np
@@ -127,12 +127,9 @@ def from_dict(values: dict[str, Any]) -> Preprocessing:
     Raises:
       TypeError, ValueError, AttributeError, OverflowError: a value is missing, unknown, or of another type.
     """
-    found = Preprocessing(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    )
+    arguments: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    found = Preprocessing(**arguments)
     height, width, channels = found.image_shape
-    hints = get_type_hints(Preprocessing)
-    choices = {name: get_args(hints[name]) for name in ("background",)}
     whole = [*found.image_shape] + ([] if found.resize in ("shorter", "stretch") else [found.resize])
     if not all(isinstance(side, int) and not isinstance(side, bool) and 0 < side <= 2**16 for side in whole):
         raise ValueError("a size is not a positive integer")
@@ -141,7 +138,7 @@ def from_dict(values: dict[str, Any]) -> Preprocessing:
         raise ValueError("a number is not finite")
     if not channels == len(found.mean) == len(found.std) or height * width > decode.MAX_PIXELS:
         raise ValueError("the shape does not fit")
-    if not 0 < found.crop_fraction <= 1 or min(found.std) <= 0 or found.background not in choices["background"]:
+    if not 0 < found.crop_fraction <= 1 or min(found.std) <= 0 or found.background not in get_args(decode.Background):
         raise ValueError("a value is out of range")
     if not found.class_names or not all(isinstance(name, str) for name in found.class_names):
         raise ValueError("a class has no name")
