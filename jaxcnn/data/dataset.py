@@ -11,6 +11,7 @@ import numpy as np
 from jaxcnn.data import decode, imagefolder
 from jaxcnn.data.decode import Geometry
 from jaxcnn.data.statistics import STATISTICS, Statistics, measure
+from jaxcnn.data.tfrecord import TfRecordSource
 from jaxcnn.errors import UsageError, closest
 
 SPLIT_NAMES = {"train": "training", "test": "test"}
@@ -163,11 +164,18 @@ class Dataset:
 
     def _source(self, split: str) -> Any:
         if split not in self._cache:
-            import tensorflow_datasets as tfds
-
-            raw = tfds.decode.DeserializeMethod.RAW_BYTES
-            self._cache[split] = self._builder.as_data_source(split=self._splits[split], deserialize_method=raw)
+            self._cache[split] = self._open_source(self._splits[split])
         return self._cache[split]
+
+    def _open_source(self, split: str) -> Any:
+        """Return random access to the serialized examples of a split, by its TFDS name."""
+        info = self._builder.info
+        if str(getattr(info.file_format, "value", info.file_format)) == "tfrecord":
+            return TfRecordSource(info.splits[split].file_instructions)  # which TFDS reads with TensorFlow only
+        import tensorflow_datasets as tfds
+
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        return self._builder.as_data_source(split=split, deserialize_method=raw)
 
     def read(self, split: str, geometry: Geometry | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Read and decode all images and labels of a split. The result is cached.

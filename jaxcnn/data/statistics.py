@@ -1,11 +1,37 @@
-"""Mean and standard deviation of the pixels of a dataset."""
+"""Mean and standard deviation of the pixels of a dataset: recorded, or measured once and kept beside the dataset."""
 
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from jaxcnn.data.decode import Geometry
+from jaxcnn.data.threads import map_in_threads
+
+if TYPE_CHECKING:
+    from jaxcnn.data.dataset import Dataset
+
+STATISTICS_SAMPLES = 10_000
+"""Maximum number of evenly spaced training images that are measured, unless all images are measured at their own
+common size."""
+
+FILE = "jaxcnn_statistics.json"
+"""File beside the dataset with its measured statistics."""
+
+FORMAT = 1
+"""Version of that file. Increase it when images are decoded in another way, so that they are measured again."""
+
+MAX_CHUNK, CHUNK_PIXELS = 1024, 1 << 20
+"""Maximum number of images, and of their pixels, that a thread reads at once."""
+
+CHUNK_OF_UNKNOWN_SIZE = 16
+"""Number of images that a thread reads at once if images differ in size."""
 
 
 @dataclass(frozen=True)
@@ -44,32 +70,86 @@ STATISTICS: dict[str, Statistics] = {
     "mnist": Statistics((0.130660,), (0.308108,)),
 }
 
-CHUNK_SIZE = 1024
-"""Number of examples in one read."""
 
-STATISTICS_SAMPLES = 10_000
-"""Maximum number of evenly spaced training images that are measured when images differ in size."""
+def measure(dataset: "Dataset", geometry: Geometry | None = None) -> Statistics:
+    """Measure the statistics of the training images, or return those that were measured before.
 
-
-def measure(dataset: Any, geometry: Geometry | None = None) -> Statistics:
-    """Measure the statistics of the training split of a `Dataset`.
-
-    All images are measured if they have one size, otherwise at most `STATISTICS_SAMPLES` of them.
+    Each pixel has the same weight. Images are measured in parallel on all cores. The result is kept in `FILE` beside the
+    dataset, unless the dataset is in `STATISTICS` or its folder cannot be written.
 
     Args:
-      dataset: the dataset.
-      geometry: how images are brought to one size before they are measured. Default: they keep their size, and a
-        larger image has more influence.
+      dataset: dataset to measure.
+      geometry: how an image becomes pixels, without random parts. Default: the images at their own size.
+
+    Raises:
+      UsageError: files are missing or damaged.
     """
-    total = dataset.examples["train"]
-    measured = min(STATISTICS_SAMPLES, total) if dataset.sizes_differ else total
-    indices = np.linspace(0, total - 1, measured).astype(int)
-    counts = np.zeros((dataset.image_shape[-1], 256), np.int64)
-    for start in range(0, len(indices), CHUNK_SIZE):
-        examples = dataset.read_encoded("train", indices[start : start + CHUNK_SIZE].tolist())
-        own_size = geometry is None and dataset.sizes_differ
-        images = map(dataset.decode, examples) if own_size else dataset.decode_batch(examples, geometry)
-        for pixels in images:
-            for channel in range(len(counts)):
-                counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
-    return Statistics.of_counts(counts)
+    geometry = geometry or Geometry()
+    key = json.dumps(geometry)
+    kept = _read(dataset)
+    if key in kept:
+        return kept[key]
+    statistics = Statistics.of_counts(_count_pixels(dataset, geometry))
+    if dataset.name not in STATISTICS:
+        _write(dataset, {**kept, key: statistics})
+    return statistics
+
+
+def _count_pixels(dataset: "Dataset", geometry: Geometry) -> np.ndarray:
+    """Return the histogram `[C, 256]` of the pixel values of each channel."""
+    total, (height, width, channels) = dataset.examples["train"], dataset.image_shape
+    if geometry.size is None and not dataset.sizes_differ:
+        geometry = dataset.geometry()
+        indices = np.arange(total)
+    else:
+        indices = np.linspace(0, total - 1, min(STATISTICS_SAMPLES, total)).astype(int)
+    chunk = CHUNK_OF_UNKNOWN_SIZE
+    if height is not None and width is not None:
+        chunk = max(1, min(MAX_CHUNK, CHUNK_PIXELS // (height * width)))
+    parts = [indices[start : start + chunk].tolist() for start in range(0, len(indices), chunk)]
+    counts = np.zeros((channels, 256), np.int64)
+    for part in map_in_threads(functools.partial(_count_pixels_of, dataset, geometry), parts):
+        counts += part
+    return counts
+
+
+def _count_pixels_of(dataset: "Dataset", geometry: Geometry, indices: Sequence[int]) -> np.ndarray:
+    """Return the histogram of the training images at `indices`."""
+    examples = dataset.read_encoded("train", indices)
+    if geometry.size is not None:
+        return _histogram(dataset.decode_batch(examples, geometry))
+    return sum((_histogram(dataset.decode(example, geometry)) for example in examples), start=np.zeros((), np.int64))
+
+
+def _histogram(pixels: np.ndarray) -> np.ndarray:
+    """Return the histogram `[C, 256]` of uint8 pixels `[..., H, W, C]`."""
+    rows = np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[-2:]))
+    # Pillow counts uint8 values. `np.bincount` would copy them to int64 first.
+    image = Image.fromarray(rows[..., 0] if rows.shape[-1] == 1 else rows)
+    return np.array(image.histogram(), np.int64).reshape(-1, 256)
+
+
+def _read(dataset: "Dataset") -> dict[str, Statistics]:
+    """Return the statistics that are kept beside a dataset, by geometry. A damaged file contains none."""
+    try:
+        stored: Any = json.loads((dataset.directory / FILE).read_text())
+        if stored["format"] != FORMAT or stored["train"] != dataset.examples["train"]:
+            return {}
+        return {
+            key: Statistics(tuple(map(float, entry["mean"])), tuple(map(float, entry["std"])))
+            for key, entry in stored["measured"].items()
+            if len(entry["mean"]) == len(entry["std"]) == dataset.image_shape[-1]
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _write(dataset: "Dataset", measured: dict[str, Statistics]) -> None:
+    """Keep statistics beside a dataset, if its folder can be written."""
+    entries = {key: {"mean": value.mean, "std": value.std} for key, value in measured.items()}
+    stored = {"format": FORMAT, "train": dataset.examples["train"], "measured": entries}
+    # A run on a folder that cannot be written measures again.
+    with contextlib.suppress(OSError):
+        temporary = dataset.directory / f".{FILE}.{os.getpid()}"
+        temporary.write_text(json.dumps(stored, indent=1))
+        temporary.replace(dataset.directory / FILE)
