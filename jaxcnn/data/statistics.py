@@ -74,8 +74,8 @@ STATISTICS: dict[str, Statistics] = {
 def measure(dataset: "Dataset", geometry: Geometry | None = None) -> Statistics:
     """Measure the statistics of the training images, or return those that were measured before.
 
-    Each pixel has the same weight. Images are measured in parallel on all cores. The result is kept in `FILE` beside the
-    dataset, unless the dataset is in `STATISTICS` or its folder cannot be written.
+    Each pixel has the same weight. Images are measured in parallel on all cores. The result is kept in `FILE` beside
+    the dataset, unless the dataset is in `STATISTICS` or its folder cannot be written.
 
     Args:
       dataset: dataset to measure.

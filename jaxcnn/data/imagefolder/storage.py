@@ -1,8 +1,8 @@
 """Copies of image folders in the folder of prepared datasets: their names, files and locks.
 
-The copy of a folder is named `imagefolder_PATH_CONTENT`, by a hash of the path of the folder and one of the names, sizes
-and modification times of its files. A process locks the copies that it uses. The copy of a changed folder replaces the
-older copies that no process uses.
+The copy of a folder is named `imagefolder_PATH_CONTENT`, by a hash of the path of the folder and one of the names,
+sizes and modification times of its files. A process locks the copies that it uses. The copy of a changed folder
+replaces the older copies that no process uses.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _locked: dict[Path, int] = {}
 """File descriptors of the copies that this process uses, open until it ends."""
 
 
-def copy_name(folder: Path, fingerprint: str) -> str:
+def name_copy(folder: Path, fingerprint: str) -> str:
     """Return the name of the copy of a folder."""
     return f"{_prefix(folder)}{fingerprint}"
 
@@ -46,15 +46,24 @@ def use(copy: Path) -> bool:
     return True
 
 
-def remove_unused(root: Path, folder: Path, keep: str = "") -> None:
-    """Remove older copies of a folder and what interrupted preparations left, unless a process uses them."""
-    for path in [*root.glob(f"{_prefix(folder)}*"), *root.glob(".imagefolder_*-*")]:
-        if path.name == keep or path / VERSION in _locked:
-            continue
-        descriptor = _lock(path, exclusive=True)
-        if descriptor is not None:
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(descriptor)
+def remove_leftovers(root: Path) -> None:
+    """Remove the temporary folders of preparations that were killed."""
+    for path in root.glob(".imagefolder_*-*"):
+        _remove_unused(path)
+
+
+def remove_older(root: Path, folder: Path, keep: str) -> None:
+    """Remove the copies of an image folder other than the one named `keep`, unless a process uses them."""
+    for path in root.glob(f"{_prefix(folder)}*"):
+        if path.name != keep:
+            _remove_unused(path)
+
+
+def _remove_unused(path: Path) -> None:
+    descriptor = _lock(path, exclusive=True)
+    if descriptor is not None:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
