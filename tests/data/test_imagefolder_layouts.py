@@ -60,6 +60,18 @@ def test_files_that_are_left_out_are_counted_by_reason(images, tmp_path):
     assert images.prepare(tmp_path) == prepared
 
 
+def test_a_test_folder_without_classes_is_not_the_test_set(images, tmp_path):
+    images.write_classes(tmp_path / "pics" / "train", count=5)
+    images.write_classes(tmp_path / "pics", ["test"], 4)
+    found = scan.find(tmp_path / "pics")
+    assert found.left_out == {"in test/, which has no class folders": 4}
+    assert sorted(scan.assign(found.files).values()) == ["test"] * 2 + ["train"] * 8
+    images.write_classes(tmp_path / "pics" / "valid", count=1)
+    found = scan.find(tmp_path / "pics")
+    assert found.left_out == {"in test/, since valid/ is the test set": 4}
+    assert sorted(scan.assign(found.files).values()) == ["test"] * 2 + ["train"] * 10
+
+
 def test_loops_of_links_end(images, tmp_path):
     pics = tmp_path / "pics"
     images.write_classes(pics)

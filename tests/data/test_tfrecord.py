@@ -1,7 +1,6 @@
 """Datasets that TFDS has prepared in TFRecord files are read at random, and damage is found."""
 
 import random
-import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from tensorboardX.record_writer import RecordWriter
 from jaxcnn.data import open_dataset
 from jaxcnn.data.datasets import BUNDLED_DIR
 from jaxcnn.data.tfrecord import Part, TfRecordSource, crc32c
+from jaxcnn.errors import UsageError
 
 NAME = "fashion_mnist_mini"
 
@@ -81,7 +81,6 @@ def test_records_are_read_at_random(prepared, records):
 
 
 def test_a_dataset_in_tfrecord_files_is_opened_as_any_other(prepared):
-    shutil.copytree(BUNDLED_DIR / NAME / "1.0.0", prepared.parents[2] / "expected")
     dataset = open_dataset(f"{NAME}_records", rename(prepared))
     images, labels = dataset.read("train")
     expected = open_dataset(NAME).read("train")
@@ -98,6 +97,14 @@ def rename(prepared):
     info = data_dir / name / "1.0.0" / "dataset_info.json"
     info.write_text(info.read_text().replace(f'"{NAME}"', f'"{name}"'))
     return data_dir
+
+
+def test_a_format_that_cannot_be_read_is_reported(prepared):
+    data_dir = rename(prepared)
+    info = data_dir / f"{NAME}_records" / "1.0.0" / "dataset_info.json"
+    info.write_text(info.read_text().replace('"tfrecord"', '"riegeli"'))
+    with pytest.raises(UsageError, match=r"unsupported file format .*: riegeli\. Prepare it again with"):
+        open_dataset(f"{NAME}_records", data_dir).read("train")
 
 
 @pytest.mark.parametrize(

@@ -200,16 +200,19 @@ def _split_folders(folder: Path, left_out: collections.Counter[str]) -> dict[str
             raise UsageError(f"{shown(folder)} has a folder {(nested or tests)[0]} but no folder train. Add one.")
         return {"train": root}
     in_train = _folders(os.path.join(root, train))
-    others = [name for name in folders if name != train and _contains_images(os.path.join(root, name))]
-    if tests:
-        if not in_train:
-            raise UsageError(f"{shown(folder / train)} has no class folders. Add one folder of images for each class.")
+    if tests and not in_train:
+        raise UsageError(f"{shown(folder / train)} has no class folders. Add one folder of images for each class.")
+    test = next((name for name in tests if _folders(os.path.join(root, name))), None)
+    others = [name for name in folders if name not in (train, test) and _contains_images(os.path.join(root, name))]
+    if test is not None or (others and set(others) <= set(tests)):
         for name in others:
-            if name != tests[0]:
-                count = sum(len(files) for _, _, files in os.walk(os.path.join(root, name)))
-                left_out[f"in {shown(name)}/, since {shown(tests[0])}/ is the test set"] += count
+            reason = f"since {test}/ is the test set" if test else "which has no class folders"
+            left_out[f"in {shown(name)}/, {reason}"] += sum(
+                len(files) for _, _, files in os.walk(os.path.join(root, name))
+            )
         _count_outside(root, left_out)
-        return {"train": os.path.join(root, train), "test": os.path.join(root, tests[0])}
+        parts = {"train": train} if test is None else {"train": train, "test": test}
+        return {split: os.path.join(root, name) for split, name in parts.items()}
     if not in_train:
         return {"train": root}  # a class with the name train
     if not others:
@@ -227,15 +230,16 @@ def _files_of_classes(folder: Path, part: str, split: str | None, left_out: coll
     """Find the files in all class folders of `part`, in a fixed order."""
     _count_outside(part, left_out)
     above = {_identity(os.stat(folder)), _identity(os.stat(part))}
+    prefix = len(os.path.join(folder, ""))
     for label in _folders(part):
-        _check_class_name(os.path.join(part, label), label)
-        count = 0
-        for path, status in _walk(os.path.join(part, label), above, left_out):
-            count += 1
-            relative, name = os.path.relpath(path, folder), os.path.relpath(path, os.path.join(part, label))
-            yield File(path, relative, name.replace(os.sep, "/"), label, split, status.st_size, status.st_mtime_ns)
-        if not count and split != "test":
-            raise UsageError(f"class folder has no images: {shown(os.path.join(part, label))}. Add some, or remove it.")
+        top = os.path.join(part, label)
+        _check_class_name(top, label)
+        empty = True
+        for path, status in _walk(top, above, left_out):
+            empty = False
+            yield File(path, path[prefix:], path[len(top) + 1 :], label, split, status.st_size, status.st_mtime_ns)
+        if empty and split != "test":
+            raise UsageError(f"class folder has no images: {shown(top)}. Add some, or remove it.")
 
 
 def _walk(

@@ -138,7 +138,7 @@ class Writer:
     """
 
     def __init__(self, folder: Path, name: str, class_names: tuple[str, ...]):
-        from array_record.python import array_record_module
+        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
         folder.mkdir(parents=True)
         self._folder, self._name, self._class_names = folder, name, class_names
@@ -182,7 +182,9 @@ class Writer:
         import tensorflow_datasets as tfds
 
         template = tfds.core.ShardedFileTemplate(
-            dataset_name=self._name, data_dir=self._folder, filetype_suffix="array_record"
+            dataset_name=self._name,
+            data_dir=self._folder,  # pyright: ignore[reportArgumentType]  # TFDS accepts any path
+            filetype_suffix="array_record",
         )
         tfds.folder_dataset.write_metadata(
             data_dir=self._folder,
@@ -217,5 +219,7 @@ def move(work: Path, copy: Path) -> None:
     try:
         (work / name.name).rename(name)
     except OSError:
-        if not (copy / "dataset_info.json").exists():
-            raise
+        if (copy / "dataset_info.json").exists():
+            return
+        shutil.rmtree(copy, ignore_errors=True)  # parts of a copy that somebody has removed
+        (work / name.name / copy.name).rename(copy)
