@@ -166,20 +166,23 @@ class Dataset:
 
     def _source(self, split: str) -> Any:
         if split not in self._cache:
-            import tensorflow_datasets as tfds
-
-            name, raw = self._splits[split], tfds.decode.DeserializeMethod.RAW_BYTES
-            try:
-                self._cache[split] = self._builder.as_data_source(split=name, deserialize_method=raw)
-            except NotImplementedError as error:  # TFDS reads other formats with TensorFlow
-                file_format = self._builder.info.file_format.value
-                if file_format != "tfrecord":
-                    raise UsageError(
-                        f"unsupported file format of dataset {self.name!r} in {self.directory}: {file_format}. Prepare "
-                        "it again with file_format='array_record'."
-                    ) from error
-                self._cache[split] = TfRecordSource(self._builder.info.splits[name].file_instructions)
+            self._cache[split] = self._open_source(self._splits[split])
         return self._cache[split]
+
+    def _open_source(self, split: str) -> Any:
+        """Return random access to the serialized examples of a split, by its TFDS name."""
+        import tensorflow_datasets as tfds
+
+        info, raw = self._builder.info, tfds.decode.DeserializeMethod.RAW_BYTES
+        try:
+            return self._builder.as_data_source(split=split, deserialize_method=raw)
+        except NotImplementedError as error:  # TFDS reads other formats with TensorFlow
+            if info.file_format.value == "tfrecord":
+                return TfRecordSource(info.splits[split].file_instructions)
+            raise UsageError(
+                f"unsupported file format of dataset {self.name!r} in {self.directory}: {info.file_format.value}. "
+                "Prepare it again with file_format='array_record'."
+            ) from error
 
     def read(self, split: str, geometry: Geometry | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Read and decode all images and labels of a split. The result is cached.
