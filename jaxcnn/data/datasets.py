@@ -16,6 +16,7 @@ import numpy as np
 from jaxcnn._scoped import quiet_logger
 from jaxcnn.data import _png_batch, decode, imagefolder
 from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.local_path import is_possible, local_folder
 
 BUNDLED_DIR = Path(__file__).parent / "bundled"
 """Folder of the datasets inside the package."""
@@ -71,8 +72,18 @@ KNOWN = (
 
 
 def default_data_dir() -> Path:
-    """Return the folder of prepared datasets: `$TFDS_DATA_DIR`, or the default of TFDS."""
-    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    """Return the folder of prepared datasets: `$TFDS_DATA_DIR`, or the default of TFDS.
+
+    Raises:
+      UsageError: the variable is not a folder on this machine, or the home directory is unknown.
+    """
+    folder = os.environ.get("TFDS_DATA_DIR")
+    return local_folder("$TFDS_DATA_DIR", folder) if folder else local_folder("data_dir", "~/tensorflow_datasets")
+
+
+def is_bundled(name: str) -> bool:
+    """Return whether the package contains the dataset."""
+    return name.isidentifier() and is_possible(name) and (BUNDLED_DIR / name).is_dir()
 
 
 # Datasets whose split "test" has no labels. The split "validation" takes its place.
@@ -293,7 +304,7 @@ class Dataset:
 
 def list_datasets(data_dir: str | Path | None = None) -> list[str]:
     """Return the names of the known datasets and of all datasets prepared in `data_dir`, sorted."""
-    root = Path(data_dir) if data_dir else default_data_dir()
+    root = local_folder("data_dir", data_dir) if data_dir else default_data_dir()
     prepared = {path.parent.parent.name for path in root.glob("*/*/dataset_info.json")}
     return sorted({*KNOWN, *prepared})
 
@@ -310,12 +321,16 @@ def open_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
     Raises:
       UsageError: the name is unknown, or the dataset is not prepared, has no labeled images, or lacks a split.
     """
-    root = Path(data_dir or default_data_dir()).expanduser()
+    if is_bundled(name):
+        root = BUNDLED_DIR
+    else:
+        root = local_folder("data_dir", data_dir) if data_dir else default_data_dir()
     if name.startswith(imagefolder.PREFIX):
         directory = imagefolder.prepare(name.removeprefix(imagefolder.PREFIX), root)
     else:
-        root = BUNDLED_DIR if (BUNDLED_DIR / name).is_dir() else root
         directory = None
+        if not is_possible(name):
+            raise unknown_name("dataset", name, KNOWN)
         if not name or not any((root / name).glob("*/dataset_info.json")):
             # Checked first, since TFDS would start a download and, without a network, retry for ten minutes.
             raise _not_prepared(name, root, data_dir)
@@ -365,6 +380,8 @@ def _not_prepared(name: str, root: Path, data_dir: str | Path | None) -> UsageEr
 
     known = list_datasets(data_dir)
     if name not in known and name.split("/")[0] not in tfds.list_builders(with_community_datasets=False):
+        if Path(name).is_dir():
+            return UsageError(f"unknown dataset {name!r}; did you mean '{imagefolder.PREFIX}{name}'?")
         return unknown_name("dataset", name, known)
     incomplete = any((root / name).glob("*"))
     state = "is only partly prepared" if incomplete else "is not prepared"

@@ -21,6 +21,7 @@ from typing import Any
 
 from jaxcnn.data import decode
 from jaxcnn.errors import UsageError
+from jaxcnn.local_path import local_path
 
 PREFIX = "imagefolder:"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -44,7 +45,7 @@ def prepare(path: str, root: Path) -> Path:
     Raises:
       UsageError: `path` has none of the accepted layouts or has damaged images, or `root` cannot be written.
     """
-    folder = Path(path).expanduser()
+    folder = local_path("imagefolder", path or ".")
     if not path or not folder.is_dir():
         raise UsageError(
             f"{PREFIX}{path} is not a folder. Give a folder that contains one folder of images for each class, or "

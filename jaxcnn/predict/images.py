@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from jaxcnn.data.decode import center_box
 from jaxcnn.errors import UsageError
+from jaxcnn.local_path import local_path
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
@@ -20,8 +21,8 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
       UsageError: a path does not exist, or a folder has no images.
     """
     found = []
-    for path in map(Path, paths):
-        path = path.expanduser()
+    for given in paths:
+        path = local_path("image", given)
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
             if not inside:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import RunError, UsageError
+from jaxcnn.local_path import local_folder
 from jaxcnn.train.config import Config, differences, from_dict, to_dict
 
 CONFIG = "config.json"
@@ -72,10 +73,10 @@ def read_json(path: Path) -> Any:
       UsageError: if the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # a byte-order mark is ignored
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist. Give the directory of a run.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
 
 
@@ -95,7 +96,7 @@ def claim(config: Config) -> Iterator[Path]:
             if config.workdir is None:
                 workdir = _next_free(config)
             else:
-                workdir = Path(config.workdir).expanduser()
+                workdir = local_folder("workdir", config.workdir)
                 workdir.mkdir(parents=True, exist_ok=True)
             held.enter_context(exclusive(workdir))
             if (workdir / CONFIG).exists():
@@ -150,7 +151,7 @@ def reserved(config: Config) -> Iterator[Path]:
       UsageError: if it cannot be written.
     """
     if config.workdir is not None:
-        yield Path(config.workdir).expanduser()
+        yield local_folder("workdir", config.workdir)
         return
     try:
         folder = _next_free(config)
