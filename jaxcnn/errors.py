@@ -5,6 +5,8 @@ from collections.abc import Iterable
 
 # Longer names are compared and shown up to this length.
 LONGEST_SHOWN = 200
+# Of more known names, an error lists the first.
+MOST_LISTED = 60
 
 
 class UsageError(ValueError):
@@ -46,7 +48,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:
     """
     known = sorted(known)
     near = closest(name, known)
-    hint = f"did you mean '{near}'?" if near else f"known: {', '.join(known)}"
+    more = f" and {len(known) - MOST_LISTED} more" if len(known) > MOST_LISTED else ""
+    hint = f"did you mean '{near}'?" if near else f"known: {', '.join(known[:MOST_LISTED])}{more}"
     return UsageError(f"unknown {kind} {shortened(name)!r}; {hint}")
 
 
