@@ -14,6 +14,7 @@ import jax
 from rich.console import Console
 
 from jaxcnn import startup
+from jaxcnn.errors import printable
 from jaxcnn.train.config import Config
 from jaxcnn.train.devices import distributed
 from jaxcnn.train.devices.distributed import Ignored
@@ -80,7 +81,8 @@ def fit(
       loss: a function to use instead of the named one: `(logits [N, classes], labels [N]) -> [N]`.
       augment: a function to use instead of the named ones: `(key, image [H, W, C]) -> [H, W, C]`.
       optimizer: an Optax transformation to use instead of the named one, or a function `schedule -> transformation`.
-      console: where to print; standard output by default.
+      console: where to print; standard output by default. With `progress=False`, the result is printed to a console
+        that is given, and nothing is printed otherwise.
 
     Raises:
       UsageError: if the configuration cannot work, before anything is written, or if another process is training in
@@ -90,6 +92,7 @@ def fit(
       InterruptedRunError: if a signal asked the run to stop.
     """
     started = time.perf_counter()
+    shows_result = distributed.is_first() and (config.progress or console is not None)
     console = console or Console()
     if config.wandb:
         check_wandb()
@@ -101,12 +104,14 @@ def fit(
         first_step = int(start.state.step)
         if start.continued and shows:
             console.print(
-                f"{start.folder} holds {first_step:,} of {plan.steps:,} steps of this run; going on from there"
+                f"{printable(start.folder)} holds {first_step:,} of {plan.steps:,} steps of this run; going on from there",
+                markup=False,
+                emoji=False,
             )
         state = plan.parallel.place_state(start.state)
         if first_step < plan.steps or not start.finished:
             for note in _notes(plan) if shows else ():
-                console.print(note, highlight=False)
+                console.print(printable(note), markup=False, emoji=False, highlight=False)
             with (
                 _open_record(start.folder, first_step, config) as record,
                 ProgressDisplay(
@@ -126,7 +131,7 @@ def fit(
             distributed.check_equal("the state", integrity.sha256(host))
             distributed.on_first(lambda: _write_result(run, host, test))
     values = distributed.on_first(lambda: workdir.read_json(start.folder / workdir.RESULT))
-    if shows:
+    if shows_result:
         print_summary(console, values, start.folder)
         # Results of version 0.1 have no "data_wait".
         if advice := plan.pipeline.advice(values.get("data_wait", 0.0)):
