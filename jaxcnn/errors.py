@@ -17,6 +17,10 @@ class UsageError(ValueError):
     """
 
 
+class TooSmallError(UsageError):
+    """Images, or feature maps within a model, are smaller than a window that moves over them."""
+
+
 class RunError(RuntimeError):
     """A run cannot continue, for a reason that is not a user mistake. The message is one line."""
 

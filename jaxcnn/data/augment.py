@@ -163,6 +163,9 @@ AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
 PIXELS = {"shift": "pixels", "crop": "padding", "cutout": "size"}
 """Arguments that must be smaller than the image."""
 
+SMALLEST = 1e-4
+"""Smallest value of a fraction or aspect ratio."""
+
 LARGEST: dict[str, int] = {
     **dict.fromkeys(PIXELS.values(), 2**14),
     "smallest": 1,
@@ -240,8 +243,8 @@ def _parse_number(value: str, spec: str, parameter: inspect.Parameter) -> int | 
         number = float(value)
     except ValueError:
         number = math.nan
-    if not 0 < number <= most:
-        raise _invalid(value, spec, f"Give a positive number of at most {most}.")
+    if not SMALLEST <= number <= most:
+        raise _invalid(value, spec, f"Give a number from {SMALLEST} to {most}.")
     return number
 
 

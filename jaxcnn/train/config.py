@@ -83,12 +83,13 @@ class OptimizerConfig:
 def _make_immutable(part: Any) -> None:
     """Replace the values of a new dataclass: NumPy scalars and paths become JSON values, and lists become tuples."""
     for field in dataclasses.fields(part):
-        object.__setattr__(part, field.name, _immutable(getattr(part, field.name)))
+        object.__setattr__(part, field.name, immutable(getattr(part, field.name)))
 
 
-def _immutable(value: Any) -> Any:
+def immutable(value: Any) -> Any:
+    """Return lists as tuples, NumPy scalars as Python numbers and paths as strings, at any depth."""
     if isinstance(value, list | tuple):
-        return tuple(map(_immutable, value))
+        return tuple(map(immutable, value))
     if isinstance(value, np.generic):
         return value.item()
     return os.fspath(value) if isinstance(value, os.PathLike) else value

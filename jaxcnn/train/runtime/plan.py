@@ -31,6 +31,7 @@ from jaxcnn.train.parts import (
     build_losses,
     build_model,
     build_optimizer,
+    build_template,
     check_shapes,
 )
 from jaxcnn.train.prepare import make_prepare
@@ -186,7 +187,8 @@ def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
         raise UsageError(f"epochs {config.epochs:g} are too many: {steps:,} steps. Use at most {MAX_STEPS:,} steps")
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps, steps_per_epoch)
     optimizer = build_optimizer(config, custom, schedule)
-    template = jax.eval_shape(lambda: _create_state(config, model, optimizer, pipeline.image_shape))
+    shape = pipeline.image_shape
+    template = build_template(config, model, shape, lambda: _create_state(config, model, optimizer, shape))
     if config.freeze is not None:
         Freezing(config.freeze).check(template.params)
     for pattern, _ in parse_scales(config.optimizer.learning_rate_scales):
