@@ -103,11 +103,8 @@ def fit(
     with StopSignals() as stop, claimed(plan) as start:
         first_step = int(start.state.step)
         if start.continued and shows:
-            console.print(
-                f"{printable(start.folder)} holds {first_step:,} of {plan.steps:,} steps of this run; going on from there",
-                markup=False,
-                emoji=False,
-            )
+            done = f"holds {first_step:,} of {plan.steps:,} steps of this run; going on from there"
+            console.print(f"{printable(start.folder)} {done}", markup=False, emoji=False)
         state = plan.parallel.place_state(start.state)
         if first_step < plan.steps or not start.finished:
             for note in _notes(plan) if shows else ():

@@ -207,7 +207,6 @@ class Config:
     progress: bool = True
     """--no-progress prints the result at the end, without a progress bar and a line for each epoch."""
 
-
     def __post_init__(self):
         _make_immutable(self)
 

@@ -62,8 +62,9 @@ def _describe(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(map(repr, get_args(hint)))
     if get_origin(hint) is tuple:
+        kinds = {int: "integers", float: "numbers", str: "strings"}
         item, *others = get_args(hint)
-        return f"a tuple with {_describe(item)} {'at each place' if others == [...] else f'at {1 + len(others)} places'}"
+        return f"a tuple of {'' if others == [...] else f'{1 + len(others)} '}{kinds[item]}"
     return " or ".join(map(_describe, get_args(hint)))
 
 

@@ -164,8 +164,8 @@ def build_template(
     except Exception as error:  # a field of a wrong type can make any operation fail
         if not config.model_options:
             raise
-        options, reason = " ".join(config.model_options), str(error).splitlines()[:1]
-        raise UsageError(f"model_options cannot be used: {options}. {type(error).__name__}: {' '.join(reason)}") from error
+        reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        raise UsageError(f"model_options cannot be used: {' '.join(config.model_options)}. {reason}") from error
 
 
 def build_losses(config: Config, custom: CustomParts) -> tuple[Loss, Loss]:

@@ -21,7 +21,6 @@ from jaxcnn.local_path import local_folder, local_path
 from jaxcnn.measure import results
 from jaxcnn.measure.columns import BY_NAME, format_value
 
-
 # Upper bound of numbers of seconds and of GiB.
 LARGEST_NUMBER = 1e7
 
@@ -277,7 +276,8 @@ _VERDICT_COLORS = {"slower": "red", "failed": "red", "faster": "green", "fixed":
 
 
 def _compare(flags: CompareFlags) -> None:
-    comparisons = measure.compare(results.read(local_path("OLD", flags.old)), results.read(local_path("NEW", flags.new)))
+    old, new = (results.read(local_path(*pair)) for pair in (("OLD", flags.old), ("NEW", flags.new)))
+    comparisons = measure.compare(old, new)
     if flags.json:
         rows = [{**c.case, "ratio": c.ratio, "band": c.band, "verdict": c.verdict} for c in comparisons]
         print(json.dumps(rows, indent=2))
@@ -306,5 +306,5 @@ def _print_comparisons(console: Console, comparisons: Sequence[measure.Compariso
     console.print(table)
     for name in _ENVIRONMENT_COLUMNS:
         pairs = {(str(c.old.get(name)), str(c.new.get(name))) for c in comparisons if c.old and c.new}
-        for old, new in sorted((pair for pair in pairs if pair[0] != pair[1])):
+        for old, new in sorted(pair for pair in pairs if pair[0] != pair[1]):
             console.print(plain(f"{name} differs: {old} -> {new}"), soft_wrap=True)
