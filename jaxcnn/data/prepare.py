@@ -24,10 +24,10 @@ from typing import Any
 from jaxcnn._scoped import quiet_logger
 from jaxcnn.data import imagefolder
 from jaxcnn.data._original_checksums import CLASS_NAMES
-from jaxcnn.data.datasets import default_data_dir, is_bundled
+from jaxcnn.data.datasets import data_folder, is_bundled
 from jaxcnn.data.originals import READERS, Source, Split
 from jaxcnn.errors import RunError, UsageError, unknown_name
-from jaxcnn.local_path import local_folder, local_path
+from jaxcnn.local_path import local_path
 
 Progress = Callable[[str, int, int], None]
 """Function that is called with the split, the number of examples written, and the total number of examples."""
@@ -66,7 +66,7 @@ def prepare(
     Args:
       name: TFDS name. With `source`, one of `READERS`.
       source: folder of the original files, compressed or not. Default: download them.
-      data_dir: folder of prepared datasets. Default: `default_data_dir()`.
+      data_dir: folder of prepared datasets. Default: `$TFDS_DATA_DIR`, or the default of TFDS.
       verify: whether to require the published checksums of the original files.
       force: whether to replace an existing dataset.
       progress: function that reports the progress.
@@ -76,7 +76,7 @@ def prepare(
         the original.
       RunError: the download fails. Without a network this takes a few seconds.
     """
-    root = local_folder("data_dir", data_dir) if data_dir else default_data_dir()
+    root = data_folder(data_dir)
     if is_bundled(name):
         raise UsageError(f"dataset needs no preparation: {name}. The package contains it.")
     if name.startswith(imagefolder.PREFIX):
