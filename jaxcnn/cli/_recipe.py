@@ -11,6 +11,7 @@ from jaxcnn.cli._training_flags import value_of
 from jaxcnn.errors import UsageError
 from jaxcnn.local_path import local_path
 from jaxcnn.train import Config
+from jaxcnn.train.config import validate
 
 
 def recipe_defaults(flags: Any, args: Sequence[str]) -> Any:
@@ -39,6 +40,10 @@ def _read(recipe: str) -> Config:
         raise UsageError(f"--config {path} cannot be run{_line_of(error, path)}: {what}") from error
     if not isinstance(config, Config):
         raise UsageError(f"--config {path} must define `config = jaxcnn.train.Config(...)`")
+    try:
+        validate(config)
+    except UsageError as error:
+        raise UsageError(f"--config {path}: {error}") from None
     return config
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from jaxcnn import startup
 from jaxcnn.errors import printable
 from jaxcnn.local_path import local_folder
-from jaxcnn.train.config import Config
+from jaxcnn.train.config import Config, validate
 from jaxcnn.train.devices import distributed
 from jaxcnn.train.devices.distributed import Ignored
 from jaxcnn.train.parts import CustomParts
@@ -96,6 +96,7 @@ def fit(
     started = time.perf_counter()
     shows_result = distributed.is_first() and (config.progress or console is not None)
     console = console or Console()
+    validate(config)
     if config.wandb:
         check_wandb()
     parts = CustomParts(model, loss, augment, optimizer)

@@ -105,7 +105,7 @@ LABEL_SMOOTHING = must("be in [0, 0.9]", lambda x: 0 <= x <= 0.9)
 
 def at_most(most: float, most_as_text: str = "") -> Check:
     """Return a check that the value is not larger than `most`."""
-    return must(f"be at most {most_as_text or f'{most:,}'}", lambda x: x <= most)
+    return must(f"be at most {most_as_text or f'{most:,.0f}'}", lambda x: x <= most)
 
 
 STEPS = at_most(MAX_STEPS, "2^31 - 1")

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.errors import UsageError, shortened, unknown_name
 
 Entry = TypeVar("Entry")
 
@@ -73,7 +73,7 @@ def check_keywords(owner: str, given: Mapping[str, Any], accepted: Mapping[str, 
             if value not in choices:
                 raise unknown_name(f"{name} of {owner}", value, choices)
         elif wanted := _type_error(accepted[name], value):
-            raise UsageError(f"{name} of {owner} must be {wanted}, got {value!r}")
+            raise UsageError(f"{name} of {owner} must be {wanted}, got {shortened(repr(value))}")
 
 
 def _type_error(parameter: inspect.Parameter, value: Any) -> str | None:

@@ -16,7 +16,7 @@ from rich.text import Text
 from jaxcnn import measure
 from jaxcnn.cli._flags import parse
 from jaxcnn.cli._output import plain
-from jaxcnn.errors import RunError, UsageError, printable
+from jaxcnn.errors import RunError, UsageError, printable, shortened
 from jaxcnn.local_path import local_folder, local_path
 from jaxcnn.measure import results
 from jaxcnn.measure.columns import BY_NAME, format_value
@@ -128,7 +128,7 @@ def _measure(flags: Flags) -> None:
 def _split_names(flag: str, text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if not all(names):
-        raise UsageError(f"--{flag} has an empty value: {text!r}. Give names separated by commas.")
+        raise UsageError(f"--{flag} has an empty value: {shortened(text)!r}. Give names separated by commas.")
     return names
 
 
@@ -138,7 +138,7 @@ def _split_numbers(flag: str, text: str) -> list[int]:
     except ValueError:
         alternative = ", or auto" if flag == "batch-sizes" else ""
         raise UsageError(
-            f"--{flag} is not a list of integers: {text!r}. Give integers separated by commas{alternative}."
+            f"--{flag} is not a list of integers: {shortened(text)!r}. Give integers separated by commas{alternative}."
         ) from None
 
 

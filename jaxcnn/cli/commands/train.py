@@ -53,6 +53,15 @@ class Flags(train.Config):
     """Seconds without a heartbeat after which a process counts as dead."""
 
 
+# Least and most of the flags that are no fields of `Config`. Each process takes memory and processor time.
+RANGES = {
+    "processes": (1, max(16, os.cpu_count() or 1)),
+    "devices_per_process": (1, 1024),
+    "max_restarts": (0, 10**6),
+    "num_processes": (1, 2**20),
+    "heartbeat": (1, 10**6),
+}
+
 # Flags of the supervisor, which are not passed on to its child processes.
 SUPERVISOR_FLAGS = ("--processes", "--devices-per-process", "--max-restarts")
 
@@ -150,10 +159,12 @@ def _check(flags: Flags) -> None:
         raise UsageError("--processes and --distributed are mutually exclusive")
     if flags.devices_per_process is not None and flags.processes is None:
         raise UsageError("--devices-per-process needs --processes")
-    for name, least in (("processes", 1), ("devices_per_process", 1), ("max_restarts", 0)):
+    for name, (least, most) in RANGES.items():
         value = getattr(flags, name)
         if value is not None and value < least:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+        if value is not None and value > most:
+            raise UsageError(f"--{name.replace('_', '-')} must be at most {most}, got {value}")
     distributed.check_flags(flags.coordinator, flags.num_processes, flags.process_id, flags.heartbeat)
 
 
