@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from jaxcnn.errors import UsageError
-from jaxcnn.local_path import local_path
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -19,8 +18,8 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
       UsageError: a path does not exist, or a folder has no images.
     """
     found = []
-    for given in paths:
-        path = local_path("image", given)
+    for path in map(Path, paths):
+        path = path.expanduser()
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
             if not inside:

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from jaxcnn import train
 from jaxcnn.cli._flags import parse
-from jaxcnn.local_path import local_folder
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Flags:
 
 def run(args: Sequence[str]) -> None:
     flags = parse(Flags, "eval", args)
-    values = train.evaluate_run(local_folder("--workdir", flags.workdir))
+    values = train.evaluate_run(Path(flags.workdir).expanduser())
     if flags.json:
         print(json.dumps(values, indent=2))
         return

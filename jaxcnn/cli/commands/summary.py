@@ -148,7 +148,7 @@ def _may_be_called(found: Any) -> bool:
         return issubclass(found, nn.Module) and found is not nn.Module
     function = inspect.unwrap(found)
     package = getattr(function, "__module__", None) or ""
-    if not inspect.isfunction(function) or package.partition(".")[0] in sys.stdlib_module_names - {"__main__"}:
+    if not inspect.isfunction(function) or package.partition(".")[0] in sys.stdlib_module_names:
         return False
     return package.partition(".")[0] != "jaxcnn" or package.startswith(OUR_PARTS)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,6 @@ from rich.console import Console
 from jaxcnn import data, predict, train
 from jaxcnn.cli._flags import parse
 from jaxcnn.errors import UsageError, unknown_name
-from jaxcnn.local_path import local_folder
 
 What = Literal["all", "filters", "features", "grad-cam", "confusion", "mistakes", "field", "layers"]
 
@@ -74,7 +74,7 @@ def run(args: Sequence[str]) -> None:
         ),
         "field": lambda: visualize.receptive_field_figure(model, image, flags.layer),
     }
-    folder = local_folder("--out", flags.out or f"{flags.workdir}/visualize")
+    folder = Path(flags.out).expanduser() if flags.out else Path(flags.workdir).expanduser() / "visualize"
     figures = {name: draw() for name, draw in pictures.items() if flags.what in ("all", name)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
