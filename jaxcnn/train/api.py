@@ -15,7 +15,9 @@ import jax
 from rich.console import Console
 
 from jaxcnn import startup
-from jaxcnn.train.config import Config
+from jaxcnn.errors import printable
+from jaxcnn.local_path import local_folder
+from jaxcnn.train.config import Config, validate
 from jaxcnn.train.devices import distributed
 from jaxcnn.train.devices.distributed import Ignored
 from jaxcnn.train.parts import CustomParts
@@ -81,7 +83,8 @@ def fit(
       loss: a function to use instead of the named one: `(logits [N, classes], labels [N]) -> [N]`.
       augment: a function to use instead of the named ones: `(key, image [H, W, C]) -> [H, W, C]`.
       optimizer: an Optax transformation to use instead of the named one, or a function `schedule -> transformation`.
-      console: where to print; standard output by default.
+      console: where to print; standard output by default. With `progress=False`, the result is printed to a console
+        that is given, and nothing is printed otherwise.
 
     Raises:
       UsageError: if the configuration cannot work, before anything is written, or if another process is training in
@@ -91,7 +94,9 @@ def fit(
       InterruptedRunError: if a signal asked the run to stop.
     """
     started = time.perf_counter()
+    shows_result = distributed.is_first() and (config.progress or console is not None)
     console = console or Console()
+    validate(config)
     if config.wandb:
         check_wandb()
     parts = CustomParts(model, loss, augment, optimizer)
@@ -105,13 +110,12 @@ def fit(
     with StopSignals() as stop, claimed(plan) as start:
         first_step = int(start.state.step)
         if start.continued and shows:
-            console.print(
-                f"{start.folder} holds {first_step:,} of {plan.steps:,} steps of this run; going on from there"
-            )
+            done = f"holds {first_step:,} of {plan.steps:,} steps of this run; going on from there"
+            console.print(f"{printable(start.folder)} {done}", markup=False, emoji=False)
         state = plan.parallel.place_state(start.state)
         if first_step < plan.steps or not start.finished:
             for note in (*start.notes, *_notes(plan)) if shows else ():
-                console.print(note, highlight=False)
+                console.print(printable(note), markup=False, emoji=False, highlight=False)
             with (
                 _open_record(start.folder, first_step, config) as record,
                 ProgressDisplay(
@@ -131,7 +135,7 @@ def fit(
             distributed.check_equal("the state", integrity.sha256(host))
             distributed.on_first(lambda: _write_result(run, host, test))
     values = distributed.on_first(lambda: workdir.read_json(start.folder / workdir.RESULT))
-    if shows:
+    if shows_result:
         print_summary(console, values, start.folder)
         # Results of version 0.1 have no "data_wait".
         if advice := plan.pipeline.advice(values.get("data_wait", 0.0)):
@@ -174,7 +178,7 @@ def versions() -> dict[str, str]:
 
 def _recorded_preprocessing(config: Config) -> dict[str, Any] | None:
     """Return the preprocessing that the run directory stores for a run on this dataset, as a JSON value, or None."""
-    folder = None if config.workdir is None else Path(config.workdir).expanduser()
+    folder = None if config.workdir is None else local_folder("workdir", config.workdir)
     if folder is None or not workdir.is_run_on(folder, config.dataset):
         return None
     stored = preprocessing.read(folder)

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 
 from jaxcnn.errors import UsageError
+from jaxcnn.local_path import local_path
 from jaxcnn.models import create_model
 from jaxcnn.weights import _hub, safetensors, torch_file
 from jaxcnn.weights._stored import Stored
@@ -22,7 +23,7 @@ def read_arrays(path: str | Path) -> dict[str, Stored]:
     Raises:
       UsageError: the file is missing, damaged, of another format, or contains anything other than arrays.
     """
-    path = Path(path).expanduser()
+    path = local_path("weight file", path)
     readers = {
         ".safetensors": safetensors.read,
         ".pth": torch_file.read,
@@ -45,7 +46,7 @@ def local_file(source: str | Path) -> Path:
     Raises:
       UsageError: the download fails.
     """
-    return _hub.fetch(str(source)) if str(source).startswith(_hub.PREFIX) else Path(source).expanduser()
+    return _hub.fetch(str(source)) if str(source).startswith(_hub.PREFIX) else local_path("weight file", source)
 
 
 def convert(
@@ -153,7 +154,7 @@ def save(
     Raises:
       UsageError: the model has no counterpart in torchvision, or the path cannot be written.
     """
-    path = Path(path).expanduser()
+    path = local_path("output file", path)
     if path.suffix != ".safetensors":
         raise UsageError(f"unsupported suffix of the output file: {path}. The name must end in .safetensors.")
     if to == "torchvision":

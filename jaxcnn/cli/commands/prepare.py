@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxcnn.cli._flags import parse
+from jaxcnn.cli._output import plain
 from jaxcnn.data.prepare import prepare
+from jaxcnn.errors import printable
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,11 @@ def run(args: Sequence[str]) -> None:
         if tasks:
             bar.stop()
     if result.unverified:
-        console.print(f"no published checksum for {', '.join(result.unverified)}: only the format was checked")
+        files = ", ".join(result.unverified)
+        console.print(plain(f"no published checksum for {files}: only the format was checked"))
     for note in result.notes:
         print(note)
     if result.notes:
         return
     counts = ", ".join(f"{count:,} {split}" for split, count in result.examples.items())
-    print(f"{flags.name}: {counts} images in {result.folder}")
+    print(f"{flags.name}: {counts} images in {printable(result.folder)}")

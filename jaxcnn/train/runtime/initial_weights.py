@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn import weights
 from jaxcnn.errors import UsageError
+from jaxcnn.local_path import local_path
 from jaxcnn.train.runtime import integrity
 from jaxcnn.train.runtime.trained import load_run
 from jaxcnn.train.state import TrainState
@@ -77,7 +78,7 @@ def read_initial_weights(
     """
     if _RECORDED.search(source):
         return None
-    path = Path(source).expanduser()
+    path = local_path("init_from", source)
     if path.is_dir():
         variables = load_run(path).variables
         stored = weights.as_stored(variables)

@@ -12,8 +12,10 @@ import optax
 
 from jaxcnn import kernels
 from jaxcnn.data import Dataset, Pipeline, compose, open_dataset, open_pipeline
+from jaxcnn.data.augment import check_sizes
 from jaxcnn.errors import UsageError
 from jaxcnn.train.config import Config, validate
+from jaxcnn.train.config_checks import MAX_STEPS
 from jaxcnn.train.devices.parallel import Parallel, batch_norm_fields, check_batch_divides, make_parallel
 from jaxcnn.train.gradient import parts_of_full_batch
 from jaxcnn.train.losses import Loss
@@ -28,6 +30,7 @@ from jaxcnn.train.parts import (
     build_losses,
     build_model,
     build_optimizer,
+    build_template,
     check_shapes,
 )
 from jaxcnn.train.prepare import make_prepare
@@ -190,12 +193,16 @@ def make_plan(config: Config, custom: CustomParts | None = None, recorded: Prepr
         augment=augmentations,
         share=parallel.share,
     )
+    check_sizes(augmentations, pipeline.image_shape)
     augment = compose(pipeline.device_augment) if pipeline.device_augment else None
     steps_per_epoch = dataset.examples["train"] / batch_size
     steps = config.steps or math.ceil(config.epochs * steps_per_epoch)
+    if steps > MAX_STEPS:
+        raise UsageError(f"epochs {config.epochs:g} are too many: {steps:,} steps. Use at most {MAX_STEPS:,} steps")
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps, steps_per_epoch)
     optimizer = build_optimizer(config, custom, schedule)
-    template = jax.eval_shape(lambda: _create_state(config, model, optimizer, pipeline.image_shape))
+    shape = pipeline.image_shape
+    template = build_template(config, model, shape, lambda: _create_state(config, model, optimizer, shape))
     if config.freeze is not None:
         Freezing(config.freeze).check(template.params)
     for pattern, _ in parse_scales(config.optimizer.learning_rate_scales):

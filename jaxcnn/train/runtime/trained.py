@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from jaxcnn.data import open_dataset
+from jaxcnn.local_path import local_folder
 from jaxcnn.train.config import Config
 from jaxcnn.train.parts import CustomParts, build_model, build_optimizer
 from jaxcnn.train.runtime import preprocessing, workdir
@@ -73,7 +74,7 @@ def load_run(folder: str | Path, **custom: Any) -> Trained:
     Raises:
       UsageError: If there is no run in the directory, no checkpoint yet, or no intact one.
     """
-    folder, parts = Path(folder).expanduser(), CustomParts(**custom)
+    folder, parts = local_folder("workdir", folder), CustomParts(**custom)
     config = workdir.read_config(folder)
     around = preprocessing.read(folder) or Preprocessing.of(open_dataset(config.dataset, config.data_dir), config)
     model = build_model(config, parts, len(around.class_names))
