@@ -168,7 +168,9 @@ def build_optimizer(config: Config, custom: CustomParts, schedule: optax.Schedul
     own = custom.optimizer
     if own is not None and (config.optimizer.options or config.optimizer.momentum is not None):
         raise UsageError("optimizer keywords apply only to named optimizers; set them on your own optimizer")
-    if own is not None and not isinstance(own, optax.GradientTransformation):
+    if isinstance(own, optax.MultiSteps):
+        own = own.gradient_transformation()
+    elif own is not None and not isinstance(own, optax.GradientTransformation):
         own = own(schedule)
     name = config.optimizer.name
     optimizer = named_or_custom("optimizer", name, own, lambda: make_optimizer(config.optimizer, schedule))
