@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -51,7 +52,8 @@ def create_state(
       seed: seed of all randomness.
       averaged: keep moving averages of parameters and statistics (`ema`).
     """
-    init_key, run_key = jax.random.split(jax.random.key(seed))
+    # Put on the device explicitly, as everything here, so that a program may forbid implicit transfers.
+    init_key, run_key = jax.random.split(jax.random.key(jax.device_put(np.uint32(seed))))
     keys = {"params": init_key, "dropout": init_key}
 
     # One compiled program instead of one for each layer's initializer. It runs once, so it is compiled quickly rather

@@ -42,7 +42,7 @@ class DamagedError(RunError):
 
 def to_host(state: TrainState) -> TrainState:
     """Return a copy of the state in host memory, which the next training step cannot change."""
-    return jax.tree.map(lambda x: np.array(x, copy=True), state)
+    return jax.tree.map(lambda x: np.array(jax.device_get(x), copy=True), state)
 
 
 class Checkpoints:

@@ -81,7 +81,8 @@ class Loop:
         meta = start.meta
         self.plan, self.folder, self.stop, self.started = plan, start.folder, stop, started - meta["seconds"]
         self.checkpoints, self.record, self.display = start.checkpoints, record, display
-        self.learning_rates = np.asarray(jax.vmap(plan.schedule)(np.arange(plan.steps)))
+        rates = jax.jit(jax.vmap(plan.schedule))(jax.device_put(np.arange(plan.steps)))
+        self.learning_rates: np.ndarray = jax.device_get(rates)
         # For each call whose metrics are still on the devices: its last step, and the metrics `[steps]`.
         self.pending: deque[tuple[int, metrics.Sums]] = deque()
         self.epoch_total: dict[str, float] | None = meta["epoch_total"]
