@@ -25,15 +25,15 @@ class OptimizerConfig:
 
     name: str = "momentum"
     """sgd, momentum, nesterov, rmsprop, adagrad, adam, adamw, lars, lamb, lion or muon."""
-    learning_rate: Annotated[float, checks.POSITIVE] = 0.05
+    learning_rate: Annotated[float, checks.POSITIVE, checks.FLOAT32] = 0.05
     """Peak learning rate of the schedule."""
     momentum: Annotated[float | None, checks.FRACTION_BELOW_ONE] = None
     """Momentum coefficient; 0.9 by default for momentum, nesterov, lars and muon."""
-    weight_decay: Annotated[float, checks.NOT_NEGATIVE] = 0.001
+    weight_decay: Annotated[float, checks.NOT_NEGATIVE, checks.FLOAT32] = 0.001
     """Weight decay of kernels. Biases and normalization parameters do not decay."""
     decay_all: bool = False
     """Apply weight decay to biases and normalization parameters too."""
-    clip_norm: Annotated[float | None, checks.POSITIVE] = None
+    clip_norm: Annotated[float | None, checks.POSITIVE, checks.FLOAT32] = None
     """Clip the gradient to this global norm, over all parameters together."""
     learning_rate_scales: Annotated[tuple[str, ...], checks.scales] = ()
     """Factors on the learning rate of selected parameters: EXPRESSION=FACTOR, such as "stem|stage1=0.1" "head=10".
@@ -93,7 +93,7 @@ class ScheduleConfig:
     """Fractions of the run after which the learning rate drops (step)."""
     factor: Annotated[float, checks.FRACTION] = 0.1
     """Factor on the learning rate at each milestone (step)."""
-    power: Annotated[float, checks.POSITIVE] = 2.0
+    power: Annotated[float, checks.POSITIVE, checks.FLOAT32] = 2.0
     """Exponent of the decay (polynomial)."""
     end_factor: Annotated[float, checks.FRACTION] = 0.0
     """Final learning rate as a fraction of the peak (cosine, linear and polynomial)."""
@@ -141,6 +141,8 @@ class Config:
     """Passes over the training set."""
     steps: Annotated[int | None, checks.AT_LEAST_ONE] = None
     """Training steps. Overrides epochs."""
+    patience: Annotated[int | None, checks.AT_LEAST_ONE] = None
+    """Stop after this many epochs in a row without a better test accuracy (default: never)."""
     batch_size: Annotated[int | Literal["full"], checks.batch_size] = 64
     """Images in a step, over all devices: 1 is stochastic, full is full-batch gradient descent."""
     accumulate: Annotated[int | None, checks.AT_LEAST_ONE] = None
@@ -148,17 +150,20 @@ class Config:
     augment: tuple[str, ...] = ("shift:1",)
     """Random augmentations of training images, in order: flip, shift:PIXELS, crop:PADDING, cutout:SIZE, resized_crop,
     randaugment, trivialaugment."""
-    mixup: Annotated[float, checks.NOT_NEGATIVE] = 0.0
+    mixup: Annotated[float, checks.NOT_NEGATIVE, checks.MIXING] = 0.0
     """Alpha of mixup, which blends two images and their labels; 0 is off."""
-    cutmix: Annotated[float, checks.NOT_NEGATIVE] = 0.0
+    cutmix: Annotated[float, checks.NOT_NEGATIVE, checks.MIXING] = 0.0
     """Alpha of cutmix, which pastes a box of one image into another; 0 is off."""
     loss: str = "cross_entropy"
     """cross_entropy or binary_cross_entropy."""
     label_smoothing: Annotated[float, checks.FRACTION_BELOW_ONE] = 0.1
     """Fraction of each training label that is distributed evenly over all classes; 0 is off."""
+    class_weights: Annotated[tuple[float, ...] | Literal["balanced"] | None, checks.class_weights] = None
+    """Weight of the training loss of each class, normalized so that the training images have a mean weight of 1.
+    balanced: the inverse of the number of training images of the class. The test loss has no weights."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    aux_weight: Annotated[float, checks.NOT_NEGATIVE] = 0.3
+    aux_weight: Annotated[float, checks.NOT_NEGATIVE, checks.FLOAT32] = 0.3
     """Weight of the loss of each auxiliary classifier (GoogLeNet)."""
     ema_decay: Annotated[float, checks.FRACTION_BELOW_ONE] = 0.0
     """Decay, such as 0.999, of a moving average of parameters and batch statistics, which is then tested; 0 is off."""
@@ -218,6 +223,8 @@ _ADDED: dict[str, Any] = {
     "skip_damaged": False,
     "data_fingerprint": "sizes",
     "accept_changed_data": False,
+    "class_weights": None,
+    "patience": None,
 }
 
 

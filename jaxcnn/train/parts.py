@@ -22,7 +22,7 @@ from jaxcnn.errors import UsageError
 from jaxcnn.layers import Partial
 from jaxcnn.layers.partial import module_fields
 from jaxcnn.models import create_model
-from jaxcnn.train.config import Config
+from jaxcnn.train.config import Config, OptimizerConfig
 from jaxcnn.train.gradient import Gradient, accumulated, plain, scaled
 from jaxcnn.train.losses import Loss, make_loss
 from jaxcnn.train.optim.freezing import Freezing
@@ -166,8 +166,8 @@ def build_augmentations(config: Config, custom: CustomParts) -> tuple[Any, ...]:
 def build_optimizer(config: Config, custom: CustomParts, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Return the optimizer of the trainable parameters, with a loss scale in float16. See also `build_gradient`."""
     own = custom.optimizer
-    if own is not None and (config.optimizer.options or config.optimizer.momentum is not None):
-        raise UsageError("optimizer keywords apply only to named optimizers; set them on your own optimizer")
+    if own is not None:
+        _check_unused(config.optimizer, uses_schedule=not isinstance(own, optax.GradientTransformation))
     if isinstance(own, optax.MultiSteps):
         own = own.gradient_transformation()
     elif own is not None and not isinstance(own, optax.GradientTransformation):
@@ -177,6 +177,22 @@ def build_optimizer(config: Config, custom: CustomParts, schedule: optax.Schedul
     if config.freeze is not None:
         optimizer = Freezing(config.freeze).optimizer(optimizer)
     return dynamic_loss_scale(optimizer) if config.dtype == "float16" else optimizer
+
+
+def _check_unused(config: OptimizerConfig, *, uses_schedule: bool) -> None:
+    """Raise `UsageError` if a field was set that the user's own optimizer does not use.
+
+    The configuration of a recorded run is not checked: version 0.1 accepted all fields.
+    """
+    if config.options or config.momentum is not None:
+        raise UsageError("optimizer keywords apply only to named optimizers; set them on your own optimizer")
+    usual = OptimizerConfig(config.name, config.learning_rate) if uses_schedule else OptimizerConfig(config.name)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != getattr(usual, field.name) and not config.name.startswith(PREFIX):
+            raise UsageError(
+                f"optimizer.{field.name} applies only to named optimizers, got {value}. Set it on your own optimizer"
+            )
 
 
 def build_gradient(config: Config, accumulate: int) -> Gradient:

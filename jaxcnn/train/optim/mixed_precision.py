@@ -55,9 +55,7 @@ def dynamic_loss_scale(
     def init(params: Any) -> LossScaleState:
         return LossScaleState(jnp.float32(INITIAL_SCALE), jnp.int32(0), optimizer.init(params))
 
-    def update(
-        gradients: Any, state: LossScaleState, params: Any = None, **extra: Any
-    ) -> tuple[Any, LossScaleState]:
+    def update(gradients: Any, state: LossScaleState, params: Any = None, **extra: Any) -> tuple[Any, LossScaleState]:
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(gradients)]))
         accept = finite | (state.scale <= 1.0)
         updates, inner = optimizer.update(gradients, state.inner, params, **extra)

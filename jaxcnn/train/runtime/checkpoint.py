@@ -126,7 +126,8 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=self._args.Composite(
-                    state=self._args.StandardSave(_without_empty(state)), meta=self._args.JsonSave(integrity.seal(description))
+                    state=self._args.StandardSave(_without_empty(state)),
+                    meta=self._args.JsonSave(integrity.seal(description)),
                 ),
                 force=True,  # otherwise Orbax silently skips a step that it takes for an old one
             )
