@@ -12,7 +12,7 @@ import pytest
 from jaxcnn.errors import UsageError
 from jaxcnn.train import create_state, make_eval_step, make_train_step
 from jaxcnn.train.gradient import accumulated
-from jaxcnn.train.losses import LOSSES, make_loss, weighted
+from jaxcnn.train.losses import LOSSES, cross_entropy, make_loss, weighted
 
 LOGITS = jnp.array([[2.0, -1.0, 0.5], [0.0, 1.0, -2.0], [0.3, 0.1, -1.0]])
 
@@ -23,7 +23,7 @@ class Linear(nn.Module):
         return nn.Dense(3)(x.reshape(len(x), -1))
 
 
-def step_of(labels, loss=make_loss("cross_entropy"), **options):
+def step_of(labels, loss=cross_entropy, **options):
     """Return what a training step and an evaluation step make of four images with these labels."""
     images = np.random.default_rng(0).normal(size=(4, 2, 2, 1)).astype(np.float32)
     optimizer = optax.sgd(1.0)

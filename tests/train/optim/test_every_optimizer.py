@@ -124,7 +124,7 @@ def one_step(optimizer, **options):
 
 
 NOISY = optax.noisy_sgd(RATE, key=0)
-PRIVATE = contrib.dpsgd(RATE, l2_norm_clip=1.0, noise_multiplier=0.1, seed=0)
+PRIVATE = optax.chain(contrib.differentially_private_aggregate(1.0, 0.1, key=0), optax.sgd(RATE))
 
 
 @pytest.mark.usefixtures("compile_quickly")
