@@ -65,7 +65,9 @@ def adapt(optimizer: optax.GradientTransformation) -> optax.GradientTransformati
         # Lookahead warns if it gets parameters alone, and takes them as the fast ones.
         with quiet_logger("absl", logging.ERROR):
             state = _store_keys(optimizer.init(params))
-        return SlowWeights(state, slow=params) if _nodes(state, optax.LookaheadState) else state
+        outermost = _nodes(state, (SlowWeights, optax.LookaheadState))
+        is_lookahead = any(isinstance(node, optax.LookaheadState) for node in outermost)
+        return SlowWeights(state, slow=params) if is_lookahead else state
 
     def update(gradients: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         extra = _accepted(state, extra)

@@ -22,6 +22,8 @@ from jaxcnn.train.optim.adapters import SlowWeights, StoredKey
 from jaxcnn.train.optim.freezing import Freezing
 from jaxcnn.train.optim.mixed_precision import dynamic_loss_scale
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 RATE = 0.01
 CONFIG = Config(steps=4, batch_size=16, augment=(), checkpoint_every=2, progress=False)
 
@@ -92,7 +94,6 @@ def test_every_optimizer_of_optax_is_in_the_list():
     assert {"adam", "lion", "prodigy", "momo", "sophia", "schedule_free_adamw", "dadapt_adamw", "muon"} <= set(EVERY)
 
 
-@pytest.mark.usefixtures("compile_quickly")
 @pytest.mark.parametrize(
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in sorted(EVERY)]
 )
@@ -127,7 +128,6 @@ NOISY = optax.noisy_sgd(RATE, key=0)
 PRIVATE = optax.chain(contrib.differentially_private_aggregate(1.0, 0.1, key=0), optax.sgd(RATE))
 
 
-@pytest.mark.usefixtures("compile_quickly")
 @pytest.mark.parametrize("optimizer", [NOISY, PRIVATE, optax.lbfgs(memory_size=2)], ids=["noise", "private", "lbfgs"])
 def test_all_devices_make_the_same_step_as_one(optimizer):
     step = make_train_step(Tiny(), optimizer, axis_name="batch")
@@ -146,6 +146,7 @@ def test_the_key_of_noise_is_stored_as_an_array_and_moves_on():
     assert not np.array_equal(keys[0].data, keys[1].data)
 
 
+@pytest.mark.slow
 def test_a_line_search_lowers_the_loss_of_the_whole_batch_in_micro_batches_too():
     optimizer = optax.lbfgs(memory_size=2)
     _, whole = one_step(optimizer)
