@@ -19,7 +19,7 @@ from jaxcnn.train.config import Config
 from jaxcnn.train.devices import distributed
 from jaxcnn.train.devices.distributed import Ignored
 from jaxcnn.train.parts import CustomParts
-from jaxcnn.train.runtime import _pictures, integrity, workdir
+from jaxcnn.train.runtime import _pictures, integrity, preprocessing, workdir
 from jaxcnn.train.runtime._progress import ProgressDisplay, print_summary
 from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.loop import Loop, evaluate, is_out_of_patience
@@ -95,7 +95,11 @@ def fit(
     if config.wandb:
         check_wandb()
     parts = CustomParts(model, loss, augment, optimizer)
-    plan = distributed.together(lambda: make_plan(config, parts))
+    config = workdir.with_absolute_paths(config)
+    recorded = distributed.on_first(lambda: _recorded_preprocessing(config))
+    plan = distributed.together(
+        lambda: make_plan(config, parts, None if recorded is None else preprocessing.from_dict(recorded))
+    )
     config = plan.config
     shows = config.progress and distributed.is_first()
     with StopSignals() as stop, claimed(plan) as start:
@@ -107,7 +111,7 @@ def fit(
         state = plan.parallel.place_state(start.state)
         is_complete = first_step >= plan.steps or is_out_of_patience(config, start.meta.get("epochs_since_best", 0))
         if not (start.finished and is_complete):
-            for note in _notes(plan) if shows else ():
+            for note in (*start.notes, *_notes(plan)) if shows else ():
                 console.print(note, highlight=False)
             with (
                 _open_record(start.folder, first_step, config) as record,
@@ -154,7 +158,7 @@ def evaluate_run(folder: Path, **custom: Any) -> dict[str, Any]:
     """
     # Class weights, for which the training set is read, do not change the evaluation.
     config = dataclasses.replace(workdir.read_config(folder), class_weights=None)
-    plan = make_plan(config, CustomParts(**custom))
+    plan = make_plan(config, CustomParts(**custom), preprocessing.read(folder))
     with Checkpoints(folder / workdir.CHECKPOINTS, read_only=True) as checkpoints:
         state, _ = checkpoints.existing(plan.template)
     test = evaluate(plan, plan.compile_eval_step(), plan.parallel.place_state(state))
@@ -172,6 +176,15 @@ def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
     return {"jaxcnn": __version__, "python": platform.python_version(), **packages}
+
+
+def _recorded_preprocessing(config: Config) -> dict[str, Any] | None:
+    """Return the preprocessing that the run directory stores for a run on this dataset, as a JSON value, or None."""
+    folder = None if config.workdir is None else Path(config.workdir).expanduser()
+    if folder is None or not workdir.is_run_on(folder, config.dataset):
+        return None
+    stored = preprocessing.read(folder)
+    return None if stored is None else dataclasses.asdict(stored)
 
 
 def _notes(plan: Plan) -> list[str]:
