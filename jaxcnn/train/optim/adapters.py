@@ -13,6 +13,7 @@ import logging
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import struct
 from optax.contrib import (
@@ -59,12 +60,12 @@ def adapt(optimizer: optax.GradientTransformation) -> optax.GradientTransformati
     Its `update` accepts extra arguments, and passes on those that the optimizer accepts. The state of an optimizer
     without typed keys and lookahead is what Optax makes it.
     """
-    optimizer = optax.with_extra_args_support(optimizer)
+    inner: Any = optax.with_extra_args_support(optimizer)  # Optax's types know neither keys nor lookahead
 
     def init(params: Any) -> Any:
         # Lookahead warns if it gets parameters alone, and takes them as the fast ones.
         with quiet_logger("absl", logging.ERROR):
-            state = _store_keys(optimizer.init(params))
+            state = _store_keys(inner.init(params))
         outermost = _nodes(state, (SlowWeights, optax.LookaheadState))
         is_lookahead = any(isinstance(node, optax.LookaheadState) for node in outermost)
         return SlowWeights(state, slow=params) if is_lookahead else state
@@ -72,15 +73,15 @@ def adapt(optimizer: optax.GradientTransformation) -> optax.GradientTransformati
     def update(gradients: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         extra = _accepted(state, extra)
         if not isinstance(state, SlowWeights):
-            updates, state = optimizer.update(gradients, _load_keys(state), params, **extra)
+            updates, state = inner.update(gradients, _load_keys(state), params, **extra)
             return updates, _store_keys(state)
-        both: Any = optax.LookaheadParams(fast=params, slow=state.slow)
+        both = optax.LookaheadParams(fast=params, slow=state.slow)
         with quiet_logger("absl", logging.ERROR):  # `reset_state` calls `init`
-            updates, inner = optimizer.update(gradients, _load_keys(state.inner), both, **extra)
+            updates, fast_state = inner.update(gradients, _load_keys(state.inner), both, **extra)
         slow = optax.apply_updates(state.slow, updates.slow)
-        return updates.fast, SlowWeights(_store_keys(inner), slow)
+        return updates.fast, SlowWeights(_store_keys(fast_state), slow)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
 
 
 def _accepted(state: Any, extra: dict[str, Any]) -> dict[str, Any]:
@@ -122,9 +123,8 @@ def _nodes(tree: Any, kinds: Any) -> list[Any]:
 
 def _store_keys(state: Any) -> Any:
     def store(x: Any) -> Any:
-        if not jax.dtypes.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):
-            return x
-        return StoredKey(jax.random.key_data(x), jax.random.key_impl(x))
+        is_key = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return StoredKey(jax.random.key_data(x), jax.random.key_impl(x)) if is_key else x
 
     return jax.tree.map(store, state)
 

@@ -13,6 +13,7 @@ import optax
 from jaxcnn import kernels
 from jaxcnn.data import Dataset, Pipeline, compose, open_dataset, open_pipeline
 from jaxcnn.errors import UsageError
+from jaxcnn.train.class_weights import normalized_weights
 from jaxcnn.train.config import Config, validate
 from jaxcnn.train.devices.parallel import Parallel, batch_norm_fields, check_batch_divides, make_parallel
 from jaxcnn.train.gradient import parts_of_full_batch
@@ -31,7 +32,6 @@ from jaxcnn.train.parts import (
     check_shapes,
 )
 from jaxcnn.train.prepare import make_prepare
-from jaxcnn.train.runtime.class_weights import normalized_weights
 from jaxcnn.train.runtime.initial_weights import InitialWeights, read_initial_weights
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.state import TrainState, create_state

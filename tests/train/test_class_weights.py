@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from jaxcnn.errors import UsageError
-from jaxcnn.train import Config
+from jaxcnn.train import Config, class_weights
+from jaxcnn.train.class_weights import label_counts, normalized_weights
 from jaxcnn.train.config import from_dict, to_dict
-from jaxcnn.train.runtime import class_weights
-from jaxcnn.train.runtime.class_weights import label_counts, normalized_weights
 from jaxcnn.train.runtime.plan import make_plan
 
 Example = namedtuple("Example", "label")
