@@ -24,7 +24,7 @@ from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.runtime import _pictures, integrity, preprocessing, workdir
 from jaxcnn.train.runtime._progress import ProgressDisplay, print_summary
 from jaxcnn.train.runtime.checkpoint import Checkpoints
-from jaxcnn.train.runtime.loop import Loop, evaluate
+from jaxcnn.train.runtime.loop import Loop, evaluate, is_out_of_patience
 from jaxcnn.train.runtime.plan import Plan, make_plan
 from jaxcnn.train.runtime.record import Record, WeightsAndBiases, check_wandb, read_rows
 from jaxcnn.train.runtime.resume import claimed
@@ -113,7 +113,8 @@ def fit(
             done = f"holds {first_step:,} of {plan.steps:,} steps of this run; going on from there"
             console.print(f"{printable(start.folder)} {done}", markup=False, emoji=False)
         state = plan.parallel.place_state(start.state)
-        if first_step < plan.steps or not start.finished:
+        is_complete = first_step >= plan.steps or is_out_of_patience(config, start.meta.get("epochs_since_best", 0))
+        if not (start.finished and is_complete):
             for note in (*start.notes, *_notes(plan)) if shows else ():
                 console.print(printable(note), markup=False, emoji=False, highlight=False)
             with (
@@ -131,12 +132,15 @@ def fit(
                 host = plan.parallel.fetch_state(state)
                 if config.tensorboard_images and distributed.is_first():
                     picture = _pictures.draw_predictions(plan, host, config.tensorboard_images)
-                    record.write_picture("test/predictions", plan.steps, picture)
+                    record.write_picture("test/predictions", int(host.step), picture)
             distributed.check_equal("the state", integrity.sha256(host))
             distributed.on_first(lambda: _write_result(run, host, test))
     values = distributed.on_first(lambda: workdir.read_json(start.folder / workdir.RESULT))
     if shows_result:
         print_summary(console, values, start.folder)
+        # Results of version 0.1 have no "stopped".
+        if reason := values.get("stopped"):
+            console.print(reason, highlight=False)
         # Results of version 0.1 have no "data_wait".
         if advice := plan.pipeline.advice(values.get("data_wait", 0.0)):
             console.print(advice, highlight=False)
@@ -156,7 +160,9 @@ def evaluate_run(folder: Path, **custom: Any) -> dict[str, Any]:
     Raises:
       UsageError: if the folder contains no run, or the run has no intact checkpoint.
     """
-    plan = make_plan(workdir.read_config(folder), CustomParts(**custom), preprocessing.read(folder))
+    # Class weights, for which the training set is read, do not change the evaluation.
+    config = dataclasses.replace(workdir.read_config(folder), class_weights=None)
+    plan = make_plan(config, CustomParts(**custom), preprocessing.read(folder))
     with Checkpoints(folder / workdir.CHECKPOINTS, read_only=True) as checkpoints:
         state, _ = checkpoints.existing(plan.template)
     test = evaluate(plan, plan.compile_eval_step(), plan.parallel.place_state(state))
@@ -212,12 +218,14 @@ def _write_result(run: Loop, state: TrainState, test: dict[str, float]) -> None:
 
 def _result_values(run: Loop, state: TrainState, test: dict[str, float], train: dict[str, Any]) -> dict[str, Any]:
     """Return the values of `result.json`. `train` contains the means of the last epoch's steps."""
-    plan = run.plan
+    plan, steps = run.plan, int(state.step)
+    stopped = f"stopped at step {steps:,} of {plan.steps:,}: no better test accuracy in {run.epochs_since_best} epochs"
     return {
         "model": plan.config.model,
         "dataset": plan.config.dataset,
-        "steps": plan.steps,
-        "epochs": plan.epoch(plan.steps),
+        "steps": steps,
+        "epochs": plan.epoch(steps),
+        "stopped": stopped if steps < plan.steps else None,
         "batch_size": plan.batch_size,
         "seed": plan.config.seed,
         "test_accuracy": test["accuracy"],

@@ -28,7 +28,7 @@ class OptimizerConfig:
 
     name: str = "momentum"
     """sgd, momentum, nesterov, rmsprop, adagrad, adam, adamw, lars, lamb, lion or muon."""
-    learning_rate: Annotated[float, checks.POSITIVE] = 0.05
+    learning_rate: Annotated[float, checks.POSITIVE, checks.FLOAT32] = 0.05
     """Peak learning rate of the schedule."""
     momentum: Annotated[float | None, checks.FRACTION_BELOW_ONE] = None
     """Momentum coefficient; 0.9 by default for momentum, nesterov, lars and muon."""
@@ -162,6 +162,8 @@ class Config:
     """Passes over the training set."""
     steps: Annotated[int | None, checks.AT_LEAST_ONE, checks.STEPS] = None
     """Training steps, instead of epochs."""
+    patience: Annotated[int | None, checks.AT_LEAST_ONE] = None
+    """Stop after this many epochs in a row without a better test accuracy (default: never)."""
     batch_size: Annotated[int | Literal["full"], checks.batch_size] = 64
     """Images in a step, over all devices: 1 is stochastic, full is full-batch gradient descent."""
     accumulate: Annotated[int | None, checks.AT_LEAST_ONE] = None
@@ -177,6 +179,9 @@ class Config:
     """cross_entropy or binary_cross_entropy."""
     label_smoothing: Annotated[float, checks.LABEL_SMOOTHING] = 0.1
     """Fraction of each training label that is distributed evenly over all classes; 0 is off."""
+    class_weights: Annotated[tuple[float, ...] | Literal["balanced"] | None, checks.class_weights] = None
+    """Weight of the training loss of each class, normalized so that the training images have a mean weight of 1.
+    balanced: the inverse of the number of training images of the class. The test loss has no weights."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     aux_weight: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(1e6)] = 0.3
@@ -244,6 +249,8 @@ _ADDED: dict[str, Any] = {
     "skip_damaged": False,
     "data_fingerprint": "sizes",
     "accept_changed_data": False,
+    "class_weights": None,
+    "patience": None,
 }
 
 

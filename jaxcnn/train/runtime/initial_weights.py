@@ -21,6 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxcnn import weights
 from jaxcnn.errors import UsageError
 from jaxcnn.local_path import local_path
+from jaxcnn.train.optim.adapters import adapt
 from jaxcnn.train.runtime import integrity
 from jaxcnn.train.runtime.trained import load_run
 from jaxcnn.train.state import TrainState
@@ -50,7 +51,7 @@ class InitialWeights:
         return dataclasses.replace(
             state,
             **learned,
-            opt_state=jax.jit(optimizer.init)(learned["params"]),
+            opt_state=jax.jit(adapt(optimizer).init)(learned["params"]),
             ema=learned if state.ema else {},
         )
 

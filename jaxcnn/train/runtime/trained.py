@@ -56,7 +56,8 @@ class Trained:
         for start in range(0, len(images), BATCH):
             batch = images[start : start + BATCH]
             padding = [(0, min(len(images), BATCH) - len(batch)), (0, 0), (0, 0), (0, 0)]  # one shape, one program
-            batches.append(np.asarray(self._probabilities(np.pad(batch, padding)))[: len(batch)])
+            probabilities = self._probabilities(jax.device_put(np.pad(batch, padding)))
+            batches.append(jax.device_get(probabilities)[: len(batch)])
         return np.concatenate(batches)
 
     @cached_property
