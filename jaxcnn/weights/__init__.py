@@ -1,5 +1,6 @@
 """Convert published weights: read state dicts of torchvision and timm, write torchvision's, without PyTorch."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def save(
       UsageError: the model has no counterpart in torchvision, or the path cannot be written.
     """
     path = _local_path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, False for a name that is too long
         raise UsageError(f"cannot write {path}: it is a directory. Give the path of a .safetensors file in it.")
     if path.suffix != ".safetensors":
         raise UsageError(f"unsupported suffix of the output file: {path}. The name must end in .safetensors.")

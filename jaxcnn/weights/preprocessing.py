@@ -147,9 +147,7 @@ def _check(values: Mapping[str, Any]) -> None:
 
 
 def _is_finite(value: Any) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30 and not math.isnan(value)
-    )
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST_NUMBER
 
 
 def _is_side(value: Any) -> bool:
