@@ -2,11 +2,22 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 from jax.extend.core import JaxprEqn
 from onnx import helper
 
-from jaxcnn.export._onnx.graph import Graph, Operation, Order, Repeated, Tensor, Value, identity, shape_of
+from jaxcnn.export._onnx.graph import (
+    Graph,
+    Operation,
+    Order,
+    Repeated,
+    Tensor,
+    UnsupportedError,
+    Value,
+    identity,
+    shape_of,
+)
 
 
 def aligned(graph: Graph, values: list[Value], rank: int) -> tuple[list[str], Order]:
@@ -60,8 +71,16 @@ def _sub(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
     """Subtract. A constant is negated and added, since runtimes merge additions into the convolution before them."""
     first, second = _compact(inputs, shape_of(equation))
     if isinstance(second, np.ndarray) and second.dtype.kind == "f":
-        return _add(graph, "Add", equation, [first, -second])
+        return _add(graph, "Add", equation, [first, np.negative(second, out=np.empty_like(second))])
     return _add(graph, "Sub", equation, inputs)
+
+
+def _max(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
+    """Return the larger value. A maximum with 0 is a Relu, which runtimes merge into the convolution before it."""
+    first, second = inputs
+    if isinstance(second, np.ndarray) and second.dtype.kind == "f" and not second.any():
+        return _add(graph, "Relu", equation, [first])
+    return _add(graph, "Max", equation, inputs)
 
 
 def _square(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
@@ -95,6 +114,17 @@ def _clamp(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
     return _add(graph, "Min", equation, [_add(graph, "Max", equation, [values, lowest]), highest])
 
 
+def _rem(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
+    """Return the remainder of a division, with the sign of the dividend."""
+    return _add(graph, "Mod", equation, inputs, fmod=1)
+
+
+def _round(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
+    if equation.params["rounding_method"] != jax.lax.RoundingMethod.TO_NEAREST_EVEN:
+        raise UnsupportedError("rounding away from zero")
+    return _add(graph, "Round", equation, inputs)
+
+
 def _select(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
     """Choose between two values by a boolean condition. JAX lists the value for False first, ONNX that for True."""
     condition, if_false, if_true = inputs
@@ -113,14 +143,11 @@ def _unchanged(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> list[Va
 OPERATIONS: dict[str, Operation] = {
     "abs": _node("Abs"),
     "add": _node("Add"),
-    "add_any": _node("Add"),
     "and": _node("And"),
     "ceil": _node("Ceil"),
-    "checkpoint_name": _unchanged,
     "clamp": _clamp,
     "convert_element_type": _convert,
     "copy": _unchanged,
-    "copy_p": _unchanged,
     "cos": _node("Cos"),
     "div": _node("Div"),
     "eq": _node("Equal"),
@@ -138,7 +165,7 @@ OPERATIONS: dict[str, Operation] = {
     "log1p": _log1p,
     "logistic": _node("Sigmoid"),
     "lt": _node("Less"),
-    "max": _node("Max"),
+    "max": _max,
     "min": _node("Min"),
     "mul": _node("Mul"),
     "name": _unchanged,
@@ -148,6 +175,8 @@ OPERATIONS: dict[str, Operation] = {
     "optimization_barrier": _unchanged,
     "or": _node("Or"),
     "pow": _node("Pow"),
+    "rem": _rem,
+    "round": _round,
     "rsqrt": _chain("Sqrt", "Reciprocal"),
     "select_n": _select,
     "sign": _node("Sign"),

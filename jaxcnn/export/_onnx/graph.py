@@ -168,6 +168,7 @@ class Graph:
     def model(self, output: Value, output_name: str, dtype: Any) -> ModelProto:
         """Return the finished model, with this output."""
         self._nodes.append(helper.make_node("Identity", [self.plain(output)], [output_name], name=output_name))
+        self._remove_unused()
         graph = helper.make_graph(
             self._nodes,
             "network",
@@ -182,6 +183,16 @@ class Graph:
             ir_version=FORMAT,
             opset_imports=[helper.make_opsetid("", OPERATORS)],
         )
+
+    def _remove_unused(self) -> None:
+        """Remove nodes whose outputs are not used, and then initializers. The last node has the output."""
+        kept, used = [], {self._nodes[-1].output[0]}
+        for node in reversed(self._nodes):
+            if used.intersection(node.output):
+                kept.append(node)
+                used.update(node.input)
+        self._nodes = kept[::-1]
+        self._initializers = [initializer for initializer in self._initializers if initializer.name in used]
 
     def _constant(self, array: np.ndarray, order: Order) -> str:
         """Return the name of the initializer with this array, its axes in this order."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from jax.extend.core import JaxprEqn
+from onnx import helper
 
 from jaxcnn.export._onnx.elementwise import aligned
 from jaxcnn.export._onnx.graph import (
@@ -83,7 +84,7 @@ def _squeeze(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
 
 def _reverse(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
     axes = equation.params["dimensions"]
-    return _sliced(graph, tensor(graph, inputs[0]), dict.fromkeys(axes, (-1, _TO_THE_START, -1)), equation)
+    return _sliced(graph, tensor(graph, inputs[0]), dict.fromkeys(axes, (-1, _TO_THE_START, -1)), shape_of(equation))
 
 
 def _slice(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
@@ -95,7 +96,7 @@ def _slice(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
         for axis, (start, end, step) in enumerate(bounds)
         if not (step == 1 and isinstance(start, int) and start == 0 and end == operand.shape[axis])
     }
-    return _sliced(graph, operand, partial, equation)
+    return _sliced(graph, operand, partial, shape_of(equation))
 
 
 def _dynamic_slice(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
@@ -109,10 +110,10 @@ def _dynamic_slice(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Ten
             raise UnsupportedError("a slice whose position depends on the images")
         first = int(np.clip(start, 0, operand.shape[axis] - size))
         partial[axis] = (first, first + size, 1)
-    return _sliced(graph, operand, partial, equation)
+    return _sliced(graph, operand, partial, shape_of(equation))
 
 
-def _sliced(graph: Graph, operand: Tensor, partial: dict[int, tuple[Any, Any, int]], equation: JaxprEqn) -> Tensor:
+def _sliced(graph: Graph, operand: Tensor, partial: dict[int, tuple[Any, Any, int]], shape: Sequence[Any]) -> Tensor:
     """Slice along axes of the JAX array by (start, end, step)."""
     if any(not isinstance(number, int) for bounds in partial.values() for number in bounds):
         raise UnsupportedError("a slice of the batch")
@@ -121,7 +122,7 @@ def _sliced(graph: Graph, operand: Tensor, partial: dict[int, tuple[Any, Any, in
     starts, ends, steps = zip(*partial.values(), strict=True)
     axes = [operand.axis(axis) for axis in partial]
     names = [operand.name, *(graph.integers(numbers) for numbers in (starts, ends, axes, steps))]
-    return graph.add("Slice", names, shape_of(equation), operand.order)
+    return graph.add("Slice", names, shape, operand.order)
 
 
 def _pad(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
@@ -140,6 +141,19 @@ def _concatenate(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tenso
     return graph.add("Concat", names, shape, order, axis=order.index(equation.params["dimension"]))
 
 
+def _stack(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
+    shape, axis = shape_of(equation), equation.params["axis"]
+    between, position = (*shape[:axis], 1, *shape[axis + 1 :]), graph.integers([axis])
+    parts = [graph.add("Unsqueeze", [graph.plain(x), position], between, identity(shape)).name for x in inputs]
+    return graph.add("Concat", parts, shape, identity(shape), axis=axis)
+
+
+def _tile(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
+    operand, repeats = tensor(graph, inputs[0]), equation.params["reps"]
+    names = [operand.name, graph.integers([repeats[axis] for axis in operand.order])]
+    return graph.add("Tile", names, shape_of(equation), operand.order)
+
+
 def _split(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> list[Tensor]:
     operand = tensor(graph, inputs[0])
     shapes = [tuple(output.aval.shape) for output in equation.outvars]  # type: ignore[attr-defined]
@@ -147,43 +161,62 @@ def _split(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> list[Tensor
     return graph.add_split(names, shapes, operand.order, operand.axis(equation.params["axis"]))
 
 
-def _gather(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
-    """Take a grid of constant positions, one axis after the other: `x[:, ::2, ::2]` and the like.
+def _batch_size(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
+    """Return the batch size as a number."""
+    size = graph.sizes([equation.params["dim"]])
+    number = graph.add("Squeeze", [size, graph.integers([0])], (), ())
+    to = helper.np_dtype_to_tensor_dtype(np.dtype(equation.outvars[0].aval.dtype))  # type: ignore[attr-defined]
+    return graph.add("Cast", [number.name], (), (), to=to)
 
-    JAX takes a slice with steps of an array with a symbolic axis as such a gather.
+
+def _gather(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
+    """Index at constant positions: a block `x[:, 1:3]`, a grid `x[:, ::2, ::2]` or an element `x[:, 1]`.
+
+    JAX indexes an array that has a symbolic axis by gathers.
     """
     operand, positions = tensor(graph, inputs[0]), inputs[1]
-    numbers, shape = equation.params["dimension_numbers"], shape_of(equation)
-    axes = tuple(numbers.start_index_map)
-    grid = _grid(positions, len(axes)) if isinstance(positions, np.ndarray) else None
-    if (
-        grid is None
-        or tuple(numbers.collapsed_slice_dims) != axes
-        or tuple(axis for axis in range(len(shape)) if axis not in numbers.offset_dims) != axes
-        or len(shape) != operand.ndim
-        or any(not 0 <= min(line) <= max(line) < operand.shape[axis] for axis, line in zip(axes, grid, strict=True))
-        or any(size != operand.shape[a] for a, size in enumerate(equation.params["slice_sizes"]) if a not in axes)
-    ):
-        raise UnsupportedError("gather, except at a constant grid of positions")
-    for axis, line in zip(axes, grid, strict=True):
+    numbers, sizes, shape = equation.params["dimension_numbers"], equation.params["slice_sizes"], shape_of(equation)
+    collapsed = tuple(numbers.collapsed_slice_dims)
+    if not isinstance(positions, np.ndarray) or numbers.operand_batching_dims:
+        raise UnsupportedError("gather at positions that depend on the images")
+    columns = {axis: positions[..., column] for column, axis in enumerate(numbers.start_index_map)}
+    blocks = {
+        axis: column for axis, column in columns.items() if axis not in collapsed and sizes[axis] != operand.shape[axis]
+    }
+    grid = _grid([columns[axis] for axis in collapsed]) if set(collapsed) <= set(columns) else None
+    gathered = tuple(axis for axis in range(len(shape)) if axis not in numbers.offset_dims)
+    if grid is None or gathered != (collapsed if positions.ndim > 1 else ()) or any(np.ptp(x) for x in blocks.values()):
+        raise UnsupportedError("gather, except of a block or a grid")
+    partial = {axis: (int(x.flat[0]), int(x.flat[0]) + sizes[axis], 1) for axis, x in blocks.items()}
+    lines = dict(zip(collapsed, grid, strict=True))
+    last = {**{axis: end - 1 for axis, (_, end, _) in partial.items()}, **{axis: max(x) for axis, x in lines.items()}}
+    if any(x.min() < 0 for x in columns.values()) or any(end >= operand.shape[axis] for axis, end in last.items()):
+        raise UnsupportedError("gather outside of the array")
+    between = tuple(sizes[axis] if axis in partial else size for axis, size in enumerate(operand.shape))
+    operand = _sliced(graph, operand, partial, between)
+    for axis, line in lines.items():
+        between = (*between[:axis], len(line), *between[axis + 1 :])
         names = [operand.name, graph.integers(line)]
-        size = (*operand.shape[:axis], len(line), *operand.shape[axis + 1 :])
-        operand = graph.add("Gather", names, size, operand.order, axis=operand.axis(axis))
-    return operand
+        operand = graph.add("Gather", names, between, operand.order, axis=operand.axis(axis))
+    if positions.ndim > 1 or not collapsed:
+        return operand
+    names = [operand.name, graph.integers([operand.axis(axis) for axis in collapsed])]
+    return graph.add("Squeeze", names, shape, without(operand.order, collapsed))
 
 
-def _grid(positions: np.ndarray, axes: int) -> list[list[int]] | None:
-    """Return the positions along each axis, or None if `positions` `[n_1, ..., n_axes, axes]` are no grid.
+def _grid(columns: Sequence[np.ndarray]) -> list[list[int]] | None:
+    """Return the positions along each axis, or None if the coordinates of all positions are not those of a grid.
 
-    >>> _grid(np.stack(np.meshgrid([0, 2], [1, 3, 5], indexing="ij"), -1), 2)
+    >>> _grid(np.meshgrid([0, 2], [1, 3, 5], indexing="ij"))
     [[0, 2], [1, 3, 5]]
     """
-    if positions.ndim != axes + 1 or positions.shape[-1] != axes or positions.size == 0:
+    if not columns or columns[0].ndim == 0:
+        return [[int(column)] for column in columns]
+    if columns[0].ndim != len(columns) or columns[0].size == 0:
         return None
-    lines = [
-        np.moveaxis(positions[..., axis], axis, 0).reshape(positions.shape[axis], -1)[:, 0] for axis in range(axes)
-    ]
-    if not np.array_equal(np.stack(np.meshgrid(*lines, indexing="ij"), -1), positions):
+    lines = [np.moveaxis(column, axis, 0).reshape(column.shape[axis], -1)[:, 0] for axis, column in enumerate(columns)]
+    expected = np.meshgrid(*lines, indexing="ij")
+    if not all(map(np.array_equal, columns, expected)):
         return None
     return [line.tolist() for line in lines]
 
@@ -191,6 +224,7 @@ def _grid(positions: np.ndarray, axes: int) -> list[list[int]] | None:
 OPERATIONS: dict[str, Operation] = {
     "broadcast_in_dim": _broadcast,
     "concatenate": _concatenate,
+    "dim_as_value": _batch_size,
     "dynamic_slice": _dynamic_slice,
     "gather": _gather,
     "pad": _pad,
@@ -199,5 +233,7 @@ OPERATIONS: dict[str, Operation] = {
     "slice": _slice,
     "split": _split,
     "squeeze": _squeeze,
+    "stack": _stack,
+    "tile": _tile,
     "transpose": _transpose,
 }

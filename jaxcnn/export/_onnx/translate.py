@@ -15,12 +15,9 @@ OPERATIONS: dict[str, Operation] = {**elementwise.OPERATIONS, **shapes.OPERATION
 
 # Equations that call a function, and the parameter that holds it.
 CALLS = {
-    "checkpoint": "jaxpr",
-    "closed_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
     "jit": "jaxpr",
-    "pjit": "jaxpr",
     "remat2": "jaxpr",
 }
 
@@ -88,7 +85,7 @@ def _outputs(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Sequence[
             return _run(graph, called.jaxpr, called.consts, inputs)
         return _run(graph, called, (), inputs)
     constants = [value for value in inputs if isinstance(value, np.ndarray)]
-    if len(constants) == len(inputs) and _has_a_known_shape(equation):
+    if len(constants) == len(inputs) and not _depends_on_the_batch_size(equation):
         return _evaluate(equation, constants)
     if name not in OPERATIONS:
         raise UnsupportedError(f"the operation {name}")
@@ -96,8 +93,10 @@ def _outputs(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Sequence[
     return outputs if isinstance(outputs, list | tuple) else [outputs]  # type: ignore[list-item]
 
 
-def _has_a_known_shape(equation: JaxprEqn) -> bool:
-    return all(isinstance(size, int) for output in equation.outvars for size in output.aval.shape)  # type: ignore[attr-defined]
+def _depends_on_the_batch_size(equation: JaxprEqn) -> bool:
+    """Return whether an equation without tensors as inputs still has an unknown output, or one of unknown shape."""
+    sizes = [size for output in equation.outvars for size in output.aval.shape]  # type: ignore[attr-defined]
+    return equation.primitive.name == "dim_as_value" or not all(isinstance(size, int) for size in sizes)
 
 
 def _evaluate(equation: JaxprEqn, inputs: list[np.ndarray]) -> list[Value]:
