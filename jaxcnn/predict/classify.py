@@ -38,7 +38,7 @@ def classify(trained: Trained, images: Sequence[Path], top: int = 5) -> list[Pre
     if top < 1:
         raise UsageError(f"top must be at least 1, got {top}")
     preprocessing = trained.preprocessing
-    probabilities = trained.predict(np.stack([read_image(path, preprocessing.image_shape) for path in images]))
+    probabilities = trained.predict(np.stack([read_image(path, preprocessing) for path in images]))
     predictions = []
     for path, row in zip(images, probabilities, strict=True):
         best = np.argsort(-row, kind="stable")[:top]

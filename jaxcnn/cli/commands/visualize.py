@@ -56,7 +56,7 @@ def run(args: Sequence[str]) -> None:
     label = _label(flags.label, preprocessing.class_names)
     tests = _Tests(trained)
     if flags.image is not None:
-        image = predict.read_image(predict.find_images([flags.image])[0], preprocessing.image_shape)
+        image = predict.read_image(predict.find_images([flags.image])[0], preprocessing)
     elif flags.what in ("all", "features", "grad-cam", "field"):
         image = tests.images[0]
     else:
@@ -118,5 +118,7 @@ class _Tests:
     def _read(self) -> tuple[np.ndarray, np.ndarray]:
         if self._decoded is None:
             config = self._trained.config
-            self._decoded = data.open_dataset(config.dataset, config.data_dir).read("test")
+            dataset = data.open_dataset(config.dataset, config.data_dir)
+            preprocessing = self._trained.preprocessing
+            self._decoded = dataset.with_classes(preprocessing.class_names).read("test", preprocessing.geometry)
         return self._decoded

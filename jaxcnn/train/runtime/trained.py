@@ -75,9 +75,7 @@ def load_run(folder: str | Path, **custom: Any) -> Trained:
     """
     folder, parts = Path(folder).expanduser(), CustomParts(**custom)
     config = workdir.read_config(folder)
-    around = preprocessing.read(folder) or Preprocessing.of(
-        open_dataset(config.dataset, config.data_dir), config.image_size
-    )
+    around = preprocessing.read(folder) or Preprocessing.of(open_dataset(config.dataset, config.data_dir), config)
     model = build_model(config, parts, len(around.class_names))
     # The tree of the optimizer's state does not depend on the schedule.
     optimizer = build_optimizer(config, parts, optax.constant_schedule(0.0))
