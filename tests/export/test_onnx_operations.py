@@ -31,7 +31,8 @@ def functions(x):
     positive = jnp.abs(x) + 0.1
     return [jnp.sin(x), jnp.cos(x), jnp.exp(x), lax.exp2(x), jnp.expm1(x), jnp.tanh(x), lax.logistic(x), -x,
             jnp.sign(x), lax.erf(x), lax.erfc(x), jnp.floor(x), jnp.ceil(x),
-            lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN), jnp.sqrt(positive), lax.rsqrt(positive), jnp.log(positive), jnp.log1p(positive), lax.square(x),
+            lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN), jnp.sqrt(positive),
+            lax.rsqrt(positive), jnp.log(positive), jnp.log1p(positive), lax.square(x),
             x**3, x**2, positive ** jnp.float32(0.75)]  # fmt: skip
 
 
