@@ -110,6 +110,9 @@ class Config:
     init_from: str | None = None
     """Initial weights: a .safetensors or .pth file with jaxcnn's, torchvision's or timm's names, hf:OWNER/NAME, or
     the directory of a run. A classifier for another number of classes is left out."""
+    init_channels: Literal["exact", "sum"] = "exact"
+    """Initial weights for color images of a model for gray images: exact refuses them, sum sums the first kernel over
+    its input channels."""
     freeze: Annotated[str | None, checks.pattern] = None
     """Parameters to freeze: a regular expression, anchored at the start of the path, such as "stem|stage1".
     "(?!head)" freezes all but the classifier (a linear probe)."""
@@ -214,6 +217,7 @@ _USED_MOMENTUM_IN_0_1 = ("momentum", "nesterov", "lars", "muon")
 
 # Fields that were added after version 0.1, with their values in runs that do not record them.
 _ADDED: dict[str, Any] = {
+    "init_channels": "exact",
     "train_split": None,
     "test_split": None,
     "resize": "shorter",

@@ -10,7 +10,7 @@ References:
 import dataclasses
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from jaxcnn.weights.names import TORCHVISION
 ENTRY = "preprocessing"
 
 _INTERPOLATIONS = ("bilinear", "bicubic")
+_BACKGROUNDS = ("white", "black")
 _LARGEST_SIDE = 65536
 _LARGEST_NUMBER = 1e30
 
@@ -39,6 +40,7 @@ class Preprocessing:
         pixels.
       crop_fraction: side of the center crop as a fraction of the resized image, or None for the default.
       interpolation: "bilinear" or "bicubic". Both average over the pixels that they shrink (antialiasing).
+      background: color behind transparent pixels, "white" or "black".
     """
 
     mean: tuple[float, ...]
@@ -47,6 +49,7 @@ class Preprocessing:
     resize: str | int = "shorter"
     crop_fraction: float | None = None
     interpolation: str = "bilinear"
+    background: str = "white"
 
     def normalization_flags(self) -> str:
         """Return the flags of `jaxcnn train` that select this normalization.
@@ -60,6 +63,11 @@ class Preprocessing:
     def for_one_channel(self) -> "Preprocessing":
         """Return the preprocessing of gray images, with the average over the channels of mean and std."""
         return dataclasses.replace(self, mean=(statistics.fmean(self.mean),), std=(statistics.fmean(self.std),))
+
+    def normalizes_as(self, mean: Sequence[float], std: Sequence[float]) -> bool:
+        """Return whether this mean and standard deviation are those of the weights, to three digits."""
+        theirs, ours = (*self.mean, *self.std), (*mean, *std)
+        return len(theirs) == len(ours) and all(map(_is_close, theirs, ours))
 
     def to_text(self) -> str:
         """Return the JSON that `from_text` reads."""
@@ -142,8 +150,13 @@ def _check(values: Mapping[str, Any]) -> None:
     fraction = values["crop_fraction"]
     if fraction is not None and not (_is_finite(fraction) and 0 < fraction <= 1):
         raise ValueError("crop_fraction is not a number in (0, 1]")
-    if values["interpolation"] not in _INTERPOLATIONS:
-        raise ValueError(f"interpolation is not one of {', '.join(_INTERPOLATIONS)}")
+    for name, known in (("interpolation", _INTERPOLATIONS), ("background", _BACKGROUNDS)):
+        if values[name] not in known:
+            raise ValueError(f"{name} is not one of {', '.join(known)}")
+
+
+def _is_close(first: float, second: float) -> bool:
+    return abs(first - second) < 1e-3
 
 
 def _is_finite(value: Any) -> bool:
