@@ -127,6 +127,9 @@ class Config:
     init_from: str | None = None
     """Initial weights: a .safetensors or .pth file with jaxcnn's, torchvision's or timm's names, hf:OWNER/NAME, or
     the directory of a run. A classifier for another number of classes is left out."""
+    init_channels: Literal["exact", "sum"] = "exact"
+    """Initial weights for color images of a model for gray images: exact refuses them, sum sums the first kernel over
+    its input channels."""
     freeze: Annotated[str | None, checks.pattern] = None
     """Parameters to freeze: a regular expression, anchored at the start of the path, such as "stem|stage1".
     "(?!head)" freezes all but the classifier (a linear probe)."""
@@ -171,9 +174,9 @@ class Config:
     augment: tuple[str, ...] = ("shift:1",)
     """Random augmentations of training images, in order: flip, shift:PIXELS, crop:PADDING, cutout:SIZE, resized_crop,
     randaugment, trivialaugment."""
-    mixup: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(100)] = 0.0
+    mixup: Annotated[float, checks.NOT_NEGATIVE, checks.MIXING] = 0.0
     """Alpha of mixup, which blends two images and their labels; 0 is off."""
-    cutmix: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(100)] = 0.0
+    cutmix: Annotated[float, checks.NOT_NEGATIVE, checks.MIXING] = 0.0
     """Alpha of cutmix, which pastes a box of one image into another; 0 is off."""
     loss: str = "cross_entropy"
     """cross_entropy or binary_cross_entropy."""
@@ -239,6 +242,7 @@ _USED_MOMENTUM_IN_0_1 = ("momentum", "nesterov", "lars", "muon")
 
 # Fields that were added after version 0.1, with their values in runs that do not record them.
 _ADDED: dict[str, Any] = {
+    "init_channels": "exact",
     "train_split": None,
     "test_split": None,
     "resize": "shorter",

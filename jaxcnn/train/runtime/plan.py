@@ -116,6 +116,8 @@ class Plan:
             notes.append(self.initial.note)
         if self.config.freeze is not None:
             notes.append(Freezing(self.config.freeze).note(self.template.params))
+        if self.initial is not None and self.initial.normalization_note is not None:
+            notes.append(self.initial.normalization_note)
         return notes if self.accumulate == 1 else [*notes, self._note_of_accumulation()]
 
     def _note_of_accumulation(self) -> str:
@@ -212,9 +214,13 @@ def make_plan(config: Config, custom: CustomParts | None = None, recorded: Prepr
         check_matches("optimizer.learning_rate_scales", pattern, template.params)
     initial = None
     if config.init_from is not None:
-        initial = read_initial_weights(config.init_from, config.model, model, dataset.num_classes, pipeline.image_shape)
+        initial = read_initial_weights(
+            config.init_from, config.model, model, dataset.num_classes, preprocessing, config.init_channels
+        )
         if initial is not None:
             config = dataclasses.replace(config, init_from=initial.record)
+    elif config.init_channels != "exact":
+        raise UsageError("init_channels applies only to initial weights. Give a file with init_from, or omit it.")
     if custom != CustomParts():
         check_shapes(pipeline.image_shape, dataset.num_classes, model, template, test_loss, augment)
     return Plan(
