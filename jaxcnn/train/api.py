@@ -1,4 +1,4 @@
-"""Train and evaluate a run: `fit` and `evaluate_run`."""
+"""Train a run: `fit`."""
 
 import platform
 import time
@@ -20,8 +20,7 @@ from jaxcnn.train.devices.distributed import Ignored
 from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.runtime import _pictures, integrity, workdir
 from jaxcnn.train.runtime._progress import ProgressDisplay, print_summary
-from jaxcnn.train.runtime.checkpoint import Checkpoints
-from jaxcnn.train.runtime.loop import Loop, evaluate
+from jaxcnn.train.runtime.loop import Loop
 from jaxcnn.train.runtime.plan import Plan, make_plan
 from jaxcnn.train.runtime.record import Record, WeightsAndBiases, check_wandb, read_rows
 from jaxcnn.train.runtime.resume import claimed
@@ -134,31 +133,6 @@ def fit(
     return Result(
         config, start.folder, state, values["test_accuracy"], values["test_loss"], values["test_examples"], values
     )
-
-
-def evaluate_run(folder: Path, **custom: Any) -> dict[str, Any]:
-    """Evaluate the latest checkpoint of the run in `folder` on every test example.
-
-    Pass the Python objects of the run (`model`, `loss`, `augment`, `optimizer`) as to `fit`.
-
-    Returns:
-      `model`, `dataset`, `step`, `test_accuracy`, `test_loss` and `test_examples`.
-
-    Raises:
-      UsageError: if the folder contains no run, or the run has no intact checkpoint.
-    """
-    plan = make_plan(workdir.read_config(folder), CustomParts(**custom))
-    with Checkpoints(folder / workdir.CHECKPOINTS, read_only=True) as checkpoints:
-        state, _ = checkpoints.existing(plan.template)
-    test = evaluate(plan, plan.compile_eval_step(), plan.parallel.place_state(state))
-    return {
-        "model": plan.config.model,
-        "dataset": plan.config.dataset,
-        "step": int(state.step),
-        "test_accuracy": test["accuracy"],
-        "test_loss": test["loss"],
-        "test_examples": test["examples"],
-    }
 
 
 def versions() -> dict[str, str]:
