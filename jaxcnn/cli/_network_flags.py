@@ -21,8 +21,8 @@ class RunOptions:
     checkpoint: str = "latest"
     """Checkpoint of the run: latest, best (of the best test accuracy), or its step."""
     model: str | None = None
-    """Own model that the run was trained with: FILE.py:NAME or MODULE:NAME, where NAME is a Linen module, or a class or
-    function that returns one."""
+    """Own model of the run: FILE.py:NAME or MODULE:NAME, where NAME is a Linen module, or a class or function that
+    returns one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,8 @@ class NetworkOptions:
     checkpoint: str = "latest"
     """Checkpoint of the run: latest, best (of the best test accuracy), or its step."""
     model: str | None = None
-    """With --weights: the architecture, such as resnet50. With --workdir: own model that the run was trained with, as
-    FILE.py:NAME or MODULE:NAME, where NAME is a Linen module, or a class or function that returns one."""
+    """With --weights: the architecture, such as resnet50. With --workdir: own model of the run, as FILE.py:NAME or
+    MODULE:NAME, where NAME is a Linen module, or a class or function that returns one."""
     weights: str | None = None
     """Weights to use instead of a run: a file of torchvision, timm or jaxcnn, or hf:OWNER/NAME."""
     classes: str | None = None
@@ -112,7 +112,7 @@ def check_source(options: NetworkOptions) -> None:
         if given is not None:
             raise UsageError(f"--workdir and --{given} are mutually exclusive. Omit one of them.")
     elif options.weights is None:
-        raise UsageError("no network given. Give a run with --workdir, or published weights with --model and --weights.")
+        raise UsageError("no network given. Give a run with --workdir, or weights with --model and --weights.")
     elif options.model is None:
         raise UsageError(
             "the architecture of the weights is missing. Give it with --model, such as resnet50; see `jaxcnn models`."
@@ -128,23 +128,34 @@ def _changed(trained: Trained, changes: dict[str, Any]) -> Trained:
       UsageError: the changes contradict each other, or do not fit the network.
     """
     fields = dict(changes)
-    height, width, channels = trained.preprocessing.image_shape
+    before = trained.preprocessing
+    height, width, channels = before.image_shape
     if "image_size" in fields:
         size = fields.pop("image_size")
         height, width = size if isinstance(size, tuple) else (size, size)
         fields["image_shape"] = (height, width, channels)
     for name in ("mean", "std"):
-        if len(fields.get(name, trained.preprocessing.mean)) != channels:
+        if len(fields.get(name, before.mean)) != channels:
             raise UsageError(
                 f"--{name} has {len(fields[name])} values, but images have {channels} channels. Give one per channel."
             )
-    resize = fields.get("resize", trained.preprocessing.resize)
-    if isinstance(resize, int):
-        if "crop_fraction" in fields:
-            raise UsageError(f"--crop-fraction does not apply to --resize {resize}. Give --resize shorter, or omit it.")
-        if resize < max(height, width):
-            raise UsageError(f"--resize {resize} is less than the image size {max(height, width)}. Give a larger one.")
-    return trained.with_preprocessing(dataclasses.replace(trained.preprocessing, **fields))
+    if "resize" in fields:
+        _check_resize(fields["resize"], fields.get("crop_fraction"), max(height, width))
+    elif isinstance(before.resize, int):
+        # A length in pixels belongs to the image size before. The crop keeps its part of the image.
+        scale = max(height, width) / max(before.image_shape[:2])
+        fields["resize"] = "shorter" if "crop_fraction" in fields else round(before.resize * scale)
+    return trained.with_preprocessing(dataclasses.replace(before, **fields))
+
+
+def _check_resize(resize: str | int, crop_fraction: float | None, side: int) -> None:
+    """Raise `UsageError` if a length of the shorter side does not fit the other flags."""
+    if isinstance(resize, str):
+        return
+    if crop_fraction is not None:
+        raise UsageError(f"--crop-fraction does not apply to --resize {resize}. Give --resize shorter, or omit it.")
+    if resize < side:
+        raise UsageError(f"--resize {resize} is less than the image size {side}. Give {side} or more.")
 
 
 def read_class_names(file: str) -> tuple[str, ...]:

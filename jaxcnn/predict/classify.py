@@ -92,9 +92,7 @@ def classify_files(
       UsageError: `top` is not between 1 and the number of classes.
     """
     top = check_top(top, trained.num_classes)
-    results = map_ahead(
-        lambda file: (file, _read(trained, file)), files, workers=WORKERS, ahead=BATCH
-    )
+    results = map_ahead(lambda file: (file, _read(trained, file)), files, workers=WORKERS, ahead=BATCH)
     size = 0
     while group := list(itertools.islice(results, BATCH)):
         decoded = [image for _, image in group if isinstance(image, np.ndarray)]

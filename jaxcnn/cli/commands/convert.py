@@ -28,8 +28,8 @@ class Flags(RunOptions):
     file: tyro.conf.Positional[str | None] = None
     """Weights to convert: a file, or hf:OWNER/NAME."""
     model: str | None = None
-    """With a file: the architecture of the weights, such as resnet50. With --workdir: own model that the run was trained
-    with, as FILE.py:NAME or MODULE:NAME, where NAME is a Linen module, or a class or function that returns one."""
+    """With a file: the architecture of the weights, such as resnet50. With --workdir: own model of the run, as
+    FILE.py:NAME or MODULE:NAME, where NAME is a Linen module, or a class or function that returns one."""
     workdir: str | None = None
     """Run directory whose trained weights to convert, instead of a file."""
     out: str | None = None

@@ -8,7 +8,7 @@ from typing import Any
 from jaxcnn import data, train
 from jaxcnn.cli._flags import parse
 from jaxcnn.cli._lines import columns, printable
-from jaxcnn.cli._network_flags import NetworkOptions, check_source, open_network, source_note
+from jaxcnn.cli._network_flags import NetworkOptions, check_source, open_network
 from jaxcnn.errors import UsageError
 from jaxcnn.train.evaluation import evaluate_trained, open_test_set
 from jaxcnn.train.parts import CustomParts, build_losses
@@ -43,8 +43,8 @@ def run(args: Sequence[str]) -> None:
         return
     for note in values["notes"]:
         print(printable(note))
-    print("\n".join(columns(_summary_rows(values), numbers_from=2)))
-    print(source_note(trained, flags))
+    source = ("step", f"{trained.step:,}") if flags.weights is None else ("weights", printable(flags.weights))
+    print("\n".join(columns(_summary_rows(values, source), numbers_from=2)))
     if flags.per_class:
         print("\n".join(columns(_class_rows(values["classes"]))))
 
@@ -62,11 +62,11 @@ def _open(flags: Flags) -> tuple[train.Trained, data.Dataset]:
     return trained, dataset.with_classes(trained.preprocessing.class_names)
 
 
-def _summary_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
+def _summary_rows(values: dict[str, Any], source: tuple[str, str]) -> list[tuple[str, str]]:
     rows = [
         ("model", printable(values["model"])),
         ("dataset", printable(values["dataset"])),
-        ("step", f"{values['step']:,}"),
+        source,
         ("test accuracy", f"{values['test_accuracy']:.2%}"),
     ]
     if "top_5_accuracy" in values:
