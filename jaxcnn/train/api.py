@@ -1,5 +1,6 @@
 """Train a run: `fit`."""
 
+import dataclasses
 import platform
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from jaxcnn.train.config import Config
 from jaxcnn.train.devices import distributed
 from jaxcnn.train.devices.distributed import Ignored
 from jaxcnn.train.parts import CustomParts
-from jaxcnn.train.runtime import _pictures, integrity, workdir
+from jaxcnn.train.runtime import _pictures, integrity, preprocessing, workdir
 from jaxcnn.train.runtime._progress import ProgressDisplay, print_summary
 from jaxcnn.train.runtime.loop import Loop
 from jaxcnn.train.runtime.plan import Plan, make_plan
@@ -93,7 +94,11 @@ def fit(
     if config.wandb:
         check_wandb()
     parts = CustomParts(model, loss, augment, optimizer)
-    plan = distributed.together(lambda: make_plan(config, parts))
+    config = workdir.with_absolute_paths(config)
+    recorded = distributed.on_first(lambda: _recorded_preprocessing(config))
+    plan = distributed.together(
+        lambda: make_plan(config, parts, None if recorded is None else preprocessing.from_dict(recorded))
+    )
     config = plan.config
     shows = config.progress and distributed.is_first()
     with StopSignals() as stop, claimed(plan) as start:
@@ -104,7 +109,7 @@ def fit(
             )
         state = plan.parallel.place_state(start.state)
         if first_step < plan.steps or not start.finished:
-            for note in _notes(plan) if shows else ():
+            for note in (*start.notes, *_notes(plan)) if shows else ():
                 console.print(note, highlight=False)
             with (
                 _open_record(start.folder, first_step, config) as record,
@@ -139,6 +144,15 @@ def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
     return {"jaxcnn": __version__, "python": platform.python_version(), **packages}
+
+
+def _recorded_preprocessing(config: Config) -> dict[str, Any] | None:
+    """Return the preprocessing that the run directory stores for a run on this dataset, as a JSON value, or None."""
+    folder = None if config.workdir is None else Path(config.workdir).expanduser()
+    if folder is None or not workdir.is_run_on(folder, config.dataset):
+        return None
+    stored = preprocessing.read(folder)
+    return None if stored is None else dataclasses.asdict(stored)
 
 
 def _notes(plan: Plan) -> list[str]:

@@ -117,6 +117,10 @@ class Config:
     """Dataset; `jaxcnn datasets` lists them."""
     data_dir: str | None = None
     """Directory of prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    train_split: str | None = None
+    """Training images, as a part of a TFDS dataset: "train[:90%]" (default: train)."""
+    test_split: str | None = None
+    """Test images, as a part of a TFDS dataset: "train[90%:]" (default: test, or validation)."""
     image_size: Annotated[int | tuple[int, int] | None, checks.image_size] = None
     """Side of the images in pixels, or height and width. Required for datasets whose images differ in size."""
     resize: Annotated[Literal["shorter", "stretch"] | int, checks.resize] = "shorter"
@@ -210,6 +214,8 @@ _USED_MOMENTUM_IN_0_1 = ("momentum", "nesterov", "lars", "muon")
 
 # Fields that were added after version 0.1, with their values in runs that do not record them.
 _ADDED: dict[str, Any] = {
+    "train_split": None,
+    "test_split": None,
     "resize": "shorter",
     "crop_fraction": None,
     "background": "white",

@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from jaxcnn.data.datasets import BUNDLED_DIR, STATISTICS, Statistics, list_datasets, open_dataset
+from jaxcnn.data.datasets import BUNDLED_DIR, list_datasets, open_dataset
+from jaxcnn.data.statistics import STATISTICS, Statistics
 from jaxcnn.errors import UsageError
 
 NAME = "fashion_mnist_mini"

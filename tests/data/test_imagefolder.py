@@ -9,7 +9,7 @@ from PIL import Image
 
 from jaxcnn.cli import main
 from jaxcnn.data import open_dataset, open_pipeline
-from jaxcnn.data.decode import center_box, decode
+from jaxcnn.data.decode import Geometry, decode
 from jaxcnn.errors import UsageError
 
 
@@ -91,14 +91,16 @@ def test_a_folder_without_classes_is_refused(splits, says, originals, tmp_path):
 
 
 def test_images_without_a_common_size_need_one(photographs):
-    with pytest.raises(UsageError, match="differ in size; give them one with --image-size"):
+    with pytest.raises(UsageError, match="differ in size"):
         open_pipeline(photographs, 4)
     with pytest.raises(UsageError, match="differ in size"):
         photographs.read("train")
 
 
 def test_a_random_crop_is_decoded_equally_by_any_number_of_processes(photographs):
-    pipeline = open_pipeline(photographs, 8, seed=3, image_size=24, augment=["resized_crop:0.3,0.6", "flip"], workers=2)
+    pipeline = open_pipeline(
+        photographs, 8, seed=3, geometry=photographs.geometry(24), augment=["resized_crop:0.3,0.6", "flip"], workers=2
+    )
     assert pipeline.device_augment == ("flip",)
     assert pipeline.image_shape == (24, 24, 3)
     batches = pipeline.batches(2)
@@ -106,7 +108,13 @@ def test_a_random_crop_is_decoded_equally_by_any_number_of_processes(photographs
     parts = []
     for part in range(2):
         half = open_pipeline(
-            photographs, 8, seed=3, image_size=24, augment=["resized_crop:0.3,0.6"], share=(part, 2), workers=1
+            photographs,
+            8,
+            seed=3,
+            geometry=photographs.geometry(24),
+            augment=["resized_crop:0.3,0.6"],
+            share=(part, 2),
+            workers=1,
         ).batches(2)
         parts.append([next(half) for _ in range(4)])
     for index, batch in enumerate(whole):
@@ -116,22 +124,23 @@ def test_a_random_crop_is_decoded_equally_by_any_number_of_processes(photographs
 
 
 def test_the_center_crop_agrees_with_torchvisions_resize_and_crop(photographs):
-    pipeline = open_pipeline(photographs, 8, image_size=14)
-    images, labels = photographs.read("test", (14, 14))
+    pipeline = open_pipeline(photographs, 8, geometry=photographs.geometry(14))
+    images, labels = photographs.read("test", photographs.geometry(14))
     batches = list(pipeline.evaluation_batches(4))
     kept = np.concatenate([batch["mask"] for batch in batches])
     np.testing.assert_array_equal(np.concatenate([batch["images"] for batch in batches])[kept], images)
     np.testing.assert_array_equal(np.concatenate([batch["labels"] for batch in batches])[kept], labels)
     for place, example in enumerate(photographs.read_encoded("test", range(3))):
         image = Image.fromarray(decode(example.image, 3))
-        box = center_box(image.height, image.width, (14, 14))
+        box = photographs.geometry(14).box(image.height, image.width)
         middle = np.asarray(image.resize((14, 14), Image.Resampling.BILINEAR, box=box), float)
         assert np.abs(middle - images[place]).mean() < 3  # which is decoded at a smaller size
 
 
 def test_the_center_crop_has_224_of_256_pixels_of_the_shorter_side():
-    assert center_box(256, 256, (224, 224)) == (16, 16, 240, 240)
-    assert center_box(512, 1024, (224, 224)) == (288, 32, 736, 480)
+    geometry = Geometry((224, 224), crop_fraction=0.875)
+    assert geometry.box(256, 256) == (16, 16, 240, 240)
+    assert geometry.box(512, 1024) == Geometry((224, 224), resize=256).box(512, 1024) == (288, 32, 736, 480)
 
 
 @pytest.mark.usefixtures("compile_quickly")
@@ -144,12 +153,12 @@ def test_a_network_is_trained_on_a_folder_and_reports_how_long_it_waited(photogr
     assert result["test_examples"] == 10
     assert result["data_residence"] == "disk"
     assert 0 < result["data_wait"] <= 1
-    assert main(["train", *flags, *run]) == 2
-    assert "give them one with --image-size" in capsys.readouterr().err
+    assert main(["train", *flags, "--steps", "4", "--batch-size", "8", "--workdir", str(tmp_path / "other")]) == 2
+    assert "Set a common size with --image-size" in capsys.readouterr().err
 
 
 def test_waiting_for_data_is_reported_with_advice(photographs):
-    pipeline = open_pipeline(photographs, 8, image_size=24, augment=["resized_crop"])
+    pipeline = open_pipeline(photographs, 8, geometry=photographs.geometry(24), augment=["resized_crop"])
     assert pipeline.advice(0.1) is None
     assert "waited for data 45% of the time" in pipeline.advice(0.45)
     assert "would help" in pipeline.advice(0.45)

@@ -6,7 +6,6 @@ then costs a fraction of a second. Lines on standard output tell what it is doin
 """
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import json
@@ -27,8 +26,9 @@ import tensorboardX.summary
 from jaxcnn import layers, models
 from jaxcnn.cli import main
 from jaxcnn.cli.commands import train as train_command
-from jaxcnn.data.datasets import Statistics
+from jaxcnn.data import Dataset, Geometry
 from jaxcnn.data.pipeline import Pipeline
+from jaxcnn.data.statistics import Statistics
 from jaxcnn.train.runtime import _pictures, checkpoint, loop, plan, workdir
 
 IMPORTED = (matplotlib.figure, orbax.checkpoint, tensorboardX.summary, train_command)
@@ -51,28 +51,23 @@ class Tiny(nn.Module):
         return layers.Dense(self.num_classes)(x)
 
 
-@dataclasses.dataclass(frozen=True)
-class TinyData:
+class TinyData(Dataset):
     """Images that are brighter the higher their label, in noise."""
 
-    name: str = "tiny"
-    directory: Path = Path()
-    image_shape: tuple[int, int, int] = (8, 8, 1)
-    class_names: tuple[str, ...] = ("0", "1", "2", "3")
-    num_classes: int = 4
+    def __init__(self):
+        super().__init__("tiny", Path(), (8, 8, 1), ("0", "1", "2", "3"), EXAMPLES)
 
-    @property
-    def examples(self) -> dict[str, int]:
-        return EXAMPLES
-
-    def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, split: str, geometry: Geometry | None = None) -> tuple[np.ndarray, np.ndarray]:
         random = np.random.default_rng(len(split))
         labels = random.integers(0, 4, EXAMPLES[split]).astype(np.int32)
         noise = random.integers(0, 90, (EXAMPLES[split], *self.image_shape))
         return (40 * labels[:, None, None, None] + noise).astype(np.uint8), labels
 
-    def statistics(self) -> Statistics:
+    def statistics(self, geometry: Geometry | None = None) -> Statistics:
         return Statistics((0.4,), (0.2,))
+
+    def fingerprint(self, *, contents: bool = False) -> dict:
+        return {}
 
 
 def install() -> None:

@@ -1,7 +1,6 @@
 """Put the parts of a run together from its configuration, before anything is written or compiled."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import jax
 import optax
 
 from jaxcnn import kernels
-from jaxcnn.data import Dataset, Pipeline, compose, normalize, open_dataset, open_pipeline
+from jaxcnn.data import Dataset, Pipeline, compose, open_dataset, open_pipeline
 from jaxcnn.errors import UsageError
 from jaxcnn.train.config import Config, validate
 from jaxcnn.train.devices.parallel import Parallel, batch_norm_fields, check_batch_divides, make_parallel
@@ -33,6 +32,7 @@ from jaxcnn.train.parts import (
 )
 from jaxcnn.train.prepare import make_prepare
 from jaxcnn.train.runtime.initial_weights import InitialWeights, read_initial_weights
+from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.state import TrainState, create_state
 from jaxcnn.train.step import make_eval_step, make_train_step
 
@@ -44,6 +44,7 @@ class Plan:
     Attributes:
       config: the configuration that the run records, with descriptions of custom parts.
       dataset: the images and labels.
+      preprocessing: from image files to the input of the model.
       pipeline: makes batches of the dataset, and applies the augmentations that are not left to `augment`.
       model: the network.
       loss: training loss, with label smoothing if configured.
@@ -61,6 +62,7 @@ class Plan:
 
     config: Config
     dataset: Dataset
+    preprocessing: Preprocessing
     pipeline: Pipeline
     model: nn.Module
     loss: Loss
@@ -105,7 +107,9 @@ class Plan:
 
     def notes(self) -> list[str]:
         """Return what the user should know about this run before it starts, one line each."""
-        notes = [] if self.initial is None else [self.initial.note]
+        notes = [*self.dataset.notes]
+        if self.initial is not None:
+            notes.append(self.initial.note)
         if self.config.freeze is not None:
             notes.append(Freezing(self.config.freeze).note(self.template.params))
         return notes if self.accumulate == 1 else [*notes, self._note_of_accumulation()]
@@ -131,7 +135,7 @@ class Plan:
             self.optimizer,
             self.loss,
             prepare=make_prepare(self.augment, make_mix(self.config.mixup, self.config.cutmix)),
-            normalize=self._normalize(),
+            normalize=self.preprocessing.normalize,
             aux_weight=self.config.aux_weight,
             gradient=build_gradient(self.config, self.accumulate),
             ema_decay=self.config.ema_decay,
@@ -143,19 +147,20 @@ class Plan:
         step = make_eval_step(
             self.model,
             self.test_loss,
-            normalize=self._normalize(),
+            normalize=self.preprocessing.normalize,
             flip=self.config.tta == "flip",
             axis_name=self.parallel.axis_name,
         )
         return self.parallel.compile(step, donate_state=False)
 
-    def _normalize(self) -> Any:
-        statistics = self.dataset.statistics()
-        return functools.partial(normalize, mean=statistics.mean, std=statistics.std)
 
+def make_plan(config: Config, custom: CustomParts | None = None, recorded: Preprocessing | None = None) -> Plan:
+    """Build the parts of the run that `config` describes.
 
-def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
-    """Build the parts of the run that `config` describes, with the user's own parts in `custom`.
+    Args:
+      config: the configuration of the run.
+      custom: the user's own parts.
+      recorded: preprocessing that the run directory stores. Default: that of a new run.
 
     Raises:
       UsageError: If the configuration cannot work. The message is one line.
@@ -163,7 +168,16 @@ def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
     custom = custom or CustomParts()
     validate(config)
     kernels.check()
-    dataset = open_dataset(config.dataset, config.data_dir)
+    dataset = open_dataset(
+        config.dataset,
+        config.data_dir,
+        skip_damaged=config.skip_damaged,
+        train_split=config.train_split,
+        test_split=config.test_split,
+    )
+    if recorded is not None:
+        dataset = dataset.with_classes(recorded.class_names)
+    preprocessing = recorded or Preprocessing.of(dataset, config)
     parallel, batch_size, accumulate = _distribute(config, dataset.examples["train"])
     model = build_model(config, custom, dataset.num_classes, batch_norm_fields(config.sync_batch_norm, parallel))
     loss, test_loss = build_losses(config, custom)
@@ -172,7 +186,7 @@ def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
         dataset,
         batch_size,
         config.seed,
-        image_size=config.image_size,
+        geometry=preprocessing.geometry,
         augment=augmentations,
         share=parallel.share,
     )
@@ -196,6 +210,7 @@ def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
     return Plan(
         config=custom.recorded(config),
         dataset=dataset,
+        preprocessing=preprocessing,
         pipeline=pipeline,
         model=model,
         loss=loss,
