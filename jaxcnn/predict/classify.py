@@ -1,25 +1,27 @@
 """Predict the most probable classes of image files."""
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from jaxcnn._ahead import map_ahead
 from jaxcnn.data.decode import NotAnImageError
+from jaxcnn.data.threads import map_in_threads
 from jaxcnn.errors import UsageError
 from jaxcnn.predict.images import decode_file, reason_of
 from jaxcnn.predict.search import Candidate, has_image_name
 from jaxcnn.train import Trained
 
+Item = TypeVar("Item")
+
 BATCH = 64
 """Images per call of the network."""
 
-WORKERS = min(8, os.cpu_count() or 1)
-"""Number of threads that decode images ahead of the network."""
+CHUNK = 16
+"""Images that a thread decodes at a time. Each thread has two chunks ahead of the network."""
 
 DEFAULT_TOP = 5
 
@@ -92,9 +94,13 @@ def classify_files(
       UsageError: `top` is not between 1 and the number of classes.
     """
     top = check_top(top, trained.num_classes)
-    results = map_ahead(lambda file: (file, _read(trained, file)), files, workers=WORKERS, ahead=BATCH)
+
+    def read_chunk(chunk: list[Candidate]) -> list[tuple[Candidate, np.ndarray | Failure]]:
+        return [(file, _read(trained, file)) for file in chunk]
+
+    results = itertools.chain.from_iterable(map_in_threads(read_chunk, _grouped(files, CHUNK)))
     size = 0
-    while group := list(itertools.islice(results, BATCH)):
+    for group in _grouped(results, BATCH):
         decoded = [image for _, image in group if isinstance(image, np.ndarray)]
         # All batches have the size of the first, so that one program is compiled.
         size = size or (BATCH if len(group) == BATCH else len(decoded))
@@ -116,6 +122,13 @@ def check_top(top: int | None, classes: int) -> int:
     if top > classes:
         raise UsageError(f"top must be at most the {classes} classes of the network, got {top}")
     return top
+
+
+def _grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield lists of `size` items; the last one may be shorter."""
+    iterator = iter(items)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
 
 
 def _read(trained: Trained, file: Candidate) -> np.ndarray | Failure:

@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from jaxcnn.data.decode import NotAnImageError
+from jaxcnn.data.imagefolder.reading import MAX_FILE_BYTES
 from jaxcnn.errors import UsageError
 from jaxcnn.train.runtime.preprocessing import Preprocessing
-
-MAX_FILE_BYTES = 100_000_000
-"""Larger files are refused before they are read."""
 
 
 def read_image(path: Path, preprocessing: Preprocessing) -> np.ndarray:

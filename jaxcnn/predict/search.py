@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from jaxcnn.data.imagefolder.scan import SYSTEM_FOLDERS, image_suffixes
 from jaxcnn.errors import UsageError
 
 
@@ -45,7 +46,7 @@ class Candidate:
 class Search:
     """The files in the given paths, found as they are iterated over: sorted by name within each folder.
 
-    Hidden files and folders, whose names begin with a dot, are left out.
+    Hidden files and folders, whose names begin with a dot, and folders that systems add, are left out.
 
     Args:
       paths: files, and folders to search at any depth.
@@ -85,12 +86,13 @@ class Search:
         if identity in above:  # a symbolic link to a folder around it
             return
         for entry in entries:
-            is_folder = entry.is_dir()
-            if entry.name.startswith("."):
+            is_folder = os.path.isdir(entry.path)
+            if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
                 self.hidden += not is_folder
             elif is_folder:
                 yield from self._inside(folder / entry.name, root, (*above, identity))
-            elif entry.is_file() or entry.is_symlink():  # not a pipe or a device; a broken link is reported when read
+            elif os.path.isfile(entry.path) or not os.path.exists(entry.path):
+                # Not a pipe or a device. A broken link is reported when it is read.
                 yield Candidate(folder / entry.name, root)
 
 
@@ -120,7 +122,7 @@ def no_images(paths: Sequence[str | Path]) -> UsageError:
 
 def has_image_name(path: Path) -> bool:
     """Return whether a file has the suffix of an image format, so that one that cannot be read is damaged."""
-    return path.suffix.lower() in Image.registered_extensions()
+    return path.suffix.lower() in image_suffixes()
 
 
 def _has_image_content(path: Path) -> bool:

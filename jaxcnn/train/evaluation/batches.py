@@ -1,18 +1,14 @@
 """Batches of a test set, decoded ahead by threads, with the pixels that `predict` sees."""
 
-import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jaxcnn._ahead import map_ahead
 from jaxcnn.data import Dataset
 from jaxcnn.data.dataset import Encoded
 from jaxcnn.data.pipeline import Batch, rows_of
+from jaxcnn.data.threads import map_in_threads
 from jaxcnn.train.runtime.preprocessing import Preprocessing
-
-WORKERS = min(16, os.cpu_count() or 1)
-"""Number of threads that read and decode."""
 
 CHUNK = 32
 """Number of images that a thread decodes at a time."""
@@ -47,7 +43,7 @@ def evaluation_batches(
         images = _decode(dataset, preprocessing, examples)
         return images, np.array([example.label for example in examples], np.int32)
 
-    decoded = map_ahead(decode, chunks(), workers=WORKERS, ahead=2 * WORKERS)
+    decoded = map_in_threads(decode, chunks())
     for first in range(0, total, batch_size):
         count = min(max(total - first - rows.start, 0), rows.stop - rows.start)
         batch = _empty(rows.stop - rows.start, preprocessing.image_shape)
