@@ -70,27 +70,29 @@ class Search:
     def __iter__(self) -> Iterator[Candidate]:
         for path in self.paths:
             if path.is_dir():
-                yield from self._inside(path, path, ())
+                yield from self._inside(path, path, set())
             else:
                 yield Candidate(path)
 
-    def _inside(self, folder: Path, root: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Candidate]:
-        """Yield the files in a folder of the tree below `root`; `above` identifies the folders around it."""
+    def _inside(self, folder: Path, root: Path, seen: set[tuple[int, int]]) -> Iterator[Candidate]:
+        """Yield the files in a folder of the tree below `root`. Each folder is read once: links can form loops."""
         try:
             status = folder.stat()
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            with os.scandir(folder) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
         except OSError as error:
             self.unreadable.append((folder, error.strerror or str(error)))
             return
         identity = (status.st_dev, status.st_ino)
-        if identity in above:  # a symbolic link to a folder around it
+        if identity in seen:
             return
+        seen.add(identity)
         for entry in entries:
             is_folder = os.path.isdir(entry.path)
             if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
                 self.hidden += not is_folder
             elif is_folder:
-                yield from self._inside(folder / entry.name, root, (*above, identity))
+                yield from self._inside(folder / entry.name, root, seen)
             elif os.path.isfile(entry.path) or not os.path.exists(entry.path):
                 # Not a pipe or a device. A broken link is reported when it is read.
                 yield Candidate(folder / entry.name, root)

@@ -4,8 +4,9 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import flax.linen as nn
 import tyro
 from rich.console import Console
 from rich.markup import escape
@@ -44,67 +45,127 @@ class Flags(RunOptions):
     """Print the report as JSON."""
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Weights to convert, and the report on them.
+
+    Attributes:
+      name: name of the architecture.
+      variables: `{"params": ..., "batch_stats": ...}`.
+      image_shape: `(H, W, C)` of the images.
+      preprocessing: preparation of the images, if it is known.
+      rows: report on each array.
+      unused: names of arrays in a file that the model does not need.
+      model: the model of a run.
+      note: the checkpoint of a run.
+    """
+
+    name: str
+    variables: dict[str, Any]
+    image_shape: tuple[int, ...]
+    preprocessing: weights.Preprocessing | None
+    rows: list[weights.Row]
+    unused: list[str]
+    model: nn.Module | None = None
+    note: str = ""
+
+
 def run(args: Sequence[str]) -> None:
     """Run `jaxcnn convert`."""
     flags = parse(Flags, "convert", args)
     if (flags.file is None) == (flags.workdir is None):
         given = "neither" if flags.file is None else "both"
         raise UsageError(f"{given} of FILE and --workdir given. Give either a weight file or a run directory.")
-    note = ""
-    if flags.workdir is not None:
-        if flags.num_classes is not None or flags.drop_head:
-            raise UsageError("--num-classes and --drop-head apply only to files. Omit them with --workdir.")
-        run = open_run(flags.workdir, flags)
-        name, model, variables, image_shape = run.name, run.model, run.variables, run.preprocessing.image_shape
-        rows, unused, note = _output_rows(name, variables, model, flags.to), [], source_note(run, flags)
-    else:
-        if flags.model is None:
-            raise UsageError("the architecture of the file is missing. Give it with --model; see `jaxcnn models`.")
-        if flags.checkpoint != "latest":
-            raise UsageError("--checkpoint applies only to runs. Omit it with a file.")
-        conversion = weights.convert(
-            flags.model, flags.file or "", num_classes=flags.num_classes, drop_head=flags.drop_head
-        )
-        name, model, variables, image_shape = flags.model, None, conversion.variables, conversion.image_shape
-        rows, unused = conversion.rows, conversion.unused
-        if flags.to == "torchvision":
-            rows = _output_rows(name, variables, None, "torchvision")
+    source = _of_file(flags) if flags.workdir is None else _of_run(flags, flags.workdir)
     if flags.out is not None:
         try:
-            weights.save(flags.out, name, variables, to=flags.to, image_shape=image_shape, model=model)
+            weights.save(
+                flags.out,
+                source.name,
+                source.variables,
+                to=flags.to,
+                image_shape=source.image_shape,
+                model=source.model,
+                preprocessing=source.preprocessing,
+            )
         except OSError as error:  # such as a name that is too long
             raise UsageError(f"{flags.out} cannot be written: {error.strerror}. Give another file.") from error
-    _print(rows, unused, flags, note)
+    _print(source, flags)
 
 
-def _output_rows(name: str, variables: object, model: object, to: str) -> list[weights.Row]:
+def _of_run(flags: Flags, folder: str) -> _Source:
+    """Return the weights of a checkpoint of a run."""
+    if flags.num_classes is not None or flags.drop_head:
+        raise UsageError("--num-classes and --drop-head apply only to files. Omit them with --workdir.")
+    trained = open_run(folder, flags)
+    around = trained.preprocessing
+    return _Source(
+        name=trained.name,
+        variables=trained.variables,
+        image_shape=around.image_shape,
+        preprocessing=weights.Preprocessing(
+            mean=around.mean,
+            std=around.std,
+            image_size=around.image_shape[:2],
+            resize=around.resize,
+            crop_fraction=around.crop_fraction,
+        ),
+        rows=_output_rows(trained.name, trained.variables, trained.model, flags.to),
+        unused=[],
+        model=trained.model,
+        note=source_note(trained, flags),
+    )
+
+
+def _of_file(flags: Flags) -> _Source:
+    """Return the weights in a file."""
+    if flags.model is None:
+        raise UsageError("the architecture of the file is missing. Give it with --model; see `jaxcnn models`.")
+    if flags.checkpoint != "latest":
+        raise UsageError("--checkpoint applies only to runs. Omit it with a file.")
+    conversion = weights.convert(
+        flags.model, flags.file or "", num_classes=flags.num_classes, drop_head=flags.drop_head
+    )
+    rows = conversion.rows
+    if flags.to == "torchvision":
+        rows = _output_rows(flags.model, conversion.variables, None, "torchvision")
+    return _Source(
+        flags.model,
+        conversion.variables,
+        conversion.image_shape,
+        conversion.preprocessing,
+        rows,
+        conversion.unused,
+    )
+
+
+def _output_rows(name: str, variables: dict[str, Any], model: nn.Module | None, to: str) -> list[weights.Row]:
     """Return the report on the conversion from variables to the arrays of the output file."""
     if to == "torchvision":
-        return weights.to_torchvision(name, variables, model)[1]  # type: ignore[arg-type]
+        return weights.to_torchvision(name, variables, model)[1]
     return [
         weights.Row(key, key, array.shape, array.shape, "unchanged")
         for key, array in weights.to_ours(variables).items()
     ]
 
 
-def _print(rows: list[weights.Row], unused: list[str], flags: Flags, note: str) -> None:
-    """Print the report on the arrays, and a note on the network that they are from."""
+def _print(source: _Source, flags: Flags) -> None:
+    """Print the report on the arrays, and the checkpoint that they are from."""
     if flags.json:
-        source = {"source": note} if note else {}
-        arrays = [dataclasses.asdict(row) for row in rows]
-        print(json.dumps({"arrays": arrays, "unused": unused, **source}, indent=2))
+        arrays = [dataclasses.asdict(row) for row in source.rows]
+        checkpoint = {"source": source.note} if source.note else {}
+        print(json.dumps({"arrays": arrays, "unused": source.unused, **checkpoint}, indent=2))
         return
     table = Table("source", "target", "source shape", "target shape", "change")
-    for row in rows:
+    for row in source.rows:
         names = (escape(row.source), escape(row.target))
         table.add_row(*names, _format_shape(row.source_shape), _format_shape(row.shape), row.change)
-    console = Console()
-    console.print(table)
+    Console().print(table)
     written = f", written to {flags.out}" if flags.out else ""
-    ignored = f"; {len(unused)} other arrays in the file were ignored" if unused else ""
-    console.print(f"{len(rows):,} arrays{written}{ignored}", highlight=False, markup=False)
-    if note:
-        console.print(note, highlight=False, markup=False)
+    ignored = f"; {len(source.unused)} other arrays in the file were ignored" if source.unused else ""
+    print(f"{len(source.rows):,} arrays{written}{ignored}")
+    if source.note:
+        print(source.note)
 
 
 def _format_shape(shape: tuple[int, ...]) -> str:
