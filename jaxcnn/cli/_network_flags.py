@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxcnn import train
+from jaxcnn.cli._lines import printable
 from jaxcnn.cli._own_model import own_model
 from jaxcnn.errors import UsageError
 from jaxcnn.train import Config, Trained
@@ -191,5 +192,5 @@ def expanded(path: str) -> Path:
 def source_note(trained: Trained, options: RunOptions | NetworkOptions) -> str:
     """Return what was used, for the user: the step of the run's checkpoint, or the file of the weights."""
     if isinstance(options, NetworkOptions) and options.weights is not None:
-        return f"{trained.name} with the weights of {options.weights}"
-    return f"{trained.name}, checkpoint of step {trained.step:,}"
+        return printable(f"{trained.name} with the weights of {options.weights}")
+    return printable(f"{trained.name}, checkpoint of step {trained.step:,}")

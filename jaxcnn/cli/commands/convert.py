@@ -14,6 +14,7 @@ from rich.table import Table
 
 from jaxcnn import weights
 from jaxcnn.cli._flags import parse
+from jaxcnn.cli._lines import printable
 from jaxcnn.cli._network_flags import RunOptions, open_run, source_note
 from jaxcnn.errors import UsageError
 
@@ -163,7 +164,7 @@ def _print(source: _Source, flags: Flags) -> None:
     Console().print(table)
     written = f", written to {flags.out}" if flags.out else ""
     ignored = f"; {len(source.unused)} other arrays in the file were ignored" if source.unused else ""
-    print(f"{len(source.rows):,} arrays{written}{ignored}")
+    print(printable(f"{len(source.rows):,} arrays{written}{ignored}"))
     if source.note:
         print(source.note)
 

@@ -80,7 +80,7 @@ def _summary_rows(values: dict[str, Any], source: tuple[str, str]) -> list[tuple
 
 
 def _class_rows(classes: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    rows = [("class", "precision", "recall", "images")]
+    rows: list[tuple[str, ...]] = [("class", "precision", "recall", "images")]
     for row in classes:
         fractions = (row["precision"], row["recall"])
         shown = ("-" if fraction is None else f"{fraction:.2%}" for fraction in fractions)

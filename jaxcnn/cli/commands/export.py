@@ -7,6 +7,7 @@ from typing import Literal
 import tyro
 
 from jaxcnn.cli._flags import parse
+from jaxcnn.cli._lines import printable
 from jaxcnn.cli._network_flags import RunOptions, expanded, open_run, source_note
 from jaxcnn.errors import UsageError
 
@@ -37,5 +38,5 @@ def run(args: Sequence[str]) -> None:
         description = export(trained, flags.format, expanded(flags.out))
     except OSError as error:  # such as a name that is too long
         raise UsageError(f"{flags.out} cannot be written: {error.strerror}. Give another file.") from error
-    print(f"wrote {flags.out}, and class names to {description}")
+    print(printable(f"wrote {flags.out}, and class names to {description}"))
     print(source_note(trained, flags))

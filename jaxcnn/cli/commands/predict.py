@@ -76,7 +76,7 @@ def run(args: Sequence[str]) -> int:
         raise no_images(flags.images)
     if not tally.classified and len(tally.bad) == 1:
         path, reason = tally.bad[0]
-        raise UsageError(f"{printable(path)} cannot be read as an image: {reason}")
+        raise UsageError(f"{printable(path)} cannot be read as an image: {printable(reason)}")
     if not tally.classified and kind == "json":
         print("[]")
     sys.stdout.flush()
@@ -84,7 +84,7 @@ def run(args: Sequence[str]) -> int:
     # Only the output for people has notes among the rows.
     print("\n".join([source_note(trained, flags), *notes]), file=sys.stdout if kind == "table" else sys.stderr)
     for path, reason in tally.bad:
-        print(f"jaxcnn: {printable(path)} cannot be read as an image: {reason}", file=sys.stderr)
+        print(f"jaxcnn: {printable(path)} cannot be read as an image: {printable(reason)}", file=sys.stderr)
     return 1 if tally.bad else 0
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxcnn import weights
 from jaxcnn.data.decode import CROP_FRACTION
@@ -47,12 +48,13 @@ def trained_from_weights(
         raise UsageError(f"{source} does not record how images are normalized. Give --mean and --std.")
     *size, channels = conversion.image_shape
     height, width = known.image_size if known else size
+    resize: Any = known.resize if known else "shorter"
     preprocessing = Preprocessing(
         image_shape=(height, width, channels),
         mean=mean,
         std=std,
         class_names=names,
-        resize=known.resize if known else "shorter",
+        resize=resize,
         crop_fraction=(known.crop_fraction if known else None) or CROP_FRACTION,
     )
     model = create_model(model_name, conversion.num_classes)
