@@ -16,6 +16,9 @@ from jaxcnn.predict import Failure, Prediction
 from jaxcnn.predict.classify import check_top
 from jaxcnn.predict.search import no_images
 
+NUMBER_FLAGS = ("--image-size", "--mean", "--std")
+"""Flags that take one or more numbers."""
+
 DEFAULT_TOP = 3
 FLUSH_EVERY = 64
 TOP_5 = 5
@@ -55,7 +58,7 @@ class _Tally:
 
 def run(args: Sequence[str]) -> int:
     """Run `jaxcnn predict`. Return the exit status."""
-    flags = parse(Flags, "predict", args)
+    flags = parse(Flags, "predict", _images_first(args))
     check_source(flags)
     if flags.json and flags.format not in ("table", "json"):
         raise UsageError(f"--json and --format {flags.format} are mutually exclusive. Omit one of them.")
@@ -86,6 +89,31 @@ def run(args: Sequence[str]) -> int:
     for path, reason in tally.bad:
         print(f"jaxcnn: {printable(path)} cannot be read as an image: {printable(reason)}", file=sys.stderr)
     return 1 if tally.bad else 0
+
+
+def _images_first(args: Sequence[str]) -> list[str]:
+    """Return the arguments with all images in front, since a flag that takes numbers would take images after them too.
+
+    >>> _images_first(["--image-size", "32", "a.png", "2.png", "--json"])
+    ['a.png', '2.png', '--image-size', '32', '--json']
+    """
+    images, flags = [], []
+    takes_images, takes_numbers = True, False
+    for arg in args:
+        if arg.startswith("--"):
+            takes_images, takes_numbers = False, arg in NUMBER_FLAGS
+        elif takes_numbers and not _is_number(arg):
+            takes_images = True
+        (images if takes_images else flags).append(arg)
+    return [*images, *flags]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text == "None"
+    return True
 
 
 def _counted(results: Iterator[Prediction | Failure], tally: _Tally) -> Iterator[Prediction]:

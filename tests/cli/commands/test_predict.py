@@ -154,7 +154,8 @@ def test_weights_predict_as_their_run_with_names_from_a_file(lenet_run, folder, 
     out, err = capsys.readouterr()
     assert out == wanted
     assert f"lenet5 with the weights of {weights}" in err
-    assert main([*args, "--model", "lenet5", "--weights", str(weights), "--mean", "0.9", "--top", "1"]) == 0
+    changed = ["--top", "1", "--image-size", "28", "28", "--mean", "0.9"]  # images may follow the numbers
+    assert main(["predict", "--model", "lenet5", "--weights", str(weights), *changed, *args[1:2], "--format=csv"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert all(row["class_1"].isdecimal() for row in rows)
     assert [row["probability_1"] for row in rows] != [line.split(",")[3] for line in wanted.splitlines()[1:]]
