@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
+from jaxcnn.data import decode
 from jaxcnn.errors import UsageError
 
 TRAIN_FOLDERS = ("train", "training")
@@ -19,9 +22,6 @@ SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")
 
 IMAGES_PER_TEST_IMAGE = 5
 """Without a test folder, one of this many images of each class belongs to the test split."""
-
-# Formats that Pillow identifies, but that are not images, or that need other programs.
-NOT_IMAGE_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 
 HIDDEN = "hidden"
 BROKEN_LINKS = "broken links"
@@ -157,11 +157,9 @@ def check_classes(found: Found, images: Iterable[File]) -> None:
 
 @functools.cache
 def image_suffixes() -> frozenset[str]:
-    """Return the file name suffixes of all image formats that Pillow can open, such as ".jpg"."""
-    from PIL import Image
-
-    known = Image.registered_extensions().items()
-    return frozenset(suffix for suffix, name in known if name in Image.OPEN and name not in NOT_IMAGE_FORMATS)
+    """Return the file name suffixes of all image formats that can be decoded, such as ".jpg"."""
+    readable = decode.readable_formats()
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in readable)
 
 
 def shown(name: str | Path) -> str:
