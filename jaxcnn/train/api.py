@@ -1,4 +1,4 @@
-"""Train and evaluate a run: `fit` and `evaluate_run`."""
+"""Train a run: `fit`."""
 
 import dataclasses
 import platform
@@ -23,8 +23,7 @@ from jaxcnn.train.devices.distributed import Ignored
 from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.runtime import _pictures, integrity, preprocessing, workdir
 from jaxcnn.train.runtime._progress import ProgressDisplay, print_summary
-from jaxcnn.train.runtime.checkpoint import Checkpoints
-from jaxcnn.train.runtime.loop import Loop, evaluate, is_out_of_patience
+from jaxcnn.train.runtime.loop import Loop, is_out_of_patience
 from jaxcnn.train.runtime.plan import Plan, make_plan
 from jaxcnn.train.runtime.record import Record, WeightsAndBiases, check_wandb, read_rows
 from jaxcnn.train.runtime.resume import claimed
@@ -147,33 +146,6 @@ def fit(
     return Result(
         config, start.folder, state, values["test_accuracy"], values["test_loss"], values["test_examples"], values
     )
-
-
-def evaluate_run(folder: Path, **custom: Any) -> dict[str, Any]:
-    """Evaluate the latest checkpoint of the run in `folder` on every test example.
-
-    Pass the Python objects of the run (`model`, `loss`, `augment`, `optimizer`) as to `fit`.
-
-    Returns:
-      `model`, `dataset`, `step`, `test_accuracy`, `test_loss` and `test_examples`.
-
-    Raises:
-      UsageError: if the folder contains no run, or the run has no intact checkpoint.
-    """
-    # Class weights, for which the training set is read, do not change the evaluation.
-    config = dataclasses.replace(workdir.read_config(folder), class_weights=None)
-    plan = make_plan(config, CustomParts(**custom), preprocessing.read(folder))
-    with Checkpoints(folder / workdir.CHECKPOINTS, read_only=True) as checkpoints:
-        state, _ = checkpoints.existing(plan.template)
-    test = evaluate(plan, plan.compile_eval_step(), plan.parallel.place_state(state))
-    return {
-        "model": plan.config.model,
-        "dataset": plan.config.dataset,
-        "step": int(state.step),
-        "test_accuracy": test["accuracy"],
-        "test_loss": test["loss"],
-        "test_examples": test["examples"],
-    }
 
 
 def versions() -> dict[str, str]:

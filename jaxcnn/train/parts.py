@@ -33,6 +33,9 @@ from jaxcnn.train.state import TrainState
 
 PREFIX = "custom:"
 
+MAX_NAME = 100
+"""Length of a custom part's description in messages and tables. That of a deep model has thousands of characters."""
+
 Part = TypeVar("Part")
 
 
@@ -83,10 +86,21 @@ def named_or_custom(kind: str, name: str, custom: Part | None, make: Callable[[]
     if custom is not None:
         return custom
     if name.startswith(PREFIX):
-        raise UsageError(
-            f"this run used a custom {kind}: {name.removeprefix(PREFIX)}. Pass it again from Python: {kind}=..."
-        )
+        again = f"Pass it again in Python: {kind}=..."
+        if kind == "model":
+            again += ", as in load_run(folder, model=...); on the command line: --model FILE.py:NAME"
+        raise UsageError(f"this run used a custom {kind}: {short_name(name)}. {again}.")
     return make()
+
+
+def short_name(name: str) -> str:
+    """Return the name of a part, or the description of a custom one, in at most `MAX_NAME` characters.
+
+    >>> short_name("custom:package.Net(width=8)"), len(short_name("custom:" + "x" * 6000))
+    ('package.Net(width=8)', 100)
+    """
+    text = " ".join(name.removeprefix(PREFIX).split())
+    return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 3]}..."
 
 
 def build_model(
