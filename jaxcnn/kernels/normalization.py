@@ -127,7 +127,7 @@ def _sample_mean(x: jax.Array, dtype: Any) -> jax.Array:
 
 
 def _normalized(x: jax.Array, center: Any, offset: Any, var: Any, gamma: Any, beta: Any, epsilon: float) -> jax.Array:
-    """Normalize by the mean `center + offset`. The center is a constant: gradients need no further sum over the data."""
+    """Normalize by the mean `center + offset`. The center is a constant, so that its gradient takes no further sum."""
     factor = jax.lax.rsqrt(var + epsilon) * gamma
     return affine(factor, beta - offset * factor, x, center)
 

@@ -40,7 +40,7 @@ def _lowest(dtype: Any) -> float:
     """Return the value that padding counts as: minus infinity, or the smallest integer or boolean."""
     if jnp.issubdtype(dtype, jnp.inexact):
         return -jnp.inf
-    return 0 if dtype == bool else jnp.iinfo(dtype).min
+    return 0 if jnp.issubdtype(dtype, jnp.bool_) else jnp.iinfo(dtype).min
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2), inline=True)

@@ -29,9 +29,10 @@ class BatchNorm(nn.Module):
     evaluation they take the place of `mu` and `sigma^2`, so that the output of an example does not depend on its batch.
 
     `[..., C] -> [..., C]`. Parameters: `scale` (gamma) and `bias` (beta), `[C]`. Variables in the collection
-    `batch_stats`: `mean` and `var`, `[C]`, in float32 or `param_dtype`, whichever is wider; any float dtype is accepted.
-    The computation is in the widest of float32, the input's dtype and `dtype`. If the batch is sharded over devices, statistics are those of the whole batch: `pmap` and `shard_map` average them over the axis
-    named `axis_name`, and on one device or in `jit` over a mesh the program sees the whole batch.
+    `batch_stats`: `mean` and `var`, `[C]`, in float32 or `param_dtype`, whichever is wider; cast ones are accepted. The
+    computation is in the widest of float32, the input's dtype and `dtype`. If the batch is sharded over devices,
+    statistics are those of the whole batch: `pmap` and `shard_map` average them over the axis named `axis_name`, and on
+    one device or in `jit` over a mesh the program sees the whole batch.
 
     Fields:
       momentum: fraction of the old running statistics that is kept (torch's `1 - momentum`).
