@@ -69,7 +69,7 @@ def _run(graph: Graph, program: Jaxpr, constants: Sequence[Any], arguments: Sequ
     values |= zip(program.invars, arguments, strict=True)
 
     def read(atom: Any) -> Value:
-        return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, Literal) else values[atom]
+        return np.asarray(atom.val, getattr(atom.aval, "dtype", None)) if isinstance(atom, Literal) else values[atom]
 
     for equation in program.eqns:
         outputs = _outputs(graph, equation, [read(atom) for atom in equation.invars])
