@@ -167,29 +167,6 @@ def path(name: str, value: str) -> None:
     check_path(name, value)
 
 
-# Ranges of keywords of Optax's optimizers, by name. The types are checked where the optimizer is built.
-_KEYWORD_RANGES = {
-    **dict.fromkeys(("b1", "b2", "decay"), FRACTION_BELOW_ONE),
-    **dict.fromkeys(
-        ("eps", "eps_root", "initial_scale", "initial_accumulator_value", "trust_coefficient"),
-        must("be from 0 to 1,000,000", lambda x: 0 <= x <= 1e6),
-    ),
-    "ns_steps": between(1, 100),
-}
-
-
-def keyword_ranges(name: str, value: Any) -> None:
-    """Check the numbers among the keyword arguments of an optimizer, as pairs of name and value."""
-    for keyword, argument in value:
-        if keyword in _KEYWORD_RANGES and is_a(argument, float) and not _is_nan_or_infinite(argument):
-            _KEYWORD_RANGES[keyword](f"optimizer.{keyword}", argument)
-
-
-def _is_nan_or_infinite(number: float) -> bool:
-    """Return whether a number is NaN or infinite. Unlike in `math.isfinite`, an integer may have any length."""
-    return isinstance(number, float) and not math.isfinite(number)
-
-
 def json_values(name: str, value: Any) -> None:
     """Check that keyword arguments, as pairs of name and value, can be written to JSON and read back."""
     for keyword, argument in value:

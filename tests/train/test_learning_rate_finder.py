@@ -45,7 +45,7 @@ def test_noise_does_not_fall_and_learning_does(steps):
     random = np.random.default_rng(0)
     noises = 2.3 + 0.05 * random.standard_normal((200, steps))
     assert sum(finder.falls(losses, averaged(losses)) for losses in noises) <= 2
-    learning = noises - 0.5 * np.linspace(0, 1, steps) ** 2
+    learning = noises - 2.0 * np.linspace(0, 1, steps) ** 2
     assert all(finder.falls(losses, averaged(losses)) for losses in learning)
 
 
