@@ -118,8 +118,6 @@ def between(least: int, most: int, most_as_text: str = "") -> Check:
 
 def batch_size(name: str, value: Any) -> None:
     """Check that the value is "full" or an integer of at least 1."""
-    if isinstance(value, str) and value != "full":
-        raise UsageError(f"{name} must be a number or 'full', got {value!r}")
     if value != "full":
         AT_LEAST_ONE(name, value)
         STEPS(name, value)
