@@ -44,11 +44,13 @@ class Prepared:
       folder: folder of the dataset.
       examples: number of examples in each split.
       unverified: names of the original files that have no published checksum.
+      notes: lines for the user about the images that were found.
     """
 
     folder: Path
     examples: Mapping[str, int]
     unverified: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @quiet_logger("absl", logging.ERROR)  # TFDS reports every file
@@ -59,16 +61,18 @@ def prepare(
     *,
     verify: bool = True,
     force: bool = False,
+    skip_damaged: bool = False,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Prepare a dataset from the files in `source`, or from files that TFDS downloads.
+    """Prepare a dataset from the files in `source`, or from files that TFDS downloads; or an image folder.
 
     Args:
-      name: TFDS name. With `source`, one of `READERS`.
+      name: TFDS name, or "imagefolder:PATH". With `source`, one of `READERS`.
       source: folder of the original files, compressed or not. Default: download them.
       data_dir: folder of prepared datasets. Default: `$TFDS_DATA_DIR`, or the default of TFDS.
       verify: whether to require the published checksums of the original files.
       force: whether to replace an existing dataset.
+      skip_damaged: whether to leave out damaged images of an image folder.
       progress: function that reports the progress.
 
     Raises:
@@ -80,7 +84,12 @@ def prepare(
     if is_bundled(name):
         raise UsageError(f"dataset needs no preparation: {name}. The package contains it.")
     if name.startswith(imagefolder.PREFIX):
-        raise UsageError(f"dataset needs no preparation: {name}. It is prepared when it is first used.")
+        if source is not None or force:
+            flag = "--force" if source is None else "--source"
+            raise UsageError(f"{flag} does not apply to {name}. Omit it; the folder is copied again when it changes.")
+        return _prepare_image_folder(name, root, skip_damaged, progress)
+    if skip_damaged:
+        raise UsageError(f"--skip-damaged does not apply to {name}. Use it with {imagefolder.PREFIX}PATH.")
     builder = _builder_class(name)(data_dir=root, file_format="array_record")
     target = Path(builder.data_dir)
     if (target / "dataset_info.json").exists() and not force:
@@ -96,6 +105,14 @@ def prepare(
     if not folder.is_dir():
         raise UsageError(f"--source is not a folder: {folder}. Give the folder of the original files of {name}.")
     return _prepare_from(folder, name, builder, target, root, verify, progress)
+
+
+def _prepare_image_folder(name: str, root: Path, skip_damaged: bool, progress: Progress | None) -> Prepared:
+    path = name.removeprefix(imagefolder.PREFIX)
+    prepared = imagefolder.prepare(path, root, skip_damaged=skip_damaged, progress=progress)
+    classes = imagefolder.inventory(prepared.directory)["classes"].values()
+    examples = {split: sum(splits[split]["files"] for splits in classes) for split in ("train", "test")}
+    return Prepared(prepared.directory, examples, notes=prepared.notes)
 
 
 def _prepare_from(

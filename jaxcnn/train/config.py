@@ -28,7 +28,7 @@ class OptimizerConfig:
 
     name: str = "momentum"
     """sgd, momentum, nesterov, rmsprop, adagrad, adam, adamw, lars, lamb, lion or muon."""
-    learning_rate: Annotated[float, checks.POSITIVE] = 0.05
+    learning_rate: Annotated[float, checks.POSITIVE, checks.FLOAT32] = 0.05
     """Peak learning rate of the schedule."""
     momentum: Annotated[float | None, checks.FRACTION_BELOW_ONE] = None
     """Momentum coefficient; 0.9 by default for momentum, nesterov, lars and muon."""
@@ -127,6 +127,9 @@ class Config:
     init_from: str | None = None
     """Initial weights: a .safetensors or .pth file with jaxcnn's, torchvision's or timm's names, hf:OWNER/NAME, or
     the directory of a run. A classifier for another number of classes is left out."""
+    init_channels: Literal["exact", "sum"] = "exact"
+    """Initial weights for color images of a model for gray images: exact refuses them, sum sums the first kernel over
+    its input channels."""
     freeze: Annotated[str | None, checks.pattern] = None
     """Parameters to freeze: a regular expression, anchored at the start of the path, such as "stem|stage1".
     "(?!head)" freezes all but the classifier (a linear probe)."""
@@ -162,6 +165,8 @@ class Config:
     """Passes over the training set."""
     steps: Annotated[int | None, checks.AT_LEAST_ONE, checks.STEPS] = None
     """Training steps, instead of epochs."""
+    patience: Annotated[int | None, checks.AT_LEAST_ONE] = None
+    """Stop after this many epochs in a row without a better test accuracy (default: never)."""
     batch_size: Annotated[int | Literal["full"], checks.batch_size] = 64
     """Images in a step, over all devices: 1 is stochastic, full is full-batch gradient descent."""
     accumulate: Annotated[int | None, checks.AT_LEAST_ONE] = None
@@ -169,14 +174,17 @@ class Config:
     augment: tuple[str, ...] = ("shift:1",)
     """Random augmentations of training images, in order: flip, shift:PIXELS, crop:PADDING, cutout:SIZE, resized_crop,
     randaugment, trivialaugment."""
-    mixup: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(100)] = 0.0
+    mixup: Annotated[float, checks.NOT_NEGATIVE, checks.MIXING] = 0.0
     """Alpha of mixup, which blends two images and their labels; 0 is off."""
-    cutmix: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(100)] = 0.0
+    cutmix: Annotated[float, checks.NOT_NEGATIVE, checks.MIXING] = 0.0
     """Alpha of cutmix, which pastes a box of one image into another; 0 is off."""
     loss: str = "cross_entropy"
     """cross_entropy or binary_cross_entropy."""
     label_smoothing: Annotated[float, checks.LABEL_SMOOTHING] = 0.1
     """Fraction of each training label that is distributed evenly over all classes; 0 is off."""
+    class_weights: Annotated[tuple[float, ...] | Literal["balanced"] | None, checks.class_weights] = None
+    """Weight of the training loss of each class, normalized so that the training images have a mean weight of 1.
+    balanced: the inverse of the number of training images of the class. The test loss has no weights."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     aux_weight: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(1e6)] = 0.3
@@ -234,6 +242,7 @@ _USED_MOMENTUM_IN_0_1 = ("momentum", "nesterov", "lars", "muon")
 
 # Fields that were added after version 0.1, with their values in runs that do not record them.
 _ADDED: dict[str, Any] = {
+    "init_channels": "exact",
     "train_split": None,
     "test_split": None,
     "resize": "shorter",
@@ -244,6 +253,8 @@ _ADDED: dict[str, Any] = {
     "skip_damaged": False,
     "data_fingerprint": "sizes",
     "accept_changed_data": False,
+    "class_weights": None,
+    "patience": None,
 }
 
 
@@ -264,7 +275,7 @@ def validate(config: Config) -> None:
 def _validate(part: Any, prefix: str) -> None:
     for field, hint in get_type_hints(type(part), include_extras=True).items():
         name, value = prefix + field, getattr(part, field)
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             if not isinstance(value, hint):
                 raise UsageError(f"{name} must be {hint.__name__}(...), got {value!r}")
             _validate(value, f"{name}.")

@@ -97,6 +97,10 @@ def one_of(choices: Sequence[str]) -> Check:
 AT_LEAST_ONE = must("be at least 1", lambda x: x >= 1)
 POSITIVE = must("be a positive number", lambda x: 0 < x < math.inf)
 NOT_NEGATIVE = must("not be negative", lambda x: 0 <= x < math.inf)
+# Steps compute in float32. A smaller number is 0 there, a larger one infinite.
+FLOAT32 = must("be 0 or from 1.2e-38 to 3.4e+38 (float32)", lambda x: x == 0 or 1.2e-38 <= abs(x) <= 3.4e38)
+# The distribution Beta(alpha, alpha) cannot be drawn from outside of this range, where it is a constant anyway.
+MIXING = must("be 0 or from 1e-6 to 100", lambda x: x == 0 or 1e-6 <= x <= 100)
 FRACTION = must("be in [0, 1]", lambda x: 0 <= x <= 1)
 FRACTION_BELOW_ONE = must("be in [0, 1)", lambda x: 0 <= x < 1)
 # With more, the labels of two classes would hardly differ from each other.
@@ -135,6 +139,14 @@ def resize(name: str, value: Any) -> None:
         one_of(("shorter", "stretch"))(name, value)
     else:
         between(1, MAX_SIDE)(name, value)
+
+
+def class_weights(name: str, value: Any) -> None:
+    """Check that the value is "balanced", or numbers of at least 0 that are not all 0."""
+    if isinstance(value, str):
+        one_of(("balanced",))(name, value)
+    elif not all(0 <= weight <= 3.4e38 for weight in value) or not any(value):
+        raise UsageError(f"{name} must be 'balanced', or numbers of at least 0 that are not all 0, got {value}")
 
 
 CROP_FRACTION = must("be more than 0 and at most 1", lambda x: 0 < x <= 1)

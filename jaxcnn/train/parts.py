@@ -23,7 +23,7 @@ from jaxcnn.errors import TooSmallError, UsageError
 from jaxcnn.layers import Partial
 from jaxcnn.layers.partial import module_fields
 from jaxcnn.models import create_model
-from jaxcnn.train.config import Config, immutable
+from jaxcnn.train.config import Config, OptimizerConfig, immutable
 from jaxcnn.train.gradient import Gradient, accumulated, plain, scaled
 from jaxcnn.train.losses import Loss, make_loss
 from jaxcnn.train.optim.freezing import Freezing
@@ -32,6 +32,9 @@ from jaxcnn.train.optim.optimizers import make_optimizer, resolve
 from jaxcnn.train.state import TrainState
 
 PREFIX = "custom:"
+
+MAX_NAME = 100
+"""Length of a custom part's description in messages and tables. That of a deep model has thousands of characters."""
 
 Part = TypeVar("Part")
 
@@ -83,10 +86,21 @@ def named_or_custom(kind: str, name: str, custom: Part | None, make: Callable[[]
     if custom is not None:
         return custom
     if name.startswith(PREFIX):
-        raise UsageError(
-            f"this run used a custom {kind}: {name.removeprefix(PREFIX)}. Pass it again from Python: {kind}=..."
-        )
+        again = f"Pass it again in Python: {kind}=..."
+        if kind == "model":
+            again += ", as in load_run(folder, model=...); on the command line: --model FILE.py:NAME"
+        raise UsageError(f"this run used a custom {kind}: {short_name(name)}. {again}.")
     return make()
+
+
+def short_name(name: str) -> str:
+    """Return the name of a part, or the description of a custom one, in at most `MAX_NAME` characters.
+
+    >>> short_name("custom:package.Net(width=8)"), len(short_name("custom:" + "x" * 6000))
+    ('package.Net(width=8)', 100)
+    """
+    text = " ".join(name.removeprefix(PREFIX).split())
+    return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 3]}..."
 
 
 def build_model(
@@ -189,15 +203,33 @@ def build_augmentations(config: Config, custom: CustomParts) -> tuple[Any, ...]:
 def build_optimizer(config: Config, custom: CustomParts, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Return the optimizer of the trainable parameters, with a loss scale in float16. See also `build_gradient`."""
     own = custom.optimizer
-    if own is not None and (config.optimizer.options or config.optimizer.momentum is not None):
-        raise UsageError("optimizer keywords apply only to named optimizers; set them on your own optimizer")
-    if own is not None and not isinstance(own, optax.GradientTransformation):
+    if own is not None:
+        _check_unused(config.optimizer, uses_schedule=not isinstance(own, optax.GradientTransformation))
+    if isinstance(own, optax.MultiSteps):
+        own = own.gradient_transformation()
+    elif own is not None and not isinstance(own, optax.GradientTransformation):
         own = own(schedule)
     name = config.optimizer.name
     optimizer = named_or_custom("optimizer", name, own, lambda: make_optimizer(config.optimizer, schedule))
     if config.freeze is not None:
         optimizer = Freezing(config.freeze).optimizer(optimizer)
     return dynamic_loss_scale(optimizer) if config.dtype == "float16" else optimizer
+
+
+def _check_unused(config: OptimizerConfig, *, uses_schedule: bool) -> None:
+    """Raise `UsageError` if a field was set that the user's own optimizer does not use.
+
+    The configuration of a recorded run is not checked: version 0.1 accepted all fields.
+    """
+    if config.options or config.momentum is not None:
+        raise UsageError("optimizer keywords apply only to named optimizers; set them on your own optimizer")
+    usual = OptimizerConfig(config.name, config.learning_rate) if uses_schedule else OptimizerConfig(config.name)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != getattr(usual, field.name) and not config.name.startswith(PREFIX):
+            raise UsageError(
+                f"optimizer.{field.name} applies only to named optimizers, got {value}. Set it on your own optimizer"
+            )
 
 
 def build_gradient(config: Config, accumulate: int) -> Gradient:

@@ -97,7 +97,7 @@ MISTAKES = {
     "train --augment cutout:1000": "'cutout:1000' is too large for images of 28x28 pixels",
     "train --augment flip flip": "augmentation 'flip' is given twice",
     "train --label-smoothing 0.9999999": "label_smoothing must be in [0, 0.9]",
-    "train --mixup 1e300": "mixup must be at most 100",
+    "train --mixup 1e300": "mixup must be 0 or from 1e-6 to 100",
     "train --cutmix inf": "cutmix must not be negative, got inf",
     "train --optimizer.weight-decay 1e300": "weight_decay must be at most 1,000,000",
     "train --optimizer.name adam --optimizer.b1 5": "b1 of optimizer adam must be in [0, 1), got 5",

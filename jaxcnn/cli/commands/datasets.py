@@ -123,11 +123,13 @@ def _stats(args: Sequence[str]) -> None:
         return
     print(f'"{flags.name}": Statistics({tuple(values["mean"])}, {tuple(values["std"])}),')
     if recorded is None:
-        print("not recorded in jaxcnn/data/datasets.py: every run measures these statistics again")
+        print(
+            "not recorded in jaxcnn/data/statistics.py: measured once, and kept beside the dataset if it can be written"
+        )
         return
     pairs = zip((*measured.mean, *measured.std), (*recorded.mean, *recorded.std), strict=True)
     difference = max(abs(a - b) for a, b in pairs)
-    print(f"recorded in jaxcnn/data/datasets.py; maximum difference {difference:.1e}")
+    print(f"recorded in jaxcnn/data/statistics.py; maximum difference {difference:.1e}")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"show": _show, "stats": _stats}

@@ -14,11 +14,12 @@ from jaxcnn import kernels
 from jaxcnn.data import Dataset, Pipeline, compose, open_dataset, open_pipeline
 from jaxcnn.data.augment import check_sizes
 from jaxcnn.errors import UsageError
+from jaxcnn.train.class_weights import normalized_weights
 from jaxcnn.train.config import Config, validate
 from jaxcnn.train.config_checks import MAX_STEPS
 from jaxcnn.train.devices.parallel import Parallel, batch_norm_fields, check_batch_divides, make_parallel
 from jaxcnn.train.gradient import parts_of_full_batch
-from jaxcnn.train.losses import Loss
+from jaxcnn.train.losses import Loss, weighted
 from jaxcnn.train.mixing import make_mix
 from jaxcnn.train.optim.freezing import Freezing
 from jaxcnn.train.optim.schedules import make_schedule
@@ -50,7 +51,7 @@ class Plan:
       preprocessing: from image files to the input of the model.
       pipeline: makes batches of the dataset, and applies the augmentations that are not left to `augment`.
       model: the network.
-      loss: training loss, with label smoothing if configured.
+      loss: training loss, with label smoothing and class weights if configured.
       test_loss: test loss.
       augment: augmentation of one image on the device; None for none.
       optimizer: of the trainable parameters, with a loss scale in float16.
@@ -115,6 +116,8 @@ class Plan:
             notes.append(self.initial.note)
         if self.config.freeze is not None:
             notes.append(Freezing(self.config.freeze).note(self.template.params))
+        if self.initial is not None and self.initial.normalization_note is not None:
+            notes.append(self.initial.normalization_note)
         return notes if self.accumulate == 1 else [*notes, self._note_of_accumulation()]
 
     def _note_of_accumulation(self) -> str:
@@ -157,13 +160,19 @@ class Plan:
         return self.parallel.compile(step, donate_state=False)
 
 
-def make_plan(config: Config, custom: CustomParts | None = None, recorded: Preprocessing | None = None) -> Plan:
+def make_plan(
+    config: Config,
+    custom: CustomParts | None = None,
+    recorded: Preprocessing | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Plan:
     """Build the parts of the run that `config` describes.
 
     Args:
       config: the configuration of the run.
       custom: the user's own parts.
       recorded: preprocessing that the run directory stores. Default: that of a new run.
+      progress: shows how far the preparation of an image folder is; see `open_dataset`.
 
     Raises:
       UsageError: If the configuration cannot work. The message is one line.
@@ -177,6 +186,7 @@ def make_plan(config: Config, custom: CustomParts | None = None, recorded: Prepr
         skip_damaged=config.skip_damaged,
         train_split=config.train_split,
         test_split=config.test_split,
+        progress=progress,
     )
     if recorded is not None:
         dataset = dataset.with_classes(recorded.class_names)
@@ -184,6 +194,8 @@ def make_plan(config: Config, custom: CustomParts | None = None, recorded: Prepr
     parallel, batch_size, accumulate = _distribute(config, dataset.examples["train"])
     model = build_model(config, custom, dataset.num_classes, batch_norm_fields(config.sync_batch_norm, parallel))
     loss, test_loss = build_losses(config, custom)
+    if config.class_weights is not None:
+        loss = weighted(loss, normalized_weights(config.class_weights, dataset))
     augmentations = build_augmentations(config, custom)
     pipeline = open_pipeline(
         dataset,
@@ -209,9 +221,13 @@ def make_plan(config: Config, custom: CustomParts | None = None, recorded: Prepr
         check_matches("optimizer.learning_rate_scales", pattern, template.params)
     initial = None
     if config.init_from is not None:
-        initial = read_initial_weights(config.init_from, config.model, model, dataset.num_classes, pipeline.image_shape)
+        initial = read_initial_weights(
+            config.init_from, config.model, model, dataset.num_classes, preprocessing, config.init_channels
+        )
         if initial is not None:
             config = dataclasses.replace(config, init_from=initial.record)
+    elif config.init_channels != "exact":
+        raise UsageError("init_channels applies only to initial weights. Give a file with init_from, or omit it.")
     if custom != CustomParts():
         check_shapes(pipeline.image_shape, dataset.num_classes, model, template, test_loss, augment)
     return Plan(
@@ -255,13 +271,19 @@ def _distribute(config: Config, examples: int) -> tuple[Parallel, int, int]:
                 f"batch_size full: {examples} training images cannot be divided over {count} devices; "
                 f"use {examples // count * count}"
             )
-        return parallel, examples, config.accumulate or parts_of_full_batch(examples // count, platform)
+        images = examples // count
+        if (config.accumulate or 1) > images:
+            raise UsageError(
+                f"accumulate {config.accumulate} is more than the {images} training images on each device; "
+                f"use at most {images}"
+            )
+        return parallel, examples, config.accumulate or parts_of_full_batch(images, platform)
     if config.batch_size > examples:
         raise UsageError(f"batch_size {config.batch_size} is more than the {examples} training images")
     check_batch_divides(config.batch_size, count)
     images, accumulate = config.batch_size // count, config.accumulate or 1
     if images % accumulate:
-        divisor = max(parts for parts in range(1, accumulate) if images % parts == 0)
+        divisor = max(parts for parts in range(1, min(accumulate, images + 1)) if images % parts == 0)
         raise UsageError(
             f"accumulate {accumulate} does not divide the {images} images of a batch on each device; use {divisor}"
         )
