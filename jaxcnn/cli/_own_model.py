@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 
 from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.local_path import local_path
 
 
 def own_model(spec: str, num_classes: int | None) -> nn.Module:
@@ -75,8 +76,10 @@ def _made(spec: str, factory: Any, num_classes: int | None) -> nn.Module:
 
 def _imported(source: str) -> ModuleType:
     """Import a file or a module; its own folder, or the current one, is searched for what it imports."""
-    path = Path(source)
-    is_file = path.suffix == ".py"
+    is_file = source.endswith(".py")
+    path = local_path("--model", source)
+    if not is_file and source.partition(".")[0] in sys.stdlib_module_names:
+        raise UsageError(f"{source} belongs to Python and has no models. Give a file or module of yours.")
     if is_file and not path.is_file():
         raise UsageError(f"{source} does not exist. Give the file of the model as FILE.py:NAME.")
     folder = str(path.resolve().parent if is_file else Path.cwd())

@@ -41,7 +41,7 @@ class OptimizerConfig:
     learning_rate_scales: Annotated[tuple[str, ...], checks.scales] = ()
     """Factors on the learning rate of selected parameters: EXPRESSION=FACTOR, such as "stem|stage1=0.1" "head=10".
     Regular expressions, anchored at the start of the path; the first match wins."""
-    options: Annotated[Keywords, checks.json_values, checks.keyword_ranges] = ()
+    options: Annotated[Keywords, checks.json_values] = ()
     """Other keywords of the optimizer's Optax function, as pairs sorted by name. Pass them as keywords."""
 
     def __init__(

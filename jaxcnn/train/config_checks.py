@@ -122,8 +122,6 @@ def between(least: int, most: int, most_as_text: str = "") -> Check:
 
 def batch_size(name: str, value: Any) -> None:
     """Check that the value is "full" or an integer of at least 1."""
-    if isinstance(value, str) and value != "full":
-        raise UsageError(f"{name} must be a number or 'full', got {value!r}")
     if value != "full":
         AT_LEAST_ONE(name, value)
         STEPS(name, value)
@@ -177,29 +175,6 @@ def scales(name: str, value: Sequence[str]) -> None:
 def path(name: str, value: str) -> None:
     """Check that the value can be a path on this machine. It need not exist."""
     check_path(name, value)
-
-
-# Ranges of keywords of Optax's optimizers, by name. The types are checked where the optimizer is built.
-_KEYWORD_RANGES = {
-    **dict.fromkeys(("b1", "b2", "decay"), FRACTION_BELOW_ONE),
-    **dict.fromkeys(
-        ("eps", "eps_root", "initial_scale", "initial_accumulator_value", "trust_coefficient"),
-        must("be from 0 to 1,000,000", lambda x: 0 <= x <= 1e6),
-    ),
-    "ns_steps": between(1, 100),
-}
-
-
-def keyword_ranges(name: str, value: Any) -> None:
-    """Check the numbers among the keyword arguments of an optimizer, as pairs of name and value."""
-    for keyword, argument in value:
-        if keyword in _KEYWORD_RANGES and is_a(argument, float) and not _is_nan_or_infinite(argument):
-            _KEYWORD_RANGES[keyword](f"optimizer.{keyword}", argument)
-
-
-def _is_nan_or_infinite(number: float) -> bool:
-    """Return whether a number is NaN or infinite. Unlike in `math.isfinite`, an integer may have any length."""
-    return isinstance(number, float) and not math.isfinite(number)
 
 
 def json_values(name: str, value: Any) -> None:

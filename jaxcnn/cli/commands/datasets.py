@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -98,12 +99,13 @@ def _show(args: Sequence[str]) -> None:
         if not least <= getattr(flags, name) <= most:
             raise UsageError(f"--{name} out of range: {getattr(flags, name)}. Use a number from {least} to {most}.")
     data.compose(flags.augment)  # reports an unknown name before the dataset is read
-    out = local_path("--out", flags.out or f"{flags.name.replace(':', '_').rpartition('/')[2] or 'dataset'}.png")
+    given = None if flags.out is None else local_path("--out", flags.out)
     dataset = data.open_dataset(flags.name, flags.data_dir)
     check_sizes(flags.augment, dataset.image_shape)
     from jaxcnn.data.sheet import contact_sheet
 
     sheet = contact_sheet(dataset, flags.augment, classes=flags.classes, columns=flags.columns, seed=flags.seed)
+    out = given or Path(f"{flags.name.replace(':', '_').rpartition('/')[2] or 'images'}.png")
     try:
         sheet.save(out, format="PNG")
     except OSError as error:
