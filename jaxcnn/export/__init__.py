@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.export import onnx, stablehlo
+from jaxcnn.local_path import local_path
 from jaxcnn.train import Trained
 from jaxcnn.train.runtime.workdir import write_json
 
@@ -31,7 +32,7 @@ def export(trained: Trained, kind: str, out: str | Path) -> Path:
     """
     if kind not in FORMATS:
         raise unknown_name("format", kind, FORMATS)
-    out = Path(out).expanduser()
+    out = local_path("out", out)
     if out.is_dir():
         raise UsageError(f"{out} cannot be written: it is a folder")
     if not out.parent.is_dir():

@@ -12,7 +12,7 @@ from jaxcnn import predict
 from jaxcnn.data import decode, open_dataset, open_pipeline
 from jaxcnn.data.imagefolder import inventory
 from jaxcnn.errors import UsageError
-from jaxcnn.train import Config
+from jaxcnn.train import Config, evaluation_batches
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 
 MODES = (
@@ -128,6 +128,8 @@ def check_equal_pixels(folder, data_dir, **fields):
     for place, index in enumerate(pipeline.indices(0)):
         np.testing.assert_array_equal(batch["images"][place], dataset.read("train", preprocessing.geometry)[0][index])
     tested = next(pipeline.evaluation_batches(dataset.examples["test"]))
+    np.testing.assert_array_equal(tested["images"], dataset.read("test", preprocessing.geometry)[0])
+    tested = next(evaluation_batches(dataset, preprocessing, dataset.examples["test"]))  # of `eval` and `visualize`
     np.testing.assert_array_equal(tested["images"], dataset.read("test", preprocessing.geometry)[0])
     refused = 0
     for path in sorted(folder.rglob("*")):

@@ -177,6 +177,11 @@ class Checkpoints:
         """Return the step of the newest completely written checkpoint, or None."""
         return max(self.steps(), default=None)
 
+    def best_step(self) -> int | None:
+        """Return the step of the best test accuracy (the latest of equal ones), or None if no checkpoint was tested."""
+        tested = [step for step in self.steps() if self._accuracies.get(step) is not None]
+        return max(tested, key=lambda step: (self._accuracies[step], step), default=None)
+
     def restore(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Return the state (host arrays) and `meta` of a step. `template` has the state's tree, shapes and dtypes.
 
@@ -242,6 +247,37 @@ class Checkpoints:
             raise UsageError(f"{self._directory} holds no checkpoint yet. Train the run first.")
         return found
 
+    def chosen(self, checkpoint: str | int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Return a checkpoint as `restore` does.
+
+        Args:
+          checkpoint: "latest" (the newest intact one), "best" (of the best test accuracy), or a step.
+          template: as in `restore`.
+
+        Raises:
+          UsageError: as `existing`, and if there is no such checkpoint or if it is damaged.
+        """
+        if checkpoint == "latest" or not self.steps():
+            return self.existing(template)
+        try:
+            return self.restore(self._chosen_step(checkpoint), template)
+        except DamagedError as error:
+            raise UsageError(f"{error}. Choose another with --checkpoint.") from error
+
+    def _chosen_step(self, checkpoint: str | int) -> int:
+        kept = ", ".join(map(str, self.steps()))
+        if checkpoint == "best":
+            best = self.best_step()
+            if best is None:
+                raise UsageError(f"no checkpoint in {self._directory} was tested. Choose one of the steps {kept}.")
+            return best
+        text = str(checkpoint)
+        if not (text.isascii() and text.isdecimal()):
+            raise UsageError(f"checkpoint must be latest, best or a step, got {text[:40]!r}. Steps kept: {kept}.")
+        if text.lstrip("0") not in {str(step).lstrip("0") for step in self.steps()}:
+            raise UsageError(f"no checkpoint of step {text[:40]} in {self._directory}. Steps kept: {kept}.")
+        return int(text)
+
     def _description(self, step: int) -> dict[str, Any]:
         """Return what is saved beside the state of a step."""
         args = self._args.Composite(meta=self._args.JsonRestore())
@@ -273,10 +309,9 @@ class Checkpoints:
                 )
 
     def _kept(self) -> set[int]:
-        """Return the two latest steps and the one of the best test accuracy (the latest of equal ones)."""
-        steps = self.steps()
-        tested = [step for step in steps if self._accuracies.get(step) is not None]
-        return {*steps[-2:], *sorted(tested, key=lambda step: (self._accuracies[step], step))[-1:]}
+        """Return the two latest steps and the one of the best test accuracy."""
+        best = self.best_step()
+        return {*self.steps()[-2:], *(() if best is None else (best,))}
 
     def _check_disk(self, state: TrainState) -> None:
         """Fail with a clear message before Orbax writes a part of a checkpoint and runs out of space."""

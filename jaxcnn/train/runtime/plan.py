@@ -12,9 +12,11 @@ import optax
 
 from jaxcnn import kernels
 from jaxcnn.data import Dataset, Pipeline, compose, open_dataset, open_pipeline
+from jaxcnn.data.augment import check_sizes
 from jaxcnn.errors import UsageError
 from jaxcnn.train.class_weights import normalized_weights
 from jaxcnn.train.config import Config, validate
+from jaxcnn.train.config_checks import MAX_STEPS
 from jaxcnn.train.devices.parallel import Parallel, batch_norm_fields, check_batch_divides, make_parallel
 from jaxcnn.train.gradient import parts_of_full_batch
 from jaxcnn.train.losses import Loss, weighted
@@ -29,6 +31,7 @@ from jaxcnn.train.parts import (
     build_losses,
     build_model,
     build_optimizer,
+    build_template,
     check_shapes,
 )
 from jaxcnn.train.prepare import make_prepare
@@ -113,6 +116,8 @@ class Plan:
             notes.append(self.initial.note)
         if self.config.freeze is not None:
             notes.append(Freezing(self.config.freeze).note(self.template.params))
+        if self.initial is not None and self.initial.normalization_note is not None:
+            notes.append(self.initial.normalization_note)
         return notes if self.accumulate == 1 else [*notes, self._note_of_accumulation()]
 
     def _note_of_accumulation(self) -> str:
@@ -155,13 +160,19 @@ class Plan:
         return self.parallel.compile(step, donate_state=False)
 
 
-def make_plan(config: Config, custom: CustomParts | None = None, recorded: Preprocessing | None = None) -> Plan:
+def make_plan(
+    config: Config,
+    custom: CustomParts | None = None,
+    recorded: Preprocessing | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Plan:
     """Build the parts of the run that `config` describes.
 
     Args:
       config: the configuration of the run.
       custom: the user's own parts.
       recorded: preprocessing that the run directory stores. Default: that of a new run.
+      progress: shows how far the preparation of an image folder is; see `open_dataset`.
 
     Raises:
       UsageError: If the configuration cannot work. The message is one line.
@@ -175,6 +186,7 @@ def make_plan(config: Config, custom: CustomParts | None = None, recorded: Prepr
         skip_damaged=config.skip_damaged,
         train_split=config.train_split,
         test_split=config.test_split,
+        progress=progress,
     )
     if recorded is not None:
         dataset = dataset.with_classes(recorded.class_names)
@@ -193,21 +205,29 @@ def make_plan(config: Config, custom: CustomParts | None = None, recorded: Prepr
         augment=augmentations,
         share=parallel.share,
     )
+    check_sizes(augmentations, pipeline.image_shape)
     augment = compose(pipeline.device_augment) if pipeline.device_augment else None
     steps_per_epoch = dataset.examples["train"] / batch_size
     steps = config.steps or math.ceil(config.epochs * steps_per_epoch)
+    if steps > MAX_STEPS:
+        raise UsageError(f"epochs {config.epochs:g} are too many: {steps:,} steps. Use at most {MAX_STEPS:,} steps")
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps, steps_per_epoch)
     optimizer = build_optimizer(config, custom, schedule)
-    template = jax.eval_shape(lambda: _create_state(config, model, optimizer, pipeline.image_shape))
+    shape = pipeline.image_shape
+    template = build_template(config, model, shape, lambda: _create_state(config, model, optimizer, shape))
     if config.freeze is not None:
         Freezing(config.freeze).check(template.params)
     for pattern, _ in parse_scales(config.optimizer.learning_rate_scales):
         check_matches("optimizer.learning_rate_scales", pattern, template.params)
     initial = None
     if config.init_from is not None:
-        initial = read_initial_weights(config.init_from, config.model, model, dataset.num_classes, pipeline.image_shape)
+        initial = read_initial_weights(
+            config.init_from, config.model, model, dataset.num_classes, preprocessing, config.init_channels
+        )
         if initial is not None:
             config = dataclasses.replace(config, init_from=initial.record)
+    elif config.init_channels != "exact":
+        raise UsageError("init_channels applies only to initial weights. Give a file with init_from, or omit it.")
     if custom != CustomParts():
         check_shapes(pipeline.image_shape, dataset.num_classes, model, template, test_loss, augment)
     return Plan(
