@@ -149,6 +149,8 @@ class Dataset:
                 feature = tf_example_pb2.Example.FromString(record).features.feature  # pyright: ignore[reportAttributeAccessIssue]
                 image, label = feature[image_key].bytes_list.value[0], feature[label_key].int64_list.value[0]
                 examples.append(Encoded(image, label))
+        except UsageError:
+            raise
         except Exception as error:  # ArrayRecord and protobuf raise exceptions of many unrelated types
             raise self.damaged(error) from error
         stored_classes = self.num_classes if self._labels is None else len(self._labels)
@@ -169,13 +171,18 @@ class Dataset:
 
     def _open_source(self, split: str) -> Any:
         """Return random access to the serialized examples of a split, by its TFDS name."""
-        info = self._builder.info
-        if str(getattr(info.file_format, "value", info.file_format)) == "tfrecord":
-            return TfRecordSource(info.splits[split].file_instructions)  # which TFDS reads with TensorFlow only
         import tensorflow_datasets as tfds
 
-        raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        return self._builder.as_data_source(split=split, deserialize_method=raw)
+        info, raw = self._builder.info, tfds.decode.DeserializeMethod.RAW_BYTES
+        try:
+            return self._builder.as_data_source(split=split, deserialize_method=raw)
+        except NotImplementedError as error:  # TFDS reads other formats with TensorFlow
+            if info.file_format.value == "tfrecord":
+                return TfRecordSource(info.splits[split].file_instructions)
+            raise UsageError(
+                f"unsupported file format of dataset {self.name!r} in {self.directory}: {info.file_format.value}. "
+                "Prepare it again with file_format='array_record'."
+            ) from error
 
     def read(self, split: str, geometry: Geometry | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Read and decode all images and labels of a split. The result is cached.

@@ -15,6 +15,7 @@ from jaxcnn._scoped import quiet_logger
 from jaxcnn.data import imagefolder
 from jaxcnn.data.dataset import Dataset, first_line
 from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.local_path import is_possible, local_folder
 
 BUNDLED_DIR = Path(__file__).parent / "bundled"
 """Folder of the datasets inside the package."""
@@ -33,9 +34,22 @@ KNOWN = (
 """Names that are always listed. Every other TFDS dataset of labeled images can be opened once it is prepared."""
 
 
-def default_data_dir() -> Path:
-    """Return the folder of prepared datasets: `$TFDS_DATA_DIR`, or the default of TFDS."""
-    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+def data_folder(data_dir: str | Path | None = None) -> Path:
+    """Return the folder of prepared datasets: `data_dir`, or `$TFDS_DATA_DIR`, or the default of TFDS.
+
+    Raises:
+      UsageError: it is not a folder on this machine, or the home directory is unknown.
+    """
+    if data_dir:
+        return local_folder("data_dir", data_dir)
+    if variable := os.environ.get("TFDS_DATA_DIR"):
+        return local_folder("$TFDS_DATA_DIR", variable)
+    return local_folder("data_dir", "~/tensorflow_datasets")
+
+
+def is_bundled(name: str) -> bool:
+    """Return whether the package contains the dataset."""
+    return name.isidentifier() and is_possible(name) and (BUNDLED_DIR / name).is_dir()
 
 
 # Datasets whose split "test" has no labels. The split "validation" takes its place.
@@ -44,7 +58,7 @@ VALIDATION_AS_TEST = ("imagenet2012", "places365_small")
 
 def list_datasets(data_dir: str | Path | None = None) -> list[str]:
     """Return the names of the known datasets and of all datasets prepared in `data_dir`, sorted."""
-    root = Path(data_dir) if data_dir else default_data_dir()
+    root = data_folder(data_dir)
     prepared = {path.parent.parent.name for path in root.glob("*/*/dataset_info.json")}
     return sorted({*KNOWN, *prepared})
 
@@ -63,7 +77,7 @@ def open_dataset(
     Args:
       name: TFDS name, with the configuration if there are several ("fashion_mnist", "emnist/letters"); or
         "imagefolder:PATH", a folder with one folder of images for each class.
-      data_dir: folder of prepared datasets. Default: `default_data_dir()`.
+      data_dir: folder of prepared datasets. Default: `$TFDS_DATA_DIR`, or the default of TFDS.
       skip_damaged: whether to leave out damaged files of a folder, instead of raising.
       train_split: training examples in TFDS's notation, such as "train[:90%]". Default: "train"; its first 80 % if the
         dataset has no other split.
@@ -73,13 +87,14 @@ def open_dataset(
     Raises:
       UsageError: the name is unknown, or the dataset is not prepared, has no labeled images, or lacks a split.
     """
-    root, notes = Path(data_dir or default_data_dir()).expanduser(), ()
+    root, notes = BUNDLED_DIR if is_bundled(name) else data_folder(data_dir), ()
     if name.startswith(imagefolder.PREFIX):
         prepared = imagefolder.prepare(name.removeprefix(imagefolder.PREFIX), root, skip_damaged=skip_damaged)
         directory, notes = prepared.directory, prepared.notes
     else:
-        root = BUNDLED_DIR if (BUNDLED_DIR / name).is_dir() else root
         directory = None
+        if not is_possible(name):
+            raise unknown_name("dataset", name, KNOWN)
         if not name or not any((root / name).glob("*/dataset_info.json")):
             # Checked first, since TFDS would start a download and, without a network, retry for ten minutes.
             raise _not_prepared(name, root, data_dir)
@@ -153,6 +168,8 @@ def _not_prepared(name: str, root: Path, data_dir: str | Path | None) -> UsageEr
 
     known = list_datasets(data_dir)
     if name not in known and name.split("/")[0] not in tfds.list_builders(with_community_datasets=False):
+        if Path(name).is_dir():
+            return UsageError(f"unknown dataset {name!r}; did you mean '{imagefolder.PREFIX}{name}'?")
         return unknown_name("dataset", name, known)
     incomplete = any((root / name).glob("*"))
     state = "is only partly prepared" if incomplete else "is not prepared"

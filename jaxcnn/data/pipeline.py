@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NotRequired, TypedDict
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.data import augment as augmentations
@@ -170,9 +169,9 @@ class Pipeline:
     def _from_device(self, first_step: int) -> Iterator[Batch]:
         if not self._on_device:
             images, labels = self._kept("train")
-            self._on_device.update(images=jnp.asarray(images), labels=jnp.asarray(labels))
+            self._on_device.update(images=jax.device_put(images), labels=jax.device_put(labels))
         for step in itertools.count(first_step):
-            yield _gather(self._on_device, self.indices(step))
+            yield _gather(self._on_device, jax.device_put(self.indices(step)))
 
     def _evaluation_batch(self, step: int, batch_size: int) -> Batch:
         total = self.dataset.examples["test"]

@@ -74,8 +74,8 @@ STATISTICS: dict[str, Statistics] = {
 def measure(dataset: "Dataset", geometry: Geometry | None = None) -> Statistics:
     """Measure the statistics of the training images, or return those that were measured before.
 
-    Each pixel has the same weight. Images are measured in parallel on all cores. The result is kept in `FILE` beside the
-    dataset, unless the dataset is in `STATISTICS` or its folder cannot be written.
+    Each pixel has the same weight. Images are measured in parallel on all cores. The result is kept in `FILE` beside
+    the dataset, unless the dataset is in `STATISTICS` or its folder cannot be written.
 
     Args:
       dataset: dataset to measure.
@@ -98,8 +98,8 @@ def measure(dataset: "Dataset", geometry: Geometry | None = None) -> Statistics:
 def _count_pixels(dataset: "Dataset", geometry: Geometry) -> np.ndarray:
     """Return the histogram `[C, 256]` of the pixel values of each channel."""
     total, (height, width, channels) = dataset.examples["train"], dataset.image_shape
-    if geometry.size is None and not dataset.sizes_differ:
-        geometry = dataset.geometry()
+    if geometry.size is None and height is not None and width is not None:
+        geometry = geometry._replace(size=(height, width), resize="shorter", crop_fraction=1.0)
         indices = np.arange(total)
     else:
         indices = np.linspace(0, total - 1, min(STATISTICS_SAMPLES, total)).astype(int)

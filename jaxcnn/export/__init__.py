@@ -5,11 +5,11 @@ Both take uint8 images `[N, H, W, C]`, for any N, and return logits `[N, classes
 
 import contextlib
 import dataclasses
-import os
 from pathlib import Path
 
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.export import onnx, stablehlo
+from jaxcnn.local_path import local_path
 from jaxcnn.train import Trained
 from jaxcnn.train.runtime.workdir import write_json
 
@@ -33,7 +33,13 @@ def export(trained: Trained, kind: str, out: str | Path) -> Path:
     """
     if kind not in FORMATS:
         raise unknown_name("format", kind, FORMATS)
-    out = _output(out)
+    out = local_path("out", out)
+    if out.is_dir():
+        raise UsageError(f"cannot write {out}: it is a folder. Give the path of a file in it.")
+    if not out.parent.is_dir():
+        raise UsageError(
+            f"cannot write {out}: the folder {out.parent} does not exist. Create it, or choose another path."
+        )
     content = FORMATS[kind](trained)
     temporary, description = out.with_name(f".{out.name}.part"), out.with_name(f"{out.name}.json")
     try:
@@ -46,28 +52,6 @@ def export(trained: Trained, kind: str, out: str | Path) -> Path:
             temporary.unlink(missing_ok=True)
         raise UsageError(f"cannot write {out}: {error.strerror}. Choose another path.") from error
     return description
-
-
-def _output(path: str | Path) -> Path:
-    """Return the path of the file to write.
-
-    Raises:
-      UsageError: nothing can be written there.
-    """
-    if "\0" in str(path):
-        raise UsageError(f"invalid path: {str(path)!r}. Remove the null character.")
-    try:
-        out = Path(path).expanduser()
-    except RuntimeError:
-        raise UsageError(f"cannot find the home directory of {path}. Give an absolute path.") from None
-    # Unlike those of Path, these are False for a path that is too long or not permitted.
-    if os.path.isdir(out):
-        raise UsageError(f"cannot write {out}: it is a folder. Give the path of a file in it.")
-    if not os.path.isdir(out.parent):
-        raise UsageError(
-            f"cannot write {out}: the folder {out.parent} does not exist. Create it, or choose another path."
-        )
-    return out
 
 
 __all__ = ["FORMATS", "export"]

@@ -1,46 +1,48 @@
 """Read image files in the shape that a model takes."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from jaxcnn.data.decode import NotAnImageError
+from jaxcnn.data.imagefolder.reading import MAX_FILE_BYTES
 from jaxcnn.errors import UsageError
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-
-
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Return the given image files, and the image files in the given folders, sorted by name within a folder.
-
-    Raises:
-      UsageError: a path does not exist, or a folder has no images.
-    """
-    found = []
-    for path in map(Path, paths):
-        path = path.expanduser()
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-            if not inside:
-                raise UsageError(f"{path} contains no images; supported are {', '.join(SUFFIXES)}")
-            found += inside
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise UsageError(f"{path} does not exist; pass image files or folders of image files")
-    if not found:
-        raise UsageError("no images given; pass image files or folders of image files")
-    return found
-
 
 def read_image(path: Path, preprocessing: Preprocessing) -> np.ndarray:
-    """Return the pixels of an image file as training and evaluation see them, uint8 `[H, W, C]`.
+    """Return an image file as uint8 `[H, W, C]`, with the pixels that training sees.
+
+    Args:
+      path: the file.
+      preprocessing: from image files to pixels.
 
     Raises:
-      UsageError: the file cannot be read, or is not an image or damaged.
+      UsageError: the file cannot be read, or is not an image that the model takes. The message names the file.
     """
     try:
-        return preprocessing.decode(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read as an image: {error}") from None
+        return decode_file(path, preprocessing)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as an image: {reason_of(error)}") from error
+
+
+def decode_file(path: Path, preprocessing: Preprocessing) -> np.ndarray:
+    """Return an image file as uint8 `[H, W, C]`.
+
+    Raises:
+      NotAnImageError: the file is empty, too large, or not an image.
+      ValueError: the image is damaged, or is not one that the model takes.
+      OSError: the file cannot be read.
+    """
+    size = path.stat().st_size
+    if size == 0:
+        raise NotAnImageError("the file is empty")
+    if size > MAX_FILE_BYTES:
+        raise NotAnImageError(f"the file has {size:,} bytes; the maximum is {MAX_FILE_BYTES:,}")
+    return preprocessing.decode(path.read_bytes())
+
+
+def reason_of(error: Exception) -> str:
+    """Return an error's message in one line of at most 200 characters."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:200]

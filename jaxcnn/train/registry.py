@@ -1,15 +1,17 @@
 """Named entries: find one by its name, and check keyword arguments against a function's signature."""
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.errors import UsageError, shortened, unknown_name
 
 Entry = TypeVar("Entry")
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Registry(dict[str, Entry]):
@@ -71,7 +73,7 @@ def check_keywords(owner: str, given: Mapping[str, Any], accepted: Mapping[str, 
             if value not in choices:
                 raise unknown_name(f"{name} of {owner}", value, choices)
         elif wanted := _type_error(accepted[name], value):
-            raise UsageError(f"{name} of {owner} must be {wanted}, got {value!r}")
+            raise UsageError(f"{name} of {owner} must be {wanted}, got {shortened(repr(value))}")
 
 
 def _type_error(parameter: inspect.Parameter, value: Any) -> str | None:
@@ -97,11 +99,13 @@ def _type_error(parameter: inspect.Parameter, value: Any) -> str | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether a value is a number that float32 can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _is_dtype(value: Any) -> bool:
+    """Return whether a value is the name of a floating-point dtype."""
     try:
-        return isinstance(value, str) and np.issubdtype(np.dtype(value), np.generic)
-    except TypeError:
+        return isinstance(value, str) and jnp.issubdtype(np.dtype(value), jnp.floating)
+    except (TypeError, ValueError):
         return False

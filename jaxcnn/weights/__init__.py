@@ -1,12 +1,12 @@
 """Convert published weights: read state dicts of torchvision and timm, write torchvision's, without PyTorch."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 
 from jaxcnn.errors import UsageError
+from jaxcnn.local_path import local_path
 from jaxcnn.models import create_model
 from jaxcnn.weights import _hub, safetensors, torch_file
 from jaxcnn.weights._stored import Stored
@@ -24,7 +24,7 @@ def read_arrays(path: str | Path) -> dict[str, Stored]:
     Raises:
       UsageError: the file is missing, damaged, of another format, or contains anything other than arrays.
     """
-    path = _local_path(path)
+    path = local_path("weight file", path)
     readers = {
         ".safetensors": safetensors.read,
         ".pth": torch_file.read,
@@ -47,7 +47,7 @@ def local_file(source: str | Path) -> Path:
     Raises:
       UsageError: the download fails.
     """
-    return _hub.fetch(str(source)) if str(source).startswith(_hub.PREFIX) else _local_path(source)
+    return _hub.fetch(str(source)) if str(source).startswith(_hub.PREFIX) else local_path("weight file", source)
 
 
 def convert(
@@ -164,8 +164,8 @@ def save(
     Raises:
       UsageError: the model has no counterpart in torchvision, or the path cannot be written.
     """
-    path = _local_path(path)
-    if os.path.isdir(path):  # unlike Path.is_dir, False for a name that is too long
+    path = local_path("output file", path)
+    if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a directory. Give the path of a .safetensors file in it.")
     if path.suffix != ".safetensors":
         raise UsageError(f"unsupported suffix of the output file: {path}. The name must end in .safetensors.")
@@ -183,20 +183,6 @@ def save(
         metadata[ENTRY] = preprocessing.to_text()
     safetensors.write(path, arrays, metadata)
     return rows
-
-
-def _local_path(path: str | Path) -> Path:
-    """Return a path with "~" and "~user" replaced by home directories.
-
-    Raises:
-      UsageError: there is no such user, or the path contains a null character.
-    """
-    if "\0" in str(path):
-        raise UsageError(f"invalid path: {str(path)!r}. Remove the null character.")
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise UsageError(f"cannot find the home directory of {path}. Give an absolute path.") from None
 
 
 def _parse_shape(text: str | None) -> tuple[int, ...] | None:

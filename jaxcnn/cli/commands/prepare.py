@@ -8,12 +8,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxcnn.cli._flags import parse
+from jaxcnn.cli._output import plain
 from jaxcnn.data.prepare import prepare
+from jaxcnn.errors import printable
 
 
 @dataclass(frozen=True)
 class Flags:
     """Prepare a dataset for training: download it, or read its original files from a folder (--source).
+
+    imagefolder:PATH copies the images in a folder and reports what it found. Training does this when necessary.
 
     cifar10, cifar100, fashion_mnist, kmnist, mnist and svhn_cropped do not need TensorFlow. Other datasets do.
     `tfds.data_source(name)` of tensorflow-datasets can read the result, too.
@@ -29,13 +33,15 @@ class Flags:
     """Accept original files whose checksums differ from the published ones."""
     force: bool = False
     """Replace the dataset if it exists."""
+    skip_damaged: bool = False
+    """Leave out damaged image files of an image folder, instead of stopping."""
 
 
 def run(args: Sequence[str]) -> None:
     """Run `jaxcnn prepare` and show its progress."""
     flags = parse(Flags, "prepare", args)
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, transient=True, refresh_per_second=4)
     tasks = {}
 
@@ -49,12 +55,23 @@ def run(args: Sequence[str]) -> None:
 
     try:
         result = prepare(
-            flags.name, flags.source, flags.data_dir, verify=flags.verify, force=flags.force, progress=show
+            flags.name,
+            flags.source,
+            flags.data_dir,
+            verify=flags.verify,
+            force=flags.force,
+            skip_damaged=flags.skip_damaged,
+            progress=show,
         )
     finally:
         if tasks:
             bar.stop()
     if result.unverified:
-        console.print(f"no published checksum for {', '.join(result.unverified)}: only the format was checked")
+        files = ", ".join(result.unverified)
+        console.print(plain(f"no published checksum for {files}: only the format was checked"))
+    for note in result.notes:
+        print(note)
+    if result.notes:
+        return
     counts = ", ".join(f"{count:,} {split}" for split, count in result.examples.items())
-    print(f"{flags.name}: {counts} images in {result.folder}")
+    print(f"{flags.name}: {counts} images in {printable(result.folder)}")

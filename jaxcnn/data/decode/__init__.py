@@ -14,7 +14,7 @@ format. Both decoders release the interpreter lock. `png_batch` decodes many sma
 
 from jaxcnn.data.decode.geometry import CROP_FRACTION, Background, Box, Geometry, RandomBox
 from jaxcnn.data.decode.image import check, decode
-from jaxcnn.data.decode.pillow import MAX_PIXELS, NotAnImageError
+from jaxcnn.data.decode.pillow import MAX_PIXELS, NotAnImageError, readable_formats
 from jaxcnn.data.decode.png_batch import decode_together
 
 __all__ = [
@@ -28,4 +28,5 @@ __all__ = [
     "check",
     "decode",
     "decode_together",
+    "readable_formats",
 ]

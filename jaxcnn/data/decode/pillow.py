@@ -1,5 +1,6 @@
 """Read images with Pillow: bit depth, orientation, transparency and color, by the rules of `jaxcnn.data.decode`."""
 
+import functools
 import io
 from typing import Any, NamedTuple
 
@@ -22,6 +23,10 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 # Number of bytes at the start of a JPEG in which its orientation is looked for.
 MAX_METADATA = 1 << 17
+
+# Formats that Pillow identifies, but that are no images of pixels, or that other programs decode. Ghostscript, which
+# Pillow starts for EPS, would run a program in the file.
+NOT_IMAGE_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 
 # Formats whose pixels of Pillow's mode "I" have 16 bits.
 SIXTEEN_BITS_IN_MODE_I = ("PNG", "PPM")
@@ -105,7 +110,8 @@ def open_image(content: bytes) -> Image.Image:
     """
     try:
         # Naming the format saves Pillow's search through all formats, which takes as long as decoding a small PNG.
-        return Image.open(io.BytesIO(content), formats=("PNG",) if content.startswith(b"\x89PNG") else None)
+        formats = ("PNG",) if content.startswith(b"\x89PNG") else readable_formats()
+        return Image.open(io.BytesIO(content), formats=formats)
     except Image.UnidentifiedImageError as error:
         raise NotAnImageError("not an image, or a damaged one") from error
     except Exception as error:  # Pillow's readers raise many types, also warnings about large images
@@ -116,6 +122,13 @@ def check_pixels(height: int, width: int) -> None:
     """Raise `ValueError` if an image is empty, or larger than `MAX_PIXELS`."""
     if not 0 < height * width <= MAX_PIXELS:
         raise ValueError(f"image size out of range: {height} x {width} pixels. The maximum is {MAX_PIXELS:,} pixels.")
+
+
+@functools.cache
+def readable_formats() -> tuple[str, ...]:
+    """Return the names of the image formats that Pillow can decode, with its plugins."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in NOT_IMAGE_FORMATS)
 
 
 def load_pixels(image: Image.Image, channels: int, background: Background) -> np.ndarray:

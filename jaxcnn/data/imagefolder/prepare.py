@@ -53,15 +53,16 @@ def prepare(path: str, root: Path, *, skip_damaged: bool = False, progress: Prog
     """
     folder = _resolve(path)
     found = scan.find(folder)
-    name = storage.copy_name(folder, found.fingerprint())
+    name = storage.name_copy(folder, found.fingerprint())
     copy = root / name / storage.VERSION
-    storage.remove_unused(root, folder, keep=name)
+    storage.remove_leftovers(root)
     while not storage.use(copy):
         with storage.temporary(root, name) as work:
             _write(found, work / name / storage.VERSION, name, skip_damaged, progress)
             storage.move(work, copy)
     stored = _read_inventory(copy)
     _require_intact(folder, stored["damaged"], skip_damaged)
+    storage.remove_older(root, folder, keep=name)
     return Prepared(copy, _notes(found, stored, copy))
 
 
@@ -191,8 +192,8 @@ def _require_intact(folder: Path, damaged: Mapping[str, str], skip_damaged: bool
     if damaged and not skip_damaged:
         listed = ", ".join(f"{name} ({damage})" for name, damage in sorted(damaged.items()))
         raise UsageError(
-            f"{folder} has {_count(len(damaged), 'damaged image')}: {listed}. Remove or replace them, or leave them out "
-            "with --skip-damaged."
+            f"{shown(folder)} has {_count(len(damaged), 'damaged image')}: {listed}. Remove or replace them, or leave "
+            "them out with --skip-damaged."
         )
 
 
@@ -224,8 +225,8 @@ def _notes(found: Found, stored: Mapping[str, Any], copy: Path) -> tuple[str, ..
         parts.append(f"left out: {', '.join(reasons)}")
     size = storage.size_of(copy) / 1e6
     return (
-        f"{shown(found.folder.name)}: {'; '.join(parts)}",
-        f"{shown(found.folder.name)}: copy of these images: {copy} ({size:,.1f} MB)",
+        f"{found.name}: {'; '.join(parts)}",
+        f"{found.name}: copy of these images: {copy} ({size:,.1f} MB)",
     )
 
 

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
+
+from jaxcnn.data import decode
 from jaxcnn.errors import UsageError
 
 TRAIN_FOLDERS = ("train", "training")
@@ -19,9 +22,6 @@ SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")
 
 IMAGES_PER_TEST_IMAGE = 5
 """Without a test folder, one of this many images of each class belongs to the test split."""
-
-# Formats that Pillow identifies, but that are not images, or that need other programs.
-NOT_IMAGE_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 
 HIDDEN = "hidden"
 BROKEN_LINKS = "broken links"
@@ -71,6 +71,11 @@ class Found(NamedTuple):
     left_out: Mapping[str, int]
 
     @property
+    def name(self) -> str:
+        """Return the name of the image folder, for messages."""
+        return shown(self.folder.name)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Return the sorted names of the classes that must have training images."""
         return tuple(sorted({file.label for file in self.files if file.split != "test"}))
@@ -109,8 +114,8 @@ def find(folder: Path) -> Found:
 def assign(files: Iterable[File]) -> dict[File, str]:
     """Return the split of each file.
 
-    If the layout does not say it, one fifth of each class (rounded, at least one of two images) is the test split. These
-    are the first images in the order of a hash of their names, so that further images move few others.
+    If the layout does not say it, one fifth of each class is the test split: rounded, and at least one of two images.
+    These are the first images in the order of a hash of their names, so that further images move few others.
     """
     splits = {}
     by_class = collections.defaultdict(list)
@@ -133,7 +138,7 @@ def shuffled(file: File) -> bytes:
 
 def check_classes(found: Found, images: Iterable[File]) -> None:
     """Raise `UsageError` unless there are two classes, each with training images, and test images."""
-    folder, splits = found.folder, assign(images)
+    folder, splits = shown(found.folder), assign(images)
     if not splits:
         raise UsageError(f"no images found in {folder}. Give a folder with one folder of images for each class.")
     train, test = ({file.label for file, split in splits.items() if split == name} for name in ("train", "test"))
@@ -143,8 +148,8 @@ def check_classes(found: Found, images: Iterable[File]) -> None:
         raise UsageError(f"{folder} has no training images of class {label!r}. Add some, or remove the class folder.")
     if len(train) < 2:
         raise UsageError(
-            f"{folder} has training images of one class only: {', '.join(train)}. Add a folder of images for each of at "
-            "least two classes."
+            f"{folder} has training images of one class only: {', '.join(train)}. Add a folder of images for each of "
+            "at least two classes."
         )
     if not test:
         raise UsageError(f"{folder} has no test images. Add images, or make a train and a test folder.")
@@ -152,21 +157,27 @@ def check_classes(found: Found, images: Iterable[File]) -> None:
 
 @functools.cache
 def image_suffixes() -> frozenset[str]:
-    """Return the file name suffixes of all image formats that Pillow can open, such as ".jpg"."""
-    from PIL import Image
-
-    known = Image.registered_extensions().items()
-    return frozenset(suffix for suffix, name in known if name in Image.OPEN and name not in NOT_IMAGE_FORMATS)
+    """Return the file name suffixes of all image formats that can be decoded, such as ".jpg"."""
+    readable = decode.readable_formats()
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in readable)
 
 
-def shown(name: str) -> str:
-    r"""Return a file name as one line of valid Unicode: other bytes and control characters become `\x..`.
+def shown(name: str | Path) -> str:
+    r"""Return a file name as one line of valid Unicode. Other bytes and control characters become `\x..`.
 
     >>> shown("a\nb")
     'a\\x0ab'
     """
-    text = os.fsencode(name).decode(errors="backslashreplace")
-    return "".join(rf"\x{ord(c):02x}" if unicodedata.category(c) in ("Cc", "Zl", "Zp") else c for c in text)
+    return "".join(
+        rf"\x{_byte(character):02x}" if unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") else character
+        for character in os.fspath(name)
+    )
+
+
+def _byte(character: str) -> int:
+    """Return the byte that Python has replaced by this character since it is not UTF-8, or the code of a character."""
+    code = ord(character)
+    return code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code
 
 
 def _split_folders(folder: Path, left_out: collections.Counter[str]) -> dict[str, str]:
@@ -184,19 +195,22 @@ def _split_folders(folder: Path, left_out: collections.Counter[str]) -> dict[str
     if train is None:
         nested = [name for name in tests if set(_folders(os.path.join(root, name))) & ({*folders} - {*tests})]
         if nested or (tests and len(tests) == len(folders)):
-            raise UsageError(f"{folder} has a folder {(nested or tests)[0]} but no folder train. Add one.")
+            raise UsageError(f"{shown(folder)} has a folder {(nested or tests)[0]} but no folder train. Add one.")
         return {"train": root}
     in_train = _folders(os.path.join(root, train))
-    others = [name for name in folders if name != train and _contains_images(os.path.join(root, name))]
-    if tests:
-        if not in_train:
-            raise UsageError(f"{folder / train} has no class folders. Add one folder of images for each class to it.")
+    if tests and not in_train:
+        raise UsageError(f"{shown(folder / train)} has no class folders. Add one folder of images for each class.")
+    test = next((name for name in tests if _folders(os.path.join(root, name))), None)
+    others = [name for name in folders if name not in (train, test) and _contains_images(os.path.join(root, name))]
+    if test is not None or (others and set(others) <= set(tests)):
         for name in others:
-            if name != tests[0]:
-                count = sum(len(files) for _, _, files in os.walk(os.path.join(root, name)))
-                left_out[f"in {shown(name)}/, since {shown(tests[0])}/ is the test set"] += count
+            reason = f"since {test}/ is the test set" if test else "which has no class folders"
+            left_out[f"in {shown(name)}/, {reason}"] += sum(
+                len(files) for _, _, files in os.walk(os.path.join(root, name))
+            )
         _count_outside(root, left_out)
-        return {"train": os.path.join(root, train), "test": os.path.join(root, tests[0])}
+        parts = {"train": train} if test is None else {"train": train, "test": test}
+        return {split: os.path.join(root, name) for split, name in parts.items()}
     if not in_train:
         return {"train": root}  # a class with the name train
     if not others:
@@ -205,7 +219,7 @@ def _split_folders(folder: Path, left_out: collections.Counter[str]) -> dict[str
     if any(_is_image_name(entry.name) for entry in _entries(os.path.join(root, train))):
         return {"train": root}
     raise UsageError(
-        f"{folder} has a folder {train} of folders and no test folder, but also other folders of images: "
+        f"{shown(folder)} has a folder {train} of folders and no test folder, but also other folders of images: "
         f"{', '.join(map(shown, others[:5]))}. Add a test folder, or rename {train} if it is a class."
     )
 
@@ -214,15 +228,16 @@ def _files_of_classes(folder: Path, part: str, split: str | None, left_out: coll
     """Find the files in all class folders of `part`, in a fixed order."""
     _count_outside(part, left_out)
     above = {_identity(os.stat(folder)), _identity(os.stat(part))}
+    prefix = len(os.path.join(folder, ""))
     for label in _folders(part):
-        _check_class_name(os.path.join(part, label), label)
-        count = 0
-        for path, status in _walk(os.path.join(part, label), above, left_out):
-            count += 1
-            relative, name = os.path.relpath(path, folder), os.path.relpath(path, os.path.join(part, label))
-            yield File(path, relative, name.replace(os.sep, "/"), label, split, status.st_size, status.st_mtime_ns)
-        if not count and split != "test":
-            raise UsageError(f"class folder has no images: {shown(os.path.join(part, label))}. Add some, or remove it.")
+        top = os.path.join(part, label)
+        _check_class_name(top, label)
+        empty = True
+        for path, status in _walk(top, above, left_out):
+            empty = False
+            yield File(path, path[prefix:], path[len(top) + 1 :], label, split, status.st_size, status.st_mtime_ns)
+        if empty and split != "test":
+            raise UsageError(f"class folder has no images: {shown(top)}. Add some, or remove it.")
 
 
 def _walk(
@@ -303,8 +318,8 @@ def _check_class_name(path: str, name: str) -> None:
     """Raise `UsageError` if TFDS cannot store the name of a class, as a line of UTF-8 without surrounding blanks."""
     if name != name.strip() or shown(name) != name:
         raise UsageError(
-            f"unsupported name of a class folder: '{shown(path)}'. Rename it without line breaks and blanks at its ends, "
-            "in UTF-8."
+            f"unsupported name of a class folder: '{shown(path)}'. Rename it in UTF-8, without line breaks and without "
+            "blanks at its ends."
         )
 
 

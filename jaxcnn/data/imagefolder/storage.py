@@ -1,8 +1,8 @@
 """Copies of image folders in the folder of prepared datasets: their names, files and locks.
 
-The copy of a folder is named `imagefolder_PATH_CONTENT`, by a hash of the path of the folder and one of the names, sizes
-and modification times of its files. A process locks the copies that it uses. The copy of a changed folder replaces the
-older copies that no process uses.
+The copy of a folder is named `imagefolder_PATH_CONTENT`, by a hash of the path of the folder and one of the names,
+sizes and modification times of its files. A process locks the copies that it uses. The copy of a changed folder
+replaces the older copies that no process uses.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _locked: dict[Path, int] = {}
 """File descriptors of the copies that this process uses, open until it ends."""
 
 
-def copy_name(folder: Path, fingerprint: str) -> str:
+def name_copy(folder: Path, fingerprint: str) -> str:
     """Return the name of the copy of a folder."""
     return f"{_prefix(folder)}{fingerprint}"
 
@@ -46,15 +46,24 @@ def use(copy: Path) -> bool:
     return True
 
 
-def remove_unused(root: Path, folder: Path, keep: str = "") -> None:
-    """Remove older copies of a folder and what interrupted preparations left, unless a process uses them."""
-    for path in [*root.glob(f"{_prefix(folder)}*"), *root.glob(".imagefolder_*-*")]:
-        if path.name == keep or path / VERSION in _locked:
-            continue
-        descriptor = _lock(path, exclusive=True)
-        if descriptor is not None:
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(descriptor)
+def remove_leftovers(root: Path) -> None:
+    """Remove the temporary folders of preparations that were killed."""
+    for path in root.glob(".imagefolder_*-*"):
+        _remove_unused(path)
+
+
+def remove_older(root: Path, folder: Path, keep: str) -> None:
+    """Remove the copies of an image folder other than the one named `keep`, unless a process uses them."""
+    for path in root.glob(f"{_prefix(folder)}*"):
+        if path.name != keep:
+            _remove_unused(path)
+
+
+def _remove_unused(path: Path) -> None:
+    descriptor = _lock(path, exclusive=True)
+    if descriptor is not None:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -129,7 +138,7 @@ class Writer:
     """
 
     def __init__(self, folder: Path, name: str, class_names: tuple[str, ...]):
-        from array_record.python import array_record_module
+        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
         folder.mkdir(parents=True)
         self._folder, self._name, self._class_names = folder, name, class_names
@@ -173,7 +182,9 @@ class Writer:
         import tensorflow_datasets as tfds
 
         template = tfds.core.ShardedFileTemplate(
-            dataset_name=self._name, data_dir=self._folder, filetype_suffix="array_record"
+            dataset_name=self._name,
+            data_dir=self._folder,  # pyright: ignore[reportArgumentType]  # TFDS accepts any path
+            filetype_suffix="array_record",
         )
         tfds.folder_dataset.write_metadata(
             data_dir=self._folder,
@@ -208,5 +219,7 @@ def move(work: Path, copy: Path) -> None:
     try:
         (work / name.name).rename(name)
     except OSError:
-        if not (copy / "dataset_info.json").exists():
-            raise
+        if (copy / "dataset_info.json").exists():
+            return
+        shutil.rmtree(copy, ignore_errors=True)  # parts of a copy that somebody has removed
+        (work / name.name / copy.name).rename(copy)

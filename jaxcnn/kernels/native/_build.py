@@ -20,7 +20,10 @@ from pathlib import Path
 import jax
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("convolution.cpp", "winograd.cpp", "channel_sums.cpp"))
-HEADERS = tuple(Path(__file__).with_name(name) for name in ("winograd.h", "winograd_transforms.h", "processors.h"))
+HEADERS = tuple(
+    Path(__file__).with_name(name)
+    for name in ("winograd.h", "winograd_range.h", "winograd_transforms.h", "processors.h")
+)
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
 DIGEST = 32
 

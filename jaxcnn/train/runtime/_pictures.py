@@ -82,7 +82,7 @@ def draw_predictions(plan: Plan, state: TrainState, count: int) -> bytes:
         logits = evaluation_logits(plan.model, evaluation_variables(state), around.normalize(images), flip=False)
         return jax.nn.softmax(logits, axis=-1)
 
-    answers = np.asarray(probabilities(images))
+    answers = jax.device_get(probabilities(jax.device_put(images)))
     rows = -(-count // COLUMNS)
     figure = Figure(figsize=(1.3 * COLUMNS, 1.75 * rows), layout="constrained", dpi=100)
     for axes in figure.subplots(rows, COLUMNS, squeeze=False).flat:

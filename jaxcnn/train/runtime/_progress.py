@@ -14,6 +14,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
+
+from jaxcnn.errors import printable
 
 
 class ProgressDisplay:
@@ -72,9 +75,10 @@ class ProgressDisplay:
     def epoch_done(self, epoch: float, train: dict[str, float], test: dict[str, float], rate: float) -> None:
         """Print the metrics of an epoch of training and of the test after it."""
         if self._enabled:
-            # At most 80 columns.
+            # A run may end within its first epoch. At most 80 columns.
+            when = f"epoch {epoch:>4.3g}" if epoch >= 1 else f"step {self._last[1]:>5}"
             self._console.print(
-                f"epoch {epoch:>4.3g}  training {train['loss']:.4f} {train['accuracy']:6.2%}  "
+                f"{when}  training {train['loss']:.4f} {train['accuracy']:6.2%}  "
                 f"test {test['loss']:.4f} {test['accuracy']:6.2%}  {rate:>7,.0f} images/s",
                 highlight=False,
             )
@@ -83,7 +87,8 @@ class ProgressDisplay:
 
 def print_summary(console: Console, result: dict[str, Any], workdir: Any) -> None:
     """Print the table at the end of a run."""
-    table = Table(show_header=False, title=f"{result['model']} on {result['dataset']}", title_justify="left")
+    title = _plain(f"{result['model']} on {result['dataset']}")
+    table = Table(show_header=False, title=title, title_justify="left")
     table.add_column(style="bold")
     table.add_column()
     table.add_row(
@@ -102,6 +107,11 @@ def print_summary(console: Console, result: dict[str, Any], workdir: Any) -> Non
         f"{result['seconds']:.1f} s, of which the first batch {result.get('first_batch_seconds', 0.0):.1f} s, "
         f"compiling {result['compile_seconds']:.1f} s",
     )
-    table.add_row("devices", f"{result['devices']} x {result['device_kind']} ({result['parallel']})")
-    table.add_row("folder", str(workdir))
+    table.add_row("devices", _plain(f"{result['devices']} x {result['device_kind']} ({result['parallel']})"))
+    table.add_row("folder", _plain(workdir))
     console.print(table)
+
+
+def _plain(text: object) -> Text:
+    """Return a text in which rich reads no markup."""
+    return Text(printable(text))

@@ -6,7 +6,6 @@ same file.
 
 import dataclasses
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn import weights
 from jaxcnn.errors import UsageError
+from jaxcnn.local_path import local_path
+from jaxcnn.train.optim.adapters import adapt
 from jaxcnn.train.runtime import integrity
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.runtime.trained import load_run
@@ -53,7 +54,7 @@ class InitialWeights:
         return dataclasses.replace(
             state,
             **learned,
-            opt_state=jax.jit(optimizer.init)(learned["params"]),
+            opt_state=jax.jit(adapt(optimizer).init)(learned["params"]),
             ema=learned if state.ema else {},
         )
 
@@ -87,8 +88,8 @@ def read_initial_weights(
     """
     if _RECORDED.search(source):
         return None
-    folder = Path(os.path.expanduser(source))
-    if os.path.isdir(folder):
+    folder = local_path("init_from", source)
+    if folder.is_dir():
         run = load_run(folder)
         stored, known = weights.as_stored(run.variables), recordable(run.preprocessing)
         name, digest = folder.resolve().name, integrity.sha256(run.variables)

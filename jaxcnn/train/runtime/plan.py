@@ -12,11 +12,14 @@ import optax
 
 from jaxcnn import kernels
 from jaxcnn.data import Dataset, Pipeline, compose, open_dataset, open_pipeline
+from jaxcnn.data.augment import check_sizes
 from jaxcnn.errors import UsageError
+from jaxcnn.train.class_weights import normalized_weights
 from jaxcnn.train.config import Config, validate
+from jaxcnn.train.config_checks import MAX_STEPS
 from jaxcnn.train.devices.parallel import Parallel, batch_norm_fields, check_batch_divides, make_parallel
 from jaxcnn.train.gradient import parts_of_full_batch
-from jaxcnn.train.losses import Loss
+from jaxcnn.train.losses import Loss, weighted
 from jaxcnn.train.mixing import make_mix
 from jaxcnn.train.optim.freezing import Freezing
 from jaxcnn.train.optim.schedules import make_schedule
@@ -28,6 +31,7 @@ from jaxcnn.train.parts import (
     build_losses,
     build_model,
     build_optimizer,
+    build_template,
     check_shapes,
 )
 from jaxcnn.train.prepare import make_prepare
@@ -47,7 +51,7 @@ class Plan:
       preprocessing: from image files to the input of the model.
       pipeline: makes batches of the dataset, and applies the augmentations that are not left to `augment`.
       model: the network.
-      loss: training loss, with label smoothing if configured.
+      loss: training loss, with label smoothing and class weights if configured.
       test_loss: test loss.
       augment: augmentation of one image on the device; None for none.
       optimizer: of the trainable parameters, with a loss scale in float16.
@@ -183,6 +187,8 @@ def make_plan(config: Config, custom: CustomParts | None = None, recorded: Prepr
     parallel, batch_size, accumulate = _distribute(config, dataset.examples["train"])
     model = build_model(config, custom, dataset.num_classes, batch_norm_fields(config.sync_batch_norm, parallel))
     loss, test_loss = build_losses(config, custom)
+    if config.class_weights is not None:
+        loss = weighted(loss, normalized_weights(config.class_weights, dataset))
     augmentations = build_augmentations(config, custom)
     pipeline = open_pipeline(
         dataset,
@@ -192,12 +198,16 @@ def make_plan(config: Config, custom: CustomParts | None = None, recorded: Prepr
         augment=augmentations,
         share=parallel.share,
     )
+    check_sizes(augmentations, pipeline.image_shape)
     augment = compose(pipeline.device_augment) if pipeline.device_augment else None
     steps_per_epoch = dataset.examples["train"] / batch_size
     steps = config.steps or math.ceil(config.epochs * steps_per_epoch)
+    if steps > MAX_STEPS:
+        raise UsageError(f"epochs {config.epochs:g} are too many: {steps:,} steps. Use at most {MAX_STEPS:,} steps")
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps, steps_per_epoch)
     optimizer = build_optimizer(config, custom, schedule)
-    template = jax.eval_shape(lambda: _create_state(config, model, optimizer, pipeline.image_shape))
+    shape = pipeline.image_shape
+    template = build_template(config, model, shape, lambda: _create_state(config, model, optimizer, shape))
     if config.freeze is not None:
         Freezing(config.freeze).check(template.params)
     for pattern, _ in parse_scales(config.optimizer.learning_rate_scales):
@@ -254,13 +264,19 @@ def _distribute(config: Config, examples: int) -> tuple[Parallel, int, int]:
                 f"batch_size full: {examples} training images cannot be divided over {count} devices; "
                 f"use {examples // count * count}"
             )
-        return parallel, examples, config.accumulate or parts_of_full_batch(examples // count, platform)
+        images = examples // count
+        if (config.accumulate or 1) > images:
+            raise UsageError(
+                f"accumulate {config.accumulate} is more than the {images} training images on each device; "
+                f"use at most {images}"
+            )
+        return parallel, examples, config.accumulate or parts_of_full_batch(images, platform)
     if config.batch_size > examples:
         raise UsageError(f"batch_size {config.batch_size} is more than the {examples} training images")
     check_batch_divides(config.batch_size, count)
     images, accumulate = config.batch_size // count, config.accumulate or 1
     if images % accumulate:
-        divisor = max(parts for parts in range(1, accumulate) if images % parts == 0)
+        divisor = max(parts for parts in range(1, min(accumulate, images + 1)) if images % parts == 0)
         raise UsageError(
             f"accumulate {accumulate} does not divide the {images} images of a batch on each device; use {divisor}"
         )

@@ -15,13 +15,22 @@ from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.plan import Plan
 from jaxcnn.train.state import TrainState
 
-NOTHING_YET = {"seconds": 0.0, "training_seconds": 0.0, "images_timed": 0, "epoch_total": None, "test": None}
+NOTHING_YET = {
+    "seconds": 0.0,
+    "training_seconds": 0.0,
+    "images_timed": 0,
+    "epoch_total": None,
+    "test": None,
+    "best_accuracy": None,
+    "epochs_since_best": 0,
+}
 """What is saved beside a state, at the start of a run.
 
 - seconds: wall-clock time of the run so far, over all its processes.
 - training_seconds, images_timed: time of training steps, and the images in them.
 - epoch_total: sums of the metrics of the current epoch's steps.
 - test: test metrics of this state, if it is at the end of an epoch and was tested.
+- best_accuracy, epochs_since_best: best test accuracy so far, and tests since then. Version 0.1 did not save them.
 """
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxcnn.data.imagefolder import PREFIX
 from jaxcnn.errors import RunError, UsageError
+from jaxcnn.local_path import local_folder, local_path
 from jaxcnn.train.config import Config, differences, from_dict, to_dict
 
 CONFIG = "config.json"
@@ -74,26 +75,26 @@ def read_json(path: Path) -> Any:
       UsageError: if the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # a byte-order mark is ignored
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist. Give the directory of a run.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
 
 
 def with_absolute_paths(config: Config) -> Config:
     """Return the configuration with absolute paths of the data, so that the run can be used from any directory."""
-    data_dir = None if config.data_dir is None else _absolute(config.data_dir)
+    data_dir = None if config.data_dir is None else _absolute("data_dir", config.data_dir)
     return dataclasses.replace(config, dataset=_absolute_dataset(config.dataset), data_dir=data_dir)
 
 
 def _absolute_dataset(name: str) -> str:
     path = name.removeprefix(PREFIX)
-    return PREFIX + _absolute(path) if path and path != name else name
+    return PREFIX + _absolute("dataset", path) if path and path != name else name
 
 
-def _absolute(path: str) -> str:
-    return os.path.abspath(Path(path).expanduser())
+def _absolute(name: str, path: str) -> str:
+    return os.path.abspath(local_path(name, path))
 
 
 def is_run_on(folder: Path, dataset: str) -> bool:
@@ -121,7 +122,7 @@ def claim(config: Config) -> Iterator[Path]:
             if config.workdir is None:
                 workdir = _next_free(config)
             else:
-                workdir = Path(config.workdir).expanduser()
+                workdir = local_folder("workdir", config.workdir)
                 workdir.mkdir(parents=True, exist_ok=True)
             held.enter_context(exclusive(workdir))
             if (workdir / CONFIG).exists():
@@ -203,7 +204,7 @@ def reserved(config: Config) -> Iterator[Path]:
       UsageError: if it cannot be written.
     """
     if config.workdir is not None:
-        yield Path(config.workdir).expanduser()
+        yield local_folder("workdir", config.workdir)
         return
     try:
         folder = _next_free(config)

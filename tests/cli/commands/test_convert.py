@@ -114,7 +114,7 @@ def test_an_output_that_cannot_be_written_is_one_line_and_leaves_nothing(out, pu
     assert main(["convert", str(published), "--model", "resnet18", "--out", out]) == 2
     printed, err = capsys.readouterr()
     assert printed == ""
-    assert "cannot write" in err
+    assert ("Not a directory" if "null" in out else "it is a directory") in err
     assert len(err.splitlines()) == 1
     assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
 

@@ -32,10 +32,10 @@ def test_a_missing_package_is_named_with_its_extra(kind, package, lenet_run, tmp
     [
         (".", "it is a folder"),
         ("none/x", "does not exist"),
-        ("/dev/null/x", "does not exist"),
+        ("/dev/null/x", "Not a directory"),
         ("~nobody5/x", "home directory"),
-        ("x" * 300, "cannot write"),
-        ("a\0b", "null character"),
+        ("x" * 300, "is not a path"),
+        ("a\0b", "NUL characters"),
     ],
 )
 def test_a_path_that_cannot_be_written_is_one_line(out, says, lenet_run, tmp_path, monkeypatch, capsys):

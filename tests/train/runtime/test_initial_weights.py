@@ -200,7 +200,7 @@ def test_torchvisions_file_for_other_classes_is_taken_but_for_its_classifier(tmp
     path = tmp_path / "resnet18.safetensors"
     weights.save(path, "resnet18", variables, to="torchvision")
     classes, counts = ("a", "b", "c"), {"train": 100, "test": 10}
-    dataset = Dataset("cifar10", tmp_path, (32, 32, 3), classes, counts, None, {}, ("", ""))
+    dataset = Dataset("cifar10", tmp_path, (32, 32, 3), classes, counts)
     monkeypatch.setattr(plan_module, "open_dataset", lambda *_, **__: dataset)
     config = Config(model="resnet18", init_from=str(path), freeze="stem|stage1")
     plan = make_plan(config)
