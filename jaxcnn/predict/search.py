@@ -151,5 +151,7 @@ def _existing(path: str | Path) -> Path:
     if not os.path.lexists(found):
         raise UsageError(f"{printable(shortened(path))} does not exist; pass image files or folders of image files")
     if not os.path.isdir(found) and not os.path.isfile(found):
-        raise UsageError(f"{printable(shortened(path))} is neither a file nor a folder; pass image files or folders of them")
+        raise UsageError(
+            f"{printable(shortened(path))} is neither a file nor a folder; pass image files or folders of them"
+        )
     return found
