@@ -148,8 +148,9 @@ def _existing(path: str | Path) -> Path:
     except RuntimeError:  # the home directory of an unknown user
         found = Path(path)
     # os.path answers False to impossible names, for which `Path.exists` raises.
+    shown = printable(shortened(path))
     if not os.path.lexists(found):
-        raise UsageError(f"{printable(shortened(path))} does not exist; pass image files or folders of image files")
+        raise UsageError(f"{shown} does not exist; pass image files or folders of image files")
     if not os.path.isdir(found) and not os.path.isfile(found):
-        raise UsageError(f"{printable(shortened(path))} is neither a file nor a folder; pass image files or folders of them")
+        raise UsageError(f"{shown} is neither a file nor a folder; pass image files or folders of image files")
     return found
