@@ -275,6 +275,13 @@ def test_a_large_mean_costs_no_digits_on_several_devices():
     np.testing.assert_allclose(y.reshape(x.shape), right[2], rtol=1e-5, atol=1e-5)
 
 
+def test_examples_of_channels_alone_are_normalized_over_a_mapped_axis():
+    x, *vectors = numbers((40, 7))
+    mapped = jax.vmap(lambda x: batch_norm(x, *vectors, **RATES, axis_name="d"), axis_name="d")
+    y, mean, var = jax.jit(mapped)(x)
+    assert_all_close((y, mean[0], var[0]), defined(x, *vectors), 1e-5, 1e-5)
+
+
 def test_works_without_jit_and_where_rank_promotion_is_an_error():
     primals = numbers((4, 8, 8, 32))
     expected = jax.jit(jax.grad(as_loss(layer), ALL))(*primals)
