@@ -6,6 +6,7 @@ Every dataset, including the one inside the package, is a TFDS dataset in ArrayR
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def open_dataset(
     skip_damaged: bool = False,
     train_split: str | None = None,
     test_split: str | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> Dataset:
     """Open a prepared dataset, from inside the package or from `data_dir`.
 
@@ -83,13 +85,17 @@ def open_dataset(
         dataset has no other split.
       test_split: test examples, such as "train[90%:]". Default: "test", or else "validation", or else the last 20 % of
         "train".
+      progress: function that is called with "files", the number of files read and their total number, while a folder
+        is prepared.
 
     Raises:
       UsageError: the name is unknown, or the dataset is not prepared, has no labeled images, or lacks a split.
     """
     root, notes = BUNDLED_DIR if is_bundled(name) else data_folder(data_dir), ()
     if name.startswith(imagefolder.PREFIX):
-        prepared = imagefolder.prepare(name.removeprefix(imagefolder.PREFIX), root, skip_damaged=skip_damaged)
+        prepared = imagefolder.prepare(
+            name.removeprefix(imagefolder.PREFIX), root, skip_damaged=skip_damaged, progress=progress
+        )
         directory, notes = prepared.directory, prepared.notes
     else:
         directory = None

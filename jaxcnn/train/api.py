@@ -22,7 +22,7 @@ from jaxcnn.train.devices import distributed
 from jaxcnn.train.devices.distributed import Ignored
 from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.runtime import _pictures, integrity, preprocessing, workdir
-from jaxcnn.train.runtime._progress import ProgressDisplay, print_summary
+from jaxcnn.train.runtime._progress import PreparationDisplay, ProgressDisplay, print_summary
 from jaxcnn.train.runtime.loop import Loop, is_out_of_patience
 from jaxcnn.train.runtime.plan import Plan, make_plan
 from jaxcnn.train.runtime.record import Record, WeightsAndBiases, check_wandb, read_rows
@@ -101,11 +101,11 @@ def fit(
     parts = CustomParts(model, loss, augment, optimizer)
     config = workdir.with_absolute_paths(config)
     recorded = distributed.on_first(lambda: _recorded_preprocessing(config))
-    plan = distributed.together(
-        lambda: make_plan(config, parts, None if recorded is None else preprocessing.from_dict(recorded))
-    )
-    config = plan.config
     shows = config.progress and distributed.is_first()
+    around = None if recorded is None else preprocessing.from_dict(recorded)
+    with PreparationDisplay(config.dataset, enabled=shows) as preparation:
+        plan = distributed.together(lambda: make_plan(config, parts, around, preparation.show))
+    config = plan.config
     with StopSignals() as stop, claimed(plan) as start:
         first_step = int(start.state.step)
         if start.continued and shows:

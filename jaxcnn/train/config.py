@@ -275,7 +275,7 @@ def validate(config: Config) -> None:
 def _validate(part: Any, prefix: str) -> None:
     for field, hint in get_type_hints(type(part), include_extras=True).items():
         name, value = prefix + field, getattr(part, field)
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             if not isinstance(value, hint):
                 raise UsageError(f"{name} must be {hint.__name__}(...), got {value!r}")
             _validate(value, f"{name}.")

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxcnn.cli._flags import parse
 from jaxcnn.cli._output import plain
 from jaxcnn.data.prepare import prepare
 from jaxcnn.errors import printable
+from jaxcnn.train.runtime._progress import PreparationDisplay
 
 
 @dataclass(frozen=True)
@@ -41,19 +41,7 @@ def run(args: Sequence[str]) -> None:
     """Run `jaxcnn prepare` and show its progress."""
     flags = parse(Flags, "prepare", args)
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, transient=True, refresh_per_second=4)
-    tasks = {}
-
-    def show(split: str, done: int, total: int) -> None:
-        if not tasks:
-            bar.start()  # started late, since even an empty bar prints a line
-        if split not in tasks:
-            tasks[split] = bar.add_task(f"{flags.name} {split}", total=total)
-        if done % 256 == 0 or done == total:
-            bar.update(tasks[split], completed=done)
-
-    try:
+    with PreparationDisplay(flags.name) as display:
         result = prepare(
             flags.name,
             flags.source,
@@ -61,11 +49,8 @@ def run(args: Sequence[str]) -> None:
             verify=flags.verify,
             force=flags.force,
             skip_damaged=flags.skip_damaged,
-            progress=show,
+            progress=display.show,
         )
-    finally:
-        if tasks:
-            bar.stop()
     if result.unverified:
         files = ", ".join(result.unverified)
         console.print(plain(f"no published checksum for {files}: only the format was checked"))

@@ -82,7 +82,9 @@ def run(args: Sequence[str], settle: Settle = lambda batch_values: None) -> int 
 def _batch_values(flags: Flags) -> int | None:
     """Return the number of values in a batch of images, or None if it is not known before the dataset is opened."""
     try:
-        return Case(flags.model, int(flags.batch_size), image_size=flags.image_size).batch_values
+        # The square of the mean side is near enough to the pixels of an image.
+        size = flags.image_size if not isinstance(flags.image_size, tuple) else sum(flags.image_size) // 2
+        return Case(flags.model, int(flags.batch_size), image_size=size).batch_values
     except (UsageError, TypeError, ValueError):  # wrong flags are reported where they are used
         return None
 

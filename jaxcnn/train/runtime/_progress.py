@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     Progress,
     TaskProgressColumn,
     TextColumn,
@@ -17,6 +18,38 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxcnn.errors import printable
+
+
+class PreparationDisplay:
+    """A progress bar of the preparation of a dataset, on standard error. It appears when the first file is read."""
+
+    def __init__(self, name: str, *, enabled: bool = True):
+        # Names of files may look like rich's markup.
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        console = Console(stderr=True)
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, refresh_per_second=4)
+        self._name, self._enabled = printable(name), enabled
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> "PreparationDisplay":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._tasks:
+            self._bar.stop()
+
+    def show(self, part: str, done: int, total: int) -> None:
+        """Show that `done` of `total` files or examples of a part are read."""
+        if not self._enabled:
+            return
+        if not self._tasks:
+            self._bar.start()  # started late, since even an empty bar prints a line
+        if part not in self._tasks:
+            self._tasks[part] = self._bar.add_task(f"{self._name} {part}", total=total)
+        if done % 64 == 0 or done == total:
+            self._bar.update(self._tasks[part], completed=done)
 
 
 class ProgressDisplay:

@@ -160,13 +160,19 @@ class Plan:
         return self.parallel.compile(step, donate_state=False)
 
 
-def make_plan(config: Config, custom: CustomParts | None = None, recorded: Preprocessing | None = None) -> Plan:
+def make_plan(
+    config: Config,
+    custom: CustomParts | None = None,
+    recorded: Preprocessing | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Plan:
     """Build the parts of the run that `config` describes.
 
     Args:
       config: the configuration of the run.
       custom: the user's own parts.
       recorded: preprocessing that the run directory stores. Default: that of a new run.
+      progress: shows how far the preparation of an image folder is; see `open_dataset`.
 
     Raises:
       UsageError: If the configuration cannot work. The message is one line.
@@ -180,6 +186,7 @@ def make_plan(config: Config, custom: CustomParts | None = None, recorded: Prepr
         skip_damaged=config.skip_damaged,
         train_split=config.train_split,
         test_split=config.test_split,
+        progress=progress,
     )
     if recorded is not None:
         dataset = dataset.with_classes(recorded.class_names)
