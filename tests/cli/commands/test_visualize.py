@@ -34,7 +34,7 @@ def test_layers_are_listed(lenet_run, capsys):
         (["features", "--layer", "C11"], "did you mean 'C1'"),
         (["grad-cam", "--label", "Ankle boots"], "did you mean 'Ankle boot'"),
         (["grad-cam", "--image", "none.png"], "does not exist"),
-        (["filters", "--out", "/dev/null/x"], "cannot be written"),
+        (["filters", "--out", "/dev/null/x"], "--out cannot be used: /dev/null/x (Not a directory)"),
         (["everything"], "everything"),
     ],
 )
