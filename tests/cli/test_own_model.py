@@ -90,8 +90,8 @@ def test_a_module_is_found_in_the_current_directory(folder, monkeypatch):
         ("leaves.py:x", "cannot import leaves.py: SystemExit: 3"),
         ("none.py:x", "none.py does not exist"),
         ("no_such_module:x", "cannot import no_such_module: ModuleNotFoundError"),
-        ("os:abort", "is a builtin_function_or_method"),
-        ("builtins:exit", "Give a Linen module"),
+        ("os:abort", "os belongs to Python and has no models"),
+        ("builtins:exit", "builtins belongs to Python"),
     ],
 )
 def test_a_mistake_is_one_line(name, says, folder, monkeypatch):
