@@ -29,15 +29,15 @@ def main() -> int:
         return run_alone(args.seed, args.case)
     report = Report(args.seed)
     started = time.monotonic()
-    for case, outcome, faults in run_cases(args.seed, range(args.first, args.first + args.cases), args.children):
+    numbers = range(args.first, args.first + args.cases)
+    for case, outcome, faults in run_cases(args.seed, numbers, args.children):
         report.add(case, outcome, faults)
         report.seconds = time.monotonic() - started
         if args.verbose:
             answer = (outcome.stderr.strip() or outcome.ended or "no error").splitlines()[-1]
             damage = "".join(f" [{line}]" for line in outcome.damage)
-            print(
-                f"{case.number}: {case.shown[:300]}{damage}\n    {outcome.seconds:.2f} s, {outcome.status}: {answer[:300]}"
-            )
+            print(f"{case.number}: {case.shown[:300]}{damage}")
+            print(f"    {outcome.seconds:.2f} s, {outcome.status}: {answer[:300]}")
         for fault in faults:
             print(f"{case.number}: {fault.kind}: {fault.cause}: {case.shown[:200]}", flush=True)
         if report.cases % 100 == 0:

@@ -23,8 +23,8 @@ BASES: Mapping[str, Sequence[Sequence[str]]] = {
         (*TRAINING, *PICTURES, "--workdir", "new"),
         (*TRAINING, "--config", "recipe.py"),
         (*TRAINING, "--config", "recipe.py"),
-        (*TRAINING, *PICTURES, "--init-from", "weights.safetensors"),
-        (*TRAINING, *PICTURES, "--init-from", "weights.pth"),
+        (*TRAINING, "--init-from", "weights.safetensors"),
+        (*TRAINING, "--init-from", "weights.pth"),
         (*RUN, "--workdir", "run"),
         (*PICTURES_RUN, "--workdir", "pictures_run"),
     ),
@@ -35,7 +35,8 @@ BASES: Mapping[str, Sequence[Sequence[str]]] = {
     "eval": (("--workdir", "run"), ("--workdir", "pictures_run")),
     "predict": (
         ("images", "--workdir", "run"),
-        ("images/0.png", "--workdir", "pictures_run"),
+        ("images/1.jpg", "images/4.webp", "--workdir", "pictures_run"),
+        ("images/0.png", "--workdir", "pictures_run", "--json"),
         ("images", "--workdir", "pictures_run"),
     ),
     "visualize": (
@@ -143,8 +144,8 @@ def make(seed: int, number: int) -> Case:
         base = ()
     wrong = 0 if damaged else 1 if command.name in SLOW and rng.random() < 0.8 else rng.choice([0, 1, 1, 1, 1, most])
     flags = _fuzzed(rng, command, rng.randint(least, most), wrong)
-    case = dataclasses.replace(case, args=(*command.words, *base, *flags))
-    if damaged:
+    case = dataclasses.replace(case, args=(*command.words, *_joined(rng, base, flags)))
+    if damaged and case.items:
         damage = [
             Damage(rng.choice(case.items), rng.random(), rng.randrange(2**32))
             for _ in range(rng.choice([1, 1, 1, 2, 3]))
@@ -173,26 +174,36 @@ def _benchmark(rng: random.Random, command: Command) -> list[str]:
     return [*base, *_fuzzed(rng, others, rng.randint(0, 4), rng.choice([0, 1, 4])), f"--{name}", value]
 
 
+def _joined(rng: random.Random, base: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Return the words of the base, then those of the flags. Words by position mostly replace those of the base."""
+    words, given = list(base), list(flags)
+    count = next((index for index, word in enumerate(words) if word.startswith("--")), len(words))
+    if given and count and not given[0].startswith("--") and rng.random() < 0.9:
+        words[rng.randrange(count)] = given.pop(0)
+    return [*words, *given]
+
+
 def _fuzzed(rng: random.Random, command: Command, count: int, wrong: int) -> list[str]:
     """Return the words of some flags, of which up to `wrong` have odd values or forms. The others are mostly valid."""
+    by_position: list[str] = []
     words: list[str] = []
     for index in range(count):
         flag = rng.choice(command.flags)
-        words += _odd_flag(rng, command, flag) if index < wrong else _valid_flag(rng, command, flag)
+        given = _odd_flag(rng, command, flag) if index < wrong else _valid_flag(rng, command, flag)
+        if flag.positional:
+            by_position = given  # several are too many for most commands, whatever they are
+        else:
+            words += given
     if wrong > 1 and rng.random() < 0.1:
         words.append(rng.choice(TEXTS))
-    return words
+    return [*by_position, *words]
 
 
 def _valid_flag(rng: random.Random, command: Command, flag: Flag) -> list[str]:
     if flag.name in (*NEVER, *STARTS_PROCESSES):
         return []
     value = valid(rng, command, flag)
-    return (
-        value
-        if flag.positional
-        else [rng.choice([f"--{flag.name}", f"--no-{flag.name}"]) if flag.hint is bool else f"--{flag.name}", *value]
-    )
+    return value if flag.positional else [flag.option, *value]
 
 
 def _odd_flag(rng: random.Random, command: Command, flag: Flag) -> list[str]:
@@ -200,9 +211,9 @@ def _odd_flag(rng: random.Random, command: Command, flag: Flag) -> list[str]:
     value = draw(rng, command, flag)
     if flag.positional:
         return value
-    name = f"--{flag.name}"
+    name = flag.option
     if flag.hint is bool:
-        name = rng.choice([name, f"--no-{flag.name}"])
+        name = rng.choice([name, name, f"--no-{flag.name}"])
         value = value if rng.random() < 0.3 else []
     form = rng.random()
     if form < 0.05:

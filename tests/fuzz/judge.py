@@ -14,10 +14,10 @@ Snapshot = dict[str, str]
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\)|^Fatal Python error|^Exception ignored in", re.MULTILINE)
 # Names of files that are written and then renamed, here and in Orbax.
 _TEMPORARY = re.compile(r"\.part\b|\.tmp\b|orbax-checkpoint-tmp|\.incomplete|/\.[\w.]+[.-]\w{6,}$|\.rows\.\w+\.\d+$")
-# tensorflow-datasets keeps such a folder until the process ends.
-_KEPT_WHILE_RUNNING = re.compile(r"temporary/tmp\w*tfds$")
-# Where a refused command may leave something: datasets that were converted for it are kept for the next one.
-_KEPT_BY_DESIGN = "data/"
+# tensorflow-datasets keeps a folder until the process ends; onnxruntime keeps a file.
+_KEPT_BY_OTHERS = re.compile(r"temporary/(tmp\w*tfds|\.ses)$")
+# A refused command may leave this: a folder of images that was converted for it is kept for the next one.
+_CONVERTED = re.compile(r"(^|/)imagefolder_[0-9a-f]+(/|$)")
 MAX_MESSAGE = 2000
 
 
@@ -111,14 +111,15 @@ def _printed(args: Sequence[str], outcome: Outcome) -> list[Fault]:
 
 
 def _left(outcome: Outcome, before: Snapshot, after: Snapshot) -> list[Fault]:
-    new = sorted(path for path in after.keys() - before.keys() if not _KEPT_WHILE_RUNNING.match(path))
+    new = sorted(path for path in after.keys() - before.keys() if not _KEPT_BY_OTHERS.match(path))
     temporary = [path for path in new if _TEMPORARY.search(path) or path.startswith("temporary/")]
     if temporary:
         return [Fault("temporary files", f"left {_general(temporary[0])}", ", ".join(temporary[:10]))]
     if outcome.status != 2:
         return []
     changed = [path for path in sorted(before) if after.get(path) != before[path]]
-    different = [path for path in (*new, *changed) if not path.startswith(_KEPT_BY_DESIGN)]
+    kept = {part for path in new if _CONVERTED.search(path) for part in (path, *map(str, Path(path).parents))}
+    different = [path for path in (*new, *changed) if path not in kept]
     if not different:
         return []
     how = "new" if different[0] in new else "gone" if different[0] not in after else "changed"

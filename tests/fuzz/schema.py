@@ -28,6 +28,7 @@ class Flag:
       name: its name without dashes in front, such as "optimizer.learning-rate".
       hint: the type of its value.
       checks: functions `(name, value)` that raise `UsageError` for a value out of bounds.
+      default: its default, or None if it has none.
       required: whether it has no default.
       positional: whether it is given by position.
     """
@@ -35,8 +36,14 @@ class Flag:
     name: str
     hint: Any
     checks: tuple[Callable[[str, Any], None], ...] = ()
+    default: Any = None
     required: bool = False
     positional: bool = False
+
+    @property
+    def option(self) -> str:
+        """The name with its dashes: `--no-NAME` for a switch that is on by default."""
+        return f"--no-{self.name}" if self.hint is bool and self.default is True else f"--{self.name}"
 
     def accepts(self, value: Any) -> bool:
         """Return whether the value is within the flag's bounds."""
@@ -94,6 +101,7 @@ def _flags(kind: Any, prefix: str = "") -> Iterator[Flag]:
                 name,
                 hint,
                 checks=tuple(mark for mark in marks if mark not in POSITIONAL_MARKS and callable(mark)),
+                default=field.default,
                 required=_has_no_default(field),
                 positional=any(mark in POSITIONAL_MARKS for mark in marks),
             )

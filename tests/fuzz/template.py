@@ -3,6 +3,7 @@
 Each is made once, and copied for each case that names it.
 """
 
+import functools
 import gzip
 import io
 import json
@@ -13,6 +14,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -120,21 +122,23 @@ def _images(folder: Path) -> None:
             picture.save(folder / f"{index}.png")
 
 
-def _arrays() -> dict[str, np.ndarray]:
-    """Weights with the shapes of torchvision's, but of no model: conversion must say which do not fit."""
-    shapes = {"conv1.weight": (6, 1, 5, 5), "conv1.bias": (6,), "bn1.running_mean": (6,), "fc.weight": (10, 84)}
-    return {name: np.arange(np.prod(shape), dtype=np.float32).reshape(shape) for name, shape in shapes.items()}
+@functools.cache
+def _lenet() -> dict[str, Any]:
+    """Return variables of LeNet-5."""
+    import jax
+
+    from jaxcnn import models
+
+    model = models.create_model("lenet5")
+    return jax.jit(model.init, static_argnames="train")(
+        jax.random.key(0), np.zeros((1, 28, 28, 1), np.float32), train=False
+    )
 
 
 def _safetensors(path: Path) -> None:
-    """LeNet-5's weights, under the names that jaxcnn gives them."""
-    import jax
+    from jaxcnn import weights
 
-    from jaxcnn import models, weights
-
-    model = models.create_model("lenet5")
-    variables = model.init(jax.random.key(0), np.zeros((1, 28, 28, 1), np.float32), train=False)
-    weights.save(path, "lenet5", variables)
+    weights.save(path, "lenet5", _lenet())
 
 
 class _Storage:
@@ -174,7 +178,9 @@ class _Tensor:
 
 def _pth(path: Path) -> None:
     """A state dict in PyTorch's format, written without PyTorch."""
-    arrays = _arrays()
+    from jaxcnn import weights
+
+    arrays = {name: np.asarray(array) for name, array in weights.to_ours(_lenet()).items()}
     data = io.BytesIO()
     _Pickler(data, protocol=2).dump(
         {name: _Tensor(key, array.shape) for key, (name, array) in enumerate(arrays.items())}

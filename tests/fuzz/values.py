@@ -26,7 +26,7 @@ KNOWN: Mapping[str, Sequence[str]] = {
     "train workdir": ("new", "run", "new/deeper"),
     "find-lr workdir": ("new", "new/deeper"),
     "out": ("out", "out.png", "out/deeper", "out.safetensors", "out.json"),
-    "data-dir": ("data", "new"),
+    "data-dir": ("../data", "../data/new"),
     "config": ("recipe.py",),
     "init-from": ("weights.safetensors", "weights.pth", "run"),
     "file": ("weights.safetensors", "weights.pth"),
