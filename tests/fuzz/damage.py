@@ -43,7 +43,10 @@ class Damage:
         path = self._choose(root)
         name = path.relative_to(folder)
         if path.is_symlink() or not path.is_file() or rng.random() < 0.15:
-            return f"{name}: {_damage_place(rng, path, inside=root.is_dir())}"
+            try:
+                return f"{name}: {_damage_place(rng, path, inside=path != root)}"
+            except OSError as error:  # an earlier damage left something in the way
+                return f"{name}: unchanged ({error.strerror})"
         content = path.read_bytes()
         change = rng.choice(_changes_of(path, content))
         path.write_bytes(change(rng, content))
@@ -176,7 +179,7 @@ def _change_json(content: bytes, change: Callable[[Any], Any]) -> bytes:
     first, newline, rest = content.partition(b"\n") if content.count(b"}\n{") else (content, b"", b"")
     try:
         document = json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):  # damaged before
         return content + b","
     return json.dumps(change(document)).encode("utf-8", "replace") + newline + rest
 
@@ -243,7 +246,9 @@ def _change_entry(rng: random.Random, content: bytes) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             entries = [(name, archive.read(name)) for name in archive.namelist()]
-    except (zipfile.BadZipFile, OSError):
+    except Exception:  # damaged before, which zipfile reports by exceptions of many types
+        entries = []
+    if not entries:
         return _flip_bits(rng, content)
     at, way = rng.choice([0, 0, rng.randrange(len(entries))]), rng.random()
     name, data = entries.pop(at)

@@ -1,4 +1,7 @@
-"""Run cases in a process that stays, and kill it when a case takes too long or too much memory."""
+"""Run cases in a process that stays, and kill it when a case takes too long or too much memory.
+
+Memory, and the time that a busy machine took, are read from Linux's /proc. Elsewhere no memory is measured.
+"""
 
 import contextlib
 import dataclasses
@@ -39,17 +42,18 @@ class Child:
         """Run a command line in a folder, with its output to files in another."""
         if self._process is None:
             self._start()
+        assert self._process is not None
         request = {"args": list(args), "folder": str(folder), "output": str(output)}
-        started = time.monotonic()
+        clock = _Clock(self._process.pid)
         self._requests.write(json.dumps(request) + "\n")
-        reply, ended, peak = self._wait(started, seconds)
+        reply, ended, peak = self._wait(clock, seconds)
         outcome = Outcome(
             status=reply.get("status"),
             exception=reply.get("exception"),
             ended=ended,
             stdout=_text(output / "stdout"),
             stderr=_text(output / "stderr"),
-            seconds=time.monotonic() - started,
+            seconds=clock.seconds(),
             peak=max(peak, reply.get("peak", 0)),
         )
         if ended or reply.get("resident", 0) > REPLACE_BYTES:
@@ -69,11 +73,11 @@ class Child:
         os.close(requests)
         os.close(replies)
         self._requests, self._replies = os.fdopen(send, "w", buffering=1), os.fdopen(receive, "r")
-        reply, ended, _ = self._wait(time.monotonic(), START_SECONDS)
+        reply, ended, _ = self._wait(_Clock(self._process.pid), START_SECONDS)
         if ended or "ready" not in reply:
             raise RuntimeError(f"the process did not start: {ended or reply}")
 
-    def _wait(self, started: float, seconds: float) -> tuple[dict[str, Any], str, int]:
+    def _wait(self, clock: "_Clock", seconds: float) -> tuple[dict[str, Any], str, int]:
         """Return the reply, how the process ended instead of replying, and the peak of its memory."""
         assert self._process is not None
         peak = 0
@@ -85,7 +89,7 @@ class Child:
             peak = max(peak, _resident(self._process.pid))
             if peak > BYTES:
                 return {}, f"took more than {BYTES / 1000**3:g} GB", peak
-            if time.monotonic() - started > seconds:
+            if clock.seconds() > seconds:
                 os.kill(self._process.pid, signal.SIGUSR1)  # makes it write where it is
                 time.sleep(0.5)
                 return {}, f"took more than {seconds:g} s", peak
@@ -104,6 +108,25 @@ class Child:
             self._requests.close()
             self._replies.close()
             self._process = None
+
+
+class _Clock:
+    """Wall-clock time, without the time in which a process was ready to run and others had the processors."""
+
+    def __init__(self, process: int):
+        self._process = process
+        self._waited = self._read()
+        self._started = time.monotonic()
+
+    def seconds(self) -> float:
+        """Return the time since the clock was made. It never exceeds wall-clock time."""
+        return time.monotonic() - self._started - max(0.0, self._read() - self._waited)
+
+    def _read(self) -> float:
+        try:
+            return int(Path(f"/proc/{self._process}/schedstat").read_text().split()[1]) / 1e9
+        except (OSError, IndexError):  # the process has ended, or the system does not tell
+            return 0.0
 
 
 class Workplace:
