@@ -188,8 +188,10 @@ def _fuzzed(rng: random.Random, command: Command, count: int, wrong: int) -> lis
     by_position: list[str] = []
     words: list[str] = []
     for index in range(count):
-        flag = rng.choice(command.flags)
+        flag = rng.choice([flag for flag in command.flags if flag.name not in NEVER])
         given = _odd_flag(rng, command, flag) if index < wrong else _valid_flag(rng, command, flag)
+        if flag.needs and rng.random() < 0.8:
+            given += rng.choice(flag.needs)
         if flag.positional:
             by_position = given  # several are too many for most commands, whatever they are
         else:
@@ -200,7 +202,7 @@ def _fuzzed(rng: random.Random, command: Command, count: int, wrong: int) -> lis
 
 
 def _valid_flag(rng: random.Random, command: Command, flag: Flag) -> list[str]:
-    if flag.name in (*NEVER, *STARTS_PROCESSES):
+    if flag.name in STARTS_PROCESSES:
         return []
     value = valid(rng, command, flag)
     return value if flag.positional else [flag.option, *value]

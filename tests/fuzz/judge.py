@@ -14,8 +14,8 @@ Snapshot = dict[str, str]
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\)|^Fatal Python error|^Exception ignored in", re.MULTILINE)
 # Names of files that are written and then renamed, here and in Orbax.
 _TEMPORARY = re.compile(r"\.part\b|\.tmp\b|orbax-checkpoint-tmp|\.incomplete|/\.[\w.]+[.-]\w{6,}$|\.rows\.\w+\.\d+$")
-# tensorflow-datasets keeps a folder until the process ends; onnxruntime keeps a file.
-_KEPT_BY_OTHERS = re.compile(r"temporary/(tmp\w*tfds|\.ses)$")
+# tensorflow-datasets keeps a folder until the process ends; onnxruntime keeps files from when it is imported.
+_KEPT_BY_OTHERS = re.compile(r"temporary/(tmp\w*tfds|\.ses)$|home/\.cache(/Microsoft|$)")
 # A refused command may leave this: a folder of images that was converted for it is kept for the next one.
 _CONVERTED = re.compile(r"(^|/)imagefolder_[0-9a-f]+(/|$)")
 MAX_MESSAGE = 2000
@@ -105,6 +105,8 @@ def _printed(args: Sequence[str], outcome: Outcome) -> list[Fault]:
     if len(lines) != 1 or not lines[0].startswith("jaxcnn: "):
         first = re.sub(r"\d+|'[^']*'", "_", (lines or ["nothing"])[0])[:80]
         return [Fault("message", f"{len(lines)} lines: {first}", outcome.stderr[-3000:])]
+    if not re.match(r"jaxcnn: [^;:,. ]", lines[0]):
+        return [Fault("message", "a message without a beginning", lines[0])]
     if len(lines[0]) > MAX_MESSAGE + 3 * sum(map(len, args)):
         return [Fault("message", f"a long line: {lines[0][:60]}", lines[0])]
     return []

@@ -33,6 +33,9 @@ def main(args: Sequence[str]) -> int:
         case "print two lines":
             print("jaxcnn: one\ntwo", file=sys.stderr)
             return 2
+        case "say nothing":
+            print("jaxcnn: ; see jaxcnn --help", file=sys.stderr)
+            return 2
         case "return 3":
             return 3
         case "leave a part":

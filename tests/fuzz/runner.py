@@ -154,12 +154,14 @@ class Workplace:
         self._child.stop()
 
     def _environment(self, scratch: Path) -> dict[str, str]:
+        caches = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))  # of compiled kernels
         cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(scratch / "cache"))
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(("JAX", "XLA", "PYTEST"))},
             "PYTHONPATH": str(ROOT),
             "PYTHONHASHSEED": "0",
             "HOME": str(self._case / "home"),
+            "XDG_CACHE_HOME": caches,
             "TMPDIR": str(self._temporary),
             "TFDS_DATA_DIR": str(self._case / "data"),
             "MPLCONFIGDIR": str(scratch / "settings"),

@@ -31,6 +31,7 @@ class Flag:
       default: its default, or None if it has none.
       required: whether it has no default.
       positional: whether it is given by position.
+      needs: flags with a value, one of which it needs beside it: an optimizer that has this keyword.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Flag:
     default: Any = None
     required: bool = False
     positional: bool = False
+    needs: tuple[tuple[str, str], ...] = ()
 
     @property
     def option(self) -> str:
@@ -93,7 +95,9 @@ def _flags(kind: Any, prefix: str = "") -> Iterator[Flag]:
         hint, marks = _unwrapped(hints[field.name])
         name = prefix + field.name.replace("_", "-")
         if hint == Keywords:
-            yield from (Flag(prefix + keyword.replace("_", "-"), Any) for keyword in _optimizer_keywords(kind))
+            for keyword, optimizers in _optimizer_keywords(kind).items():
+                needs = tuple((f"--{prefix}name", optimizer) for optimizer in optimizers)
+                yield Flag(prefix + keyword.replace("_", "-"), Any, needs=needs)
         elif dataclasses.is_dataclass(hint):
             yield from _flags(hint, f"{name}.")
         else:
@@ -120,7 +124,11 @@ def _has_no_default(field: dataclasses.Field[Any]) -> bool:
     return any(field.default is value for value in missing) and field.default_factory is dataclasses.MISSING
 
 
-def _optimizer_keywords(kind: Any) -> list[str]:
-    """Return the keywords of all optimizers that are not fields of the optimizer's dataclass."""
-    keywords = {keyword for optimizer in OPTIMIZERS.values() for keyword in optimizer.keywords()}
-    return sorted(keywords - {field.name for field in dataclasses.fields(kind)})
+def _optimizer_keywords(kind: Any) -> dict[str, list[str]]:
+    """Return the optimizers that have a keyword, by keyword, without those that are fields of the dataclass."""
+    fields = {field.name for field in dataclasses.fields(kind)}
+    keywords = {keyword for optimizer in OPTIMIZERS.values() for keyword in optimizer.keywords()} - fields
+    return {
+        keyword: [name for name, optimizer in OPTIMIZERS.items() if keyword in optimizer.keywords()]
+        for keyword in sorted(keywords)
+    }

@@ -123,22 +123,22 @@ def _images(folder: Path) -> None:
 
 
 @functools.cache
-def _lenet() -> dict[str, Any]:
-    """Return variables of LeNet-5."""
+def _lenet(image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Return variables of LeNet-5 for images of a shape."""
     import jax
 
     from jaxcnn import models
 
     model = models.create_model("lenet5")
     return jax.jit(model.init, static_argnames="train")(
-        jax.random.key(0), np.zeros((1, 28, 28, 1), np.float32), train=False
+        jax.random.key(0), np.zeros((1, *image_shape), np.float32), train=False
     )
 
 
 def _safetensors(path: Path) -> None:
     from jaxcnn import weights
 
-    weights.save(path, "lenet5", _lenet())
+    weights.save(path, "lenet5", _lenet((28, 28, 1)), image_shape=(28, 28, 1))
 
 
 class _Storage:
@@ -180,7 +180,7 @@ def _pth(path: Path) -> None:
     """A state dict in PyTorch's format, written without PyTorch."""
     from jaxcnn import weights
 
-    arrays = {name: np.asarray(array) for name, array in weights.to_ours(_lenet()).items()}
+    arrays = {name: np.asarray(array) for name, array in weights.to_ours(_lenet((28, 28, 1))).items()}
     data = io.BytesIO()
     _Pickler(data, protocol=2).dump(
         {name: _Tensor(key, array.shape) for key, (name, array) in enumerate(arrays.items())}

@@ -28,6 +28,7 @@ PLANTED = {
     "die": "killed",
     "print a traceback": "traceback",
     "print two lines": "message",
+    "say nothing": "message",
     "return 3": "status",
     "leave a part": "temporary files",
     "write and refuse": "files",

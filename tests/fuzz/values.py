@@ -159,8 +159,6 @@ def _misspelled(rng: random.Random, word: str) -> str:
 
 def _affordable(command: Command, flag: Flag, words: Sequence[str]) -> bool:
     """Return whether a flag with these words starts neither long work nor processes."""
-    if flag.name in NEVER:
-        return False
     for word in words:
         number = _number(word)
         if number is None:
