@@ -11,7 +11,7 @@ from .damage import Damage
 from .schema import Command, Flag, read_commands
 from .template import ITEMS, NEEDS, PICTURES_RUN, RUN
 from .texts import TEXTS
-from .values import NEVER, STARTS_PROCESSES, draw, valid
+from .values import NEVER, STARTS_PROCESSES, draw, starts_processes, valid
 
 TRAINING = ("--steps", "1", "--batch-size", "4", "--no-progress")
 PICTURES = ("--dataset", "imagefolder:pictures", "--image-size", "28")
@@ -198,7 +198,7 @@ def _fuzzed(rng: random.Random, command: Command, count: int, wrong: int) -> lis
             words += given
     if wrong > 1 and rng.random() < 0.1:
         words.append(rng.choice(TEXTS))
-    return [*by_position, *words]
+    return [] if starts_processes(words) else [*by_position, *words]
 
 
 def _valid_flag(rng: random.Random, command: Command, flag: Flag) -> list[str]:

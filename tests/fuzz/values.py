@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
@@ -169,6 +170,16 @@ def _affordable(command: Command, flag: Flag, words: Sequence[str]) -> bool:
         if most is not None and command.name not in SHAPES_ONLY and most < number < 2**31 and flag.accepts(number):
             return False
     return True
+
+
+def starts_processes(args: Sequence[str]) -> bool:
+    """Return whether a command line asks for processes, such as by `--processes` and a text that came after it."""
+    words = [word for arg in args for word in arg.split("=", 1)]
+    for word, value in pairwise(words):
+        number = _number(value)
+        if word.lstrip("-").replace("_", "-") in STARTS_PROCESSES and number is not None and number >= 1:
+            return True
+    return False
 
 
 def _number(word: str) -> float | int | None:
