@@ -32,7 +32,7 @@ def jaxcnn(folder: Path, size: int, workers: int) -> Iterator[int]:
     pipeline = open_pipeline(
         dataset,
         BATCH[bool(size)],
-        image_size=size or None,
+        geometry=dataset.geometry(size) if size else None,
         augment=["resized_crop"] if size else [],
         residence="disk",
         workers=workers,

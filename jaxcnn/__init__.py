@@ -8,10 +8,15 @@
 (1, 10)
 """
 
-from jaxcnn import analysis, data, layers, measure, models, startup, train, weights
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jaxcnn.errors import UsageError
-from jaxcnn.models import create_model, list_models
 from jaxcnn.version import __version__
+
+if TYPE_CHECKING:
+    from jaxcnn import analysis, data, layers, measure, models, startup, train, weights
+    from jaxcnn.models import create_model, list_models
 
 __all__ = [
     "UsageError",
@@ -27,3 +32,21 @@ __all__ = [
     "train",
     "weights",
 ]
+
+_PACKAGES = (
+    *("analysis", "data", "export", "kernels", "layers", "measure", "models", "predict", "startup", "train"),
+    *("visualize", "weights"),
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a part of the package at its first use: the console script must start before JAX is imported."""
+    if name in ("create_model", "list_models"):
+        return getattr(importlib.import_module("jaxcnn.models"), name)
+    if name in _PACKAGES:
+        return importlib.import_module(f"jaxcnn.{name}")
+    raise AttributeError(f"module 'jaxcnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PACKAGES})

@@ -3,6 +3,11 @@
 import difflib
 from collections.abc import Iterable
 
+# Longer names are compared and shown up to this length.
+LONGEST_SHOWN = 200
+# Of more known names, an error lists the first.
+MOST_LISTED = 60
+
 
 class UsageError(ValueError):
     """A user mistake: an unknown name, an impossible size, a missing file.
@@ -10,6 +15,10 @@ class UsageError(ValueError):
     The message is one line that says what is wrong and what to do. The command line prints it and exits with
     status 2. In Python it is an ordinary `ValueError`.
     """
+
+
+class TooSmallError(UsageError):
+    """Images, or feature maps within a model, are smaller than a window that moves over them."""
 
 
 class RunError(RuntimeError):
@@ -21,11 +30,18 @@ class RunError(RuntimeError):
 def closest(name: object, known: Iterable[str]) -> str | None:
     """Return the known name that is most similar to `name`, or None if none is similar.
 
-    >>> closest("resnet20_cifr", ["lenet5", "resnet20_cifar"])
-    'resnet20_cifar'
+    A name that starts with `name` is preferred, the shortest of several. Upper and lower case count as equal.
+
+    >>> closest("resnet20_cifr", ["lenet5", "resnet20_cifar"]), closest("resnet20", ["resnet50", "resnet20_cifar"])
+    ('resnet20_cifar', 'resnet20_cifar')
     """
-    found = difflib.get_close_matches(str(name), sorted(known), n=1, cutoff=0.5)
-    return found[0] if found else None
+    wanted = str(name)[:LONGEST_SHOWN].casefold()
+    names = {candidate.casefold(): candidate for candidate in sorted(known)}
+    longer = [candidate for candidate in names if candidate.startswith(wanted)] if len(wanted) > 2 else []
+    if longer:
+        return names[min(longer, key=len)]
+    similar = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
+    return names[similar[0]] if similar else None
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:
@@ -36,5 +52,23 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:
     """
     known = sorted(known)
     near = closest(name, known)
-    hint = f"did you mean '{near}'?" if near else f"known: {', '.join(known)}"
-    return UsageError(f"unknown {kind} {str(name)!r}; {hint}")
+    more = f" and {len(known) - MOST_LISTED} more" if len(known) > MOST_LISTED else ""
+    hint = f"did you mean '{near}'?" if near else f"known: {', '.join(known[:MOST_LISTED])}{more}"
+    return UsageError(f"unknown {kind} {shortened(name)!r}; {hint}")
+
+
+def shortened(text: object) -> str:
+    """Return a text as it is, or its start if it is too long for a message."""
+    whole = str(text)
+    return whole if len(whole) <= LONGEST_SHOWN else f"{whole[:LONGEST_SHOWN]}..."
+
+
+def printable(text: object) -> str:
+    """Return a text from outside, such as the name of a file, on one line that every terminal can print.
+
+    Control characters and bytes that are not UTF-8 are escaped as in Python.
+
+    >>> printable("cat\\n"), printable("na\\udcefve"), printable("naïve")
+    ('cat\\\\n', 'na\\\\udcefve', 'naïve')
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

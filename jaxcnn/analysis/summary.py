@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from jaxcnn import kernels
+from jaxcnn.analysis.image_size import too_small
 from jaxcnn.analysis.receptive_field import Field, Interval
 from jaxcnn.analysis.walk import Step, Walk, marked
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import TooSmallError, UsageError
 
 Pair = tuple[float, float]
 
@@ -127,7 +128,8 @@ def summarize(
         all layers after it.
 
     Raises:
-      UsageError: `input_shape` is not 3 or 4 positive integers, or a layer of the model rejects it.
+      UsageError: `input_shape` is not 3 or 4 positive integers, or a layer of the model rejects it. For images that
+        are too small the message names the smallest size.
 
     >>> from jaxcnn.layers import Conv
     >>> print(summarize(Conv(6, 5, padding=2), (28, 28, 1)))
@@ -145,7 +147,11 @@ def summarize(
     batch, height, width, channels = (int(n) for n in (1,) * (4 - len(numbers)) + numbers)
     images = jax.ShapeDtypeStruct((batch, height, width, channels), dtype)
     if isinstance(fn_or_model, nn.Module):
-        variables, function = _abstract(fn_or_model, images, train)
+        try:
+            variables, function = _abstract(fn_or_model, images, train)
+        except TooSmallError:
+            name, mode = type(fn_or_model).__name__, _mode(fn_or_model, train)
+            raise too_small(name, fn_or_model, (height, width, channels), **mode) from None
     else:
         variables, function = {}, lambda _, images: fn_or_model(images)
 
@@ -170,7 +176,7 @@ def summarize(
 
 def _abstract(model: nn.Module, images: jax.ShapeDtypeStruct, train: bool) -> tuple[Any, Callable[..., Any]]:
     """Return the shapes of a model's variables, and the model as a function of variables and images."""
-    mode: dict[str, Any] = {"train": train} if "train" in inspect.signature(type(model).__call__).parameters else {}
+    mode = _mode(model, train)
 
     def initialize(rngs: dict[str, jax.Array], x: jax.Array) -> Any:
         return model.init(rngs, x, **mode)
@@ -182,6 +188,11 @@ def _abstract(model: nn.Module, images: jax.ShapeDtypeStruct, train: bool) -> tu
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     return jax.eval_shape(initialize, {"params": key, "dropout": key}, images), apply
+
+
+def _mode(model: nn.Module, train: bool) -> dict[str, Any]:
+    """Return the argument `train` if the model has it."""
+    return {"train": train} if "train" in inspect.signature(type(model).__call__).parameters else {}
 
 
 def _sizes(params: Any) -> dict[tuple[str, ...], int]:

@@ -7,12 +7,17 @@ Exit status: 0 done; 2 a mistake of the user, reported in one line; 130 and 143 
 settings (`jaxcnn.startup`).
 """
 
+import contextlib
+import errno
 import importlib
+import io
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
-from jaxcnn import startup
-from jaxcnn.errors import RunError, UsageError, unknown_name
+from jaxcnn.errors import RunError, UsageError, printable, unknown_name
 from jaxcnn.version import __version__
 
 Settle = Callable[[int | None], object]
@@ -55,16 +60,33 @@ def _main(args: list[str], settle: Settle) -> int:
         elif args[0] not in COMMANDS:
             raise unknown_name("command", args[0], COMMANDS)
         else:
-            command = importlib.import_module(f"{__name__}.commands.{args[0].replace('-', '_')}")
-            if args[0] == "train":  # settles when it knows the batch size
-                return command.run(args[1:], settle) or 0
-            settle(None)
-            return command.run(args[1:]) or 0
+            return _run_command(args[0], args[1:], settle)
         return 0
     except (UsageError, RunError, KeyboardInterrupt) as error:
         return tell(error)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         return 0
+    except SystemExit as exit:
+        if isinstance(exit.__context__, BrokenPipeError):  # raised by rich
+            return 0
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"jaxcnn: output cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
+
+
+def _run_command(name: str, args: list[str], settle: Settle) -> int:
+    command = _import_command(name)
+    if name == "train":  # settles when it knows the batch size
+        return command.run(args, settle) or 0
+    settle(None)
+    return command.run(args) or 0
+
+
+def _import_command(name: str) -> Any:
+    return importlib.import_module(f"{__name__}.commands.{name.replace('-', '_')}")
 
 
 def tell(error: UsageError | RunError | KeyboardInterrupt) -> int:
@@ -72,7 +94,7 @@ def tell(error: UsageError | RunError | KeyboardInterrupt) -> int:
     if isinstance(error, KeyboardInterrupt):
         print("jaxcnn: interrupted; the same command with the same --workdir continues", file=sys.stderr)
         return 130
-    print(f"jaxcnn: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"jaxcnn: {printable(' '.join(str(error).split()))}", file=sys.stderr)
     return 2 if isinstance(error, UsageError) else error.exit_status
 
 
@@ -93,10 +115,52 @@ def _overview() -> str:
 
 def run() -> None:
     """Run the console script `jaxcnn`."""
-    status = _main(sys.argv[1:], startup.settle)
+    args = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is printed with escapes
+            stream.reconfigure(errors="backslashreplace")
+    with _ended_by_ctrl_c():
+        if args and args[0] in COMMANDS:
+            _import_command(args[0])
+    sys.exit(_flushed(_main(args, _settle)))
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """End the process with one line when Ctrl-C is pressed in the block, which only imports modules.
+
+    An exception would not do: imports turn it into other errors, or ignore it.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # ignored, as in the background of a script
+        yield
+        return
+    signal.signal(signal.SIGINT, _exit_before_start)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _exit_before_start(*_: object) -> NoReturn:
+    os.write(2, b"jaxcnn: interrupted before the start\n")
+    os._exit(130)
+
+
+def _settle(batch_values: int | None) -> object:
+    from jaxcnn import startup  # imports JAX, which the overview of the commands does not need
+
+    return startup.settle(batch_values)
+
+
+def _flushed(status: int) -> int:
+    """Write what is still buffered for standard output, and return the exit status."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         sys.stdout = None  # type: ignore[assignment]  # otherwise Python flushes it again at exit, and fails
-    sys.exit(status)
+        if not isinstance(error, BrokenPipeError):
+            print(f"jaxcnn: output cannot be written: {error.strerror}", file=sys.stderr)
+            return status or 1
+    return status

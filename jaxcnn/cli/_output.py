@@ -5,6 +5,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from jaxcnn.errors import printable
 
 
 def print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -15,8 +18,17 @@ def print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = Table(*columns)
     for row in rows:
-        table.add_row(*(_format_cell(row.get(name)) for name in columns))
+        table.add_row(*(plain(_format_cell(row.get(name))) for name in columns))
     Console().print(table)
+
+
+def plain(text: object) -> Text:
+    """Return a text from outside, such as a path or the name of a class, in which rich reads no markup.
+
+    >>> plain("[red]").plain
+    '[red]'
+    """
+    return Text(printable(text))
 
 
 def _format_cell(value: Any) -> str:

@@ -29,7 +29,7 @@ def parse_training(
       default: values of flags that are not given.
 
     Raises:
-      UsageError: As `parse`, and if the optimizer has no such keyword.
+      UsageError: As `parse`; if the optimizer has no such keyword; or if both --epochs and --steps are given.
     """
     rest, keywords = _split_optimizer_keywords(args)
     name = value_of(rest, f"{OPTIMIZER_PREFIX}name")
@@ -39,12 +39,25 @@ def parse_training(
         recorded = dataclasses.replace(recorded, momentum=None, options=())
     # tyro would make flags of the pairs in `options`.
     shown = dataclasses.replace(recorded, options=())
-    parsed = parse(flags, command, rest, dataclasses.replace(default, optimizer=shown))
+    default = dataclasses.replace(default, optimizer=shown, **_length_of_recipe(rest))
+    parsed = parse(flags, command, rest, default)
     if (optimizer := OPTIMIZERS.get(parsed.optimizer.name)) is not None:  # an unknown name is reported later
         _check_keyword_flags(parsed.optimizer.name, optimizer, list(keywords))
     options = {**dict(recorded.options), **{keyword: _literal(value) for keyword, value in keywords.items()}}
     optimizer = dataclasses.replace(parsed.optimizer, **options)
     return dataclasses.replace(parsed, optimizer=optimizer)
+
+
+def _length_of_recipe(args: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a recipe that a flag for the length of the run replaces: epochs by steps, or the reverse.
+
+    Raises:
+      UsageError: If both flags are given.
+    """
+    has_epochs, has_steps = (value_of(args, flag) is not None for flag in ("--epochs", "--steps"))
+    if has_epochs and has_steps:
+        raise UsageError("--epochs and --steps are mutually exclusive; pass one of them")
+    return {"epochs": Config.epochs} if has_steps else {"steps": None} if has_epochs else {}
 
 
 def _split_optimizer_keywords(args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -93,7 +106,7 @@ def _literal(text: str) -> Any:
         return words[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # the last two: deep nesting
         return text
 
 

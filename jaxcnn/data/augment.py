@@ -10,13 +10,14 @@ so the result does not depend on the number of devices.
 import functools
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.data._random_policies import randaugment, trivialaugment
-from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.data._random_policies import BINS, OPERATIONS, randaugment, trivialaugment
+from jaxcnn.errors import UsageError, shortened, unknown_name
 
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -159,6 +160,24 @@ AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
+PIXELS = {"shift": "pixels", "crop": "padding", "cutout": "size"}
+"""Arguments that must be smaller than the image."""
+
+SMALLEST = 1e-4
+"""Smallest value of a fraction or aspect ratio."""
+
+LARGEST: dict[str, int] = {
+    **dict.fromkeys(PIXELS.values(), 2**14),
+    "smallest": 1,
+    "largest": 1,
+    "narrowest": 100,
+    "widest": 100,
+    "operations": len(OPERATIONS),
+    "magnitude": BINS - 1,
+}
+"""Largest value of each argument. The program of `randaugment` grows with the number of operations."""
+
+
 def compose(specs: Sequence[str | Augmentation]) -> Augmentation:
     """Return an augmentation that applies `specs` in order, each with its own key.
 
@@ -168,8 +187,12 @@ def compose(specs: Sequence[str | Augmentation]) -> Augmentation:
         operations of magnitude 9. An empty sequence gives the identity.
 
     Raises:
-      UsageError: a name is unknown, or an argument is invalid.
+      UsageError: a name is unknown or given twice, or an argument is invalid.
     """
+    names = [spec.partition(":")[0] for spec in specs if isinstance(spec, str)]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise UsageError(f"augmentation '{name}' is given twice: {' '.join(map(str, specs))}. Remove one.")
     steps = [parse(spec) if isinstance(spec, str) else spec for spec in specs]
 
     def augment(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -200,24 +223,66 @@ def parse(spec: str) -> Augmentation:
         limit = f"at most {len(parameters)} argument{'s' if len(parameters) > 1 else ''}"
         raise UsageError(f"augmentation '{name}' takes {limit}: '{spec}'. Remove the others.")
     arguments = {
-        parameter.name: _parse_number(value, spec, integer=parameter.annotation is int)
+        parameter.name: _parse_number(value, spec, parameter)
         for parameter, value in zip(parameters, values, strict=False)
     }
+    if function is resized_crop:
+        _check_order(spec, "smallest", "largest", arguments)
+        _check_order(spec, "narrowest", "widest", arguments)
     return functools.partial(function, **arguments)
 
 
-def _parse_number(value: str, spec: str, *, integer: bool) -> int | float:
-    if integer:
-        if not value.isdecimal() or int(value) < 1:
-            raise UsageError(f"invalid argument of augmentation '{spec}': {value!r}. Give an integer of at least 1.")
+def _parse_number(value: str, spec: str, parameter: inspect.Parameter) -> int | float:
+    most = LARGEST[parameter.name]
+    if parameter.annotation is int:
+        # The length is checked first, since Python does not convert a very long string.
+        if not value.isdecimal() or len(value) > 9 or not 1 <= int(value) <= most:
+            raise _invalid(value, spec, f"Give an integer from 1 to {most}.")
         return int(value)
     try:
         number = float(value)
     except ValueError:
         number = math.nan
-    if not 0 < number < math.inf:
-        raise UsageError(f"invalid argument of augmentation '{spec}': {value!r}. Give a positive number.")
+    if not SMALLEST <= number <= most:
+        raise _invalid(value, spec, f"Give a number from {SMALLEST} to {most}.")
     return number
+
+
+def _invalid(value: str, spec: str, remedy: str) -> UsageError:
+    return UsageError(f"invalid argument of augmentation '{shortened(spec)}': {shortened(value)!r}. {remedy}")
+
+
+def _check_order(spec: str, low: str, high: str, arguments: Mapping[str, float]) -> None:
+    """Raise `UsageError` if two arguments of `resized_crop` are not the ends of an interval."""
+    defaults = inspect.signature(resized_crop).parameters
+    least, most = (arguments.get(name, defaults[name].default) for name in (low, high))
+    if least > most:
+        raise UsageError(f"'{spec}': {low} {least:g} is more than {high} {most:g}. Give the smaller number first.")
+
+
+def check_sizes(specs: Sequence[str | Augmentation], image_shape: Sequence[int | None]) -> None:
+    """Check the arguments in pixels against the size of the images.
+
+    Args:
+      specs: as for `compose`. Functions are not checked.
+      image_shape: `(H, W, C)`. Height and width that are None are not checked.
+
+    Raises:
+      UsageError: an image could be shifted out of sight, or covered by `cutout`.
+    """
+    sides = [side for side in image_shape[:2] if side is not None]
+    for spec in specs:
+        name = spec.partition(":")[0] if isinstance(spec, str) else ""
+        if name not in PIXELS or not sides:
+            continue
+        # The default of the function, or the argument that `parse` has bound.
+        pixels: Any = inspect.signature(parse(str(spec))).parameters[PIXELS[name]].default
+        if pixels >= min(sides):
+            size = "x".join(map(str, sides))
+            raise UsageError(
+                f"augmentation '{spec}' is too large for images of {size} pixels: {pixels}. "
+                "Give fewer pixels than the shorter side has."
+            )
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:

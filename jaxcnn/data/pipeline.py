@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NotRequired, TypedDict
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.data import augment as augmentations
-from jaxcnn.data.datasets import Dataset
-from jaxcnn.data.decode import RandomBox
+from jaxcnn.data.dataset import Dataset
+from jaxcnn.data.decode import Geometry, RandomBox
 from jaxcnn.errors import UsageError
 
 Residence = Literal["device", "memory", "disk"]
@@ -92,6 +91,7 @@ class Pipeline:
 
     Attributes:
       image_shape: `(H, W, C)` of the images in batches.
+      geometry: how images are brought to that size.
       device_augment: augmentations that the step has to apply on the device; decoding has applied the others.
       residence: where the training images are kept: decoded on the "device" or in "memory", or encoded on the "disk".
       share: `(p, P)`, process index and count: batches contain part p of P equal parts of the whole ones.
@@ -103,13 +103,13 @@ class Pipeline:
     batch_size: int
     seed: int
     image_shape: tuple[int, int, int]
+    geometry: Geometry
     device_augment: tuple[Any, ...]
     residence: Residence
     share: tuple[int, int]
     workers: int
     keeps_test: bool
     waited: float = 0.0
-    _size: tuple[int, int] | None = None  # height and width to resize images to; None keeps them
     _random_box: RandomBox | None = None
     _on_device: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -163,15 +163,15 @@ class Pipeline:
         if self._random_box is not None:
             # Seeded by the position in the whole batch, so that crops do not depend on the number of processes.
             randoms = [np.random.default_rng((self.seed, step, first + place)) for place in range(len(examples))]
-        images = self.dataset.decode_batch(examples, self._size, self._random_box, randoms)
+        images = self.dataset.decode_batch(examples, self.geometry, self._random_box, randoms)
         return Batch(images=images, labels=np.array([example.label for example in examples], np.int32))
 
     def _from_device(self, first_step: int) -> Iterator[Batch]:
         if not self._on_device:
             images, labels = self._kept("train")
-            self._on_device.update(images=jnp.asarray(images), labels=jnp.asarray(labels))
+            self._on_device.update(images=jax.device_put(images), labels=jax.device_put(labels))
         for step in itertools.count(first_step):
-            yield _gather(self._on_device, self.indices(step))
+            yield _gather(self._on_device, jax.device_put(self.indices(step)))
 
     def _evaluation_batch(self, step: int, batch_size: int) -> Batch:
         total = self.dataset.examples["test"]
@@ -186,12 +186,12 @@ class Pipeline:
             images[mask], labels[mask] = all_images[present], all_labels[present]
         else:
             examples = self.dataset.read_encoded("test", present.tolist())
-            images[mask] = self.dataset.decode_batch(examples, self._size)
+            images[mask] = self.dataset.decode_batch(examples, self.geometry)
             labels[mask] = [example.label for example in examples]
         return Batch(images=images, labels=labels, mask=mask)
 
     def _kept(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        return self.dataset.read(split) if self._size is None else self.dataset.read(split, self._size)
+        return self.dataset.read(split, self.geometry)
 
     def advice(self, waiting: float) -> str | None:
         """Return what to change if steps waited for data for the fraction `waiting` of their time, or None if not."""
@@ -220,7 +220,7 @@ def open_pipeline(
     batch_size: int,
     seed: int = 0,
     *,
-    image_size: int | None = None,
+    geometry: Geometry | None = None,
     augment: Sequence[Any] = (),
     residence: Residence | Literal["auto"] = "auto",
     share: tuple[int, int] = (0, 1),
@@ -233,51 +233,45 @@ def open_pipeline(
 
     Args:
       batch_size: examples in a batch, over all processes together.
-      image_size: height and width to resize images to, required if images differ in size. The center of each image is
-        taken, or, if `augment` begins with "resized_crop", a random box, which is cropped while decoding.
+      geometry: how images are brought to one size; see `Dataset.geometry`, which is the default and keeps their size.
+        Training takes a random box instead of the center crop if `augment` begins with "resized_crop" and the images
+        do not have this size already.
       augment: augmentations by name or function. The pipeline's `device_augment` lists those that are left for the
         device.
       residence: where to keep the training images; "auto" chooses by available memory.
       share: `(p, P)`, process index and count: make part p of P equal parts of each batch.
 
     Raises:
-      UsageError: if the batch size is not between 1 and the number of training images, if the image size is not
-        positive, or if images differ in size and no `image_size` is given.
+      UsageError: if the batch size is not between 1 and the number of training images, or if images differ in size and
+        no `geometry` is given.
     """
     examples = dataset.examples["train"]
     if not 1 <= batch_size <= examples:
         raise UsageError(f"batch_size must be from 1 to the {examples} training images, got {batch_size}")
-    height, width, channels = dataset.image_shape
-    if image_size is not None and image_size < 1:
-        raise UsageError(f"image_size must be at least 1, got {image_size}")
-    if image_size is not None and (height, width) != (image_size, image_size):
-        size = (image_size, image_size)
-    elif height is None or width is None:
-        raise UsageError(f"images of dataset {dataset.name!r} differ in size; give them one with --image-size")
-    else:
-        size = None
-    random_box, on_device = _division(augment, size)
-    shape = (*size, channels) if size is not None else (height or 0, width or 0, channels)
+    geometry = geometry or dataset.geometry()
+    assert geometry.size is not None
+    random_box, on_device = _division(augment, crops_on_host=not dataset.keeps_pixels(geometry))
+    shape = (*geometry.size, dataset.image_shape[-1])
     kept = _choose_residence(examples * math.prod(shape), random_box, residence)
     return Pipeline(
         dataset=dataset,
         batch_size=batch_size,
         seed=seed,
         image_shape=shape,
+        geometry=geometry,
         device_augment=on_device,
         residence=kept,
         share=share,
         workers=max(1, workers),
         keeps_test=kept != "disk" or _fits_memory(dataset.examples["test"] * math.prod(shape)),
-        _size=size,
         _random_box=random_box,
     )
 
 
-def _division(augment: Sequence[Any], size: tuple[int, int] | None) -> tuple[RandomBox | None, tuple[Any, ...]]:
+def _division(augment: Sequence[Any], *, crops_on_host: bool) -> tuple[RandomBox | None, tuple[Any, ...]]:
     """Return the random box to crop while decoding, if any, and the augmentations that are left for the device."""
     specs = tuple(augment)
-    if size is None or not specs or not isinstance(specs[0], str) or specs[0].partition(":")[0] != "resized_crop":
+    if not crops_on_host or not specs or not isinstance(specs[0], str) or specs[0].partition(":")[0] != "resized_crop":
         return None, specs
     bound: Any = augmentations.parse(specs[0])
     given = getattr(bound, "keywords", {})

@@ -24,9 +24,10 @@ from typing import Any
 from jaxcnn._scoped import quiet_logger
 from jaxcnn.data import imagefolder
 from jaxcnn.data._original_checksums import CLASS_NAMES
-from jaxcnn.data.datasets import BUNDLED_DIR, default_data_dir
+from jaxcnn.data.datasets import data_folder, is_bundled
 from jaxcnn.data.originals import READERS, Source, Split
 from jaxcnn.errors import RunError, UsageError, unknown_name
+from jaxcnn.local_path import local_path
 
 Progress = Callable[[str, int, int], None]
 """Function that is called with the split, the number of examples written, and the total number of examples."""
@@ -43,11 +44,13 @@ class Prepared:
       folder: folder of the dataset.
       examples: number of examples in each split.
       unverified: names of the original files that have no published checksum.
+      notes: lines for the user about the images that were found.
     """
 
     folder: Path
     examples: Mapping[str, int]
     unverified: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @quiet_logger("absl", logging.ERROR)  # TFDS reports every file
@@ -58,16 +61,18 @@ def prepare(
     *,
     verify: bool = True,
     force: bool = False,
+    skip_damaged: bool = False,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Prepare a dataset from the files in `source`, or from files that TFDS downloads.
+    """Prepare a dataset from the files in `source`, or from files that TFDS downloads; or an image folder.
 
     Args:
-      name: TFDS name. With `source`, one of `READERS`.
+      name: TFDS name, or "imagefolder:PATH". With `source`, one of `READERS`.
       source: folder of the original files, compressed or not. Default: download them.
-      data_dir: folder of prepared datasets. Default: `default_data_dir()`.
+      data_dir: folder of prepared datasets. Default: `$TFDS_DATA_DIR`, or the default of TFDS.
       verify: whether to require the published checksums of the original files.
       force: whether to replace an existing dataset.
+      skip_damaged: whether to leave out damaged images of an image folder.
       progress: function that reports the progress.
 
     Raises:
@@ -75,11 +80,16 @@ def prepare(
         the original.
       RunError: the download fails. Without a network this takes a few seconds.
     """
-    root = Path(data_dir or default_data_dir()).expanduser()
-    if (BUNDLED_DIR / name).is_dir():
+    root = data_folder(data_dir)
+    if is_bundled(name):
         raise UsageError(f"dataset needs no preparation: {name}. The package contains it.")
     if name.startswith(imagefolder.PREFIX):
-        raise UsageError(f"dataset needs no preparation: {name}. It is prepared when it is first used.")
+        if source is not None or force:
+            flag = "--force" if source is None else "--source"
+            raise UsageError(f"{flag} does not apply to {name}. Omit it; the folder is copied again when it changes.")
+        return _prepare_image_folder(name, root, skip_damaged, progress)
+    if skip_damaged:
+        raise UsageError(f"--skip-damaged does not apply to {name}. Use it with {imagefolder.PREFIX}PATH.")
     builder = _builder_class(name)(data_dir=root, file_format="array_record")
     target = Path(builder.data_dir)
     if (target / "dataset_info.json").exists() and not force:
@@ -91,10 +101,18 @@ def prepare(
             return _prepare_by_tfds(name, builder, target)
         with _downloaded(name, builder, root) as folder:
             return _prepare_from(folder, name, builder, target, root, verify, progress)
-    folder = Path(source).expanduser()
+    folder = local_path("--source", source)
     if not folder.is_dir():
         raise UsageError(f"--source is not a folder: {folder}. Give the folder of the original files of {name}.")
     return _prepare_from(folder, name, builder, target, root, verify, progress)
+
+
+def _prepare_image_folder(name: str, root: Path, skip_damaged: bool, progress: Progress | None) -> Prepared:
+    path = name.removeprefix(imagefolder.PREFIX)
+    prepared = imagefolder.prepare(path, root, skip_damaged=skip_damaged, progress=progress)
+    classes = imagefolder.inventory(prepared.directory)["classes"].values()
+    examples = {split: sum(splits[split]["files"] for splits in classes) for split in ("train", "test")}
+    return Prepared(prepared.directory, examples, notes=prepared.notes)
 
 
 def _prepare_from(
@@ -148,12 +166,19 @@ def _builder_class(name: str) -> Any:
 
     base = name.split("/")[0]
     try:
+        if not base.isidentifier():  # TFDS would look for the code of such a dataset elsewhere
+            raise ValueError
         builder_class = tfds.builder_cls(base)
     except (ValueError, tfds.core.DatasetNotFoundError, ImportError) as error:
         raise unknown_name("dataset", name, {*READERS, *tfds.list_builders(with_community_datasets=False)}) from error
-    if "/" in name:
-        return functools.partial(builder_class, config=name.split("/", 1)[1])
-    return builder_class
+    if "/" not in name:
+        return builder_class
+    config, known = name.split("/", 1)[1], [config.name for config in builder_class.BUILDER_CONFIGS]
+    if not known:
+        raise UsageError(f"dataset {base!r} has no configurations: {name!r}. Write {base!r}.")
+    if config not in known:
+        raise unknown_name(f"configuration of {base}", config, known)
+    return functools.partial(builder_class, config=config)
 
 
 def _check_labels(folder: Path, splits: Mapping[str, Split], features: Any) -> None:

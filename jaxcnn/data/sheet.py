@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jaxcnn.data.augment import compose
-from jaxcnn.data.datasets import Dataset
+from jaxcnn.data.dataset import Dataset
 
 # Sizes in pixels.
 TILE = 96  # side of an image
@@ -60,12 +60,12 @@ def _choose_images(dataset: Dataset, classes: int, columns: int, seed: int) -> d
     """Return up to `columns` random training images of each of the first `classes` labels."""
     found: dict[int, list[np.ndarray]] = {label: [] for label in range(classes)}
     order = np.random.default_rng(seed).permutation(dataset.examples["train"])
-    size = (TILE, TILE) if dataset.sizes_differ else None
+    geometry = dataset.geometry((TILE, TILE)) if dataset.sizes_differ else dataset.geometry()
     for start in range(0, len(order), 256):
         for example in dataset.read_encoded("train", order[start : start + 256].tolist()):
             wanted = found.get(example.label)
             if wanted is not None and len(wanted) < columns:
-                wanted.append(dataset.decode(example, size))
+                wanted.append(dataset.decode(example, geometry))
         if all(len(images) == columns for images in found.values()):
             break
     return found

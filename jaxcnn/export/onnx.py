@@ -1,7 +1,15 @@
-"""Export to ONNX with jax2onnx. The result is checked with onnxruntime before it is written."""
+"""Export to ONNX, for runtimes other than JAX. ONNX Runtime checks the model before it is written.
 
-import logging
-import warnings
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("network.onnx")
+images = np.zeros((100, 28, 28, 1), np.uint8)
+(logits,) = session.run(["logits"], {"images": images})
+print(logits.argmax(axis=1))
+"""
+
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,92 +17,67 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import kernels
-from jaxcnn._scoped import quiet_logger
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train import Trained
 
 # Allowed error relative to the largest logit: float32 sums in another order differ by less.
 TOLERANCE = 1e-5
 
+# Numbers of images that the model is checked on.
+CHECKED = (1, 3)
+
 
 def convert(trained: Trained) -> bytes:
     """Return the network as an ONNX model, for any batch size, with the input `images` and the output `logits`.
 
+    A network that computes in bfloat16 or float16 is exported in float32, since runtimes on a CPU lack these types.
+
     Raises:
-      UsageError: jax2onnx or onnxruntime is not installed.
-      RunError: jax2onnx cannot convert the network, or the converted network gives different logits.
+      UsageError: onnx or onnxruntime is not installed.
+      RunError: the network has an operation that cannot be exported, or the exported network gives different logits.
     """
     try:
-        import onnxruntime  # type: ignore[import-not-found]
-        from jax2onnx import to_onnx  # type: ignore[import-not-found]
+        import onnx  # noqa: F401
+        import onnxruntime
     except ImportError as error:
-        raise UsageError(f"ONNX export needs jax2onnx and onnxruntime: {error}; pip install 'jaxcnn[onnx]'") from None
-    import jax.export
+        raise UsageError(f"ONNX export needs onnx and onnxruntime: {error}. Run pip install 'jaxcnn[onnx]'.") from None
+    from jaxcnn.export._onnx.graph import UnsupportedError
+    from jaxcnn.export._onnx.translate import translate
+
+    if trained.config.dtype != "float32":
+        trained = dataclasses.replace(trained, model=trained.model.clone(dtype=jnp.float32))
+
+    def logits(variables: Any, images: jax.Array) -> jax.Array:
+        return dataclasses.replace(trained, variables=variables).logits(images)
 
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *trained.preprocessing.image_shape), jnp.uint8)
     try:
-        with warnings.catch_warnings(), kernels.inlined(), quiet_logger("jax2onnx", logging.ERROR):
-            warnings.simplefilter("ignore")
-            model: Any = to_onnx(trained.logits, [images], input_names=["images"], output_names=["logits"])
-    except Exception as error:  # jax2onnx has no common exception type
-        raise RunError(f"jax2onnx cannot convert {trained.config.model}: {str(error)[:200]}") from error
-    _make_poolings_flat(model.graph)
-    content = model.SerializeToString()
-    _check(onnxruntime, content, trained)
+        with kernels.inlined():
+            model = translate(logits, trained.variables, images, input_name="images", output_name="logits")
+        content = model.SerializeToString()
+    except UnsupportedError as error:
+        raise RunError(
+            f"cannot express {trained.config.model} in ONNX: {error} is not supported. Use --format stablehlo."
+        ) from None
+    except ValueError as error:  # protobuf's limit of 2 GB
+        raise RunError(f"cannot serialize {trained.config.model} as ONNX: {str(error)[:160]}.") from error
+    del model  # of the size of the weights, as are the content and the session of ONNX Runtime
+    shape = (max(CHECKED), *trained.preprocessing.image_shape)
+    examples = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    _check(onnxruntime, content, examples, np.asarray(jax.jit(logits)(trained.variables, examples)))
     return content
 
 
-def _make_poolings_flat(graph: Any) -> None:
-    """Replace each max pooling over four spatial axes, which onnxruntime does not support, by one over two.
-
-    jax2onnx 0.17 converts `lax.reduce_window` to a pooling of `[1, 1, N, H, W, C]` with the window `[1, h, w, 1]`:
-    Unsqueeze, Unsqueeze, MaxPool, Squeeze. These are replaced by Transpose, MaxPool, Transpose.
-    """
-    from onnx import helper  # type: ignore[import-not-found]
-
-    maker = {name: node for node in graph.node for name in node.output}
-    nodes, replaced = [], {}
-    for node in graph.node:
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        window = list(attributes.get("kernel_shape", ()))
-        if node.op_type != "MaxPool" or len(window) != 4 or window[0] != 1 or window[3] != 1:
-            nodes.append(node)
-            continue
-        source = maker[maker[node.input[0]].input[0]].input[0]
-        (squeeze,) = (other for other in graph.node if node.output[0] in other.input)
-        moved, pooled = f"{node.output[0]}_channels_first", f"{node.output[0]}_pooled"
-        pads = list(attributes.get("pads", [0] * 8))
-        flat = {
-            "kernel_shape": window[1:3],
-            "strides": list(attributes.get("strides", [1] * 4))[1:3],
-            "pads": [*pads[1:3], *pads[5:7]],
-        }
-        nodes.append(helper.make_node("Transpose", [source], [moved], perm=[0, 3, 1, 2]))
-        nodes.append(helper.make_node("MaxPool", [moved], [pooled], **flat))
-        replaced[squeeze.output[0]] = helper.make_node("Transpose", [pooled], [squeeze.output[0]], perm=[0, 2, 3, 1])
-    nodes = [replaced.get(node.output[0], node) if node.op_type == "Squeeze" else node for node in nodes]
-    used = {name for node in nodes for name in node.input} | {output.name for output in graph.output}
-    while unused := [node for node in nodes if not used & set(node.output)]:
-        nodes = [node for node in nodes if node not in unused]
-        used = {name for node in nodes for name in node.input} | {output.name for output in graph.output}
-    del graph.node[:]
-    graph.node.extend(nodes)
-    kept = [constant for constant in graph.initializer if constant.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-
-
-def _check(onnxruntime: Any, content: bytes, trained: Trained) -> None:
-    """Raise `RunError` if onnxruntime computes different logits than the network."""
+def _check(onnxruntime: Any, content: bytes, images: np.ndarray, ours: np.ndarray) -> None:
+    """Raise `RunError` if ONNX Runtime computes logits of images that differ from ours."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: it warns whenever it merges shapes
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    for count in (1, 3):
-        shape = (count, *trained.preprocessing.image_shape)
-        images = np.random.default_rng(count).integers(0, 256, shape, dtype=np.uint8)
-        theirs = session.run(None, {"images": images})[0]
-        ours = np.asarray(jax.jit(trained.logits)(images))
-        error = np.abs(theirs - ours).max() / np.abs(ours).max()
+    for count in CHECKED:
+        (theirs,) = session.run(["logits"], {"images": images[:count]})
+        error = np.abs(theirs - ours[:count]).max() / np.abs(ours).max()
         if not error < TOLERANCE:
-            raise RunError(f"the ONNX model's logits differ by {error:.1e} of the largest logit; no file was written")
+            raise RunError(
+                f"the ONNX model's logits differ by {error:.1e} of the largest logit. Use --format stablehlo."
+            )

@@ -1,6 +1,7 @@
 """Max pooling."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,10 @@ WIDEST_SLICED = 8
 def max_pool(x: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> jax.Array:
     """Return the largest value of each window of images `[N, H, W, C]`.
 
-    Padding counts as minus infinity, and a value that is not a number wins. The gradient goes to the largest value; of
+    Padding counts as the lowest value of the dtype, and NaN wins. The gradient goes to the largest value; of
     several equal ones, to the first in row-major order.
     """
-    lowest = np.array(-jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min, x.dtype)
+    lowest = np.array(_lowest(x.dtype), x.dtype)
     if max(window) <= WIDEST_SLICED and on_cpu() and not is_inlined():
         # XLA's gradient of a window on a CPU is a scatter, 4 to 25 times slower than the gradient of slices.
         x = jax.lax.pad(x, lowest, ((0, 0, 0), *((*side, 0) for side in padding), (0, 0, 0)))
@@ -33,6 +34,13 @@ def max_pool(x: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pai
         window_strides=(1, *strides, 1),
         padding=((0, 0), *padding, (0, 0)),
     )
+
+
+def _lowest(dtype: Any) -> float:
+    """Return the value that padding counts as: minus infinity, or the smallest integer or boolean."""
+    if jnp.issubdtype(dtype, jnp.inexact):
+        return -jnp.inf
+    return 0 if jnp.issubdtype(dtype, jnp.bool_) else jnp.iinfo(dtype).min
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2), inline=True)

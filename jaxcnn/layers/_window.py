@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any
 
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import TooSmallError, UsageError
 
 Size = int | Sequence[int]
 Padding = str | int | Sequence[int | tuple[int, int]]
@@ -70,10 +70,10 @@ def image_size(layer: str, shape: Sequence[int]) -> Pair:
 
 
 def check_fits(layer: str, size: Pair, window: Pair, padding: Sides, dilation: Pair = (1, 1)) -> None:
-    """Raise `UsageError` if a padded image of `size` is smaller than one window."""
+    """Raise `TooSmallError` if a padded image of `size` is smaller than one window."""
     required = [(k - 1) * d + 1 - sum(p) for k, d, p in zip(window, dilation, padding, strict=True)]
     if size[0] < required[0] or size[1] < required[1]:
-        raise UsageError(
+        raise TooSmallError(
             f"image too small: {size[0]}x{size[1]}. {layer} with a {window[0]}x{window[1]} window needs a feature map "
             f"of at least {max(required[0], 1)}x{max(required[1], 1)}."
         )

@@ -1,8 +1,10 @@
-"""Activation functions."""
+"""Activation functions. All except ReLU return float32 for integers."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from jaxcnn.layers._dtypes import floating
 
 
 def relu(x: jax.Array) -> jax.Array:
@@ -34,7 +36,7 @@ class GELU(nn.Module):
     approximate: bool = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.gelu(x, approximate=self.approximate)
+        return nn.gelu(floating(x), approximate=self.approximate)
 
 
 class Sigmoid(nn.Module):
@@ -45,7 +47,7 @@ class Sigmoid(nn.Module):
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.sigmoid(x)
+        return nn.sigmoid(floating(x))
 
 
 class Tanh(nn.Module):
@@ -79,4 +81,4 @@ class Softmax(nn.Module):
     axis: int = -1
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.softmax(x, axis=self.axis)
+        return nn.softmax(floating(x), axis=self.axis)

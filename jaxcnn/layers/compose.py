@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.errors import UsageError
+from jaxcnn.layers._dtypes import floating
 from jaxcnn.layers._window import pair
 
 Layer = Callable[..., Any]
@@ -78,7 +79,7 @@ class Residual(nn.Module):
                 f"Residual cannot add the body's {list(y.shape)} and the shortcut's {list(skip.shape)}; "
                 "give a shortcut that changes the shape as the body does (ZeroPadShortcut, or a 1x1 Conv)"
             )
-        return y + skip
+        return floating(y) + floating(skip)
 
 
 class ZeroPadShortcut(nn.Module):

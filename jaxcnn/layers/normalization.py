@@ -10,6 +10,7 @@ import numpy as np
 from jaxcnn import kernels
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
+from jaxcnn.layers._dtypes import floating_dtype, wide
 from jaxcnn.layers._window import is_positive
 
 BATCH_AXIS = "batch"
@@ -28,9 +29,10 @@ class BatchNorm(nn.Module):
     evaluation they take the place of `mu` and `sigma^2`, so that the output of an example does not depend on its batch.
 
     `[..., C] -> [..., C]`. Parameters: `scale` (gamma) and `bias` (beta), `[C]`. Variables in the collection
-    `batch_stats`: `mean` and `var`, `[C]`, float32. Statistics are computed in at least float32. If the batch is
-    sharded over devices, statistics are those of the whole batch: `pmap` and `shard_map` average them over the axis
-    named `axis_name`, and on one device or in `jit` over a mesh the program sees the whole batch.
+    `batch_stats`: `mean` and `var`, `[C]`, in float32 or `param_dtype`, whichever is wider; cast ones are accepted. The
+    computation is in the widest of float32, the input's dtype and `dtype`. If the batch is sharded over devices,
+    statistics are those of the whole batch: `pmap` and `shard_map` average them over the axis named `axis_name`, and on
+    one device or in `jit` over a mesh the program sees the whole batch.
 
     Fields:
       momentum: fraction of the old running statistics that is kept (torch's `1 - momentum`).
@@ -69,11 +71,13 @@ class BatchNorm(nn.Module):
         if not 0.0 <= self.momentum <= 1.0 or not self.epsilon >= 0.0:
             got = f"{self.momentum} and {self.epsilon}"
             raise UsageError(f"BatchNorm needs a momentum in [0, 1] and an epsilon >= 0, got {got}")
-        channels = x.shape[-1:]
-        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        channels, statistics = x.shape[-1:], jnp.promote_types(self.param_dtype, jnp.float32)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, statistics)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, statistics)
         scale = self.param("scale", self.scale_init, channels, self.param_dtype) if self.use_scale else None
         bias = self.param("bias", self.bias_init, channels, self.param_dtype) if self.use_bias else None
+        output = floating_dtype(x) if self.dtype is None else self.dtype
+        x = x if self.dtype is None else x.astype(jnp.promote_types(x.dtype, self.dtype))
 
         if train:
             y, new_mean, new_var = kernels.batch_norm(
@@ -92,7 +96,7 @@ class BatchNorm(nn.Module):
                 mean.value, var.value = new_mean, new_var
         else:
             y = kernels.normalize(x, mean.value, var.value, scale, bias, epsilon=self.epsilon)
-        return y.astype(_output_dtype(x) if self.dtype is None else self.dtype)
+        return y.astype(output)
 
 
 class LayerNorm(nn.Module):
@@ -102,7 +106,7 @@ class LayerNorm(nn.Module):
     Training and evaluation do not differ; `train` is accepted so that `LayerNorm` can take the place of `BatchNorm`.
     This is the form of ConvNeXt (Liu et al., *A ConvNet for the 2020s*, 2022), not over all positions of an image.
 
-    Shapes, parameters and fields: as in `BatchNorm`. Statistics are computed in at least float32.
+    Shapes, dtypes, parameters and fields: as in `BatchNorm`.
 
     >>> y, _ = LayerNorm().init_with_output(jax.random.key(0), jnp.array([[1.0, 2.0, 3.0]]))
     >>> y.round(3).tolist()
@@ -122,14 +126,14 @@ class LayerNorm(nn.Module):
         if not self.epsilon >= 0.0:
             raise UsageError(f"LayerNorm needs an epsilon >= 0, got {self.epsilon}")
         shape = (*(1,) * (x.ndim - 1), x.shape[-1])
-        y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        y = wide(x, self.dtype)
         centered = y - y.mean(-1, keepdims=True)
         y = centered * jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + self.epsilon)
         if self.use_scale:
             y = y * self.param("scale", self.scale_init, x.shape[-1:], self.param_dtype).reshape(shape)
         if self.use_bias:
             y = y + self.param("bias", self.bias_init, x.shape[-1:], self.param_dtype).reshape(shape)
-        return y.astype(_output_dtype(x) if self.dtype is None else self.dtype)
+        return y.astype(floating_dtype(x) if self.dtype is None else self.dtype)
 
 
 class LocalResponseNorm(nn.Module):
@@ -138,7 +142,7 @@ class LocalResponseNorm(nn.Module):
     Each value is divided by a power of the activity of `size` neighboring channels at the same position:
     `b_i = a_i / (k + alpha * sum_{j = i - size // 2}^{i + size // 2} a_j^2) ^ beta`. The defaults are the paper's.
     Caffe and torch divide `alpha` by `size` and use `k = 1`; to agree with `torch.nn.LocalResponseNorm(size, alpha)`,
-    pass `alpha / size`. Keeps the shape `[N, H, W, C]`.
+    pass `alpha / size`. Keeps the shape `[N, H, W, C]`. The sums are in float32 or wider.
 
     Raises:
       UsageError: a size below 1.
@@ -157,13 +161,8 @@ class LocalResponseNorm(nn.Module):
             raise UsageError(f"LocalResponseNorm needs a whole number of channels, at least 1, got size={self.size!r}")
         ones, before = (1,) * (x.ndim - 1), self.size // 2
         padding = (*((0, 0) for _ in ones), (before, self.size - 1 - before))
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        values = wide(x)
         activity = jax.lax.reduce_window(
-            jnp.square(wide), np.zeros((), wide.dtype), jax.lax.add, (*ones, self.size), (*ones, 1), padding
+            jnp.square(values), np.zeros((), values.dtype), jax.lax.add, (*ones, self.size), (*ones, 1), padding
         )
-        return (wide * (self.k + self.alpha * activity) ** -self.beta).astype(_output_dtype(x))
-
-
-def _output_dtype(x: jax.Array) -> Any:
-    """Return the dtype of a normalized array: that of the input, or float32 for integers."""
-    return x.dtype if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.float32
+        return (values * (self.k + self.alpha * activity) ** -self.beta).astype(floating_dtype(x))

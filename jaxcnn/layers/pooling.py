@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxcnn import kernels
 from jaxcnn.errors import UsageError
+from jaxcnn.layers._dtypes import floating_dtype, wide
 from jaxcnn.layers._window import Padding, Pair, Sides, Size, check_fits, explicit_padding, image_size, pair
 
 
@@ -40,7 +41,8 @@ class MaxPool(nn.Module):
     `[N, H, W, C] -> [N, H_out, W_out, C]` with `H_out = floor((H + 2 p - k) / s) + 1`. With `ceil_mode`, `ceil` takes
     the place of `floor`, less one if the last window would lie wholly in the padding (torch's rule). Padding counts as
     minus infinity, and NaN wins over every value. `strides` default to the size of the window. The gradient goes to the
-    largest value of a window; of several equal ones, to the first in row-major order.
+    largest value of a window; of several equal ones, to the first in row-major order. Keeps the dtype, also of integers
+    and booleans.
 
     Raises:
       UsageError: sizes that are not positive, padding as large as the window, an image that is too small.
@@ -81,8 +83,7 @@ class AvgPool(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         window, strides, asked, sides = _geometry(self, x)
-        # At least float32: in bfloat16 256 + 1 is 256, and uint8 ends at 255.
-        values = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        values = wide(x)  # in bfloat16 256 + 1 is 256, and uint8 ends at 255
         total = jax.lax.reduce_window(
             values, np.array(0, values.dtype), jax.lax.add, (1, *window, 1), (1, *strides, 1), ((0, 0), *sides, (0, 0))
         )
@@ -90,8 +91,7 @@ class AvgPool(nn.Module):
         rows, columns = map(self._values_counted, x.shape[1:3], window, strides, asked, total.shape[1:3])
         counts = np.outer(rows, columns)
         counts = counts[:1, :1] if (counts == counts[0, 0]).all() else counts
-        mean = total / counts[None, :, :, None].astype(values.dtype)
-        return mean.astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.inexact) else mean
+        return (total / counts[None, :, :, None].astype(values.dtype)).astype(floating_dtype(x))
 
     def _values_counted(self, size: int, window: int, stride: int, sides: Pair, outputs: int) -> np.ndarray:
         """Return the number of values that each of `outputs` windows averages along one axis."""

@@ -12,10 +12,20 @@ from jaxcnn import kernels, startup
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.models import create_model
 from jaxcnn.train import make_parallel
+from jaxcnn.train.config_checks import MAX_SIDE
 
 MODES = ("train", "infer")
 DTYPES = ("float32", "bfloat16", "float16")
 IMAGENET_CLASSES = 1000
+LARGEST = {
+    "batch_size": 2**24,
+    "devices": 2**16,
+    "image_size": MAX_SIDE,
+    "steps": 10**6,
+    "steps_per_dispatch": 10**4,
+    "memory_limit": 2**60,
+}
+"""Largest values of the fields of `Case`."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +80,12 @@ class Case:
             if value not in known:
                 raise unknown_name(kind, value, known)
         make_parallel(self.parallel, devices=())
-        for name in ("batch_size", "devices", "image_size", "steps", "steps_per_dispatch", "memory_limit"):
+        for name, most in LARGEST.items():
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1: {value}. Give a positive number.")
+            if value is not None and value > most:
+                raise UsageError(f"{name} is too large: {value}. Give at most {most}.")
         if self.steps_per_dispatch > 1 and self.mode != "train":
             raise UsageError(
                 f"steps_per_dispatch must be 1 in mode {self.mode!r}: {self.steps_per_dispatch}. "

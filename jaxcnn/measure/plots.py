@@ -106,7 +106,7 @@ def _label_1_2_5(value: float, _: Any) -> str:
 
 def _scaling(axes: Any, rows: Rows) -> None:
     fake = any(row["fake_devices"] for row in rows)
-    for label, group in _lines([row for row in rows if row.get("scaling") != "strong"] or rows, without="devices"):
+    for label, group in _scaling_lines(rows):
         base = min(group, key=lambda row: row["devices"])
         points = sorted((row["devices"], row["images_per_second"] / base["images_per_second"]) for row in group)
         axes.plot(*zip(*points, strict=True), "o-", ms=4, label=label)
@@ -118,6 +118,31 @@ def _scaling(axes: Any, rows: Rows) -> None:
     baseline = "one device" if counts[0] == 1 else f"{counts[0]} devices"
     axes.set(xlabel="devices", ylabel=f"throughput / throughput of {baseline}")
     _set_ticks(axes.xaxis, counts)
+
+
+def _scaling_lines(rows: Rows) -> Iterator[tuple[str, Rows]]:
+    """Yield the label and the rows of each line of the scaling plot.
+
+    Along a line the batch per device is constant (weak scaling). Where no batch per device was measured with several
+    numbers of devices, the global batch is constant (strong scaling).
+    """
+    for label, group in _lines(rows, without="devices"):
+        weak = _groups_of_several(group, lambda row: row["batch_size"] / row["devices"])
+        lines, unit = (weak, "images per device") if weak else (_groups_of_several(group, _global_batch), "images")
+        for batch, line in lines.items():
+            yield (f"{label}, {batch:g} {unit}" if len(lines) > 1 else label), line
+
+
+def _global_batch(row: dict[str, Any]) -> float:
+    return row["batch_size"]
+
+
+def _groups_of_several(rows: Rows, batch: Callable[[dict[str, Any]], float]) -> dict[float, Rows]:
+    """Group rows by a measure of their batch, and keep the groups with more than one number of devices."""
+    groups = defaultdict(list)
+    for row in sorted(rows, key=batch):
+        groups[batch(row)].append(row)
+    return {size: group for size, group in groups.items() if len({row["devices"] for row in group}) > 1}
 
 
 def _varies(name: str) -> Callable[[Rows], bool]:

@@ -63,15 +63,29 @@ def read(path: Path) -> Rows:
     file = path / ROWS if path.is_dir() else path
     advice = f"Give a folder that `jaxcnn benchmark --out` wrote, or its {ROWS}."
     try:
-        document = json.loads(file.read_text())
+        document = json.loads(file.read_text(encoding="utf-8-sig"))  # a byte-order mark is ignored
     except OSError as error:
         raise UsageError(f"results cannot be read: {file} ({error.strerror}). {advice}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UsageError(f"results file is not JSON: {file}. {advice}") from None
     rows = document.get("rows") if isinstance(document, dict) else document
     if not isinstance(rows, list) or not all(isinstance(row, dict) and "model" in row for row in rows):
         raise UsageError(f"results file contains no rows: {file}. {advice}")
+    for number, row in enumerate(rows, start=1):
+        if not _has_times(row):
+            raise UsageError(f"row {number} of the results has invalid times: {file}. {advice}")
     return rows
+
+
+def _has_times(row: dict[str, Any]) -> bool:
+    """Return whether the times of a row are positive numbers, or missing."""
+    samples = row.get("samples_ms") or []
+    times = [*samples, row["step_ms"]] if isinstance(samples, list) and row.get("step_ms") is not None else samples
+    return isinstance(times, list) and all(_is_real(time) and 0 < time < 1e15 for time in times)
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def to_csv(rows: Rows) -> str:
@@ -107,4 +121,4 @@ def to_markdown(rows: Rows, columns: Sequence[str] | None = None) -> str:
 
 def _is_number(rows: Rows, name: str) -> bool:
     values = [row[name] for row in rows if row.get(name) is not None]
-    return bool(values) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    return bool(values) and all(map(_is_real, values))

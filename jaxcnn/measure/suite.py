@@ -1,5 +1,6 @@
 """Measure many cases, each in a fresh process."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,7 +39,7 @@ def benchmark(
     Args:
       model: one model name or several.
       batch_sizes: images per step over all devices. "auto" tries 8, 16, 32, ... until memory runs out; the last row
-        is the one that failed.
+        is the one that failed. For 3 devices the sizes are 9, 18, 36, ..., multiples of their number.
       modes, dtypes, parallel, devices, steps_per_dispatch, image_size, steps, memory_limit: fields of `Case`.
       timeout: time limit per row in seconds.
       on_row: called with each row when it is complete.
@@ -102,8 +103,12 @@ def measure_cases(
 
 
 def _double_batch(case: Case, rows: list[Row]) -> Iterator[Case]:
-    """Yield the case with doubled batch sizes until the last of `rows`, to which the caller appends, has an error."""
-    size = max(case.batch_size, case.devices or 1)
+    """Yield the case with doubled batch sizes until the last of `rows`, to which the caller appends, has an error.
+
+    The first size is the smallest multiple of the number of devices that is not below that of the case.
+    """
+    devices = case.devices or 1
+    size = math.ceil(case.batch_size / devices) * devices
     while size <= LAST_AUTO_BATCH:
         yield replace(case, batch_size=size)
         if rows[-1]["error"]:

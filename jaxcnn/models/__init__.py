@@ -21,6 +21,9 @@ from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.layers.partial import module_fields
 from jaxcnn.models._intermediates import features
 
+MAX_CLASSES = 10_000_000
+"""Largest number of logits: the last layer of ResNet-50 then takes 80 GB."""
+
 
 @functools.cache
 def _registry() -> dict[str, tuple[Callable[..., nn.Module], str]]:
@@ -74,6 +77,8 @@ def create_model(name: str, num_classes: int | None = None, **fields: Any) -> nn
     if num_classes is not None:
         if num_classes < 1:
             raise UsageError(f"num_classes must be at least 1, got {num_classes}")
+        if num_classes > MAX_CLASSES:
+            raise UsageError(f"num_classes must be at most {MAX_CLASSES:,}, got {num_classes}")
         fields["num_classes"] = num_classes
     known = model_fields(name)
     for field in fields:

@@ -1,14 +1,29 @@
 """Predict the most probable classes of image files."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from jaxcnn.data.decode import NotAnImageError
+from jaxcnn.data.threads import map_in_threads
 from jaxcnn.errors import UsageError
-from jaxcnn.predict.images import read_image
+from jaxcnn.predict.images import decode_file, reason_of
+from jaxcnn.predict.search import Candidate, has_image_name
 from jaxcnn.train import Trained
+
+Item = TypeVar("Item")
+
+BATCH = 64
+"""Images per call of the network."""
+
+CHUNK = 16
+"""Images that a thread decodes at a time. Each thread has two chunks ahead of the network."""
+
+DEFAULT_TOP = 5
 
 
 @dataclass(frozen=True)
@@ -18,29 +33,117 @@ class Prediction:
     Attributes:
       image: path of the file.
       classes: class names with probabilities, the most probable first.
+      label: class name that a folder of the image has, in a tree of class folders; else None.
+      rank: position of `label` among all classes, from 1 for the most probable; else None.
     """
 
     image: Path
     classes: tuple[tuple[str, float], ...]
+    label: str | None = None
+    rank: int | None = None
 
 
-def classify(trained: Trained, images: Sequence[Path], top: int = 5) -> list[Prediction]:
+@dataclass(frozen=True)
+class Failure:
+    """A file without a prediction.
+
+    Attributes:
+      path: path of the file.
+      reason: why it was not read.
+      is_image: whether the file is meant to be an image: it was given itself, or its content or name is that of an
+        image. Other files of a folder are not errors.
+    """
+
+    path: Path
+    reason: str
+    is_image: bool
+
+
+def classify(trained: Trained, images: Sequence[Path], top: int | None = None) -> list[Prediction]:
     """Return the most probable classes of image files.
 
     Args:
       trained: a trained network, from `jaxcnn.train.load_run`.
       images: paths of the files.
-      top: number of classes to return for each image.
+      top: number of classes to return for each image. Default: 5, or all if there are fewer.
 
     Raises:
-      UsageError: an image cannot be read, or `top` is below 1.
+      UsageError: an image cannot be read, or `top` is not between 1 and the number of classes.
     """
+    predictions = []
+    for result in classify_files(trained, map(Candidate, images), top):
+        if isinstance(result, Failure):
+            raise UsageError(f"{result.path} cannot be read as an image: {result.reason}")
+        predictions.append(result)
+    return predictions
+
+
+def classify_files(
+    trained: Trained, files: Iterable[Candidate], top: int | None = None
+) -> Iterator[Prediction | Failure]:
+    """Yield the prediction of each file, or why there is none, in the order of the files.
+
+    Files are decoded by threads ahead of the network. Memory for a few batches is used, however many files there are.
+
+    Args:
+      trained: a trained network.
+      files: files to classify; a `Search`, for example.
+      top: as for `classify`.
+
+    Raises:
+      UsageError: `top` is not between 1 and the number of classes.
+    """
+    top = check_top(top, trained.num_classes)
+
+    def read_chunk(chunk: list[Candidate]) -> list[tuple[Candidate, np.ndarray | Failure]]:
+        return [(file, _read(trained, file)) for file in chunk]
+
+    results = itertools.chain.from_iterable(map_in_threads(read_chunk, _grouped(files, CHUNK)))
+    size = 0
+    for group in _grouped(results, BATCH):
+        decoded = [image for _, image in group if isinstance(image, np.ndarray)]
+        # All batches have the size of the first, so that one program is compiled.
+        size = size or (BATCH if len(group) == BATCH else len(decoded))
+        rows = iter(trained.predict_batch(np.stack(decoded), size) if decoded else ())
+        for file, image in group:
+            yield image if isinstance(image, Failure) else _prediction(trained, file, next(rows), top)
+
+
+def check_top(top: int | None, classes: int) -> int:
+    """Return the number of classes to show.
+
+    Raises:
+      UsageError: it is not between 1 and the number of classes.
+    """
+    if top is None:
+        return min(DEFAULT_TOP, classes)
     if top < 1:
         raise UsageError(f"top must be at least 1, got {top}")
-    preprocessing = trained.preprocessing
-    probabilities = trained.predict(np.stack([read_image(path, preprocessing.image_shape) for path in images]))
-    predictions = []
-    for path, row in zip(images, probabilities, strict=True):
-        best = np.argsort(-row, kind="stable")[:top]
-        predictions.append(Prediction(path, tuple((preprocessing.class_names[k], float(row[k])) for k in best)))
-    return predictions
+    if top > classes:
+        raise UsageError(f"top must be at most the {classes} classes of the network, got {top}")
+    return top
+
+
+def _grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield lists of `size` items; the last one may be shorter."""
+    iterator = iter(items)
+    while group := list(itertools.islice(iterator, size)):
+        yield group
+
+
+def _read(trained: Trained, file: Candidate) -> np.ndarray | Failure:
+    try:
+        return decode_file(file.path, trained.preprocessing)
+    except (NotAnImageError, OSError) as error:
+        return Failure(file.path, reason_of(error), file.root is None or has_image_name(file.path))
+    except (ValueError, MemoryError) as error:
+        return Failure(file.path, reason_of(error), True)
+
+
+def _prediction(trained: Trained, file: Candidate, probabilities: np.ndarray, top: int) -> Prediction:
+    names = trained.preprocessing.class_names
+    order = np.argsort(-probabilities, kind="stable")
+    label, rank = file.label(names), None
+    if label is not None:
+        rank = 1 + int(np.flatnonzero(order == names.index(label))[0])
+    return Prediction(file.path, tuple((names[k], float(probabilities[k])) for k in order[:top]), label, rank)

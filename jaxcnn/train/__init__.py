@@ -1,8 +1,15 @@
 """Training: one pure step, distributed over devices, and the loop around it."""
 
-from jaxcnn.train.api import Result, evaluate_run, fit
+from jaxcnn.train.api import Result, fit
 from jaxcnn.train.config import Config, OptimizerConfig, ScheduleConfig
 from jaxcnn.train.devices.parallel import make_parallel
+from jaxcnn.train.evaluation import (
+    evaluate_run,
+    evaluate_trained,
+    evaluation_batches,
+    open_test_set,
+    trained_from_weights,
+)
 from jaxcnn.train.learning_rate_finder import LearningRateFinderResult, find_learning_rate
 from jaxcnn.train.losses import binary_cross_entropy, cross_entropy
 from jaxcnn.train.optim.optimizers import make_optimizer
@@ -30,6 +37,8 @@ __all__ = [
     "create_state",
     "cross_entropy",
     "evaluate_run",
+    "evaluate_trained",
+    "evaluation_batches",
     "evaluation_variables",
     "find_learning_rate",
     "fit",
@@ -40,4 +49,6 @@ __all__ = [
     "make_prepare",
     "make_schedule",
     "make_train_step",
+    "open_test_set",
+    "trained_from_weights",
 ]

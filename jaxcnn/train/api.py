@@ -1,5 +1,6 @@
-"""Train and evaluate a run: `fit` and `evaluate_run`."""
+"""Train a run: `fit`."""
 
+import dataclasses
 import platform
 import time
 from collections.abc import Callable
@@ -14,14 +15,15 @@ import jax
 from rich.console import Console
 
 from jaxcnn import startup
-from jaxcnn.train.config import Config
+from jaxcnn.errors import printable
+from jaxcnn.local_path import local_folder
+from jaxcnn.train.config import Config, validate
 from jaxcnn.train.devices import distributed
 from jaxcnn.train.devices.distributed import Ignored
 from jaxcnn.train.parts import CustomParts
-from jaxcnn.train.runtime import _pictures, integrity, workdir
-from jaxcnn.train.runtime._progress import ProgressDisplay, print_summary
-from jaxcnn.train.runtime.checkpoint import Checkpoints
-from jaxcnn.train.runtime.loop import Loop, evaluate
+from jaxcnn.train.runtime import _pictures, integrity, preprocessing, workdir
+from jaxcnn.train.runtime._progress import PreparationDisplay, ProgressDisplay, print_summary
+from jaxcnn.train.runtime.loop import Loop, is_out_of_patience
 from jaxcnn.train.runtime.plan import Plan, make_plan
 from jaxcnn.train.runtime.record import Record, WeightsAndBiases, check_wandb, read_rows
 from jaxcnn.train.runtime.resume import claimed
@@ -80,7 +82,8 @@ def fit(
       loss: a function to use instead of the named one: `(logits [N, classes], labels [N]) -> [N]`.
       augment: a function to use instead of the named ones: `(key, image [H, W, C]) -> [H, W, C]`.
       optimizer: an Optax transformation to use instead of the named one, or a function `schedule -> transformation`.
-      console: where to print; standard output by default.
+      console: where to print; standard output by default. With `progress=False`, the result is printed to a console
+        that is given, and nothing is printed otherwise.
 
     Raises:
       UsageError: if the configuration cannot work, before anything is written, or if another process is training in
@@ -90,23 +93,29 @@ def fit(
       InterruptedRunError: if a signal asked the run to stop.
     """
     started = time.perf_counter()
+    shows_result = distributed.is_first() and (config.progress or console is not None)
     console = console or Console()
+    validate(config)
     if config.wandb:
         check_wandb()
     parts = CustomParts(model, loss, augment, optimizer)
-    plan = distributed.together(lambda: make_plan(config, parts))
-    config = plan.config
+    config = workdir.with_absolute_paths(config)
+    recorded = distributed.on_first(lambda: _recorded_preprocessing(config))
     shows = config.progress and distributed.is_first()
+    around = None if recorded is None else preprocessing.from_dict(recorded)
+    with PreparationDisplay(config.dataset, enabled=shows) as preparation:
+        plan = distributed.together(lambda: make_plan(config, parts, around, preparation.show))
+    config = plan.config
     with StopSignals() as stop, claimed(plan) as start:
         first_step = int(start.state.step)
         if start.continued and shows:
-            console.print(
-                f"{start.folder} holds {first_step:,} of {plan.steps:,} steps of this run; going on from there"
-            )
+            done = f"holds {first_step:,} of {plan.steps:,} steps of this run; going on from there"
+            console.print(f"{printable(start.folder)} {done}", markup=False, emoji=False)
         state = plan.parallel.place_state(start.state)
-        if first_step < plan.steps or not start.finished:
-            for note in _notes(plan) if shows else ():
-                console.print(note, highlight=False)
+        is_complete = first_step >= plan.steps or is_out_of_patience(config, start.meta.get("epochs_since_best", 0))
+        if not (start.finished and is_complete):
+            for note in (*start.notes, *_notes(plan)) if shows else ():
+                console.print(printable(note), markup=False, emoji=False, highlight=False)
             with (
                 _open_record(start.folder, first_step, config) as record,
                 ProgressDisplay(
@@ -122,12 +131,15 @@ def fit(
                 host = plan.parallel.fetch_state(state)
                 if config.tensorboard_images and distributed.is_first():
                     picture = _pictures.draw_predictions(plan, host, config.tensorboard_images)
-                    record.write_picture("test/predictions", plan.steps, picture)
+                    record.write_picture("test/predictions", int(host.step), picture)
             distributed.check_equal("the state", integrity.sha256(host))
             distributed.on_first(lambda: _write_result(run, host, test))
     values = distributed.on_first(lambda: workdir.read_json(start.folder / workdir.RESULT))
-    if shows:
+    if shows_result:
         print_summary(console, values, start.folder)
+        # Results of version 0.1 have no "stopped".
+        if reason := values.get("stopped"):
+            console.print(reason, highlight=False)
         # Results of version 0.1 have no "data_wait".
         if advice := plan.pipeline.advice(values.get("data_wait", 0.0)):
             console.print(advice, highlight=False)
@@ -136,35 +148,19 @@ def fit(
     )
 
 
-def evaluate_run(folder: Path, **custom: Any) -> dict[str, Any]:
-    """Evaluate the latest checkpoint of the run in `folder` on every test example.
-
-    Pass the Python objects of the run (`model`, `loss`, `augment`, `optimizer`) as to `fit`.
-
-    Returns:
-      `model`, `dataset`, `step`, `test_accuracy`, `test_loss` and `test_examples`.
-
-    Raises:
-      UsageError: if the folder contains no run, or the run has no intact checkpoint.
-    """
-    plan = make_plan(workdir.read_config(folder), CustomParts(**custom))
-    with Checkpoints(folder / workdir.CHECKPOINTS, read_only=True) as checkpoints:
-        state, _ = checkpoints.existing(plan.template)
-    test = evaluate(plan, plan.compile_eval_step(), plan.parallel.place_state(state))
-    return {
-        "model": plan.config.model,
-        "dataset": plan.config.dataset,
-        "step": int(state.step),
-        "test_accuracy": test["accuracy"],
-        "test_loss": test["loss"],
-        "test_examples": test["examples"],
-    }
-
-
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
     return {"jaxcnn": __version__, "python": platform.python_version(), **packages}
+
+
+def _recorded_preprocessing(config: Config) -> dict[str, Any] | None:
+    """Return the preprocessing that the run directory stores for a run on this dataset, as a JSON value, or None."""
+    folder = None if config.workdir is None else local_folder("workdir", config.workdir)
+    if folder is None or not workdir.is_run_on(folder, config.dataset):
+        return None
+    stored = preprocessing.read(folder)
+    return None if stored is None else dataclasses.asdict(stored)
 
 
 def _notes(plan: Plan) -> list[str]:
@@ -194,12 +190,14 @@ def _write_result(run: Loop, state: TrainState, test: dict[str, float]) -> None:
 
 def _result_values(run: Loop, state: TrainState, test: dict[str, float], train: dict[str, Any]) -> dict[str, Any]:
     """Return the values of `result.json`. `train` contains the means of the last epoch's steps."""
-    plan = run.plan
+    plan, steps = run.plan, int(state.step)
+    stopped = f"stopped at step {steps:,} of {plan.steps:,}: no better test accuracy in {run.epochs_since_best} epochs"
     return {
         "model": plan.config.model,
         "dataset": plan.config.dataset,
-        "steps": plan.steps,
-        "epochs": plan.epoch(plan.steps),
+        "steps": steps,
+        "epochs": plan.epoch(steps),
+        "stopped": stopped if steps < plan.steps else None,
         "batch_size": plan.batch_size,
         "seed": plan.config.seed,
         "test_accuracy": test["accuracy"],

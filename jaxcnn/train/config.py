@@ -8,8 +8,11 @@ models, losses, optimizers and other parts are checked where the parts are built
 import contextlib
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from jaxcnn.errors import UsageError
 from jaxcnn.train import config_checks as checks
@@ -25,15 +28,15 @@ class OptimizerConfig:
 
     name: str = "momentum"
     """sgd, momentum, nesterov, rmsprop, adagrad, adam, adamw, lars, lamb, lion or muon."""
-    learning_rate: Annotated[float, checks.POSITIVE] = 0.05
+    learning_rate: Annotated[float, checks.POSITIVE, checks.FLOAT32] = 0.05
     """Peak learning rate of the schedule."""
     momentum: Annotated[float | None, checks.FRACTION_BELOW_ONE] = None
     """Momentum coefficient; 0.9 by default for momentum, nesterov, lars and muon."""
-    weight_decay: Annotated[float, checks.NOT_NEGATIVE] = 0.001
+    weight_decay: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(1e6)] = 0.001
     """Weight decay of kernels. Biases and normalization parameters do not decay."""
     decay_all: bool = False
     """Apply weight decay to biases and normalization parameters too."""
-    clip_norm: Annotated[float | None, checks.POSITIVE] = None
+    clip_norm: Annotated[float | None, checks.POSITIVE, checks.at_most(1e30)] = None
     """Clip the gradient to this global norm, over all parameters together."""
     learning_rate_scales: Annotated[tuple[str, ...], checks.scales] = ()
     """Factors on the learning rate of selected parameters: EXPRESSION=FACTOR, such as "stem|stage1=0.1" "head=10".
@@ -70,15 +73,26 @@ class OptimizerConfig:
             "decay_all": decay_all,
             "clip_norm": clip_norm,
             "learning_rate_scales": learning_rate_scales,
-            "options": tuple((keyword, _immutable(given[keyword])) for keyword in sorted(given)),
+            "options": tuple((keyword, given[keyword]) for keyword in sorted(given)),
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)  # the dataclass is frozen
+        _make_immutable(self)
 
 
-def _immutable(value: Any) -> Any:
-    """Return lists as tuples, at any depth."""
-    return tuple(map(_immutable, value)) if isinstance(value, list | tuple) else value
+def _make_immutable(part: Any) -> None:
+    """Replace the values of a new dataclass: NumPy scalars and paths become JSON values, and lists become tuples."""
+    for field in dataclasses.fields(part):
+        object.__setattr__(part, field.name, immutable(getattr(part, field.name)))
+
+
+def immutable(value: Any) -> Any:
+    """Return lists as tuples, NumPy scalars as Python numbers and paths as strings, at any depth."""
+    if isinstance(value, list | tuple):
+        return tuple(map(immutable, value))
+    if isinstance(value, np.generic):
+        return value.item()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 @dataclass(frozen=True)
@@ -87,16 +101,19 @@ class ScheduleConfig:
 
     name: str = "cosine"
     """constant, step, cosine, linear, polynomial or onecycle."""
-    warmup_epochs: Annotated[float, checks.NOT_NEGATIVE] = 0.0
+    warmup_epochs: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(1e9)] = 0.0
     """Epochs of linear warm-up from 0."""
     milestones: Annotated[tuple[float, ...], checks.MILESTONES] = (0.5, 0.75)
     """Fractions of the run after which the learning rate drops (step)."""
     factor: Annotated[float, checks.FRACTION] = 0.1
     """Factor on the learning rate at each milestone (step)."""
-    power: Annotated[float, checks.POSITIVE] = 2.0
+    power: Annotated[float, checks.POSITIVE, checks.at_most(1000)] = 2.0
     """Exponent of the decay (polynomial)."""
     end_factor: Annotated[float, checks.FRACTION] = 0.0
     """Final learning rate as a fraction of the peak (cosine, linear and polynomial)."""
+
+    def __post_init__(self):
+        _make_immutable(self)
 
 
 @dataclass(frozen=True)
@@ -110,13 +127,20 @@ class Config:
     init_from: str | None = None
     """Initial weights: a .safetensors or .pth file with jaxcnn's, torchvision's or timm's names, hf:OWNER/NAME, or
     the directory of a run. A classifier for another number of classes is left out."""
+    init_channels: Literal["exact", "sum"] = "exact"
+    """Initial weights for color images of a model for gray images: exact refuses them, sum sums the first kernel over
+    its input channels."""
     freeze: Annotated[str | None, checks.pattern] = None
     """Parameters to freeze: a regular expression, anchored at the start of the path, such as "stem|stage1".
     "(?!head)" freezes all but the classifier (a linear probe)."""
     dataset: str = "fashion_mnist_mini"
     """Dataset; `jaxcnn datasets` lists them."""
-    data_dir: str | None = None
+    data_dir: Annotated[str | None, checks.path] = None
     """Directory of prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    train_split: str | None = None
+    """Training images, as a part of a TFDS dataset: "train[:90%]" (default: train)."""
+    test_split: str | None = None
+    """Test images, as a part of a TFDS dataset: "train[90%:]" (default: test, or validation)."""
     image_size: Annotated[int | tuple[int, int] | None, checks.image_size] = None
     """Side of the images in pixels, or height and width. Required for datasets whose images differ in size."""
     resize: Annotated[Literal["shorter", "stretch"] | int, checks.resize] = "shorter"
@@ -137,10 +161,12 @@ class Config:
     """What a resumed run compares to find changed data: names and sizes of the files, or their contents too."""
     accept_changed_data: bool = False
     """Resume a run although its data has changed."""
-    epochs: Annotated[float, checks.POSITIVE] = 30.0
+    epochs: Annotated[float, checks.POSITIVE, checks.at_most(1e9)] = 30.0
     """Passes over the training set."""
-    steps: Annotated[int | None, checks.AT_LEAST_ONE] = None
-    """Training steps. Overrides epochs."""
+    steps: Annotated[int | None, checks.AT_LEAST_ONE, checks.STEPS] = None
+    """Training steps, instead of epochs."""
+    patience: Annotated[int | None, checks.AT_LEAST_ONE] = None
+    """Stop after this many epochs in a row without a better test accuracy (default: never)."""
     batch_size: Annotated[int | Literal["full"], checks.batch_size] = 64
     """Images in a step, over all devices: 1 is stochastic, full is full-batch gradient descent."""
     accumulate: Annotated[int | None, checks.AT_LEAST_ONE] = None
@@ -148,17 +174,20 @@ class Config:
     augment: tuple[str, ...] = ("shift:1",)
     """Random augmentations of training images, in order: flip, shift:PIXELS, crop:PADDING, cutout:SIZE, resized_crop,
     randaugment, trivialaugment."""
-    mixup: Annotated[float, checks.NOT_NEGATIVE] = 0.0
+    mixup: Annotated[float, checks.NOT_NEGATIVE, checks.MIXING] = 0.0
     """Alpha of mixup, which blends two images and their labels; 0 is off."""
-    cutmix: Annotated[float, checks.NOT_NEGATIVE] = 0.0
+    cutmix: Annotated[float, checks.NOT_NEGATIVE, checks.MIXING] = 0.0
     """Alpha of cutmix, which pastes a box of one image into another; 0 is off."""
     loss: str = "cross_entropy"
     """cross_entropy or binary_cross_entropy."""
-    label_smoothing: Annotated[float, checks.FRACTION_BELOW_ONE] = 0.1
+    label_smoothing: Annotated[float, checks.LABEL_SMOOTHING] = 0.1
     """Fraction of each training label that is distributed evenly over all classes; 0 is off."""
+    class_weights: Annotated[tuple[float, ...] | Literal["balanced"] | None, checks.class_weights] = None
+    """Weight of the training loss of each class, normalized so that the training images have a mean weight of 1.
+    balanced: the inverse of the number of training images of the class. The test loss has no weights."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    aux_weight: Annotated[float, checks.NOT_NEGATIVE] = 0.3
+    aux_weight: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(1e6)] = 0.3
     """Weight of the loss of each auxiliary classifier (GoogLeNet)."""
     ema_decay: Annotated[float, checks.FRACTION_BELOW_ONE] = 0.0
     """Decay, such as 0.999, of a moving average of parameters and batch statistics, which is then tested; 0 is off."""
@@ -173,22 +202,25 @@ class Config:
     a group."""
     shard_state: bool = False
     """Shard large parameters and optimizer state over the devices (parallel jit only)."""
-    steps_per_dispatch: Annotated[int, checks.AT_LEAST_ONE] = 1
+    steps_per_dispatch: Annotated[int, checks.AT_LEAST_ONE, checks.at_most(10_000)] = 1
     """Steps per call of the compiled program. More steps hide the cost of a call where a step is short."""
     seed: Annotated[int, checks.between(0, 2**32 - 1, "2^32 - 1")] = 0
     """Seed of all randomness: parameters, data order, augmentation, dropout."""
-    workdir: str | None = None
+    workdir: Annotated[str | None, checks.path] = None
     """Run directory. A run of the same configuration there is resumed (default: a new one in runs/)."""
-    checkpoint_every: Annotated[int | None, checks.AT_LEAST_ONE] = None
+    checkpoint_every: Annotated[int | None, checks.AT_LEAST_ONE, checks.STEPS] = None
     """Steps between checkpoints, in addition to one at the end of each epoch (default: none)."""
-    log_every: Annotated[int, checks.AT_LEAST_ONE] = 20
+    log_every: Annotated[int, checks.AT_LEAST_ONE, checks.STEPS] = 20
     """Steps between updates of the progress bar and of the log files, which record every step."""
     tensorboard_images: Annotated[int, checks.between(0, 64)] = 0
     """Test images to show in TensorBoard with their predictions at the end of the run; 0 is none."""
     wandb: bool = False
     """Send metrics to Weights & Biases too (pip install 'jaxcnn[wandb]')."""
     progress: bool = True
-    """Progress bar and a line for each epoch; --no-progress turns both off."""
+    """--no-progress prints the result at the end, without a progress bar and a line for each epoch."""
+
+    def __post_init__(self):
+        _make_immutable(self)
 
 
 # Fields that may change between two starts of the same run: where it is stored and how it is watched.
@@ -210,6 +242,9 @@ _USED_MOMENTUM_IN_0_1 = ("momentum", "nesterov", "lars", "muon")
 
 # Fields that were added after version 0.1, with their values in runs that do not record them.
 _ADDED: dict[str, Any] = {
+    "init_channels": "exact",
+    "train_split": None,
+    "test_split": None,
     "resize": "shorter",
     "crop_fraction": None,
     "background": "white",
@@ -218,6 +253,8 @@ _ADDED: dict[str, Any] = {
     "skip_damaged": False,
     "data_fingerprint": "sizes",
     "accept_changed_data": False,
+    "class_weights": None,
+    "patience": None,
 }
 
 
@@ -228,18 +265,28 @@ def validate(config: Config) -> None:
       UsageError: If a value cannot work. The message is one line.
     """
     _validate(config, prefix="")
+    if config.steps is not None and config.epochs != Config.epochs:
+        raise UsageError(
+            f"epochs and steps are mutually exclusive, got epochs {config.epochs:g} and steps {config.steps}. "
+            "Set one of them"
+        )
 
 
 def _validate(part: Any, prefix: str) -> None:
     for field, hint in get_type_hints(type(part), include_extras=True).items():
         name, value = prefix + field, getattr(part, field)
-        if dataclasses.is_dataclass(value):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            if not isinstance(value, hint):
+                raise UsageError(f"{name} must be {hint.__name__}(...), got {value!r}")
             _validate(value, f"{name}.")
-        elif get_origin(hint) is Literal:
-            checks.one_of(get_args(hint))(name, value)
-        elif get_origin(hint) is Annotated and value is not None:
-            for check in get_args(hint)[1:]:
-                check(name, value)
+            continue
+        kind, *field_checks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if get_origin(kind) is Literal and isinstance(value, str):
+            checks.one_of(get_args(kind))(name, value)
+        elif kind != Keywords:  # `json_values` checks their types
+            checks.check_type(name, value, kind)
+        for check in field_checks if value is not None else ():
+            check(name, value)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -275,33 +322,17 @@ def _read(kind: Any, values: dict[str, Any]) -> Any:
             value = tuple(value.items())
         elif isinstance(value, list):
             value = tuple(value)
-        if not _is_a(value, hint):
+        if not checks.is_a(value, hint):
             raise TypeError(f"{name} cannot be {value!r}")
         read[name] = value
     return kind(**read)
 
 
-def _is_a(value: Any, hint: Any) -> bool:
-    """Return whether a value has a field's type. An integer is accepted as a float, a boolean is not a number."""
-    if hint is Any:
-        return True
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) is tuple:
-        item, *others = get_args(hint)
-        if others == [...]:
-            return isinstance(value, tuple) and all(_is_a(x, item) for x in value)
-        return isinstance(value, tuple) and all(map(_is_a, value, (item, *others)))
-    if get_args(hint):
-        return any(_is_a(value, choice) for choice in get_args(hint))
-    if hint is float:
-        return isinstance(value, float | int) and not isinstance(value, bool)
-    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-
-
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
     """Return the dict of a configuration of an earlier version as this version writes it; a newer one as it is."""
     values = {**_ADDED, **values}
+    if values["steps"] is not None:
+        values["epochs"] = Config.epochs  # version 0.1 ignored any other number where steps were given
     optimizer = values["optimizer"]
     if "options" in optimizer:
         return values

@@ -1,4 +1,4 @@
-"""How a loss becomes a gradient: plain, accumulated over micro-batches, or scaled for float16.
+"""How a loss becomes a gradient: plain, accumulated over micro-batches, scaled for float16, or of each example.
 
 A gradient is a function `(loss, params) -> (gradients, aux)`, where `loss(params)` returns `(scalar, aux)`. Gradients
 wrap each other: `scaled(loss_scale, accumulated(4))` sums the scaled gradients of four micro-batches, and divides the
@@ -17,10 +17,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcnn.errors import UsageError
+
 # Micro-batches of the full training set, where their number is not given: so few images at once that they fit memory.
 # On a CPU each micro-batch is compiled separately (see `_sum_over_parts`), so they are few and large.
 FULL_BATCH_IMAGES = 512
 FULL_BATCH_PARTS_ON_CPU = 8
+# Micro-batches that are compiled separately on a CPU. With more of them, compiling takes too long.
+UNROLLED_PARTS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +33,8 @@ class BatchLoss:
 
     Attributes:
       function: `(params, batch_stats, batch, index) -> (loss, (batch_stats, sums))`. The loss is the part's
-        contribution to the mean over the whole batch, so that losses and gradients of parts add up.
+        contribution to the mean over the whole batch, so that losses and gradients of parts add up. The sums
+        include this loss as `total`.
       batch: arrays `[N, ...]` in any tree: the whole batch, or a micro-batch.
       batch_stats: running statistics before the batch.
       opt_state: the optimizer's state before the step.
@@ -73,6 +78,29 @@ def accumulated(parts: int, gradient: Gradient = plain) -> Gradient:
         return gradients, (batch_stats, sums)
 
     return of_parts
+
+
+def of_each_example(loss: BatchLoss, params: Any) -> tuple[Any, Any]:
+    """Return the gradient of each example's own loss, `[N, ...]`, for differentially private optimizers.
+
+    Raises:
+      UsageError: If the model has batch statistics, which make the examples of a batch depend on each other.
+    """
+    if jax.tree.leaves(loss.batch_stats):
+        raise UsageError(
+            "the optimizer needs the gradient of each example, which does not exist with batch normalization. "
+            "Use a model without it"
+        )
+    examples = len(jax.tree.leaves(loss.batch)[0])
+
+    def of_one(example: Any, index: jax.Array) -> tuple[Any, Any]:
+        part = jax.tree.map(lambda x: x[None], example)
+        return plain(dataclasses.replace(loss, batch=part, index=index), params)
+
+    gradients, (_, sums) = jax.vmap(of_one)(loss.batch, jnp.arange(examples, dtype=jnp.int32))
+    # The loss of a part is its contribution to the mean.
+    gradients = jax.tree.map(lambda g: examples * g, gradients)
+    return gradients, (loss.batch_stats, jax.tree.map(lambda x: x.sum(0), sums))
 
 
 def scaled(loss_scale: Callable[[Any], jax.Array], gradient: Gradient = plain) -> Gradient:
@@ -154,8 +182,8 @@ def _sum_over_parts(
     shapes = jax.eval_shape(function, carry, first, jnp.zeros((), jnp.int32))[1]
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     # XLA's fast convolutions on a CPU are lost inside a loop (15 times slower for a ResNet-20), so there the loop is
-    # unrolled; elsewhere it keeps the program small.
-    unroll = even if jax.default_backend() == "cpu" else 1
+    # unrolled unless it is long; elsewhere it keeps the program small.
+    unroll = even if jax.default_backend() == "cpu" and even <= UNROLLED_PARTS else 1
     (carry, total), _ = jax.lax.scan(one, (carry, zero), (jnp.arange(even), stacked), unroll=unroll)
     if examples % size:
         (carry, total), _ = one((carry, total), (jnp.asarray(even), rest))

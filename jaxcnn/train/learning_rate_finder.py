@@ -7,6 +7,7 @@ progression, to cover several orders of magnitude.
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ SMOOTHING = 0.9
 # The suggestion is this fraction of the learning rate with the lowest smoothed loss, at which training is about to
 # diverge.
 SAFETY = 1 / 3
+# The loss has fallen if it is below its start by more than this multiple of the standard error of the difference. The
+# lowest of 100 correlated values, all of one mean, is rarely more than 3 standard errors below it.
+SIGNIFICANT = 5.0
+# Limits of the arguments. Rates are float32 in the step.
+MAX_STEPS, SMALLEST, LARGEST = 100_000, 1e-30, 1e30
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,14 @@ class LearningRateFinderResult:
       learning_rates: of each step made, increasing.
       losses: mean loss of each step's batch, in nats.
       smoothed: moving average of the losses.
-      suggestion: a third of the learning rate with the lowest smoothed loss.
+      suggestion: a third of the learning rate with the lowest smoothed loss; None if the loss does not fall by more
+        than its noise.
     """
 
     learning_rates: tuple[float, ...]
     losses: tuple[float, ...]
     smoothed: tuple[float, ...]
-    suggestion: float
+    suggestion: float | None
 
     def save(self, folder: Path, title: str) -> None:
         """Write `find_lr.json` and `find_lr.png` into a directory, which is created if needed.
@@ -66,7 +73,8 @@ class LearningRateFinderResult:
         axes = figure.subplots()
         axes.plot(self.learning_rates, self.losses, ".", ms=4, alpha=0.4, label="each step")
         axes.plot(self.learning_rates, self.smoothed, lw=2, label="smoothed")
-        axes.axvline(self.suggestion, color="tab:green", ls="--", label=f"suggested: {self.suggestion:.2g}")
+        if self.suggestion is not None:
+            axes.axvline(self.suggestion, color="tab:green", ls="--", label=f"suggested: {self.suggestion:.2g}")
         # The loss of the last step may be so large that it would flatten the curve.
         low, high = min(self.losses), max(self.losses[: len(self.losses) // 2])
         axes.set_ylim(low - 0.1 * (high - low), high + 0.2 * (high - low))
@@ -83,7 +91,7 @@ def find_learning_rate(
 
     Args:
       config: the run. Its own learning rate, schedule and length are not used.
-      steps: steps of the test, at least 20.
+      steps: steps of the test, from 20 to 100,000.
       lowest: first learning rate.
       highest: last learning rate.
       custom: custom parts, as passed to `fit`. A custom optimizer must be a function of the schedule.
@@ -94,10 +102,14 @@ def find_learning_rate(
     """
     if steps < 20:
         raise UsageError(f"steps must be at least 20 to see a curve, got {steps}")
+    if steps > MAX_STEPS:
+        raise UsageError(f"steps must be at most {MAX_STEPS}, got {steps}")
     if not 0 < lowest < highest < math.inf:
         raise UsageError(f"learning rates must be positive and growing, got {lowest} to {highest}")
+    if lowest < SMALLEST or highest > LARGEST:
+        raise UsageError(f"learning rates must be from {SMALLEST} to {LARGEST}, got {lowest} to {highest}")
     parts = CustomParts(**custom)
-    plan = make_plan(dataclasses.replace(config, steps=steps), parts)
+    plan = make_plan(dataclasses.replace(config, steps=steps, epochs=Config.epochs), parts)
     factor = (highest / lowest) ** (1 / (steps - 1))
     rates = [lowest * factor**step for step in range(steps)]
     plan = dataclasses.replace(plan, optimizer=build_optimizer(config, parts, lambda step: lowest * factor**step))
@@ -119,7 +131,21 @@ def find_learning_rate(
             break
     if len(losses) < steps // 10:
         raise RunError(f"the loss is not finite from step {len(losses) + 1} on, at a learning rate of {rates[0]:.2g}")
-    lowest_at = int(np.argmin(smoothed))
-    return LearningRateFinderResult(
-        tuple(rates[: len(losses)]), tuple(losses), tuple(smoothed), SAFETY * rates[lowest_at]
-    )
+    suggestion = SAFETY * rates[int(np.argmin(smoothed))] if falls(losses, smoothed) else None
+    return LearningRateFinderResult(tuple(rates[: len(losses)]), tuple(losses), tuple(smoothed), suggestion)
+
+
+def falls(losses: Sequence[float], smoothed: Sequence[float]) -> bool:
+    """Return whether the lowest smoothed loss is below the losses of the first steps by more than the noise.
+
+    Args:
+      losses: of each step, at growing learning rates.
+      smoothed: their moving average.
+    """
+    end = int(np.argmin(smoothed)) + 1
+    first = np.asarray(losses[: max(5, len(losses) // 10)])
+    # Differences of neighbors tell the noise of a loss even where its mean changes. Their median ignores outliers.
+    noise = 1.4826 * np.median(np.abs(np.diff(losses[: max(end, len(first))]))) / math.sqrt(2)
+    variance_of_average = (1 - SMOOTHING) / (1 + SMOOTHING) * (1 + SMOOTHING**end) / (1 - SMOOTHING**end)
+    error = noise * math.sqrt(variance_of_average + 1 / len(first))
+    return bool(first.mean() - smoothed[end - 1] > SIGNIFICANT * error)

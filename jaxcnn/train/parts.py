@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcnn.analysis.image_size import too_small
 from jaxcnn.data import compose
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import TooSmallError, UsageError
 from jaxcnn.layers import Partial
 from jaxcnn.layers.partial import module_fields
 from jaxcnn.models import create_model
-from jaxcnn.train.config import Config
+from jaxcnn.train.config import Config, OptimizerConfig, immutable
 from jaxcnn.train.gradient import Gradient, accumulated, plain, scaled
 from jaxcnn.train.losses import Loss, make_loss
 from jaxcnn.train.optim.freezing import Freezing
@@ -31,6 +32,9 @@ from jaxcnn.train.optim.optimizers import make_optimizer, resolve
 from jaxcnn.train.state import TrainState
 
 PREFIX = "custom:"
+
+MAX_NAME = 100
+"""Length of a custom part's description in messages and tables. That of a deep model has thousands of characters."""
 
 Part = TypeVar("Part")
 
@@ -82,10 +86,21 @@ def named_or_custom(kind: str, name: str, custom: Part | None, make: Callable[[]
     if custom is not None:
         return custom
     if name.startswith(PREFIX):
-        raise UsageError(
-            f"this run used a custom {kind}: {name.removeprefix(PREFIX)}. Pass it again from Python: {kind}=..."
-        )
+        again = f"Pass it again in Python: {kind}=..."
+        if kind == "model":
+            again += ", as in load_run(folder, model=...); on the command line: --model FILE.py:NAME"
+        raise UsageError(f"this run used a custom {kind}: {short_name(name)}. {again}.")
     return make()
+
+
+def short_name(name: str) -> str:
+    """Return the name of a part, or the description of a custom one, in at most `MAX_NAME` characters.
+
+    >>> short_name("custom:package.Net(width=8)"), len(short_name("custom:" + "x" * 6000))
+    ('package.Net(width=8)', 100)
+    """
+    text = " ".join(name.removeprefix(PREFIX).split())
+    return text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 3]}..."
 
 
 def build_model(
@@ -140,9 +155,31 @@ def _parse_option(option: str) -> tuple[str, Any]:
     if name in ("num_classes", "norm", "dtype", "param_dtype", "block", "parent", "name"):
         raise UsageError(f"model_options cannot set {name!r}")
     try:
-        return name, ast.literal_eval(value)
-    except (ValueError, TypeError, SyntaxError):
+        return name, immutable(ast.literal_eval(value))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # the last two: deep nesting
         return name, value
+
+
+def build_template(
+    config: Config, model: nn.Module, image_shape: tuple[int, ...], create: Callable[[], TrainState]
+) -> TrainState:
+    """Return tree, shapes and dtypes of the state that `create` makes, without computing it.
+
+    Raises:
+      UsageError: If the images are too small for the model (the message names the smallest size), or the model cannot
+        be made with the fields in `config.model_options`.
+    """
+    try:
+        return jax.eval_shape(create)
+    except TooSmallError:
+        raise too_small(type(model).__name__, model, image_shape, train=True) from None
+    except UsageError:
+        raise
+    except Exception as error:  # a field of a wrong type can make any operation fail
+        if not config.model_options:
+            raise
+        reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        raise UsageError(f"model_options cannot be used: {' '.join(config.model_options)}. {reason}") from error
 
 
 def build_losses(config: Config, custom: CustomParts) -> tuple[Loss, Loss]:
@@ -166,15 +203,33 @@ def build_augmentations(config: Config, custom: CustomParts) -> tuple[Any, ...]:
 def build_optimizer(config: Config, custom: CustomParts, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Return the optimizer of the trainable parameters, with a loss scale in float16. See also `build_gradient`."""
     own = custom.optimizer
-    if own is not None and (config.optimizer.options or config.optimizer.momentum is not None):
-        raise UsageError("optimizer keywords apply only to named optimizers; set them on your own optimizer")
-    if own is not None and not isinstance(own, optax.GradientTransformation):
+    if own is not None:
+        _check_unused(config.optimizer, uses_schedule=not isinstance(own, optax.GradientTransformation))
+    if isinstance(own, optax.MultiSteps):
+        own = own.gradient_transformation()
+    elif own is not None and not isinstance(own, optax.GradientTransformation):
         own = own(schedule)
     name = config.optimizer.name
     optimizer = named_or_custom("optimizer", name, own, lambda: make_optimizer(config.optimizer, schedule))
     if config.freeze is not None:
         optimizer = Freezing(config.freeze).optimizer(optimizer)
     return dynamic_loss_scale(optimizer) if config.dtype == "float16" else optimizer
+
+
+def _check_unused(config: OptimizerConfig, *, uses_schedule: bool) -> None:
+    """Raise `UsageError` if a field was set that the user's own optimizer does not use.
+
+    The configuration of a recorded run is not checked: version 0.1 accepted all fields.
+    """
+    if config.options or config.momentum is not None:
+        raise UsageError("optimizer keywords apply only to named optimizers; set them on your own optimizer")
+    usual = OptimizerConfig(config.name, config.learning_rate) if uses_schedule else OptimizerConfig(config.name)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != getattr(usual, field.name) and not config.name.startswith(PREFIX):
+            raise UsageError(
+                f"optimizer.{field.name} applies only to named optimizers, got {value}. Set it on your own optimizer"
+            )
 
 
 def build_gradient(config: Config, accumulate: int) -> Gradient:

@@ -1,15 +1,26 @@
 """Named entries: find one by its name, and check keyword arguments against a function's signature."""
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.errors import UsageError, shortened, unknown_name
 
 Entry = TypeVar("Entry")
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+# What numbers must be, by the names of keywords of Optax's optimizers.
+_DECAY = ("in [0, 1)", lambda x: 0 <= x < 1)
+_SMALL = ("from 0 to 1,000,000", lambda x: 0 <= x <= 1e6)
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    **dict.fromkeys(("b1", "b2", "decay"), _DECAY),
+    **dict.fromkeys(("eps", "eps_root", "initial_scale", "initial_accumulator_value", "trust_coefficient"), _SMALL),
+    "ns_steps": ("from 1 to 100", lambda x: 1 <= x <= 100),
+}
 
 
 class Registry(dict[str, Entry]):
@@ -48,7 +59,7 @@ def keywords_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def check_keywords(owner: str, given: Mapping[str, Any], accepted: Mapping[str, inspect.Parameter]) -> None:
-    """Check names and types of keyword arguments.
+    """Check names, types and ranges of keyword arguments.
 
     Args:
       owner: what they are passed to, such as "optimizer adam", for the message.
@@ -56,7 +67,8 @@ def check_keywords(owner: str, given: Mapping[str, Any], accepted: Mapping[str, 
       accepted: the parameters that exist; see `keywords_of`.
 
     Raises:
-      UsageError: If a keyword is unknown (the message suggests the closest one), or a value has the wrong type.
+      UsageError: If a keyword is unknown (the message suggests the closest one), or a value has the wrong type or
+        is out of range.
 
     >>> check_keywords("optimizer adam", {"b3": 0.9}, keywords_of(lambda b1=0.9, eps=1e-8: None))
     Traceback (most recent call last):
@@ -71,7 +83,9 @@ def check_keywords(owner: str, given: Mapping[str, Any], accepted: Mapping[str, 
             if value not in choices:
                 raise unknown_name(f"{name} of {owner}", value, choices)
         elif wanted := _type_error(accepted[name], value):
-            raise UsageError(f"{name} of {owner} must be {wanted}, got {value!r}")
+            raise UsageError(f"{name} of {owner} must be {wanted}, got {shortened(repr(value))}")
+        elif name in _RANGES and _is_number(value) and not _RANGES[name][1](value):
+            raise UsageError(f"{name} of {owner} must be {_RANGES[name][0]}, got {value!r}")
 
 
 def _type_error(parameter: inspect.Parameter, value: Any) -> str | None:
@@ -97,11 +111,13 @@ def _type_error(parameter: inspect.Parameter, value: Any) -> str | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Return whether a value is a number that float32 can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _is_dtype(value: Any) -> bool:
+    """Return whether a value is the name of a floating-point dtype."""
     try:
-        return isinstance(value, str) and np.issubdtype(np.dtype(value), np.generic)
-    except TypeError:
+        return isinstance(value, str) and jnp.issubdtype(np.dtype(value), jnp.floating)
+    except (TypeError, ValueError):
         return False

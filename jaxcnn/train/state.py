@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
 from jaxcnn import kernels
+from jaxcnn.train.optim.adapters import adapt, evaluation_params
 
 
 @struct.dataclass
@@ -20,7 +22,7 @@ class TrainState:
       step: steps made so far, int32 scalar.
       params: the model's parameters.
       batch_stats: running statistics of batch normalization; empty for models without it.
-      opt_state: the optimizer's state, with the loss scale in float16.
+      opt_state: the adapted optimizer's state (`optim.adapters`), with the loss scale in float16.
       ema: moving averages of `params` and `batch_stats`, in a dict of these names; empty if not averaged.
       key: raw key data, uint32 `[2]`, the same for the whole run. Each step folds its number into it.
     """
@@ -50,7 +52,8 @@ def create_state(
       seed: seed of all randomness.
       averaged: keep moving averages of parameters and statistics (`ema`).
     """
-    init_key, run_key = jax.random.split(jax.random.key(seed))
+    # Put on the device explicitly, as everything here, so that a program may forbid implicit transfers.
+    init_key, run_key = jax.random.split(jax.random.key(jax.device_put(np.uint32(seed))))
     keys = {"params": init_key, "dropout": init_key}
 
     # One compiled program instead of one for each layer's initializer. It runs once, so it is compiled quickly rather
@@ -66,7 +69,7 @@ def create_state(
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             **learned,
-            opt_state=optimizer.init(variables["params"]),
+            opt_state=adapt(optimizer).init(variables["params"]),
             ema=learned if averaged else {},
             key=jax.random.key_data(run_key),
         )
@@ -75,5 +78,11 @@ def create_state(
 
 
 def evaluation_variables(state: TrainState) -> dict[str, Any]:
-    """Return the variables to test and predict with: the moving averages if the state has them, else the latest."""
-    return state.ema or {"params": state.params, "batch_stats": state.batch_stats}
+    """Return the variables to test and predict with.
+
+    They are the moving averages if the state has them, else the latest variables. Some optimizers replace the latest
+    parameters (`optim.adapters.evaluation_params`).
+    """
+    if state.ema:
+        return state.ema
+    return {"params": evaluation_params(state.opt_state, state.params), "batch_stats": state.batch_stats}

@@ -5,6 +5,7 @@ over the axis; without one it sees the whole batch.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcnn.errors import UsageError
 from jaxcnn.kernels.axes import needs_mean
 from jaxcnn.train import metrics
-from jaxcnn.train.gradient import BatchLoss, Gradient, fill_in, leave_out_as, plain
-from jaxcnn.train.losses import Loss, cross_entropy
+from jaxcnn.train.gradient import BatchLoss, Gradient, fill_in, leave_out_as, of_each_example, plain
+from jaxcnn.train.losses import Loss, check_labels, cross_entropy
 from jaxcnn.train.mixing import main_labels, mixed_loss
 from jaxcnn.train.optim import ema
+from jaxcnn.train.optim.adapters import adapt, needs_example_gradients
 from jaxcnn.train.prepare import Prepare
 from jaxcnn.train.state import TrainState, evaluation_variables
 
@@ -41,6 +44,16 @@ def make_train_step(
     The batch is a dict of `images` uint8 `[N, H, W, C]` and `labels` int32 `[N]`. The metrics are sums over the whole
     batch: `loss` (without auxiliary losses), `correct` and `examples`.
 
+    Every transformation of Optax works (`optim.adapters`). One that accepts extra arguments gets these, of the whole
+    batch over all devices:
+
+    - `value`: the loss, with auxiliary losses.
+    - `grad`: its gradient.
+    - `value_fn` and `obj_fn`: the loss as a function of the parameters.
+    - `grad_fn`: the gradient as a function of the parameters and of an index, which is not used.
+
+    Differentially private optimizers get the gradient of each example.
+
     Args:
       model: called as `model.apply(variables, images, train=True)`, returns logits `[N, classes]`.
       optimizer: turns the gradient of the mean loss into an update.
@@ -51,11 +64,17 @@ def make_train_step(
       gradient: `(loss, params) -> (gradients, aux)`; see `gradient`. float16 needs `gradient.scaled`.
       ema_decay: decay of the moving averages in the state's `ema`, if it has them.
       axis_name: the mapped axis over which the batch is distributed, if there is one.
+
+    Raises:
+      UsageError: from the step, when it is traced, if the labels are not integers `[N]`, or if the optimizer needs the
+        gradient of each example and there is none.
     """
+    optimizer = adapt(optimizer)
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, metrics.Sums]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         images, labels = batch["images"], batch["labels"]
+        check_labels(labels, images.shape[:1])
         if prepare is not None:
             images, labels = prepare(key, images, labels, axis_name)
         examples = len(images)
@@ -72,20 +91,30 @@ def make_train_step(
             )
             losses = mixed_loss(loss, logits, labels)
             auxiliary = [mixed_loss(loss, x, labels).sum() for x in jax.tree.leaves(updates.get("aux_logits", {}))]
-            total = losses.sum() + aux_weight * sum(auxiliary)
-            sums = metrics.sums(losses, logits, main_labels(labels))
-            return total / examples, (updates.get("batch_stats", {}), sums)
+            total = (losses.sum() + aux_weight * sum(auxiliary)) / examples
+            sums = {**metrics.sums(losses, logits, main_labels(labels)), "total": total}
+            return total, (updates.get("batch_stats", {}), sums)
 
         first = jnp.zeros((), jnp.int32)
         batch_loss = BatchLoss(loss_of, (images, labels), state.batch_stats, state.opt_state, first)
-        gradients, (batch_stats, sums) = gradient(batch_loss, state.params)
-        if axis_name is not None and needs_mean(axis_name, gradients, batch_stats, sums):
-            # Running statistics are already equal on all devices if batch normalization is synchronized. Otherwise
-            # their mean is the best single value: the state must not depend on which device it is read from.
-            gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)
-            sums = jax.lax.psum(sums, axis_name)
+        mean_gradient = functools.partial(_over_devices, gradient, batch_loss, axis_name)
+        if needs_example_gradients(state.opt_state):
+            gradients, batch_stats, sums = _of_examples(gradient, batch_loss, state.params, axis_name)
+        else:
+            gradients, batch_stats, sums = mean_gradient(state.params)
+        value = sums.pop("total")
         trainable = leave_out_as(state.params, gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, trainable)
+        value_fn = _value_function(mean_gradient, state.params)
+        updates, opt_state = optimizer.update(
+            gradients,
+            state.opt_state,
+            trainable,
+            value=value,
+            grad=gradients,
+            value_fn=value_fn,
+            obj_fn=value_fn,
+            grad_fn=lambda params, _=0: mean_gradient(fill_in(params, state.params))[0],
+        )
         learned = {"params": optax.apply_updates(trainable, updates), "batch_stats": batch_stats}
         new_state = dataclasses.replace(
             state,
@@ -97,6 +126,68 @@ def make_train_step(
         return new_state, sums
 
     return train_step
+
+
+def _over_devices(
+    gradient: Gradient, loss: BatchLoss, axis_name: str | None, params: Any
+) -> tuple[Any, Any, dict[str, jax.Array]]:
+    """Return gradients, batch statistics and sums of the whole batch, equal on all devices.
+
+    Of the sums, `total` is the mean loss with auxiliary losses.
+    """
+    gradients, (batch_stats, sums) = gradient(loss, params)
+    if axis_name is not None and needs_mean(axis_name, gradients, batch_stats, sums):
+        # Running statistics are already equal on all devices if batch normalization is synchronized. Otherwise their
+        # mean is the best single value: the state must not depend on which device it is read from.
+        gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)
+        sums = _summed(sums, axis_name)
+    return gradients, batch_stats, sums
+
+
+def _of_examples(
+    gradient: Gradient, loss: BatchLoss, params: Any, axis_name: str | None
+) -> tuple[Any, Any, dict[str, jax.Array]]:
+    """Return what `_over_devices` returns, with the gradients of the examples of all devices, `[N, ...]`."""
+    if gradient is not plain:
+        raise UsageError(
+            "the optimizer needs the gradient of each example, which cannot be accumulated, scaled for float16, or "
+            "taken of a part of the parameters. Use accumulate=1, dtype='float32' and freeze=None"
+        )
+    gradients, (batch_stats, sums) = of_each_example(loss, params)
+    if axis_name is not None and needs_mean(axis_name, gradients, sums):
+        gradients = jax.tree.map(lambda g: jax.lax.all_gather(g, axis_name, tiled=True), gradients)
+        sums = _summed(sums, axis_name)
+    return gradients, batch_stats, sums
+
+
+def _summed(sums: dict[str, jax.Array], axis_name: str) -> dict[str, jax.Array]:
+    """Return the sums over all devices. Each device's `total` is a mean over its examples, so their mean is taken."""
+    sums = jax.lax.psum(sums, axis_name)
+    return {**sums, "total": sums["total"] / jax.lax.axis_size(axis_name)}
+
+
+def _value_function(mean_gradient: Callable[[Any], Any], params: Any) -> Callable[[Any], jax.Array]:
+    """Return the loss of the whole batch as a function of the trainable parameters.
+
+    Args:
+      mean_gradient: returns what `_over_devices` returns, for all parameters.
+      params: all parameters.
+    """
+
+    @jax.custom_vjp
+    def value_fn(trainable: Any) -> jax.Array:
+        return forward(trainable)[0]  # the compiler drops the gradient
+
+    # JAX's own derivative would be that of this device's part of the batch.
+    def forward(trainable: Any) -> tuple[jax.Array, Any]:
+        gradients, _, sums = mean_gradient(fill_in(trainable, params))
+        return sums["total"], gradients
+
+    def backward(gradients: Any, cotangent: jax.Array) -> tuple[Any]:
+        return (jax.tree.map(lambda g: cotangent * g, gradients),)
+
+    value_fn.defvjp(forward, backward)
+    return value_fn
 
 
 def _dropout_key(key: jax.Array, axis_name: str | None) -> jax.Array:
@@ -130,9 +221,13 @@ def make_eval_step(
       normalize: `[N, H, W, C] -> [N, H, W, C]`, from pixels to the model's input.
       flip: average the logits of each image and its mirror image.
       axis_name: the mapped axis over which the batch is distributed, if there is one.
+
+    Raises:
+      UsageError: from the step, when it is traced, if the labels are not integers `[N]`.
     """
 
     def eval_step(state: TrainState, batch: Any) -> metrics.Sums:
+        check_labels(batch["labels"], batch["images"].shape[:1])
         images = batch["images"] if normalize is None else normalize(batch["images"])
         logits = evaluation_logits(model, evaluation_variables(state), images, flip=flip)
         sums = metrics.sums(loss(logits, batch["labels"]), logits, batch["labels"], batch["mask"])

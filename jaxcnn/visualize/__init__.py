@@ -9,12 +9,14 @@ from jaxcnn.visualize.feature_maps import feature_map_figure
 from jaxcnn.visualize.filters import filter_figure
 from jaxcnn.visualize.grad_cam import grad_cam, grad_cam_figure
 from jaxcnn.visualize.layers import layer_names, layer_output
-from jaxcnn.visualize.mistakes import mistake_figure
+from jaxcnn.visualize.mistakes import Mistakes, draw_mistakes, mistake_figure
 from jaxcnn.visualize.receptive_field import receptive_field_figure
 
 __all__ = [
+    "Mistakes",
     "confusion_figure",
     "confusion_matrix",
+    "draw_mistakes",
     "feature_map_figure",
     "filter_figure",
     "grad_cam",

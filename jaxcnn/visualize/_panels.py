@@ -7,6 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+MAX_NAME = 40
+"""Longer names are cut, since they would leave no space for the images."""
+
 
 def grid(count: int, title: str, *, size: float = 1.1, columns: int = 8) -> tuple[Figure, list[Axes]]:
     """Return a figure with a title and `count` square panels without ticks, in row-major order."""
@@ -31,3 +34,14 @@ def show(axes: Axes, image: np.ndarray, **options: Any) -> Any:
     if image.dtype == np.uint8:
         options = {"vmin": 0, "vmax": 255, **options}
     return axes.imshow(image, origin="upper", interpolation="nearest", **options)
+
+
+def literal(name: str) -> str:
+    """Return the name of a class or a layer as matplotlib shows it: short, in one line and not as mathematics.
+
+    >>> literal("$5 or $6"), literal("a\\nb")
+    ('\\\\$5 or \\\\$6', 'a?b')
+    """
+    text = "".join(x if x.isprintable() else "?" for x in name)
+    text = text if len(text) <= MAX_NAME else f"{text[: MAX_NAME - 3]}..."
+    return text.replace("$", r"\$")

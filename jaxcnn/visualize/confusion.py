@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxcnn.visualize._panels import literal
+
 # With more classes, counts and class names are too small to read.
 MOST_NUMBERS = 20
 MOST_NAMES = 60
@@ -45,8 +47,9 @@ def confusion_figure(labels: np.ndarray, predicted: np.ndarray, class_names: Seq
     axes.set(xlabel="predicted class", ylabel="true class")
     axes.set_title(f"{matrix.sum():,} images, {accuracy:.2%} correct")
     if count <= MOST_NAMES:
-        axes.set_xticks(range(count), class_names, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(count), class_names)
+        names = [literal(name) for name in class_names]
+        axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(count), names)
     if count <= MOST_NUMBERS:
         for (row, column), number in np.ndenumerate(matrix):
             if number:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from jaxcnn.errors import UsageError
 from jaxcnn.train import Trained
-from jaxcnn.visualize._panels import show
+from jaxcnn.visualize._panels import literal, show
 from jaxcnn.visualize.layers import check_layer, last_layer, logits_and_output
 
 
@@ -74,5 +74,6 @@ def grad_cam_figure(trained: Trained, image: np.ndarray, label: int | None = Non
     picture = right.imshow(smooth, cmap="jet", alpha=0.5, vmin=0, vmax=max(float(smooth.max()), 1e-12))
     right.set(title=f"at {layer}", xlabel="column (pixels)", ylabel="row (pixels)")
     figure.colorbar(picture, ax=right, label="support for the class")
-    figure.suptitle(f"Grad-CAM for {preprocessing.class_names[label]} (probability {probabilities[label]:.1%})")
+    name = literal(preprocessing.class_names[label])
+    figure.suptitle(f"Grad-CAM for {name} (probability {probabilities[label]:.1%})")
     return figure

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from jaxcnn.analysis import summarize
-from jaxcnn.errors import unknown_name
+from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.visualize._panels import show
 
 MOST = 10
@@ -25,7 +25,7 @@ def receptive_field_figure(model: Any, image: np.ndarray, layer: str | None = No
         fields.
 
     Raises:
-      UsageError: there is no such layer. The message suggests the closest valid name.
+      UsageError: there is no such layer, or none has a receptive field. The message suggests the closest valid name.
     """
     rows = [row for row in summarize(model, image.shape).rows if row.origin is not None and len(row.output_shape) == 4]
     names = [row.name for row in rows]
@@ -33,6 +33,8 @@ def receptive_field_figure(model: Any, image: np.ndarray, layer: str | None = No
         if layer not in names:
             raise unknown_name("layer", layer, names)
         rows = [row for row in rows if row.name == layer][:1]
+    if not rows:
+        raise UsageError("the model has no layer whose units have a receptive field")
     height, width = image.shape[:2]
     figure = Figure(figsize=(7.5, 5.2), layout="constrained", dpi=120)
     axes = figure.subplots()

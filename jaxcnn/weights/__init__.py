@@ -6,11 +6,13 @@ from typing import Any
 import flax.linen as nn
 
 from jaxcnn.errors import UsageError
+from jaxcnn.local_path import local_path
 from jaxcnn.models import create_model
 from jaxcnn.weights import _hub, safetensors, torch_file
 from jaxcnn.weights._stored import Stored
-from jaxcnn.weights.conversion import IMAGENET, Conversion, Row, as_stored, from_file, to_ours, to_torchvision
+from jaxcnn.weights.conversion import IMAGENET, Channels, Conversion, Row, as_stored, from_file, to_ours, to_torchvision
 from jaxcnn.weights.names import TORCHVISION, torchvision_names
+from jaxcnn.weights.preprocessing import ENTRY, PUBLISHED, Preprocessing, recorded
 
 
 def read_arrays(path: str | Path) -> dict[str, Stored]:
@@ -22,7 +24,7 @@ def read_arrays(path: str | Path) -> dict[str, Stored]:
     Raises:
       UsageError: the file is missing, damaged, of another format, or contains anything other than arrays.
     """
-    path = Path(path).expanduser()
+    path = local_path("weight file", path)
     readers = {
         ".safetensors": safetensors.read,
         ".pth": torch_file.read,
@@ -31,9 +33,9 @@ def read_arrays(path: str | Path) -> dict[str, Stored]:
     }
     if path.suffix not in readers:
         raise UsageError(f"unknown suffix of a weight file: {path}. Give a file with one of {', '.join(readers)}.")
-    if not path.is_file():
-        raise UsageError(f"weight file does not exist: {path}. Check the path.")
     try:
+        if not path.is_file():
+            raise UsageError(f"weight file does not exist: {path}. Check the path.")
         return readers[path.suffix](path)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
@@ -45,7 +47,7 @@ def local_file(source: str | Path) -> Path:
     Raises:
       UsageError: the download fails.
     """
-    return _hub.fetch(str(source)) if str(source).startswith(_hub.PREFIX) else Path(source).expanduser()
+    return _hub.fetch(str(source)) if str(source).startswith(_hub.PREFIX) else local_path("weight file", source)
 
 
 def convert(
@@ -56,6 +58,7 @@ def convert(
     drop_head: bool = False,
     image_shape: tuple[int, ...] | None = None,
     seed: int = 0,
+    channels: Channels = "exact",
     **fields: Any,
 ) -> Conversion:
     """Read the variables of a model from a file, and report on each array.
@@ -73,8 +76,8 @@ def convert(
     path = local_file(path)
     stored = read_arrays(path)
     if image_shape is None:
-        recorded = safetensors.metadata(path).get("image_shape") if path.suffix == ".safetensors" else None
-        image_shape = _parse_shape(recorded) or IMAGENET
+        text = safetensors.metadata(path).get("image_shape") if path.suffix == ".safetensors" else None
+        image_shape = _parse_shape(text) or IMAGENET
     try:
         return from_file(
             model_name,
@@ -84,6 +87,8 @@ def convert(
             num_classes=num_classes,
             drop_head=drop_head,
             seed=seed,
+            channels=channels,
+            preprocessing=recorded(path),
         )
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
@@ -97,6 +102,7 @@ def load(
     drop_head: bool = False,
     image_shape: tuple[int, ...] | None = None,
     seed: int = 0,
+    channels: Channels = "exact",
     **fields: Any,
 ) -> dict[str, Any]:
     """Read the variables of a model from a weight file.
@@ -109,6 +115,8 @@ def load(
       drop_head: whether to replace the classifiers in the file by newly initialized ones.
       image_shape: `(H, W, C)` of the images. Default: the shape recorded in the file, or (224, 224, 3).
       seed: seed of newly initialized classifiers.
+      channels: "sum" converts color weights for gray images: it sums the first kernel over its input channels. The
+        first feature maps are then those of the gray image repeated in each channel.
       **fields: fields of the model, as for `create_model`.
 
     Returns:
@@ -124,6 +132,7 @@ def load(
         drop_head=drop_head,
         image_shape=image_shape,
         seed=seed,
+        channels=channels,
         **fields,
     ).variables
 
@@ -136,6 +145,7 @@ def save(
     to: str = "ours",
     image_shape: tuple[int, ...] | None = None,
     model: nn.Module | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> list[Row]:
     """Write the variables of a model to a `.safetensors` file.
 
@@ -146,6 +156,7 @@ def save(
       to: array names to use, "ours" (those of jaxcnn) or "torchvision".
       image_shape: `(H, W, C)` of the input images, to record in the file.
       model: the model, if its fields differ from those of `create_model(model_name)`.
+      preprocessing: preparation of the images that the weights were trained with, to record in the file.
 
     Returns:
       A row for each array.
@@ -153,7 +164,9 @@ def save(
     Raises:
       UsageError: the model has no counterpart in torchvision, or the path cannot be written.
     """
-    path = Path(path).expanduser()
+    path = local_path("output file", path)
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a directory. Give the path of a .safetensors file in it.")
     if path.suffix != ".safetensors":
         raise UsageError(f"unsupported suffix of the output file: {path}. The name must end in .safetensors.")
     if to == "torchvision":
@@ -166,6 +179,8 @@ def save(
     metadata = {"format": "pt" if to == "torchvision" else "jaxcnn", "model": model_name}
     if image_shape is not None:
         metadata["image_shape"] = "x".join(map(str, image_shape))
+    if preprocessing is not None:
+        metadata[ENTRY] = preprocessing.to_text()
     safetensors.write(path, arrays, metadata)
     return rows
 
@@ -182,8 +197,11 @@ def _parse_shape(text: str | None) -> tuple[int, ...] | None:
 
 
 __all__ = [
+    "PUBLISHED",
     "TORCHVISION",
+    "Channels",
     "Conversion",
+    "Preprocessing",
     "Row",
     "as_stored",
     "convert",
@@ -191,6 +209,7 @@ __all__ = [
     "load",
     "local_file",
     "read_arrays",
+    "recorded",
     "save",
     "to_ours",
     "to_torchvision",

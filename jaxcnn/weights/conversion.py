@@ -3,9 +3,9 @@
 Our names are the paths of the variables: "params/stage1_block1/conv1/kernel", "batch_stats/stem/norm/mean".
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import flax.linen as nn
 import jax
@@ -13,19 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.weights import layout
+from jaxcnn.weights._fit import Channels, check_arrays, check_finite, kernels_to_sum
+from jaxcnn.weights._locations import Location, locate, module_of, normalize_names, torch_name
 from jaxcnn.weights._stored import Stored
-from jaxcnn.weights.names import (
-    COUNTER,
-    FLATTENED_CHANNELS,
-    HEADS,
-    OLD_NAMES,
-    TIMM,
-    TORCHVISION,
-    Names,
-    torchvision_names,
-)
+from jaxcnn.weights.names import COUNTER, FLATTENED_CHANNELS, HEADS, torchvision_names
+from jaxcnn.weights.preprocessing import PUBLISHED, Preprocessing
 
 Variables = dict[str, Any]
 IMAGENET = (224, 224, 3)
@@ -61,6 +55,8 @@ class Conversion:
       num_classes: number of logits of the model.
       image_shape: `(H, W, C)` of the images that the model was built for.
       classes_in_file: number of classes of the classifier in the file, or None if the file has no classifier.
+      preprocessing: preparation of the images that the weights were trained with, or None if it is not known.
+      summed_channels: number of input channels over which the first kernel was summed, or None if it was not.
     """
 
     variables: Variables
@@ -69,21 +65,8 @@ class Conversion:
     num_classes: int
     image_shape: tuple[int, ...]
     classes_in_file: int | None = None
-
-
-@dataclass(frozen=True)
-class _Location:
-    """Location of one of our arrays in a file.
-
-    Attributes:
-      name: name in the file.
-      flattened_channels: see `jaxcnn.weights.layout`.
-      same_layout: whether the file uses our memory layout rather than that of torch.
-    """
-
-    name: str
-    flattened_channels: int | None
-    same_layout: bool
+    preprocessing: Preprocessing | None = None
+    summed_channels: int | None = None
 
 
 def template(model: nn.Module, image_shape: tuple[int, ...], *, train: bool = True) -> dict[str, jax.ShapeDtypeStruct]:
@@ -105,6 +88,8 @@ def from_file(
     num_classes: int | None = None,
     drop_head: bool | None = False,
     seed: int = 0,
+    channels: Channels = "exact",
+    preprocessing: Preprocessing | None = None,
 ) -> Conversion:
     """Convert arrays with our names, torchvision's or timm's to the variables of a model.
 
@@ -117,14 +102,20 @@ def from_file(
       drop_head: whether to replace the classifiers in the file by newly initialized ones. None: only if they do not
         have `num_classes` classes.
       seed: seed of newly initialized classifiers.
+      channels: "sum" converts color weights for gray images: it sums the first kernel over its input channels. The
+        first feature maps are then those of the gray image repeated in each channel.
+      preprocessing: preprocessing that the file records. Default: that of torchvision's published weights of the model,
+        if the file has torchvision's or timm's names.
 
     Raises:
-      UsageError: arrays are missing, unexpected or of the wrong shape or dtype. The message lists them.
+      UsageError: arrays are missing, unexpected, of the wrong shape or dtype, or not finite. The message lists them.
     """
+    if channels not in get_args(Channels):
+        raise unknown_name("treatment of channels", channels, get_args(Channels))
     model = build(num_classes)
     shapes = template(model, image_shape)
-    stored = _normalize_names(stored)
-    locations = _locate(model_name, model, shapes, stored)
+    stored = normalize_names(stored)
+    locations = locate(model_name, model, shapes, stored)
     classes_in_file = _classes_in_file(locations, stored)
     if drop_head is None:
         drop_head = "params/head/bias" in locations and classes_in_file != num_classes
@@ -138,20 +129,34 @@ def from_file(
                 "Replace it by a new one with drop_head (--drop-head)."
             )
     wanted = _without_absent_auxiliaries(shapes, locations, stored)
-    kept = [name for name in wanted if not (drop_head and _module(name) in HEADS)]
-    unused = _check(model_name, {name: shapes[name] for name in kept}, locations, stored, set(locations) - set(kept))
+    kept = [name for name in wanted if not (drop_head and module_of(name) in HEADS)]
+    summed = kernels_to_sum(kept, shapes, locations, stored, channels)
+    unused = check_arrays(
+        model_name,
+        {name: shapes[name] for name in kept},
+        locations,
+        stored,
+        dropped=set(locations) - set(kept),
+        summed=set(summed),
+    )
 
     rows, arrays = [], {}
     for name in kept:
         location, source, ours = locations[name], stored[locations[name].name], shapes[name]
         array, change = source.read(), "unchanged"
+        if name in summed:
+            array = array.sum(layout.input_axis(location.same_layout), dtype=np.float64, keepdims=True)
         if not location.same_layout:
             array = layout.from_torch(array, ours.shape, location.flattened_channels)
             change = layout.change(ours.shape, location.flattened_channels)
-        arrays[name] = np.ascontiguousarray(array, ours.dtype)
+        if name in summed:
+            change += f", summed over {summed[name]} input channels"
+        with np.errstate(over="ignore"):  # a value that becomes infinite is reported below
+            arrays[name] = np.ascontiguousarray(array, ours.dtype)
         if source.dtype != ours.dtype:
             change += f", {source.dtype} to {ours.dtype}"
         rows.append(Row(location.name, name, source.shape, ours.shape, change))
+    check_finite(arrays, locations)
     if drop_head:
         new_heads = _initialize_heads(model, image_shape, seed)
         for name in wanted:
@@ -159,8 +164,21 @@ def from_file(
                 arrays[name] = new_heads[name]
                 rows.append(Row("", name, (), shapes[name].shape, f"initialized with seed {seed}"))
     variables = unflatten_dict({name: arrays[name] for name in wanted}, sep="/")
-    logits = next((shapes[name].shape[-1] for name in wanted if _module(name) == "head"), 0)
-    return Conversion({"params": {}, **variables}, rows, unused, logits, image_shape, classes_in_file)
+    logits = next((shapes[name].shape[-1] for name in wanted if module_of(name) == "head"), 0)
+    if preprocessing is None and not all(location.same_layout for location in locations.values()):
+        preprocessing = PUBLISHED.get(model_name)
+    if preprocessing is not None and summed:
+        preprocessing = preprocessing.for_one_channel()
+    return Conversion(
+        variables={"params": {}, **variables},
+        rows=rows,
+        unused=unused,
+        num_classes=logits,
+        image_shape=image_shape,
+        classes_in_file=classes_in_file,
+        preprocessing=preprocessing,
+        summed_channels=next(iter(summed.values()), None),
+    )
 
 
 def to_ours(variables: Any) -> dict[str, np.ndarray]:
@@ -195,12 +213,12 @@ def to_torchvision(
     names = torchvision_names(model_name, model)
     state, rows = {}, []
     for name, array in to_ours(variables).items():
-        if _module(name) not in names:
+        if module_of(name) not in names:
             raise UsageError(
-                f"module of {model_name} has no counterpart in torchvision: {_module(name)}. Save it with to='ours'."
+                f"module of {model_name} has no counterpart in torchvision: {module_of(name)}. Save it with to='ours'."
             )
-        channels = FLATTENED_CHANNELS.get(model_name, {}).get(_module(name))
-        theirs = _torch_name(name, names)
+        channels = FLATTENED_CHANNELS.get(model_name, {}).get(module_of(name))
+        theirs = torch_name(name, names)
         state[theirs] = layout.to_torch(array, channels)
         rows.append(Row(name, theirs, array.shape, state[theirs].shape, layout.change(array.shape, channels)))
         if name.endswith("/var"):
@@ -214,56 +232,7 @@ def _flat(variables: Any) -> dict[str, Any]:
     return flatten_dict(collections, sep="/")  # type: ignore[return-value]
 
 
-def _module(name: str) -> str:
-    """Return the path of the module that the array `name` belongs to."""
-    return name.partition("/")[2].rpartition("/")[0]
-
-
-def _torch_name(name: str, names: Names) -> str:
-    """Return the name in torch of the array `name`."""
-    field = name.rpartition("/")[2]
-    return f"{names[_module(name)]}.{layout.FIELDS.get(field, field)}"
-
-
-def _normalize_names(stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Remove the prefix "module." of DataParallel, and replace names of old versions of torch."""
-    prefix = "module." if all(name.startswith("module.") for name in stored) else ""
-    old, new = OLD_NAMES
-    return {old.sub(new, name.removeprefix(prefix)): array for name, array in stored.items()}
-
-
-def _locate(
-    model_name: str, model: nn.Module, ours: Iterable[str], stored: Mapping[str, Stored]
-) -> dict[str, _Location]:
-    """Return the location of each array, under the naming scheme that matches the most names in the file."""
-    candidates = [{name: _Location(name, None, True) for name in ours}]
-    channels = FLATTENED_CHANNELS.get(model_name, {})
-    for library in (TORCHVISION, TIMM):
-        if model_name in library:
-            names = library[model_name](model)
-            candidates.append(
-                {
-                    name: _Location(_torch_name(name, names), channels.get(_module(name)), False)
-                    for name in ours
-                    if _module(name) in names
-                }
-            )
-
-    def matches(locations: dict[str, _Location]) -> int:
-        return sum(location.name in stored for location in locations.values())
-
-    best = max(candidates, key=matches)
-    if matches(best) == 0:
-        example = next(iter(stored), "no array")
-        schemes = "jaxcnn, torchvision, timm" if model_name in TORCHVISION else "jaxcnn"
-        raise UsageError(
-            f"the array names in the file do not match {model_name} (names of {schemes}): {example[:60]!r}. "
-            "Check the model name and the file."
-        )
-    return best
-
-
-def _classes_in_file(locations: Mapping[str, _Location], stored: Mapping[str, Stored]) -> int | None:
+def _classes_in_file(locations: Mapping[str, Location], stored: Mapping[str, Stored]) -> int | None:
     """Return the number of classes of the classifier in the file, or None if it has no classifier."""
     location = locations.get("params/head/bias")
     if location is None or location.name not in stored or len(stored[location.name].shape) != 1:
@@ -272,60 +241,12 @@ def _classes_in_file(locations: Mapping[str, _Location], stored: Mapping[str, St
 
 
 def _without_absent_auxiliaries(
-    shapes: Mapping[str, Any], locations: Mapping[str, _Location], stored: Mapping[str, Stored]
+    shapes: Mapping[str, Any], locations: Mapping[str, Location], stored: Mapping[str, Stored]
 ) -> list[str]:
     """Return the names in `shapes` without auxiliary classifiers that the file lacks, since only training uses them."""
-    in_file = {_module(name).partition("/")[0] for name, location in locations.items() if location.name in stored}
+    in_file = {module_of(name).partition("/")[0] for name, location in locations.items() if location.name in stored}
     absent = {"aux1", "aux2"} - in_file
-    return [name for name in shapes if _module(name).partition("/")[0] not in absent]
-
-
-def _check(
-    model_name: str,
-    shapes: Mapping[str, Any],
-    locations: Mapping[str, _Location],
-    stored: Mapping[str, Stored],
-    dropped: set[str],
-) -> list[str]:
-    """Return the names in the file that the model does not need.
-
-    Args:
-      model_name: name of the model, for the error.
-      shapes: shapes and dtypes of the arrays that the model takes from the file.
-      locations: location of each array in the file.
-      stored: arrays in the file.
-      dropped: our names of arrays that may be in the file but are not used.
-
-    Raises:
-      UsageError: arrays are missing, unexpected, or of the wrong shape or dtype.
-    """
-    missing, mismatched = [], []
-    for name, ours in shapes.items():
-        location = locations.get(name)
-        if location is None or location.name not in stored:
-            missing.append(location.name if location else name)
-            continue
-        theirs = stored[location.name]
-        if not np.issubdtype(theirs.dtype, np.floating) and theirs.dtype.name != "bfloat16":
-            mismatched.append(f"{location.name} of {theirs.dtype}, not float")
-        elif location.same_layout and theirs.shape != ours.shape:
-            mismatched.append(f"{location.name} {list(theirs.shape)}, not {list(ours.shape)}")
-        elif not location.same_layout and not layout.fits(theirs.shape, ours.shape, location.flattened_channels):
-            mismatched.append(f"{location.name} {list(theirs.shape)}, not {list(layout.torch_shape(ours.shape))}")
-    used = {locations[name].name for name in shapes if name in locations}
-    dropped_in_file = {locations[name].name for name in dropped}
-    unused = [name for name in stored if name not in used]
-    unexpected = [name for name in unused if name not in dropped_in_file and not name.endswith(COUNTER)]
-    problems = {"missing": missing, "unexpected": unexpected, "of the wrong shape or dtype": mismatched}
-    if any(problems.values()):
-        details = "; ".join(f"{len(names)} {kind} ({_abbreviate(names)})" for kind, names in problems.items() if names)
-        raise UsageError(f"the arrays in the file do not fit {model_name}: {details}. Check the model and its options.")
-    return unused
-
-
-def _abbreviate(names: list[str], limit: int = 8) -> str:
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(name[:80] for name in names[:limit]) + rest
+    return [name for name in shapes if module_of(name).partition("/")[0] not in absent]
 
 
 def _initialize_heads(model: nn.Module, image_shape: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
@@ -335,6 +256,6 @@ def _initialize_heads(model: nn.Module, image_shape: tuple[int, ...], seed: int)
     @jax.jit  # XLA removes the initialization of all other layers
     def initialize() -> dict[str, jax.Array]:
         variables = model.init(keys, jnp.zeros((1, *image_shape)), train=True)
-        return {name: array for name, array in _flat(variables).items() if _module(name) in HEADS}
+        return {name: array for name, array in _flat(variables).items() if module_of(name) in HEADS}
 
     return {name: np.asarray(array) for name, array in initialize().items()}

@@ -42,6 +42,11 @@ def torch_shape(ours: tuple[int, ...]) -> tuple[int, ...]:
     return ours[::-1]
 
 
+def input_axis(same_layout: bool) -> int:
+    """Return the axis of the input channels of a convolution kernel, in our layout or in torch's."""
+    return 2 if same_layout else 1
+
+
 def fits(theirs: tuple[int, ...], ours: tuple[int, ...], flattened_channels: int | None) -> bool:
     """Return whether a torch array of shape `theirs` can be converted to shape `ours`.
 

@@ -7,6 +7,7 @@ References:
   The description of the format in the repository huggingface/safetensors (version 0.4 and later).
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -80,7 +81,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
       metadata: strings to store in the `__metadata__` entry of the header.
 
     Raises:
-      UsageError: the path cannot be written.
+      UsageError: the path cannot be written. Nothing is left there.
     """
     names = {dtype: name for name, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
@@ -98,7 +99,8 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
                 file.write(array.tobytes())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # below a path that is no directory, even removing it fails
+            temporary.unlink(missing_ok=True)
         raise UsageError(f"cannot write {path}: {error.strerror}. Choose another path.") from error
 
 
@@ -134,8 +136,10 @@ def _entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...]
         raise _damaged(path, f"{name!r} has no dtype, no shape or no pair of data_offsets") from None
     if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
         raise _damaged(path, f"the shape or data_offsets of {name!r} are not non-negative integers")
-    if not isinstance(kind, str) or kind not in DTYPES:
-        raise _damaged(path, f"{name!r} has the unknown dtype {str(kind)[:20]!r}; known: {', '.join(DTYPES)}")
+    if not isinstance(kind, str):
+        raise _damaged(path, f"the dtype of {name!r} is not a string")
+    if kind not in DTYPES:
+        raise _damaged(path, f"{name!r} has the unknown dtype {kind[:20]!r}; known: {', '.join(DTYPES)}")
     return DTYPES[kind], shape, first, last
 
 

@@ -22,7 +22,7 @@ MISTAKES = {
     "train --model resnet20_cifr": "did you mean 'resnet20_cifar'?",
     "train --dataset fashion_mnist_mni": "did you mean 'fashion_mnist_mini'?",
     "train --dataset ../secrets": "unknown dataset '../secrets'",
-    "train --dataset /etc": "unknown dataset '/etc'",
+    "train --dataset /etc": "unknown dataset '/etc'; did you mean 'imagefolder:/etc'?",
     "train --optimizer.name momentun": "did you mean 'momentum'?",
     "train --schedule.name cosin": "did you mean 'cosine'?",
     "train --augment flip shft": "did you mean 'shift'?",
@@ -57,7 +57,56 @@ MISTAKES = {
     "train --processes 2 --distributed": "--processes and --distributed are mutually exclusive",
     "train --optimizer.weight-decay -1": "weight_decay must not be negative",
     "train --schedule.warmup-epochs 99": "leaves none of the run's",
-    "train --workdir /dev/null/run": "cannot be written",
+    "train --workdir /dev/null/run": "workdir cannot be used: /dev/null/run (Not a directory)",
+    "train --workdir gs://bucket/run": "workdir is a URL: gs://bucket/run. Give a path on this machine",
+    "train --workdir ~no_such_user/x": "workdir names an unknown home directory: ~no_such_user/x",
+    f"train --workdir {'a' * 300}": "workdir is not a path",
+    "train --data-dir s3://bucket --dataset mnist": "data_dir is a URL",
+    f"train --dataset {'a' * 300}": "unknown dataset 'aaa",
+    f"train --init-from {'a' * 300}": "init_from is not a path",
+    "find-lr --workdir gs://bucket/run": "--workdir is a URL",
+    "find-lr --workdir ~no_such_user/x": "--workdir names an unknown home directory",
+    "find-lr --lowest nan": "learning rates must be positive and growing",
+    "find-lr --lowest 1e-320": "learning rates must be from 1e-30 to 1e+30",
+    "find-lr --try-steps 1000000000": "steps must be at most 100000",
+    "benchmark --out gs://bucket": "--out is a URL",
+    "benchmark --out ~no_such_user/x": "--out names an unknown home directory",
+    f"benchmark --out {'a' * 300}": "--out is not a path",
+    f"benchmark --batch-sizes {'9' * 5000}": "--batch-sizes is not a list of integers",
+    "benchmark --image-size 100000000": "image_size is too large: 100000000. Give at most 16384",
+    "benchmark --timeout 1e300": "--timeout must be a positive number: 1e+300",
+    "benchmark --memory-limit nan": "--memory-limit must be a positive number: nan",
+    f"benchmark compare {'a' * 300} x": "OLD is not a path",
+    f"datasets --data-dir {'a' * 300}": "data_dir is not a path",
+    f"datasets show {'a' * 300}": "unknown dataset 'aaa",
+    "datasets show fashion_mnist_mini --seed -1": "--seed out of range: -1",
+    "datasets show fashion_mnist_mini --out ~no_such_user/x": "--out names an unknown home directory",
+    "datasets show fashion_mnist_mini --augment shift:99": "too large for images of 28x28 pixels: 99",
+    "prepare cifar10/x": "dataset 'cifar10' has no configurations",
+    "prepare emnist/x": "unknown configuration of emnist 'x'; known: balanced",
+    "prepare ..": "unknown dataset '..'",
+    "train --model resnet20": "did you mean 'resnet20_cifar'?",
+    "train --model alexnet": "image too small for AlexNet: 28x28. Use at least 63x63",
+    "train --steps 2147483648": "steps must be at most 2^31 - 1",
+    f"train --steps {'9' * 5000}": "--steps",
+    "train --epochs 1e8": "epochs 1e+08 are too many: 15,625,000,000 steps",
+    "train --epochs 3 --steps 4": "--epochs and --steps are mutually exclusive",
+    "train --image-size 100000000": "image_size must be from 1 to 16384",
+    "train --augment shift:99": "'shift:99' is too large for images of 28x28 pixels",
+    "train --augment shift:100000000000000000000": "Give an integer from 1 to 16384",
+    "train --augment cutout:1000": "'cutout:1000' is too large for images of 28x28 pixels",
+    "train --augment flip flip": "augmentation 'flip' is given twice",
+    "train --label-smoothing 0.9999999": "label_smoothing must be in [0, 0.9]",
+    "train --mixup 1e300": "mixup must be 0 or from 1e-6 to 100",
+    "train --cutmix inf": "cutmix must not be negative, got inf",
+    "train --optimizer.weight-decay 1e300": "weight_decay must be at most 1,000,000",
+    "train --optimizer.name adam --optimizer.b1 5": "b1 of optimizer adam must be in [0, 1), got 5",
+    f"train --optimizer.name adam --optimizer.eps 1{'0' * 400}": "eps",
+    "train --optimizer.name adam --optimizer.mu-dtype int8": "mu_dtype of optimizer adam must be a dtype",
+    "train --optimizer.name muon --optimizer.ns-steps 1000000000": "ns_steps of optimizer muon must be from 1 to 100",
+    "train --model vgg11_bn --model-options stem=cifar widths=3": "model_options cannot be used: stem=cifar widths=3",
+    "train --processes 1000000000": "--processes must be at most",
+    "train --heartbeat 100000000000000000000": "--heartbeat must be at most",
     "train --config nowhere.py": "does not exist",
     "train --dataset cifar10 --data-dir /nowhere": "not prepared in /nowhere",
     "eval": "--workdir",
@@ -122,11 +171,39 @@ def refusal(command, capsys):
     return err
 
 
-@pytest.mark.parametrize(("command", "says"), MISTAKES.items(), ids=MISTAKES)
+@pytest.mark.parametrize(("command", "says"), MISTAKES.items(), ids=[command[:80] for command in MISTAKES])
 def test_a_mistake_is_one_line_and_status_2(command, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert says in refusal(command.split(), capsys)
     assert not list(tmp_path.iterdir())  # nothing is left behind
+
+
+RECIPES = {
+    "config = Config(steps=0": "(line 2): SyntaxError",
+    "1 / 0": "(line 2): ZeroDivisionError: division by zero",
+    "raise SystemExit(3)": "(line 2): SystemExit: 3",
+    "config = Config(stepz=3)": "unexpected keyword argument 'stepz'",
+    "config = Config(steps='3')": "steps must be an integer or None, got '3'",
+    "config = Config(optimizer='adam')": "optimizer must be OptimizerConfig(...), got 'adam'",
+    "config = Config(augment='flip')": "augment must be a tuple of strings, got 'flip'",
+    "config = Config(epochs=3, steps=4)": "epochs and steps are mutually exclusive",
+    "config = 3": "must define `config",
+    "\0": "cannot be run",
+}
+
+
+@pytest.mark.parametrize(("code", "says"), RECIPES.items())
+def test_a_recipe_that_cannot_be_run_is_one_line(code, says, tmp_path, capsys):
+    (tmp_path / "recipe.py").write_text(f"from jaxcnn.train import Config\n{code}\n")
+    error = refusal(["train", "--config", str(tmp_path / "recipe.py"), "--workdir", str(tmp_path / "run")], capsys)
+    assert says in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_is_suggested_as_an_image_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pics").mkdir()
+    assert "did you mean 'imagefolder:pics'?" in refusal(["train", "--dataset", "pics"], capsys)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

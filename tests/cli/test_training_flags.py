@@ -2,8 +2,9 @@
 
 import pytest
 
+from jaxcnn.cli._recipe import recipe_defaults
 from jaxcnn.cli._training_flags import parse_training
-from jaxcnn.cli.commands.train import Flags, recipe_defaults
+from jaxcnn.cli.commands.train import Flags
 from jaxcnn.train import OptimizerConfig
 
 

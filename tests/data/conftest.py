@@ -6,14 +6,16 @@ import pickle
 import struct
 import tarfile
 import types
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
 
-from jaxcnn.data import open_dataset
+from jaxcnn.data import imagefolder, open_dataset
 from jaxcnn.data.prepare import prepare
 
 FEW = {"train": 30, "test": 10}
@@ -101,6 +103,38 @@ def write_image_folder(folder: Path, splits: dict[str, int], size: tuple[int, in
                 smooth = Image.fromarray(random.integers(256, size=(4, 4, 3), dtype=np.uint8))
                 image = smooth.resize(shape[1::-1], Image.Resampling.BICUBIC)
                 image.save(folder / split / label / f"{index}.jpg", quality=95)
+
+
+def write_image(path: Path, seed: int = 0, size: tuple[int, int] = (8, 8)) -> None:
+    """Write a small random RGB image in the format of its suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(256, size=(*size, 3), dtype=np.uint8)).save(path)
+
+
+def write_classes(folder: Path, classes: Sequence[str] = ("ant", "bee"), count: int = 3) -> None:
+    """Write `count` images of each class, `folder/CLASS/N.png`."""
+    for label in classes:
+        for index in range(count):
+            write_image(folder / label / f"{index}.png", index)
+
+
+def prepare_image_folder(folder: Path, **options: Any) -> imagefolder.Prepared:
+    """Prepare the image folder `folder/pics` in `folder/data`."""
+    return imagefolder.prepare(str(folder / "pics"), folder / "data", **options)
+
+
+def count_images(directory: Path) -> dict[str, tuple[int, int]]:
+    """Return the number of training and test images of each class of a prepared image folder."""
+    classes = imagefolder.inventory(directory)["classes"]
+    return {label: (splits["train"]["files"], splits["test"]["files"]) for label, splits in classes.items()}
+
+
+@pytest.fixture(scope="session")
+def images():
+    """Functions that write and prepare image folders, by name."""
+    return types.SimpleNamespace(
+        write_image=write_image, write_classes=write_classes, prepare=prepare_image_folder, count_images=count_images
+    )
 
 
 @pytest.fixture(scope="session")

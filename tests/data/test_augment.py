@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxcnn.data import AUGMENTATIONS, compose, normalize
-from jaxcnn.data.augment import crop, crop_box, cutout, flip, resized_crop, shift
+from jaxcnn.data.augment import check_sizes, crop, crop_box, cutout, flip, resized_crop, shift
 from jaxcnn.errors import UsageError
 
 IMAGE = jnp.arange(1, 1 + 6 * 5 * 2, dtype=jnp.uint8).reshape(6, 5, 2)
@@ -187,3 +187,37 @@ def test_normalize_is_the_formula():
     mean, std = (0.25, 0.5), (0.2, 0.4)
     expected = (images / 255 - np.array(mean)) / np.array(std)
     np.testing.assert_allclose(normalize(jnp.asarray(images), mean, std), expected, rtol=1e-5, atol=1e-6)
+
+
+REFUSED = {
+    ("flip", "flip"): "augmentation 'flip' is given twice: flip flip",
+    ("crop:4", "flip", "crop:2"): "augmentation 'crop' is given twice",
+    ("shift:100000000000000000000",): "Give an integer from 1 to 16384",
+    ("shift:" + "9" * 5000,): "Give an integer from 1 to 16384",
+    ("randaugment:100000000",): "Give an integer from 1 to 14",
+    ("randaugment:2,31",): "Give an integer from 1 to 30",
+    ("resized_crop:2",): "Give a number from 0.0001 to 1",
+    ("resized_crop:1e-300",): "Give a number from 0.0001 to 1",
+    ("resized_crop:0.5,0.2",): "smallest 0.5 is more than largest 0.2",
+    ("resized_crop:0.1,1,2",): "narrowest 2 is more than widest 1.33",
+}
+
+
+@pytest.mark.parametrize(("specs", "says"), REFUSED.items(), ids=range(len(REFUSED)))
+def test_arguments_that_make_no_sense_are_refused(specs, says):
+    with pytest.raises(UsageError, match=says) as refusal:
+        compose(specs)
+    assert len(str(refusal.value)) < 700
+
+
+@pytest.mark.parametrize("spec", ["shift:28", "crop:99", "cutout:1000"])
+def test_pixels_are_compared_with_the_shorter_side(spec):
+    with pytest.raises(UsageError, match=f"'{spec}' is too large for images of 28x40 pixels"):
+        check_sizes((spec,), (28, 40, 1))
+    check_sizes((spec,), (None, None, 3))  # not known
+    check_sizes((spec,), (1001, 1001, 3))
+
+
+def test_a_default_is_compared_with_the_size_too():
+    with pytest.raises(UsageError, match="'cutout' is too large for images of 16x16 pixels: 16"):
+        check_sizes(("flip", "cutout", shift), (16, 16, 3))

@@ -1,11 +1,13 @@
 """Data sets are found, read and described; what is missing or damaged is told in one line."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 
-from jaxcnn.data.datasets import BUNDLED_DIR, STATISTICS, Statistics, list_datasets, open_dataset
+from jaxcnn.data.datasets import BUNDLED_DIR, list_datasets, open_dataset
+from jaxcnn.data.statistics import STATISTICS, Statistics
 from jaxcnn.errors import UsageError
 
 NAME = "fashion_mnist_mini"
@@ -97,3 +99,62 @@ def test_a_label_out_of_range_is_reported_in_one_line(copy):
         match=r"^dataset 'other' in .* has a label out of range in .*: 9\. Prepare it again with labels from 0 to 8\.$",
     ):
         open_dataset("other", copy).read("test")
+
+
+def test_parts_of_splits_are_chosen_in_the_notation_of_tfds():
+    dataset = open_dataset(NAME, train_split="train[:90%]", test_split="train[90%:]")
+    assert dataset.examples == {"train": 9000, "test": 1000}
+    whole, _ = open_dataset(NAME).read("train")
+    np.testing.assert_array_equal(dataset.read("test")[0], whole[9000:])
+
+
+@pytest.mark.parametrize("split", ["trai", "train[:90", "train[200%:]", "train[:0%]", "test[5:5]"])
+def test_a_part_that_does_not_exist_is_refused(split):
+    with pytest.raises(UsageError, match="split"):
+        open_dataset(NAME, train_split=split)
+
+
+def test_a_dataset_without_a_test_split_is_divided(copy):
+    info = copy / "other" / "1.0.0" / "dataset_info.json"
+    values = json.loads(info.read_text())
+    values["splits"] = [split for split in values["splits"] if split["name"] == "train"]
+    info.write_text(json.dumps(values))
+    dataset = open_dataset("other", copy)
+    assert dataset.examples == {"train": 8000, "test": 2000}
+    assert "has no test split; training on train[:80%], testing on train[80%:]" in dataset.notes[0]
+
+
+def test_labels_follow_the_names_of_classes():
+    dataset = open_dataset(NAME)
+    names = dataset.class_names
+    turned = dataset.with_classes(names[::-1])
+    np.testing.assert_array_equal(turned.read("test")[1], 9 - dataset.read("test")[1])
+    assert turned.with_classes(names).read_encoded("test", [0, 1]) == dataset.read_encoded("test", [0, 1])
+    more = dataset.with_classes((*names, "hat", "glove"))
+    assert more.num_classes == 12
+    assert "has no images of 'hat', 'glove'" in more.notes[0]
+    with pytest.raises(UsageError, match="classes that the run does not know: 'Trouser'"):
+        dataset.with_classes([name for name in names if name != "Trouser"])
+    with pytest.raises(UsageError, match="Did you rename 'Trousers'"):
+        dataset.with_classes([name.replace("Trouser", "Trousers") for name in names])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"image_size": 32, "resize": 20}, "resize is less than the image size 32: 20. Use 32 or more."),
+        ({"resize": 30, "crop_fraction": 0.9}, "mutually exclusive"),
+    ],
+)
+def test_a_geometry_that_cannot_work_is_refused(arguments, says):
+    with pytest.raises(UsageError, match=says):
+        open_dataset(NAME).geometry(**arguments)
+
+
+def test_the_geometry_keeps_images_that_have_the_size_already():
+    dataset = open_dataset(NAME)
+    assert dataset.keeps_pixels(dataset.geometry())
+    assert dataset.keeps_pixels(dataset.geometry(28))
+    assert dataset.geometry(32).crop_fraction == 0.875
+    for changed in (dataset.geometry(28, crop_fraction=0.9), dataset.geometry((28, 30)), dataset.geometry(resize=32)):
+        assert not dataset.keeps_pixels(changed)

@@ -1,7 +1,6 @@
 """Folders of images are data sets: made once, safely, and damaged images are named."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from PIL import Image
 
 from jaxcnn.cli import main
 from jaxcnn.data import open_dataset, open_pipeline
-from jaxcnn.data.decode import center_box, decode
+from jaxcnn.data.decode import Geometry, decode
 from jaxcnn.errors import UsageError
 
 
@@ -34,13 +33,14 @@ def test_train_and_validation_folders_are_the_splits(originals, tmp_path):
 def test_without_split_folders_some_images_of_each_class_are_the_test_set(originals, tmp_path):
     originals.write_image_folder(tmp_path / "images", {"": 30})
     dataset = open_dataset(f"imagefolder:{tmp_path / 'images'}", tmp_path / "data")
-    assert sum(dataset.examples.values()) == 60
-    assert 4 <= dataset.examples["test"] <= 22
+    assert dataset.examples == {"train": 48, "test": 12}
     before = {example.image for example in dataset.read_encoded("test", range(dataset.examples["test"]))}
-    # More images leave those that are there in their split.
+    # An image more moves at most one other to the other split.
     Image.new("RGB", (9, 9)).save(tmp_path / "images" / "ant" / "another.jpg")
     more = open_dataset(f"imagefolder:{tmp_path / 'images'}", tmp_path / "data")
-    assert before <= {example.image for example in more.read_encoded("test", range(more.examples["test"]))}
+    after = {example.image for example in more.read_encoded("test", range(more.examples["test"]))}
+    assert len(after) == 12
+    assert len(before - after) <= 1
 
 
 def test_the_dataset_is_prepared_once_and_again_when_a_file_changes(originals, tmp_path):
@@ -54,22 +54,13 @@ def test_the_dataset_is_prepared_once_and_again_when_a_file_changes(originals, t
     assert open_dataset(name, tmp_path / "data").directory != first
 
 
-def test_links_that_lead_out_are_not_followed(originals, tmp_path):
-    originals.write_image_folder(tmp_path / "images", {"train": 2, "test": 1})
-    originals.write_image_folder(tmp_path / "secret", {"": 1})
-    os.symlink(tmp_path / "secret" / "ant" / "0.jpg", tmp_path / "images" / "train" / "ant" / "link.jpg")
-    os.symlink(tmp_path / "secret" / "ant", tmp_path / "images" / "train" / "cow")
-    dataset = open_dataset(f"imagefolder:{tmp_path / 'images'}", tmp_path / "data")
-    assert dataset.class_names == ("ant", "bee")
-    assert dataset.examples == {"train": 4, "test": 2}
-
-
 def test_damaged_images_are_named_in_one_line_and_nothing_is_written(originals, tmp_path):
     originals.write_image_folder(tmp_path / "images", {"train": 2, "test": 1})
     (tmp_path / "images" / "train" / "ant" / "1.jpg").write_bytes(b"\xff\xd8 not a picture")
     (tmp_path / "images" / "test" / "bee" / "0.jpg").write_bytes(b"")
     with pytest.raises(
-        UsageError, match=r"damaged images: train/ant/1\.jpg \(.*\) and 1 more\. Remove them\."
+        UsageError,
+        match=r"2 damaged images: test/bee/0\.jpg \(empty file\), train/ant/1\.jpg \(.*\)\. Remove or replace",
     ) as error:
         open_dataset(f"imagefolder:{tmp_path / 'images'}", tmp_path / "data")
     assert "\n" not in str(error.value)
@@ -80,8 +71,9 @@ def test_damaged_images_are_named_in_one_line_and_nothing_is_written(originals, 
     ("splits", "says"),
     [
         ({}, "is not a folder"),
-        ({"train": 0, "test": 0}, "images of 0 classes"),
+        ({"train": 0, "test": 0}, "class folder has no images: .*/train/ant"),
         ({"train": 1, "test": 0}, "no test images"),
+        ({"": 1}, "no test images"),
     ],
 )
 def test_a_folder_without_classes_is_refused(splits, says, originals, tmp_path):
@@ -91,14 +83,16 @@ def test_a_folder_without_classes_is_refused(splits, says, originals, tmp_path):
 
 
 def test_images_without_a_common_size_need_one(photographs):
-    with pytest.raises(UsageError, match="differ in size; give them one with --image-size"):
+    with pytest.raises(UsageError, match="differ in size"):
         open_pipeline(photographs, 4)
     with pytest.raises(UsageError, match="differ in size"):
         photographs.read("train")
 
 
 def test_a_random_crop_is_decoded_equally_by_any_number_of_processes(photographs):
-    pipeline = open_pipeline(photographs, 8, seed=3, image_size=24, augment=["resized_crop:0.3,0.6", "flip"], workers=2)
+    pipeline = open_pipeline(
+        photographs, 8, seed=3, geometry=photographs.geometry(24), augment=["resized_crop:0.3,0.6", "flip"], workers=2
+    )
     assert pipeline.device_augment == ("flip",)
     assert pipeline.image_shape == (24, 24, 3)
     batches = pipeline.batches(2)
@@ -106,7 +100,13 @@ def test_a_random_crop_is_decoded_equally_by_any_number_of_processes(photographs
     parts = []
     for part in range(2):
         half = open_pipeline(
-            photographs, 8, seed=3, image_size=24, augment=["resized_crop:0.3,0.6"], share=(part, 2), workers=1
+            photographs,
+            8,
+            seed=3,
+            geometry=photographs.geometry(24),
+            augment=["resized_crop:0.3,0.6"],
+            share=(part, 2),
+            workers=1,
         ).batches(2)
         parts.append([next(half) for _ in range(4)])
     for index, batch in enumerate(whole):
@@ -116,22 +116,23 @@ def test_a_random_crop_is_decoded_equally_by_any_number_of_processes(photographs
 
 
 def test_the_center_crop_agrees_with_torchvisions_resize_and_crop(photographs):
-    pipeline = open_pipeline(photographs, 8, image_size=14)
-    images, labels = photographs.read("test", (14, 14))
+    pipeline = open_pipeline(photographs, 8, geometry=photographs.geometry(14))
+    images, labels = photographs.read("test", photographs.geometry(14))
     batches = list(pipeline.evaluation_batches(4))
     kept = np.concatenate([batch["mask"] for batch in batches])
     np.testing.assert_array_equal(np.concatenate([batch["images"] for batch in batches])[kept], images)
     np.testing.assert_array_equal(np.concatenate([batch["labels"] for batch in batches])[kept], labels)
     for place, example in enumerate(photographs.read_encoded("test", range(3))):
         image = Image.fromarray(decode(example.image, 3))
-        box = center_box(image.height, image.width, (14, 14))
+        box = photographs.geometry(14).box(image.height, image.width)
         middle = np.asarray(image.resize((14, 14), Image.Resampling.BILINEAR, box=box), float)
         assert np.abs(middle - images[place]).mean() < 3  # which is decoded at a smaller size
 
 
 def test_the_center_crop_has_224_of_256_pixels_of_the_shorter_side():
-    assert center_box(256, 256, (224, 224)) == (16, 16, 240, 240)
-    assert center_box(512, 1024, (224, 224)) == (288, 32, 736, 480)
+    geometry = Geometry((224, 224), crop_fraction=0.875)
+    assert geometry.box(256, 256) == (16, 16, 240, 240)
+    assert geometry.box(512, 1024) == Geometry((224, 224), resize=256).box(512, 1024) == (288, 32, 736, 480)
 
 
 @pytest.mark.usefixtures("compile_quickly")
@@ -144,12 +145,12 @@ def test_a_network_is_trained_on_a_folder_and_reports_how_long_it_waited(photogr
     assert result["test_examples"] == 10
     assert result["data_residence"] == "disk"
     assert 0 < result["data_wait"] <= 1
-    assert main(["train", *flags, *run]) == 2
-    assert "give them one with --image-size" in capsys.readouterr().err
+    assert main(["train", *flags, "--steps", "4", "--batch-size", "8", "--workdir", str(tmp_path / "other")]) == 2
+    assert "Set a common size with --image-size" in capsys.readouterr().err
 
 
 def test_waiting_for_data_is_reported_with_advice(photographs):
-    pipeline = open_pipeline(photographs, 8, image_size=24, augment=["resized_crop"])
+    pipeline = open_pipeline(photographs, 8, geometry=photographs.geometry(24), augment=["resized_crop"])
     assert pipeline.advice(0.1) is None
     assert "waited for data 45% of the time" in pipeline.advice(0.45)
     assert "would help" in pipeline.advice(0.45)

@@ -222,7 +222,7 @@ def test_imagenet_as_tfds_prepares_it_is_tested_on_its_validation_images(tmp_pat
     assert dataset.num_classes == 1000
     assert dataset.examples == {"train": 12, "test": 6}
     assert dataset.sizes_differ
-    pipeline = open_pipeline(dataset, 4, image_size=32, augment=["resized_crop", "flip"])
+    pipeline = open_pipeline(dataset, 4, geometry=dataset.geometry(32), augment=["resized_crop", "flip"])
     assert pipeline.residence == "disk"
     batches = take(pipeline, 0, 3)
     assert sorted(np.concatenate([batch["labels"] for batch in batches])) == [5] * 6 + [999] * 6

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxcnn.data import decode
-from jaxcnn.data._png_batch import decode_together
-from jaxcnn.data.datasets import Encoded, open_dataset
+from jaxcnn.data.dataset import Encoded
+from jaxcnn.data.datasets import open_dataset
+from jaxcnn.data.decode import decode_together
 from jaxcnn.errors import UsageError
 
 GREY, RGB = 0, 2

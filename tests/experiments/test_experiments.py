@@ -18,7 +18,7 @@ from experiments import gallery, run
 from experiments.experiment import Conclusion, Experiment, is_above, load_experiments
 from experiments.training import Images, load_images, train
 from jaxcnn import UsageError
-from jaxcnn.data.datasets import Statistics
+from jaxcnn.data.statistics import Statistics
 from jaxcnn.layers import Conv, Dense, Dropout, Flatten, Sequential
 
 MEASURED = []

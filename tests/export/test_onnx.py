@@ -1,20 +1,127 @@
-"""A network exported as ONNX gives the run's own predictions in ONNX Runtime."""
+"""A network exported as ONNX gives the network's own predictions in ONNX Runtime."""
 
+import dataclasses
+from collections import Counter
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
+from flax.core import FrozenDict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxcnn.errors import RunError
 from jaxcnn.export import export
+from jaxcnn.export.onnx import TOLERANCE, convert
+from jaxcnn.models import create_model, list_models
 from jaxcnn.train import load_run
+
+# Fields that make a model of each kind of block small enough for a fast test.
+MODULES = FrozenDict(dict.fromkeys(("4a", "5a"), (8, (8, 8), (8, 8), 8)))
+SMALL = {
+    "lenet5_1998": {},
+    "googlenet": {"modules": MODULES},
+    "preact_resnet18": {"stage_sizes": (1, 1), "width": 16},
+    "resnet20_cifar": {},
+    "densenet121": {"block_sizes": (2, 2), "growth_rate": 4, "stem_width": 8},
+}
+
+# Sides of images: of the smallest that a model takes, or of images with some positions left in the last feature map.
+SIDES = {"alexnet": 63, "alexnet_two_tower": 67, "googlenet": 64, "googlenet_naive": 64}
+
+
+def random_array(name, path, shape):
+    """Return random values under which activations neither grow nor become chaotic, even in a thousand layers."""
+    values = np.random.default_rng(len("/".join(path))).normal(size=shape)
+    if path[-1] == "kernel":
+        return values * np.sqrt(2 / np.prod(shape[:-1]))
+    if path[-1] == "scale":
+        return (0.3 if "resne" in name else 0.9) * np.exp(0.2 * values)  # the sum of a shortcut and a branch grows
+    return np.exp(0.2 * values) if path[-1] == "var" else 0.1 * values
+
+
+def with_model(trained, name, side, **fields):
+    """Return the trained network with another model, of random weights."""
+    model = create_model(name, 10, **fields)
+    channels = 1 if name.startswith("lenet") else 3
+    shape = (side, side, channels)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *shape)), train=False))
+    arrays = {
+        path: random_array(name, path, leaf.shape).astype(leaf.dtype) for path, leaf in flatten_dict(shapes).items()
+    }
+    preprocessing = dataclasses.replace(
+        trained.preprocessing, image_shape=shape, mean=(0.4, 0.5, 0.6)[:channels], std=(0.2, 0.3, 0.25)[:channels]
+    )
+    config = dataclasses.replace(trained.config, model=name)
+    variables = unflatten_dict(arrays)
+    return dataclasses.replace(trained, config=config, model=model, variables=variables, preprocessing=preprocessing)
+
+
+def run(content, images):
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return session.run(["logits"], {"images": images})[0]
 
 
 def test_onnxruntime_predicts_the_same(lenet_run, images, tmp_path):
-    pytest.importorskip("jax2onnx")
-    onnxruntime = pytest.importorskip("onnxruntime")
     trained = load_run(lenet_run.workdir)
     out = tmp_path / "network.onnx"
     export(trained, "onnx", out)
-    session = onnxruntime.InferenceSession(out.read_bytes(), providers=["CPUExecutionProvider"])
     ours = np.asarray(trained.logits(images))
-    (theirs,) = session.run(["logits"], {"images": images})
+    theirs = run(out.read_bytes(), images)
     np.testing.assert_allclose(theirs, ours, atol=1e-5 * np.abs(ours).max())
     np.testing.assert_array_equal(theirs.argmax(1), ours.argmax(1))
+
+
+def exported(trained):
+    """Return the ONNX model. `convert` compares its logits with those of the network, for one image and for several."""
+    model = onnx.load_from_string(convert(trained))
+    onnx.checker.check_model(model)
+    return model.graph
+
+
+@pytest.mark.usefixtures("compile_quickly")
+@pytest.mark.parametrize("name", SMALL)
+def test_each_kind_of_block_is_exported(name, lenet_run):
+    graph = exported(with_model(load_run(lenet_run.workdir), name, SIDES.get(name, 32), **SMALL[name]))
+    # Images are transposed before the first convolution, and feature maps before they are flattened.
+    assert Counter(node.op_type for node in graph.node)["Transpose"] <= 2
+    assert any(initializer.name.endswith("/kernel") for initializer in graph.initializer)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compile_quickly")
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_is_exported(name, lenet_run):
+    exported(with_model(load_run(lenet_run.workdir), name, SIDES.get(name, 32)))
+
+
+@pytest.mark.usefixtures("compile_quickly")
+def test_mirror_images_and_half_precision_are_exported(lenet_run):
+    trained = load_run(lenet_run.workdir)
+    mirrored = dataclasses.replace(trained, config=dataclasses.replace(trained.config, tta="flip"))
+    half = dataclasses.replace(
+        trained,
+        config=dataclasses.replace(trained.config, dtype="bfloat16"),
+        model=trained.model.clone(dtype=jnp.bfloat16),
+    )
+    images = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), np.uint8)
+    logits = np.asarray(trained.logits(images))
+    backwards = np.asarray(trained.logits(images[:, :, ::-1]))
+    scale = np.abs(logits).max()
+    np.testing.assert_allclose(run(convert(mirrored), images), (logits + backwards) / 2, atol=TOLERANCE * scale)
+    np.testing.assert_allclose(run(convert(half), images), logits, atol=TOLERANCE * scale)
+
+
+def test_a_network_that_onnx_cannot_express_is_one_line(lenet_run, tmp_path):
+    trained = load_run(lenet_run.workdir)
+
+    class Sorted(nn.Module):
+        def __call__(self, x, train):
+            return jnp.sort(x.mean((1, 2)), -1)
+
+    with pytest.raises(RunError, match=r"cannot express lenet5 in ONNX: the operation sort is not supported\. Use"):
+        export(dataclasses.replace(trained, model=Sorted()), "onnx", tmp_path / "network.onnx")
+    assert not list(tmp_path.iterdir())

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 
 from jaxcnn.export import export
 from jaxcnn.train import load_run
@@ -24,7 +23,6 @@ assert not loaded & {"jaxcnn", "flax", "optax", "orbax"}, loaded
 
 
 def test_a_process_with_jax_and_numpy_alone_predicts_the_same(lenet_run, images, tmp_path):
-    pytest.importorskip("flatbuffers")
     trained = load_run(lenet_run.workdir)
     out = tmp_path / "network.stablehlo"
     description = export(trained, "stablehlo", out)

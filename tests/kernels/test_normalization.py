@@ -1,4 +1,4 @@
-"""Batch normalization: values, derivatives of every order and mode, and where it is one native call."""
+"""Batch normalization: values, derivatives of every order and mode, accuracy, and where it is one native call."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxcnn.kernels import native
+from jaxcnn.kernels import native, use
 from jaxcnn.kernels._primitive import call
 from jaxcnn.kernels.normalization import LEAST_CHANNELS, batch_norm
 from jaxcnn.kernels.normalization import BatchNorm as Kernel
@@ -216,6 +216,63 @@ def test_float64_is_computed_in_float64():
         right = defined(*(np.asarray(a) for a in (x, *vectors)))[0]
         assert y.dtype == jnp.float64
         np.testing.assert_allclose(y, right, rtol=1e-10, atol=1e-10)
+
+
+def two_passes(x, g, dtype):
+    """Return mean, variance, output and gradient of `sum(y * g)`, as two passes with pairwise sums round them."""
+    values, cotangents = (np.moveaxis(a, -1, 0).reshape(a.shape[-1], -1).astype(dtype, order="C") for a in (x, g))
+    mean = values.mean(1)
+    centered = values - mean[:, None]
+    var = np.square(centered).mean(1)
+    r = 1 / np.sqrt(var + dtype(1e-5))[:, None]
+    y = centered * r
+    by_x = r * (cotangents - cotangents.mean(1)[:, None] - y * (cotangents * y).mean(1)[:, None])
+    return mean, var, *(np.moveaxis(a.reshape(-1, *x.shape[:-1]), 0, -1) for a in (y, by_x))
+
+
+def far_from_zero(shape):
+    """Return images whose channels have large means, small deviations, one value, or a first example of zeros."""
+    normal = np.random.default_rng(0).normal(size=shape)
+    blank = 1e4 + normal
+    blank[0] = 0
+    kinds = [1e4 + normal, 1e6 + normal, np.full(shape, 1e4 + 0.1), np.full(shape, 1e6 + 0.3), blank, normal]
+    return np.stack([kinds[c % len(kinds)][..., c] for c in range(shape[-1])], -1).astype(np.float32)
+
+
+@pytest.mark.parametrize("choice", ["xla", "native"] if native.is_available() else ["xla"])
+@pytest.mark.parametrize("shape", [(16, 16, 16, 12), (16, 16, 16, 36), (64, 36)], ids=str)
+def test_a_large_mean_costs_no_more_digits_than_two_passes(shape, choice):
+    x, g = far_from_zero(shape), np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    vectors = [jnp.zeros(shape[-1]), jnp.ones(shape[-1]), None, None]
+
+    def loss(x):
+        y, mean, var = batch_norm(x, *vectors, momentum=0.0, epsilon=1e-5, unbiased=False)
+        return (y * g).sum(), (mean, var, y)
+
+    with use(choice):
+        by_x, statistics = jax.jit(jax.grad(loss, has_aux=True))(x)
+    exact, rounded = two_passes(x, g, np.float64), two_passes(x, g, np.float32)
+    scales = [np.abs(a).max(tuple(range(a.ndim - 1))) for a in exact]
+    scales[0] += np.sqrt(exact[1])  # a mean near 0 is a sum of values of this size
+    for scale in scales[1:]:
+        scale[4::6] *= 10  # the variance of 1e7 of a channel that begins with zeros is a sum of very different values
+    for ours, right, theirs, scale in zip((*statistics, by_x), exact, rounded, scales, strict=True):
+        axes = tuple(range(right.ndim - 1))
+        allowed = 2 * np.abs(theirs - right).max(axes) + 4e-7 * scale
+        assert (np.abs(ours - right).max(axes) <= allowed).all()
+
+
+def test_a_large_mean_costs_no_digits_on_several_devices():
+    x = far_from_zero((16, 16, 16, 12))
+    parts = x.reshape(4, 4, *x.shape[1:])
+    vectors = [jnp.zeros(12), jnp.ones(12), None, None]
+    rates = {"momentum": 0.0, "epsilon": 1e-5, "unbiased": False, "axis_name": "d"}
+    step = jax.pmap(lambda x: batch_norm(x, *vectors, **rates), axis_name="d", devices=jax.devices()[:4])
+    y, mean, var = step(parts)
+    right = two_passes(x, x, np.float64)
+    np.testing.assert_allclose(mean[0], right[0], rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(var[0], right[1], rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(y.reshape(x.shape), right[2], rtol=1e-5, atol=1e-5)
 
 
 def test_works_without_jit_and_where_rank_promotion_is_an_error():

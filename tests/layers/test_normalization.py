@@ -1,4 +1,4 @@
-"""Normalisation against the papers' equations, on one device and over a mapped axis."""
+"""Normalization against the papers' equations, on one device and over a mapped axis."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ def statistics(x):
     return np.array(mean), np.array(var), m
 
 
-def normalised(x, mean, var, epsilon):
+def normalized(x, mean, var, epsilon):
     return (np.asarray(x, np.float64) - mean) / np.sqrt(var + epsilon)
 
 
@@ -43,7 +43,7 @@ def train(layer: BatchNorm, variables, x):
 
 
 def images(shape, rng: np.random.Generator):
-    """Every channel with a mean and a spread of its own."""
+    """Every channel with a mean and a standard deviation of its own."""
     channels = shape[-1]
     return (rng.uniform(-3, 3, channels) + rng.uniform(0.5, 3, channels) * rng.normal(size=shape)).astype(np.float32)
 
@@ -67,7 +67,7 @@ def test_training_follows_the_four_equations(shape, epsilon, momentum, unbiased,
 
     mean, var, m = statistics(x)
     gamma, beta = parameters.get("scale", 1.0), parameters.get("bias", 0.0)
-    np.testing.assert_allclose(y, gamma * normalised(x, mean, var, epsilon) + beta, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(y, gamma * normalized(x, mean, var, epsilon) + beta, rtol=1e-4, atol=1e-4)
     var = var * m / (m - 1) if unbiased else var
     np.testing.assert_allclose(new["mean"], momentum * old["mean"] + (1 - momentum) * mean, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(new["var"], momentum * old["var"] + (1 - momentum) * var, rtol=1e-4, atol=1e-5)
@@ -82,7 +82,7 @@ def test_testing_uses_the_running_statistics_only(shape, epsilon, seed):
     variables, x = some_variables(layer, shape, rng), images(shape, rng)
     parameters, running = variables["params"], variables["batch_stats"]
     y, updates = layer.apply(variables, x, train=False, mutable=["batch_stats"])
-    xhat = normalised(x, running["mean"].astype(np.float64), running["var"].astype(np.float64), epsilon)
+    xhat = normalized(x, running["mean"].astype(np.float64), running["var"].astype(np.float64), epsilon)
     np.testing.assert_allclose(y, parameters["scale"] * xhat + parameters["bias"], rtol=1e-4, atol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, updates["batch_stats"], running)
     # An example's output is the same in any company.
@@ -102,13 +102,13 @@ def test_gradient_flows_through_the_statistics(shape, seed):
     gradient = jax.jit(jax.grad(lambda x: (train(layer, variables, x)[0] * g).sum()))(x)
     # Ioffe and Szegedy, section 3, the chain rule worked out.
     mean, var, _ = statistics(x)
-    xhat, axes = normalised(x, mean, var, layer.epsilon), tuple(range(len(shape) - 1))
-    centred = g - g.mean(axes, dtype=np.float64) - xhat * (g * xhat).mean(axes)
-    expected = variables["params"]["scale"] / np.sqrt(var + layer.epsilon) * centred
+    xhat, axes = normalized(x, mean, var, layer.epsilon), tuple(range(len(shape) - 1))
+    centered = g - g.mean(axes, dtype=np.float64) - xhat * (g * xhat).mean(axes)
+    expected = variables["params"]["scale"] / np.sqrt(var + layer.epsilon) * centered
     np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_starts_at_the_identity_and_initialising_leaves_the_statistics_alone():
+def test_starts_at_the_identity_and_initializing_leaves_the_statistics_alone():
     x = jnp.asarray(images((6, 3), np.random.default_rng(0)))
     for mode in (False, True):
         variables = BatchNorm().init(jax.random.key(0), x, train=mode)
@@ -147,7 +147,7 @@ def test_a_large_mean_costs_no_accuracy_once_the_running_mean_is_near():
     np.testing.assert_allclose(new["var"], var, rtol=1e-5)
     np.testing.assert_allclose(new["mean"], mean, rtol=1e-7)
     # The mean itself is a float32, half of whose last digit is 5e-4 here.
-    np.testing.assert_allclose(y, normalised(x, mean, var, layer.epsilon), atol=1e-3)
+    np.testing.assert_allclose(y, normalized(x, mean, var, layer.epsilon), atol=1e-3)
 
 
 def test_statistics_of_bfloat16_are_float32():
@@ -159,7 +159,7 @@ def test_statistics_of_bfloat16_are_float32():
     assert {leaf.dtype for leaf in new.values()} == {jnp.dtype("float32")}
     np.testing.assert_allclose(new["mean"], mean, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(new["var"], var, rtol=1e-5)
-    expected = normalised(x.astype(jnp.float32), mean, var, layer.epsilon)
+    expected = normalized(x.astype(jnp.float32), mean, var, layer.epsilon)
     np.testing.assert_allclose(y.astype(np.float32), expected, rtol=2**-8, atol=1e-4)
 
 
@@ -253,7 +253,7 @@ def test_jit_over_a_mesh_sees_the_whole_batch():
 
 
 @pytest.mark.parametrize("groups", [((0, 1, 2, 3), (4, 5, 6, 7)), ((0, 7), (1, 6), (2, 5), (3, 4))])
-def test_groups_synchronise_among_themselves(groups):
+def test_groups_synchronize_among_themselves(groups):
     rng = np.random.default_rng(7)
     layer, parts = BatchNorm(axis_index_groups=groups), parts_that_differ(rng)
     variables = some_variables(layer, PARTS[1:], rng)

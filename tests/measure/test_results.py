@@ -7,7 +7,7 @@ import pytest
 
 from jaxcnn.cli import main
 from jaxcnn.errors import UsageError
-from jaxcnn.measure import results
+from jaxcnn.measure import plots, results
 from jaxcnn.measure.columns import COLUMNS, columns_with_values, format_value
 
 
@@ -118,7 +118,7 @@ MISTAKES = {
     "benchmark --model lenet5 --image-size -4": "image_size must be at least 1",
     "benchmark --model lenet5 --timeout 0": "--timeout must be a positive number",
     "benchmark --model lenet5 --memory-limit nan": "--memory-limit must be a positive number",
-    "benchmark --model lenet5 --out /dev/null/x": "cannot be written",
+    "benchmark --model lenet5 --out /dev/null/x": "--out cannot be used: /dev/null/x (Not a directory)",
     "benchmark --devces 1": "did you mean --devices?",
     "benchmark compare nowhere.json also.json": "results cannot be read: nowhere.json",
     "benchmark compare only_one": "--help",
@@ -134,3 +134,58 @@ def test_a_mistake_is_one_line_and_status_2(line, says, capsys, tmp_path, monkey
     assert len(err.splitlines()) == 1
     assert says in err
     assert not list(tmp_path.iterdir())
+
+
+def scaling_row(devices, batch):
+    return row(devices=devices, batch_size=batch, images_per_second=100.0 * devices)
+
+
+def test_strong_scaling_is_a_line_over_all_numbers_of_devices():
+    rows = [scaling_row(devices, 32) for devices in (1, 2, 4)]
+    [(label, line)] = plots._scaling_lines(rows)
+    assert label == "resnet50"
+    assert [point["devices"] for point in line] == [1, 2, 4]
+
+
+def test_weak_scaling_is_a_line_for_each_batch_per_device():
+    rows = [scaling_row(devices, batch * devices) for devices in (1, 2, 4) for batch in (32, 64)]
+    lines = {label: [point["devices"] for point in line] for label, line in plots._scaling_lines(rows)}
+    assert lines == {"resnet50, 32 images per device": [1, 2, 4], "resnet50, 64 images per device": [1, 2, 4]}
+
+
+DAMAGES = {
+    "not JSON": "[" * 100_000,
+    "invalid times": '{"rows": [{"model": "a", "samples_ms": ["x"]}]}',
+    "invalid times ": '{"rows": [{"model": "a", "samples_ms": [1.0], "step_ms": "slow"}]}',
+    "invalid times  ": '{"rows": [{"model": "a", "samples_ms": [0.0]}]}',
+}
+
+
+@pytest.mark.parametrize(("says", "text"), DAMAGES.items())
+def test_results_that_cannot_be_compared_are_refused(says, text, tmp_path):
+    (tmp_path / "rows.json").write_text(text)
+    with pytest.raises(UsageError, match=says.strip()):
+        results.read(tmp_path)
+
+
+def test_names_are_no_markup_and_a_byte_order_mark_is_ignored(tmp_path, capsys):
+    rows = [row(model="[red]a[/b]", device_kind=["a list"])]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8-sig")
+    assert main(["benchmark", "compare", str(tmp_path), str(tmp_path)]) == 0
+    assert "[red]a[/b]" in "".join(capsys.readouterr().out.split())
+
+
+def test_the_status_is_1_if_every_row_failed(tmp_path, monkeypatch, capsys):
+    failed = row(error="out of memory: [/b]", samples_ms=None, step_ms=None, images_per_second=None)
+    del failed["jax"]  # as in the row of a killed process
+
+    def benchmark(*_, on_row, **__):
+        on_row(failed)
+        return [failed]
+
+    monkeypatch.setattr("jaxcnn.measure.benchmark", benchmark)
+    assert main(["benchmark", "--out", str(tmp_path / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert "out of memory: [/b]" in out
+    assert err == "jaxcnn: no row could be measured: 1 failed, the last with: out of memory: [/b]\n"
+    assert results.read(tmp_path / "out") == [failed]

@@ -200,3 +200,12 @@ def test_several_steps_a_dispatch_make_the_same_updates():
     assert int(state.step) == int(expected.step) == 3
     for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize(("devices", "sizes"), [(None, [8, 16, 32]), (3, [9, 18, 36]), (16, [16, 32, 64])])
+def test_automatic_batch_sizes_are_multiples_of_the_devices(devices, sizes):
+    def measure(case, report):
+        return {"batch_size": case.batch_size, "error": "no memory" if case.batch_size >= sizes[-1] else None}
+
+    rows = measure_cases([Case("lenet5", 8, devices=devices)], auto_batch=True, measure=measure)
+    assert [row["batch_size"] for row in rows] == sizes

@@ -6,6 +6,7 @@ import math
 import pickle
 from typing import get_type_hints
 
+import numpy as np
 import pytest
 
 from jaxcnn.errors import UsageError
@@ -151,6 +152,68 @@ NUMBERS = [
 def test_every_number_has_a_check(kind, name, value):
     with pytest.raises(UsageError, match=f"{name} must .*, got {value}"):
         validate(CONFIGS[kind](**{name: value}))
+
+
+TYPES = {
+    "steps must be an integer or None, got 3.5": Config(steps=3.5),
+    "steps must be an integer or None, got True": Config(steps=True),
+    "batch_size must be an integer or 'full', got None": Config(batch_size=None),
+    "augment must be a tuple of strings, got 'flip'": Config(augment="flip"),
+    "dtype must be 'float32' or 'bfloat16' or 'float16', got 3": Config(dtype=3),
+    "wandb must be True or False, got 1": Config(wandb=1),
+    "optimizer must be OptimizerConfig": Config(optimizer="adam"),
+    "optimizer.name must be a string, got None": Config(optimizer=OptimizerConfig(None)),
+    r"schedule.milestones must be a tuple of numbers, got \('a',\)": Config(schedule=ScheduleConfig(milestones=("a",))),
+}
+
+
+@pytest.mark.parametrize(("says", "config"), TYPES.items())
+def test_every_field_has_its_type(says, config):
+    with pytest.raises(UsageError, match=says):
+        validate(config)
+
+
+def test_numpy_numbers_lists_and_paths_become_json_values(tmp_path):
+    optimizer = OptimizerConfig("adam", np.float64(0.1), b2=np.float64(0.5))
+    given = Config(steps=np.int64(3), augment=["flip"], workdir=tmp_path, optimizer=optimizer)
+    wanted = Config(steps=3, augment=("flip",), workdir=str(tmp_path), optimizer=OptimizerConfig("adam", 0.1, b2=0.5))
+    assert given == wanted
+    assert hash(given) == hash(wanted)
+    assert from_dict(json.loads(json.dumps(to_dict(given)))) == wanted
+
+
+def test_epochs_and_steps_exclude_each_other_except_in_old_runs():
+    with pytest.raises(UsageError, match=r"mutually exclusive, got epochs 5 and steps 30"):
+        validate(Config(epochs=5.0, steps=30))
+    old = {**json.loads(CONFIG_0_1), "epochs": 5.0}
+    assert from_dict(old).epochs == Config.epochs
+    assert differences(old, to_dict(from_dict(old))) == []
+    validate(from_dict(old))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 2**31},
+        {"epochs": 1e300},
+        {"batch_size": 10**20},
+        {"mixup": 1e300},
+        {"cutmix": 101.0},
+        {"aux_weight": 1e300},
+        {"label_smoothing": 0.9999999},
+        {"log_every": 10**20},
+        {"steps_per_dispatch": 10**9},
+        {"optimizer": OptimizerConfig(weight_decay=1e300)},
+        {"optimizer": OptimizerConfig(clip_norm=1e300)},
+        {"schedule": ScheduleConfig(power=1e300)},
+        {"workdir": "gs://bucket/run"},
+        {"data_dir": "a" * 300},
+    ],
+    ids=str,
+)
+def test_nonsense_is_refused(change):
+    with pytest.raises(UsageError):
+        validate(Config(**change))
 
 
 def test_checks_name_the_field_and_the_value():

@@ -117,6 +117,24 @@ def test_keywords_are_of_named_optimizers():
             make_plan(config, CustomParts(optimizer=optax.sgd(0.1)))
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (OptimizerConfig(weight_decay=0.1), "optimizer.weight_decay applies only to named optimizers, got 0.1"),
+        (OptimizerConfig(clip_norm=1.0), "optimizer.clip_norm applies only to named optimizers"),
+        (OptimizerConfig(learning_rate=0.3), "optimizer.learning_rate applies only to named optimizers"),
+    ],
+)
+def test_fields_that_ones_own_optimizer_does_not_use_are_refused(optimizer, message):
+    with pytest.raises(UsageError, match=message):
+        make_plan(dataclasses.replace(CONFIG, optimizer=optimizer), CustomParts(optimizer=optax.sgd(0.1)))
+
+
+def test_a_function_of_the_schedule_uses_the_learning_rate():
+    config = dataclasses.replace(CONFIG, optimizer=OptimizerConfig(learning_rate=0.3))
+    make_plan(config, CustomParts(optimizer=optax.sgd))
+
+
 def test_a_run_records_the_momentum_that_it_uses():
     for name, momentum in (("momentum", 0.9), ("muon", 0.9), ("sgd", None), ("adam", None)):
         plan = make_plan(dataclasses.replace(CONFIG, optimizer=OptimizerConfig(name)))
@@ -183,12 +201,12 @@ def test_the_state_holds_averages_and_a_scale_only_where_asked_for():
 
 
 REFUSED = [
-    ({"batch_size": "all"}, "batch_size must be a number or 'full', got 'all'"),
+    ({"batch_size": "all"}, "batch_size must be an integer or 'full', got 'all'"),
     ({"batch_size": 64, "accumulate": 3}, "accumulate 3 does not divide the 8 images of a batch on each device; use 2"),
     ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
     ({"mixup": -1.0}, "mixup must not be negative"),
     ({"cutmix": float("nan")}, "cutmix must not be negative, got nan"),
-    ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\)"),
+    ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 0.9\]"),
     ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\)"),
     ({"dtype": "bfloat8"}, "unknown dtype 'bfloat8'; did you mean 'bfloat16'"),
     ({"tta": "flips"}, "unknown tta 'flips'; did you mean 'flip'"),
@@ -200,7 +218,15 @@ REFUSED = [
     ({"optimizer": OptimizerConfig("adam", momentum=0.9)}, "unknown keyword of optimizer adam 'momentum'; known: b1,"),
     ({"optimizer": OptimizerConfig("adam", mask=print)}, "mask must be a number, string, True, False, None or a tuple"),
     ({"parallel": "pmpa"}, "unknown parallel 'pmpa'; did you mean 'pmap'"),
-    ({"image_size": 0}, "image_size must be at least 1, got 0"),
+    ({"image_size": 0}, "image_size must be from 1 to 16384, got 0"),
+    ({"accumulate": 10**20}, "accumulate 100000000000000000000 does not divide the 8 images of a batch .*; use 8"),
+    ({"batch_size": "full", "accumulate": 20_000}, "accumulate 20000 is more than the 1250 training images on each"),
+    ({"mixup": 1e300}, r"mixup must be 0 or from 1e-6 to 100, got 1e\+300"),
+    (
+        {"optimizer": OptimizerConfig(learning_rate=1e-300)},
+        "must be a number that float32 holds .*, got 1e-300",
+    ),
+    ({"optimizer": OptimizerConfig("sgd", nesterov=True)}, "nesterov of optimizer sgd has no effect without momentum"),
     ({"optimizer": OptimizerConfig(clip_norm=0.0)}, "optimizer.clip_norm must be a positive number"),
     ({"optimizer": OptimizerConfig(learning_rate=float("inf"))}, "optimizer.learning_rate must be a positive number"),
 ]

@@ -11,19 +11,26 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from jaxcnn import measure
 from jaxcnn.cli._flags import parse
-from jaxcnn.errors import RunError, UsageError
+from jaxcnn.cli._output import plain
+from jaxcnn.errors import RunError, UsageError, printable, shortened
+from jaxcnn.local_path import local_folder, local_path
 from jaxcnn.measure import results
 from jaxcnn.measure.columns import BY_NAME, format_value
+
+# Upper bound of numbers of seconds and of GiB.
+LARGEST_NUMBER = 1e7
 
 
 @dataclass(frozen=True)
 class Flags:
     """Measure step time, throughput and memory of every combination of the given values.
 
-    Separate several values with commas. Each combination is one row and runs in a fresh process.
+    Separate several values with commas. Each combination is one row and runs in a fresh process. The exit status is 1
+    if no row could be measured.
     `jaxcnn benchmark compare OLD NEW` compares two results.
     """
 
@@ -113,13 +120,15 @@ def _measure(flags: Flags) -> None:
     if out is not None:
         files = results.write(out, rows, _title(models))
         names = ", ".join(file.name for file in files)
-        console.print(f"Results written to {out}: {names}", highlight=False, soft_wrap=True)
+        console.print(plain(f"Results written to {out}: {names}"), soft_wrap=True)
+    if all(row["error"] for row in rows):
+        raise RunError(f"no row could be measured: {len(rows)} failed, the last with: {rows[-1]['error']}")
 
 
 def _split_names(flag: str, text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if not all(names):
-        raise UsageError(f"--{flag} has an empty value: {text!r}. Give names separated by commas.")
+        raise UsageError(f"--{flag} has an empty value: {shortened(text)!r}. Give names separated by commas.")
     return names
 
 
@@ -129,13 +138,13 @@ def _split_numbers(flag: str, text: str) -> list[int]:
     except ValueError:
         alternative = ", or auto" if flag == "batch-sizes" else ""
         raise UsageError(
-            f"--{flag} is not a list of integers: {text!r}. Give integers separated by commas{alternative}."
+            f"--{flag} is not a list of integers: {shortened(text)!r}. Give integers separated by commas{alternative}."
         ) from None
 
 
 def _positive(flag: str, value: float | None) -> float | None:
-    if value is not None and not 0 < value < float("inf"):
-        raise UsageError(f"--{flag} must be a positive number: {value:g}. Give a number greater than 0.")
+    if value is not None and not 0 < value <= LARGEST_NUMBER:
+        raise UsageError(f"--{flag} must be a positive number: {value:g}. Give a number up to {LARGEST_NUMBER:g}.")
     return value
 
 
@@ -152,7 +161,7 @@ def _writable_folder(out: str | None) -> Path | None:
     """
     if out is None:
         return None
-    folder = Path(out).expanduser()
+    folder = local_folder("--out", out)
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UsageError(
@@ -172,7 +181,7 @@ class _Progress:
         self._console = console
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,
@@ -194,16 +203,17 @@ class _Progress:
             self._case = case
             self._bar.reset(self._task)
         name = f"{case.model} {case.mode} {case.dtype} {case.parallel} batch {case.batch_size}"
-        self._bar.update(self._task, description=f"[bold]{name}[/]  {stage}")
+        self._bar.update(self._task, description=f"{name}  {stage}")
 
     def show_row(self, row: dict[str, Any]) -> None:
         name = f"{row['model']} {row['mode']} {row['dtype']} {row['parallel']} x{row.get('devices') or '?'}"
-        result = (
-            f"[red]{row['error']}[/]"
-            if row["error"]
-            else f"{format_value(row, 'step_ms')} ms/step, [bold]{format_value(row, 'images_per_second')}[/] images/s"
-        )
-        self._console.print(f"{name} batch {row['batch_size']}: {result}", highlight=False, soft_wrap=True)
+        line = plain(f"{name} batch {row['batch_size']}: ")
+        if row["error"]:
+            line.append(printable(row["error"]), "red")
+        else:
+            line.append(f"{format_value(row, 'step_ms')} ms/step, ")
+            line.append(format_value(row, "images_per_second"), "bold").append(" images/s")
+        self._console.print(line, soft_wrap=True)
 
 
 # The columns that fit a terminal. The files contain all columns.
@@ -244,21 +254,19 @@ def _print_rows(console: Console, rows: list[dict[str, Any]]) -> None:
         if "error" in names:
             # The full message was printed when the row failed.
             cells[names.index("error")] = format_value(row, "error").split(":")[0]
-        table.add_row(*cells)
+        table.add_row(*map(plain, cells))
     console.print(table)
     first = rows[0]
     if "jax" in first:
         measured_peak = first.get("peak_source") == "measured"
+        software = f"{first['device_kind']}, jax {first['jax']}, jaxlib {first['jaxlib']}, flax {first['flax']}"
+        note = "; MFU relative to a peak measured with a matrix product" if measured_peak else ""
+        console.print(plain(software + note), soft_wrap=True)
         console.print(
-            f"{first['device_kind']}, jax {first['jax']}, jaxlib {first['jaxlib']}, flax {first['flax']}"
-            + ("; MFU relative to a peak measured with a matrix product" if measured_peak else ""),
-            highlight=False,
-            soft_wrap=True,
-        )
-        console.print(
-            f"convolutions: {first['convolutions']}; freed memory: {first['freed_memory']}; "
-            f"XLA_FLAGS: {first['xla_flags'] or 'none'}",
-            highlight=False,
+            plain(
+                f"convolutions: {first['convolutions']}; freed memory: {first['freed_memory']}; "
+                f"XLA_FLAGS: {first['xla_flags'] or 'none'}"
+            ),
             soft_wrap=True,
         )
 
@@ -268,7 +276,8 @@ _VERDICT_COLORS = {"slower": "red", "failed": "red", "faster": "green", "fixed":
 
 
 def _compare(flags: CompareFlags) -> None:
-    comparisons = measure.compare(results.read(Path(flags.old)), results.read(Path(flags.new)))
+    old, new = (results.read(local_path(*pair)) for pair in (("OLD", flags.old), ("NEW", flags.new)))
+    comparisons = measure.compare(old, new)
     if flags.json:
         rows = [{**c.case, "ratio": c.ratio, "band": c.band, "verdict": c.verdict} for c in comparisons]
         print(json.dumps(rows, indent=2))
@@ -286,17 +295,16 @@ def _print_comparisons(console: Console, comparisons: Sequence[measure.Compariso
     """Print a table of the comparisons, then the software and hardware that differ between the two results."""
     table = Table("case", "old ms/step", "new ms/step", "new / old", "noise threshold", "verdict")
     for c in comparisons:
-        color = _VERDICT_COLORS.get(c.verdict)
         table.add_row(
-            " ".join(str(value) for value in c.case.values() if value is not None),
+            plain(" ".join(str(value) for value in c.case.values() if value is not None)),
             format_value(c.old or {}, "step_ms"),
             format_value(c.new or {}, "step_ms"),
             "" if c.ratio is None else f"{c.ratio:.3f}",
             "" if c.band is None else f"±{c.band:.1%}",
-            f"[{color}]{c.verdict}[/]" if color else c.verdict,
+            Text(c.verdict, _VERDICT_COLORS.get(c.verdict, "")),
         )
     console.print(table)
     for name in _ENVIRONMENT_COLUMNS:
-        pairs = {(c.old.get(name), c.new.get(name)) for c in comparisons if c.old and c.new}
-        for old, new in sorted((pair for pair in pairs if pair[0] != pair[1]), key=str):
-            console.print(f"{name} differs: {old} -> {new}", highlight=False, soft_wrap=True)
+        pairs = {(str(c.old.get(name)), str(c.new.get(name))) for c in comparisons if c.old and c.new}
+        for old, new in sorted(pair for pair in pairs if pair[0] != pair[1]):
+            console.print(plain(f"{name} differs: {old} -> {new}"), soft_wrap=True)

@@ -8,6 +8,7 @@ The script contains everything that it offers, so that completion does not start
 import dataclasses
 import importlib
 import inspect
+import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -119,7 +120,7 @@ def _is_fixed(hint: Any) -> bool:
 
 def _positional_choices(command: str) -> Values:
     hints = [hint for kind in _dataclasses_of(command) for hint in get_type_hints(kind, include_extras=True).values()]
-    names = {"summary": models.list_models(), "prepare": data.list_datasets()}.get(command, [])
+    names = {"summary": models.list_models(), "prepare": _dataset_names()}.get(command, [])
     return [*names, *(choice for hint in hints if _is_positional(hint) for choice in _choices(get_args(hint)[0]))]
 
 
@@ -135,10 +136,15 @@ def _choices(hint: Any) -> Values:
     return [word for part in get_args(hint) for word in _choices(part)] if get_args(hint) else []
 
 
+def _dataset_names() -> Values:
+    """Return the names of datasets, without names of folders in which a shell would see more than a word."""
+    return [name for name in data.list_datasets() if re.fullmatch(r"[\w./-]+", name)]
+
+
 def _names() -> dict[str, Values]:
     return {
         "model": models.list_models(),
-        "dataset": data.list_datasets(),
+        "dataset": _dataset_names(),
         "optimizer.name": list(OPTIMIZERS),
         "schedule.name": list(SCHEDULES),
         "loss": list(LOSSES),

@@ -4,20 +4,26 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import flax.linen as nn
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from jaxcnn import train, weights
+from jaxcnn import weights
 from jaxcnn.cli._flags import parse
-from jaxcnn.errors import UsageError
+from jaxcnn.cli._network_flags import RunOptions, open_run, source_note
+from jaxcnn.errors import UsageError, printable
+from jaxcnn.train.runtime.initial_weights import recordable
 
 
-@dataclass(frozen=True)
-class Flags:
+@dataclass(frozen=True, kw_only=True)
+class Flags(RunOptions):
     """Convert weights between jaxcnn and torchvision, and print a report on each array.
+
+    The last line has the flags that prepare images as the weights expect them. The file that is written records them.
 
     FILE is a state dict of torchvision or timm (.pth, .safetensors), a .safetensors file of jaxcnn, or hf:OWNER/NAME,
     which is downloaded from the Hugging Face hub. To convert the weights of a training run, give --workdir instead.
@@ -26,7 +32,8 @@ class Flags:
     file: tyro.conf.Positional[str | None] = None
     """Weights to convert: a file, or hf:OWNER/NAME."""
     model: str | None = None
-    """Architecture of the weights, such as resnet50; required with a file."""
+    """With a file: the architecture of the weights, such as resnet50. With --workdir: own model of the run, as
+    FILE.py:NAME or MODULE:NAME, where NAME is a Linen module, or a class or function that returns one."""
     workdir: str | None = None
     """Run directory whose trained weights to convert, instead of a file."""
     out: str | None = None
@@ -41,57 +48,138 @@ class Flags:
     """Print the report as JSON."""
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Weights to convert, and the report on them.
+
+    Attributes:
+      name: name of the architecture.
+      variables: `{"params": ..., "batch_stats": ...}`.
+      image_shape: `(H, W, C)` of the images.
+      preprocessing: preparation of the images, if it is known.
+      rows: report on each array.
+      unused: names of arrays in a file that the model does not need.
+      model: the model of a run.
+      note: the checkpoint of a run.
+    """
+
+    name: str
+    variables: dict[str, Any]
+    image_shape: tuple[int, ...]
+    preprocessing: weights.Preprocessing | None
+    rows: list[weights.Row]
+    unused: list[str]
+    model: nn.Module | None = None
+    note: str = ""
+
+
 def run(args: Sequence[str]) -> None:
     """Run `jaxcnn convert`."""
     flags = parse(Flags, "convert", args)
     if (flags.file is None) == (flags.workdir is None):
         given = "neither" if flags.file is None else "both"
         raise UsageError(f"{given} of FILE and --workdir given. Give either a weight file or a run directory.")
-    if flags.workdir is not None:
-        if flags.num_classes is not None or flags.drop_head:
-            raise UsageError("--num-classes and --drop-head apply only to files. Omit them with --workdir.")
-        run = train.load_run(flags.workdir)
-        if flags.model not in (None, run.config.model):
-            raise UsageError(f"the run in {flags.workdir} trained {run.config.model}, not {flags.model}. Omit --model.")
-        name, model, variables, image_shape = run.config.model, run.model, run.variables, run.preprocessing.image_shape
-        rows, unused = _output_rows(name, variables, model, flags.to), []
-    else:
-        if flags.model is None:
-            raise UsageError("the architecture of the file is missing. Give it with --model; see `jaxcnn models`.")
-        conversion = weights.convert(
-            flags.model, flags.file or "", num_classes=flags.num_classes, drop_head=flags.drop_head
-        )
-        name, model, variables, image_shape = flags.model, None, conversion.variables, conversion.image_shape
-        rows, unused = conversion.rows, conversion.unused
-        if flags.to == "torchvision":
-            rows = _output_rows(name, variables, None, "torchvision")
+    source = _of_file(flags) if flags.workdir is None else _of_run(flags, flags.workdir)
     if flags.out is not None:
-        weights.save(flags.out, name, variables, to=flags.to, image_shape=image_shape, model=model)
-    _print(rows, unused, flags)
+        try:
+            weights.save(
+                flags.out,
+                source.name,
+                source.variables,
+                to=flags.to,
+                image_shape=source.image_shape,
+                model=source.model,
+                preprocessing=source.preprocessing,
+            )
+        except OSError as error:  # such as a name that is too long
+            raise UsageError(f"{flags.out} cannot be written: {error.strerror}. Give another file.") from error
+    _print(source, flags)
 
 
-def _output_rows(name: str, variables: object, model: object, to: str) -> list[weights.Row]:
+def _of_run(flags: Flags, folder: str) -> _Source:
+    """Return the weights of a checkpoint of a run."""
+    if flags.num_classes is not None or flags.drop_head:
+        raise UsageError("--num-classes and --drop-head apply only to files. Omit them with --workdir.")
+    trained = open_run(folder, flags)
+    around = trained.preprocessing
+    return _Source(
+        name=trained.name,
+        variables=trained.variables,
+        image_shape=around.image_shape,
+        preprocessing=recordable(around),
+        rows=_output_rows(trained.name, trained.variables, trained.model, flags.to),
+        unused=[],
+        model=trained.model,
+        note=source_note(trained, flags),
+    )
+
+
+def _of_file(flags: Flags) -> _Source:
+    """Return the weights in a file."""
+    if flags.model is None:
+        raise UsageError("the architecture of the file is missing. Give it with --model; see `jaxcnn models`.")
+    if flags.checkpoint != "latest":
+        raise UsageError("--checkpoint applies only to runs. Omit it with a file.")
+    conversion = weights.convert(
+        flags.model, flags.file or "", num_classes=flags.num_classes, drop_head=flags.drop_head
+    )
+    rows = conversion.rows
+    if flags.to == "torchvision":
+        rows = _output_rows(flags.model, conversion.variables, None, "torchvision")
+    return _Source(
+        flags.model,
+        conversion.variables,
+        conversion.image_shape,
+        conversion.preprocessing,
+        rows,
+        conversion.unused,
+    )
+
+
+def _output_rows(name: str, variables: dict[str, Any], model: nn.Module | None, to: str) -> list[weights.Row]:
     """Return the report on the conversion from variables to the arrays of the output file."""
     if to == "torchvision":
-        return weights.to_torchvision(name, variables, model)[1]  # type: ignore[arg-type]
+        return weights.to_torchvision(name, variables, model)[1]
     return [
         weights.Row(key, key, array.shape, array.shape, "unchanged")
         for key, array in weights.to_ours(variables).items()
     ]
 
 
-def _print(rows: list[weights.Row], unused: list[str], flags: Flags) -> None:
+def _print(source: _Source, flags: Flags) -> None:
+    """Print the report on the arrays, and the checkpoint that they are from."""
     if flags.json:
-        print(json.dumps({"arrays": [dataclasses.asdict(row) for row in rows], "unused": unused}, indent=2))
+        arrays = [dataclasses.asdict(row) for row in source.rows]
+        checkpoint = {"source": source.note} if source.note else {}
+        known = None if source.preprocessing is None else dataclasses.asdict(source.preprocessing)
+        report = {"arrays": arrays, "unused": source.unused, "preprocessing": known, **checkpoint}
+        print(json.dumps(report, indent=2))
         return
     table = Table("source", "target", "source shape", "target shape", "change")
-    for row in rows:
-        table.add_row(row.source, row.target, _format_shape(row.source_shape), _format_shape(row.shape), row.change)
-    console = Console()
-    console.print(table)
+    for row in source.rows:
+        names = (escape(row.source), escape(row.target))
+        table.add_row(*names, _format_shape(row.source_shape), _format_shape(row.shape), row.change)
+    Console().print(table)
     written = f", written to {flags.out}" if flags.out else ""
-    ignored = f"; {len(unused)} other arrays in the file were ignored" if unused else ""
-    console.print(f"{len(rows):,} arrays{written}{ignored}", highlight=False)
+    ignored = f"; {len(source.unused)} other arrays in the file were ignored" if source.unused else ""
+    print(printable(f"{len(source.rows):,} arrays{written}{ignored}"))
+    known = "not recorded in the file" if source.preprocessing is None else _format_preprocessing(source.preprocessing)
+    print(printable(f"preprocessing: {known}"))
+    if source.note:
+        print(source.note)
+
+
+def _format_preprocessing(preprocessing: weights.Preprocessing) -> str:
+    """Return the flags of `jaxcnn train` that prepare images as the weights expect them."""
+    height, width = preprocessing.image_size
+    size = f"{height}" if height == width else f"{height} {width}"
+    # A number of pixels determines the crop.
+    crop = preprocessing.crop_fraction if isinstance(preprocessing.resize, str) else None
+    crop_flag = "" if crop is None else f" --crop-fraction {crop:.6g}"
+    return (
+        f"{preprocessing.normalization_flags()} --image-size {size} --resize {preprocessing.resize}{crop_flag} "
+        f"({preprocessing.interpolation})"
+    )
 
 
 def _format_shape(shape: tuple[int, ...]) -> str:

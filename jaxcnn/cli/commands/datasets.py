@@ -11,7 +11,9 @@ import tyro
 from jaxcnn import data
 from jaxcnn.cli._flags import parse
 from jaxcnn.cli._output import print_rows
-from jaxcnn.errors import UsageError
+from jaxcnn.data.augment import check_sizes
+from jaxcnn.errors import UsageError, printable
+from jaxcnn.local_path import local_path
 
 
 @dataclass(frozen=True)
@@ -93,20 +95,22 @@ def _describe(name: str, data_dir: str | None) -> dict[str, Any]:
 
 def _show(args: Sequence[str]) -> None:
     flags = parse(ShowFlags, "datasets show", args)
-    for name, value in (("classes", flags.classes), ("columns", flags.columns)):
-        if not 1 <= value <= 100:
-            raise UsageError(f"--{name} out of range: {value}. Use a number from 1 to 100.")
+    for name, least, most in (("classes", 1, 100), ("columns", 1, 100), ("seed", 0, 2**32 - 1)):
+        if not least <= getattr(flags, name) <= most:
+            raise UsageError(f"--{name} out of range: {getattr(flags, name)}. Use a number from {least} to {most}.")
     data.compose(flags.augment)  # reports an unknown name before the dataset is read
+    given = None if flags.out is None else local_path("--out", flags.out)
     dataset = data.open_dataset(flags.name, flags.data_dir)
+    check_sizes(flags.augment, dataset.image_shape)
     from jaxcnn.data.sheet import contact_sheet
 
     sheet = contact_sheet(dataset, flags.augment, classes=flags.classes, columns=flags.columns, seed=flags.seed)
-    out = Path(flags.out or f"{Path(flags.name.replace(':', '_')).name}.png").expanduser()
+    out = given or Path(f"{flags.name.replace(':', '_').rpartition('/')[2] or 'images'}.png")
     try:
         sheet.save(out, format="PNG")
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror or error}. Choose another path with --out.") from error
-    print(out)
+    print(printable(out))
 
 
 def _stats(args: Sequence[str]) -> None:
@@ -119,11 +123,13 @@ def _stats(args: Sequence[str]) -> None:
         return
     print(f'"{flags.name}": Statistics({tuple(values["mean"])}, {tuple(values["std"])}),')
     if recorded is None:
-        print("not recorded in jaxcnn/data/datasets.py: every run measures these statistics again")
+        print(
+            "not recorded in jaxcnn/data/statistics.py: measured once, and kept beside the dataset if it can be written"
+        )
         return
     pairs = zip((*measured.mean, *measured.std), (*recorded.mean, *recorded.std), strict=True)
     difference = max(abs(a - b) for a, b in pairs)
-    print(f"recorded in jaxcnn/data/datasets.py; maximum difference {difference:.1e}")
+    print(f"recorded in jaxcnn/data/statistics.py; maximum difference {difference:.1e}")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"show": _show, "stats": _stats}

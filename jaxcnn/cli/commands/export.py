@@ -4,29 +4,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxcnn import train
+import tyro
+
 from jaxcnn.cli._flags import parse
+from jaxcnn.cli._network_flags import RunOptions, open_run, source_note
+from jaxcnn.errors import UsageError, printable
+from jaxcnn.local_path import local_path
 
 
-@dataclass(frozen=True)
-class Flags:
+@dataclass(frozen=True, kw_only=True)
+class Flags(RunOptions):
     """Write a trained network as StableHLO or ONNX. It maps uint8 images [N, H, W, C] to logits [N, classes].
 
     JAX runs a StableHLO file without jaxcnn (jax.export.deserialize); onnxruntime and others run an ONNX file. Class
     names and the image shape are written to OUT.json.
     """
 
-    workdir: str
+    workdir: str = tyro.MISSING
     """Run directory."""
-    out: str
+    out: str = tyro.MISSING
     """File to write."""
     format: Literal["stablehlo", "onnx"] = "stablehlo"
     """Format of the file."""
 
 
 def run(args: Sequence[str]) -> None:
+    """Run `jaxcnn export`."""
     flags = parse(Flags, "export", args)
     from jaxcnn.export import export
 
-    description = export(train.load_run(flags.workdir), flags.format, flags.out)
-    print(f"wrote {flags.out}, and class names to {description}")
+    trained = open_run(flags.workdir, flags)
+    try:
+        description = export(trained, flags.format, local_path("--out", flags.out))
+    except OSError as error:  # such as a name that is too long
+        raise UsageError(f"{flags.out} cannot be written: {error.strerror}. Give another file.") from error
+    print(printable(f"wrote {flags.out}, and class names to {description}"))
+    print(source_note(trained, flags))

@@ -4,13 +4,16 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from jaxcnn import train
+from jaxcnn.cli._output import plain
+from jaxcnn.cli._recipe import recipe_defaults, values_of
 from jaxcnn.cli._training_flags import parse_training
-from jaxcnn.cli.commands.train import recipe_defaults, values_of
+from jaxcnn.errors import RunError
+from jaxcnn.local_path import local_folder
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,26 @@ class Flags(train.Config):
 def run(args: Sequence[str]) -> None:
     flags = parse_training(Flags, "find-lr", args, recipe_defaults(Flags, args))
     config = train.Config(**values_of(flags))
+    folder = local_folder(
+        "--workdir", flags.workdir or f"runs/find-lr-{config.model}-{config.dataset.replace('/', '_')}"
+    )
     result = train.find_learning_rate(config, steps=flags.try_steps, lowest=flags.lowest, highest=flags.highest)
-    folder = Path(flags.workdir or f"runs/find-lr-{config.model}-{config.dataset.replace('/', '_')}").expanduser()
     result.save(folder, f"{config.model} on {config.dataset}, {config.optimizer.name}, batch {config.batch_size}")
     if flags.json:
         print(json.dumps({**dataclasses.asdict(result), "workdir": str(folder)}, indent=2))
-        return
-    Console().print(
-        f"suggested: [bold green]--optimizer.learning-rate {result.suggestion:.2g}[/], a third of the learning rate "
-        f"with the lowest loss; {folder / 'find_lr.png'} shows the loss of {len(result.losses)} steps",
-        highlight=False,
-    )
+    picture = f"{folder / 'find_lr.png'} shows the loss of {len(result.losses)} steps"
+    if result.suggestion is None:
+        raise RunError(
+            f"no learning rate found: the loss does not fall from {result.learning_rates[0]:.2g} to "
+            f"{result.learning_rates[-1]:.2g}. Try other values of --lowest, --highest and --try-steps; {picture}."
+        )
+    if not flags.json:
+        Console().print(
+            Text.assemble(
+                "suggested: ",
+                (f"--optimizer.learning-rate {result.suggestion:.2g}", "bold green"),
+                ", a third of the learning rate with the lowest loss; ",
+                plain(picture),
+            ),
+            soft_wrap=True,
+        )

@@ -1,51 +1,150 @@
 """`jaxcnn predict`: classify images."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
-from jaxcnn import predict, train
+from jaxcnn import predict
+from jaxcnn.cli import _predictions
 from jaxcnn.cli._flags import parse
+from jaxcnn.cli._network_flags import NetworkOptions, check_source, open_network, source_note
+from jaxcnn.errors import UsageError, printable
+from jaxcnn.predict import Failure, Prediction
+from jaxcnn.predict.classify import check_top
+from jaxcnn.predict.search import no_images
+
+NUMBER_FLAGS = ("--image-size", "--mean", "--std")
+"""Flags that take one or more numbers."""
+
+DEFAULT_TOP = 3
+FLUSH_EVERY = 64
+TOP_5 = 5
 
 
-@dataclass(frozen=True)
-class Flags:
-    """Print the most probable classes of images, predicted by a trained network.
+@dataclass(frozen=True, kw_only=True)
+class Flags(NetworkOptions):
+    """Print the most probable classes of images, predicted by a trained network, as they come.
 
-    Images are preprocessed as in training; the run's preprocessing.json describes how.
+    Folders are searched at any depth, and files are judged by their content. Images are preprocessed as in training.
+    Where folders have the names of classes, the accuracy is printed too. Images that cannot be read are listed at the
+    end, and the exit status is then 1. With --model and --weights, published weights are used instead of a run.
     """
 
     images: tyro.conf.Positional[tuple[str, ...]]
     """Image files, or folders of image files."""
-    workdir: str
-    """Run directory."""
-    top: int = 3
-    """Number of classes to print for each image."""
+    top: int | None = None
+    """Number of classes to print for each image (default: 3, or all if there are fewer)."""
+    format: _predictions.Format = "table"
+    """table: a line of text per image. csv: a row per image, below a header. json: one list. jsonl: a JSON object per
+    line, for tools that read a stream, such as jq."""
     json: bool = False
-    """Print the predictions as JSON."""
+    """The same as --format json."""
 
 
-def run(args: Sequence[str]) -> None:
-    flags = parse(Flags, "predict", args)
-    files = predict.find_images(flags.images)
-    predictions = predict.classify(train.load_run(flags.workdir), files, flags.top)
-    if flags.json:
-        rows = [
-            {
-                "image": str(prediction.image),
-                "predictions": [{"class": name, "probability": p} for name, p in prediction.classes],
-            }
-            for prediction in predictions
-        ]
-        print(json.dumps(rows, indent=2))
-        return
-    table = Table("image", "class", "probability")
-    for prediction in predictions:
-        for place, (name, probability) in enumerate(prediction.classes):
-            table.add_row(str(prediction.image) if place == 0 else "", name, f"{probability:.2%}")
-        table.add_section()
-    Console().print(table)
+@dataclass
+class _Tally:
+    """Counts of what was printed, and the files that could not be read."""
+
+    classified: int = 0
+    labeled: int = 0
+    correct: int = 0
+    in_top_5: int = 0
+    skipped: int = 0
+    bad: list[tuple[object, str]] = field(default_factory=list)
+
+
+def run(args: Sequence[str]) -> int:
+    """Run `jaxcnn predict`. Return the exit status."""
+    flags = parse(Flags, "predict", _images_first(args))
+    check_source(flags)
+    if flags.json and flags.format not in ("table", "json"):
+        raise UsageError(f"--json and --format {flags.format} are mutually exclusive. Omit one of them.")
+    kind: _predictions.Format = "json" if flags.json else flags.format
+    files = predict.Search(flags.images)
+    trained = open_network(flags)
+    top = check_top(min(DEFAULT_TOP, trained.num_classes) if flags.top is None else flags.top, trained.num_classes)
+    tally = _Tally()
+    predictions = _counted(predict.classify_files(trained, files, top), tally)
+    for number, part in enumerate(_predictions.lines(kind, predictions, top)):
+        if not tally.classified:
+            break  # an empty list, which is printed below unless there is an error
+        sys.stdout.write(part)
+        if number % FLUSH_EVERY == 0:
+            sys.stdout.flush()
+    tally.bad += files.unreadable
+    if not tally.classified and not tally.bad:
+        raise no_images(flags.images)
+    if not tally.classified and len(tally.bad) == 1:
+        path, reason = tally.bad[0]
+        raise UsageError(f"{printable(path)} cannot be read as an image: {printable(reason)}")
+    if not tally.classified and kind == "json":
+        print("[]")
+    sys.stdout.flush()
+    notes = _notes(tally, files.hidden, trained.num_classes)
+    # Only the output for people has notes among the rows.
+    print("\n".join([source_note(trained, flags), *notes]), file=sys.stdout if kind == "table" else sys.stderr)
+    for path, reason in tally.bad:
+        print(f"jaxcnn: {printable(path)} cannot be read as an image: {printable(reason)}", file=sys.stderr)
+    return 1 if tally.bad else 0
+
+
+def _images_first(args: Sequence[str]) -> list[str]:
+    """Return the arguments with all images in front, since a flag that takes numbers would take images after them too.
+
+    >>> _images_first(["--image-size", "32", "a.png", "2.png", "--json"])
+    ['a.png', '2.png', '--image-size', '32', '--json']
+    """
+    images, flags = [], []
+    takes_images, takes_numbers = True, False
+    for arg in args:
+        if arg.startswith("--"):
+            takes_images, takes_numbers = False, arg in NUMBER_FLAGS
+        elif takes_numbers and not _is_number(arg):
+            takes_images = True
+        (images if takes_images else flags).append(arg)
+    return [*images, *flags]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return text == "None"
+    return True
+
+
+def _counted(results: Iterator[Prediction | Failure], tally: _Tally) -> Iterator[Prediction]:
+    """Yield the predictions among the results, and count all results."""
+    for result in results:
+        if isinstance(result, Prediction):
+            tally.classified += 1
+            if result.rank is not None:
+                tally.labeled += 1
+                tally.correct += result.rank == 1
+                tally.in_top_5 += result.rank <= TOP_5
+            yield result
+        elif result.is_image:
+            tally.bad.append((result.path, result.reason))
+        else:
+            tally.skipped += 1
+
+
+def _notes(tally: _Tally, hidden: int, classes: int) -> list[str]:
+    """Return what to print after the predictions, one line each."""
+    notes = [f"{_count(tally.classified, 'image')} classified"]
+    if others := tally.skipped + hidden:
+        notes.append(f"{_count(others, 'other file')} skipped (hidden, or not an image)")
+    if tally.labeled:
+        accuracy = f"top-1 accuracy {tally.correct / tally.labeled:.2%}"
+        if classes > TOP_5:
+            accuracy += f", top-5 accuracy {tally.in_top_5 / tally.labeled:.2%}"
+        notes.append(f"{accuracy} on {_count(tally.labeled, 'image')} in folders with names of classes")
+    if tally.bad:
+        notes.append(f"{_count(len(tally.bad), 'file')} could not be read")
+    return notes
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

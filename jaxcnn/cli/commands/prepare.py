@@ -5,15 +5,19 @@ from dataclasses import dataclass
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxcnn.cli._flags import parse
+from jaxcnn.cli._output import plain
 from jaxcnn.data.prepare import prepare
+from jaxcnn.errors import printable
+from jaxcnn.train.runtime._progress import PreparationDisplay
 
 
 @dataclass(frozen=True)
 class Flags:
     """Prepare a dataset for training: download it, or read its original files from a folder (--source).
+
+    imagefolder:PATH copies the images in a folder and reports what it found. Training does this when necessary.
 
     cifar10, cifar100, fashion_mnist, kmnist, mnist and svhn_cropped do not need TensorFlow. Other datasets do.
     `tfds.data_source(name)` of tensorflow-datasets can read the result, too.
@@ -29,32 +33,30 @@ class Flags:
     """Accept original files whose checksums differ from the published ones."""
     force: bool = False
     """Replace the dataset if it exists."""
+    skip_damaged: bool = False
+    """Leave out damaged image files of an image folder, instead of stopping."""
 
 
 def run(args: Sequence[str]) -> None:
     """Run `jaxcnn prepare` and show its progress."""
     flags = parse(Flags, "prepare", args)
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, transient=True, refresh_per_second=4)
-    tasks = {}
-
-    def show(split: str, done: int, total: int) -> None:
-        if not tasks:
-            bar.start()  # started late, since even an empty bar prints a line
-        if split not in tasks:
-            tasks[split] = bar.add_task(f"{flags.name} {split}", total=total)
-        if done % 256 == 0 or done == total:
-            bar.update(tasks[split], completed=done)
-
-    try:
+    with PreparationDisplay(flags.name) as display:
         result = prepare(
-            flags.name, flags.source, flags.data_dir, verify=flags.verify, force=flags.force, progress=show
+            flags.name,
+            flags.source,
+            flags.data_dir,
+            verify=flags.verify,
+            force=flags.force,
+            skip_damaged=flags.skip_damaged,
+            progress=display.show,
         )
-    finally:
-        if tasks:
-            bar.stop()
     if result.unverified:
-        console.print(f"no published checksum for {', '.join(result.unverified)}: only the format was checked")
+        files = ", ".join(result.unverified)
+        console.print(plain(f"no published checksum for {files}: only the format was checked"))
+    for note in result.notes:
+        print(note)
+    if result.notes:
+        return
     counts = ", ".join(f"{count:,} {split}" for split, count in result.examples.items())
-    print(f"{flags.name}: {counts} images in {result.folder}")
+    print(f"{flags.name}: {counts} images in {printable(result.folder)}")

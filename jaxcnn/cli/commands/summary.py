@@ -1,5 +1,6 @@
 """`jaxcnn summary`: parameters, multiply-adds and receptive fields of a model, layer by layer."""
 
+import functools
 import importlib
 import inspect
 import json
@@ -14,11 +15,14 @@ import tyro
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from jaxcnn import models
 from jaxcnn.analysis import Row, Summary, summarize
 from jaxcnn.cli._flags import parse
-from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.cli._output import plain
+from jaxcnn.errors import UsageError, printable, unknown_name
+from jaxcnn.train.config_checks import MAX_SIDE, is_a
 
 Shape = tuple[int, int, int]
 
@@ -40,6 +44,12 @@ class Flags:
     """Print the rows and totals as JSON."""
 
 
+# Parts of jaxcnn whose functions make models or are functions of images. The others train, write or print.
+OUR_PARTS = ("jaxcnn.models", "jaxcnn.layers", "jaxcnn.kernels")
+
+MAX_CHANNELS = 2**16
+
+
 def run(args: Sequence[str]) -> None:
     flags = parse(Flags, "summary", args)
     if ":" in flags.model:
@@ -47,7 +57,12 @@ def run(args: Sequence[str]) -> None:
     else:
         model = models.create_model(flags.model, flags.num_classes)
     shape = _input_shape(flags, getattr(model, "image_shape", None))
-    summary = summarize(model, shape)
+    try:
+        summary = summarize(model, shape)
+    except UsageError:
+        raise
+    except Exception as error:  # the user's model can raise anything
+        raise UsageError(f"{flags.model} cannot be applied to images {_times(shape)}: {_reason(error)}") from error
     if flags.json:
         totals = {"model": flags.model, "input_shape": list(shape)}
         print(json.dumps({**totals, **summary.to_dict()}, indent=2))
@@ -56,21 +71,32 @@ def run(args: Sequence[str]) -> None:
     console = Console()
     if not console.is_terminal:  # in a file or a pipe no line is wrapped
         console = Console(width=max(Console(width=10_000).measure(table).maximum, 80))
-    console.print(f"[bold]{flags.model}[/], images {_times(shape)}", highlight=False)
+    console.print(Text.assemble((printable(flags.model), "bold"), f", images {_times(shape)}"))
     console.print(table)
     console.print(_totals(summary), highlight=False, soft_wrap=True)
 
 
-def _input_shape(flags: Flags, own: Shape | None) -> Shape:
+def _reason(error: BaseException) -> str:
+    """Return the type and the first line of an error."""
+    return ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
+
+
+def _input_shape(flags: Flags, own: Any) -> Shape:
     if flags.input_shape is not None and flags.image_size is not None:
         raise UsageError("--input-shape and --image-size are mutually exclusive; pass one of them")
+    own = own if is_a(own, Shape) else None  # a model of the user's can mean something else by this name
     shape = flags.input_shape or own
     if flags.image_size is not None:
         shape = (flags.image_size, flags.image_size, own[2] if own else 3)
     if shape is None:
         raise UsageError(f"{flags.model} has no default image shape; pass --input-shape H W C")
+    numbers = " ".join(map(str, shape))
     if min(shape) < 1:
-        raise UsageError(f"image height, width and channels must be at least 1, got {' '.join(map(str, shape))}")
+        raise UsageError(f"image height, width and channels must be at least 1, got {numbers}")
+    if max(shape[:2]) > MAX_SIDE or shape[2] > MAX_CHANNELS:
+        raise UsageError(
+            f"image height and width must be at most {MAX_SIDE}, and channels at most {MAX_CHANNELS}, got {numbers}"
+        )
     return shape
 
 
@@ -78,17 +104,23 @@ def _imported(name: str, num_classes: int | None) -> nn.Module | Callable[..., A
     """Return the model or function at `module:attribute`; call the attribute if it is a factory.
 
     Raises:
-      UsageError: the module cannot be imported, or the attribute is missing or of an unsupported type.
+      UsageError: the module cannot be imported or is Python's own, or the attribute is missing or of an unsupported
+        type.
     """
     module_name, _, attribute = name.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise UsageError(f"cannot import {module_name!r}: it is no name of a Python module; pass module:attribute")
+    if module_name.partition(".")[0] in sys.stdlib_module_names:
+        raise UsageError(f"{module_name} belongs to Python and has no models; pass the name of a module of yours")
     folder = str(Path.cwd())
     sys.path.insert(0, folder)  # unlike `python -m`, the console script does not import from the current directory
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the user's module can raise anything
-        raise UsageError(f"cannot import {module_name!r}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # the user's module can raise anything
+        raise UsageError(f"cannot import {module_name!r}: {_reason(error)}") from error
     finally:
-        sys.path.remove(folder)
+        if folder in sys.path:
+            sys.path.remove(folder)
     if not hasattr(module, attribute):
         public = [known for known in vars(module) if not known.startswith("_")]
         raise unknown_name(f"attribute of {module_name}", attribute, public)
@@ -99,7 +131,26 @@ def _imported(name: str, num_classes: int | None) -> nn.Module | Callable[..., A
         return found
     if not callable(found):
         raise UsageError(f"{name} has type {type(found).__name__}; pass a Linen module, a factory or a function")
+    if not _may_be_called(found):
+        raise UsageError(f"{name} makes no model; pass a Linen module, a factory of one, or a function of images")
     return _made(name, found, num_classes)
+
+
+def _may_be_called(found: Any) -> bool:
+    """Return whether a callable is a class of Linen modules, or a function in Python that may return one.
+
+    Functions of Python's own modules, in C, and of the parts of jaxcnn that act rather than compute are not called:
+    they can end the process or write files.
+    """
+    if isinstance(found, functools.partial):
+        return _may_be_called(found.func)
+    if inspect.isclass(found):
+        return issubclass(found, nn.Module) and found is not nn.Module
+    function = inspect.unwrap(found)
+    package = getattr(function, "__module__", None) or ""
+    if not inspect.isfunction(function) or package.partition(".")[0] in sys.stdlib_module_names:
+        return False
+    return package.partition(".")[0] != "jaxcnn" or package.startswith(OUR_PARTS)
 
 
 def _made(name: str, factory: Callable[..., Any], num_classes: int | None) -> nn.Module | Callable[..., Any]:
@@ -116,7 +167,12 @@ def _made(name: str, factory: Callable[..., Any], num_classes: int | None) -> nn
     fields = {} if num_classes is None else {"num_classes": num_classes}
     missing = [parameter for parameter in required if parameter not in fields]
     if not missing:
-        made = factory(**fields)
+        try:
+            made = factory(**fields)
+        except UsageError:
+            raise
+        except (Exception, SystemExit) as error:  # the user's factory can raise anything
+            raise UsageError(f"{name} cannot be called: {_reason(error)}") from error
         if isinstance(made, nn.Module):
             return made
         raise UsageError(f"{name} returns {type(made).__name__}; a factory must return a Linen module")
@@ -135,7 +191,7 @@ def _table(summary: Summary) -> Table:
     for row in summary.rows:
         numbers = [f"{count:,}" if count else "" for count in (row.params, row.macs)]
         field = [_times(row.receptive_field), _times(row.stride)]
-        table.add_row(row.name, row.kind, _times(row.output_shape[1:]), *numbers, *field)
+        table.add_row(plain(row.name), plain(row.kind), _times(row.output_shape[1:]), *numbers, *field)
     return table
 
 

@@ -1,24 +1,21 @@
 """`jaxcnn train`: train a network."""
 
 import contextlib
-import dataclasses
 import json
 import os
-import runpy
 import shlex
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import jax
 from rich.console import Console
 
 from jaxcnn import train
 from jaxcnn.cli import Settle, tell
-from jaxcnn.cli._training_flags import parse_training, value_of
+from jaxcnn.cli._recipe import recipe_defaults, values_of
+from jaxcnn.cli._training_flags import parse_training
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.measure.case import Case
 from jaxcnn.train.config import validate
@@ -56,6 +53,15 @@ class Flags(train.Config):
     """Seconds without a heartbeat after which a process counts as dead."""
 
 
+# Least and most of the flags that are no fields of `Config`. Each process takes memory and processor time.
+RANGES = {
+    "processes": (1, max(16, os.cpu_count() or 1)),
+    "devices_per_process": (1, 1024),
+    "max_restarts": (0, 10**6),
+    "num_processes": (1, 2**20),
+    "heartbeat": (1, 10**6),
+}
+
 # Flags of the supervisor, which are not passed on to its child processes.
 SUPERVISOR_FLAGS = ("--processes", "--devices-per-process", "--max-restarts")
 
@@ -76,7 +82,9 @@ def run(args: Sequence[str], settle: Settle = lambda batch_values: None) -> int 
 def _batch_values(flags: Flags) -> int | None:
     """Return the number of values in a batch of images, or None if it is not known before the dataset is opened."""
     try:
-        return Case(flags.model, int(flags.batch_size), image_size=flags.image_size).batch_values
+        # The square of the mean side is near enough to the pixels of an image.
+        size = flags.image_size if not isinstance(flags.image_size, tuple) else sum(flags.image_size) // 2
+        return Case(flags.model, int(flags.batch_size), image_size=size).batch_values
     except (UsageError, TypeError, ValueError):  # wrong flags are reported where they are used
         return None
 
@@ -90,12 +98,6 @@ def _fit(flags: Flags, args: Sequence[str]) -> None:
         raise
     if flags.json and distributed.is_first():
         print(json.dumps({**result.values, "workdir": str(result.workdir)}, indent=2))
-
-
-def recipe_defaults(flags: Any, args: Sequence[str]) -> Any:
-    """Return the default flags: those of the recipe that `--config` among `args` names, if it is given."""
-    recipe = value_of(args, "--config")
-    return flags() if recipe is None else flags(**values_of(_read_recipe(Path(recipe))), config=recipe)
 
 
 def _supervise(flags: Flags, args: Sequence[str]) -> int:
@@ -159,10 +161,12 @@ def _check(flags: Flags) -> None:
         raise UsageError("--processes and --distributed are mutually exclusive")
     if flags.devices_per_process is not None and flags.processes is None:
         raise UsageError("--devices-per-process needs --processes")
-    for name, least in (("processes", 1), ("devices_per_process", 1), ("max_restarts", 0)):
+    for name, (least, most) in RANGES.items():
         value = getattr(flags, name)
         if value is not None and value < least:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+        if value is not None and value > most:
+            raise UsageError(f"--{name.replace('_', '-')} must be at most {most}, got {value}")
     distributed.check_flags(flags.coordinator, flags.num_processes, flags.process_id, flags.heartbeat)
 
 
@@ -176,17 +180,3 @@ def _without(args: Sequence[str], flags: Sequence[str]) -> list[str]:
         else:
             kept.append(arg)
     return kept
-
-
-def _read_recipe(path: Path) -> train.Config:
-    if not path.is_file():
-        raise UsageError(f"--config {path} does not exist; give a Python file that defines `config`")
-    config = runpy.run_path(str(path)).get("config")
-    if not isinstance(config, train.Config):
-        raise UsageError(f"--config {path} must define `config = jaxcnn.train.Config(...)`")
-    return config
-
-
-def values_of(config: train.Config) -> dict[str, Any]:
-    """Return the fields of `Config` among flags, by name."""
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(train.Config)}

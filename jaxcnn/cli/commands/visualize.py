@@ -1,23 +1,30 @@
 """`jaxcnn visualize`: draw what a trained network has learned and what it sees."""
 
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tyro
-from rich.console import Console
 
-from jaxcnn import data, predict, train
+from jaxcnn import predict, train
 from jaxcnn.cli._flags import parse
-from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.cli._network_flags import RunOptions, open_run, source_note
+from jaxcnn.data import Dataset
+from jaxcnn.errors import UsageError, printable, unknown_name
+from jaxcnn.local_path import local_path
+from jaxcnn.train.evaluation import evaluation_batches, open_test_set
+from jaxcnn.train.runtime.trained import BATCH
 
 What = Literal["all", "filters", "features", "grad-cam", "confusion", "mistakes", "field", "layers"]
 
 
-@dataclass(frozen=True)
-class Flags:
+@dataclass(frozen=True, kw_only=True)
+class Flags(RunOptions):
     """Draw what a trained network has learned and what it sees, as PNG files.
 
     filters: kernels of the first convolution. features: feature maps of a layer for an image. grad-cam: regions of an
@@ -29,6 +36,10 @@ class Flags:
     """What to draw."""
     workdir: str = tyro.MISSING
     """Run directory."""
+    dataset: str | None = None
+    """Dataset whose test images to use (default: that of the run)."""
+    data_dir: str | None = None
+    """Directory of prepared datasets (default: that of the run, or $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     image: str | None = None
     """Image file to use (default: the first test image)."""
     layer: str | None = None
@@ -40,47 +51,82 @@ class Flags:
 
 
 def run(args: Sequence[str]) -> None:
+    """Run `jaxcnn visualize`."""
     flags = parse(Flags, "visualize", args)
     from jaxcnn import visualize
 
-    trained = train.load_run(flags.workdir)
-    model, preprocessing = trained.model, trained.preprocessing
-    layers = visualize.layer_names(model, trained.variables, preprocessing.image_shape)
+    trained = open_run(flags.workdir, flags)
+    layers = visualize.layer_names(trained.model, trained.variables, trained.preprocessing.image_shape)
     if flags.what == "layers":
         print("\n".join(layers))
         return
     if flags.layer is not None and flags.layer not in layers:
         raise unknown_name("layer", flags.layer, layers)
-    if not layers:
-        raise UsageError(f"{trained.config.model} has no layer whose output is feature maps")
-    label = _label(flags.label, preprocessing.class_names)
-    tests = _Tests(trained)
+    label = _label(flags.label, trained.preprocessing.class_names)
+    image = None
     if flags.image is not None:
-        image = predict.read_image(predict.find_images([flags.image])[0], preprocessing.image_shape)
-    elif flags.what in ("all", "features", "grad-cam", "field"):
-        image = tests.images[0]
-    else:
-        image = np.zeros(preprocessing.image_shape, np.uint8)
+        image = predict.read_image(predict.find_images([flags.image])[0], trained.preprocessing)
+    tests = _Tests(trained, flags)
+    if flags.what in ("all", "confusion", "mistakes") or (image is None and flags.what != "filters"):
+        tests.open()
+    figures = _draw(flags, trained, tests, image, label, layers)
+    folder = local_path("--out", flags.out) if flags.out else local_path("--workdir", flags.workdir) / "visualize"
+    _write(figures, folder)
+    print(source_note(trained, flags), file=sys.stderr)
+
+
+def _draw(
+    flags: Flags, trained: train.Trained, tests: "_Tests", image: Any, label: int | None, layers: list[str]
+) -> dict[str, Any]:
+    """Return the figures by name.
+
+    Raises:
+      UsageError: the figure cannot be drawn, or none of several.
+    """
+    from jaxcnn import visualize
+
+    model, preprocessing = trained.model, trained.preprocessing
+
+    def the_image() -> np.ndarray:
+        return tests.first_image if image is None else image
+
+    def feature_maps() -> Any:
+        if not layers:
+            raise UsageError(f"{trained.name} has no layer whose output is feature maps")
+        return visualize.feature_map_figure(trained, the_image(), flags.layer or layers[0])
 
     pictures: dict[str, Callable[[], Any]] = {
         "filters": lambda: visualize.filter_figure(model, trained.variables, preprocessing.image_shape),
-        "features": lambda: visualize.feature_map_figure(trained, image, flags.layer or layers[0]),
-        "grad-cam": lambda: visualize.grad_cam_figure(trained, image, label, flags.layer),
-        "confusion": lambda: visualize.confusion_figure(
-            tests.labels, tests.probabilities.argmax(axis=1), preprocessing.class_names
-        ),
-        "mistakes": lambda: visualize.mistake_figure(
-            tests.images, tests.labels, tests.probabilities, preprocessing.class_names
-        ),
-        "field": lambda: visualize.receptive_field_figure(model, image, flags.layer),
+        "features": feature_maps,
+        "grad-cam": lambda: visualize.grad_cam_figure(trained, the_image(), label, flags.layer),
+        "confusion": lambda: visualize.confusion_figure(tests.labels, tests.predicted, preprocessing.class_names),
+        "mistakes": lambda: visualize.draw_mistakes(tests.mistakes, preprocessing.class_names),
+        "field": lambda: visualize.receptive_field_figure(model, the_image(), flags.layer),
     }
-    folder = Path(flags.out).expanduser() if flags.out else Path(flags.workdir).expanduser() / "visualize"
-    figures = {name: draw() for name, draw in pictures.items() if flags.what in ("all", name)}
+    if flags.what != "all":
+        return {flags.what: pictures[flags.what]()}
+    figures, errors = {}, []
+    for name, draw in pictures.items():
+        try:
+            figures[name] = draw()
+        except UsageError as error:  # such as a model without convolutions, or without mistakes
+            errors.append((name, error))
+    if not figures:
+        raise errors[0][1]
+    for name, error in errors:
+        print(f"{name} is left out: {error}", file=sys.stderr)
+    return figures
+
+
+def _write(figures: dict[str, Any], folder: Path) -> None:
+    """Write figures as PNG files, and print their paths."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png")
-            Console().print(f"{folder / f'{name}.png'}", highlight=False, soft_wrap=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # matplotlib warns about characters that its font does not have
+                figure.savefig(folder / f"{name}.png")
+            print(printable(folder / f"{name}.png"))
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror}") from error
 
@@ -94,29 +140,50 @@ def _label(name: str | None, class_names: Sequence[str]) -> int | None:
 
 
 class _Tests:
-    """The test images of the run's dataset. Reading and prediction are deferred to the first use."""
+    """The test images of the dataset, read in batches at the first use. Few images are kept."""
 
-    def __init__(self, trained: train.Trained):
-        self._trained = trained
-        self._decoded: tuple[np.ndarray, np.ndarray] | None = None
-        self._probabilities: np.ndarray | None = None
+    def __init__(self, trained: train.Trained, flags: Flags):
+        self._trained, self._flags = trained, flags
 
-    @property
-    def images(self) -> np.ndarray:
-        return self._read()[0]
+    def open(self) -> None:
+        """Open the dataset.
+
+        Raises:
+          UsageError: there is no such dataset, or it has classes that the network does not know.
+        """
+        _ = self._dataset
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return open_test_set(self._trained, self._flags.dataset, self._flags.data_dir)
+
+    @cached_property
+    def first_image(self) -> np.ndarray:
+        return next(evaluation_batches(self._dataset, self._trained.preprocessing, 1))["images"][0]
 
     @property
     def labels(self) -> np.ndarray:
-        return self._read()[1]
+        return self._results[0]
 
     @property
-    def probabilities(self) -> np.ndarray:
-        if self._probabilities is None:
-            self._probabilities = self._trained.predict(self.images)
-        return self._probabilities
+    def predicted(self) -> np.ndarray:
+        return self._results[1]
 
-    def _read(self) -> tuple[np.ndarray, np.ndarray]:
-        if self._decoded is None:
-            config = self._trained.config
-            self._decoded = data.open_dataset(config.dataset, config.data_dir).read("test")
-        return self._decoded
+    @property
+    def mistakes(self) -> Any:
+        return self._results[2]
+
+    @cached_property
+    def _results(self) -> tuple[np.ndarray, np.ndarray, Any]:
+        """True and predicted classes of all test images, and the most confident mistakes."""
+        from jaxcnn.visualize import Mistakes
+
+        labels, predicted, mistakes = [], [], Mistakes()
+        for batch in evaluation_batches(self._dataset, self._trained.preprocessing, BATCH):
+            mask = batch["mask"]  # type: ignore[reportTypedDictNotRequiredAccess]
+            images, true = batch["images"][mask], batch["labels"][mask]
+            probabilities = self._trained.predict_batch(images, BATCH)
+            mistakes.add(images, true, probabilities)
+            labels.append(true)
+            predicted.append(probabilities.argmax(axis=1))
+        return np.concatenate(labels), np.concatenate(predicted), mistakes

@@ -20,7 +20,10 @@ from pathlib import Path
 import jax
 
 SOURCES = tuple(Path(__file__).with_name(name) for name in ("convolution.cpp", "winograd.cpp", "channel_sums.cpp"))
-HEADERS = tuple(Path(__file__).with_name(name) for name in ("winograd.h", "winograd_transforms.h", "processors.h"))
+HEADERS = tuple(
+    Path(__file__).with_name(name)
+    for name in ("winograd.h", "winograd_range.h", "winograd_transforms.h", "processors.h")
+)
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
 DIGEST = 32
 
@@ -72,7 +75,7 @@ def _library(include: Path, shared: Path) -> Path:
     versions = (jax.__version__, metadata.version("jaxlib"), metadata.version("onednn-cpu-gomp"))
     parts = (*(path.read_text() for path in (*SOURCES, *HEADERS)), *versions, str(shared), platform.machine(), *FLAGS)
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn" / "native"
+    folder = _cache_folder()
     library = folder / f"convolution-{name}.so"
     if not _is_whole(library):
         if compiler is None:
@@ -80,6 +83,14 @@ def _library(include: Path, shared: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         _build(compiler, include, shared, library)
     return library
+
+
+def _cache_folder() -> Path:
+    """Return the user's folder of built libraries. Raise `BuildError` if the user has no home directory."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn" / "native"
+    except RuntimeError:
+        raise BuildError("there is no home directory to keep it in; set XDG_CACHE_HOME") from None
 
 
 def _build(compiler: str, include: Path, shared: Path, library: Path) -> None:

@@ -1,7 +1,8 @@
 // Sums over everything except channels in one pass over the data: of (u - b), and of (u - b) (x - c).
 //
 // u and x are [..., C], b and c are [C]. XLA would read the data once for each sum. Two further functions compute what
-// batch normalization derives from the sums for each channel: little work, but a dozen programs for XLA to compile.
+// batch normalization derives from the sums for each channel: little work, but a dozen programs for XLA to compile. Its
+// statistics are sums around a value near the mean of each block, so that a large mean takes no digits of the variance.
 
 #include <algorithm>
 #include <atomic>
@@ -36,11 +37,12 @@ using Vector = ffi::BufferR1<ffi::F32>;
 
 constexpr int64_t kBlock = 64;      // largest number of channels whose sums stay in registers
 constexpr int64_t kRows = 256;       // rows that are added in float32; their sums are added in double
+constexpr int64_t kSample = 16;      // of these rows, the first is in the sample whose mean is near that of a block
 constexpr int64_t kPart = 1 << 16;   // smallest number of values that a thread takes at once
 constexpr int64_t kMostParts = 64;
 
 struct Sums {
-  const float *u, *x, *b, *c;
+  const float *u, *x, *b, *c;  // if b is null: the sums of u = x around its first row, b = c
   int64_t rows, channels;
 };
 
@@ -71,16 +73,34 @@ FOR_EACH_PROCESSOR int64_t AddRows(const Sums& s, int64_t first, int64_t last, i
   return AddColumns<1>(s, first, last, from, sum, product), 1;
 }
 
+// Finds the mean of every kSample-th row of [first, last).
+FOR_EACH_PROCESSOR void FindSampleMean(const Sums& s, int64_t first, int64_t last, float* mean) {
+  std::fill(mean, mean + s.channels, 0.0f);
+  for (int64_t row = first; row < last; row += kSample) {
+    for (int64_t j = 0; j < s.channels; ++j) mean[j] += s.x[row * s.channels + j];
+  }
+  const float count = static_cast<float>((last - first + kSample - 1) / kSample);
+  for (int64_t j = 0; j < s.channels; ++j) mean[j] /= count;
+}
+
 // Adds the sums over rows [first, last) to `total`: C values of the first sum, then C of the second.
 void AddPart(const Sums& s, int64_t first, int64_t last, double* total) {
   float sum[kBlock], product[kBlock];
+  std::vector<float> center(s.b == nullptr ? s.channels : 0);
   for (int64_t start = first; start < last; start += kRows) {
     const int64_t end = std::min(start + kRows, last);
+    Sums block = s;
+    if (s.b == nullptr) {
+      FindSampleMean(s, start, end, center.data());
+      block.b = block.c = center.data();
+    }
     for (int64_t from = 0, width; from < s.channels; from += width) {
-      width = AddRows(s, start, end, from, s.channels - from, sum, product);
+      width = AddRows(block, start, end, from, s.channels - from, sum, product);
       for (int64_t j = 0; j < width; ++j) {
-        total[from + j] += sum[j];
-        total[s.channels + from + j] += product[j];
+        const double a = sum[j], p = product[j];
+        const double d = s.b == nullptr ? static_cast<double>(block.b[from + j]) - s.x[from + j] : 0;
+        total[from + j] += a + (end - start) * d;
+        total[s.channels + from + j] += p + d * (2 * a + (end - start) * d);
       }
     }
   }
@@ -163,26 +183,30 @@ ffi::Error ChannelSums(ffi::ThreadPool pool, Tensor u, Tensor x, Vector b, Vecto
   return ffi::Error::Success();
 }
 
-// Computes everything in batch normalization that is [C]. The output is then (x - mean) factor + bias.
-ffi::Error Normalization(ffi::ThreadPool pool, Tensor x, Vector around, Vector old_var, Vector scale, Vector bias,
+// Computes everything in batch normalization that is [C]. The output is then (x - mean) factor + shift, where shift is
+// the bias and a correction for the rounding of the mean.
+ffi::Error Normalization(ffi::ThreadPool pool, Tensor x, Vector old_mean, Vector old_var, Vector scale, Vector bias,
                          ffi::Span<const double> numbers, ffi::Result<Vector> mean, ffi::Result<Vector> r,
-                         ffi::Result<Vector> factor, ffi::Result<Vector> new_mean, ffi::Result<Vector> new_var) {
-  const size_t channels = around.element_count();
-  if (numbers.size() != 3 || !AreOf(channels, old_var, scale, bias, *mean, *r, *factor, *new_mean, *new_var)) {
+                         ffi::Result<Vector> factor, ffi::Result<Vector> shift, ffi::Result<Vector> new_mean,
+                         ffi::Result<Vector> new_var) {
+  const size_t channels = old_mean.element_count();
+  if (numbers.size() != 3 || !AreOf(channels, old_var, scale, bias, *mean, *r, *factor, *shift, *new_mean, *new_var)) {
     return Unfit();
   }
   const double momentum = numbers[0], epsilon = numbers[1], correction = numbers[2];
-  const auto job = Add(pool, x, x, around.typed_data(), around.typed_data(), static_cast<int64_t>(channels));
+  const auto job = Add(pool, x, x, nullptr, nullptr, static_cast<int64_t>(channels));
   if (!job) return Unfit();
   const double count = static_cast<double>(x.element_count() / channels);
   for (size_t channel = 0; channel < channels; ++channel) {
     const double offset = job->Total(channel) / count, square = job->Total(channels + channel) / count;
-    const double old = around.typed_data()[channel], middle = old + offset;
+    const double old = old_mean.typed_data()[channel], middle = static_cast<const float*>(x.untyped_data())[channel] + offset;
     const double var = std::max(square - offset * offset, 0.0);  // keeps NaN
-    const double reciprocal = 1 / std::sqrt(var + epsilon);
-    mean->typed_data()[channel] = static_cast<float>(middle);
+    const double reciprocal = 1 / std::sqrt(var + epsilon), own = reciprocal * scale.typed_data()[channel];
+    const float rounded = static_cast<float>(middle);
+    mean->typed_data()[channel] = rounded;
     r->typed_data()[channel] = static_cast<float>(reciprocal);
-    factor->typed_data()[channel] = static_cast<float>(reciprocal * scale.typed_data()[channel]);
+    factor->typed_data()[channel] = static_cast<float>(own);
+    shift->typed_data()[channel] = static_cast<float>(bias.typed_data()[channel] - (middle - rounded) * own);
     new_mean->typed_data()[channel] = static_cast<float>(momentum * old + (1 - momentum) * middle);
     new_var->typed_data()[channel] =
         static_cast<float>(momentum * old_var.typed_data()[channel] + (1 - momentum) * correction * var);

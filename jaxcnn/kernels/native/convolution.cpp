@@ -165,8 +165,10 @@ class Worker {
   void Convolve(const Key& key, const std::array<void*, 3>& data) {
     const Implementation& chosen = Find(key);
     if (chosen.winograd) {
-      chosen.winograd->Run(data, buffers_[3].Get(chosen.winograd->ScratchBytes()));
-      return;
+      if (chosen.winograd->Run(data, buffers_[3].Get(chosen.winograd->ScratchBytes()))) return;
+      Key exact = key;
+      exact.back() = 1;
+      return Convolve(exact, data);
     }
     const int* const tensors = kTensors[key[0]];
     std::array<memory, 3> given, used;

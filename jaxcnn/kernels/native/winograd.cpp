@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <stdexcept>
 #include <vector>
 
@@ -16,6 +17,7 @@ inline int omp_get_thread_num() { return 0; }
 inline void omp_set_num_threads(int) {}
 #endif
 
+#include "winograd_range.h"
 #include "winograd_transforms.h"
 
 namespace winograd {
@@ -35,6 +37,7 @@ struct Sizes {
   int64_t Down() const { return (out_height + kSide - 1) / kSide; }
   int64_t Across() const { return (out_width + kSide - 1) / kSide; }
   int64_t AllTiles() const { return images * Down() * Across(); }
+  int64_t Pixels() const { return images * height * width; }
   template <typename T>
   Tiles<T> Images(T* data) const {
     return {data, height, width, channels, -top, -left, Down(), Across()};
@@ -45,8 +48,9 @@ struct Sizes {
   }
 };
 
-Sizes FromKey(const Key& key) {
-  if (key[0] != 1) return {key[1], key[2], key[3], key[4], key[10], key[11], key[12], key[15], key[16]};
+// Returns the sizes of a convolution of the image or, if turned, of the cotangent, whose result is the image's gradient.
+Sizes FromKey(const Key& key, bool turned) {
+  if (!turned) return {key[1], key[2], key[3], key[4], key[10], key[11], key[12], key[15], key[16]};
   return {key[9], key[10], key[11], key[12], key[2], key[3], key[4], 2 - key[15], 2 - key[16]};
 }
 
@@ -127,7 +131,7 @@ Panels PanelsOf(const dnnl::memory::desc& layout, int64_t inner, int64_t columns
 struct Convolution::Plan {
   dnnl::engine engine;
   int role;
-  Sizes sizes;
+  Sizes sizes, turned;  // `turned`: the sizes of role 1
   bool apart;
   int threads;
   int64_t rows, groups;  // tiles in a group; the last may have fewer
@@ -136,10 +140,11 @@ struct Convolution::Plan {
   Products first;                    // for a kernel's gradient: the first group that all threads share
   mutable std::vector<dnnl::stream> streams;
 
-  int64_t size = 0, zeros, outside, kernel, image, output, scratch;
+  int64_t size = 0, zeros, outside, kernel, image, output, scratch, first_largest, second_largest;
   int64_t of_kernel, of_image, of_output, of_scratch;  // sizes per thread, if each has its own
 
-  Plan(const dnnl::engine& given, const Key& key) : engine(given), role(key[0]), sizes(FromKey(key)) {
+  Plan(const dnnl::engine& given, const Key& key)
+      : engine(given), role(key[0]), sizes(FromKey(key, role == 1)), turned(FromKey(key, true)) {
     const int64_t cell = sizes.channels * sizes.out_channels, all = sizes.AllTiles();
     const int64_t bytes = kPlaces * (sizes.channels + sizes.out_channels) * sizeof(float);
     threads = omp_get_max_threads();
@@ -166,6 +171,8 @@ struct Convolution::Plan {
     image = Take(each * of_image);
     output = Take(each * of_output);
     scratch = Take(each * of_scratch);
+    first_largest = Take(sizes.Pixels());
+    second_largest = Take(role == 2 ? turned.Pixels() : 9 * turned.out_channels);
   }
 
   void MakeProducts() {
@@ -250,7 +257,22 @@ struct Convolution::Plan {
     if (failed) throw std::runtime_error("a product of matrices failed");
   }
 
-  void Forward(const float* x, const float* w, float* y, float* memory) {
+  // Returns whether images are even whose largest magnitudes `largest` has.
+  bool AreEven(const int32_t* largest, const Sizes& s) const {
+    return IsEvenImage({largest, s.height, s.width, 1, -s.top, -s.left, s.Down(), s.Across()}, s.images);
+  }
+
+  // Like `KernelGradient`, returns whether both operands are even. Otherwise the result is of no use.
+  bool Forward(const float* x, const float* w, float* y, float* memory) {
+    int32_t* const of_x = reinterpret_cast<int32_t*>(memory + first_largest);
+    int32_t* const of_w = reinterpret_cast<int32_t*>(memory + second_largest);
+    const int64_t rows_of_w = turned.out_channels;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t row = 0; row < 9 * rows_of_w; ++row) {
+      FindLargestOfRows(w + row * turned.channels, 1, turned.channels, of_w + row);
+    }
+    if (!IsEvenKernel(of_w, rows_of_w)) return false;
+
     const int64_t channels = sizes.channels, out_channels = sizes.out_channels;
     const auto images = sizes.Images(x);
     const auto outputs = sizes.Outputs(y);
@@ -264,7 +286,7 @@ struct Convolution::Plan {
         memory,
         [&](const Part& part) {
           ReadImage(images, memory + zeros, part.first, part.last, part.image + part.offset * channels,
-                    part.tiles * channels);
+                    part.tiles * channels, of_x);
         },
         [&](const Part& part, const Products& product) {
           product.Run(engine, streams[part.thread], part.image, memory + kernel, part.output, part.scratch);
@@ -273,9 +295,12 @@ struct Convolution::Plan {
           WriteOutput(outputs, memory + outside + part.thread * Rounded(out_channels), part.first, part.last,
                       part.output + part.offset * out_channels, part.tiles * out_channels);
         });
+    return AreEven(of_x, sizes);
   }
 
-  void KernelGradient(const float* x, const float* g, float* w, float* memory) {
+  bool KernelGradient(const float* x, const float* g, float* w, float* memory) {
+    int32_t* const of_x = reinterpret_cast<int32_t*>(memory + first_largest);
+    int32_t* const of_g = reinterpret_cast<int32_t*>(memory + second_largest);
     const int64_t channels = sizes.channels, out_channels = sizes.out_channels;
     const auto images = sizes.Images(x), outputs = sizes.Outputs(g);
     const int64_t owners = apart ? threads : 1;
@@ -288,9 +313,9 @@ struct Convolution::Plan {
         memory,
         [&](const Part& part) {
           ReadImage(images, memory + zeros, part.first, part.last, part.image + part.offset * channels,
-                    part.tiles * channels);
+                    part.tiles * channels, of_x);
           ReadCotangent(outputs, memory + zeros, part.first, part.last, part.output + part.offset * out_channels,
-                        part.tiles * out_channels);
+                        part.tiles * out_channels, of_g);
         },
         [&](const Part& part, const Products& product) {
           product.Run(engine, streams[part.thread], part.image, part.output,
@@ -303,6 +328,7 @@ struct Convolution::Plan {
     }
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t row = 0; row < channels; ++row) WriteKernel(sums, channels, out_channels, row, w);
+    return AreEven(of_x, sizes) && AreEven(of_g, turned);
   }
 };
 
@@ -312,16 +338,16 @@ Convolution::~Convolution() = default;
 
 size_t Convolution::ScratchBytes() const { return plan_->size * sizeof(float); }
 
-void Convolution::Run(const std::array<void*, 3>& data, void* scratch) const {
+bool Convolution::Run(const std::array<void*, 3>& data, void* scratch) const {
   float* const image = static_cast<float*>(data[0]);
   float* const kernel = static_cast<float*>(data[1]);
   float* const output = static_cast<float*>(data[2]);
   float* const memory = static_cast<float*>(scratch);
   const int64_t values = std::max(plan_->sizes.channels, plan_->sizes.out_channels);
   std::fill(memory + plan_->zeros, memory + plan_->zeros + values, 0.0f);
-  if (plan_->role == 0) plan_->Forward(image, kernel, output, memory);
-  if (plan_->role == 1) plan_->Forward(output, kernel, image, memory);
-  if (plan_->role == 2) plan_->KernelGradient(image, output, kernel, memory);
+  if (plan_->role == 0) return plan_->Forward(image, kernel, output, memory);
+  if (plan_->role == 1) return plan_->Forward(output, kernel, image, memory);
+  return plan_->KernelGradient(image, output, kernel, memory);
 }
 
 bool IsFaster(const Key& key) {
@@ -331,7 +357,7 @@ bool IsFaster(const Key& key) {
   const bool fits = key[5] == 3 && key[6] == 3 && key[13] == 1 && key[14] == 1 && key[19] == 1 && key[20] == 1 &&
                     key[21] == 1 && *std::max_element(&key[15], &key[19]) <= 2;
   if (!fits) return false;
-  const Sizes sizes = FromKey(key);
+  const Sizes sizes = FromKey(key, key[0] == 1);
   const int64_t outputs = sizes.images * sizes.out_height * sizes.out_width, tiles = sizes.AllTiles();
   return std::min(sizes.channels, sizes.out_channels) >= kLeastChannels && tiles >= kLeastTiles &&
          outputs >= kLeastShare * tiles * kSide * kSide &&

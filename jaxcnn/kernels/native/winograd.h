@@ -1,4 +1,11 @@
 // 3x3 convolutions at stride 1 by Winograd's algorithm, with 36 multiplications in place of 144.
+//
+// The algorithm rounds in proportion to the largest value of a 6x6 tile of the image, which some 3x3 windows of the tile
+// do not contain, and it spreads NaN and infinity over the tile. So both operands must be even:
+//
+// - all values are finite, and the largest magnitude of the operand is 0 or between 2^-50 and 2^40;
+// - the largest magnitudes of the windows of a tile are within a factor of 2^8, apart from windows of zeros;
+// - likewise the largest magnitudes of the nine taps of a kernel.
 
 #pragma once
 
@@ -26,8 +33,9 @@ class Convolution {
   // Returns the size of the scratch memory that `Run` needs.
   size_t ScratchBytes() const;
 
-  // Computes the tensor of the key's role from the other two. `data` has image, kernel and output in XLA's layout.
-  void Run(const std::array<void*, 3>& data, void* scratch) const;
+  // Computes the tensor of the key's role from the other two. Returns false if these are not even; the result is then to
+  // be computed by exact sums. `data` has image, kernel and output in XLA's layout.
+  bool Run(const std::array<void*, 3>& data, void* scratch) const;
 
  private:
   struct Plan;

@@ -147,6 +147,23 @@ INLINE void Transform(int64_t channels, const From& from, const To& to) {
   for (; c < channels; ++c) TransformSome<M, 1>(c, from, to);
 }
 
+// Returns the bits of a float without its sign. They order like magnitudes: infinity and NaN are the largest, and a
+// factor of 2 is a difference of 2^23.
+INLINE int32_t Magnitude(float value) {
+  int32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits & INT32_MAX;
+}
+
+// Finds the largest magnitude of each of `count` vectors [channels].
+INLINE void FindLargest(const float* data, int64_t count, int64_t channels, int32_t* largest) {
+  for (int64_t i = 0; i < count; ++i, data += channels) {
+    int32_t most = 0;
+    for (int64_t c = 0; c < channels; ++c) most = std::max(most, Magnitude(data[c]));
+    largest[i] = most;
+  }
+}
+
 // Images [N, H, W, C] as tiles. The first tile begins at (first_row, first_column), which may lie outside of the image;
 // the next begins kSide further.
 template <typename T>
@@ -164,27 +181,46 @@ struct Tiles {
       places[i] = inside ? data + ((image * height + y) * width + x) * channels : outside;
     }
   }
+
+  // Finds the largest magnitudes of the pixels [kSide, kSide] in the middle of a tile [side, side]. Pixels beyond them
+  // belong to the outermost tiles, so that each pixel belongs to one tile.
+  INLINE void FindLargestOf(int64_t tile, int side, int32_t* largest) const {
+    const auto begin = [side](int64_t place, int64_t places, int64_t first, int64_t size) {
+      const int64_t middle = std::min(place * kSide + first + (side - kSide) / 2, size);
+      return place == 0 ? 0 : place == places ? size : middle;
+    };
+    const int64_t row = tile % (down * across) / across, column = tile % across;
+    const int64_t left = begin(column, across, first_column, width);
+    const int64_t right = begin(column + 1, across, first_column, width);
+    const int64_t above = tile / (down * across) * height;
+    for (int64_t y = begin(row, down, first_row, height); y < begin(row + 1, down, first_row, height); ++y) {
+      const int64_t pixel = (above + y) * width + left;
+      FindLargest(data + pixel * channels, right - left, channels, largest + pixel);
+    }
+  }
 };
 
-// Transforms tiles [first, last) to [36, tiles, C]; `between` points to the first tile.
+// Transforms tiles [first, last) to [36, tiles, C], and finds the largest magnitude of their pixels; `between` points to
+// the first tile.
 template <typename M>
 INLINE void ReadTiles(const Tiles<const float>& image, const float* zeros, int64_t first, int64_t last, float* between,
-                      int64_t distance) {
+                      int64_t distance, int32_t* largest) {
   const float* places[kPlaces];
   for (int64_t tile = first; tile < last; ++tile, between += image.channels) {
     image.Places(tile, M::kFrom, zeros, places);
+    image.FindLargestOf(tile, M::kFrom, largest);
     Transform<M>(image.channels, Scattered<const float>{places}, Strided<float>{between, distance});
   }
 }
 
 FOR_EACH_PROCESSOR void ReadImage(const Tiles<const float>& image, const float* zeros, int64_t first, int64_t last,
-                                  float* between, int64_t distance) {
-  ReadTiles<B>(image, zeros, first, last, between, distance);
+                                  float* between, int64_t distance, int32_t* largest) {
+  ReadTiles<B>(image, zeros, first, last, between, distance, largest);
 }
 
 FOR_EACH_PROCESSOR void ReadCotangent(const Tiles<const float>& image, const float* zeros, int64_t first, int64_t last,
-                                      float* between, int64_t distance) {
-  ReadTiles<A>(image, zeros, first, last, between, distance);
+                                      float* between, int64_t distance, int32_t* largest) {
+  ReadTiles<A>(image, zeros, first, last, between, distance, largest);
 }
 
 FOR_EACH_PROCESSOR void WriteOutput(const Tiles<float>& image, float* outside, int64_t first, int64_t last,
@@ -232,6 +268,10 @@ FOR_EACH_PROCESSOR void ReadTurnedKernel(const float* kernel, int64_t rows, int6
                    Strided<float>{between + panels.At(row + i, column), panels.place});
     }
   }
+}
+
+FOR_EACH_PROCESSOR void FindLargestOfRows(const float* data, int64_t rows, int64_t columns, int32_t* largest) {
+  FindLargest(data, rows, columns, largest);
 }
 
 FOR_EACH_PROCESSOR void WriteKernel(const float* between, int64_t rows, int64_t columns, int64_t row, float* kernel) {

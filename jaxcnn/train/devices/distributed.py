@@ -51,7 +51,7 @@ def check_flags(coordinator: str | None, num_processes: int | None, process_id: 
 
 
 def _is_address(text: str) -> bool:
-    match = re.fullmatch(r"(\S+):(\d+)", text)
+    match = re.fullmatch(r"(\S+):(\d{1,5})", text)
     return match is not None and 0 < int(match.group(2)) < 2**16
 
 

@@ -65,10 +65,10 @@ class Parallel:
         """Return a copy of the state on the devices. It is a copy because compiled training steps consume theirs."""
         shardings = self.state_sharding(state)
         if self.share[1] == 1:
-            return jax.device_put(jax.tree.map(lambda x: jnp.array(x, copy=True), state), shardings)
+            return jax.device_put(jax.tree.map(lambda x: jnp.array(jax.device_put(x), copy=True), state), shardings)
 
         def place(x: Any, sharding: Any) -> jax.Array:
-            host = np.array(x, copy=True)
+            host = np.array(jax.device_get(x), copy=True)
             return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
         return jax.tree.map(place, state, shardings)
@@ -79,7 +79,7 @@ class Parallel:
         def fetch(x: Any) -> np.ndarray:
             if self.shard_state and self.share[1] > 1:
                 x = multihost_utils.process_allgather(x, tiled=True)
-            return np.array(x, copy=True)
+            return np.array(jax.device_get(x), copy=True)
 
         return jax.tree.map(fetch, state)
 

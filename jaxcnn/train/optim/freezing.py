@@ -17,6 +17,7 @@ import optax
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm
 from jaxcnn.train.gradient import BatchLoss, Gradient, fill_in, leave_out
+from jaxcnn.train.optim.adapters import adapt
 from jaxcnn.train.parameter_paths import check_matches, matches, matching
 
 
@@ -68,7 +69,7 @@ class Freezing:
         It takes gradients and parameters in which the frozen ones are left out.
         """
         # Only `init` has something to select. `partition` is used since checkpoints have the tree of its state.
-        labels = {False: optimizer, True: optax.set_to_zero()}
+        labels = {False: adapt(optimizer), True: optax.set_to_zero()}
         return optax.partition(labels, lambda params: matching(self.pattern, params))  # type: ignore[return-value]
 
     def _use_running_statistics(

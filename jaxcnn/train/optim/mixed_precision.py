@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcnn.train.optim.adapters import adapt
+
 INITIAL_SCALE, LARGEST_SCALE = 2.0**15, 2.0**24
 GROWTH_INTERVAL = 2000
 
@@ -37,7 +39,7 @@ def loss_scale(opt_state: LossScaleState) -> jax.Array:
 
 def dynamic_loss_scale(
     optimizer: optax.GradientTransformation, growth_interval: int = GROWTH_INTERVAL
-) -> optax.GradientTransformation:
+) -> optax.GradientTransformationExtraArgs:
     """Add a loss scale to the optimizer's state, and skip steps whose gradients overflowed.
 
     Where a gradient is not finite, parameters and optimizer state stay unchanged and the scale is halved. After
@@ -48,14 +50,15 @@ def dynamic_loss_scale(
       optimizer: takes gradients without a scale.
       growth_interval: finite steps after which the scale doubles.
     """
+    optimizer = adapt(optimizer)
 
     def init(params: Any) -> LossScaleState:
         return LossScaleState(jnp.float32(INITIAL_SCALE), jnp.int32(0), optimizer.init(params))
 
-    def update(gradients: Any, state: LossScaleState, params: Any = None) -> tuple[Any, LossScaleState]:
+    def update(gradients: Any, state: LossScaleState, params: Any = None, **extra: Any) -> tuple[Any, LossScaleState]:
         finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(gradients)]))
         accept = finite | (state.scale <= 1.0)
-        updates, inner = optimizer.update(gradients, state.inner, params)
+        updates, inner = optimizer.update(gradients, state.inner, params, **extra)
         updates = jax.tree.map(lambda u: jnp.where(accept, u, jnp.zeros_like(u)), updates)
         inner = jax.tree.map(lambda new, old: jnp.where(accept, new, old), inner, state.inner)
         good_steps = jnp.where(finite, state.good_steps + 1, 0)
@@ -63,4 +66,4 @@ def dynamic_loss_scale(
         scale = jnp.where(finite, jnp.where(grow, 2.0 * state.scale, state.scale), state.scale / 2.0)
         return updates, LossScaleState(jnp.clip(scale, 1.0, LARGEST_SCALE), jnp.where(grow, 0, good_steps), inner)
 
-    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+    return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from jaxcnn.errors import UsageError
 from jaxcnn.train.config import OptimizerConfig
 from jaxcnn.train.parameter_paths import matching, parse_scales
 from jaxcnn.train.registry import Registry, check_keywords, keywords_of
@@ -172,15 +173,23 @@ def resolve(config: OptimizerConfig) -> OptimizerConfig:
     """Check the keywords of a named optimizer, and fill in its default momentum.
 
     Raises:
-      UsageError: If the name or a keyword is unknown (the message suggests the closest one), or a value has the
-        wrong type.
+      UsageError: If the name or a keyword is unknown (the message suggests the closest one), a value has the wrong
+        type, or a keyword has no effect.
     """
     optimizer = OPTIMIZERS.find(config.name)
     given = dict(config.options)
     if config.momentum is not None:
         given["momentum"] = config.momentum
     check_keywords(f"optimizer {config.name}", given, optimizer.keywords())
-    return dataclasses.replace(config, momentum=given.get("momentum", optimizer.defaults.get("momentum")))
+    momentum = given.get("momentum", optimizer.defaults.get("momentum"))
+    if momentum is None and "momentum" in optimizer.keywords():
+        for name in ("nesterov", "accumulator_dtype"):
+            if given.get(name):
+                raise UsageError(
+                    f"{name} of optimizer {config.name} has no effect without momentum: {given[name]!r}. "
+                    "Set a momentum, such as 0.9"
+                )
+    return dataclasses.replace(config, momentum=momentum)
 
 
 def scale_by_path(scales: Sequence[str]) -> Transformation:

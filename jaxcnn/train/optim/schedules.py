@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 
 from jaxcnn.errors import UsageError
@@ -81,5 +82,6 @@ def make_schedule(config: ScheduleConfig, learning_rate: float, steps: int, step
     after = schedule(learning_rate, steps - warmup, **keywords)
     if not warmup:
         return after
-    first: Any = after(0)
+    with jax.transfer_guard("allow"):  # Optax computes with Python numbers, also where a program forbids transfers
+        first: Any = after(0)
     return optax.join_schedules([optax.linear_schedule(0.0, first, warmup), after], [warmup])

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from jaxcnn.train.runtime.plan import Plan
-from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.runtime.record import Row
 from jaxcnn.train.state import TrainState, evaluation_variables
 from jaxcnn.train.step import evaluation_logits
@@ -72,19 +71,18 @@ def draw_predictions(plan: Plan, state: TrainState, count: int) -> bytes:
     """
     from matplotlib.figure import Figure
 
-    dataset, size = plan.dataset, plan.config.image_size
-    around = Preprocessing.of(dataset, size)
+    dataset, around = plan.dataset, plan.preprocessing
     count = min(count, dataset.examples["test"])
     places = np.linspace(0, dataset.examples["test"] - 1, count).astype(int)
     examples = dataset.read_encoded("test", places.tolist())
-    images = np.stack([dataset.decode(example, None if size is None else (size, size)) for example in examples])
+    images = np.stack([dataset.decode(example, around.geometry) for example in examples])
 
     @jax.jit
     def probabilities(images: jax.Array) -> jax.Array:
         logits = evaluation_logits(plan.model, evaluation_variables(state), around.normalize(images), flip=False)
         return jax.nn.softmax(logits, axis=-1)
 
-    answers = np.asarray(probabilities(images))
+    answers = jax.device_get(probabilities(jax.device_put(images)))
     rows = -(-count // COLUMNS)
     figure = Figure(figsize=(1.3 * COLUMNS, 1.75 * rows), layout="constrained", dpi=100)
     for axes in figure.subplots(rows, COLUMNS, squeeze=False).flat:

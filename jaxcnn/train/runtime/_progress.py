@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     Progress,
     TaskProgressColumn,
     TextColumn,
@@ -14,6 +15,41 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
+
+from jaxcnn.errors import printable
+
+
+class PreparationDisplay:
+    """A progress bar of the preparation of a dataset, on standard error. It appears when the first file is read."""
+
+    def __init__(self, name: str, *, enabled: bool = True):
+        # Names of files may look like rich's markup.
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        console = Console(stderr=True)
+        self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, refresh_per_second=4)
+        self._name, self._enabled = printable(name), enabled
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> "PreparationDisplay":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._tasks:
+            self._bar.stop()
+
+    def show(self, part: str, done: int, total: int) -> None:
+        """Show that `done` of `total` files or examples of a part are read."""
+        if not self._enabled:
+            return
+        if not self._tasks:
+            self._bar.start()  # started late, since even an empty bar prints a line
+        if part not in self._tasks:
+            self._tasks[part] = self._bar.add_task(f"{self._name} {part}", total=total)
+        if done % 64 == 0 or done == total:
+            self._bar.update(self._tasks[part], completed=done)
 
 
 class ProgressDisplay:
@@ -72,9 +108,10 @@ class ProgressDisplay:
     def epoch_done(self, epoch: float, train: dict[str, float], test: dict[str, float], rate: float) -> None:
         """Print the metrics of an epoch of training and of the test after it."""
         if self._enabled:
-            # At most 80 columns.
+            # A run may end within its first epoch. At most 80 columns.
+            when = f"epoch {epoch:>4.3g}" if epoch >= 1 else f"step {self._last[1]:>5}"
             self._console.print(
-                f"epoch {epoch:>4.3g}  training {train['loss']:.4f} {train['accuracy']:6.2%}  "
+                f"{when}  training {train['loss']:.4f} {train['accuracy']:6.2%}  "
                 f"test {test['loss']:.4f} {test['accuracy']:6.2%}  {rate:>7,.0f} images/s",
                 highlight=False,
             )
@@ -83,7 +120,8 @@ class ProgressDisplay:
 
 def print_summary(console: Console, result: dict[str, Any], workdir: Any) -> None:
     """Print the table at the end of a run."""
-    table = Table(show_header=False, title=f"{result['model']} on {result['dataset']}", title_justify="left")
+    title = _plain(f"{result['model']} on {result['dataset']}")
+    table = Table(show_header=False, title=title, title_justify="left")
     table.add_column(style="bold")
     table.add_column()
     table.add_row(
@@ -102,6 +140,11 @@ def print_summary(console: Console, result: dict[str, Any], workdir: Any) -> Non
         f"{result['seconds']:.1f} s, of which the first batch {result.get('first_batch_seconds', 0.0):.1f} s, "
         f"compiling {result['compile_seconds']:.1f} s",
     )
-    table.add_row("devices", f"{result['devices']} x {result['device_kind']} ({result['parallel']})")
-    table.add_row("folder", str(workdir))
+    table.add_row("devices", _plain(f"{result['devices']} x {result['device_kind']} ({result['parallel']})"))
+    table.add_row("folder", _plain(workdir))
     console.print(table)
+
+
+def _plain(text: object) -> Text:
+    """Return a text in which rich reads no markup."""
+    return Text(printable(text))

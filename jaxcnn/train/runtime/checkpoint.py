@@ -25,6 +25,10 @@ DAMAGED = "damaged_checkpoints"
 OVERHEAD_BYTES = 2**20
 """Upper bound of what Orbax writes beside the arrays."""
 
+IMPLEMENTATION = "jax_default_prng_impl"
+RANDOM_NUMBER_OPTIONS = (IMPLEMENTATION, "jax_threefry_partitionable")
+"""Options of JAX on which random numbers depend. A run can be resumed only under the same values."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -38,7 +42,7 @@ class DamagedError(RunError):
 
 def to_host(state: TrainState) -> TrainState:
     """Return a copy of the state in host memory, which the next training step cannot change."""
-    return jax.tree.map(lambda x: np.array(x, copy=True), state)
+    return jax.tree.map(lambda x: np.array(jax.device_get(x), copy=True), state)
 
 
 class Checkpoints:
@@ -112,12 +116,18 @@ class Checkpoints:
         self.wait()
         step = self._saving = int(state.step)
         self._check_disk(state)
-        description = {"meta": meta, "test_accuracy": test_accuracy, "leaves": integrity.manifest(state)}
+        description = {
+            "meta": meta,
+            "test_accuracy": test_accuracy,
+            "leaves": integrity.manifest(state),
+            "random_numbers": _random_numbers(),
+        }
         try:
             self._manager.save(
                 step,
                 args=self._args.Composite(
-                    state=self._args.StandardSave(state), meta=self._args.JsonSave(integrity.seal(description))
+                    state=self._args.StandardSave(_without_empty(state)),
+                    meta=self._args.JsonSave(integrity.seal(description)),
                 ),
                 force=True,  # otherwise Orbax silently skips a step that it takes for an old one
             )
@@ -167,24 +177,32 @@ class Checkpoints:
         """Return the step of the newest completely written checkpoint, or None."""
         return max(self.steps(), default=None)
 
+    def best_step(self) -> int | None:
+        """Return the step of the best test accuracy (the latest of equal ones), or None if no checkpoint was tested."""
+        tested = [step for step in self.steps() if self._accuracies.get(step) is not None]
+        return max(tested, key=lambda step: (self._accuracies[step], step), default=None)
+
     def restore(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Return the state (host arrays) and `meta` of a step. `template` has the state's tree, shapes and dtypes.
 
         Raises:
           DamagedError: if the checkpoint cannot be read, or differs from what was saved.
-          UsageError: if a leaf, which is named, does not fit the template.
+          UsageError: if a leaf, which is named, does not fit the template, or if random numbers are not the same as in
+            the process that saved the checkpoint.
         """
         where = f"checkpoint {self._directory}/{step}"
         try:
             description = self._description(step)
+            self._check_random_numbers(where, description)
             try:
                 integrity.check_fits(description["leaves"], template)
             except UsageError as error:
                 raise UsageError(f"{where} is of another model or optimizer: {error}") from None
             like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), template)
-            args = self._args.Composite(state=self._args.StandardRestore(like))
+            args = self._args.Composite(state=self._args.StandardRestore(_without_empty(like)))
             with _quiet_stragglers():
-                state = self._manager.restore(step, args=args)["state"]
+                stored = self._manager.restore(step, args=args)["state"]
+            state = jax.tree.map(lambda x, wanted: x if wanted.size else wanted, stored, like)
         except UsageError:
             raise
         except Exception as error:  # Orbax and TensorStore have no common type of errors for damaged files
@@ -229,6 +247,37 @@ class Checkpoints:
             raise UsageError(f"{self._directory} holds no checkpoint yet. Train the run first.")
         return found
 
+    def chosen(self, checkpoint: str | int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Return a checkpoint as `restore` does.
+
+        Args:
+          checkpoint: "latest" (the newest intact one), "best" (of the best test accuracy), or a step.
+          template: as in `restore`.
+
+        Raises:
+          UsageError: as `existing`, and if there is no such checkpoint or if it is damaged.
+        """
+        if checkpoint == "latest" or not self.steps():
+            return self.existing(template)
+        try:
+            return self.restore(self._chosen_step(checkpoint), template)
+        except DamagedError as error:
+            raise UsageError(f"{error}. Choose another with --checkpoint.") from error
+
+    def _chosen_step(self, checkpoint: str | int) -> int:
+        kept = ", ".join(map(str, self.steps()))
+        if checkpoint == "best":
+            best = self.best_step()
+            if best is None:
+                raise UsageError(f"no checkpoint in {self._directory} was tested. Choose one of the steps {kept}.")
+            return best
+        text = str(checkpoint)
+        if not (text.isascii() and text.isdecimal()):
+            raise UsageError(f"checkpoint must be latest, best or a step, got {text[:40]!r}. Steps kept: {kept}.")
+        if text.lstrip("0") not in {str(step).lstrip("0") for step in self.steps()}:
+            raise UsageError(f"no checkpoint of step {text[:40]} in {self._directory}. Steps kept: {kept}.")
+        return int(text)
+
     def _description(self, step: int) -> dict[str, Any]:
         """Return what is saved beside the state of a step."""
         args = self._args.Composite(meta=self._args.JsonRestore())
@@ -240,11 +289,29 @@ class Checkpoints:
         except Exception:  # damaged; `restore` reports it
             return None
 
+    def _check_random_numbers(self, where: str, description: dict[str, Any]) -> None:
+        """Raise `UsageError` if a checkpoint was saved under other options for random numbers.
+
+        Version 0.1 did not record these options, but the length of the key tells most implementations apart. A state
+        that is only read needs no random numbers; only its key must have the same length.
+        """
+        now = _random_numbers()
+        saved = description.get("random_numbers")
+        if saved is None:
+            (words,) = description["leaves"]["key"]["shape"]
+            (expected,) = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
+            saved = {} if words == expected else {IMPLEMENTATION: "threefry2x32" if words == 2 else "rbg"}
+        for name, value in saved.items():
+            if now.get(name) != value and (name == IMPLEMENTATION or not self._read_only):
+                raise UsageError(
+                    f"{where} was saved with {name} {value!r}, but this process uses {now.get(name)!r}, so that its "
+                    f"random numbers would differ. Start it with {name.upper()}={value}"
+                )
+
     def _kept(self) -> set[int]:
-        """Return the two latest steps and the one of the best test accuracy (the latest of equal ones)."""
-        steps = self.steps()
-        tested = [step for step in steps if self._accuracies.get(step) is not None]
-        return {*steps[-2:], *sorted(tested, key=lambda step: (self._accuracies[step], step))[-1:]}
+        """Return the two latest steps and the one of the best test accuracy."""
+        best = self.best_step()
+        return {*self.steps()[-2:], *(() if best is None else (best,))}
 
     def _check_disk(self, state: TrainState) -> None:
         """Fail with a clear message before Orbax writes a part of a checkpoint and runs out of space."""
@@ -279,6 +346,16 @@ class Checkpoints:
         """Remove what interrupted saves have left."""
         for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _without_empty(state: Any) -> Any:
+    """Replace arrays without values, which Orbax cannot save, by arrays of one value."""
+    return jax.tree.map(lambda x: x if x.size else np.zeros(1, x.dtype), state)
+
+
+def _random_numbers() -> dict[str, Any]:
+    """Return the options of JAX on which random numbers depend, by name."""
+    return {name: getattr(jax.config, name) for name in RANDOM_NUMBER_OPTIONS}
 
 
 @contextlib.contextmanager

@@ -20,7 +20,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn import weights
 from jaxcnn.errors import UsageError
+from jaxcnn.local_path import local_path
+from jaxcnn.train.optim.adapters import adapt
 from jaxcnn.train.runtime import integrity
+from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.runtime.trained import load_run
 from jaxcnn.train.state import TrainState
 
@@ -35,11 +38,13 @@ class InitialWeights:
       record: the name of the file or run, and the hash of its content.
       arrays: by jaxcnn's names ("params/stem/conv/kernel"). Arrays that are missing start at random.
       note: one line for the user.
+      normalization_note: one line for the user if the images are normalized otherwise than for these weights, or None.
     """
 
     record: str
     arrays: Mapping[str, np.ndarray]
     note: str
+    normalization_note: str | None = None
 
     def put_into(self, state: TrainState, optimizer: optax.GradientTransformation) -> TrainState:
         """Return the state before the first step, with these arrays instead of random ones."""
@@ -49,13 +54,18 @@ class InitialWeights:
         return dataclasses.replace(
             state,
             **learned,
-            opt_state=jax.jit(optimizer.init)(learned["params"]),
+            opt_state=jax.jit(adapt(optimizer).init)(learned["params"]),
             ema=learned if state.ema else {},
         )
 
 
 def read_initial_weights(
-    source: str, model_name: str, model: nn.Module, num_classes: int, image_shape: tuple[int, ...]
+    source: str,
+    model_name: str,
+    model: nn.Module,
+    num_classes: int,
+    preprocessing: Preprocessing,
+    channels: weights.Channels = "exact",
 ) -> InitialWeights | None:
     """Read the arrays of a file, or of a run's latest checkpoint, and convert them for this model.
 
@@ -67,7 +77,8 @@ def read_initial_weights(
       model_name: selects the names of torchvision and timm for the model's parts.
       model: the network to initialize.
       num_classes: number of logits of the model.
-      image_shape: `(H, W, C)` of its images.
+      preprocessing: shape and normalization of its images.
+      channels: "sum" converts color weights for gray images: it sums the first kernel over its input channels.
 
     Returns:
       None if `source` is a record, from which nothing can be read.
@@ -77,23 +88,25 @@ def read_initial_weights(
     """
     if _RECORDED.search(source):
         return None
-    path = Path(source).expanduser()
-    if path.is_dir():
-        variables = load_run(path).variables
-        stored = weights.as_stored(variables)
-        name, digest = path.resolve().name, integrity.sha256(variables)
+    folder = local_path("init_from", source)
+    if folder.is_dir():
+        run = load_run(folder)
+        stored, known = weights.as_stored(run.variables), recordable(run.preprocessing)
+        name, digest = folder.resolve().name, integrity.sha256(run.variables)
     else:
         path = weights.local_file(source)
-        stored = weights.read_arrays(path)
+        stored, known = weights.read_arrays(path), weights.recorded(path)
         name, digest = source.rpartition("/")[2], _sha256(path)
     try:
         conversion = weights.from_file(
             model_name,
             lambda _: model,
             stored,
-            image_shape=image_shape,
+            image_shape=preprocessing.image_shape,
             num_classes=num_classes,
             drop_head=None,
+            channels=channels,
+            preprocessing=known,
         )
     except UsageError as error:
         raise UsageError(f"init_from {source}: {error}") from None
@@ -103,7 +116,36 @@ def read_initial_weights(
     if len(arrays) < len(conversion.rows):
         in_file = "no classifier" if conversion.classes_in_file is None else f"{conversion.classes_in_file} classes"
         note += f", which has {in_file}: a fresh classifier for {num_classes}"
-    return InitialWeights(f"{name} sha256:{digest}", arrays, note)
+    if conversion.summed_channels is not None:
+        note += (
+            f"; its first kernel is summed over {conversion.summed_channels} channels, which is exact only if their "
+            "mean and std are equal"
+        )
+    return InitialWeights(
+        f"{name} sha256:{digest}", arrays, note, _normalization_note(source, conversion.preprocessing, preprocessing)
+    )
+
+
+def recordable(preprocessing: Preprocessing) -> weights.Preprocessing:
+    """Return the preprocessing of a run in the form in which a file of weights records it."""
+    return weights.Preprocessing(
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        image_size=preprocessing.image_shape[:2],
+        resize=preprocessing.resize,
+        crop_fraction=preprocessing.crop_fraction,
+        background=preprocessing.background,
+    )
+
+
+def _normalization_note(source: str, theirs: weights.Preprocessing | None, ours: Preprocessing) -> str | None:
+    """Return a note on how to normalize images as the weights expect them, or None if the run already does."""
+    if theirs is None or theirs.normalizes_as(ours.mean, ours.std):
+        return None
+    return (
+        f"the weights of {source} were trained on images with another normalization. "
+        f"To use it, give {theirs.normalization_flags()}"
+    )
 
 
 def _sha256(path: Path) -> str:

@@ -53,9 +53,16 @@ def damaged_leaf(saved: Manifest, state: Any) -> str | None:
 
 
 def non_finite_leaf(state: Any) -> str | None:
-    """Return the name of the first leaf that has an infinite or NaN value, or None."""
+    """Return the name of the first leaf of a training state that has an infinite or NaN value, or None.
+
+    Single numbers of the optimizer's state may be infinite: some optimizers keep the best loss, or a bound of it, which
+    is infinite at first.
+    """
     for name, leaf in named_leaves(state).items():
-        if jax.numpy.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
+        if not jax.numpy.issubdtype(leaf.dtype, np.inexact):
+            continue
+        may_be_infinite = name.startswith("opt_state/") and leaf.ndim == 0
+        if np.isnan(leaf).any() or (np.isinf(leaf).any() and not may_be_infinite):
             return name
     return None
 

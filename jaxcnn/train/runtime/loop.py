@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxcnn.errors import RunError
 from jaxcnn.train import metrics
+from jaxcnn.train.config import Config
 from jaxcnn.train.devices import distributed
 from jaxcnn.train.devices.dispatch import dispatches
 from jaxcnn.train.devices.distributed import Ignored
@@ -44,6 +45,11 @@ def training_batches(plan: Plan, first_step: int) -> Iterator[tuple[int, Any]]:
 
     batches = plan.pipeline.batches(first_step, place=plan.parallel.place_batches, counts=counts())
     return zip(counts(), batches, strict=True)
+
+
+def is_out_of_patience(config: Config, epochs_since_best: int) -> bool:
+    """Return whether a run ends after so many epochs without a better test accuracy."""
+    return config.patience is not None and epochs_since_best >= config.patience
 
 
 def evaluate(plan: Plan, eval_step: Any, state: TrainState) -> dict[str, float]:
@@ -81,22 +87,30 @@ class Loop:
         meta = start.meta
         self.plan, self.folder, self.stop, self.started = plan, start.folder, stop, started - meta["seconds"]
         self.checkpoints, self.record, self.display = start.checkpoints, record, display
-        self.learning_rates = np.asarray(jax.vmap(plan.schedule)(np.arange(plan.steps)))
+        rates = jax.jit(jax.vmap(plan.schedule))(jax.device_put(np.arange(plan.steps)))
+        self.learning_rates: np.ndarray = jax.device_get(rates)
         # For each call whose metrics are still on the devices: its last step, and the metrics `[steps]`.
         self.pending: deque[tuple[int, metrics.Sums]] = deque()
         self.epoch_total: dict[str, float] | None = meta["epoch_total"]
         self.test: dict[str, float] | None = meta["test"]
+        self.best_accuracy: float | None = meta.get("best_accuracy")
+        self.epochs_since_best: int = meta.get("epochs_since_best", 0)
         self.watch = Stopwatch(meta["training_seconds"], meta["images_timed"])
         self.earlier_seconds = self.watch.training_seconds
 
     def train(self, state: TrainState, first_step: int) -> tuple[TrainState, dict[str, float]]:
-        """Make the steps from `first_step` on; return the last state and its test metrics."""
+        """Make the steps from `first_step` on; return the last state and its test metrics.
+
+        The run ends early if the test accuracy has not improved for `patience` epochs.
+        """
         plan, config = self.plan, self.plan.config
         train_steps = {count: plan.compile_train_steps(count) for count in (1, config.steps_per_dispatch)}
         eval_step, compiled = plan.compile_eval_step(), set[int]()
         if first_step and plan.ends_epoch(first_step) and self.test is None:
             # The run was stopped between the last step of an epoch and its test.
             self._end_epoch(first_step, state, eval_step)
+        if self.test is not None and self.stops_early():
+            return state, self.test  # the run was stopped before its result was written
         self.watch.start()
         step = timed = first_step
         for count, batches in training_batches(plan, first_step):
@@ -130,12 +144,18 @@ class Loop:
                 raise InterruptedRunError(signal, step, plan.steps, self.folder)
             if plan.ends_epoch(step):
                 self._end_epoch(step, state, eval_step)
+                if self.stops_early():
+                    break
             else:
                 self._save(step, state)
             self.watch.start()
             timed = step
         assert self.test is not None
         return state, self.test
+
+    def stops_early(self) -> bool:
+        """Return whether the test accuracy has not improved for as many epochs as the run waits for."""
+        return is_out_of_patience(self.plan.config, self.epochs_since_best)
 
     @property
     def data_wait(self) -> float:
@@ -177,7 +197,10 @@ class Loop:
     def _end_epoch(self, step: int, state: TrainState, eval_step: Any) -> None:
         """Test the model, record and show the metrics of the epoch, and save a checkpoint."""
         self.test = evaluate(self.plan, eval_step, state)
-        epoch = self.plan.epoch(step)
+        epoch, accuracy = self.plan.epoch(step), self.test["accuracy"]
+        is_better = self.best_accuracy is None or accuracy > self.best_accuracy
+        self.best_accuracy = accuracy if is_better else self.best_accuracy
+        self.epochs_since_best = 0 if is_better else self.epochs_since_best + 1
         assert self.epoch_total is not None
         train, self.epoch_total = metrics.means(self.epoch_total), None
         self.record.write({"split": "test", "step": step, "epoch": round(epoch, 4), **self.test})
@@ -197,6 +220,8 @@ class Loop:
             "images_timed": self.watch.images,
             "epoch_total": self.epoch_total,
             "test": self.test,
+            "best_accuracy": self.best_accuracy,
+            "epochs_since_best": self.epochs_since_best,
         }
         self.checkpoints.save(host, meta, self.test["accuracy"] if self.test else None)
 
@@ -210,6 +235,7 @@ class Loop:
         kept = distributed.on_first(kept_step)
         where = f"the checkpoint of step {kept} in {self.folder} is kept" if kept else "there is no checkpoint yet"
         rate = self.plan.config.optimizer.learning_rate
-        raise DivergedError(
-            f"{what} at step {step}; {where}; try a lower learning rate (--optimizer.learning-rate {rate / 10:g})"
-        )
+        advice = f"try a lower learning rate (--optimizer.learning-rate {rate / 10:g})"
+        if step == 1 and what.startswith("the loss"):
+            advice = "no step has been made yet, so that the cause is in the model, the loss or the data"
+        raise DivergedError(f"{what} at step {step}; {where}; {advice}")

@@ -1,7 +1,6 @@
 """Put the parts of a run together from its configuration, before anything is written or compiled."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +11,15 @@ import jax
 import optax
 
 from jaxcnn import kernels
-from jaxcnn.data import Dataset, Pipeline, compose, normalize, open_dataset, open_pipeline
+from jaxcnn.data import Dataset, Pipeline, compose, open_dataset, open_pipeline
+from jaxcnn.data.augment import check_sizes
 from jaxcnn.errors import UsageError
+from jaxcnn.train.class_weights import normalized_weights
 from jaxcnn.train.config import Config, validate
+from jaxcnn.train.config_checks import MAX_STEPS
 from jaxcnn.train.devices.parallel import Parallel, batch_norm_fields, check_batch_divides, make_parallel
 from jaxcnn.train.gradient import parts_of_full_batch
-from jaxcnn.train.losses import Loss
+from jaxcnn.train.losses import Loss, weighted
 from jaxcnn.train.mixing import make_mix
 from jaxcnn.train.optim.freezing import Freezing
 from jaxcnn.train.optim.schedules import make_schedule
@@ -29,10 +31,12 @@ from jaxcnn.train.parts import (
     build_losses,
     build_model,
     build_optimizer,
+    build_template,
     check_shapes,
 )
 from jaxcnn.train.prepare import make_prepare
 from jaxcnn.train.runtime.initial_weights import InitialWeights, read_initial_weights
+from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.state import TrainState, create_state
 from jaxcnn.train.step import make_eval_step, make_train_step
 
@@ -44,9 +48,10 @@ class Plan:
     Attributes:
       config: the configuration that the run records, with descriptions of custom parts.
       dataset: the images and labels.
+      preprocessing: from image files to the input of the model.
       pipeline: makes batches of the dataset, and applies the augmentations that are not left to `augment`.
       model: the network.
-      loss: training loss, with label smoothing if configured.
+      loss: training loss, with label smoothing and class weights if configured.
       test_loss: test loss.
       augment: augmentation of one image on the device; None for none.
       optimizer: of the trainable parameters, with a loss scale in float16.
@@ -61,6 +66,7 @@ class Plan:
 
     config: Config
     dataset: Dataset
+    preprocessing: Preprocessing
     pipeline: Pipeline
     model: nn.Module
     loss: Loss
@@ -105,9 +111,13 @@ class Plan:
 
     def notes(self) -> list[str]:
         """Return what the user should know about this run before it starts, one line each."""
-        notes = [] if self.initial is None else [self.initial.note]
+        notes = [*self.dataset.notes]
+        if self.initial is not None:
+            notes.append(self.initial.note)
         if self.config.freeze is not None:
             notes.append(Freezing(self.config.freeze).note(self.template.params))
+        if self.initial is not None and self.initial.normalization_note is not None:
+            notes.append(self.initial.normalization_note)
         return notes if self.accumulate == 1 else [*notes, self._note_of_accumulation()]
 
     def _note_of_accumulation(self) -> str:
@@ -131,7 +141,7 @@ class Plan:
             self.optimizer,
             self.loss,
             prepare=make_prepare(self.augment, make_mix(self.config.mixup, self.config.cutmix)),
-            normalize=self._normalize(),
+            normalize=self.preprocessing.normalize,
             aux_weight=self.config.aux_weight,
             gradient=build_gradient(self.config, self.accumulate),
             ema_decay=self.config.ema_decay,
@@ -143,19 +153,26 @@ class Plan:
         step = make_eval_step(
             self.model,
             self.test_loss,
-            normalize=self._normalize(),
+            normalize=self.preprocessing.normalize,
             flip=self.config.tta == "flip",
             axis_name=self.parallel.axis_name,
         )
         return self.parallel.compile(step, donate_state=False)
 
-    def _normalize(self) -> Any:
-        statistics = self.dataset.statistics()
-        return functools.partial(normalize, mean=statistics.mean, std=statistics.std)
 
+def make_plan(
+    config: Config,
+    custom: CustomParts | None = None,
+    recorded: Preprocessing | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Plan:
+    """Build the parts of the run that `config` describes.
 
-def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
-    """Build the parts of the run that `config` describes, with the user's own parts in `custom`.
+    Args:
+      config: the configuration of the run.
+      custom: the user's own parts.
+      recorded: preprocessing that the run directory stores. Default: that of a new run.
+      progress: shows how far the preparation of an image folder is; see `open_dataset`.
 
     Raises:
       UsageError: If the configuration cannot work. The message is one line.
@@ -163,39 +180,60 @@ def make_plan(config: Config, custom: CustomParts | None = None) -> Plan:
     custom = custom or CustomParts()
     validate(config)
     kernels.check()
-    dataset = open_dataset(config.dataset, config.data_dir)
+    dataset = open_dataset(
+        config.dataset,
+        config.data_dir,
+        skip_damaged=config.skip_damaged,
+        train_split=config.train_split,
+        test_split=config.test_split,
+        progress=progress,
+    )
+    if recorded is not None:
+        dataset = dataset.with_classes(recorded.class_names)
+    preprocessing = recorded or Preprocessing.of(dataset, config)
     parallel, batch_size, accumulate = _distribute(config, dataset.examples["train"])
     model = build_model(config, custom, dataset.num_classes, batch_norm_fields(config.sync_batch_norm, parallel))
     loss, test_loss = build_losses(config, custom)
+    if config.class_weights is not None:
+        loss = weighted(loss, normalized_weights(config.class_weights, dataset))
     augmentations = build_augmentations(config, custom)
     pipeline = open_pipeline(
         dataset,
         batch_size,
         config.seed,
-        image_size=config.image_size,
+        geometry=preprocessing.geometry,
         augment=augmentations,
         share=parallel.share,
     )
+    check_sizes(augmentations, pipeline.image_shape)
     augment = compose(pipeline.device_augment) if pipeline.device_augment else None
     steps_per_epoch = dataset.examples["train"] / batch_size
     steps = config.steps or math.ceil(config.epochs * steps_per_epoch)
+    if steps > MAX_STEPS:
+        raise UsageError(f"epochs {config.epochs:g} are too many: {steps:,} steps. Use at most {MAX_STEPS:,} steps")
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps, steps_per_epoch)
     optimizer = build_optimizer(config, custom, schedule)
-    template = jax.eval_shape(lambda: _create_state(config, model, optimizer, pipeline.image_shape))
+    shape = pipeline.image_shape
+    template = build_template(config, model, shape, lambda: _create_state(config, model, optimizer, shape))
     if config.freeze is not None:
         Freezing(config.freeze).check(template.params)
     for pattern, _ in parse_scales(config.optimizer.learning_rate_scales):
         check_matches("optimizer.learning_rate_scales", pattern, template.params)
     initial = None
     if config.init_from is not None:
-        initial = read_initial_weights(config.init_from, config.model, model, dataset.num_classes, pipeline.image_shape)
+        initial = read_initial_weights(
+            config.init_from, config.model, model, dataset.num_classes, preprocessing, config.init_channels
+        )
         if initial is not None:
             config = dataclasses.replace(config, init_from=initial.record)
+    elif config.init_channels != "exact":
+        raise UsageError("init_channels applies only to initial weights. Give a file with init_from, or omit it.")
     if custom != CustomParts():
         check_shapes(pipeline.image_shape, dataset.num_classes, model, template, test_loss, augment)
     return Plan(
         config=custom.recorded(config),
         dataset=dataset,
+        preprocessing=preprocessing,
         pipeline=pipeline,
         model=model,
         loss=loss,
@@ -233,13 +271,19 @@ def _distribute(config: Config, examples: int) -> tuple[Parallel, int, int]:
                 f"batch_size full: {examples} training images cannot be divided over {count} devices; "
                 f"use {examples // count * count}"
             )
-        return parallel, examples, config.accumulate or parts_of_full_batch(examples // count, platform)
+        images = examples // count
+        if (config.accumulate or 1) > images:
+            raise UsageError(
+                f"accumulate {config.accumulate} is more than the {images} training images on each device; "
+                f"use at most {images}"
+            )
+        return parallel, examples, config.accumulate or parts_of_full_batch(images, platform)
     if config.batch_size > examples:
         raise UsageError(f"batch_size {config.batch_size} is more than the {examples} training images")
     check_batch_divides(config.batch_size, count)
     images, accumulate = config.batch_size // count, config.accumulate or 1
     if images % accumulate:
-        divisor = max(parts for parts in range(1, accumulate) if images % parts == 0)
+        divisor = max(parts for parts in range(1, min(accumulate, images + 1)) if images % parts == 0)
         raise UsageError(
             f"accumulate {accumulate} does not divide the {images} images of a batch on each device; use {divisor}"
         )

@@ -10,19 +10,27 @@ import jax
 import numpy as np
 
 from jaxcnn.train.devices.distributed import Ignored, from_first, gather, is_first, together
-from jaxcnn.train.runtime import preprocessing, workdir
+from jaxcnn.train.runtime import data_identity, preprocessing, workdir
 from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.plan import Plan
-from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.state import TrainState
 
-NOTHING_YET = {"seconds": 0.0, "training_seconds": 0.0, "images_timed": 0, "epoch_total": None, "test": None}
+NOTHING_YET = {
+    "seconds": 0.0,
+    "training_seconds": 0.0,
+    "images_timed": 0,
+    "epoch_total": None,
+    "test": None,
+    "best_accuracy": None,
+    "epochs_since_best": 0,
+}
 """What is saved beside a state, at the start of a run.
 
 - seconds: wall-clock time of the run so far, over all its processes.
 - training_seconds, images_timed: time of training steps, and the images in them.
 - epoch_total: sums of the metrics of the current epoch's steps.
 - test: test metrics of this state, if it is at the end of an epoch and was tested.
+- best_accuracy, epochs_since_best: best test accuracy so far, and tests since then. Version 0.1 did not save them.
 """
 
 
@@ -37,6 +45,7 @@ class Start:
       meta: what was saved beside the state.
       continued: whether the state is from a checkpoint.
       finished: whether the run directory contains the result already.
+      notes: what the user should know, one line each.
     """
 
     folder: Path
@@ -45,6 +54,7 @@ class Start:
     meta: dict[str, Any]
     continued: bool
     finished: bool
+    notes: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -64,8 +74,13 @@ def claimed(plan: Plan) -> Iterator[Start]:
 
 def _open(plan: Plan, held: contextlib.ExitStack) -> Start:
     folder = held.enter_context(workdir.claim(plan.config))
-    preprocessing.write(folder, Preprocessing.of(plan.dataset, plan.config.image_size))
+    config = plan.config
+    identity = data_identity.identity(plan.dataset, config)
+    note = data_identity.check(folder, identity, accept=config.accept_changed_data)
+    if not (folder / preprocessing.PREPROCESSING).exists():
+        preprocessing.write(folder, plan.preprocessing)
     checkpoints = held.enter_context(Checkpoints(folder / workdir.CHECKPOINTS))
     found = checkpoints.restore_newest(plan.template)
     state, meta = found or (plan.initial_state(), NOTHING_YET)
-    return Start(folder, checkpoints, state, meta, found is not None, (folder / workdir.RESULT).exists())
+    finished = (folder / workdir.RESULT).exists()
+    return Start(folder, checkpoints, state, meta, found is not None, finished, () if note is None else (note,))

@@ -1,26 +1,31 @@
 """Load a trained network from the directory of its run."""
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxcnn.data import open_dataset
+from jaxcnn.errors import UsageError
+from jaxcnn.local_path import local_folder
 from jaxcnn.train.config import Config
-from jaxcnn.train.parts import CustomParts, build_model, build_optimizer
+from jaxcnn.train.parts import CustomParts, build_model, build_optimizer, short_name
 from jaxcnn.train.runtime import preprocessing, workdir
 from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.state import create_state, evaluation_variables
 from jaxcnn.train.step import evaluation_logits
 
-# Images per call of the network in `Trained.predict`.
 BATCH = 64
+"""Images per call of the network in `Trained.predict`."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,41 @@ class Trained:
     step: int
     preprocessing: Preprocessing
 
+    @property
+    def name(self) -> str:
+        """Name of the architecture, or the description of a custom model, in at most 100 characters."""
+        return short_name(self.config.model)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.preprocessing.class_names)
+
+    def with_preprocessing(self, preprocessing: Preprocessing) -> "Trained":
+        """Return the same network with other preprocessing.
+
+        Raises:
+          UsageError: the model cannot take images of this shape, or has another number of classes.
+        """
+        changed = dataclasses.replace(self, preprocessing=preprocessing)
+        changed.check()
+        return changed
+
+    def check(self) -> None:
+        """Raise `UsageError` unless the model maps images of the preprocessing's shape to one logit per class."""
+        height, width, channels = self.preprocessing.image_shape
+        images = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
+        apply = partial(self.model.apply, train=False)
+        logits: Any = self._fitting(lambda: jax.eval_shape(apply, self.variables, images))
+        if getattr(logits, "shape", None) != (1, self.num_classes):
+            found = getattr(logits, "shape", type(logits).__name__)
+            raise UsageError(
+                f"{self.name} returns logits of shape {found} for one image, not (1, {self.num_classes}). "
+                "Give as many class names as the model has logits."
+            )
+
+    def _fitting(self, build: Callable[[], Any]) -> Any:
+        return _fitting(self.name, self.preprocessing.image_shape, build)
+
     def logits(self, images: jax.Array) -> jax.Array:
         """Return logits `[N, classes]` of uint8 images `[N, H, W, C]`.
 
@@ -50,41 +90,93 @@ class Trained:
         return evaluation_logits(self.model, self.variables, inputs, flip=self.config.tta == "flip")
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Return probabilities `[N, classes]` of any number of uint8 images `[N, H, W, C]`."""
-        batches = []
-        for start in range(0, len(images), BATCH):
-            batch = images[start : start + BATCH]
-            padding = [(0, min(len(images), BATCH) - len(batch)), (0, 0), (0, 0), (0, 0)]  # one shape, one program
-            batches.append(np.asarray(self._probabilities(np.pad(batch, padding)))[: len(batch)])
-        return np.concatenate(batches)
+        """Return probabilities `[N, classes]` of any number of uint8 images `[N, H, W, C]`.
+
+        Raises:
+          UsageError: the images have another shape or dtype.
+        """
+        size = min(len(images), BATCH)
+        parts = [self.predict_batch(images[start : start + size], size) for start in range(0, len(images), size or 1)]
+        return np.concatenate(parts) if parts else np.zeros((0, self.num_classes), np.float32)
+
+    def predict_batch(self, images: np.ndarray, size: int) -> np.ndarray:
+        """Return probabilities `[N, classes]` of at most `size` uint8 images `[N, H, W, C]`.
+
+        The batch is padded to `size`, so that batches of different lengths use one compiled program.
+
+        Raises:
+          UsageError: the images have another shape or dtype.
+        """
+        wanted = self.preprocessing.image_shape
+        if images.shape[1:] != wanted or images.dtype != np.uint8:
+            raise UsageError(
+                f"images of {self.name} must be uint8 of shape {('N', *wanted)}, got {images.dtype} of shape "
+                f"{images.shape}. Resize them, and keep the number of channels."
+            )
+        padding = [(0, size - len(images)), (0, 0), (0, 0), (0, 0)]
+        probabilities = self._probabilities(jax.device_put(np.pad(images, padding)))
+        return jax.device_get(probabilities)[: len(images)]
 
     @cached_property
     def _probabilities(self) -> Any:
         return jax.jit(lambda images: jax.nn.softmax(self.logits(images), axis=-1))
 
 
-def load_run(folder: str | Path, **custom: Any) -> Trained:
-    """Load the network of the latest checkpoint of a run. The dataset that it was trained on is not needed.
+def load_run(
+    folder: str | Path,
+    *,
+    checkpoint: str | int = "latest",
+    model: nn.Module | None = None,
+    optimizer: Any = None,
+) -> Trained:
+    """Load the network of a checkpoint of a run. The dataset that it was trained on is not needed.
 
     Args:
       folder: the run directory.
-      custom: the custom parts of the run (`model`, `optimizer`), as passed to `fit`.
+      checkpoint: "latest", "best" (of the best test accuracy), or a step of which the run has a checkpoint.
+      model: the run's own model, if one was passed to `fit`.
+      optimizer: the run's own optimizer, if one was passed to `fit`.
 
     Raises:
-      UsageError: If there is no run in the directory, no checkpoint yet, or no intact one.
+      UsageError: If there is no run in the directory, no such checkpoint, or no intact one.
     """
-    folder, parts = Path(folder).expanduser(), CustomParts(**custom)
+    folder, parts = local_folder("workdir", folder), CustomParts(model=model, optimizer=optimizer)
     config = workdir.read_config(folder)
-    around = preprocessing.read(folder) or Preprocessing.of(
-        open_dataset(config.dataset, config.data_dir), config.image_size
-    )
-    model = build_model(config, parts, len(around.class_names))
+    around = preprocessing.read(folder) or Preprocessing.of(open_dataset(config.dataset, config.data_dir), config)
+    built = build_model(config, parts, len(around.class_names))
     # The tree of the optimizer's state does not depend on the schedule.
-    optimizer = build_optimizer(config, parts, optax.constant_schedule(0.0))
+    transformation = build_optimizer(config, parts, optax.constant_schedule(0.0))
     averaged = config.ema_decay > 0
-    template: Any = jax.eval_shape(
-        lambda: create_state(model, optimizer, around.image_shape, config.seed, averaged=averaged)
+    template: Any = _fitting(
+        short_name(config.model),
+        around.image_shape,
+        lambda: jax.eval_shape(
+            lambda: create_state(built, transformation, around.image_shape, config.seed, averaged=averaged)
+        ),
     )
     with Checkpoints(folder / workdir.CHECKPOINTS, read_only=True) as checkpoints:
-        state, _ = checkpoints.existing(template)
-    return Trained(config, model, evaluation_variables(state), int(state.step), around)
+        state, _ = checkpoints.chosen(checkpoint, template)
+    trained = Trained(config, built, evaluation_variables(state), int(state.step), around)
+    if model is not None:
+        trained.check()
+    return trained
+
+
+def _fitting(name: str, image_shape: tuple[int, ...], build: Callable[[], Any]) -> Any:
+    """Return `build()`.
+
+    Raises:
+      UsageError: in place of any error, since a model that does not fit its images can raise anything.
+    """
+    try:
+        return build()
+    except UsageError:
+        raise
+    except Exception as error:
+        height, width, channels = image_shape
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = lines[0].partition(" (http")[0].rstrip(".")  # Flax adds a link
+        raise UsageError(
+            f"{name} cannot take images of {height}x{width} pixels with {channels} channels: {reason[:200]}. "
+            "Give the model and the image size of its training."
+        ) from error

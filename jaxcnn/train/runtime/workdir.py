@@ -1,6 +1,7 @@
 """The run directory: one run at a time holds it, and its files are replaced as a whole."""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -9,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxcnn.data.imagefolder import PREFIX
 from jaxcnn.errors import RunError, UsageError
+from jaxcnn.local_path import local_folder, local_path
 from jaxcnn.train.config import Config, differences, from_dict, to_dict
 
 CONFIG = "config.json"
@@ -72,11 +75,35 @@ def read_json(path: Path) -> Any:
       UsageError: if the file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # a byte-order mark is ignored
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist. Give the directory of a run.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """Return the configuration with absolute paths of the data, so that the run can be used from any directory."""
+    data_dir = None if config.data_dir is None else _absolute("data_dir", config.data_dir)
+    return dataclasses.replace(config, dataset=_absolute_dataset(config.dataset), data_dir=data_dir)
+
+
+def _absolute_dataset(name: str) -> str:
+    path = name.removeprefix(PREFIX)
+    return PREFIX + _absolute("dataset", path) if path and path != name else name
+
+
+def _absolute(name: str, path: str) -> str:
+    return os.path.abspath(local_path(name, path))
+
+
+def is_run_on(folder: Path, dataset: str) -> bool:
+    """Return whether a directory has the configuration of a run on this dataset (with an absolute path)."""
+    if not (folder / CONFIG).exists():
+        return False
+    stored = read_json(folder / CONFIG)
+    name = stored.get("dataset") if isinstance(stored, dict) else None
+    return isinstance(name, str) and _absolute_dataset(name) == dataset
 
 
 @contextlib.contextmanager
@@ -95,13 +122,11 @@ def claim(config: Config) -> Iterator[Path]:
             if config.workdir is None:
                 workdir = _next_free(config)
             else:
-                workdir = Path(config.workdir).expanduser()
+                workdir = local_folder("workdir", config.workdir)
                 workdir.mkdir(parents=True, exist_ok=True)
             held.enter_context(exclusive(workdir))
             if (workdir / CONFIG).exists():
-                changed = differences(read_json(workdir / CONFIG), to_dict(config))
-                if changed:
-                    raise UsageError(f"{workdir} holds another run ({'; '.join(changed)}). Choose another --workdir.")
+                _check_same_run(workdir, config)
             elif any(not path.name.startswith(".") for path in workdir.iterdir()):
                 raise UsageError(f"{workdir} is not empty and holds no run. Choose another --workdir.")
             else:
@@ -109,6 +134,35 @@ def claim(config: Config) -> Iterator[Path]:
         except OSError as error:
             raise UsageError(f"workdir {config.workdir or 'runs'} cannot be written: {error.strerror}") from error
         yield workdir
+
+
+def _check_same_run(workdir: Path, config: Config) -> None:
+    """Check that the run directory holds the run of this configuration.
+
+    A finished run may get more steps. The new configuration is then stored, and the run goes on.
+
+    Raises:
+      UsageError: if it holds another run; the differing fields are named.
+    """
+    stored, wanted = read_json(workdir / CONFIG), to_dict(config)
+    if isinstance(stored, dict) and isinstance(stored.get("dataset"), str):
+        # Version 0.1 stored the path of a folder as it was typed.
+        stored["dataset"] = _absolute_dataset(stored["dataset"])
+    changed = differences(stored, wanted)
+    if not changed:
+        return
+    longer = {**stored, "epochs": wanted["epochs"], "steps": wanted["steps"]} if isinstance(stored, dict) else {}
+    if (workdir / RESULT).exists() and not differences(longer, wanted) and _is_longer(stored, wanted):
+        write_json(workdir / CONFIG, wanted)
+        return
+    raise UsageError(f"{workdir} holds another run ({'; '.join(changed)}). Choose another --workdir.")
+
+
+def _is_longer(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Return whether a configuration asks for more epochs, or for more steps, than another one."""
+    if old.get("steps") is None and new["steps"] is None:
+        return isinstance(old.get("epochs"), int | float) and new["epochs"] > old["epochs"]
+    return isinstance(old.get("steps"), int) and new["steps"] is not None and new["steps"] > old["steps"]
 
 
 @contextlib.contextmanager
@@ -150,7 +204,7 @@ def reserved(config: Config) -> Iterator[Path]:
       UsageError: if it cannot be written.
     """
     if config.workdir is not None:
-        yield Path(config.workdir).expanduser()
+        yield local_folder("workdir", config.workdir)
         return
     try:
         folder = _next_free(config)
@@ -166,7 +220,7 @@ def reserved(config: Config) -> Iterator[Path]:
 
 def _next_free(config: Config) -> Path:
     """Create and return the first of `runs/MODEL-DATASET-1`, `-2`, ... that does not exist."""
-    folder, name, number = Path("runs"), f"{config.model}-{config.dataset.replace('/', '_')}", 1
+    folder, name, number = Path("runs"), f"{config.model}-{short_name(config.dataset)}", 1
     while True:
         try:
             (folder / f"{name}-{number}").mkdir(parents=True)
@@ -175,6 +229,17 @@ def _next_free(config: Config) -> Path:
             if not (folder / f"{name}-{number}").is_dir():
                 raise
             number += 1
+
+
+def short_name(dataset: str) -> str:
+    """Return the name of a dataset for use in a file name.
+
+    >>> short_name("emnist/letters"), short_name("imagefolder:/data/pets/")
+    ('emnist_letters', 'pets')
+    """
+    if dataset.startswith(PREFIX):
+        return Path(dataset.removeprefix(PREFIX)).name or "images"
+    return dataset.replace("/", "_")
 
 
 def read_config(workdir: Path) -> Config:

@@ -8,7 +8,25 @@ import pytest
 from jaxcnn.cli import main
 
 USERS_MODULE = """
+import functools, os
+from os import abort
+from sys import exit as leave
+
 import flax.linen as nn
+import jax.numpy as jnp
+
+bound = functools.partial(os.abort)
+partial_net = functools.partial(nn.Dense, 4)
+
+class Plain:
+    pass
+
+class ThreeChannels(nn.Module):
+    def __call__(self, x):
+        return x @ jnp.ones((3, 3))
+
+def raises():
+    raise SystemExit(3)
 
 class Net(nn.Module):
     num_classes: int = 7
@@ -83,7 +101,14 @@ def test_images_are_those_that_the_model_is_for_unless_others_are_asked_for(name
 
 @pytest.mark.parametrize(
     ("attribute", "params"),
-    [("net", 112 + 15), ("Net", 112 + 35), ("factory", 112 + 35), ("Net --num-classes 5", 112 + 25), ("function", 0)],
+    [
+        ("net", 112 + 15),
+        ("Net", 112 + 35),
+        ("factory", 112 + 35),
+        ("Net --num-classes 5", 112 + 25),
+        ("function", 0),
+        ("partial_net", 16),
+    ],
 )
 def test_a_users_own_model_factory_or_function(attribute, params, module, capsys):
     path = list(sys.path)
@@ -102,7 +127,19 @@ MISTAKES = {
     "resnet50 --input-shape 8 8": "--input-shape",
     "resnet50 --input-shape 8 8 3 --image-size 8": "mutually exclusive",
     "resnet50 --num-classes 0": "num_classes must be at least 1",
-    "vgg16 --image-size 31": "image too small",
+    "vgg16 --image-size 31": "image too small for VGG: 31x31. Use at least 32x32.",
+    "alexnet --input-shape 300 20 3": "image too small for AlexNet: 300x20. Use at least 63x63.",
+    "resnet18 --image-size 100000000": "image height and width must be at most 16384",
+    "resnet18 --num-classes 10000000000000": "num_classes must be at most 10,000,000",
+    "os:abort": "os belongs to Python and has no models",
+    "builtins:exit": "builtins belongs to Python",
+    "users_net:abort": "users_net:abort makes no model",
+    "users_net:leave": "users_net:leave makes no model",
+    "users_net:bound": "users_net:bound makes no model",
+    "users_net:Plain": "users_net:Plain makes no model",
+    "users_net:raises": "users_net:raises cannot be called: SystemExit",
+    "users_net:ThreeChannels --input-shape 8 8 1": "cannot be applied to images 8×8×1: TypeError",
+    "jaxcnn.cli:main": "jaxcnn.cli:main makes no model",
     "users_net:net": "users_net:net has no default image shape; pass --input-shape H W C",
     "users_net:nett": "did you mean 'net'?",
     "users_net:number": "has type int; pass a Linen module, a factory or a function",

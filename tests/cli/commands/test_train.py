@@ -8,6 +8,7 @@ from jaxcnn.cli import main
 from jaxcnn.cli.commands import train
 from jaxcnn.errors import UsageError
 from jaxcnn.train import Config, OptimizerConfig
+from jaxcnn.train.config import to_dict
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,14 @@ def command(tmp_path_factory):
 
 def test_the_result_is_the_one_that_eval_finds(command, capsys):
     assert main(command) == 0
-    trained = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    trained = json.loads(out)
+    # --no-progress prints the result, and nothing before it.
+    assert "test accuracy" in err
+    assert "folder" in err
+    assert "images/s while training" in err
+    assert len(err.splitlines()) < 16
+    assert "step     3" not in err
     assert main(["eval", "--workdir", trained["workdir"], "--json"]) == 0
     tested = json.loads(capsys.readouterr().out)
     assert tested["test_accuracy"] == trained["test_accuracy"]
@@ -46,5 +54,26 @@ def test_flags_override_the_configuration_in_a_file(tmp_path, monkeypatch):
         raise UsageError("not trained")
 
     monkeypatch.setattr(train.train, "fit", fit)
-    assert main(["train", "--config", str(recipe), "--optimizer.learning-rate", "0.002"]) == 2
-    assert given == [Config(steps=3, batch_size=64, progress=False, optimizer=OptimizerConfig("adam", 0.002))]
+    command = ["train", "--config", str(recipe)]
+    assert main([*command, "--optimizer.learning-rate", "0.002"]) == 2
+    assert main([*command, "--epochs", "2"]) == 2
+    optimizer = OptimizerConfig("adam", 0.001)
+    assert given == [
+        Config(steps=3, batch_size=64, progress=False, optimizer=OptimizerConfig("adam", 0.002)),
+        Config(epochs=2, batch_size=64, progress=False, optimizer=optimizer),
+    ]
+
+
+def test_a_recipe_may_start_with_a_byte_order_mark_and_use_numpy(tmp_path, monkeypatch):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "import numpy as np\nfrom jaxcnn.train import Config\n"
+        "config = Config(epochs=90, augment=['flip'], batch_size=np.int64(8), label_smoothing=np.float64(0.2))\n",
+        encoding="utf-8-sig",
+    )
+    given = []
+    monkeypatch.setattr(train.train, "fit", lambda config, **_: given.append(config) or exit(7))
+    with pytest.raises(SystemExit):
+        main(["train", "--config", str(recipe), "--steps", "5"])
+    assert given == [Config(steps=5, augment=("flip",), batch_size=8, label_smoothing=0.2)]
+    assert json.dumps(to_dict(given[0]))

@@ -1,5 +1,6 @@
 """Winograd's algorithm against exact sums of products."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -31,23 +32,36 @@ APART = of_size(3, 30, 23, 36, 50, ((0, 2), (1, 0)))  # whose transformed kernel
 TOGETHER = of_size(8, 13, 14, 140, 97)
 
 
-def all_roles(geometry: Geometry, seed=0, precision=None):
-    """The output, and the gradients of image and kernel."""
+def operands_of(geometry: Geometry, seed=0) -> list[np.ndarray]:
+    """Return a random image, kernel and cotangent of the output."""
     rng = np.random.default_rng(seed)
     shapes = (geometry.image, geometry.kernel, geometry.output)
-    x, kernel, g = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
 
+
+@functools.cache
+def _compiled(geometry: Geometry):
     @jax.jit
     def run(x, kernel, g):
         y, pull = jax.vjp(lambda x, kernel: kernels.conv(x, kernel, *geometry[2:]), x, kernel)
         return y, *pull(g)
 
+    return run
+
+
+def roles_of(geometry: Geometry, operands, precision=None) -> list[np.ndarray]:
+    """Return the output, and the gradients of image and kernel."""
     with jax.default_matmul_precision(precision):
-        return [np.asarray(a, np.float64) for a in run(x, kernel, g)]
+        return [np.asarray(a, np.float64) for a in _compiled(geometry)(*operands)]
+
+
+def all_roles(geometry: Geometry, seed=0, precision=None) -> list[np.ndarray]:
+    """Return the roles for random operands."""
+    return roles_of(geometry, operands_of(geometry, seed), precision)
 
 
 def errors(geometry: Geometry, seed=0) -> list[float]:
-    """Of each role, the largest difference from exact sums, relative to their largest value; it is never 0."""
+    """Return the largest difference from exact sums for each role, relative to their largest value; it is never 0."""
     pairs = zip(all_roles(geometry, seed), all_roles(geometry, seed, "highest"), strict=True)
     return [float(np.abs(a - b).max() / np.abs(b).max()) for a, b in pairs]
 
@@ -74,7 +88,7 @@ def test_agrees_with_exact_sums_whatever_the_sizes_and_the_padding(geometry, see
 
 
 def convolutions_of_models() -> set[Geometry]:
-    """The different convolutions of 3x3 at stride 1 of the registered models, of 8 images of the models' own size."""
+    """Return the different 3x3 convolutions at stride 1 of the registered models, for 8 images of each model's size."""
     found: set[Geometry] = set()
 
     def note(x, kernel, strides, padding, dilation, groups):
@@ -104,6 +118,63 @@ def test_agrees_with_exact_sums_for_every_convolution_of_the_registered_models()
         assert all(error < 1e-5 for error in found), geometry
         used += all(error > 0 for error in found)
     assert used > 20
+
+
+SQUARE = of_size(3, 16, 16, 64, 64)
+UNRELATED = (1, 2, 0)  # the role that does not depend on each of image, kernel and cotangent
+
+
+def largest_of_tiles(a: np.ndarray) -> np.ndarray:
+    """Return images with each value replaced by the largest of its channel in the same 4x4 tile."""
+    n, height, width, channels = a.shape
+    tiles = a.reshape(n, height // 4, 4, width // 4, 4, channels).max((2, 4), keepdims=True)
+    return np.broadcast_to(tiles, (n, height // 4, 4, width // 4, 4, channels)).reshape(a.shape)
+
+
+@pytest.mark.parametrize("octaves", [0, 7])
+def test_an_error_is_at_most_a_millionth_of_the_products_of_its_tile(octaves):
+    x, kernel, g = operands_of(SQUARE)
+    rng = np.random.default_rng(1)
+    x, g = (a * np.exp2(rng.uniform(-octaves, 0, (*a.shape[:3], 1))).astype(np.float32) for a in (x, g))
+    ours, exact = roles_of(SQUARE, (x, kernel, g)), roles_of(SQUARE, (x, kernel, g), "highest")
+    y, by_image, by_kernel = roles_of(SQUARE, [abs(a) for a in (x, kernel, g)], "highest")
+    bounds = largest_of_tiles(y), largest_of_tiles(by_image), by_kernel.max((0, 1))
+    for a, b, bound in zip(ours, exact, bounds, strict=True):
+        assert 0 < (np.abs(a - b) / bound).max() < 1e-6
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-10, 1e10, 1e30])
+def test_keeps_its_accuracy_at_every_scale(scale):
+    expected = all_roles(SQUARE, precision="highest")
+    for place in range(3):
+        operands = operands_of(SQUARE)
+        operands[place] *= np.float32(scale)
+        for role, (a, b) in enumerate(zip(roles_of(SQUARE, operands), expected, strict=True)):
+            b = b if role == UNRELATED[place] else b * float(np.float32(scale))
+            assert np.abs(a - b).max() < 1e-5 * np.abs(b).max()
+
+
+@pytest.mark.parametrize("value", [1e6, 3e37, np.nan, np.inf])
+def test_an_unusual_value_reaches_only_what_an_exact_sum_lets_it_reach(value):
+    for place, where in enumerate([(1, 5, 7, 3), (1, 2, 3, 4), (1, 5, 7, 3)]):
+        operands = operands_of(SQUARE)
+        operands[place][where] = value
+        ours, exact = roles_of(SQUARE, operands), roles_of(SQUARE, operands, "highest")
+        for role in {0, 1, 2} - {UNRELATED[place]}:
+            np.testing.assert_array_equal(ours[role], exact[role])
+        if place != 1:  # an image changes the 3x3 outputs whose window has the pixel, and a cotangent likewise
+            role, near = place // 2, np.zeros(SQUARE.output, bool)
+            near[1, 4:7, 6:9] = True
+            clean = all_roles(SQUARE, precision="highest")[role]
+            np.testing.assert_array_equal(ours[role][~near], clean[~near])
+            assert (ours[role][near] != clean[near]).all()
+
+
+def test_regions_and_taps_of_zeros_do_not_require_exact_sums():
+    x, kernel, g = operands_of(SQUARE)
+    x[0], g[0], x[1, :, 9:], kernel[0] = 0, 0, 0, 0
+    for a, b in zip(roles_of(SQUARE, (x, kernel, g)), roles_of(SQUARE, (x, kernel, g), "highest"), strict=True):
+        assert 0 < np.abs(a - b).max() < 1e-5 * np.abs(b).max()
 
 
 @pytest.mark.parametrize("setting", ["highest", "float32"])

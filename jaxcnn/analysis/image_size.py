@@ -1,0 +1,64 @@
+"""The smallest images that a model takes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.errors import TooSmallError
+
+LARGEST_MINIMUM = 1024
+"""Sides above this length are not tried."""
+
+
+def smallest_side(model: nn.Module, channels: int, **mode: Any) -> int | None:
+    """Return the side of the smallest square images that the model takes, or None if it is not known.
+
+    Nothing is computed: the model is traced for several sizes, halving the interval of possible sides each time.
+
+    Args:
+      model: a Linen module.
+      channels: channels of the images.
+      **mode: keyword arguments of the model, such as `train=True`.
+
+    >>> from jaxcnn.layers import MaxPool
+    >>> smallest_side(MaxPool(5), channels=1)
+    5
+    """
+    too_small, large_enough = 0, LARGEST_MINIMUM
+    if not _takes(model, large_enough, channels, mode):
+        return None
+    while large_enough - too_small > 1:
+        side = (too_small + large_enough) // 2
+        if _takes(model, side, channels, mode):
+            large_enough = side
+        else:
+            too_small = side
+    return large_enough
+
+
+def too_small(name: str, model: nn.Module, image_shape: Sequence[int], **mode: Any) -> TooSmallError:
+    """Return an error for images that are too small for a model, with the smallest side that it takes.
+
+    Args:
+      name: name of the model, for the message.
+      model: the model, which raised `TooSmallError` for these images.
+      image_shape: `(H, W, C)`.
+      **mode: keyword arguments of the model, such as `train=True`.
+    """
+    height, width, channels = image_shape
+    side = smallest_side(model, channels, **mode)
+    remedy = "Use larger images." if side is None else f"Use at least {side}x{side}."
+    return TooSmallError(f"image too small for {name}: {height}x{width}. {remedy}")
+
+
+def _takes(model: nn.Module, side: int, channels: int, mode: dict[str, Any]) -> bool:
+    images = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    try:
+        jax.eval_shape(lambda keys, x: model.init(keys, x, **mode), {"params": key, "dropout": key}, images)
+    except TooSmallError:
+        return False
+    return True

@@ -1,0 +1,116 @@
+"""Import a user's own model, named on the command line as FILE.py:NAME or MODULE:NAME."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import flax.linen as nn
+
+from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.local_path import local_path
+
+
+def own_model(spec: str, num_classes: int | None) -> nn.Module:
+    """Return the model at FILE.py:NAME or MODULE:NAME.
+
+    NAME is a Linen module, or a class or function that returns one. Only classes of Linen modules and functions written
+    in Python are called, with `num_classes` if they have this argument.
+
+    Args:
+      spec: the name, from `--model`.
+      num_classes: number of logits, or None if it is not known.
+
+    Raises:
+      UsageError: the file or module cannot be imported, or the attribute is missing or makes no Linen module.
+    """
+    source, _, attribute = spec.rpartition(":")
+    if not source or not attribute.isidentifier():
+        raise UsageError(f"{spec!r} does not name a model. Give it as FILE.py:NAME or MODULE:NAME.")
+    module = _imported(source)
+    if not hasattr(module, attribute):
+        known = [name for name, value in vars(module).items() if not name.startswith("_") and _makes_models(value)]
+        raise unknown_name(f"model in {source}", attribute, known)
+    found = getattr(module, attribute)
+    if isinstance(found, nn.Module):
+        return found
+    if not _makes_models(found):
+        raise UsageError(
+            f"{spec} is a {type(found).__name__}. Give a Linen module, or a class or function that returns one."
+        )
+    return _made(spec, found, num_classes)
+
+
+def _makes_models(value: Any) -> bool:
+    if inspect.isclass(value):
+        return issubclass(value, nn.Module)
+    return isinstance(value, nn.Module) or inspect.isfunction(value)
+
+
+def _made(spec: str, factory: Any, num_classes: int | None) -> nn.Module:
+    """Return what a class or function makes."""
+    parameters = inspect.signature(factory).parameters
+    fields = {"num_classes": num_classes} if "num_classes" in parameters and num_classes is not None else {}
+    required = [
+        parameter.name
+        for parameter in parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+        and parameter.name not in fields
+    ]
+    if required:
+        raise UsageError(
+            f"{spec} requires {', '.join(required)}. Give a Linen module, or a function that needs only num_classes."
+        )
+    try:
+        made = factory(**fields)
+    except Exception as error:  # the user's code can raise anything
+        raise UsageError(f"{spec} failed: {_described(error)}. Correct it.") from error
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"{spec} returns {type(made).__name__}. It must return a Linen module.")
+    return made
+
+
+def _imported(source: str) -> ModuleType:
+    """Import a file or a module; its own folder, or the current one, is searched for what it imports."""
+    is_file = source.endswith(".py")
+    path = local_path("--model", source)
+    if not is_file and source.partition(".")[0] in sys.stdlib_module_names:
+        raise UsageError(f"{source} belongs to Python and has no models. Give a file or module of yours.")
+    if is_file and not path.is_file():
+        raise UsageError(f"{source} does not exist. Give the file of the model as FILE.py:NAME.")
+    folder = str(path.resolve().parent if is_file else Path.cwd())
+    sys.path.insert(0, folder)  # unlike `python FILE.py`, the console script does not search the folder
+    try:
+        return _run(path) if is_file else importlib.import_module(source)
+    except (Exception, SystemExit) as error:  # the user's code can raise anything
+        raise UsageError(f"cannot import {source}: {_described(error)}. Correct it, or the name.") from error
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+
+
+def _run(path: Path) -> ModuleType:
+    """Run a file as a module, known by the name of the file unless another module has it."""
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == str(path.resolve()):
+        return known
+    name = path.stem if known is None else f"_own_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise ImportError("it is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look up the module of their class
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _described(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".")

@@ -1,0 +1,32 @@
+"""Decode an image file to pixels: the one way for training, evaluation, prediction and visualization.
+
+The rules, in this order:
+
+1. Pixels with 16 bits per channel are scaled to 8 bits. Pixels with 32 bits have no fixed range and are refused.
+2. The EXIF orientation is applied.
+3. Transparent pixels are composited on the background of the geometry. Of an animation, the first frame is used.
+4. The geometry crops and resizes the image.
+
+libjpeg-turbo decodes JPEG at 1/2, 1/4 or 1/8 of the resolution if the output size allows it, which is much cheaper
+than decoding the whole image and resizing it. Rows below the wanted part are not decoded. Pillow decodes every other
+format. Both decoders release the interpreter lock. `png_batch` decodes many small PNG files at once.
+"""
+
+from jaxcnn.data.decode.geometry import CROP_FRACTION, Background, Box, Geometry, RandomBox
+from jaxcnn.data.decode.image import check, decode
+from jaxcnn.data.decode.pillow import MAX_PIXELS, NotAnImageError, readable_formats
+from jaxcnn.data.decode.png_batch import decode_together
+
+__all__ = [
+    "CROP_FRACTION",
+    "MAX_PIXELS",
+    "Background",
+    "Box",
+    "Geometry",
+    "NotAnImageError",
+    "RandomBox",
+    "check",
+    "decode",
+    "decode_together",
+    "readable_formats",
+]

@@ -1,0 +1,126 @@
+"""Decode an image file, or a part of it, and check that it is intact."""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from jaxcnn.data.decode import jpeg, pillow
+from jaxcnn.data.decode.geometry import Box, Geometry, RandomBox
+
+
+def decode(
+    content: bytes,
+    channels: int,
+    geometry: Geometry = Geometry(),  # noqa: B008  # immutable
+    random_box: RandomBox | None = None,
+    random: np.random.Generator | None = None,
+) -> np.ndarray:
+    """Decode an image file, as the module describes.
+
+    Args:
+      content: bytes of the file.
+      channels: number of channels of the result: 1 (gray), 3 (RGB) or 4 (RGBA; the background does not apply).
+      geometry: size of the result, and the part of the image that is resized to it. By default the whole image at its
+        own size.
+      random_box: distribution of the part, if it is not the center crop. It needs `geometry.size` and `random`.
+      random: source of randomness.
+
+    Returns:
+      Pixels, uint8 `[H, W, channels]`.
+
+    Raises:
+      NotAnImageError: the content has no format that Pillow can open.
+      ValueError: the image is damaged, too large, or has pixels of an unsupported kind. A truncated JPEG is decoded as
+        far as it goes; `check` refuses it.
+    """
+    if channels not in (1, 3, 4):
+        raise ValueError(f"unsupported number of image channels: {channels}. Use 1, 3 or 4.")
+    if channels != 3 or not jpeg.is_jpeg(content):
+        return _decode_with_pillow(content, channels, geometry, random_box, random)
+    turned = pillow.orientation_of_jpeg(content)
+    stored = jpeg.stored_size(content)
+    height, width = turned.size(*stored)
+    if geometry.size is None:
+        pixels = jpeg.decode_rgb(content, *stored)
+        if pixels is None:  # not RGB, such as CMYK
+            return _decode_with_pillow(content, channels, geometry, random_box, random)
+        return turned.apply(pixels)
+    box = _part(geometry, height, width, random_box, random)
+    box = Box(*turned.box_before(box, *stored))
+    size = turned.size(*geometry.size)
+    # The largest factor that leaves the part at least as large as the result. libjpeg offers other factors too, but
+    # only 2, 4 and 8 are fast.
+    max_shrink = min((box.bottom - box.top) / size[0], (box.right - box.left) / size[1])
+    shrink = next((factor for factor in (8, 4, 2) if factor <= max_shrink), 1)
+    above = jpeg.without_rows_below(content, math.ceil(box.bottom))
+    rows = jpeg.stored_size(above)[0]
+    reduced = math.ceil(rows / shrink), math.ceil(stored[1] / shrink)
+    pixels = jpeg.decode_rgb(above, *reduced, jpeg.buffer(3 * rows * stored[1]))
+    if pixels is None:
+        drawn = Box(*turned.box_after(box, *stored))
+        return _decode_with_pillow(content, channels, geometry, random_box, random, drawn)
+    # Not the quotient of the widths: libjpeg rounds the reduced sides up.
+    scale = 1.0 if pixels.shape[1] == stored[1] else 1 / shrink
+    return turned.apply(_resize(pixels, Box(*(scale * x for x in box)), size))
+
+
+def check(content: bytes) -> tuple[int, int]:
+    """Check that an image file can be decoded completely, as Pillow does in its strict mode.
+
+    Returns:
+      Height and width of the image, after its orientation is applied.
+
+    Raises:
+      NotAnImageError: the content has no format that Pillow can open.
+      ValueError: the image is damaged, truncated, too large, or has pixels of an unsupported kind.
+    """
+    if jpeg.is_jpeg(content) and jpeg.is_intact(content):
+        height, width = jpeg.stored_size(content)
+        return pillow.orientation_of_jpeg(content).size(height, width)
+    # Pillow accepts some of the files that libjpeg-turbo warns about.
+    return _decode_with_pillow(content, 3, Geometry(), None, None).shape[:2]
+
+
+def _decode_with_pillow(
+    content: bytes,
+    channels: int,
+    geometry: Geometry,
+    random_box: RandomBox | None,
+    random: np.random.Generator | None,
+    drawn: Box | None = None,
+) -> np.ndarray:
+    """Decode a file with Pillow. `drawn` is the part of the image if it was drawn already."""
+    image = pillow.open_image(content)
+    pillow.check_pixels(image.height, image.width)
+    pixels = pillow.load_pixels(image, channels, geometry.background)
+    if geometry.size is None:
+        return pixels
+    height, width = pixels.shape[:2]
+    box = drawn or _part(geometry, height, width, random_box, random)
+    return _resize(pixels, box, geometry.size)
+
+
+def _part(
+    geometry: Geometry, height: int, width: int, random_box: RandomBox | None, random: np.random.Generator | None
+) -> Box:
+    if random_box is None or random is None:
+        return geometry.box(height, width)
+    return random_box.draw(height, width, random)
+
+
+def _resize(pixels: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
+    """Resize the part `box` of an image `[H, W, C]`, with a triangle filter that averages when it shrinks."""
+    # Crop before the resize: Pillow's copy costs time for each pixel, and the filter must not read outside the part.
+    left, top = max(math.floor(box.left), 0), max(math.floor(box.top), 0)
+    cropped = pixels[top : math.ceil(box.bottom), left : math.ceil(box.right)]
+    inside = (
+        max(box.left - left, 0.0),
+        max(box.top - top, 0.0),
+        min(box.right - left, cropped.shape[1]),
+        min(box.bottom - top, cropped.shape[0]),
+    )
+    channels = pixels.shape[-1]
+    image = Image.fromarray(cropped[..., 0] if channels == 1 else cropped)
+    resized = image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=inside)
+    return np.asarray(resized).reshape(*size, channels)

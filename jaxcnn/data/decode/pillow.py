@@ -1,0 +1,207 @@
+"""Read images with Pillow: bit depth, orientation, transparency and color, by the rules of `jaxcnn.data.decode`."""
+
+import functools
+import io
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from jaxcnn.data.decode.geometry import Background
+
+MAX_PIXELS = 200_000_000
+"""Larger images are refused, since a file of a few kilobytes can declare billions of pixels."""
+
+ORIENTATION = 0x0112
+"""EXIF tag of the orientation, from 1 to 8. 1 is upright."""
+
+BITS_PER_SAMPLE = 258
+"""TIFF tag of the bits of a channel."""
+
+COLORS = {"white": 255, "black": 0}
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+# Number of bytes at the start of a JPEG in which its orientation is looked for.
+MAX_METADATA = 1 << 17
+
+# Formats that Pillow identifies, but that are no images of pixels, or that other programs decode. Ghostscript, which
+# Pillow starts for EPS, would run a program in the file.
+NOT_IMAGE_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+
+# Formats whose pixels of Pillow's mode "I" have 16 bits.
+SIXTEEN_BITS_IN_MODE_I = ("PNG", "PPM")
+
+
+class NotAnImageError(ValueError):
+    """The content has no format that Pillow can open."""
+
+
+class Orientation(NamedTuple):
+    """How stored pixels are turned to be upright: transpose rows and columns, then mirror."""
+
+    transposed: bool = False
+    mirrored_columns: bool = False  # of the stored image
+    mirrored_rows: bool = False
+
+    @staticmethod
+    def of(value: Any) -> "Orientation":
+        """Return the orientation of an EXIF value. Unknown values mean upright."""
+        if value not in range(2, 9):
+            return Orientation()
+        return Orientation(value >= 5, value in (2, 3, 7, 8), value in (3, 4, 6, 7))
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width of the upright image, from those of the stored one, or the other way round."""
+        return (width, height) if self.transposed else (height, width)
+
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        """Return the upright image of stored pixels `[H, W, C]`."""
+        if self == Orientation():
+            return pixels
+        if self.mirrored_columns:
+            pixels = pixels[:, ::-1]
+        if self.mirrored_rows:
+            pixels = pixels[::-1]
+        return np.ascontiguousarray(pixels.swapaxes(0, 1) if self.transposed else pixels)
+
+    def box_before(self, box: tuple[float, ...], height: int, width: int) -> tuple[float, float, float, float]:
+        """Return a part (left, top, right, bottom) of the upright image in coordinates of the stored one.
+
+        Args:
+          box: part of the upright image.
+          height, width: size of the stored image.
+        """
+        left, top, right, bottom = box
+        if self.transposed:
+            left, top, right, bottom = top, left, bottom, right
+        return self._mirror((left, top, right, bottom), height, width)
+
+    def box_after(self, box: tuple[float, ...], height: int, width: int) -> tuple[float, float, float, float]:
+        """Return a part of the stored image in coordinates of the upright one: the inverse of `box_before`."""
+        left, top, right, bottom = self._mirror(box, height, width)
+        return (top, left, bottom, right) if self.transposed else (left, top, right, bottom)
+
+    def _mirror(self, box: tuple[float, ...], height: int, width: int) -> tuple[float, float, float, float]:
+        left, top, right, bottom = box
+        if self.mirrored_columns:
+            left, right = width - right, width - left
+        if self.mirrored_rows:
+            top, bottom = height - bottom, height - top
+        return left, top, right, bottom
+
+
+def orientation_of_jpeg(content: bytes) -> Orientation:
+    """Return the orientation in the EXIF or XMP data of a JPEG."""
+    # Most files of datasets have neither. Pillow needs 20 us to find that out.
+    if b"Exif\x00" not in content[:MAX_METADATA] and b"adobe.com/xap" not in content[:MAX_METADATA]:
+        return Orientation()
+    try:
+        return _orientation(open_image(content))
+    except ValueError:  # reported where the pixels are decoded
+        return Orientation()
+
+
+def open_image(content: bytes) -> Image.Image:
+    """Open an image file, without decoding its pixels.
+
+    Raises:
+      NotAnImageError: the content has no format that Pillow can open.
+      ValueError: the header is damaged, or declares too many pixels for Pillow.
+    """
+    try:
+        # Naming the format saves Pillow's search through all formats, which takes as long as decoding a small PNG.
+        formats = ("PNG",) if content.startswith(b"\x89PNG") else readable_formats()
+        return Image.open(io.BytesIO(content), formats=formats)
+    except Image.UnidentifiedImageError as error:
+        raise NotAnImageError("not an image, or a damaged one") from error
+    except Exception as error:  # Pillow's readers raise many types, also warnings about large images
+        raise ValueError(f"damaged image: {_reason(error)}") from error
+
+
+def check_pixels(height: int, width: int) -> None:
+    """Raise `ValueError` if an image is empty, or larger than `MAX_PIXELS`."""
+    if not 0 < height * width <= MAX_PIXELS:
+        raise ValueError(f"image size out of range: {height} x {width} pixels. The maximum is {MAX_PIXELS:,} pixels.")
+
+
+@functools.cache
+def readable_formats() -> tuple[str, ...]:
+    """Return the names of the image formats that Pillow can decode, with its plugins."""
+    Image.init()
+    return tuple(name for name in Image.ID if name not in NOT_IMAGE_FORMATS)
+
+
+def load_pixels(image: Image.Image, channels: int, background: Background) -> np.ndarray:
+    """Decode the pixels of an opened image.
+
+    Args:
+      image: an image of `open_image`, which is changed.
+      channels: 1, 3 or 4.
+      background: color behind transparent pixels, for 1 and 3 channels.
+
+    Returns:
+      Pixels, uint8 `[H, W, channels]`.
+
+    Raises:
+      ValueError: the image is damaged, or has pixels of an unsupported kind.
+    """
+    try:
+        image.load()
+    except Exception as error:  # as in `open_image`
+        raise ValueError(f"damaged image: {_reason(error)}") from error
+    orientation = _orientation(image)
+    if image.mode.startswith(("I", "F")):
+        image = _as_8_bits(image)
+    try:
+        if channels != 4 and image.has_transparency_data:
+            image = _composited(image, background)
+        if image.mode not in ("L", "RGB", "RGBA"):
+            image = image.convert("RGBA" if channels == 4 else "RGB")
+        pixels = np.asarray(image.convert(MODES[channels]))
+    except Exception as error:  # as in `open_image`
+        raise ValueError(f"unsupported pixels of mode {image.mode}: {_reason(error)}") from error
+    return orientation.apply(pixels.reshape(*pixels.shape[:2], channels))
+
+
+def _orientation(image: Image.Image) -> Orientation:
+    """Return the orientation that is left to apply to loaded pixels: Pillow applies that of TIFF itself."""
+    try:
+        return Orientation.of(image.getexif().get(ORIENTATION))
+    except Exception:  # damaged metadata: Pillow raises many types
+        return Orientation()
+
+
+def _as_8_bits(image: Image.Image) -> Image.Image:
+    """Scale gray pixels of 16 bits to 8 bits, with the alpha channel of their transparent value, if there is one.
+
+    Raises:
+      ValueError: the pixels have 32 bits, so that their range is unknown.
+    """
+    if image.mode == "F" or (image.mode == "I" and getattr(image, "format", None) not in SIXTEEN_BITS_IN_MODE_I):
+        raise ValueError("pixels of 32 bits have no fixed range. Save the image with 8 or 16 bits per channel.")
+    values = np.asarray(image).astype(np.uint32)
+    bits = 16
+    if (tags := getattr(image, "tag_v2", None)) is not None:
+        bits = int(np.max(tags.get(BITS_PER_SAMPLE, (16,))))
+    largest = 2**bits - 1
+    scaled = Image.fromarray(((np.minimum(values, largest) * 255 + largest // 2) // largest).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        alpha = Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8))
+        scaled = Image.merge("LA", (scaled, alpha))
+    return scaled
+
+
+def _composited(image: Image.Image, background: Background) -> Image.Image:
+    """Return the image in front of a background of one color, in gray or RGB."""
+    gray = image.mode in ("L", "LA", "La", "1")
+    color = COLORS[background]
+    behind = Image.new("RGBA", image.size, (color, color, color, 255))
+    behind.alpha_composite(image.convert("RGBA"))
+    return behind.convert("L" if gray else "RGB")
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of an error's message."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".")[:160] if lines else type(error).__name__

@@ -1,0 +1,231 @@
+"""An ONNX graph under construction, and the order of axes of its tensors.
+
+ONNX convolves and pools images `[N, C, H, W]`, JAX programs of this library images `[N, H, W, C]`. A tensor therefore
+records which axis of the JAX array each of its own axes holds. Elementwise operations keep the order of their inputs,
+so that a network transposes its images once at the start and its feature maps once at the end.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jax.extend.core import JaxprEqn
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from jaxcnn.version import __version__
+
+# The ONNX operators of December 2022, and the file format of the same release.
+OPERATORS, FORMAT = 18, 8
+
+Order = tuple[int, ...]
+
+
+class UnsupportedError(Exception):
+    """A part of the program that this exporter cannot express in ONNX."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An array that the ONNX graph computes.
+
+    Attributes:
+      name: name in the graph.
+      shape: shape of the JAX array. The batch axis is symbolic.
+      order: the axis of the JAX array that each axis of the tensor holds: (0, 3, 1, 2) for `[N, H, W, C]` stored as
+        `[N, C, H, W]`.
+    """
+
+    name: str
+    shape: tuple[Any, ...]
+    order: Order
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def axis(self, axis: int) -> int:
+        """Return the axis of the tensor that holds this axis of the JAX array."""
+        return self.order.index(axis)
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A constant that is repeated for each image of a batch of unknown size.
+
+    ONNX repeats the operands of elementwise operations itself, so that only other operations need a node for it.
+
+    Attributes:
+      array: the constant. Its axes have the sizes of `shape`, or 1.
+      shape: shape of the JAX array.
+    """
+
+    array: np.ndarray
+    shape: tuple[Any, ...]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+
+Value = Tensor | Repeated | np.ndarray
+"""A tensor of the graph, or a constant."""
+
+Operation = Callable[["Graph", JaxprEqn, list[Value]], Value | Sequence[Value]]
+"""A function that adds the nodes for an equation of a jaxpr, and returns its outputs."""
+
+
+def identity(shape: Sequence[Any]) -> Order:
+    """Return the order of a tensor that has the axes of its JAX array."""
+    return tuple(range(len(shape)))
+
+
+def outputs_of(equation: JaxprEqn) -> list[Any]:
+    """Return the abstract values of the outputs of an equation, which have a shape and a dtype."""
+    return [variable.aval for variable in equation.outvars]
+
+
+def shape_of(equation: JaxprEqn) -> tuple[Any, ...]:
+    """Return the shape of the first output of an equation."""
+    return tuple(outputs_of(equation)[0].shape)
+
+
+def dtype_of(equation: JaxprEqn) -> np.dtype:
+    """Return the dtype of the first output of an equation."""
+    return np.dtype(outputs_of(equation)[0].dtype)
+
+
+class Graph:
+    """Nodes and initializers of an ONNX graph.
+
+    Args:
+      input_name: name of the only input.
+      shape: its shape, whose first axis is the batch.
+      dtype: its dtype.
+      labels: names for initializers, by the `id` of their arrays.
+    """
+
+    def __init__(self, input_name: str, shape: Sequence[Any], dtype: Any, labels: Mapping[int, str]):
+        self.input = Tensor(input_name, tuple(shape), identity(shape))
+        self._input_dtype = dtype
+        self._labels, self._used_labels = labels, set[str]()
+        self._nodes: list[Any] = []
+        self._initializers: list[TensorProto] = []
+        # Names of nodes and initializers that can be used again, by what they hold. The arrays are kept, since the `id`
+        # of an array that is gone may become that of another.
+        self._transposed: dict[tuple[str, Order], str] = {}
+        self._constants: dict[tuple[int, Order], tuple[np.ndarray, str]] = {}
+        self._small_constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._shapes: dict[tuple[str, ...], str] = {}
+
+    def add(self, kind: str, inputs: Sequence[str], shape: Sequence[Any], order: Order, **attributes: Any) -> Tensor:
+        """Add a node with one output of this shape in JAX and this order of axes."""
+        name = f"{kind.lower()}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        return Tensor(name, tuple(shape), order)
+
+    def add_split(
+        self, inputs: Sequence[str], shapes: Sequence[Sequence[Any]], order: Order, axis: int
+    ) -> list[Tensor]:
+        """Add a node that splits a tensor along an axis of the tensor into parts of these shapes in JAX."""
+        name = f"split_{len(self._nodes)}"
+        parts = [Tensor(f"{name}_{index}", tuple(shape), order) for index, shape in enumerate(shapes)]
+        self._nodes.append(helper.make_node("Split", list(inputs), [part.name for part in parts], name=name, axis=axis))
+        return parts
+
+    def stored(self, value: Value, order: Order) -> str:
+        """Return the name of the value with its axes in this order. Add a transposition or an initializer for it."""
+        if isinstance(value, np.ndarray):
+            return self._constant(value, order)
+        if isinstance(value, Repeated):
+            shape = [value.shape[axis] for axis in order]
+            return self.add("Expand", [self._constant(value.array, order), self.sizes(shape)], value.shape, order).name
+        if value.order == order:
+            return value.name
+        key = (value.name, order)
+        if key not in self._transposed:
+            permutation = [value.axis(axis) for axis in order]
+            self._transposed[key] = self.add("Transpose", [value.name], value.shape, order, perm=permutation).name
+        return self._transposed[key]
+
+    def plain(self, value: Value) -> str:
+        """Return the name of the value with the axes of its JAX array."""
+        return self.stored(value, identity(value.shape))
+
+    def integers(self, numbers: Sequence[int]) -> str:
+        """Return the name of a constant int64 vector: axes, sizes or positions, which ONNX takes as inputs."""
+        return self._constant(np.array(numbers, np.int64), (0,))
+
+    def sizes(self, shape: Sequence[Any]) -> str:
+        """Return the name of an int64 vector with this shape, for any batch size.
+
+        Raises:
+          UnsupportedError: a size is an expression of the batch size other than the batch size itself.
+        """
+        batch = self.input.shape[0]
+        if all(isinstance(size, int) for size in shape):
+            return self.integers(shape)
+        if any(not isinstance(size, int) and size != batch for size in shape):
+            raise UnsupportedError(f"the shape {tuple(map(str, shape))}")
+        key = tuple(map(str, shape))
+        if key not in self._shapes:
+            whole = self.add("Shape", [self.input.name], (len(self.input.shape),), (0,)).name
+            size_of_batch = self.add("Gather", [whole, self.integers([0])], (1,), (0,)).name
+            parts = [self.integers([size]) if isinstance(size, int) else size_of_batch for size in shape]
+            self._shapes[key] = self.add("Concat", parts, (len(shape),), (0,), axis=0).name
+        return self._shapes[key]
+
+    def model(self, output: Value, output_name: str, dtype: Any) -> ModelProto:
+        """Return the finished model, with this output."""
+        self._nodes.append(helper.make_node("Identity", [self.plain(output)], [output_name], name=output_name))
+        self._remove_unused()
+        graph = helper.make_graph(
+            self._nodes,
+            "network",
+            inputs=[_describe(self.input.name, self.input.shape, self._input_dtype)],
+            outputs=[_describe(output_name, output.shape, dtype)],
+            initializer=self._initializers,
+        )
+        return helper.make_model(
+            graph,
+            producer_name="jaxcnn",
+            producer_version=__version__,
+            ir_version=FORMAT,
+            opset_imports=[helper.make_opsetid("", OPERATORS)],
+        )
+
+    def _remove_unused(self) -> None:
+        """Remove nodes whose outputs are not used, and then initializers. The last node has the output."""
+        kept, used = [], {self._nodes[-1].output[0]}
+        for node in reversed(self._nodes):
+            if used.intersection(node.output):
+                kept.append(node)
+                used.update(node.input)
+        self._nodes = kept[::-1]
+        self._initializers = [initializer for initializer in self._initializers if initializer.name in used]
+
+    def _constant(self, array: np.ndarray, order: Order) -> str:
+        """Return the name of the initializer with this array, its axes in this order."""
+        if array.nbytes <= 64:
+            arranged = array.transpose(order)
+            content = (arranged.dtype.name, arranged.shape, arranged.tobytes())
+            if content not in self._small_constants:
+                self._small_constants[content] = self._initializer(arranged, self._labels.get(id(array), ""))
+            return self._small_constants[content]
+        key = (id(array), order)
+        if key not in self._constants:
+            name = self._initializer(array.transpose(order), self._labels.get(id(array), ""))
+            self._constants[key] = (array, name)
+        return self._constants[key][1]
+
+    def _initializer(self, array: np.ndarray, label: str) -> str:
+        name = label if label and label not in self._used_labels else f"constant_{len(self._initializers)}"
+        self._used_labels.add(name)
+        # np.ascontiguousarray returns a scalar as a vector.
+        self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
+        return name
+
+
+def _describe(name: str, shape: Sequence[Any], dtype: Any) -> Any:
+    sizes = [size if isinstance(size, int) else str(size) for size in shape]
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), sizes)

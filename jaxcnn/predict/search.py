@@ -1,0 +1,155 @@
+"""Find image files in folders, at any depth."""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from jaxcnn.data.imagefolder.scan import SYSTEM_FOLDERS, image_suffixes
+from jaxcnn.errors import UsageError, printable, shortened
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that may be an image.
+
+    Attributes:
+      path: path of the file.
+      root: the given folder in which the file was found; None if the file itself was given.
+    """
+
+    path: Path
+    root: Path | None = None
+
+    def label(self, class_names: Sequence[str]) -> str | None:
+        """Return the class name that the closest folder above the file has, or None.
+
+        Only folders in the searched tree, including the given one, are considered.
+
+        >>> Candidate(Path("test/cat/sub/1.png"), Path("test")).label(["cat", "dog"])
+        'cat'
+        """
+        if self.root is None:
+            return None
+        for folder in self.path.parents:
+            name = folder.name or folder.resolve().name
+            if name in class_names:
+                return name
+            if folder == self.root:
+                return None
+        return None
+
+
+class Search:
+    """The files in the given paths, found as they are iterated over: sorted by name within each folder.
+
+    Hidden files and folders, whose names begin with a dot, and folders that systems add, are left out.
+
+    Args:
+      paths: files, and folders to search at any depth.
+
+    Attributes:
+      paths: the given paths.
+      hidden: number of hidden files left out so far.
+      unreadable: folders that could not be read so far, with the reason.
+
+    Raises:
+      UsageError: no path is given, or a path does not exist.
+    """
+
+    def __init__(self, paths: Sequence[str | Path]):
+        if not paths:
+            raise UsageError("no images given; pass image files or folders of image files")
+        self.paths = [_existing(path) for path in paths]
+        self.hidden = 0
+        self.unreadable: list[tuple[Path, str]] = []
+
+    def __iter__(self) -> Iterator[Candidate]:
+        for path in self.paths:
+            if path.is_dir():
+                yield from self._inside(path, path, set())
+            else:
+                yield Candidate(path)
+
+    def _inside(self, folder: Path, root: Path, seen: set[tuple[int, int]]) -> Iterator[Candidate]:
+        """Yield the files in a folder of the tree below `root`. Each folder is read once: links can form loops."""
+        try:
+            status = folder.stat()
+            with os.scandir(folder) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
+        except OSError as error:
+            self.unreadable.append((folder, error.strerror or str(error)))
+            return
+        identity = (status.st_dev, status.st_ino)
+        if identity in seen:
+            return
+        seen.add(identity)
+        for entry in entries:
+            is_folder = os.path.isdir(entry.path)
+            if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
+                self.hidden += not is_folder
+            elif is_folder:
+                yield from self._inside(folder / entry.name, root, seen)
+            elif os.path.isfile(entry.path) or not os.path.exists(entry.path):
+                # Not a pipe or a device. A broken link is reported when it is read.
+                yield Candidate(folder / entry.name, root)
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """Return the given image files, and the image files in the given folders, at any depth.
+
+    Files in folders are judged by their content; see also `has_image_name`.
+
+    Raises:
+      UsageError: a path does not exist, or no image is found.
+    """
+    found = [
+        candidate.path
+        for candidate in Search(paths)
+        if candidate.root is None or has_image_name(candidate.path) or _has_image_content(candidate.path)
+    ]
+    if not found:
+        raise no_images(paths)
+    return found
+
+
+def no_images(paths: Sequence[str | Path]) -> UsageError:
+    """Return the error for paths that contain no images."""
+    shown = ", ".join(printable(shortened(path)) for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+    return UsageError(f"{shown} contains no images; pass image files or folders of image files")
+
+
+def has_image_name(path: Path) -> bool:
+    """Return whether a file has the suffix of an image format, so that one that cannot be read is damaged."""
+    return path.suffix.lower() in image_suffixes()
+
+
+def _has_image_content(path: Path) -> bool:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns about large images, and about damage
+            with Image.open(path):
+                return True
+    except Exception:  # Pillow's formats have no common exception type
+        return False
+
+
+def _existing(path: str | Path) -> Path:
+    """Return a path with the home directory in place of "~".
+
+    Raises:
+      UsageError: it is neither a file nor a folder.
+    """
+    try:
+        found = Path(path).expanduser()
+    except RuntimeError:  # the home directory of an unknown user
+        found = Path(path)
+    # os.path answers False to impossible names, for which `Path.exists` raises.
+    if not os.path.lexists(found):
+        raise UsageError(f"{printable(shortened(path))} does not exist; pass image files or folders of image files")
+    if not os.path.isdir(found) and not os.path.isfile(found):
+        raise UsageError(f"{printable(shortened(path))} is neither a file nor a folder; pass image files or folders of them")
+    return found

@@ -1,0 +1,63 @@
+"""A network with the weights of a file, such as those that torchvision and timm publish."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxcnn import weights
+from jaxcnn.data.decode import CROP_FRACTION
+from jaxcnn.errors import UsageError
+from jaxcnn.models import create_model
+from jaxcnn.train.config import Config
+from jaxcnn.train.runtime.preprocessing import Preprocessing
+from jaxcnn.train.runtime.trained import Trained
+
+
+def trained_from_weights(
+    model_name: str,
+    source: str | Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Trained:
+    """Return a network with the weights of a file, and the preprocessing that they were trained with.
+
+    Args:
+      model_name: one of `jaxcnn.list_models()`.
+      source: a weight file, or `hf:OWNER/NAME`, as in `jaxcnn.weights.load`.
+      class_names: one name per logit. Default: "0", "1", ...
+      mean: mean of each channel, from 0 to 1. Default: that of the weights.
+      std: standard deviation of each channel, from 0 to 1. Default: that of the weights.
+
+    Raises:
+      UsageError: the model is unknown, the file cannot be read or does not fit the model, the number of class names is
+        not that of the logits, or the preprocessing of the weights is unknown and `mean` or `std` is missing.
+    """
+    conversion = weights.convert(model_name, source)
+    names = tuple(map(str, range(conversion.num_classes))) if class_names is None else tuple(class_names)
+    if len(names) != conversion.num_classes:
+        raise UsageError(
+            f"{source} has {conversion.num_classes} classes, but {len(names)} class names are given. "
+            "Give a file of as many names with --classes."
+        )
+    known = conversion.preprocessing
+    mean = mean or (known.mean if known else None)
+    std = std or (known.std if known else None)
+    if mean is None or std is None:
+        raise UsageError(f"{source} does not record how images are normalized. Give --mean and --std.")
+    *size, channels = conversion.image_shape
+    height, width = known.image_size if known else size
+    resize: Any = known.resize if known else "shorter"
+    preprocessing = Preprocessing(
+        image_shape=(height, width, channels),
+        mean=mean,
+        std=std,
+        class_names=names,
+        resize=resize,
+        crop_fraction=(known.crop_fraction if known else None) or CROP_FRACTION,
+    )
+    model = create_model(model_name, conversion.num_classes)
+    trained = Trained(Config(model=model_name), model, conversion.variables, 0, preprocessing)
+    trained.check()
+    return trained

@@ -1,0 +1,82 @@
+"""Identity of the data of a run: what a resumed run compares to find that its data has changed.
+
+`data.json` in the run directory has the number of images of each class, and a hash of the names and sizes of their
+files. A hash of their contents is added on request (`Config.data_fingerprint`).
+"""
+
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.data import Dataset
+from jaxcnn.errors import UsageError
+from jaxcnn.train.config import Config
+from jaxcnn.train.runtime import workdir
+
+DATA = "data.json"
+
+Identity = dict[str, Any]
+
+
+def identity(dataset: Dataset, config: Config) -> Identity:
+    """Return the identity of the data of a run, as JSON values."""
+    return {
+        "dataset": dataset.name,
+        "classes": list(dataset.class_names),
+        "parts": dataset.fingerprint(contents=config.data_fingerprint == "contents"),
+    }
+
+
+def check(folder: Path, found: Identity, *, accept: bool) -> str | None:
+    """Compare the data with what the run directory stores, and store it if there is nothing yet.
+
+    Args:
+      folder: the run directory.
+      found: `identity` of the data now.
+      accept: whether to go on with changed data, whose identity is then stored.
+
+    Returns:
+      A note for the user if changed data is accepted.
+
+    Raises:
+      UsageError: the data has changed and `accept` is False. The message says what has changed.
+    """
+    path = folder / DATA
+    if not path.exists():
+        workdir.write_json(path, found)
+        return None
+    changed = differences(workdir.read_json(path), found)
+    if not changed:
+        return None
+    said = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more changes" if len(changed) > 8 else "")
+    if not accept:
+        raise UsageError(
+            f"the data of the run in {folder} has changed: {said}. Restore the data, choose another --workdir, or go "
+            "on with the changed data by --accept-changed-data."
+        )
+    workdir.write_json(path, found)
+    return f"going on with changed data: {said}"
+
+
+def differences(stored: Any, found: Identity) -> list[str]:
+    """Return what has changed, one phrase for each part of the data. Contents are compared if both sides have them."""
+    before = stored.get("parts") if isinstance(stored, dict) else None
+    if not isinstance(before, dict):
+        return [f"{DATA} is damaged"]
+    after, changed = found["parts"], []
+    for part in [*before, *(part for part in after if part not in before)]:
+        old, new = before.get(part), after.get(part)
+        if new is None:
+            changed.append(f"{part} is gone")
+        elif not isinstance(old, dict):
+            changed.append(f"{part} is new ({_images(new['images'])})")
+        elif old.get("images") != new["images"]:
+            changed.append(f"{part} has {_images(new['images'])} instead of {old.get('images')}")
+        elif old.get("sizes") != new["sizes"]:
+            changed.append(f"files of {part} have other names or sizes")
+        elif None not in (old.get("contents"), new["contents"]) and old["contents"] != new["contents"]:
+            changed.append(f"files of {part} have other contents")
+    return changed
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image" if count == 1 else f"{count:,} images"

@@ -1,0 +1,73 @@
+"""Find the arrays of a model in a file: under our names, torchvision's or timm's."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import flax.linen as nn
+
+from jaxcnn.errors import UsageError
+from jaxcnn.weights import layout
+from jaxcnn.weights._stored import Stored
+from jaxcnn.weights.names import FLATTENED_CHANNELS, OLD_NAMES, TIMM, TORCHVISION, Names
+
+
+@dataclass(frozen=True)
+class Location:
+    """Location of one of our arrays in a file.
+
+    Attributes:
+      name: name in the file.
+      flattened_channels: see `jaxcnn.weights.layout`.
+      same_layout: whether the file uses our memory layout rather than that of torch.
+    """
+
+    name: str
+    flattened_channels: int | None
+    same_layout: bool
+
+
+def module_of(name: str) -> str:
+    """Return the path of the module that the array `name` belongs to."""
+    return name.partition("/")[2].rpartition("/")[0]
+
+
+def torch_name(name: str, names: Names) -> str:
+    """Return the name in torch of the array `name`."""
+    field = name.rpartition("/")[2]
+    return f"{names[module_of(name)]}.{layout.FIELDS.get(field, field)}"
+
+
+def normalize_names(stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Remove the prefix "module." of DataParallel, and replace names of old versions of torch."""
+    prefix = "module." if all(name.startswith("module.") for name in stored) else ""
+    old, new = OLD_NAMES
+    return {old.sub(new, name.removeprefix(prefix)): array for name, array in stored.items()}
+
+
+def locate(model_name: str, model: nn.Module, ours: Iterable[str], stored: Mapping[str, Stored]) -> dict[str, Location]:
+    """Return the location of each array, under the naming scheme that matches the most names in the file."""
+    candidates = [{name: Location(name, None, True) for name in ours}]
+    channels = FLATTENED_CHANNELS.get(model_name, {})
+    for library in (TORCHVISION, TIMM):
+        if model_name in library:
+            names = library[model_name](model)
+            candidates.append(
+                {
+                    name: Location(torch_name(name, names), channels.get(module_of(name)), False)
+                    for name in ours
+                    if module_of(name) in names
+                }
+            )
+
+    def matches(locations: dict[str, Location]) -> int:
+        return sum(location.name in stored for location in locations.values())
+
+    best = max(candidates, key=matches)
+    if matches(best) == 0:
+        example = next(iter(stored), "no array")
+        schemes = "jaxcnn, torchvision, timm" if model_name in TORCHVISION else "jaxcnn"
+        raise UsageError(
+            f"the array names in the file do not match {model_name} (names of {schemes}): {example[:60]!r}. "
+            "Check the model name and the file."
+        )
+    return best
