@@ -17,7 +17,7 @@ _TEMPORARY = re.compile(r"\.part\b|\.tmp\b|orbax-checkpoint-tmp|\.incomplete|/\.
 # tensorflow-datasets keeps a folder until the process ends; onnxruntime keeps files from when it is imported.
 _KEPT_BY_OTHERS = re.compile(r"temporary/(tmp\w*tfds|\.ses)$|home/\.cache(/Microsoft|$)")
 # A refused command may leave this: a folder of images that was converted for it is kept for the next one.
-_CONVERTED = re.compile(r"(^|/)imagefolder_[0-9a-f]+(/|$)")
+_CONVERTED = re.compile(r"(^|/)imagefolder_[0-9a-f_]+(/|$)")
 MAX_MESSAGE = 2000
 
 
