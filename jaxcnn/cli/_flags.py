@@ -44,7 +44,9 @@ def _condense(message: str, command: str) -> str:
     # Where the box is made of dashes, the error stands between a title and a hint at --help.
     said = re.split(r"\s*-{10,}\s*", " ".join(lines[:rule]))
     # For a missing argument tyro adds its type, and "(required)".
-    error = re.sub(r"\bSTR |\.? ?\(required\)|\[/?bold\]", "", said[min(1, len(said) - 1)]).rstrip(".")
+    # A value of dashes looks like the box too, and may leave nothing between.
+    chosen = next((part for part in (*said[1:], *said) if part.strip()), "invalid arguments")
+    error = re.sub(r"\bSTR |\.? ?\(required\)|\[/?bold\]", "", chosen).rstrip(".")
     error = re.sub(r"\. Got errors:.*", "", error)  # one for each type of a union
     meant = re.search(r"Perhaps you meant:\s+(--\S+)", "\n".join(lines))
     hint = f"did you mean {meant.group(1)}?" if meant else f"see jaxcnn {command} --help"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from jaxcnn.data.imagefolder.scan import SYSTEM_FOLDERS, image_suffixes
+from jaxcnn.data.imagefolder.scan import SYSTEM_FOLDERS, image_suffixes, is_in_kernel_folder
 from jaxcnn.errors import UsageError, printable, shortened
 
 
@@ -91,6 +91,8 @@ class Search:
             is_folder = os.path.isdir(entry.path)
             if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
                 self.hidden += not is_folder
+            elif is_folder and is_in_kernel_folder(entry):
+                self.unreadable.append((folder / entry.name, "a folder of the operating system"))
             elif is_folder:
                 yield from self._inside(folder / entry.name, root, seen)
             elif os.path.isfile(entry.path) or not os.path.exists(entry.path):

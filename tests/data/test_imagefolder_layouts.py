@@ -44,13 +44,14 @@ def test_files_that_are_left_out_are_counted_by_reason(images, tmp_path):
     (pics / "train" / "bee" / "gone.png").symlink_to("nowhere")
     (pics / "train" / "bee" / "round.png").symlink_to("round.png")
     os.mkfifo(pics / "train" / "bee" / "pipe.png")
+    (pics / "train" / "bee" / "process").symlink_to("/proc/self")
     prepared = images.prepare(tmp_path)
     left_out = {
         "outside the class folders": 1,
         "in val/, since test/ is the test set": 4,
         "hidden": 2,
         "broken links": 2,
-        "not regular files": 1,
+        "not regular files": 2,
         "not images": 2,
     }
     assert imagefolder.inventory(prepared.directory)["left_out"] == left_out

@@ -31,6 +31,15 @@ def test_links_are_followed_but_no_folder_is_read_twice(tree, tmp_path):
     assert "gone.png" in names  # reported when it is read
 
 
+def test_links_into_the_kernels_folders_are_reported_and_not_followed(tree):
+    (tree / "process").symlink_to("/proc/self")
+    search = predict.Search([tree])
+    assert len([candidate for candidate in search if candidate.path.suffix == ".png"]) == len(
+        [path for path in tree.rglob("*.png") if not path.name.startswith(".")]
+    )
+    assert (tree / "process", "a folder of the operating system") in search.unreadable
+
+
 def test_pipes_are_neither_read_nor_an_error(tree):
     os.mkfifo(tree / "pipe.png")
     assert len(predict.find_images([tree])) == 5

@@ -23,6 +23,9 @@ SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")
 IMAGES_PER_TEST_IMAGE = 5
 """Without a test folder, one of this many images of each class belongs to the test split."""
 
+KERNEL_FOLDERS = ("/dev", "/proc", "/sys")
+"""Folders of the operating system's kernel, which have no end for a walk that follows links."""
+
 HIDDEN = "hidden"
 BROKEN_LINKS = "broken links"
 LOOPS = "links to folders that were read already"
@@ -265,7 +268,10 @@ def _walk(
                 left_out[BROKEN_LINKS] += 1
                 continue
             if stat.S_ISDIR(status.st_mode):
-                folders.append(entry.path)
+                if is_in_kernel_folder(entry):
+                    left_out[SPECIAL] += 1
+                else:
+                    folders.append(entry.path)
             elif stat.S_ISREG(status.st_mode):
                 yield entry.path, status
             else:
@@ -308,6 +314,11 @@ def _is_image_name(name: str) -> bool:
 
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def is_in_kernel_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is a link into one of `KERNEL_FOLDERS`."""
+    return entry.is_symlink() and os.path.realpath(entry.path).startswith(KERNEL_FOLDERS)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
