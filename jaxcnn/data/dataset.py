@@ -62,6 +62,11 @@ class Dataset:
         """Return whether images differ in size, so that a batch needs a common image size."""
         return None in self.image_shape
 
+    @property
+    def chooses_test_images(self) -> bool:
+        """Return whether the test images were chosen among those of each class, as the folder has no test set."""
+        return self.name.startswith(imagefolder.PREFIX) and imagefolder.inventory(self.directory)["chosen"]
+
     def geometry(
         self,
         image_size: int | tuple[int, int] | None = None,

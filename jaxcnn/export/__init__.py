@@ -3,6 +3,7 @@
 Both take uint8 images `[N, H, W, C]`, for any N, and return logits `[N, classes]`. Normalization is included.
 """
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -34,9 +35,11 @@ def export(trained: Trained, kind: str, out: str | Path) -> Path:
         raise unknown_name("format", kind, FORMATS)
     out = local_path("out", out)
     if out.is_dir():
-        raise UsageError(f"{out} cannot be written: it is a folder")
+        raise UsageError(f"cannot write {out}: it is a folder. Give the path of a file in it.")
     if not out.parent.is_dir():
-        raise UsageError(f"{out} cannot be written: the folder {out.parent} does not exist")
+        raise UsageError(
+            f"cannot write {out}: the folder {out.parent} does not exist. Create it, or choose another path."
+        )
     content = FORMATS[kind](trained)
     temporary, description = out.with_name(f".{out.name}.part"), out.with_name(f"{out.name}.json")
     try:
@@ -45,8 +48,9 @@ def export(trained: Trained, kind: str, out: str | Path) -> Path:
         about = {"model": trained.config.model, "step": trained.step, **dataclasses.asdict(trained.preprocessing)}
         write_json(description, about)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UsageError(f"{out} cannot be written: {error.strerror}") from error
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {out}: {error.strerror}. Choose another path.") from error
     return description
 
 

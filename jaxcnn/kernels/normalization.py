@@ -121,9 +121,10 @@ def _sample_mean(x: jax.Array, dtype: Any) -> jax.Array:
     sixteenth of the values cannot differ more from the others. Images are averaged one by one, because a long sum of
     large values loses digits.
     """
-    strides = (1, *(SAMPLE_STRIDE,) * (x.ndim - 2), 1)
+    strides = (1, *(SAMPLE_STRIDE,) * (x.ndim - 2), 1)[-x.ndim :]
     sample = jax.lax.slice(x, (0,) * x.ndim, x.shape, strides).astype(dtype)
-    return sample.mean(tuple(range(1, x.ndim - 1))).mean(0)
+    of_examples = sample.mean(tuple(range(1, x.ndim - 1)))
+    return of_examples.mean(tuple(range(of_examples.ndim - 1)))
 
 
 def _normalized(x: jax.Array, center: Any, offset: Any, var: Any, gamma: Any, beta: Any, epsilon: float) -> jax.Array:

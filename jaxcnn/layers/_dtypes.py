@@ -21,3 +21,14 @@ def wide(x: jax.Array, dtype: Any = None) -> jax.Array:
     """Return `x` in float32, its own dtype or `dtype`, whichever is the widest."""
     dtypes = (x.dtype, jnp.float32) if dtype is None else (x.dtype, jnp.float32, dtype)
     return x.astype(functools.reduce(jnp.promote_types, dtypes))
+
+
+def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """Return `[..., C] + [C]`, or `y` if there is no bias.
+
+    The gradient of the bias is summed in float32: XLA on a CPU sums bfloat16 in bfloat16, in which 256 + 1 is 256.
+    """
+    if bias is None:
+        return y
+    row = wide(bias).reshape((1,) * (y.ndim - 1) + (-1,))
+    return y + (row if row.dtype == y.dtype else jnp.broadcast_to(row, y.shape).astype(y.dtype))

@@ -10,6 +10,7 @@ from flax.linen.dtypes import promote_dtype
 from jaxcnn import kernels
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
+from jaxcnn.layers._dtypes import add_bias
 from jaxcnn.layers._window import Padding, Size, check_fits, explicit_padding, image_size, is_positive, pair
 
 
@@ -77,5 +78,4 @@ class Conv(nn.Module):
         kernel = self.param("kernel", kernel_init, shape, self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = kernels.conv(x, kernel, strides, padding, dilation, groups)
-        return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+        return add_bias(kernels.conv(x, kernel, strides, padding, dilation, groups), bias)

@@ -9,6 +9,7 @@ from flax.linen.dtypes import promote_dtype
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
+from jaxcnn.layers._dtypes import add_bias
 from jaxcnn.layers._window import is_positive
 
 
@@ -39,5 +40,4 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = x @ kernel
-        return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+        return add_bias(x @ kernel, bias)

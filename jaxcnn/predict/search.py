@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from jaxcnn.data.imagefolder.scan import SYSTEM_FOLDERS, image_suffixes
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import UsageError, printable, shortened
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 
 def no_images(paths: Sequence[str | Path]) -> UsageError:
     """Return the error for paths that contain no images."""
-    shown = ", ".join(map(str, paths[:3])) + (", ..." if len(paths) > 3 else "")
+    shown = ", ".join(printable(shortened(path)) for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
     return UsageError(f"{shown} contains no images; pass image files or folders of image files")
 
 
@@ -149,12 +149,9 @@ def _existing(path: str | Path) -> Path:
         found = Path(path)
     # os.path answers False to impossible names, for which `Path.exists` raises.
     if not os.path.lexists(found):
-        raise UsageError(f"{_shortened(str(path))} does not exist; pass image files or folders of image files")
+        raise UsageError(f"{printable(shortened(path))} does not exist; pass image files or folders of image files")
     if not os.path.isdir(found) and not os.path.isfile(found):
-        raise UsageError(f"{_shortened(str(path))} is neither a file nor a folder; pass image files or folders of them")
+        raise UsageError(
+            f"{printable(shortened(path))} is neither a file nor a folder; pass image files or folders of them"
+        )
     return found
-
-
-def _shortened(text: str) -> str:
-    text = repr(text)[1:-1] if not text.isprintable() else text
-    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -98,7 +98,7 @@ AT_LEAST_ONE = must("be at least 1", lambda x: x >= 1)
 POSITIVE = must("be a positive number", lambda x: 0 < x < math.inf)
 NOT_NEGATIVE = must("not be negative", lambda x: 0 <= x < math.inf)
 # Steps compute in float32. A smaller number is 0 there, a larger one infinite.
-FLOAT32 = must("be 0 or from 1.2e-38 to 3.4e+38 (float32)", lambda x: x == 0 or 1.2e-38 <= abs(x) <= 3.4e38)
+FLOAT32 = must("be a number that float32 holds (1.2e-38 to 3.4e+38)", lambda x: x == 0 or 1.2e-38 <= abs(x) <= 3.4e38)
 # The distribution Beta(alpha, alpha) cannot be drawn from outside of this range, where it is a constant anyway.
 MIXING = must("be 0 or from 1e-6 to 100", lambda x: x == 0 or 1e-6 <= x <= 100)
 FRACTION = must("be in [0, 1]", lambda x: 0 <= x <= 1)

@@ -107,6 +107,8 @@ def load(
 ) -> dict[str, Any]:
     """Read the variables of a model from a weight file.
 
+    `convert(...).preprocessing` has the image size, the crop and the normalization that the weights expect.
+
     Args:
       model_name: one of `jaxcnn.list_models()`.
       path: a `.safetensors`, `.pth`, `.pt` or `.bin` file with the array names of torchvision, timm or `save`; or

@@ -1,5 +1,6 @@
 """Download weights from the Hugging Face hub: `hf:OWNER/NAME`, such as `hf:timm/resnet50.tv_in1k`."""
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -8,9 +9,14 @@ from jaxcnn.errors import UsageError
 PREFIX = "hf:"
 FILE = "model.safetensors"
 
+# timm's description of the weights, with their preprocessing.
+DESCRIPTION = "config.json"
+
 
 def fetch(name: str) -> Path:
     """Return the local copy of the weights `hf:OWNER/NAME`. Download them unless they are cached.
+
+    The description of the weights is stored in the same directory, if there is one.
 
     Raises:
       UsageError: the name has another form, huggingface_hub is not installed, or the download fails.
@@ -25,7 +31,10 @@ def fetch(name: str) -> Path:
     except ImportError:
         raise UsageError(f"cannot download {name} without huggingface_hub. Run pip install 'jaxcnn[hub]'.") from None
     try:
-        return Path(huggingface_hub.hf_hub_download(repository, FILE))
+        path = Path(huggingface_hub.hf_hub_download(repository, FILE))
     except Exception as error:  # network, hub and disk errors have no common type
         reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
         raise UsageError(f"cannot download {name}: {reason}. Try again, or give a local file.") from None
+    with contextlib.suppress(Exception):  # the weights can be used without it
+        huggingface_hub.hf_hub_download(repository, DESCRIPTION)
+    return path

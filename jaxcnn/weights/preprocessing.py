@@ -1,10 +1,12 @@
 """How images are prepared for published weights: the size, the crop and the normalization that they were trained with.
 
-A file that `jaxcnn.weights.save` wrote records its preprocessing. A state dict of torchvision or timm does not, so that
-the preprocessing of torchvision's published weights of the same model applies.
+A file that `jaxcnn.weights.save` wrote records its preprocessing. timm describes its weights in a file `config.json` in
+the same directory. A state dict alone does not tell, so that the preprocessing of torchvision's published weights of
+the same model applies.
 
 References:
   torchvision 0.28: the `transforms` of each `WeightsEnum`, and `GoogLeNet._transform_input`.
+  timm 1.0: `pretrained_cfg` of the models on the Hugging Face hub.
 """
 
 import dataclasses
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn.errors import UsageError
-from jaxcnn.weights import safetensors
+from jaxcnn.weights import _hub, safetensors
 from jaxcnn.weights.names import TORCHVISION
 
 # Name of the entry in the metadata of a safetensors file.
@@ -80,19 +82,11 @@ class Preprocessing:
         Raises:
           ValueError: the text is not JSON, or a field is missing, unknown or has an impossible value.
         """
-        try:
-            values = json.loads(text)
-            known = {field.name for field in dataclasses.fields(Preprocessing)}
-            if not isinstance(values, dict) or values.keys() != known:
-                raise ValueError(f"not an object with the fields {', '.join(sorted(known))}")
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
-        for name in ("mean", "std", "image_size"):
-            if not isinstance(values[name], list):
-                raise ValueError(f"{name} is not a list")
-            values[name] = tuple(values[name])
-        _check(values)
-        return Preprocessing(**values)
+        values = _parse(text)
+        known = {field.name for field in dataclasses.fields(Preprocessing)}
+        if not isinstance(values, dict) or values.keys() != known:
+            raise ValueError(f"not an object with the fields {', '.join(sorted(known))}")
+        return _checked(values)
 
 
 # torchvision resizes the shorter side to 256 pixels and crops the central 224x224, unless stated otherwise below.
@@ -121,26 +115,74 @@ PUBLISHED_FILES: dict[str, Preprocessing] = {
 
 
 def recorded(path: Path) -> Preprocessing | None:
-    """Return the preprocessing that is known for this file: recorded in it, or published for its name.
+    """Return the preprocessing that is known for this file: recorded in it, described by timm, or published by name.
 
     Raises:
-      UsageError: the recorded preprocessing is damaged.
+      UsageError: the recorded preprocessing, or its description, is damaged.
     """
-    if path.suffix != ".safetensors":
-        return PUBLISHED_FILES.get(path.name)
-    text = safetensors.metadata(path).get(ENTRY)
-    if text is None:
-        return None
+    text = safetensors.metadata(path).get(ENTRY) if path.suffix == ".safetensors" else None
+    described = path.with_name(_hub.DESCRIPTION)
     try:
-        return Preprocessing.from_text(text)
+        if text is not None:
+            return Preprocessing.from_text(text)
+        return _described_by_timm(described) or PUBLISHED_FILES.get(path.name)
     except ValueError as error:
         reason = " ".join(str(error).split())[:160]
-        raise UsageError(f"invalid preprocessing recorded in {path}: {reason}. Convert the weights again.") from None
+        where = f"described in {described}" if text is None else f"recorded in {path}"
+        raise UsageError(f"invalid preprocessing {where}: {reason}. Download or convert the weights again.") from None
 
 
-def _check(values: Mapping[str, Any]) -> None:
-    """Raise `ValueError` for a field of an impossible value."""
-    mean, std, size = values["mean"], values["std"], values["image_size"]
+def _described_by_timm(path: Path) -> Preprocessing | None:
+    """Return the preprocessing in timm's description of weights, or None if there is no such description.
+
+    Raises:
+      ValueError: a field is missing or has an impossible value.
+    """
+    try:
+        values = _parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    about = values.get("pretrained_cfg") if isinstance(values, dict) else None
+    if not isinstance(about, dict):
+        return None
+    try:
+        return _checked(
+            {
+                "mean": about["mean"],
+                "std": about["std"],
+                "image_size": about["input_size"][1:],
+                "resize": "stretch" if about.get("crop_mode") == "squash" else "shorter",
+                "crop_fraction": about["crop_pct"],
+                "interpolation": about["interpolation"],
+                "background": "white",
+            }
+        )
+    except (KeyError, TypeError):
+        raise ValueError("mean, std, input_size, crop_pct or interpolation is missing") from None
+
+
+def _parse(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+      ValueError: the text is not JSON, or it is nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _checked(values: Mapping[str, Any]) -> Preprocessing:
+    """Return the preprocessing with these values from JSON.
+
+    Raises:
+      ValueError: a value is impossible.
+    """
+    lists = {name: values[name] for name in ("mean", "std", "image_size")}
+    if not all(isinstance(numbers, list) for numbers in lists.values()):
+        raise ValueError(f"{', '.join(lists)} are not lists")
+    mean, std, size = (tuple(numbers) for numbers in lists.values())
     if not all(map(_is_finite, (*mean, *std))) or not 0 < len(mean) == len(std) or min(std) <= 0:
         raise ValueError("mean and std are not numbers for each channel, those of std above 0")
     if len(size) != 2 or not all(map(_is_side, size)):
@@ -153,6 +195,7 @@ def _check(values: Mapping[str, Any]) -> None:
     for name, known in (("interpolation", _INTERPOLATIONS), ("background", _BACKGROUNDS)):
         if values[name] not in known:
             raise ValueError(f"{name} is not one of {', '.join(known)}")
+    return Preprocessing(**{**values, "mean": mean, "std": std, "image_size": size})
 
 
 def _is_close(first: float, second: float) -> bool:

@@ -33,12 +33,14 @@ SMALL = {
 SIDES = {"alexnet": 63, "alexnet_two_tower": 67, "googlenet": 64, "googlenet_naive": 64}
 
 
-def random_array(path, shape):
-    """Return random values that keep the activations of a deep network finite."""
+def random_array(name, path, shape):
+    """Return random values under which activations neither grow nor become chaotic, even in a thousand layers."""
     values = np.random.default_rng(len("/".join(path))).normal(size=shape)
     if path[-1] == "kernel":
         return values * np.sqrt(2 / np.prod(shape[:-1]))
-    return np.exp(0.2 * values) if path[-1] in ("scale", "var") else 0.1 * values
+    if path[-1] == "scale":
+        return (0.3 if "resne" in name else 0.9) * np.exp(0.2 * values)  # the sum of a shortcut and a branch grows
+    return np.exp(0.2 * values) if path[-1] == "var" else 0.1 * values
 
 
 def with_model(trained, name, side, **fields):
@@ -47,7 +49,9 @@ def with_model(trained, name, side, **fields):
     channels = 1 if name.startswith("lenet") else 3
     shape = (side, side, channels)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *shape)), train=False))
-    arrays = {path: random_array(path, leaf.shape).astype(leaf.dtype) for path, leaf in flatten_dict(shapes).items()}
+    arrays = {
+        path: random_array(name, path, leaf.shape).astype(leaf.dtype) for path, leaf in flatten_dict(shapes).items()
+    }
     preprocessing = dataclasses.replace(
         trained.preprocessing, image_shape=shape, mean=(0.4, 0.5, 0.6)[:channels], std=(0.2, 0.3, 0.25)[:channels]
     )

@@ -12,6 +12,7 @@ import worker as worker_module
 
 from jaxcnn import models
 from jaxcnn.train import Config, OptimizerConfig
+from jaxcnn.train.evaluation import evaluate
 from jaxcnn.train.runtime import plan
 
 
@@ -28,6 +29,7 @@ def tiny():
     with pytest.MonkeyPatch.context() as patch:
         # What `install` changes is put back: other tests of this process list the models.
         patch.setattr(plan, "open_dataset", plan.open_dataset)
+        patch.setattr(evaluate, "open_dataset", evaluate.open_dataset)
         patch.setitem(models._registry(), "tiny", (worker_module.Tiny, worker_module.__name__))
         worker_module.install()
         yield Config(

@@ -8,13 +8,16 @@ then costs a fraction of a second. Lines on standard output tell what it is doin
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,13 +25,16 @@ import matplotlib.figure
 import numpy as np
 import orbax.checkpoint
 import tensorboardX.summary
+from PIL import Image
 
 from jaxcnn import layers, models
 from jaxcnn.cli import main
 from jaxcnn.cli.commands import train as train_command
 from jaxcnn.data import Dataset, Geometry
+from jaxcnn.data.dataset import Encoded
 from jaxcnn.data.pipeline import Pipeline
 from jaxcnn.data.statistics import Statistics
+from jaxcnn.train.evaluation import evaluate
 from jaxcnn.train.runtime import _pictures, checkpoint, loop, plan, workdir
 
 IMPORTED = (matplotlib.figure, orbax.checkpoint, tensorboardX.summary, train_command)
@@ -63,6 +69,10 @@ class TinyData(Dataset):
         noise = random.integers(0, 90, (EXAMPLES[split], *self.image_shape))
         return (40 * labels[:, None, None, None] + noise).astype(np.uint8), labels
 
+    def read_encoded(self, split: str, indices: Sequence[int]) -> list[Encoded]:
+        images, labels = self.read(split)
+        return [Encoded(png(images[index, ..., 0]), int(labels[index])) for index in indices]
+
     def statistics(self, geometry: Geometry | None = None) -> Statistics:
         return Statistics((0.4,), (0.2,))
 
@@ -70,11 +80,22 @@ class TinyData(Dataset):
         return {}
 
 
+def png(image: np.ndarray) -> bytes:
+    """Return a gray image as the content of a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
 def install() -> None:
     """Makes `--model tiny --dataset tiny` known to this process."""
     models._registry()["tiny"] = (Tiny, __name__)
     known = plan.open_dataset
-    plan.open_dataset = lambda name, *args, **kwargs: TinyData() if name == "tiny" else known(name, *args, **kwargs)
+
+    def open_dataset(name: str, *args: Any, **kwargs: Any) -> Dataset:
+        return TinyData() if name == "tiny" else known(name, *args, **kwargs)
+
+    plan.open_dataset = evaluate.open_dataset = open_dataset
 
 
 def say(*words: object) -> None:

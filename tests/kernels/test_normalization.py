@@ -252,13 +252,14 @@ def test_a_large_mean_costs_no_more_digits_than_two_passes(shape, choice):
     with use(choice):
         by_x, statistics = jax.jit(jax.grad(loss, has_aux=True))(x)
     exact, rounded = two_passes(x, g, np.float64), two_passes(x, g, np.float32)
-    for ours, right, theirs in zip((*statistics, by_x), exact, rounded, strict=True):
+    scales = [np.abs(a).max(tuple(range(a.ndim - 1))) for a in exact]
+    scales[0] += np.sqrt(exact[1])  # a mean near 0 is a sum of values of this size
+    for scale in scales[1:]:
+        scale[4::6] *= 10  # the variance of 1e7 of a channel that begins with zeros is a sum of very different values
+    for ours, right, theirs, scale in zip((*statistics, by_x), exact, rounded, scales, strict=True):
         axes = tuple(range(right.ndim - 1))
-        allowed = 2 * np.abs(theirs - right).max(axes) + 4e-7 * np.abs(right).max(axes)
-        difference = np.abs(ours - right).max(axes)
-        # Channels with a first example of zeros have a variance of 1e7, which one sum in float32 rounds to 3 in 1e6.
-        allowed[4::6] += 3e-6 * np.abs(right).max(axes)[4::6]
-        assert (difference <= allowed).all(), np.flatnonzero(difference > allowed)
+        allowed = 2 * np.abs(theirs - right).max(axes) + 4e-7 * scale
+        assert (np.abs(ours - right).max(axes) <= allowed).all()
 
 
 def test_a_large_mean_costs_no_digits_on_several_devices():
@@ -272,6 +273,13 @@ def test_a_large_mean_costs_no_digits_on_several_devices():
     np.testing.assert_allclose(mean[0], right[0], rtol=1e-7, atol=1e-7)
     np.testing.assert_allclose(var[0], right[1], rtol=2e-5, atol=1e-7)
     np.testing.assert_allclose(y.reshape(x.shape), right[2], rtol=1e-5, atol=1e-5)
+
+
+def test_examples_of_channels_alone_are_normalized_over_a_mapped_axis():
+    x, *vectors = numbers((40, 7))
+    mapped = jax.vmap(lambda x: batch_norm(x, *vectors, **RATES, axis_name="d"), axis_name="d")
+    y, mean, var = jax.jit(mapped)(x)
+    assert_all_close((y, mean[0], var[0]), defined(x, *vectors), 1e-5, 1e-5)
 
 
 def test_works_without_jit_and_where_rank_promotion_is_an_error():

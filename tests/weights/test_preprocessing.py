@@ -66,6 +66,36 @@ def test_a_file_records_the_preprocessing(lenet, tmp_path):
     assert weights.convert("lenet5", path).preprocessing is None
 
 
+def test_timms_description_of_a_file_counts(tmp_path):
+    description = {
+        "architecture": "resnet50",
+        "pretrained_cfg": {
+            "input_size": [3, 224, 224],
+            "crop_pct": 0.95,
+            "crop_mode": "center",
+            "interpolation": "bicubic",
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+        },
+    }
+    described = tmp_path / "config.json"
+    described.write_text(json.dumps(description))
+    path = tmp_path / "model.safetensors"
+    safetensors.write(path, {}, {"format": "pt"})
+    assert recorded(path) == dataclasses.replace(
+        IMAGENET, resize="shorter", crop_fraction=0.95, interpolation="bicubic"
+    )
+    safetensors.write(path, {}, {ENTRY: OURS.to_text()})
+    assert recorded(path) == OURS
+    for other in ("", "[" * 200_000, "[]", '{"pretrained_cfg": 1}', '{"model": "of another program"}'):
+        described.write_text(other)
+        assert recorded(tmp_path / "model.pth") is None
+    for change in ({"mean": None}, {"input_size": 224}, {"input_size": [3]}, {"interpolation": ["nearest"]}):
+        described.write_text(json.dumps({"pretrained_cfg": {**description["pretrained_cfg"], **change}}))
+        with pytest.raises(UsageError, match="invalid preprocessing described in"):
+            recorded(tmp_path / "model.pth")
+
+
 def test_a_damaged_record_is_one_line(tmp_path):
     path = tmp_path / "x.safetensors"
     good = dataclasses.asdict(OURS)
@@ -125,12 +155,12 @@ def test_weights_that_are_not_finite_are_refused_by_name(lenet, tmp_path):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("/dev/null/x.safetensors", "cannot write"),
+        ("/dev/null/x.safetensors", "Not a directory"),
         ("missing/x.safetensors", "cannot write"),
         ("folder", "it is a directory"),
         ("folder.safetensors", "it is a directory"),
-        (f"{'x' * 300}.safetensors", "cannot write"),
-        ("a\0b.safetensors", "Remove the null character"),
+        (f"{'x' * 300}.safetensors", "is not a path"),
+        ("a\0b.safetensors", "NUL characters"),
         ("~nobody5/x.safetensors", "home directory"),
     ],
 )

@@ -77,6 +77,7 @@ def inventory(directory: Path) -> dict[str, Any]:
       - "left_out": number of files left out, by reason.
       - "skipped": names of the damaged files left out, relative to the image folder.
       - "image_size": height and width, or None if images differ in size.
+      - "chosen": whether the test images were chosen, since the folder has no test set.
 
     Raises:
       UsageError: the dataset is damaged.
@@ -87,6 +88,7 @@ def inventory(directory: Path) -> dict[str, Any]:
         "left_out": stored["left_out"],
         "skipped": sorted(stored["damaged"]),
         "image_size": stored["image_size"],
+        "chosen": stored["chosen"],
     }
 
 
@@ -142,6 +144,7 @@ def _write(found: Found, target: Path, name: str, skip_damaged: bool, progress: 
         "left_out": {**found.left_out, scan.NOT_IMAGES: not_images},
         "damaged": damaged,
         "image_size": image_size,
+        "chosen": any(file.split is None for file in found.files),
     }
     (target / INVENTORY).write_text(json.dumps(stored, indent=1))
 
@@ -210,7 +213,7 @@ def _notes(found: Found, stored: Mapping[str, Any], copy: Path) -> tuple[str, ..
     train, test = (sum(splits[split]["files"] for splits in classes.values()) for split in ("train", "test"))
     names = f" ({', '.join(classes)})" if len(classes) <= MAX_NAMES else ""
     parts = [f"{_count(len(classes), 'class', 'classes')}{names}, {train:,} training and {test:,} test images"]
-    if any(file.split is None for file in found.files):
+    if stored["chosen"]:
         parts[0] += " (one fifth of each class)"
     if stored["image_size"]:
         parts.append("image size {} x {}".format(*stored["image_size"]))

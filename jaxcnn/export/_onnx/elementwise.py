@@ -15,6 +15,7 @@ from jaxcnn.export._onnx.graph import (
     Tensor,
     UnsupportedError,
     Value,
+    dtype_of,
     identity,
     shape_of,
 )
@@ -64,7 +65,7 @@ def _compact(inputs: list[Value], shape: tuple[Any, ...]) -> list[Value]:
 
 def _constant(equation: JaxprEqn, number: float) -> np.ndarray:
     """Return a scalar with the dtype of the output."""
-    return np.array(number, equation.outvars[0].aval.dtype)  # type: ignore[attr-defined]
+    return np.array(number, dtype_of(equation))
 
 
 def _sub(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:

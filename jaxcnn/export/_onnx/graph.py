@@ -80,9 +80,19 @@ def identity(shape: Sequence[Any]) -> Order:
     return tuple(range(len(shape)))
 
 
+def outputs_of(equation: JaxprEqn) -> list[Any]:
+    """Return the abstract values of the outputs of an equation, which have a shape and a dtype."""
+    return [variable.aval for variable in equation.outvars]
+
+
 def shape_of(equation: JaxprEqn) -> tuple[Any, ...]:
     """Return the shape of the first output of an equation."""
-    return tuple(equation.outvars[0].aval.shape)  # type: ignore[attr-defined]
+    return tuple(outputs_of(equation)[0].shape)
+
+
+def dtype_of(equation: JaxprEqn) -> np.dtype:
+    """Return the dtype of the first output of an equation."""
+    return np.dtype(outputs_of(equation)[0].dtype)
 
 
 class Graph:

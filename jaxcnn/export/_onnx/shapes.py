@@ -16,7 +16,9 @@ from jaxcnn.export._onnx.graph import (
     Tensor,
     UnsupportedError,
     Value,
+    dtype_of,
     identity,
+    outputs_of,
     shape_of,
 )
 
@@ -156,7 +158,7 @@ def _tile(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
 
 def _split(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> list[Tensor]:
     operand = tensor(graph, inputs[0])
-    shapes = [tuple(output.aval.shape) for output in equation.outvars]  # type: ignore[attr-defined]
+    shapes = [tuple(output.shape) for output in outputs_of(equation)]
     names = [operand.name, graph.integers(equation.params["sizes"])]
     return graph.add_split(names, shapes, operand.order, operand.axis(equation.params["axis"]))
 
@@ -165,7 +167,7 @@ def _batch_size(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor
     """Return the batch size as a number."""
     size = graph.sizes([equation.params["dim"]])
     number = graph.add("Squeeze", [size, graph.integers([0])], (), ())
-    to = helper.np_dtype_to_tensor_dtype(np.dtype(equation.outvars[0].aval.dtype))  # type: ignore[attr-defined]
+    to = helper.np_dtype_to_tensor_dtype(dtype_of(equation))
     return graph.add("Cast", [number.name], (), (), to=to)
 
 

@@ -9,7 +9,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from onnx import ModelProto
 
 from jaxcnn.export._onnx import elementwise, shapes, windows
-from jaxcnn.export._onnx.graph import Graph, Operation, UnsupportedError, Value
+from jaxcnn.export._onnx.graph import Graph, Operation, UnsupportedError, Value, outputs_of
 
 OPERATIONS: dict[str, Operation] = {**elementwise.OPERATIONS, **shapes.OPERATIONS, **windows.OPERATIONS}
 
@@ -59,8 +59,8 @@ def translate(
     program = jax.make_jaxpr(function)(variables, images)
     graph = Graph(input_name, images.shape, images.dtype, labels)
     (output,) = _run(graph, program.jaxpr, program.consts, [*arrays, graph.input])
-    dtype = program.out_avals[0].dtype  # type: ignore[attr-defined]
-    return graph.model(output, output_name, dtype)
+    (described,) = program.out_avals
+    return graph.model(output, output_name, described.dtype)  # type: ignore[attr-defined]
 
 
 def _run(graph: Graph, program: Jaxpr, constants: Sequence[Any], arguments: Sequence[Value]) -> list[Value]:
@@ -69,7 +69,10 @@ def _run(graph: Graph, program: Jaxpr, constants: Sequence[Any], arguments: Sequ
     values |= zip(program.invars, arguments, strict=True)
 
     def read(atom: Any) -> Value:
-        return np.asarray(atom.val, getattr(atom.aval, "dtype", None)) if isinstance(atom, Literal) else values[atom]
+        if isinstance(atom, Literal):
+            described: Any = atom.aval
+            return np.asarray(atom.val, described.dtype)
+        return values[atom]
 
     for equation in program.eqns:
         outputs = _outputs(graph, equation, [read(atom) for atom in equation.invars])
@@ -95,7 +98,7 @@ def _outputs(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Sequence[
 
 def _depends_on_the_batch_size(equation: JaxprEqn) -> bool:
     """Return whether an equation without tensors as inputs still has an unknown output, or one of unknown shape."""
-    sizes = [size for output in equation.outvars for size in output.aval.shape]  # type: ignore[attr-defined]
+    sizes = [size for output in outputs_of(equation) for size in output.shape]
     return equation.primitive.name == "dim_as_value" or not all(isinstance(size, int) for size in sizes)
 
 
@@ -107,5 +110,5 @@ def _evaluate(equation: JaxprEqn, inputs: list[np.ndarray]) -> list[Value]:
     else:
         outputs = equation.primitive.bind(*inputs, **equation.params)
         outputs = outputs if equation.primitive.multiple_results else [outputs]
-    dtypes = [output.aval.dtype for output in equation.outvars]  # type: ignore[attr-defined]
+    dtypes = [output.dtype for output in outputs_of(equation)]
     return [np.asarray(output, dtype) for output, dtype in zip(outputs, dtypes, strict=True)]

@@ -8,7 +8,17 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 from onnx import helper
 
-from jaxcnn.export._onnx.graph import Graph, Operation, Tensor, UnsupportedError, Value, identity, shape_of
+from jaxcnn.export._onnx.graph import (
+    Graph,
+    Operation,
+    Order,
+    Tensor,
+    UnsupportedError,
+    Value,
+    dtype_of,
+    identity,
+    shape_of,
+)
 from jaxcnn.export._onnx.shapes import tensor, without
 
 
@@ -38,7 +48,7 @@ def _sum_pool(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
     if any(d != 1 for d in equation.params["window_dilation"]):
         raise UnsupportedError("a sum over windows with dilation")
     mean = _pool(graph, equation, inputs, "AveragePool", 0.0, count_include_pad=1)
-    size = np.array(math.prod(equation.params["window_dimensions"]), _dtype(equation))
+    size = np.array(math.prod(equation.params["window_dimensions"]), dtype_of(equation))
     return graph.add("Mul", [mean.name, graph.stored(size, ())], mean.shape, mean.order)
 
 
@@ -64,28 +74,16 @@ def _pool(
     """
     parameters, shape = equation.params, shape_of(equation)
     window, strides, padding = parameters["window_dimensions"], parameters["window_strides"], parameters["padding"]
-    moved = [
-        axis for axis in range(len(shape)) if (window[axis], strides[axis], tuple(padding[axis])) != (1, 1, (0, 0))
-    ]
-    if any(d != 1 for d in parameters["base_dilation"]) or _dtype(equation).kind != "f" or 0 in moved:
-        raise UnsupportedError(f"pooling with {_summary(equation)}")
-    others = [axis for axis in range(len(shape)) if axis not in moved]
-    if len(moved) == 2 and len(shape) == 4:
-        order, spatial = (*others, *moved), moved
-    else:  # a channel axis of size 1 is inserted, so that all axes but the batch can have windows
-        order = inputs[0].order if isinstance(inputs[0], Tensor) else identity(shape)
-        spatial = list(order[1:])
-        if order[0] != 0 or len(spatial) > 3:
-            raise UnsupportedError(f"pooling with {_summary(equation)}")
+    order, spatial = _axes_of_windows(equation, inputs[0])
     name = graph.stored(inputs[0], order)
-    inserted = len(spatial) == len(order) - 1
-    if inserted:
+    inserts_channels = len(spatial) == len(order) - 1
+    if inserts_channels:
         name = graph.add("Unsqueeze", [name, graph.integers([1])], shape, order).name
     sides = [tuple(map(int, padding[axis])) for axis in spatial]
     if any(side >= window[axis] for axis, pair in zip(spatial, sides, strict=True) for side in pair):
         # ONNX Runtime takes only padding that is smaller than the window.
         pads = [0, 0, *(low for low, _ in sides), 0, 0, *(high for _, high in sides)]
-        value = graph.stored(np.array(filling, _dtype(equation)), ())
+        value = graph.stored(np.array(filling, dtype_of(equation)), ())
         name = graph.add("Pad", [name, graph.integers(pads), value], shape, order, mode="constant").name
         sides = [(0, 0)] * len(sides)
     if dilations is not None:
@@ -100,7 +98,33 @@ def _pool(
         pads=_pads(sides),
         **attributes,
     )
-    return graph.add("Squeeze", [pooled.name, graph.integers([1])], shape, order) if inserted else pooled
+    return graph.add("Squeeze", [pooled.name, graph.integers([1])], shape, order) if inserts_channels else pooled
+
+
+def _axes_of_windows(equation: JaxprEqn, operand: Value) -> tuple[Order, list[int]]:
+    """Return the order of axes in which to pool, and the axes of the JAX array that the node pools over.
+
+    These are the last axes in that order, behind the batch and the channels; or all behind the batch, if channels have
+    windows or there are not two axes with windows.
+    """
+    parameters, rank = equation.params, len(shape_of(equation))
+    windows = zip(
+        parameters["window_dimensions"], parameters["window_strides"], map(tuple, parameters["padding"]), strict=True
+    )
+    moved = [axis for axis, window in enumerate(windows) if window != (1, 1, (0, 0))]
+    order = operand.order if isinstance(operand, Tensor) else tuple(range(rank))
+    flat = rank == 4 and len(moved) == 2
+    if (
+        0 in moved
+        or any(dilation != 1 for dilation in parameters["base_dilation"])
+        or dtype_of(equation).kind != "f"
+        or not (flat or (order[0] == 0 and rank <= 4))
+    ):
+        size, strides = parameters["window_dimensions"], parameters["window_strides"]
+        raise UnsupportedError(f"pooling with a window {size} and strides {strides}")
+    if flat:
+        return (*(axis for axis in range(rank) if axis not in moved), *moved), moved
+    return order, list(order[1:])
 
 
 def _dot(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
@@ -108,7 +132,8 @@ def _dot(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
     (left_axes, right_axes), (left_batch, right_batch) = equation.params["dimension_numbers"]
     left, right = inputs
     shape = shape_of(equation)
-    if any(value.dtype != _dtype(equation) for value in (v.aval for v in equation.invars)):  # type: ignore[attr-defined]
+    operands: list[Any] = [variable.aval for variable in equation.invars]
+    if any(operand.dtype != dtype_of(equation) for operand in operands):
         raise UnsupportedError("a product of matrices with a result of another type")
     if not left_batch and tuple(left_axes) == (left.ndim - 1,) and right.ndim == 2:
         rows_first = (0, 1) if tuple(right_axes) == (0,) else (1, 0)
@@ -143,7 +168,7 @@ def _position(kind: str) -> Operation:
         operand, (axis,) = tensor(graph, inputs[0]), equation.params["axes"]
         order = without(operand.order, [axis])
         found = graph.add(kind, [operand.name], shape_of(equation), order, axis=operand.axis(axis), keepdims=0)
-        to = helper.np_dtype_to_tensor_dtype(_dtype(equation))
+        to = helper.np_dtype_to_tensor_dtype(dtype_of(equation))
         return graph.add("Cast", [found.name], found.shape, order, to=to)
 
     return write
@@ -152,15 +177,6 @@ def _position(kind: str) -> Operation:
 def _pads(sides: Any) -> list[int]:
     """Return the padding as ONNX lists it: in front of all axes, then behind all axes."""
     return [int(low) for low, _ in sides] + [int(high) for _, high in sides]
-
-
-def _dtype(equation: JaxprEqn) -> np.dtype:
-    return np.dtype(equation.outvars[0].aval.dtype)  # type: ignore[attr-defined]
-
-
-def _summary(equation: JaxprEqn) -> str:
-    parameters = equation.params
-    return f"a window {parameters['window_dimensions']} and strides {parameters['window_strides']}"
 
 
 OPERATIONS: dict[str, Operation] = {

@@ -1,5 +1,6 @@
 """Evaluate a trained network on every image of a test set, over all devices."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from jaxcnn.train.devices.parallel import make_parallel
 from jaxcnn.train.evaluation.batches import evaluation_batches
 from jaxcnn.train.losses import Loss, cross_entropy
 from jaxcnn.train.parts import CustomParts, build_losses
+from jaxcnn.train.runtime import data_identity
 from jaxcnn.train.runtime.loop import EVALUATION_BATCH
 from jaxcnn.train.runtime.trained import Trained, load_run
 from jaxcnn.train.step import evaluation_logits
@@ -93,7 +95,11 @@ def open_test_set(trained: Trained, dataset: str | None = None, data_dir: str | 
         raise UsageError(
             f"the data of the run is missing: {missing} does not exist. Give its new path with --dataset or --data-dir."
         ) from error
-    return opened.with_classes(trained.preprocessing.class_names)
+    opened = opened.with_classes(trained.preprocessing.class_names)
+    own_folder = trained.folder if dataset is None else None
+    if own_folder is not None and data_identity.is_divided_otherwise(own_folder, opened):
+        opened = dataclasses.replace(opened, notes=(*opened.notes, data_identity.OTHER_TEST_SET))
+    return opened
 
 
 def _missing_path(config: Config, data_dir: str | Path | None) -> Path | None:

@@ -14,25 +14,29 @@ from jaxcnn.train.runtime import workdir
 
 DATA = "data.json"
 
+OTHER_TEST_SET = (
+    "this run is of version 0.1, which chose other images of the folder as test set: it was trained on some of these "
+    "test images"
+)
+
 Identity = dict[str, Any]
 
 
 def identity(dataset: Dataset, config: Config) -> Identity:
     """Return the identity of the data of a run, as JSON values."""
     return {
-        "dataset": dataset.name,
         "classes": list(dataset.class_names),
         "parts": dataset.fingerprint(contents=config.data_fingerprint == "contents"),
     }
 
 
 def check(folder: Path, found: Identity, *, accept: bool) -> str | None:
-    """Compare the data with what the run directory stores, and store it if there is nothing yet.
+    """Compare the data with what the run directory stores. Nothing is written.
 
     Args:
       folder: the run directory.
       found: `identity` of the data now.
-      accept: whether to go on with changed data, whose identity is then stored.
+      accept: whether to go on with changed data.
 
     Returns:
       A note for the user if changed data is accepted.
@@ -42,7 +46,6 @@ def check(folder: Path, found: Identity, *, accept: bool) -> str | None:
     """
     path = folder / DATA
     if not path.exists():
-        workdir.write_json(path, found)
         return None
     changed = differences(workdir.read_json(path), found)
     if not changed:
@@ -53,8 +56,56 @@ def check(folder: Path, found: Identity, *, accept: bool) -> str | None:
             f"the data of the run in {folder} has changed: {said}. Restore the data, choose another --workdir, or go "
             "on with the changed data by --accept-changed-data."
         )
-    workdir.write_json(path, found)
     return f"going on with changed data: {said}"
+
+
+def write(folder: Path, found: Identity) -> None:
+    """Store the identity of the data, with the hashes of unchanged contents that are stored and were not asked for."""
+    path = folder / DATA
+    if path.exists():
+        stored = workdir.read_json(path)
+        if stored == found:
+            return
+        if not differences(stored, found):
+            kept = {
+                name: {**part, "contents": part["contents"] or stored["parts"][name].get("contents")}
+                for name, part in found["parts"].items()
+            }
+            found = {**found, "parts": kept}
+            if stored == found:
+                return
+    workdir.write_json(path, found)
+
+
+def check_division(folder: Path, dataset: Dataset, *, accept: bool) -> str | None:
+    """Check that a run of version 0.1, which stores no identity of its data, can go on with the same test set.
+
+    Version 0.1 chose the test images of a folder without a test set in another way.
+
+    Args:
+      folder: the run directory, which has a checkpoint.
+      dataset: the data now.
+      accept: whether to go on with other test images.
+
+    Returns:
+      A note for the user if other test images are accepted.
+
+    Raises:
+      UsageError: the test images are others, and `accept` is False.
+    """
+    if not is_divided_otherwise(folder, dataset):
+        return None
+    if not accept:
+        raise UsageError(
+            f"the run in {folder} is of version 0.1, which chose other images of {dataset.name} as test set. Finish "
+            "the run with that version, choose another --workdir, or accept another test set by --accept-changed-data."
+        )
+    return OTHER_TEST_SET
+
+
+def is_divided_otherwise(folder: Path, dataset: Dataset) -> bool:
+    """Return whether a run of version 0.1 was trained on some images of the test set of this folder of images."""
+    return dataset.chooses_test_images and not (folder / DATA).exists()
 
 
 def differences(stored: Any, found: Identity) -> list[str]:

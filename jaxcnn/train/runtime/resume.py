@@ -76,11 +76,19 @@ def _open(plan: Plan, held: contextlib.ExitStack) -> Start:
     folder = held.enter_context(workdir.claim(plan.config))
     config = plan.config
     identity = data_identity.identity(plan.dataset, config)
-    note = data_identity.check(folder, identity, accept=config.accept_changed_data)
-    if not (folder / preprocessing.PREPROCESSING).exists():
-        preprocessing.write(folder, plan.preprocessing)
+    accept = config.accept_changed_data
+    note = data_identity.check(folder, identity, accept=accept)
     checkpoints = held.enter_context(Checkpoints(folder / workdir.CHECKPOINTS))
     found = checkpoints.restore_newest(plan.template)
     state, meta = found or (plan.initial_state(), NOTHING_YET)
     finished = (folder / workdir.RESULT).exists()
+    ends = finished and int(state.step) >= plan.steps
+    if found is not None and not ends:
+        note = note or data_identity.check_division(folder, plan.dataset, accept=accept)
+    # Everything has been checked: a run that cannot go on leaves its directory as it was.
+    workdir.write_config(folder, config)
+    if note is not None or not (ends and data_identity.is_divided_otherwise(folder, plan.dataset)):
+        data_identity.write(folder, identity)
+    if not (folder / preprocessing.PREPROCESSING).exists():
+        preprocessing.write(folder, plan.preprocessing)
     return Start(folder, checkpoints, state, meta, found is not None, finished, () if note is None else (note,))

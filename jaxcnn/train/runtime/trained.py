@@ -38,6 +38,7 @@ class Trained:
       variables: `{"params": ..., "batch_stats": ...}`; the moving averages if the run has them.
       step: training steps made.
       preprocessing: from pixels to the model's input.
+      folder: the run directory; None for published weights.
     """
 
     config: Config
@@ -45,6 +46,7 @@ class Trained:
     variables: dict[str, Any]
     step: int
     preprocessing: Preprocessing
+    folder: Path | None = None
 
     @property
     def name(self) -> str:
@@ -156,7 +158,7 @@ def load_run(
     )
     with Checkpoints(folder / workdir.CHECKPOINTS, read_only=True) as checkpoints:
         state, _ = checkpoints.chosen(checkpoint, template)
-    trained = Trained(config, built, evaluation_variables(state), int(state.step), around)
+    trained = Trained(config, built, evaluation_variables(state), int(state.step), around, folder)
     if model is not None:
         trained.check()
     return trained

@@ -139,7 +139,7 @@ def claim(config: Config) -> Iterator[Path]:
 def _check_same_run(workdir: Path, config: Config) -> None:
     """Check that the run directory holds the run of this configuration.
 
-    A finished run may get more steps. The new configuration is then stored, and the run goes on.
+    A finished run may get more steps; see `write_config`.
 
     Raises:
       UsageError: if it holds another run; the differing fields are named.
@@ -153,9 +153,15 @@ def _check_same_run(workdir: Path, config: Config) -> None:
         return
     longer = {**stored, "epochs": wanted["epochs"], "steps": wanted["steps"]} if isinstance(stored, dict) else {}
     if (workdir / RESULT).exists() and not differences(longer, wanted) and _is_longer(stored, wanted):
-        write_json(workdir / CONFIG, wanted)
         return
     raise UsageError(f"{workdir} holds another run ({'; '.join(changed)}). Choose another --workdir.")
+
+
+def write_config(workdir: Path, config: Config) -> None:
+    """Store the configuration of a run, unless the one that is stored is the same run."""
+    wanted = to_dict(config)
+    if differences(read_json(workdir / CONFIG), wanted):
+        write_json(workdir / CONFIG, wanted)
 
 
 def _is_longer(old: dict[str, Any], new: dict[str, Any]) -> bool:

@@ -40,8 +40,12 @@ def test_a_published_file_is_converted_and_back_unchanged(published, tmp_path, c
     assert row["source_shape"] == [64, 3, 7, 7]
     assert row["shape"] == [7, 7, 3, 64]
     assert row["change"] == "transposed"
+    assert report["preprocessing"]["resize"] == 256
     assert main(["convert", str(ours), "--model", "resnet18", "--to", "torchvision", "--out", str(theirs)]) == 0
-    assert "102 arrays, written to" in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "102 arrays, written to" in printed
+    flags = "--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225 --image-size 224 --resize 256 (bilinear)"
+    assert f"preprocessing: {flags}" in printed
     before, after = safetensors.read(published), safetensors.read(theirs)
     assert set(before) == set(after)
     for name, stored in before.items():
@@ -53,7 +57,9 @@ def test_the_weights_of_a_run_are_written_and_loaded(lenet_run, tmp_path, capsys
     assert main(["convert", "--workdir", str(run), "--out", str(out)]) == 0
     trained, loaded = load_run(run), weights.load("lenet5", out)
     np.testing.assert_array_equal(loaded["params"]["head"]["kernel"], trained.variables["params"]["head"]["kernel"])
-    capsys.readouterr()
+    assert "preprocessing: --mean 0.286" in capsys.readouterr().out
+    known = weights.convert("lenet5", out).preprocessing
+    assert (known.mean, known.image_size, known.crop_fraction) == (trained.preprocessing.mean, (28, 28), 1)
     for args, says in (
         (["--to", "torchvision", "--out", str(tmp_path / "x.safetensors")], "no counterpart in torchvision"),
         (["--model", "resnet18"], "trained lenet5, not resnet18"),
@@ -70,7 +76,7 @@ def test_a_name_on_the_hub_is_downloaded(published, monkeypatch, capsys):
     stub.hf_hub_download = lambda *names: (asked.append(names), str(published))[1]
     monkeypatch.setitem(sys.modules, "huggingface_hub", stub)
     assert weights.load("resnet18", "hf:timm/resnet18.tv_in1k")["params"]["head"]["kernel"].shape == (512, 3)
-    assert asked == [("timm/resnet18.tv_in1k", "model.safetensors")]
+    assert asked == [("timm/resnet18.tv_in1k", name) for name in ("model.safetensors", "config.json")]
 
     def offline(*names):
         raise OSError("no\nnetwork")
@@ -99,6 +105,18 @@ def test_a_mistake_is_one_line_and_status_2(args, says, capsys):
     assert out == ""
     assert says in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("out", ["/dev/null/x.safetensors", "folder"])
+def test_an_output_that_cannot_be_written_is_one_line_and_leaves_nothing(out, published, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    assert main(["convert", str(published), "--model", "resnet18", "--out", out]) == 2
+    printed, err = capsys.readouterr()
+    assert printed == ""
+    assert ("Not a directory" if "null" in out else "it is a directory") in err
+    assert len(err.splitlines()) == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
 
 
 def test_a_missing_huggingface_hub_is_named_with_its_extra(monkeypatch, capsys):

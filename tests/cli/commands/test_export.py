@@ -27,8 +27,21 @@ def test_a_missing_package_is_named_with_its_extra(kind, package, lenet_run, tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_path_that_cannot_be_written_is_one_line(lenet_run, tmp_path, capsys):
-    for out, says in ((tmp_path, "it is a folder"), (tmp_path / "none" / "x", "does not exist")):
-        assert main(["export", "--workdir", str(lenet_run.workdir), "--out", str(out)]) == 2
-        assert says in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        (".", "it is a folder"),
+        ("none/x", "does not exist"),
+        ("/dev/null/x", "Not a directory"),
+        ("~nobody5/x", "home directory"),
+        ("x" * 300, "is not a path"),
+        ("a\0b", "NUL characters"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_one_line(out, says, lenet_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "--workdir", str(lenet_run.workdir), "--out", out]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert len(err.splitlines()) == 1
     assert not list(tmp_path.iterdir())

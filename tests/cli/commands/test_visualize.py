@@ -35,6 +35,7 @@ def test_layers_are_listed(lenet_run, capsys):
         (["grad-cam", "--label", "Ankle boots"], "did you mean 'Ankle boot'"),
         (["grad-cam", "--image", "none.png"], "does not exist"),
         (["filters", "--out", "/dev/null/x"], "--out cannot be used: /dev/null/x (Not a directory)"),
+        (["filters", "--out", "/proc/x"], "cannot be written"),
         (["everything"], "everything"),
     ],
 )

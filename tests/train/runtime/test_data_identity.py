@@ -115,12 +115,19 @@ def test_other_contents_are_found_on_request(copied):
     content = bytearray(path.read_bytes())
     content[-1] ^= 0xFF  # after the checksum of the last chunk's kind: the pixels are the same
     config = dataclasses.replace(copied, data_fingerprint="contents")
-    (run_of(copied) / data_identity.DATA).unlink()
     fit(config)
     path.write_bytes(content)
     fit(copied)
     with pytest.raises(UsageError, match="images of class 'red' have other contents"):
         fit(config)
+
+
+def test_a_run_whose_data_has_changed_does_not_get_more_steps(copied):
+    before = contents(run_of(copied))
+    write_pictures(pictures_of(copied), "red", 10, COLORS["red"], first=20)
+    with pytest.raises(UsageError, match="has 24 images instead of 16"):
+        fit(dataclasses.replace(copied, steps=22))
+    assert contents(run_of(copied)) == before
 
 
 def test_a_finished_run_goes_on_when_more_steps_are_asked_for(copied):
@@ -150,6 +157,14 @@ def test_a_run_of_version_0_1_is_read(copied):
     for name in ("resize", "crop_fraction", "background", "mean", "std", "skip_damaged", "train_split", "test_split"):
         del values[name]
     (run / workdir.CONFIG).write_text(json.dumps(values))
-    assert evaluate_run(run)["test_accuracy"] == 1.0
+    values = evaluate_run(run)
+    assert values["test_accuracy"] == 1.0
+    assert data_identity.OTHER_TEST_SET in values["notes"]
     assert fit(copied).test_accuracy == 1.0
-    assert (run / data_identity.DATA).exists()
+    before = contents(run)
+    longer = dataclasses.replace(copied, steps=21)
+    with pytest.raises(UsageError, match="which chose other images of"):
+        fit(longer)
+    assert contents(run) == before
+    assert fit(dataclasses.replace(longer, accept_changed_data=True)).values["steps"] == 21
+    assert data_identity.OTHER_TEST_SET not in evaluate_run(run)["notes"]

@@ -200,16 +200,39 @@ def test_torchvisions_file_for_other_classes_is_taken_but_for_its_classifier(tmp
     path = tmp_path / "resnet18.safetensors"
     weights.save(path, "resnet18", variables, to="torchvision")
     classes, counts = ("a", "b", "c"), {"train": 100, "test": 10}
-    dataset = Dataset("cifar10", tmp_path, (32, 32, 3), classes, counts, None, {}, ("", ""))
-    monkeypatch.setattr(plan_module, "open_dataset", lambda *_: dataset)
-    plan = make_plan(Config(model="resnet18", init_from=str(path), freeze="stem|stage1"))
+    dataset = Dataset("cifar10", tmp_path, (32, 32, 3), classes, counts)
+    monkeypatch.setattr(plan_module, "open_dataset", lambda *_, **__: dataset)
+    config = Config(model="resnet18", init_from=str(path), freeze="stem|stage1")
+    plan = make_plan(config)
     first, *_ = notes = plan.notes()
     assert first == f"starting from {path}, which has 1000 classes: a fresh classifier for 3"
     assert notes[1] == "frozen: 157,504 of 11,178,051 parameters"  # 9,536 of the stem, and two blocks of 73,984
+    imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    flags = "--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225"
+    assert notes[2:] == [
+        f"the weights of {path} were trained on images with another normalization. To use it, give {flags}"
+    ]
+    assert make_plan(dataclasses.replace(config, **imagenet)).notes() == notes[:2]
     ours = weights.to_ours(variables)
     assert set(ours) - set(plan.initial.arrays) == {"params/head/kernel", "params/head/bias"}
     for name, array in plan.initial.arrays.items():
         np.testing.assert_array_equal(array, ours[name])
+
+
+def test_weights_of_color_images_start_a_run_on_gray_ones(tmp_path):
+    model = create_model("lenet5")
+    variables = jax.device_get(model.init(jax.random.key(0), np.zeros((1, 28, 28, 3), np.float32), train=False))
+    path = tmp_path / "color.safetensors"
+    weights.save(path, "lenet5", variables)
+    with pytest.raises(UsageError, match=r"init_from .* for images of 3 channels, not 1\. .* --init-channels sum"):
+        make_plan(dataclasses.replace(LENET, init_from=str(path)))
+    plan = make_plan(dataclasses.replace(LENET, init_from=str(path), init_channels="sum"))
+    summed = variables["params"]["C1"]["kernel"].astype(np.float64).sum(2, keepdims=True).astype(np.float32)
+    np.testing.assert_array_equal(plan.initial.arrays["params/C1/kernel"], summed)
+    (note,) = plan.notes()
+    assert note.startswith(f"starting from {path}; its first kernel is summed over 3 channels")
+    with pytest.raises(UsageError, match="init_channels applies only to initial weights"):
+        make_plan(dataclasses.replace(LENET, init_channels="sum"))
 
 
 @pytest.mark.parametrize(

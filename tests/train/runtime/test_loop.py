@@ -150,6 +150,12 @@ def test_a_diverging_run_stops_with_its_step_and_keeps_no_bad_checkpoint(tmp_pat
     assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
 
 
+def test_a_first_loss_that_is_not_finite_is_not_blamed_on_the_learning_rate(tmp_path):
+    config = dataclasses.replace(SHORT, workdir=str(tmp_path), steps=1)
+    with pytest.raises(DivergedError, match=r"the loss is nan at step 1; .* the cause is in the model, the loss or"):
+        fit(config, loss=lambda logits, labels: logits[:, 0] * float("nan"))
+
+
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(UsageError, match="is not empty and holds no run"):
