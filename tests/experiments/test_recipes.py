@@ -17,7 +17,7 @@ SHAPES = {"cifar10": ((32, 32, 3), 10, 50_000), "imagenet2012": ((None, None, 3)
 
 @pytest.fixture(autouse=True)
 def _data_sets_that_are_not_here(monkeypatch):
-    def open_dataset(name, data_dir=None):
+    def open_dataset(name, data_dir=None, **_):
         shape, classes, examples = SHAPES[name]
         counts = {"train": examples, "test": 10_000}
         return Dataset(name, Path("nowhere"), shape, tuple(map(str, range(classes))), counts, None, {}, ("", ""))
