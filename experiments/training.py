@@ -18,7 +18,8 @@ import numpy as np
 import optax
 
 from jaxcnn.data import normalize
-from jaxcnn.data.datasets import Statistics, open_dataset
+from jaxcnn.data.datasets import open_dataset
+from jaxcnn.data.statistics import Statistics
 from jaxcnn.measure import time_step
 from jaxcnn.train import TrainState, create_state, make_eval_step, make_prepare, make_train_step
 

@@ -39,7 +39,7 @@ def create_state(
     model: Any,
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, ...],
-    seed: int,
+    seed: int | jax.Array,
     *,
     averaged: bool = False,
 ) -> TrainState:
@@ -53,7 +53,8 @@ def create_state(
       averaged: keep moving averages of parameters and statistics (`ema`).
     """
     # Put on the device explicitly, as everything here, so that a program may forbid implicit transfers.
-    init_key, run_key = jax.random.split(jax.random.key(jax.device_put(np.uint32(seed))))
+    placed = seed if isinstance(seed, jax.Array) else jax.device_put(np.uint32(seed))
+    init_key, run_key = jax.random.split(jax.random.key(placed))
     keys = {"params": init_key, "dropout": init_key}
 
     # One compiled program instead of one for each layer's initializer. It runs once, so it is compiled quickly rather

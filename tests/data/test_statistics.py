@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import open_dataset, statistics
-from jaxcnn.data.datasets import BUNDLED_DIR, Dataset
+from jaxcnn.data.dataset import Dataset
+from jaxcnn.data.datasets import BUNDLED_DIR
 from jaxcnn.data.decode import Geometry
 
 

@@ -13,7 +13,7 @@ import pytest
 from killing import complete_checkpoints, outcome
 
 from jaxcnn.errors import RunError
-from jaxcnn.train import DivergedError, SaveError, TrainState, fit
+from jaxcnn.train import DivergedError, OptimizerConfig, SaveError, TrainState, fit
 from jaxcnn.train.runtime import workdir
 from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.record import Record
@@ -168,13 +168,19 @@ def test_a_state_that_is_not_finite_is_never_saved(tiny, tmp_path, value):
     with pytest.raises(
         DivergedError, match=r"params/\S+ has infinite or NaN values at step 8; the checkpoint of step 7"
     ):
-        fit(dataclasses.replace(tiny, workdir=str(tmp_path)), optimizer=spoiled_after(8, value))
+        fit(
+            dataclasses.replace(tiny, workdir=str(tmp_path), optimizer=OptimizerConfig()),
+            optimizer=spoiled_after(8, value),
+        )
     assert complete_checkpoints(tmp_path) == [6, 7]
     assert not (tmp_path / "result.json").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_keeps_the_good_checkpoint(tiny, tmp_path):
     with pytest.raises(DivergedError, match=r"the loss is nan at step 10; the checkpoint of step 8 in .* is kept"):
-        fit(dataclasses.replace(tiny, workdir=str(tmp_path)), optimizer=spoiled_after(9, np.nan))
+        fit(
+            dataclasses.replace(tiny, workdir=str(tmp_path), optimizer=OptimizerConfig()),
+            optimizer=spoiled_after(9, np.nan),
+        )
     assert complete_checkpoints(tmp_path)[-1] == 8
     assert not (tmp_path / "result.json").exists()

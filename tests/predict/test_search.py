@@ -34,9 +34,7 @@ def test_links_are_followed_but_no_folder_is_read_twice(tree, tmp_path):
 def test_links_into_the_kernels_folders_are_reported_and_not_followed(tree):
     (tree / "process").symlink_to("/proc/self")
     search = predict.Search([tree])
-    assert len([candidate for candidate in search if candidate.path.suffix == ".png"]) == len(
-        [path for path in tree.rglob("*.png") if not path.name.startswith(".")]
-    )
+    assert all("process" not in candidate.path.parts for candidate in search)
     assert (tree / "process", "a folder of the operating system") in search.unreadable
 
 
