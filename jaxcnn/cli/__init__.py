@@ -14,6 +14,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -119,6 +120,8 @@ def run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is printed with escapes
             stream.reconfigure(errors="backslashreplace")
+    # Pillow warns about damaged metadata of images, which does not concern their pixels.
+    warnings.filterwarnings("ignore", module=r"PIL\b")
     with _ended_by_ctrl_c():
         if args and args[0] in COMMANDS:
             _import_command(args[0])

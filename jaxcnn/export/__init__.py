@@ -45,7 +45,7 @@ def export(trained: Trained, kind: str, out: str | Path) -> Path:
     try:
         temporary.write_bytes(content)
         temporary.replace(out)
-        about = {"model": trained.config.model, "step": trained.step, **dataclasses.asdict(trained.preprocessing)}
+        about = {"model": trained.name, "step": trained.step, **dataclasses.asdict(trained.preprocessing)}
         write_json(description, about)
     except OSError as error:
         with contextlib.suppress(OSError):

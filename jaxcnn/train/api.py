@@ -134,7 +134,7 @@ def fit(
                     record.write_picture("test/predictions", int(host.step), picture)
             distributed.check_equal("the state", integrity.sha256(host))
             distributed.on_first(lambda: _write_result(run, host, test))
-    values = distributed.on_first(lambda: workdir.read_json(start.folder / workdir.RESULT))
+    values = distributed.on_first(lambda: workdir.read_result(start.folder))
     if shows_result:
         print_summary(console, values, start.folder)
         # Results of version 0.1 have no "stopped".

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import UsageError, shortened
 from jaxcnn.train import config_checks as checks
 
 Keywords = tuple[tuple[str, Any], ...]
@@ -359,5 +359,5 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[
         if isinstance(before, dict) and isinstance(after, dict):
             found += _differences(before, after, f"{prefix}{name}.")
         elif before != after:
-            found.append(f"{prefix}{name}: {before!r} -> {after!r}")
+            found.append(f"{prefix}{name}: {shortened(repr(before))} -> {shortened(repr(after))}")
     return found

@@ -151,7 +151,7 @@ def check_equal_pixels(folder, data_dir, **fields):
 @pytest.mark.parametrize(
     "fields", [{"image_size": (24, 20)}, {"image_size": 17, "resize": "stretch", "background": "black"}]
 )
-@pytest.mark.parametrize("count", [120, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
 def test_training_evaluation_and_prediction_see_equal_pixels(count, fields, tmp_path):
     write_pictures(tmp_path / "pictures", count, seed=count)
     images, refused, skipped = check_equal_pixels(tmp_path / "pictures", tmp_path / "data", **fields)

@@ -29,6 +29,21 @@ SMALL = {
     "densenet121": {"block_sizes": (2, 2), "growth_rate": 4, "stem_width": 8},
 }
 
+# The models that CI exports: one of each family, and a deep one.
+SAMPLE = (
+    "alexnet",
+    "densenet121",
+    "googlenet",
+    "lenet5",
+    "plain20_cifar",
+    "preact_resnet18",
+    "resnet50",
+    "resnet110_cifar",
+    "resnext50_32x4d",
+    "vgg11",
+    "wide_resnet28_10",
+)
+
 # Sides of images: of the smallest that a model takes, or of images with some positions left in the last feature map.
 SIDES = {"alexnet": 63, "alexnet_two_tower": 67, "googlenet": 64, "googlenet_naive": 64}
 
@@ -93,7 +108,9 @@ def test_each_kind_of_block_is_exported(name, lenet_run):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("compile_quickly")
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize(
+    "name", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.exhaustive) for name in list_models()]
+)
 def test_every_model_is_exported(name, lenet_run):
     exported(with_model(load_run(lenet_run.workdir), name, SIDES.get(name, 32)))
 

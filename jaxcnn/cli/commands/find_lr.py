@@ -14,6 +14,7 @@ from jaxcnn.cli._recipe import recipe_defaults, values_of
 from jaxcnn.cli._training_flags import parse_training
 from jaxcnn.errors import RunError
 from jaxcnn.local_path import local_folder
+from jaxcnn.train.runtime.workdir import short_name
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,7 @@ class Flags(train.Config):
 def run(args: Sequence[str]) -> None:
     flags = parse_training(Flags, "find-lr", args, recipe_defaults(Flags, args))
     config = train.Config(**values_of(flags))
-    folder = local_folder(
-        "--workdir", flags.workdir or f"runs/find-lr-{config.model}-{config.dataset.replace('/', '_')}"
-    )
+    folder = local_folder("--workdir", flags.workdir or f"runs/find-lr-{config.model}-{short_name(config.dataset)}")
     result = train.find_learning_rate(config, steps=flags.try_steps, lowest=flags.lowest, highest=flags.highest)
     result.save(folder, f"{config.model} on {config.dataset}, {config.optimizer.name}, batch {config.batch_size}")
     if flags.json:

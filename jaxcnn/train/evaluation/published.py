@@ -49,6 +49,7 @@ def trained_from_weights(
     *size, channels = conversion.image_shape
     height, width = known.image_size if known else size
     resize: Any = known.resize if known else "shorter"
+    background: Any = known.background if known else "white"
     preprocessing = Preprocessing(
         image_shape=(height, width, channels),
         mean=mean,
@@ -56,6 +57,7 @@ def trained_from_weights(
         class_names=names,
         resize=resize,
         crop_fraction=(known.crop_fraction if known else None) or CROP_FRACTION,
+        background=background,
     )
     model = create_model(model_name, conversion.num_classes)
     trained = Trained(Config(model=model_name), model, conversion.variables, 0, preprocessing)

@@ -22,6 +22,15 @@ CURVES = "curves.png"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 
+# Values of `result.json` that are printed or returned, in results of every version.
+RESULT_TEXTS = ("model", "dataset", "device_kind", "parallel")
+RESULT_NUMBERS = (
+    *("test_accuracy", "test_loss", "test_examples", "train_accuracy", "train_loss", "params", "steps", "epochs"),
+    *("batch_size", "images_per_second", "seconds", "compile_seconds", "devices"),
+)
+LATER_RESULT_NUMBERS = ("first_batch_seconds", "data_wait")
+"""Numbers that results of version 0.1 do not have."""
+
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
@@ -246,6 +255,24 @@ def short_name(dataset: str) -> str:
     if dataset.startswith(PREFIX):
         return Path(dataset.removeprefix(PREFIX)).name or "images"
     return dataset.replace("/", "_")
+
+
+def read_result(workdir: Path) -> dict[str, Any]:
+    """Return the values of the `result.json` of a run.
+
+    Raises:
+      UsageError: if it is damaged.
+    """
+    path = workdir / RESULT
+    values = read_json(path)
+    if isinstance(values, dict):
+        texts = all(isinstance(values.get(name), str) for name in RESULT_TEXTS)
+        texts = texts and isinstance(values.get("stopped") or "", str)
+        numbers = [values.get(name) for name in RESULT_NUMBERS]
+        numbers += [values.get(name, 0.0) for name in LATER_RESULT_NUMBERS]
+        if texts and all(isinstance(x, int | float) and not isinstance(x, bool) for x in numbers):
+            return values
+    raise UsageError(f"{path} is damaged. Remove it, and the same command writes it again.")
 
 
 def read_config(workdir: Path) -> Config:

@@ -95,7 +95,13 @@ def test_every_optimizer_of_optax_is_in_the_list():
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in sorted(EVERY)]
+    "name",
+    [
+        name
+        if name in FAST
+        else pytest.param(name, marks=[pytest.mark.slow, *[pytest.mark.exhaustive] * (index % 5 > 0)])
+        for index, name in enumerate(sorted(EVERY))
+    ],
 )
 def test_every_optimizer_trains_and_resumes_with_the_same_bits(name, tmp_path):
     config = dataclasses.replace(CONFIG, workdir=str(tmp_path))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import platform
+import shutil
 import time
 from types import SimpleNamespace
 
@@ -146,6 +147,8 @@ def test_a_diverging_run_stops_with_its_step_and_keeps_no_bad_checkpoint(tmp_pat
     )
     with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+; there is no checkpoint yet"):
         fit(config)
+    (run / "result.json").unlink()
+    assert fit(config).values["state_sha256"] == stored["state_sha256"]
     assert not (tmp_path / "result.json").exists()
     assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
 
@@ -232,3 +235,15 @@ def test_a_run_that_settling_would_speed_up_says_so(tmp_path, monkeypatch):
         fit(config, console=Console(width=300, file=file))
     lines = (tmp_path / "output").read_text().splitlines()
     assert len([line for line in lines if "call jaxcnn.startup.settle() before JAX starts" in line]) == 1
+
+
+@pytest.mark.parametrize("damage", [{"params": "many"}, {"test_accuracy": None}, {"stopped": 3}, {"data_wait": [1]}])
+def test_a_damaged_result_is_one_line_and_is_written_again_without_it(damage, lenet_run, tmp_path):
+    run = shutil.copytree(lenet_run.workdir, tmp_path / "run")
+    stored = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps({**stored, **damage}))
+    config = dataclasses.replace(lenet_run.config, workdir=str(run))
+    with pytest.raises(UsageError, match="is damaged"):
+        fit(config)
+    (run / "result.json").unlink()
+    assert fit(config).values["state_sha256"] == stored["state_sha256"]
