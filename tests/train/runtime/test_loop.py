@@ -147,8 +147,6 @@ def test_a_diverging_run_stops_with_its_step_and_keeps_no_bad_checkpoint(tmp_pat
     )
     with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+; there is no checkpoint yet"):
         fit(config)
-    (run / "result.json").unlink()
-    assert fit(config).values["state_sha256"] == stored["state_sha256"]
     assert not (tmp_path / "result.json").exists()
     assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
 
