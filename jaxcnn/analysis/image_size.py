@@ -10,26 +10,31 @@ import jax.numpy as jnp
 from jaxcnn.errors import TooSmallError
 
 LARGEST_MINIMUM = 1024
-"""Sides above this length are not tried."""
+"""No larger side is tried after one above this length."""
 
 
-def smallest_side(model: nn.Module, channels: int, **mode: Any) -> int | None:
+def smallest_side(model: nn.Module, channels: int, *, above: int = 0, **mode: Any) -> int | None:
     """Return the side of the smallest square images that the model takes, or None if it is not known.
 
-    Nothing is computed: the model is traced for several sizes, halving the interval of possible sides each time.
+    Nothing is computed: the model is traced for several sizes. The sides grow from `above` by steps that double, so that
+    a deep model is traced few times where `above` is near. Then the interval of possible sides is halved.
 
     Args:
       model: a Linen module.
       channels: channels of the images.
+      above: a side that is known to be too small.
       **mode: keyword arguments of the model, such as `train=True`.
 
     >>> from jaxcnn.layers import MaxPool
     >>> smallest_side(MaxPool(5), channels=1)
     5
     """
-    too_small, large_enough = 0, LARGEST_MINIMUM
-    if not _takes(model, large_enough, channels, mode):
-        return None
+    too_small, step = above, 1
+    while not _takes(model, too_small + step, channels, mode):
+        too_small, step = too_small + step, 2 * step
+        if too_small > LARGEST_MINIMUM:
+            return None
+    large_enough = too_small + step
     while large_enough - too_small > 1:
         side = (too_small + large_enough) // 2
         if _takes(model, side, channels, mode):
@@ -49,7 +54,7 @@ def too_small(name: str, model: nn.Module, image_shape: Sequence[int], **mode: A
       **mode: keyword arguments of the model, such as `train=True`.
     """
     height, width, channels = image_shape
-    side = smallest_side(model, channels, **mode)
+    side = smallest_side(model, channels, above=min(height, width), **mode)
     remedy = "Use larger images." if side is None else f"Use at least {side}x{side}."
     return TooSmallError(f"image too small for {name}: {height}x{width}. {remedy}")
 

@@ -119,5 +119,5 @@ def _is_dtype(value: Any) -> bool:
     """Return whether a value is the name of a floating-point dtype."""
     try:
         return isinstance(value, str) and jnp.issubdtype(np.dtype(value), jnp.floating)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, SyntaxError):  # NumPy evaluates parts of the text
         return False
