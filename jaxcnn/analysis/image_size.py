@@ -16,8 +16,8 @@ LARGEST_MINIMUM = 1024
 def smallest_side(model: nn.Module, channels: int, *, above: int = 0, **mode: Any) -> int | None:
     """Return the side of the smallest square images that the model takes, or None if it is not known.
 
-    Nothing is computed: the model is traced for several sizes. The sides grow from `above` by steps that double, so that
-    a deep model is traced few times where `above` is near. Then the interval of possible sides is halved.
+    Nothing is computed: the model is traced for several sizes. The sides grow from `above` by steps that double, so
+    that a deep model is traced few times where `above` is near. Then the interval of possible sides is halved.
 
     Args:
       model: a Linen module.

@@ -121,7 +121,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 def no_images(paths: Sequence[str | Path]) -> UsageError:
     """Return the error for paths that contain no images."""
     shown = ", ".join(printable(shortened(path)) for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
-    return UsageError(f"{shown} contains no images; pass image files or folders of image files")
+    return UsageError(f"no images found in {shown}. Pass image files or folders of image files.")
 
 
 def has_image_name(path: Path) -> bool:
@@ -150,10 +150,9 @@ def _existing(path: str | Path) -> Path:
     except RuntimeError:  # the home directory of an unknown user
         found = Path(path)
     # os.path answers False to impossible names, for which `Path.exists` raises.
+    shown = printable(shortened(path))
     if not os.path.lexists(found):
-        raise UsageError(f"{printable(shortened(path))} does not exist; pass image files or folders of image files")
+        raise UsageError(f"image does not exist: {shown}. Pass image files or folders of image files.")
     if not os.path.isdir(found) and not os.path.isfile(found):
-        raise UsageError(
-            f"{printable(shortened(path))} is neither a file nor a folder; pass image files or folders of them"
-        )
+        raise UsageError(f"neither a file nor a folder: {shown}. Pass image files or folders of image files.")
     return found

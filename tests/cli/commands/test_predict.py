@@ -120,7 +120,7 @@ def test_a_mistake_is_one_line_and_status_2(lenet_run, tmp_path, capsys):
     workdir = ["--workdir", str(lenet_run.workdir)]
     for args, says in (
         ([str(tmp_path / "none.png"), *workdir], "does not exist"),
-        ([str(tmp_path / "empty"), *workdir], "contains no images"),
+        ([str(tmp_path / "empty"), *workdir], "no images found in"),
         ([*workdir], "image"),
         ([str(image), "--workdir", "/nowhere"], "/nowhere does not exist"),
         ([str(image), *workdir, "--top", "0"], "top must be at least 1"),
