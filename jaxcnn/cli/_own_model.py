@@ -67,7 +67,9 @@ def _made(spec: str, factory: Any, num_classes: int | None) -> nn.Module:
         )
     try:
         made = factory(**fields)
-    except Exception as error:  # the user's code can raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the user's code can raise anything
         raise UsageError(f"{spec} failed: {_described(error)}. Correct it.") from error
     if not isinstance(made, nn.Module):
         raise UsageError(f"{spec} returns {type(made).__name__}. It must return a Linen module.")
@@ -86,7 +88,9 @@ def _imported(source: str) -> ModuleType:
     sys.path.insert(0, folder)  # unlike `python FILE.py`, the console script does not search the folder
     try:
         return _run(path) if is_file else importlib.import_module(source)
-    except (Exception, SystemExit) as error:  # the user's code can raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the user's code can raise anything
         raise UsageError(f"cannot import {source}: {_described(error)}. Correct it, or the name.") from error
     finally:
         if folder in sys.path:

@@ -35,7 +35,9 @@ def _read(recipe: str) -> Config:
         raise UsageError(f"--config {path} does not exist; give a Python file that defines `config`")
     try:
         config = runpy.run_path(str(path)).get("config")
-    except (Exception, SystemExit) as error:  # the user's code can raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the user's code can raise anything
         what = error if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
         raise UsageError(f"--config {path} cannot be run{_line_of(error, path)}: {what}") from error
     if not isinstance(config, Config):

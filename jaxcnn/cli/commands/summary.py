@@ -61,7 +61,9 @@ def run(args: Sequence[str]) -> None:
         summary = summarize(model, shape)
     except UsageError:
         raise
-    except Exception as error:  # the user's model can raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the user's model can raise anything
         raise UsageError(f"{flags.model} cannot be applied to images {_times(shape)}: {_reason(error)}") from error
     if flags.json:
         totals = {"model": flags.model, "input_shape": list(shape)}
@@ -116,7 +118,9 @@ def _imported(name: str, num_classes: int | None) -> nn.Module | Callable[..., A
     sys.path.insert(0, folder)  # unlike `python -m`, the console script does not import from the current directory
     try:
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # the user's module can raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the user's module can raise anything
         raise UsageError(f"cannot import {module_name!r}: {_reason(error)}") from error
     finally:
         if folder in sys.path:
@@ -171,7 +175,9 @@ def _made(name: str, factory: Callable[..., Any], num_classes: int | None) -> nn
             made = factory(**fields)
         except UsageError:
             raise
-        except (Exception, SystemExit) as error:  # the user's factory can raise anything
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # the user's factory can raise anything
             raise UsageError(f"{name} cannot be called: {_reason(error)}") from error
         if isinstance(made, nn.Module):
             return made
