@@ -234,7 +234,7 @@ def _change_header(rng: random.Random, content: bytes) -> bytes:
     """Change the JSON header of a safetensors file, or its recorded length."""
     size = int.from_bytes(content[:8], "little")
     if rng.random() < 0.2:
-        wrong = rng.choice([0, 1, size - 1, size + 1, len(content), 2**31, 2**63, 2**64 - 1])
+        wrong = rng.choice([0, 1, max(size - 1, 0), size + 1, len(content), 2**31, 2**63, 2**64 - 1])
         return wrong.to_bytes(8, "little") + content[8:]
     change = rng.choice([_swap_json_value, _swap_json_value, _drop_json_key, _add_json_key, _wrap_json, *_TEXT])
     header = change(rng, content[8 : 8 + size])
