@@ -20,16 +20,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, default=500, help="number of cases (default: 500)")
     parser.add_argument("--first", type=int, default=0, help="number of the first case (default: 0)")
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of the cases, instead of --first and --cases")
     parser.add_argument("--case", type=int, help="run this case alone, and print what it prints")
     parser.add_argument("--children", type=int, choices=(1, 2), default=1, help="processes that run cases")
     parser.add_argument("--verbose", action="store_true", help="print every command with its answer")
-    parser.add_argument("--report", type=Path, help="JSON file to write")
+    parser.add_argument("--report", type=Path, help="JSON file to which the report of this run is added")
     args = parser.parse_args()
     if args.case is not None:
         return run_alone(args.seed, args.case)
-    report = Report(args.seed)
+    numbers = args.only or range(args.first, args.first + args.cases)
+    report = Report(args.seed, numbers)
     started = time.monotonic()
-    numbers = range(args.first, args.first + args.cases)
     for case, outcome, faults in run_cases(args.seed, numbers, args.children):
         report.add(case, outcome, faults)
         report.seconds = time.monotonic() - started

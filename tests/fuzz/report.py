@@ -15,8 +15,10 @@ from .judge import Fault, Outcome
 class Report:
     """Counts of outcomes by command, and the failures grouped by their cause."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, numbers: Sequence[int] = ()):
         self.seed = seed
+        self.numbers = numbers
+        self._others: list[dict[str, Any]] | None = None  # reports of earlier runs in the same file
         self.cases = 0
         self.seconds = 0.0
         self.slowest = 0.0
@@ -62,7 +64,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the report, ready for JSON."""
         return {
-            "command": f"python -m tests.fuzz --cases {self.cases} --seed {self.seed} --report tests/fuzz/report.json",
+            "command": f"python -m tests.fuzz --seed {self.seed} {self._selection()} --report tests/fuzz/report.json",
             "seed": self.seed,
             "cases": self.cases,
             "failures": self.failures,
@@ -85,6 +87,14 @@ class Report:
             },
         }
 
+    def _selection(self) -> str:
+        """Return the flags that select the cases."""
+        if isinstance(self.numbers, range):
+            return f"--first {self.numbers.start} --cases {len(self.numbers)}"
+        return f"--only {' '.join(map(str, self.numbers))}"
+
     def write(self, path: Path) -> None:
-        """Write the report as JSON."""
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        """Write a JSON list: the reports that the file has from earlier runs, and this one."""
+        if self._others is None:
+            self._others = json.loads(path.read_text()) if path.exists() else []
+        path.write_text(json.dumps([*self._others, self.to_dict()], indent=1) + "\n")

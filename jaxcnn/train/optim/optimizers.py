@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
@@ -214,7 +215,7 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Transfo
 
     Raises:
       UsageError: If the name or a keyword is unknown (the message suggests the closest one), or a value has the
-        wrong type.
+        wrong type or cannot be used.
     """
     config = resolve(config)
     optimizer = OPTIMIZERS[config.name]
@@ -227,4 +228,20 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Transfo
     rate = optax.scale_by_learning_rate(schedule)
     if config.learning_rate_scales:
         rate = optax.chain(rate, scale_by_path(config.learning_rate_scales))
-    return optax.chain(clip, optimizer.direction(decay, **keywords), rate)
+    made = optax.chain(clip, optimizer.direction(decay, **keywords), rate)
+    _try(made, config.name)
+    return made
+
+
+def _try(optimizer: Transformation, name: str) -> None:
+    """Trace a step of the optimizer, since Optax checks some keywords only then.
+
+    Raises:
+      UsageError: in place of any error.
+    """
+    params = {"kernel": jax.ShapeDtypeStruct((2, 2), jnp.float32), "bias": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    try:
+        jax.eval_shape(lambda params: optimizer.update(params, optimizer.init(params), params), params)
+    except Exception as error:  # Optax raises many types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UsageError(f"optimizer {name} cannot be used: {reason}. Check its keywords.") from error

@@ -142,6 +142,7 @@ def test_keywords_reach_optax(name):
         (OptimizerConfig("adam", mu_dtype="bfloat17"), "mu_dtype of optimizer adam must be a dtype"),
         (OptimizerConfig("muon", ns_steps=2.5), "ns_steps of optimizer muon must be an integer, got 2.5"),
         (OptimizerConfig("muon", ns_coeffs=3.4), "ns_coeffs of optimizer muon must be a tuple"),
+        (OptimizerConfig("muon", ns_coeffs=(1.0, 2.0)), "optimizer muon cannot be used: ns_coeffs must have shape"),
         (OptimizerConfig("muon", preconditioning="al"), "preconditioning of optimizer muon 'al'; did you mean 'aol'"),
         (
             OptimizerConfig("rmsprop", momentum=0.5, nesterov=None),
