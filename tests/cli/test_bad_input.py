@@ -133,7 +133,7 @@ MISTAKES = {
     "eval --workdir . --jsn": "did you mean --json?",
     "eval --workdir .": "config.json does not exist",
     "predict": "--workdir",
-    "predict --workdir /nowhere a.png": "a.png does not exist",
+    "predict --workdir /nowhere a.png": "image does not exist: a.png",
     "convert": "neither of FILE and --workdir given",
     "convert nowhere.pth": "--model",
     "convert nowhere.pth --model resnet18": "nowhere.pth",
