@@ -91,7 +91,7 @@ class Search:
             is_folder = os.path.isdir(entry.path)
             if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
                 self.hidden += not is_folder
-            elif is_folder and is_in_kernel_folder(entry):
+            elif is_folder and entry.is_symlink() and is_in_kernel_folder(entry.path):
                 self.unreadable.append((folder / entry.name, "a folder of the operating system"))
             elif is_folder:
                 yield from self._inside(folder / entry.name, root, seen)
@@ -153,6 +153,8 @@ def _existing(path: str | Path) -> Path:
     shown = printable(shortened(path))
     if not os.path.lexists(found):
         raise UsageError(f"image does not exist: {shown}. Pass image files or folders of image files.")
+    if os.path.isdir(found) and is_in_kernel_folder(found):
+        raise UsageError(f"a folder of the operating system: {shown}. Pass image files or folders of image files.")
     if not os.path.isdir(found) and not os.path.isfile(found):
         raise UsageError(f"neither a file nor a folder: {shown}. Pass image files or folders of image files.")
     return found

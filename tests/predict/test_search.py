@@ -36,6 +36,8 @@ def test_links_into_the_kernels_folders_are_reported_and_not_followed(tree):
     search = predict.Search([tree])
     assert all("process" not in candidate.path.parts for candidate in search)
     assert (tree / "process", "a folder of the operating system") in search.unreadable
+    with pytest.raises(UsageError, match="a folder of the operating system"):
+        predict.find_images([tree / "process"])
 
 
 def test_pipes_are_neither_read_nor_an_error(tree):

@@ -96,10 +96,10 @@ def _resolve(path: str) -> Path:
     """Return the absolute path of the image folder.
 
     Raises:
-      UsageError: it is not a folder.
+      UsageError: it is not a folder of files.
     """
     expanded = os.path.expanduser(path)
-    if not path or not os.path.isdir(expanded):
+    if not path or not os.path.isdir(expanded) or scan.is_in_kernel_folder(expanded):
         raise UsageError(
             f"{PREFIX}{shown(path)} is not a folder. Give a folder that contains one folder of images for each class, "
             "or train and test folders with these."

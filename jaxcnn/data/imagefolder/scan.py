@@ -23,7 +23,7 @@ SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")
 IMAGES_PER_TEST_IMAGE = 5
 """Without a test folder, one of this many images of each class belongs to the test split."""
 
-KERNEL_FOLDERS = ("/dev", "/proc", "/sys")
+KERNEL_FOLDERS = ("/proc/", "/sys/")
 """Folders of the operating system's kernel, which have no end for a walk that follows links."""
 
 HIDDEN = "hidden"
@@ -268,7 +268,7 @@ def _walk(
                 left_out[BROKEN_LINKS] += 1
                 continue
             if stat.S_ISDIR(status.st_mode):
-                if is_in_kernel_folder(entry):
+                if entry.is_symlink() and is_in_kernel_folder(entry.path):
                     left_out[SPECIAL] += 1
                 else:
                     folders.append(entry.path)
@@ -316,9 +316,13 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
-def is_in_kernel_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry of a folder is a link into one of `KERNEL_FOLDERS`."""
-    return entry.is_symlink() and os.path.realpath(entry.path).startswith(KERNEL_FOLDERS)
+def is_in_kernel_folder(path: str | Path) -> bool:
+    """Return whether a path leads into one of `KERNEL_FOLDERS`.
+
+    >>> is_in_kernel_folder("/proc/self"), is_in_kernel_folder("/processed")
+    (True, False)
+    """
+    return f"{os.path.realpath(path)}/".startswith(KERNEL_FOLDERS)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
