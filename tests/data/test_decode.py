@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -197,3 +198,28 @@ def test_rows_that_are_not_needed_are_not_decoded():
     assert jpeg.without_rows_below(content, 251) == content
     progressive = encoded(SMOOTH.resize((333, 251)), "JPEG", progressive=True)
     assert jpeg.without_rows_below(progressive, 40) == progressive
+
+
+def test_formats_of_installed_plugins_are_read(tmp_path, monkeypatch):
+    """The stand-in for a plugin of JPEG XL opens a format of one color."""
+    (tmp_path / "pillow_jxl.py").write_text(
+        "from PIL import Image, ImageFile\n"
+        "class Plain(ImageFile.ImageFile):\n"
+        "    format = 'PLAIN'\n"
+        "    def _open(self):\n"
+        "        self._mode, self._size, self.tile = 'RGB', (3, 2), [('raw', (0, 0, 3, 2), 5, 'RGB')]\n"
+        "Image.register_open('PLAIN', Plain, lambda start: start[:5] == b'PLAIN')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(Image, "ID", [*Image.ID])
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    content = b"PLAIN" + bytes(range(18))
+    with pytest.raises(decode.NotAnImageError):
+        decode.check(content)
+    decode.readable_formats.cache_clear()
+    try:
+        assert decode.check(content) == (2, 3)
+        assert decode.decode(content, 3).ravel().tolist() == [*range(18)]
+    finally:
+        sys.modules.pop("pillow_jxl", None)
+        decode.readable_formats.cache_clear()

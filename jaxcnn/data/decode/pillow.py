@@ -1,6 +1,8 @@
 """Read images with Pillow: bit depth, orientation, transparency and color, by the rules of `jaxcnn.data.decode`."""
 
+import contextlib
 import functools
+import importlib
 import io
 from typing import Any, NamedTuple
 
@@ -27,6 +29,9 @@ MAX_METADATA = 1 << 17
 # Formats that Pillow identifies, but that are no images of pixels, or that other programs decode. Ghostscript, which
 # Pillow starts for EPS, would run a program in the file.
 NOT_IMAGE_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
+
+# Modules that add formats to Pillow, and the function that does so; None where importing the module is enough.
+PLUGINS = {"pillow_jxl": None, "pillow_heif": "register_heif_opener"}
 
 # Formats whose pixels of Pillow's mode "I" have 16 bits.
 SIXTEEN_BITS_IN_MODE_I = ("PNG", "PPM")
@@ -126,8 +131,13 @@ def check_pixels(height: int, width: int) -> None:
 
 @functools.cache
 def readable_formats() -> tuple[str, ...]:
-    """Return the names of the image formats that Pillow can decode, with its plugins."""
+    """Return the names of the image formats that Pillow can decode, with the installed ones of `PLUGINS`."""
     Image.init()
+    for module, register in PLUGINS.items():
+        with contextlib.suppress(ImportError):
+            plugin = importlib.import_module(module)
+            if register is not None:
+                getattr(plugin, register)()
     return tuple(name for name in Image.ID if name not in NOT_IMAGE_FORMATS)
 
 
