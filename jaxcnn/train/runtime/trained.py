@@ -146,16 +146,18 @@ def load_run(
     config = workdir.read_config(folder)
     around = preprocessing.read(folder) or Preprocessing.of(open_dataset(config.dataset, config.data_dir), config)
     built = build_model(config, parts, len(around.class_names))
-    # The tree of the optimizer's state does not depend on the schedule.
-    transformation = build_optimizer(config, parts, optax.constant_schedule(0.0))
-    averaged = config.ema_decay > 0
-    template: Any = _fitting(
-        short_name(config.model),
-        around.image_shape,
-        lambda: jax.eval_shape(
-            lambda: create_state(built, transformation, around.image_shape, config.seed, averaged=averaged)
-        ),
-    )
+    # Numbers of a damaged configuration may be beyond float32. Those of the optimizer do not matter here.
+    with np.errstate(over="ignore"):
+        # The tree of the optimizer's state does not depend on the schedule.
+        transformation = build_optimizer(config, parts, optax.constant_schedule(0.0))
+        averaged = config.ema_decay > 0
+        template: Any = _fitting(
+            short_name(config.model),
+            around.image_shape,
+            lambda: jax.eval_shape(
+                lambda: create_state(built, transformation, around.image_shape, config.seed, averaged=averaged)
+            ),
+        )
     with Checkpoints(folder / workdir.CHECKPOINTS, read_only=True) as checkpoints:
         state, _ = checkpoints.chosen(checkpoint, template)
     trained = Trained(config, built, evaluation_variables(state), int(state.step), around, folder)
