@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from jaxcnn.cli._own_code import importing_from, own_code
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.local_path import local_path
 
@@ -65,12 +66,8 @@ def _made(spec: str, factory: Any, num_classes: int | None) -> nn.Module:
         raise UsageError(
             f"{spec} requires {', '.join(required)}. Give a Linen module, or a function that needs only num_classes."
         )
-    try:
+    with own_code(lambda error: UsageError(f"{spec} failed: {_described(error)}. Correct it.")):
         made = factory(**fields)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # the user's code can raise anything
-        raise UsageError(f"{spec} failed: {_described(error)}. Correct it.") from error
     if not isinstance(made, nn.Module):
         raise UsageError(f"{spec} returns {type(made).__name__}. It must return a Linen module.")
     return made
@@ -84,17 +81,13 @@ def _imported(source: str) -> ModuleType:
         raise UsageError(f"{source} belongs to Python and has no models. Give a file or module of yours.")
     if is_file and not path.is_file():
         raise UsageError(f"{source} does not exist. Give the file of the model as FILE.py:NAME.")
-    folder = str(path.resolve().parent if is_file else Path.cwd())
-    sys.path.insert(0, folder)  # unlike `python FILE.py`, the console script does not search the folder
-    try:
+    folder = path.resolve().parent if is_file else Path.cwd()
+
+    def refusal(error: BaseException) -> UsageError:
+        return UsageError(f"cannot import {source}: {_described(error)}. Correct it, or the name.")
+
+    with importing_from(folder), own_code(refusal):
         return _run(path) if is_file else importlib.import_module(source)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # the user's code can raise anything
-        raise UsageError(f"cannot import {source}: {_described(error)}. Correct it, or the name.") from error
-    finally:
-        if folder in sys.path:
-            sys.path.remove(folder)
 
 
 def _run(path: Path) -> ModuleType:

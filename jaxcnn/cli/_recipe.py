@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxcnn.cli._own_code import own_code
 from jaxcnn.cli._training_flags import value_of
 from jaxcnn.errors import UsageError
 from jaxcnn.local_path import local_path
@@ -33,13 +34,13 @@ def _read(recipe: str) -> Config:
     path = local_path("--config", recipe)
     if not path.is_file():
         raise UsageError(f"--config {path} does not exist; give a Python file that defines `config`")
-    try:
-        config = runpy.run_path(str(path)).get("config")
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # the user's code can raise anything
+
+    def refusal(error: BaseException) -> UsageError:
         what = error if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
-        raise UsageError(f"--config {path} cannot be run{_line_of(error, path)}: {what}") from error
+        return UsageError(f"--config {path} cannot be run{_line_of(error, path)}: {what}")
+
+    with own_code(refusal):
+        config = runpy.run_path(str(path)).get("config")
     if not isinstance(config, Config):
         raise UsageError(f"--config {path} must define `config = jaxcnn.train.Config(...)`")
     try:

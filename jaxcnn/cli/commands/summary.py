@@ -21,6 +21,7 @@ from jaxcnn import models
 from jaxcnn.analysis import Row, Summary, summarize
 from jaxcnn.cli._flags import parse
 from jaxcnn.cli._output import plain
+from jaxcnn.cli._own_code import importing_from, own_code
 from jaxcnn.errors import UsageError, printable, unknown_name
 from jaxcnn.train.config_checks import MAX_SIDE, is_a
 
@@ -57,14 +58,9 @@ def run(args: Sequence[str]) -> None:
     else:
         model = models.create_model(flags.model, flags.num_classes)
     shape = _input_shape(flags, getattr(model, "image_shape", None))
-    try:
+    what = f"{flags.model} cannot be applied to images {_times(shape)}"
+    with own_code(lambda error: UsageError(f"{what}: {_reason(error)}"), passes=(UsageError,)):
         summary = summarize(model, shape)
-    except UsageError:
-        raise
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # the user's model can raise anything
-        raise UsageError(f"{flags.model} cannot be applied to images {_times(shape)}: {_reason(error)}") from error
     if flags.json:
         totals = {"model": flags.model, "input_shape": list(shape)}
         print(json.dumps({**totals, **summary.to_dict()}, indent=2))
@@ -114,17 +110,9 @@ def _imported(name: str, num_classes: int | None) -> nn.Module | Callable[..., A
         raise UsageError(f"cannot import {module_name!r}: it is no name of a Python module; pass module:attribute")
     if module_name.partition(".")[0] in sys.stdlib_module_names:
         raise UsageError(f"{module_name} belongs to Python and has no models; pass the name of a module of yours")
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)  # unlike `python -m`, the console script does not import from the current directory
-    try:
+    failed = f"cannot import {module_name!r}"
+    with importing_from(Path.cwd()), own_code(lambda error: UsageError(f"{failed}: {_reason(error)}")):
         module = importlib.import_module(module_name)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # the user's module can raise anything
-        raise UsageError(f"cannot import {module_name!r}: {_reason(error)}") from error
-    finally:
-        if folder in sys.path:
-            sys.path.remove(folder)
     if not hasattr(module, attribute):
         public = [known for known in vars(module) if not known.startswith("_")]
         raise unknown_name(f"attribute of {module_name}", attribute, public)
@@ -171,14 +159,8 @@ def _made(name: str, factory: Callable[..., Any], num_classes: int | None) -> nn
     fields = {} if num_classes is None else {"num_classes": num_classes}
     missing = [parameter for parameter in required if parameter not in fields]
     if not missing:
-        try:
+        with own_code(lambda error: UsageError(f"{name} cannot be called: {_reason(error)}"), passes=(UsageError,)):
             made = factory(**fields)
-        except UsageError:
-            raise
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # the user's factory can raise anything
-            raise UsageError(f"{name} cannot be called: {_reason(error)}") from error
         if isinstance(made, nn.Module):
             return made
         raise UsageError(f"{name} returns {type(made).__name__}; a factory must return a Linen module")
