@@ -38,7 +38,7 @@ def jaxcnn(folder: Path, size: int, workers: int) -> Iterator[int]:
         workers=workers,
     )
     for batch in pipeline.batches():
-        yield len(batch["images"])
+        yield len(batch["image"])
 
 
 def grain_loader(folder: Path, size: int, workers: int) -> Iterator[int]:

@@ -25,10 +25,10 @@ def gradients_by_loss(model: nn.Module, parts: Sequence[str], aux_weight: float)
         def losses(params: Any) -> tuple[jax.Array, jax.Array]:
             rngs = {"dropout": jax.random.key(0)}
             logits, sown = model.apply(
-                {"params": params}, batch["images"], train=True, rngs=rngs, mutable=["aux_logits"]
+                {"params": params}, batch["image"], train=True, rngs=rngs, mutable=["aux_logits"]
             )
-            main = cross_entropy(logits, batch["labels"]).mean()
-            heads = [cross_entropy(head, batch["labels"]).mean() for head in jax.tree.leaves(sown["aux_logits"])]
+            main = cross_entropy(logits, batch["label"]).mean()
+            heads = [cross_entropy(head, batch["label"]).mean() for head in jax.tree.leaves(sown["aux_logits"])]
             return main, aux_weight * sum(heads)
 
         _, pull_back = jax.vjp(losses, state.params)

@@ -53,7 +53,7 @@ def relu_inputs(model: nn.Module, layer: int) -> Callable[[TrainState, Any], dic
     def probe(state: TrainState, batch: Any) -> dict[str, jax.Array]:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         rngs = {"dropout": jax.random.key(0)}
-        x = features(model, variables, batch["images"], f"layers_{2 * layer - 2}", train=True, rngs=rngs)
+        x = features(model, variables, batch["image"], f"layers_{2 * layer - 2}", train=True, rngs=rngs)
         x = x.reshape(-1, x.shape[-1])
         percentiles = jnp.percentile(x[:, :4], jnp.array([15, 50, 85]), axis=0)
         return {"mean": x.mean(0), "deviation": x.std(0), "percentiles": percentiles}

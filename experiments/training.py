@@ -238,7 +238,7 @@ def images_per_second(model: nn.Module, images: Images, sizes: Sequence[int], ro
     """
     state = create_state(model, optax.sgd(0.1), images.shape, 0)
     step = jax.jit(make_train_step(model, optax.sgd(0.1), normalize=images.normalize))
-    batches = [{"images": images.train[0][:size], "labels": images.train[1][:size]} for size in sizes]
+    batches = [{"image": images.train[0][:size], "label": images.train[1][:size]} for size in sizes]
     seconds = [[time_step(step, state, batch, steps=5).median for batch in batches] for _ in range(rounds)]
     return np.asarray(sizes) / np.asarray(seconds)
 
@@ -278,10 +278,10 @@ class _Programs:
         test = make_eval_step(model, normalize=images.normalize)
         self.data = jax.device_put(images.train)
         first_images, first_labels = (array[: self.batch_size] for array in images.train)
-        self.probed = {"images": images.normalize(jnp.asarray(first_images)), "labels": jnp.asarray(first_labels)}
+        self.probed = {"image": images.normalize(jnp.asarray(first_images)), "label": jnp.asarray(first_labels)}
 
         def advance(state: TrainState, data: Any, rows: jax.Array) -> Any:
-            return step(state, {"images": data[0][rows], "labels": data[1][rows]})
+            return step(state, {"image": data[0][rows], "label": data[1][rows]})
 
         def over_seeds(function: Any, *other_axes: int | None) -> Any:
             return jax.vmap(function, in_axes=(0, *other_axes)) if mapped else function
@@ -355,7 +355,7 @@ class _Programs:
             rows = np.arange(first, first + size)
             mask = rows < len(images)
             rows = np.minimum(rows, len(images) - 1)
-            sums = self.test(state, {"images": images[rows], "labels": labels[rows], "mask": mask})
+            sums = self.test(state, ({"image": images[rows], "label": labels[rows]}, mask))
             total = sums if total is None else jax.tree.map(jnp.add, total, sums)
         return {f"{split}_{name}": value for name, value in metrics_of(jax.device_get(total)).items()}
 

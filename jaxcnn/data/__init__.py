@@ -4,7 +4,7 @@ from jaxcnn.data.augment import AUGMENTATIONS, compose, normalize
 from jaxcnn.data.dataset import Dataset
 from jaxcnn.data.datasets import list_datasets, open_dataset
 from jaxcnn.data.decode import Geometry
-from jaxcnn.data.pipeline import Batch, Pipeline, open_pipeline
+from jaxcnn.data.pipeline import Batch, Padded, Pipeline, open_pipeline
 from jaxcnn.data.statistics import STATISTICS
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Batch",
     "Dataset",
     "Geometry",
+    "Padded",
     "Pipeline",
     "compose",
     "list_datasets",

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -39,15 +39,23 @@ WORKERS = min(16, 2 * (os.cpu_count() or 1))
 """Number of threads that read and decode: more than cores, since some of them wait for the disk."""
 
 
-class Batch(TypedDict):
-    """Arrays of one step: `images` uint8 `[N, H, W, C]` and `labels` int32 `[N]`.
+Batch = dict[str, Any]
+"""Examples of one step: a dict of arrays, or of trees of arrays, with a leading axis of N examples.
 
-    Evaluation batches also have `mask`, bool `[N]`: False for the padding of a last, short batch.
+Batches of labeled images have `image`, uint8 `[N, H, W, C]`, and `label`, int32 `[N]`.
+"""
+
+
+class Padded(NamedTuple):
+    """A batch of an evaluation.
+
+    Attributes:
+      batch: the examples; the last batch is padded with zeros to the length of the others.
+      mask: bool `[N]`, False for padding.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    mask: NotRequired[np.ndarray]
+    batch: Batch
+    mask: Any
 
 
 @functools.lru_cache(maxsize=2)
@@ -153,7 +161,7 @@ class Pipeline:
     def _training_batch_from_memory(self, step: int) -> Batch:
         images, labels = self._kept("train")
         indices = self.indices(step)
-        return Batch(images=images[indices], labels=labels[indices])
+        return Batch(image=images[indices], label=labels[indices])
 
     def _training_batch_from_disk(self, step: int) -> Batch:
         indices = self.indices(step)
@@ -164,16 +172,16 @@ class Pipeline:
             # Seeded by the position in the whole batch, so that crops do not depend on the number of processes.
             randoms = [np.random.default_rng((self.seed, step, first + place)) for place in range(len(examples))]
         images = self.dataset.decode_batch(examples, self.geometry, self._random_box, randoms)
-        return Batch(images=images, labels=np.array([example.label for example in examples], np.int32))
+        return Batch(image=images, label=np.array([example.label for example in examples], np.int32))
 
     def _from_device(self, first_step: int) -> Iterator[Batch]:
         if not self._on_device:
             images, labels = self._kept("train")
-            self._on_device.update(images=jax.device_put(images), labels=jax.device_put(labels))
+            self._on_device.update(image=jax.device_put(images), label=jax.device_put(labels))
         for step in itertools.count(first_step):
             yield _gather(self._on_device, jax.device_put(self.indices(step)))
 
-    def _evaluation_batch(self, step: int, batch_size: int) -> Batch:
+    def _evaluation_batch(self, step: int, batch_size: int) -> Padded:
         total = self.dataset.examples["test"]
         whole = np.arange(step * batch_size, (step + 1) * batch_size)
         indices = whole[rows_of(self.share, batch_size)]
@@ -188,7 +196,7 @@ class Pipeline:
             examples = self.dataset.read_encoded("test", present.tolist())
             images[mask] = self.dataset.decode_batch(examples, self.geometry)
             labels[mask] = [example.label for example in examples]
-        return Batch(images=images, labels=labels, mask=mask)
+        return Padded(Batch(image=images, label=labels), mask)
 
     def _kept(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         return self.dataset.read(split, self.geometry)
@@ -312,17 +320,17 @@ def _gather(kept: dict[str, jax.Array], indices: jax.Array) -> Any:
 class _Steps:
     """A grain data source whose records are whole batches."""
 
-    def __init__(self, make: Callable[[int], Batch], first: int, steps: int):
+    def __init__(self, make: Callable[[int], Any], first: int, steps: int):
         self._make, self._first, self._steps = make, first, steps
 
     def __len__(self) -> int:
         return self._steps
 
-    def __getitem__(self, index: Any) -> Batch:
+    def __getitem__(self, index: Any) -> Any:
         return self._make(self._first + int(index))
 
 
-def _read_ahead(make: Callable[[int], Batch], first: int, steps: int, workers: int) -> Iterator[Batch]:
+def _read_ahead(make: Callable[[int], Any], first: int, steps: int, workers: int) -> Iterator[Any]:
     """Yield `make(first)`, ..., `make(first + steps - 1)` in order, computed ahead by threads of grain."""
     import grain  # slow to import
 

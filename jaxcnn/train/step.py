@@ -41,7 +41,7 @@ def make_train_step(
 ) -> Callable[[TrainState, Any], tuple[TrainState, metrics.Sums]]:
     """Return the pure function `(state, batch) -> (state, metrics)` that makes one training step.
 
-    The batch is a dict of `images` uint8 `[N, H, W, C]` and `labels` int32 `[N]`. The metrics are sums over the whole
+    The batch is a dict of `image` uint8 `[N, H, W, C]` and `label` int32 `[N]`. The metrics are sums over the whole
     batch: `loss` (without auxiliary losses), `correct` and `examples`.
 
     Every transformation of Optax works (`optim.adapters`). One that accepts extra arguments gets these, of the whole
@@ -73,7 +73,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, metrics.Sums]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        images, labels = batch["images"], batch["labels"]
+        images, labels = batch["image"], batch["label"]
         check_labels(labels, images.shape[:1])
         if prepare is not None:
             images, labels = prepare(key, images, labels, axis_name)
@@ -212,8 +212,8 @@ def make_eval_step(
 ) -> Callable[[TrainState, Any], metrics.Sums]:
     """Return the pure function `(state, batch) -> metrics` that tests the model on one batch.
 
-    The variables are those of `evaluation_variables`. The batch also has a `mask` bool `[N]`, False for examples that
-    do not count.
+    The variables are those of `evaluation_variables`. The batch is a pair of the examples and a mask, bool `[N]`, False
+    for examples that do not count (`jaxcnn.data.Padded`).
 
     Args:
       model: called as `model.apply(variables, images, train=False)`, returns logits `[N, classes]`.
@@ -226,11 +226,12 @@ def make_eval_step(
       UsageError: from the step, when it is traced, if the labels are not integers `[N]`.
     """
 
-    def eval_step(state: TrainState, batch: Any) -> metrics.Sums:
-        check_labels(batch["labels"], batch["images"].shape[:1])
-        images = batch["images"] if normalize is None else normalize(batch["images"])
+    def eval_step(state: TrainState, padded: tuple[Any, jax.Array]) -> metrics.Sums:
+        batch, mask = padded
+        check_labels(batch["label"], batch["image"].shape[:1])
+        images = batch["image"] if normalize is None else normalize(batch["image"])
         logits = evaluation_logits(model, evaluation_variables(state), images, flip=flip)
-        sums = metrics.sums(loss(logits, batch["labels"]), logits, batch["labels"], batch["mask"])
+        sums = metrics.sums(loss(logits, batch["label"]), logits, batch["label"], mask)
         return sums if axis_name is None else jax.lax.psum(sums, axis_name)
 
     return eval_step

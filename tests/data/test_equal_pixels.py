@@ -126,11 +126,11 @@ def check_equal_pixels(folder, data_dir, **fields):
     pipeline = open_pipeline(dataset, batch_size, geometry=preprocessing.geometry, residence="disk", workers=2)
     batch = next(pipeline.batches())
     for place, index in enumerate(pipeline.indices(0)):
-        np.testing.assert_array_equal(batch["images"][place], dataset.read("train", preprocessing.geometry)[0][index])
-    tested = next(pipeline.evaluation_batches(dataset.examples["test"]))
-    np.testing.assert_array_equal(tested["images"], dataset.read("test", preprocessing.geometry)[0])
-    tested = next(evaluation_batches(dataset, preprocessing, dataset.examples["test"]))  # of `eval` and `visualize`
-    np.testing.assert_array_equal(tested["images"], dataset.read("test", preprocessing.geometry)[0])
+        np.testing.assert_array_equal(batch["image"][place], dataset.read("train", preprocessing.geometry)[0][index])
+    tested, _ = next(pipeline.evaluation_batches(dataset.examples["test"]))
+    np.testing.assert_array_equal(tested["image"], dataset.read("test", preprocessing.geometry)[0])
+    tested, _ = next(evaluation_batches(dataset, preprocessing, dataset.examples["test"]))  # of `eval` and `visualize`
+    np.testing.assert_array_equal(tested["image"], dataset.read("test", preprocessing.geometry)[0])
     refused = 0
     for path in sorted(folder.rglob("*")):
         if not path.is_file():

@@ -4,6 +4,7 @@ import itertools
 import shutil
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -50,9 +51,9 @@ def take(pipeline, first_step, count):
 
 def assert_same_batches(ours, theirs):
     for a, b in zip(ours, theirs, strict=True):
-        assert a.keys() == b.keys()
-        for name in a:
-            np.testing.assert_array_equal(a[name], b[name])
+        assert jax.tree.structure(a) == jax.tree.structure(b)
+        for mine, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+            np.testing.assert_array_equal(mine, other)
 
 
 @pytest.mark.parametrize("residence", ["device", "memory", "disk"])
@@ -64,17 +65,17 @@ def test_training_goes_on_from_any_step(grey, residence):
     images, labels = dataset.read("train")
     for step, batch in enumerate(straight):  # an image keeps its label
         indices = batch_indices(step, examples=97, batch_size=16, seed=1)
-        np.testing.assert_array_equal(batch["images"], images[indices])
-        np.testing.assert_array_equal(batch["labels"], labels[indices])
+        np.testing.assert_array_equal(batch["image"], images[indices])
+        np.testing.assert_array_equal(batch["label"], labels[indices])
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 23, 40])
 def test_evaluation_covers_every_example_in_order_in_full_batches(grey, batch_size):
     dataset = open_dataset("mnist", grey)
     batches = list(open_pipeline(dataset, 8).evaluation_batches(batch_size))
-    assert all(len(batch["images"]) == len(batch["labels"]) == len(batch["mask"]) == batch_size for batch in batches)
-    for name, expected in zip(("images", "labels"), dataset.read("test"), strict=True):
-        seen = np.concatenate([batch[name][batch["mask"]] for batch in batches])
+    assert all(len(batch["image"]) == len(batch["label"]) == len(mask) == batch_size for batch, mask in batches)
+    for name, expected in zip(("image", "label"), dataset.read("test"), strict=True):
+        seen = np.concatenate([batch[name][mask] for batch, mask in batches])
         np.testing.assert_array_equal(seen, expected)
 
 
@@ -104,16 +105,16 @@ def test_each_example_comes_once_per_epoch_over_all_processes(grey, batch_size, 
     ]
     images, labels = dataset.read("train")
     joined = [
-        {name: np.concatenate([parts[p][step][name] for p in range(processes)]) for name in ("images", "labels")}
+        {name: np.concatenate([parts[p][step][name] for p in range(processes)]) for name in ("image", "label")}
         for step in range(steps)
     ]
-    stream = np.concatenate([batch["images"] for batch in joined])
+    stream = np.concatenate([batch["image"] for batch in joined])
     for epoch in range(2):
         seen = stream[epoch * 97 : (epoch + 1) * 97]
         assert sorted(image.tobytes() for image in seen) == sorted(image.tobytes() for image in images)
     label_of = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
     for batch in joined:
-        assert [label_of[image.tobytes()] for image in batch["images"]] == batch["labels"].tolist()
+        assert [label_of[image.tobytes()] for image in batch["image"]] == batch["label"].tolist()
     later = open_pipeline(dataset, whole, seed=1, residence=residence, workers=2)
     assert_same_batches(take(later, first_step, steps - first_step), joined[first_step:])
 
@@ -125,9 +126,9 @@ def test_evaluation_covers_every_example_once_over_all_processes(grey, batch_siz
     seen = []
     for part in range(processes):
         pipeline = open_pipeline(dataset, processes, residence=residence, share=(part, processes), workers=2)
-        for batch in pipeline.evaluation_batches(whole):
-            assert len(batch["images"]) == len(batch["labels"]) == batch_size
-            seen += [image.tobytes() for image in batch["images"][batch["mask"]]]
+        for batch, mask in pipeline.evaluation_batches(whole):
+            assert len(batch["image"]) == len(batch["label"]) == batch_size
+            seen += [image.tobytes() for image in batch["image"][mask]]
     assert sorted(seen) == sorted(image.tobytes() for image in dataset.read("test")[0])
 
 
@@ -225,7 +226,7 @@ def test_imagenet_as_tfds_prepares_it_is_tested_on_its_validation_images(tmp_pat
     pipeline = open_pipeline(dataset, 4, geometry=dataset.geometry(32), augment=["resized_crop", "flip"])
     assert pipeline.residence == "disk"
     batches = take(pipeline, 0, 3)
-    assert sorted(np.concatenate([batch["labels"] for batch in batches])) == [5] * 6 + [999] * 6
+    assert sorted(np.concatenate([batch["label"] for batch in batches])) == [5] * 6 + [999] * 6
     tested = list(pipeline.evaluation_batches(4))
-    assert sorted(np.concatenate([batch["labels"][batch["mask"]] for batch in tested])) == [5] * 3 + [999] * 3
-    assert all(batch["images"].shape == (4, 32, 32, 3) for batch in (*batches, *tested))
+    assert sorted(np.concatenate([batch["label"][mask] for batch, mask in tested])) == [5] * 3 + [999] * 3
+    assert all(batch["image"].shape == (4, 32, 32, 3) for batch in (*batches, *(batch for batch, _ in tested)))

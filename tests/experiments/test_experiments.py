@@ -226,7 +226,7 @@ def images():
 
 
 def mean_kernel(state, batch):
-    return {"kernel": abs(state.params["layers_0"]["kernel"]).mean(), "images": batch["images"].mean()}
+    return {"kernel": abs(state.params["layers_0"]["kernel"]).mean(), "images": batch["image"].mean()}
 
 
 @pytest.mark.usefixtures("compile_quickly")

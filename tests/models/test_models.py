@@ -113,7 +113,7 @@ def after_one_step(model: nn.Module, size: int) -> tuple[Any, Any, Any]:
     step = parallel.compile(make_train_step(model, optimizer, axis_name=parallel.axis_name), donate_state=False)
     images = image_batch(model, size, batch=16)
     state = parallel.place_state(create_state(model, optimizer, images.shape[1:], seed=0))
-    batch = {"images": images, "labels": np.arange(16, dtype=np.int32) % 10}
+    batch = {"image": images, "label": np.arange(16, dtype=np.int32) % 10}
     after, sums = step(state, parallel.place_batch(batch))
     return jax.device_get((state, after, sums))
 

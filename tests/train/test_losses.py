@@ -29,7 +29,7 @@ def step_of(labels, loss=cross_entropy, **options):
     optimizer = optax.sgd(1.0)
     state = create_state(Linear(), optimizer, (2, 2, 1), seed=0)
     after, sums = jax.jit(make_train_step(Linear(), optimizer, loss, **options))(
-        state, {"images": images, "labels": labels}
+        state, {"image": images, "label": labels}
     )
     return state, after, sums
 
@@ -58,9 +58,9 @@ def test_labels_of_another_form_are_refused_by_their_form(labels, got):
     message = re.escape(f"labels must be integers of shape (4,), got {got}. Pass the index of one class")
     with pytest.raises(UsageError, match=message):
         step_of(labels)
-    batch = {"images": np.zeros((4, 2, 2, 1), np.float32), "labels": labels, "mask": np.ones(4, bool)}
+    batch = {"image": np.zeros((4, 2, 2, 1), np.float32), "label": labels}
     with pytest.raises(UsageError, match=message):
-        jax.eval_shape(make_eval_step(Linear()), step_of(np.zeros(4, np.int32))[0], batch)
+        jax.eval_shape(make_eval_step(Linear()), step_of(np.zeros(4, np.int32))[0], (batch, np.ones(4, bool)))
     for name in LOSSES:
         with pytest.raises(UsageError, match=message):
             make_loss(name)(jnp.zeros((4, 3)), labels)

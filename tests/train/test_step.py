@@ -36,7 +36,7 @@ def network(*extra, dtype=None):
 def batch(size=24, seed=0):
     random = np.random.default_rng(seed)
     images = random.normal(size=(size, *SHAPE)).astype(np.float32)
-    return {"images": images, "labels": random.integers(0, 5, size).astype(np.int32)}
+    return {"image": images, "label": random.integers(0, 5, size).astype(np.int32)}
 
 
 def train(model=None, steps=3, optimizer=None, devices=1, averaged=False, strategy="pmap", **options):
@@ -113,10 +113,10 @@ def test_the_average_follows_its_formula_over_parameters_and_statistics():
 def test_what_is_tested_is_the_average_where_there_is_one():
     model = network()
     state = train(model, averaged=True, ema_decay=0.9)[-1]
-    test = {**batch(), "mask": np.ones(24, bool)}
-    logits = model.apply({"params": state.ema["params"]}, test["images"], train=False)
-    expected = cross_entropy(logits, test["labels"]).sum()
-    np.testing.assert_allclose(make_eval_step(model)(state, test)["loss"], expected, rtol=1e-5)
+    test = batch()
+    logits = model.apply({"params": state.ema["params"]}, test["image"], train=False)
+    expected = cross_entropy(logits, test["label"]).sum()
+    np.testing.assert_allclose(make_eval_step(model)(state, (test, np.ones(24, bool)))["loss"], expected, rtol=1e-5)
     assert evaluation_variables(state) is state.ema
     assert set(evaluation_variables(train(model, steps=0)[0])) == {"params", "batch_stats"}
 
@@ -124,11 +124,13 @@ def test_what_is_tested_is_the_average_where_there_is_one():
 def test_flipping_takes_the_mean_of_an_image_and_its_mirror_image():
     model = network()
     state = train(model, steps=1)[-1]
-    test = {**batch(), "mask": np.ones(24, bool)}
+    test = batch()
     apply = functools.partial(model.apply, {"params": state.params}, train=False)
-    logits = (apply(test["images"]) + apply(test["images"][:, :, ::-1])) / 2
-    expected = cross_entropy(logits, test["labels"]).sum()
-    np.testing.assert_allclose(make_eval_step(model, flip=True)(state, test)["loss"], expected, rtol=1e-5)
+    logits = (apply(test["image"]) + apply(test["image"][:, :, ::-1])) / 2
+    expected = cross_entropy(logits, test["label"]).sum()
+    np.testing.assert_allclose(
+        make_eval_step(model, flip=True)(state, (test, np.ones(24, bool)))["loss"], expected, rtol=1e-5
+    )
 
 
 LOGITS, LABELS = jnp.array([[2.0, -1.0, 0.5], [0.0, 1.0, -2.0]]), jnp.array([0, 2])
@@ -279,7 +281,7 @@ def test_the_step_works_without_rank_promotion_and_without_jit(restricted):
         state = create_state(model, optimizer, SHAPE, seed=0, averaged=True)
         # Without a restriction on jit, one program in place of one for each operation.
         after, sums = jax.jit(step)(state, batch(size=5))
-        tested = jax.jit(make_eval_step(model, flip=True))(after, {**batch(size=5), "mask": np.ones(5, bool)})
+        tested = jax.jit(make_eval_step(model, flip=True))(after, (batch(size=5), np.ones(5, bool)))
     assert int(after.step) == 1
     assert np.isfinite(sums["loss"])
     assert np.isfinite(tested["loss"])

@@ -159,7 +159,7 @@ class _Tests:
 
     @cached_property
     def first_image(self) -> np.ndarray:
-        return next(evaluation_batches(self._dataset, self._trained.preprocessing, 1))["images"][0]
+        return next(evaluation_batches(self._dataset, self._trained.preprocessing, 1)).batch["image"][0]
 
     @property
     def labels(self) -> np.ndarray:
@@ -179,9 +179,8 @@ class _Tests:
         from jaxcnn.visualize import Mistakes
 
         labels, predicted, mistakes = [], [], Mistakes()
-        for batch in evaluation_batches(self._dataset, self._trained.preprocessing, BATCH):
-            mask = batch["mask"]  # type: ignore[reportTypedDictNotRequiredAccess]
-            images, true = batch["images"][mask], batch["labels"][mask]
+        for batch, mask in evaluation_batches(self._dataset, self._trained.preprocessing, BATCH):
+            images, true = batch["image"][mask], batch["label"][mask]
             probabilities = self._trained.predict_batch(images, BATCH)
             mistakes.add(images, true, probabilities)
             labels.append(true)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from jaxcnn.analysis import summarize
-from jaxcnn.data import normalize
+from jaxcnn.data import Padded, normalize
 from jaxcnn.errors import UsageError
 from jaxcnn.measure.case import Case
 from jaxcnn.models import create_model
@@ -85,16 +85,16 @@ def build(case: Case, model: nn.Module | None = None) -> Program:
     return Program(compiled, args, traced - started, compile_seconds)
 
 
-def random_batch(case: Case, num_classes: int) -> dict[str, np.ndarray]:
+def random_batch(case: Case, num_classes: int) -> Any:
     """Return random uint8 images and int32 labels for one call of the program: `steps_per_dispatch` batches."""
     count = case.batch_size * case.steps_per_dispatch
     generator = np.random.default_rng(0)
     batch = {
-        "images": generator.integers(0, 256, (count, *case.image_shape), np.uint8),
-        "labels": generator.integers(0, num_classes, count).astype(np.int32),
+        "image": generator.integers(0, 256, (count, *case.image_shape), np.uint8),
+        "label": generator.integers(0, num_classes, count).astype(np.int32),
     }
     if case.mode == "infer":
-        batch["mask"] = np.ones(count, bool)
+        return Padded(batch, np.ones(count, bool))
     return batch
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxcnn.data import Dataset
 from jaxcnn.data.dataset import Encoded
-from jaxcnn.data.pipeline import Batch, rows_of
+from jaxcnn.data.pipeline import Batch, Padded, rows_of
 from jaxcnn.data.threads import map_in_threads
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 
@@ -16,7 +16,7 @@ CHUNK = 32
 
 def evaluation_batches(
     dataset: Dataset, preprocessing: Preprocessing, batch_size: int, share: tuple[int, int] = (0, 1)
-) -> Iterator[Batch]:
+) -> Iterator[Padded]:
     """Yield every test example once, in order: this process's part of each batch. The last batch is padded.
 
     Memory for a few batches is used, however large the test set is.
@@ -46,15 +46,15 @@ def evaluation_batches(
     decoded = map_in_threads(decode, chunks())
     for first in range(0, total, batch_size):
         count = min(max(total - first - rows.start, 0), rows.stop - rows.start)
-        batch = _empty(rows.stop - rows.start, preprocessing.image_shape)
+        length = rows.stop - rows.start
+        batch = _empty(length, preprocessing.image_shape)
         filled = 0
         while filled < count:
             images, labels = next(decoded)
-            batch["images"][filled : filled + len(images)] = images
-            batch["labels"][filled : filled + len(images)] = labels
+            batch["image"][filled : filled + len(images)] = images
+            batch["label"][filled : filled + len(images)] = labels
             filled += len(images)
-        batch["mask"][:filled] = True
-        yield Batch(**batch)
+        yield Padded(batch, np.arange(length) < filled)
 
 
 def _decode(dataset: Dataset, preprocessing: Preprocessing, examples: Sequence[Encoded]) -> np.ndarray:
@@ -71,9 +71,8 @@ def _decode(dataset: Dataset, preprocessing: Preprocessing, examples: Sequence[E
         raise dataset.damaged(error) from error
 
 
-def _empty(rows: int, image_shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def _empty(rows: int, image_shape: tuple[int, ...]) -> Batch:
     return {
-        "images": np.zeros((rows, *image_shape), np.uint8),
-        "labels": np.zeros(rows, np.int32),
-        "mask": np.zeros(rows, bool),
+        "image": np.zeros((rows, *image_shape), np.uint8),
+        "label": np.zeros(rows, np.int32),
     }

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import kernels
-from jaxcnn.data import Dataset, open_dataset
+from jaxcnn.data import Dataset, Padded, open_dataset
 from jaxcnn.data.imagefolder import PREFIX as FOLDER
 from jaxcnn.errors import UsageError
 from jaxcnn.train import metrics
@@ -175,9 +175,9 @@ def make_evaluation_step(trained: Trained, loss: Loss, axis_name: str | None) ->
     """
     count, flip = trained.num_classes, trained.config.tta == "flip"
 
-    def evaluation_step(variables: Any, batch: Any) -> metrics.Sums:
-        labels, mask = batch["labels"], batch["mask"]
-        inputs = trained.preprocessing.normalize(batch["images"])
+    def evaluation_step(variables: Any, padded: Padded) -> metrics.Sums:
+        (examples, mask), labels = padded, padded.batch["label"]
+        inputs = trained.preprocessing.normalize(examples["image"])
         logits = evaluation_logits(trained.model, variables, inputs, flip=flip)
         predicted = jnp.argmax(logits, axis=-1)
 

@@ -40,7 +40,7 @@ def batches(share=(0, 1)):
     random, rows = np.random.default_rng(0), rows_of(share, BATCH)
     for _ in range(STEPS):
         images, labels = random.integers(0, 256, (BATCH, *SHAPE), np.uint8), random.integers(0, 10, BATCH, np.int32)
-        yield {"images": images[rows], "labels": labels[rows]}
+        yield {"image": images[rows], "label": labels[rows]}
 
 
 def train(way, devices=None):

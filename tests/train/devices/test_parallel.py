@@ -27,7 +27,7 @@ def batches(count):
     random = np.random.default_rng(0)
     for _ in range(count):
         images = random.integers(0, 256, (BATCH, *SHAPE), np.uint8)
-        yield {"images": images, "labels": random.integers(0, 10, BATCH).astype(np.int32)}
+        yield {"image": images, "label": random.integers(0, 10, BATCH).astype(np.int32)}
 
 
 @functools.cache
@@ -88,10 +88,10 @@ def test_gradients_are_means_over_the_batch_and_not_as_many_times_too_large_as_t
     step = make_train_step(Linear(), optimizer, normalize=lambda x: x / 255, axis_name=parallel.axis_name)
     compiled = parallel.compile(step, donate_state=False)
     after, _ = compiled(parallel.place_state(state), parallel.place_batch(batch))
-    x, kernel = batch["images"].reshape(BATCH, -1) / 255.0, np.asarray(state.params["Dense_0"]["kernel"], np.float64)
+    x, kernel = batch["image"].reshape(BATCH, -1) / 255.0, np.asarray(state.params["Dense_0"]["kernel"], np.float64)
     logits = x @ kernel
     odds = np.exp(logits - logits.max(1, keepdims=True))
-    gradient = x.T @ (odds / odds.sum(1, keepdims=True) - np.eye(10)[batch["labels"]]) / BATCH
+    gradient = x.T @ (odds / odds.sum(1, keepdims=True) - np.eye(10)[batch["label"]]) / BATCH
     update = state.params["Dense_0"]["kernel"] - after.params["Dense_0"]["kernel"]
     np.testing.assert_allclose(update, gradient, atol=1e-6)
     assert np.abs(gradient).max() > 1e-2  # eight times as much would be far outside
@@ -271,7 +271,7 @@ def test_state_is_never_stacked():
     state = create_state(model, optax.sgd(0.1), (28, 28, 1), seed=0)
     placed = parallel.place_state(state)
     step = parallel.compile(make_train_step(model, optax.sgd(0.1), axis_name="batch"), donate_state=True)
-    batch = {"images": np.zeros((16, 28, 28, 1), np.uint8), "labels": np.zeros(16, np.int32)}
+    batch = {"image": np.zeros((16, 28, 28, 1), np.uint8), "label": np.zeros(16, np.int32)}
     after, _ = step(placed, parallel.place_batch(batch))
     assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
     assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(after))
@@ -283,7 +283,7 @@ def test_the_state_passed_in_is_donated():
     state = create_state(model, optax.sgd(0.1), (28, 28, 1), seed=0)
     placed = parallel.place_state(state)
     step = parallel.compile(make_train_step(model, optax.sgd(0.1), axis_name="batch"), donate_state=True)
-    batch = {"images": np.zeros((16, 28, 28, 1), np.uint8), "labels": np.zeros(16, np.int32)}
+    batch = {"image": np.zeros((16, 28, 28, 1), np.uint8), "label": np.zeros(16, np.int32)}
     step(placed, parallel.place_batch(batch))
     assert all(x.is_deleted() for x in jax.tree.leaves(placed.params))
     assert not any(x.is_deleted() for x in jax.tree.leaves(state))
@@ -292,7 +292,7 @@ def test_the_state_passed_in_is_donated():
 @pytest.mark.parametrize("strategy", ["pmap", "shard_map", "jit"])
 def test_a_batch_that_devices_do_not_divide_is_refused(strategy):
     parallel = make_parallel(strategy, jax.devices()[:8])
-    batch = {"images": np.zeros((100, 28, 28, 1), np.uint8), "labels": np.zeros(100, np.int32)}
+    batch = {"image": np.zeros((100, 28, 28, 1), np.uint8), "label": np.zeros(100, np.int32)}
     with pytest.raises(UsageError, match="batch_size 100 cannot be divided over 8 devices; use 96 or 104"):
         parallel.place_batch(batch)
 

@@ -121,7 +121,7 @@ def test_every_optimizer_trains_and_resumes_with_the_same_bits(name, tmp_path):
 def batch(size=16):
     random = np.random.default_rng(0)
     images = random.normal(size=(size, 28, 28, 1)).astype(np.float32)
-    return {"images": images, "labels": random.integers(0, 10, size).astype(np.int32)}
+    return {"image": images, "label": random.integers(0, 10, size).astype(np.int32)}
 
 
 def one_step(optimizer, **options):

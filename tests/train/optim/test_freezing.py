@@ -24,7 +24,7 @@ class Stack(nn.Module):
         return nn.Dense(3, name="head")(x.mean((1, 2)))
 
 
-BATCH = {"images": np.ones((4, 8, 8, 1), np.float32), "labels": np.array([0, 1, 2, 0])}
+BATCH = {"image": np.ones((4, 8, 8, 1), np.float32), "label": np.array([0, 1, 2, 0])}
 
 
 def compiled_step(pattern, parts=1):

@@ -120,7 +120,7 @@ def test_frozen_batch_normalization_uses_its_running_statistics():
     plan = plan_of(dataclasses.replace(NORMALIZED, freeze="(?!head)", optimizer=OptimizerConfig(learning_rate=1e-9)))
     batch = next(plan.pipeline.batches(0))
     state = plan.parallel.place_state(jax.device_get(plan.initial_state()))
-    tested = plan.compile_eval_step()(state, plan.parallel.place_batch({**batch, "mask": np.ones(8, bool)}))
+    tested = plan.compile_eval_step()(state, plan.parallel.place_batch((batch, np.ones(8, bool))))
     _, trained = plan.compile_train_step()(state, plan.parallel.place_batch(batch))
     np.testing.assert_allclose(trained["loss"], tested["loss"], rtol=1e-5)
 
