@@ -93,8 +93,8 @@ loop.evaluate = evaluate
 compare("a fit that is interrupted")
 
 from pathlib import Path
-jaxcnn.train.evaluate_run(Path(run))
-compare("evaluate_run")
+jaxcnn.train.evaluate(Path(run))
+compare("evaluate")
 trained = jaxcnn.train.load_run(run)
 compare("load_run")
 images, _ = open_dataset("fashion_mnist_mini").read("test")

@@ -28,6 +28,7 @@ Settle = Callable[[int | None], object]
 COMMANDS = {
     "train": "train a model, and write everything about the run to its directory",
     "find-lr": "plot the loss against the learning rate, and suggest one",
+    "sweep": "train many networks, and compare settings over seeds",
     "eval": "evaluate a trained model on the whole test set",
     "predict": "classify images",
     "visualize": "draw what a model has learned and what it sees",

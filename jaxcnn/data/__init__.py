@@ -1,11 +1,18 @@
-"""Datasets in the format of tensorflow-datasets, read without TensorFlow, as batches of uint8 images."""
+"""Datasets of images: prepared ones of tensorflow-datasets, and the user's own; as batches of arrays."""
 
 from jaxcnn.data.augment import AUGMENTATIONS, compose, normalize
 from jaxcnn.data.dataset import Dataset
 from jaxcnn.data.datasets import list_datasets, open_dataset
 from jaxcnn.data.decode import Geometry
 from jaxcnn.data.pipeline import Batch, Padded, Pipeline, open_pipeline
+from jaxcnn.data.sources.arrays import from_arrays
+from jaxcnn.data.sources.folder import from_folder
+from jaxcnn.data.sources.source import from_source
+from jaxcnn.data.sources.table import from_table
 from jaxcnn.data.statistics import STATISTICS
+from jaxcnn.data.stream import StreamPipeline
+from jaxcnn.data.stream.batches import from_batches
+from jaxcnn.data.tfds_dataset import TfdsDataset
 
 __all__ = [
     "AUGMENTATIONS",
@@ -15,7 +22,14 @@ __all__ = [
     "Geometry",
     "Padded",
     "Pipeline",
+    "StreamPipeline",
+    "TfdsDataset",
     "compose",
+    "from_arrays",
+    "from_batches",
+    "from_folder",
+    "from_source",
+    "from_table",
     "list_datasets",
     "normalize",
     "open_dataset",

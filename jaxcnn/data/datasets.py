@@ -7,6 +7,7 @@ Every dataset, including the one inside the package, is a TFDS dataset in ArrayR
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 from jaxcnn._scoped import quiet_logger
 from jaxcnn.data import imagefolder
 from jaxcnn.data.dataset import Dataset, first_line
+from jaxcnn.data.sources import npz
+from jaxcnn.data.tfds_dataset import TfdsDataset, count_examples
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.local_path import is_possible, local_folder
 
@@ -33,6 +36,20 @@ KNOWN = (
     "svhn_cropped",
 )
 """Names that are always listed. Every other TFDS dataset of labeled images can be opened once it is prepared."""
+
+
+PATH_PREFIXES = (imagefolder.PREFIX, imagefolder.CSV_PREFIX, npz.PREFIX)
+"""Prefixes of names of datasets that are paths."""
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Return the prefix of the name of a dataset that is a path, and the path. Other names have an empty prefix.
+
+    >>> split_name("npz:digits.npz"), split_name("mnist")
+    (('npz:', 'digits.npz'), ('', 'mnist'))
+    """
+    prefix = next((prefix for prefix in PATH_PREFIXES if name.startswith(prefix)), "")
+    return prefix, name.removeprefix(prefix)
 
 
 def data_folder(data_dir: str | Path | None = None) -> Path:
@@ -78,33 +95,61 @@ def open_dataset(
 
     Args:
       name: TFDS name, with the configuration if there are several ("fashion_mnist", "emnist/letters"); or
-        "imagefolder:PATH", a folder with one folder of images for each class.
+        "imagefolder:PATH", a folder with one folder of images for each class; or "csv:FILE", a table of paths and
+        labels (see `from_table`), relative to the folder of the file; or "npz:FILE", a NumPy file of arrays (see
+        `jaxcnn.data.sources.npz`).
       data_dir: folder of prepared datasets. Default: `$TFDS_DATA_DIR`, or the default of TFDS.
-      skip_damaged: whether to leave out damaged files of a folder, instead of raising.
+      skip_damaged: whether to leave out damaged files of a folder or a table, instead of raising.
       train_split: training examples in TFDS's notation, such as "train[:90%]". Default: "train"; its first 80 % if the
         dataset has no other split.
       test_split: test examples, such as "train[90%:]". Default: "test", or else "validation", or else the last 20 % of
         "train".
       progress: function that is called with "files", the number of files read and their total number, while a folder
-        is prepared.
+        or a table is prepared.
 
     Raises:
       UsageError: the name is unknown, or the dataset is not prepared, has no labeled images, or lacks a split.
     """
-    root, notes = BUNDLED_DIR if is_bundled(name) else data_folder(data_dir), ()
-    if name.startswith(imagefolder.PREFIX):
-        prepared = imagefolder.prepare(
-            name.removeprefix(imagefolder.PREFIX), root, skip_damaged=skip_damaged, progress=progress
-        )
-        directory, notes = prepared.directory, prepared.notes
-    else:
-        directory = None
-        if not is_possible(name):
-            raise unknown_name("dataset", name, KNOWN)
-        if not name or not any((root / name).glob("*/dataset_info.json")):
-            # Checked first, since TFDS would start a download and, without a network, retry for ten minutes.
-            raise _not_prepared(name, root, data_dir)
+    if name.startswith(npz.PREFIX):
+        if train_split is not None or test_split is not None:
+            raise UsageError(f"{name} has no splits in TFDS's notation. Omit --train-split and --test-split.")
+        return npz.open_npz(name.removeprefix(npz.PREFIX))
+    root = BUNDLED_DIR if is_bundled(name) else data_folder(data_dir)
+    if imagefolder.is_name(name):
+        prepared = imagefolder.prepare_named(name, root, skip_damaged=skip_damaged, progress=progress)
+        return open_copy(name, root, prepared, train_split, test_split)
+    if not is_possible(name):
+        raise unknown_name("dataset", name, KNOWN)
+    if not name or not any((root / name).glob("*/dataset_info.json")):
+        # Checked first, since TFDS would start a download and, without a network, retry for ten minutes.
+        raise _not_prepared(name, root, data_dir)
+    return _open(name, root, None, train_split, test_split)
 
+
+@quiet_logger("absl", logging.ERROR)
+def open_copy(
+    name: str,
+    root: Path,
+    prepared: imagefolder.Prepared,
+    train_split: str | None = None,
+    test_split: str | None = None,
+) -> Dataset:
+    """Open the copy of a folder or a table of images, which may have a validation split.
+
+    Args:
+      name: name of the dataset.
+      root: folder of prepared datasets, for messages.
+      prepared: the copy.
+      train_split, test_split: see `open_dataset`.
+
+    Raises:
+      UsageError: the copy is damaged, or lacks a split.
+    """
+    opened = _open(name, root, prepared.directory, train_split, test_split)
+    return replace(opened, notes=(*prepared.notes, *opened.notes))
+
+
+def _open(name: str, root: Path, directory: Path | None, train_split: str | None, test_split: str | None) -> Dataset:
     import tensorflow_datasets as tfds
 
     try:
@@ -125,14 +170,16 @@ def open_dataset(
             "Choose a dataset with uint8 images and one class label for each."
         ) from error
 
-    splits, more_notes = _choose_splits(name, info, train_split, test_split)
-    return Dataset(
+    splits, notes = _choose_splits(name, info, train_split, test_split)
+    if directory is not None and "validation" in info.splits and splits["test"] == "test":
+        splits["validation"] = "validation"
+    return TfdsDataset(
         name=name,
         directory=Path(builder.data_dir),
         image_shape=(shape[0], shape[1], shape[2]),
         class_names=class_names,
         examples={ours: info.splits[theirs].num_examples for ours, theirs in splits.items()},
-        notes=(*notes, *more_notes),
+        notes=notes,
         _builder=builder,
         _splits=splits,
         _keys=(keys[0], keys[1]),
@@ -157,15 +204,7 @@ def _choose_splits(
         notes = (f"dataset {name!r} has no test split; training on {train}, testing on {test} (--test-split)",)
     splits = {"train": train, "test": test}
     for ours, theirs in splits.items():
-        try:
-            count = info.splits[theirs].num_examples
-        except Exception as error:  # TFDS parses the notation, and raises many types
-            raise UsageError(
-                f"dataset {name!r} has no {ours} split {theirs!r}: {first_line(error)}. It has {', '.join(available)}; "
-                "parts are written as in --train-split 'train[:90%]'."
-            ) from error
-        if count < 1:
-            raise UsageError(f"the {ours} split {theirs!r} of dataset {name!r} is empty. Choose a larger part.")
+        count_examples(name, info.splits, ours, theirs)
     return splits, notes
 
 
@@ -176,6 +215,8 @@ def _not_prepared(name: str, root: Path, data_dir: str | Path | None) -> UsageEr
     if name not in known and name.split("/")[0] not in tfds.list_builders(with_community_datasets=False):
         if Path(name).is_dir():
             return UsageError(f"unknown dataset {name!r}; did you mean '{imagefolder.PREFIX}{name}'?")
+        if name.lower().endswith((".csv", ".tsv")) and Path(name).is_file():
+            return UsageError(f"unknown dataset {name!r}; did you mean '{imagefolder.CSV_PREFIX}{name}'?")
         return unknown_name("dataset", name, known)
     incomplete = any((root / name).glob("*"))
     state = "is only partly prepared" if incomplete else "is not prepared"

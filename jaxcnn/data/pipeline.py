@@ -10,40 +10,31 @@ import math
 import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import numpy as np
 
 from jaxcnn.data import augment as augmentations
-from jaxcnn.data.dataset import Dataset
+from jaxcnn.data.dataset import Batch, Dataset
 from jaxcnn.data.decode import Geometry, RandomBox
-from jaxcnn.errors import UsageError
+from jaxcnn.data.order import Order, balanced, batch_indices, rows_of, shuffled
+from jaxcnn.data.read_ahead import READ_AHEAD, Place, grouped, placed, read_ahead
+from jaxcnn.data.threads import MEMORY_SHARE, fits_memory
+from jaxcnn.errors import UsageError, unknown_name
+
+__all__ = ["READ_AHEAD", "Batch", "Padded", "Pipeline", "batch_indices", "open_pipeline", "rows_of"]
 
 Residence = Literal["device", "memory", "disk"]
-Place = Callable[[Any], Any]
-
-MEMORY_SHARE = 0.3
-"""Largest fraction of a device's or the host's memory that a decoded split may take to be kept there."""
-
-READ_AHEAD = 2
-"""Number of calls of the step whose batches are put on the devices ahead, and of batches that each worker has ready."""
+Sampling = Literal["shuffle", "balanced"]
 
 MUCH_WAITING = 0.1
 """Fraction of step time spent waiting for data above which a run reports it, with advice."""
 
 WORKERS = min(16, 2 * (os.cpu_count() or 1))
 """Number of threads that read and decode: more than cores, since some of them wait for the disk."""
-
-
-Batch = dict[str, Any]
-"""Examples of one step: a dict of arrays, or of trees of arrays, with a leading axis of N examples.
-
-Batches of labeled images have `image`, uint8 `[N, H, W, C]`, and `label`, int32 `[N]`.
-"""
 
 
 class Padded(NamedTuple):
@@ -58,41 +49,6 @@ class Padded(NamedTuple):
     mask: Any
 
 
-@functools.lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, examples: int) -> np.ndarray:
-    """Return the order of examples in an epoch. Two orders are cached: a batch may cover the end of one epoch."""
-    return np.random.default_rng((seed, epoch)).permutation(examples)
-
-
-def batch_indices(step: int, *, examples: int, batch_size: int, seed: int) -> np.ndarray:
-    """Return the indices `[batch_size]` of the examples that training step `step` (from 0) uses.
-
-    Epochs follow one another without a gap, each in a random order of its own, and every batch takes the next
-    `batch_size` examples. Each example comes exactly once per epoch, and no batch is short. The last batch of an epoch
-    may contain the first examples of the next one.
-
-    >>> sorted(int(i) for step in range(2) for i in batch_indices(step, examples=6, batch_size=3, seed=0))
-    [0, 1, 2, 3, 4, 5]
-    """
-    position, needed, parts = step * batch_size, batch_size, []
-    while needed:
-        epoch, start = divmod(position, examples)
-        part = _order(seed, epoch, examples)[start : start + needed]
-        parts.append(part)
-        position, needed = position + len(part), needed - len(part)
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def rows_of(share: tuple[int, int], batch_size: int) -> slice:
-    """Return the rows of a batch that process `p` of `P` feeds, for the share `(p, P)`.
-
-    >>> rows_of((1, 4), 64)
-    slice(16, 32, None)
-    """
-    part, parts = share
-    return slice(batch_size * part // parts, batch_size * (part + 1) // parts)
-
-
 @dataclass
 class Pipeline:
     """Batches of a dataset, from wherever its images are kept.
@@ -103,7 +59,7 @@ class Pipeline:
       device_augment: augmentations that the step has to apply on the device; decoding has applied the others.
       residence: where the training images are kept: decoded on the "device" or in "memory", or encoded on the "disk".
       share: `(p, P)`, process index and count: batches contain part p of P equal parts of the whole ones.
-      keeps_test: whether the test images are decoded once and kept in memory.
+      example_bytes: bytes of a decoded example, by which `evaluation_batches` chooses where to keep a split.
       waited: seconds spent waiting for training batches to be made. Putting them on the devices does not count.
     """
 
@@ -116,10 +72,12 @@ class Pipeline:
     residence: Residence
     share: tuple[int, int]
     workers: int
-    keeps_test: bool
+    example_bytes: int
+    order: Order = shuffled
     waited: float = 0.0
     _random_box: RandomBox | None = None
-    _on_device: dict[str, Any] = field(default_factory=dict, repr=False)
+    _example: list[Any] = field(default_factory=list, repr=False)
+    _on_device: list[Batch] = field(default_factory=list, repr=False)
 
     def batches(
         self, first_step: int = 0, place: Place | None = None, counts: Iterable[int] | None = None
@@ -132,74 +90,93 @@ class Pipeline:
             `place` gets such lists, and the iterator ends with `counts`.
         """
         if self.residence == "disk":
-            made = _read_ahead(self._training_batch_from_disk, first_step, sys.maxsize // 2, self.workers)
+            made = read_ahead(self._training_batch_from_disk, first_step, sys.maxsize // 2, self.workers)
         elif self.residence == "device":
             # Not timed: gathering waits for the device's earlier work only, never for data.
-            return _placed(_grouped(self._from_device(first_step), counts), place)
+            return placed(grouped(self._from_device(first_step), counts), place)
         else:
             made = map(self._training_batch_from_memory, itertools.count(first_step))
-        return _placed(_grouped(self._timed(made), counts), place)
+        return placed(grouped(self._timed(made), counts), place)
 
-    def evaluation_batches(self, batch_size: int, place: Place | None = None) -> Iterator[Any]:
-        """Yield every test example once, in order: this process's part of each batch. The last batch is padded.
+    def evaluation_batches(self, batch_size: int, place: Place | None = None, split: str = "test") -> Iterator[Any]:
+        """Yield every example of a split once, in order: this process's part of each batch. The last batch is padded.
 
         Args:
           batch_size: examples in a batch, over all processes together.
           place: as for `batches`.
+          split: "test", "validation" or "train".
+
+        Returns:
+          Iterator of `Padded` batches, or of what `place` returns for them.
         """
-        steps = math.ceil(self.dataset.examples["test"] / batch_size)
-        make = functools.partial(self._evaluation_batch, batch_size=batch_size)
-        if self.keeps_test:
-            return _placed(map(make, range(steps)), place)
-        return _placed(_read_ahead(make, 0, steps, self.workers), place)
+        steps = math.ceil(self.dataset.examples[split] / batch_size)
+        make = functools.partial(self._evaluation_batch, split=split, batch_size=batch_size)
+        if self._is_kept(split):
+            return placed(map(make, range(steps)), place)
+        return placed(read_ahead(make, 0, steps, self.workers), place)
+
+    @property
+    def example(self) -> Any:
+        """Shapes and dtypes of a batch of one example."""
+        if not self._example:
+            batch = self.dataset.load("train", [0], self.geometry)
+            self._example.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch))
+        return self._example[0]
 
     def indices(self, step: int) -> np.ndarray:
         """Return the indices of the examples in this process's part of a step's batch."""
-        whole = batch_indices(step, examples=self.dataset.examples["train"], batch_size=self.batch_size, seed=self.seed)
+        examples = self.dataset.examples["train"]
+        whole = batch_indices(step, examples=examples, batch_size=self.batch_size, seed=self.seed, order=self.order)
         return whole[rows_of(self.share, self.batch_size)]
 
+    def state_after(self, step: int) -> Any:
+        """Return what to store beside a checkpoint after `step` steps to continue from there: nothing, None.
+
+        Batches depend on the seed and the step only.
+        """
+        return None
+
+    def restore(self, step: int, state: Any) -> None:
+        """Continue from what `state_after` returned. There is nothing to do: `batches` begins at any step."""
+
     def _training_batch_from_memory(self, step: int) -> Batch:
-        images, labels = self._kept("train")
-        indices = self.indices(step)
-        return Batch(image=images[indices], label=labels[indices])
+        return _rows(self._kept("train"), self.indices(step))
 
     def _training_batch_from_disk(self, step: int) -> Batch:
-        indices = self.indices(step)
+        indices = self.indices(step).tolist()
         first = rows_of(self.share, self.batch_size).start
-        examples = self.dataset.read_encoded("train", indices.tolist())
         randoms = None
         if self._random_box is not None:
             # Seeded by the position in the whole batch, so that crops do not depend on the number of processes.
-            randoms = [np.random.default_rng((self.seed, step, first + place)) for place in range(len(examples))]
-        images = self.dataset.decode_batch(examples, self.geometry, self._random_box, randoms)
-        return Batch(image=images, label=np.array([example.label for example in examples], np.int32))
+            randoms = [np.random.default_rng((self.seed, step, first + place)) for place in range(len(indices))]
+        return self.dataset.load("train", indices, self.geometry, random_box=self._random_box, randoms=randoms)
 
     def _from_device(self, first_step: int) -> Iterator[Batch]:
         if not self._on_device:
-            images, labels = self._kept("train")
-            self._on_device.update(image=jax.device_put(images), label=jax.device_put(labels))
+            self._on_device.append(jax.device_put(self._kept("train")))
         for step in itertools.count(first_step):
-            yield _gather(self._on_device, jax.device_put(self.indices(step)))
+            yield _gather(self._on_device[0], jax.device_put(self.indices(step)))
 
-    def _evaluation_batch(self, step: int, batch_size: int) -> Padded:
-        total = self.dataset.examples["test"]
+    def _evaluation_batch(self, step: int, split: str, batch_size: int) -> Padded:
         whole = np.arange(step * batch_size, (step + 1) * batch_size)
         indices = whole[rows_of(self.share, batch_size)]
-        mask = indices < total
-        present = indices[mask]
-        images = np.zeros((len(indices), *self.image_shape), np.uint8)
-        labels = np.zeros(len(indices), np.int32)
-        if self.keeps_test:
-            all_images, all_labels = self._kept("test")
-            images[mask], labels[mask] = all_images[present], all_labels[present]
+        mask = indices < self.dataset.examples[split]
+        # Without any example in this part of the batch, one tells the shapes of the padding.
+        present = indices[mask].tolist() or [0]
+        if self._is_kept(split):
+            examples = _rows(self._kept(split), present)
         else:
-            examples = self.dataset.read_encoded("test", present.tolist())
-            images[mask] = self.dataset.decode_batch(examples, self.geometry)
-            labels[mask] = [example.label for example in examples]
-        return Padded(Batch(image=images, label=labels), mask)
+            examples = self.dataset.load(split, present, self.geometry)
+        return Padded(jax.tree.map(functools.partial(_padded, mask=mask), examples), mask)
 
-    def _kept(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        return self.dataset.read(split, self.geometry)
+    def _is_kept(self, split: str) -> bool:
+        """Return whether a split is decoded once and kept in memory."""
+        if split == "train":
+            return self.residence != "disk"
+        return self.residence != "disk" or fits_memory(self.dataset.examples[split] * self.example_bytes)
+
+    def _kept(self, split: str) -> Batch:
+        return self.dataset.decoded(split, self.geometry)
 
     def advice(self, waiting: float) -> str | None:
         """Return what to change if steps waited for data for the fraction `waiting` of their time, or None if not."""
@@ -233,6 +210,7 @@ def open_pipeline(
     residence: Residence | Literal["auto"] = "auto",
     share: tuple[int, int] = (0, 1),
     workers: int = WORKERS,
+    sampling: Sampling = "shuffle",
 ) -> Pipeline:
     """Return the batches of a dataset.
 
@@ -248,11 +226,17 @@ def open_pipeline(
         device.
       residence: where to keep the training images; "auto" chooses by available memory.
       share: `(p, P)`, process index and count: make part p of P equal parts of each batch.
+      workers: number of threads that read and decode.
+      sampling: "shuffle" takes each example once per epoch. "balanced" takes each class equally often.
 
     Raises:
-      UsageError: if the batch size is not between 1 and the number of training images, or if images differ in size and
-        no `geometry` is given.
+      UsageError: if the batch size is not between 1 and the number of training images, if images differ in size and
+        no `geometry` is given, or if `sampling` is "balanced" and the examples do not have one class each.
     """
+    if not dataset.random_access:
+        return cast(Any, dataset).open_stream(
+            batch_size, seed, geometry=geometry, augment=augment, share=share, sampling=sampling
+        )
     examples = dataset.examples["train"]
     if not 1 <= batch_size <= examples:
         raise UsageError(f"batch_size must be from 1 to the {examples} training images, got {batch_size}")
@@ -260,7 +244,8 @@ def open_pipeline(
     assert geometry.size is not None
     random_box, on_device = _division(augment, crops_on_host=not dataset.keeps_pixels(geometry))
     shape = (*geometry.size, dataset.image_shape[-1])
-    kept = _choose_residence(examples * math.prod(shape), random_box, residence)
+    example_bytes = dataset.example_bytes(geometry)
+    kept = _choose_residence(examples * example_bytes, random_box, residence)
     return Pipeline(
         dataset=dataset,
         batch_size=batch_size,
@@ -271,9 +256,28 @@ def open_pipeline(
         residence=kept,
         share=share,
         workers=max(1, workers),
-        keeps_test=kept != "disk" or _fits_memory(dataset.examples["test"] * math.prod(shape)),
+        example_bytes=example_bytes,
+        order=_choose_order(dataset, sampling),
         _random_box=random_box,
     )
+
+
+def _choose_order(dataset: Dataset, sampling: Sampling) -> Order:
+    """Return the order of the training examples.
+
+    Raises:
+      UsageError: `sampling` is unknown, or is "balanced" and the examples do not have one class each.
+    """
+    if sampling == "shuffle":
+        return shuffled
+    if sampling != "balanced":
+        raise unknown_name("sampling", sampling, get_args(Sampling))
+    labels = dataset.labels("train")
+    if labels is None or labels.ndim != 1 or not dataset.class_names:
+        raise UsageError(
+            f"sampling 'balanced' needs one class for each image of dataset {dataset.name!r}. Use 'shuffle'."
+        )
+    return balanced(labels)
 
 
 def _division(augment: Sequence[Any], *, crops_on_host: bool) -> tuple[RandomBox | None, tuple[Any, ...]]:
@@ -301,60 +305,20 @@ def _choose_residence(needed: int, random_box: RandomBox | None, wanted: Residen
         free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
         if needed <= MEMORY_SHARE * free:
             return "device"
-    return "memory" if _fits_memory(needed) else "disk"
-
-
-def _fits_memory(needed: int) -> bool:
-    """Return whether `needed` bytes are a small enough part of the host's memory; True if its size is unknown."""
-    try:
-        return needed <= MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return True
+    return "memory" if fits_memory(needed) else "disk"
 
 
 @jax.jit
-def _gather(kept: dict[str, jax.Array], indices: jax.Array) -> Any:
-    return {name: array[indices] for name, array in kept.items()}
+def _gather(kept: Batch, indices: jax.Array) -> Any:
+    return jax.tree.map(lambda array: array[indices], kept)
 
 
-class _Steps:
-    """A grain data source whose records are whole batches."""
-
-    def __init__(self, make: Callable[[int], Any], first: int, steps: int):
-        self._make, self._first, self._steps = make, first, steps
-
-    def __len__(self) -> int:
-        return self._steps
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._make(self._first + int(index))
+def _rows(examples: Batch, indices: Any) -> Batch:
+    return jax.tree.map(lambda array: array[indices], examples)
 
 
-def _read_ahead(make: Callable[[int], Any], first: int, steps: int, workers: int) -> Iterator[Any]:
-    """Yield `make(first)`, ..., `make(first + steps - 1)` in order, computed ahead by threads of grain."""
-    import grain  # slow to import
-
-    # grain reads one record per call, so its records are batches rather than examples.
-    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=READ_AHEAD * workers)
-    return iter(grain.MapDataset.source(_Steps(make, first, steps)).to_iter_dataset(options))
-
-
-def _grouped(batches: Iterator[Batch], counts: Iterable[int] | None) -> Iterator[Any]:
-    """Yield batches in lists of these lengths, or one by one without `counts`."""
-    if counts is None:
-        return batches
-    return ([next(batches) for _ in range(count)] for count in counts)
-
-
-def _placed(items: Iterator[Any], place: Place | None) -> Iterator[Any]:
-    """Yield what `place` makes of each item, calling it `READ_AHEAD` items early: transfers run in the background."""
-    if place is None:
-        yield from items
-        return
-    ahead: deque[Any] = deque()
-    for item in items:
-        ahead.append(place(item))
-        if len(ahead) > READ_AHEAD:
-            yield ahead.popleft()
-    while ahead:
-        yield ahead.popleft()
+def _padded(rows: np.ndarray, *, mask: np.ndarray) -> np.ndarray:
+    """Return the rows of the examples in `mask`, and zeros for the others."""
+    whole = np.zeros((len(mask), *rows.shape[1:]), rows.dtype)
+    whole[mask] = rows[: mask.sum()]
+    return whole

@@ -1,10 +1,9 @@
 """Mean and standard deviation of the pixels of a dataset: recorded, or measured once and kept beside the dataset."""
 
 import contextlib
-import functools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcnn.data.decode import Geometry
-from jaxcnn.data.threads import map_in_threads
+from jaxcnn.data.threads import count_at_once, map_in_threads
 
 if TYPE_CHECKING:
     from jaxcnn.data.dataset import Dataset
@@ -27,16 +26,10 @@ FILE = "jaxcnn_statistics.json"
 FORMAT = 1
 """Version of that file. Increase it when images are decoded in another way, so that they are measured again."""
 
-MAX_CHUNK, CHUNK_PIXELS = 1024, 1 << 20
-"""Maximum number of images, and of their pixels, that a thread reads at once."""
-
-CHUNK_OF_UNKNOWN_SIZE = 16
-"""Number of images that a thread reads at once if images differ in size."""
-
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation of the training pixels of each channel, on the scale from 0 to 1."""
+    """Mean and standard deviation of the training pixels of each channel: uint8 divided by 255, or floats as such."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -58,6 +51,10 @@ class Statistics:
             std.append(float(np.sqrt(frequency @ (values - mean[-1]) ** 2)))
         return Statistics(tuple(mean), tuple(std))
 
+    def without_zeros(self) -> "Statistics":
+        """Return the statistics with a standard deviation of 1 for constant channels, which one can divide by."""
+        return Statistics(self.mean, tuple(std or 1.0 for std in self.std))
+
 
 # Recorded statistics save reading the whole training split before the first batch. Other datasets are measured.
 # `jaxcnn datasets stats NAME` prints such a line. The statistics of imagenet2012 are torchvision's.
@@ -75,7 +72,7 @@ def measure(dataset: "Dataset", geometry: Geometry | None = None) -> Statistics:
     """Measure the statistics of the training images, or return those that were measured before.
 
     Each pixel has the same weight. Images are measured in parallel on all cores. The result is kept in `FILE` beside
-    the dataset, unless the dataset is in `STATISTICS` or its folder cannot be written.
+    the dataset, unless the dataset is in `STATISTICS`, has no folder or is divided, or its folder cannot be written.
 
     Args:
       dataset: dataset to measure.
@@ -89,50 +86,65 @@ def measure(dataset: "Dataset", geometry: Geometry | None = None) -> Statistics:
     kept = _read(dataset)
     if key in kept:
         return kept[key]
-    statistics = Statistics.of_counts(_count_pixels(dataset, geometry))
+    if dataset.pixel_range == 255.0:
+        statistics = Statistics.of_counts(sum(_measured(dataset, geometry, _histogram), start=np.zeros((), np.int64)))
+    else:
+        statistics = _combined(_measured(dataset, geometry, _moments))
+    statistics = statistics.without_zeros()
     if dataset.name not in STATISTICS:
         _write(dataset, {**kept, key: statistics})
     return statistics
 
 
-def _count_pixels(dataset: "Dataset", geometry: Geometry) -> np.ndarray:
-    """Return the histogram `[C, 256]` of the pixel values of each channel."""
-    total, (height, width, channels) = dataset.examples["train"], dataset.image_shape
+def _measured(dataset: "Dataset", geometry: Geometry, function: Callable[[np.ndarray], Any]) -> Iterator[Any]:
+    """Yield a function of the pixels `[..., H, W, C]` of each part of the training images, computed in threads."""
+    total, (height, width, _) = dataset.examples["train"], dataset.image_shape
     if geometry.size is None and height is not None and width is not None:
         geometry = geometry._replace(size=(height, width), resize="shorter", crop_fraction=1.0)
         indices = np.arange(total)
     else:
         indices = np.linspace(0, total - 1, min(STATISTICS_SAMPLES, total)).astype(int)
-    chunk = CHUNK_OF_UNKNOWN_SIZE
-    if height is not None and width is not None:
-        chunk = max(1, min(MAX_CHUNK, CHUNK_PIXELS // (height * width)))
-    parts = [indices[start : start + chunk].tolist() for start in range(0, len(indices), chunk)]
-    counts = np.zeros((channels, 256), np.int64)
-    for part in map_in_threads(functools.partial(_count_pixels_of, dataset, geometry), parts):
-        counts += part
-    return counts
+    # Images that keep different sizes cannot be stacked.
+    at_once = 1 if geometry.size is None else count_at_once((height, width))
+    parts = [indices[start : start + at_once].tolist() for start in range(0, len(indices), at_once)]
+    return map_in_threads(lambda part: function(dataset.load("train", part, geometry)["image"]), parts)
 
 
-def _count_pixels_of(dataset: "Dataset", geometry: Geometry, indices: Sequence[int]) -> np.ndarray:
-    """Return the histogram of the training images at `indices`."""
-    examples = dataset.read_encoded("train", indices)
-    if geometry.size is not None:
-        return _histogram(dataset.decode_batch(examples, geometry))
-    return sum((_histogram(dataset.decode(example, geometry)) for example in examples), start=np.zeros((), np.int64))
+def _moments(pixels: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """Return the number of pixels, and their mean and sum of squared deviations in each channel, `[C]`."""
+    channels = np.ascontiguousarray(pixels.reshape(-1, pixels.shape[-1]).T, np.float64)
+    mean = channels.mean(1)
+    return channels.shape[1], mean, np.square(channels - mean[:, None]).sum(1)
+
+
+def _combined(parts: Iterable[tuple[int, np.ndarray, np.ndarray]]) -> Statistics:
+    """Return the statistics of pixels whose parts have these moments (Chan, Golub, LeVeque, 1979)."""
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
+    for more, part_mean, part_squares in parts:
+        whole, difference = count + more, part_mean - mean
+        squares = squares + part_squares + difference**2 * (count * more / whole)
+        mean, count = mean + difference * (more / whole), whole
+    std: np.ndarray = np.sqrt(squares / count)
+    return Statistics(tuple(mean.tolist()), tuple(std.tolist()))
 
 
 def _histogram(pixels: np.ndarray) -> np.ndarray:
     """Return the histogram `[C, 256]` of uint8 pixels `[..., H, W, C]`."""
     rows = np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[-2:]))
     # Pillow counts uint8 values. `np.bincount` would copy them to int64 first.
-    image = Image.fromarray(rows[..., 0] if rows.shape[-1] == 1 else rows)
-    return np.array(image.histogram(), np.int64).reshape(-1, 256)
+    if rows.shape[-1] == 3:
+        return np.array(Image.fromarray(rows).histogram(), np.int64).reshape(-1, 256)
+    channels = [Image.fromarray(np.ascontiguousarray(rows[..., channel])) for channel in range(rows.shape[-1])]
+    return np.array([channel.histogram() for channel in channels], np.int64)
 
 
 def _read(dataset: "Dataset") -> dict[str, Statistics]:
     """Return the statistics that are kept beside a dataset, by geometry. A damaged file contains none."""
+    folder = dataset.statistics_folder
+    if folder is None:
+        return {}
     try:
-        stored: Any = json.loads((dataset.directory / FILE).read_text())
+        stored: Any = json.loads((folder / FILE).read_text())
         if stored["format"] != FORMAT or stored["train"] != dataset.examples["train"]:
             return {}
         return {
@@ -146,10 +158,13 @@ def _read(dataset: "Dataset") -> dict[str, Statistics]:
 
 def _write(dataset: "Dataset", measured: dict[str, Statistics]) -> None:
     """Keep statistics beside a dataset, if its folder can be written."""
+    folder = dataset.statistics_folder
+    if folder is None:
+        return
     entries = {key: {"mean": value.mean, "std": value.std} for key, value in measured.items()}
     stored = {"format": FORMAT, "train": dataset.examples["train"], "measured": entries}
     # A run on a folder that cannot be written measures again.
     with contextlib.suppress(OSError):
-        temporary = dataset.directory / f".{FILE}.{os.getpid()}"
+        temporary = folder / f".{FILE}.{os.getpid()}"
         temporary.write_text(json.dumps(stored, indent=1))
-        temporary.replace(dataset.directory / FILE)
+        temporary.replace(folder / FILE)

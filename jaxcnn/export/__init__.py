@@ -1,6 +1,7 @@
 """Export trained networks: as StableHLO for JAX without jaxcnn, or as ONNX for other runtimes.
 
-Both take uint8 images `[N, H, W, C]`, for any N, and return logits `[N, classes]`. Normalization is included.
+Both take images `[N, H, W, C]`, for any N, and return logits `[N, classes]`. Normalization is included. Images are
+uint8, or float32 if the network was trained on floats.
 """
 
 import contextlib

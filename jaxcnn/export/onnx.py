@@ -51,7 +51,7 @@ def convert(trained: Trained) -> bytes:
         return dataclasses.replace(trained, variables=variables).logits(images)
 
     (batch,) = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *trained.preprocessing.image_shape), jnp.uint8)
+    images = jax.ShapeDtypeStruct((batch, *trained.preprocessing.image_shape), trained.preprocessing.dtype)
     try:
         with kernels.inlined():
             model = translate(logits, trained.variables, images, input_name="images", output_name="logits")
@@ -65,6 +65,8 @@ def convert(trained: Trained) -> bytes:
     del model  # of the size of the weights, as are the content and the session of ONNX Runtime
     shape = (max(CHECKED), *trained.preprocessing.image_shape)
     examples = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    if trained.preprocessing.dtype != np.uint8:
+        examples = examples.astype(np.float32) / 255
     _check(onnxruntime, content, examples, np.asarray(jax.jit(logits)(trained.variables, examples)))
     return content
 

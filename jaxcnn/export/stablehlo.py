@@ -11,8 +11,6 @@ Running it requires JAX, but neither jaxcnn nor Flax:
     print(logits.argmax(axis=1))
 """
 
-import jax.numpy as jnp
-
 from jaxcnn import kernels
 from jaxcnn.errors import UsageError
 from jaxcnn.train import Trained
@@ -34,7 +32,7 @@ def convert(trained: Trained) -> bytes:
     import jax.export
 
     (batch,) = jax.export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *trained.preprocessing.image_shape), jnp.uint8)
+    images = jax.ShapeDtypeStruct((batch, *trained.preprocessing.image_shape), trained.preprocessing.dtype)
     with kernels.inlined():
         exported = jax.export.export(jax.jit(trained.logits), platforms=PLATFORMS)(images)
     return bytes(exported.serialize())

@@ -12,7 +12,7 @@ from jaxcnn import kernels, startup
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.models import create_model
 from jaxcnn.train import make_parallel
-from jaxcnn.train.config_checks import MAX_SIDE
+from jaxcnn.train.config.checks import MAX_SIDE
 
 MODES = ("train", "infer")
 DTYPES = ("float32", "bfloat16", "float16")

@@ -1,9 +1,10 @@
 """Train a run: `fit`."""
 
 import dataclasses
+import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,21 +16,29 @@ import jax
 from rich.console import Console
 
 from jaxcnn import startup
-from jaxcnn.errors import printable
+from jaxcnn.data import Dataset
+from jaxcnn.errors import UsageError, printable
 from jaxcnn.local_path import local_folder
+from jaxcnn.train.callbacks import check_callbacks
 from jaxcnn.train.config import Config, validate
 from jaxcnn.train.devices import distributed
 from jaxcnn.train.devices.distributed import Ignored
-from jaxcnn.train.parts import CustomParts
+from jaxcnn.train.gradient import Gradient
+from jaxcnn.train.parts import PREFIX, CustomParts
 from jaxcnn.train.runtime import _pictures, integrity, preprocessing, workdir
 from jaxcnn.train.runtime._progress import PreparationDisplay, ProgressDisplay, print_summary
+from jaxcnn.train.runtime.callbacks import built_in, check_wandb, parse_profile
 from jaxcnn.train.runtime.loop import Loop, is_out_of_patience
-from jaxcnn.train.runtime.plan import Plan, make_plan
-from jaxcnn.train.runtime.record import Record, WeightsAndBiases, check_wandb, read_rows
-from jaxcnn.train.runtime.resume import claimed
+from jaxcnn.train.runtime.plan import Plan, check_data, make_plan
+from jaxcnn.train.runtime.record import Record, read_rows
+from jaxcnn.train.runtime.resume import claimed, restore_pipeline
 from jaxcnn.train.runtime.signals import StopSignals
 from jaxcnn.train.state import TrainState
+from jaxcnn.train.task import Task, higher_is_better
 from jaxcnn.version import __version__
+
+UNNAMED = ("arrays", "table", "folder", "source", "batches")
+"""Names of data that only a Python object describes."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +49,10 @@ class Result:
       config: the run's configuration.
       workdir: the run directory.
       state: the state after the last step.
-      test_accuracy: fraction of the `test_examples` that are classified correctly.
-      test_loss: mean cross-entropy of the test examples, in nats.
+      test_accuracy: fraction of the `test_examples` that are classified correctly; NaN of a task without accuracy.
+      test_loss: mean loss of the test examples, in nats for cross-entropy.
       test_examples: number of test examples: the whole test set.
+      metrics: all metrics of the test set by name; see `jaxcnn.train.metrics`.
       values: everything in `result.json`.
     """
 
@@ -52,16 +62,22 @@ class Result:
     test_accuracy: float
     test_loss: float
     test_examples: int
+    metrics: dict[str, Any]
     values: dict[str, Any]
 
 
 def fit(
     config: Config,
     *,
+    data: Dataset | None = None,
+    task: Task | None = None,
     model: nn.Module | None = None,
     loss: Callable[..., Any] | None = None,
     augment: Callable[..., Any] | None = None,
     optimizer: Any = None,
+    gradient: Gradient | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Any] = (),
     console: Console | None = None,
 ) -> Result:
     """Train a model, and return the result.
@@ -69,7 +85,11 @@ def fit(
     The run directory (`config.workdir`) then contains `config.json`, `metrics.jsonl` (a line for each step and test),
     TensorBoard events, `checkpoints/`, `curves.png` and `result.json`. If it contains an unfinished run of the same
     configuration, that run is resumed from its latest intact checkpoint. The result has the same bits as that of an
-    uninterrupted run.
+    uninterrupted run, if the data has random access; iterators are described in `jaxcnn.data.from_batches`.
+
+    With validation examples (`config.validation`, or those of the data), they are evaluated after each epoch, and the
+    test set is evaluated once, at the end, with the best checkpoint. Otherwise the test set is evaluated after each
+    epoch.
 
     After SIGTERM or SIGINT (Ctrl-C) the current step ends and the state is saved. A second Ctrl-C stops at once.
 
@@ -78,10 +98,18 @@ def fit(
 
     Args:
       config: what to train, on what data, and how.
+      data: data of your own to use instead of the named dataset: from `jaxcnn.data.from_arrays`, `from_table`,
+        `from_folder`, `from_source` or `from_batches`.
+      task: what is learned, instead of classification; see `jaxcnn.train.Task`.
       model: a Linen module to use instead of the named one: `model(x, train=...) -> logits`.
       loss: a function to use instead of the named one: `(logits [N, classes], labels [N]) -> [N]`.
       augment: a function to use instead of the named ones: `(key, image [H, W, C]) -> [H, W, C]`.
       optimizer: an Optax transformation to use instead of the named one, or a function `schedule -> transformation`.
+      gradient: a function to use instead of the plain gradient: `(loss, params) -> (gradients, aux)`; see
+        `jaxcnn.train.gradient`.
+      metrics: metrics of evaluations by name, beside the named ones: `(logits [N, classes], labels) -> [N]`, whose mean
+        is reported, or `jaxcnn.train.metrics.Metric`.
+      callbacks: objects with methods such as `on_step` and `on_epoch`; see `jaxcnn.train.Callback`.
       console: where to print; standard output by default. With `progress=False`, the result is printed to a console
         that is given, and nothing is printed otherwise.
 
@@ -93,31 +121,49 @@ def fit(
       InterruptedRunError: if a signal asked the run to stop.
     """
     started = time.perf_counter()
-    shows_result = distributed.is_first() and (config.progress or console is not None)
-    console = console or Console()
     validate(config)
     if config.wandb:
         check_wandb()
-    parts = CustomParts(model, loss, augment, optimizer)
-    config = workdir.with_absolute_paths(config)
+    parts = CustomParts(model, loss, augment, optimizer, task, gradient, metrics)
+    own_callbacks = check_callbacks(callbacks)
+    config = workdir.with_absolute_paths(with_name_of_data(config, data))
     recorded = distributed.on_first(lambda: _recorded_preprocessing(config))
-    shows = config.progress and distributed.is_first()
     around = None if recorded is None else preprocessing.from_dict(recorded)
-    with PreparationDisplay(config.dataset, enabled=shows) as preparation:
-        plan = distributed.together(lambda: make_plan(config, parts, around, preparation.show))
+    with PreparationDisplay(config.dataset, enabled=config.progress and distributed.is_first()) as preparation:
+        plan = distributed.together(lambda: make_plan(config, parts, around, preparation.show, data))
+    return train_plan(plan, callbacks=own_callbacks, console=console, started=started)
+
+
+def train_plan(
+    plan: Plan, *, callbacks: Sequence[Any] = (), console: Console | None = None, started: float | None = None
+) -> Result:
+    """Train the run of a plan, or resume it, as `fit` does.
+
+    Args:
+      plan: the run's parts.
+      callbacks, console: as in `fit`.
+      started: when the run was started, by `time.perf_counter`. Default: now.
+    """
+    started = time.perf_counter() if started is None else started
     config = plan.config
+    shows = config.progress and distributed.is_first()
+    shows_result = distributed.is_first() and (config.progress or console is not None)
+    console = console or Console()
+    profile = None if config.profile is None else parse_profile(config.profile, plan.steps)
     with StopSignals() as stop, claimed(plan) as start:
         first_step = int(start.state.step)
         if start.continued and shows:
             done = f"holds {first_step:,} of {plan.steps:,} steps of this run; going on from there"
             console.print(f"{printable(start.folder)} {done}", markup=False, emoji=False)
         state = plan.parallel.place_state(start.state)
-        is_complete = first_step >= plan.steps or is_out_of_patience(config, start.meta.get("epochs_since_best", 0))
+        is_complete = first_step >= plan.steps or start.meta["stopped_by"] is not None
+        is_complete |= is_out_of_patience(config, start.meta["epochs_since_best"])
         if not (start.finished and is_complete):
+            restore_pipeline(plan, start)
             for note in (*start.notes, *_notes(plan)) if shows else ():
                 console.print(printable(note), markup=False, emoji=False, highlight=False)
             with (
-                _open_record(start.folder, first_step, config) as record,
+                _open_record(start.folder, first_step) as record,
                 ProgressDisplay(
                     console,
                     steps=plan.steps,
@@ -126,14 +172,17 @@ def fit(
                     enabled=shows,
                 ) as display,
             ):
-                run = Loop(plan, start, record, display, stop, started)
-                state, test = run.train(state, first_step)
-                host = plan.parallel.fetch_state(state)
-                if config.tensorboard_images and distributed.is_first():
-                    picture = _pictures.draw_predictions(plan, host, config.tensorboard_images)
-                    record.write_picture("test/predictions", int(host.step), picture)
+                trackers = built_in(wandb=config.wandb, profile=profile, show=console.print)
+                run = Loop(plan, start, record, display, stop, started, (*trackers, *callbacks))
+                with run.callbacks_open(state):
+                    state = run.train(state)
+                    host = plan.parallel.fetch_state(state)
+                    test_step, test = run.test(state)
+                    if config.tensorboard_images and distributed.is_first():
+                        picture = _pictures.draw_predictions(plan, host, config.tensorboard_images)
+                        run.show_picture("test/predictions", picture, state)
             distributed.check_equal("the state", integrity.sha256(host))
-            distributed.on_first(lambda: _write_result(run, host, test))
+            distributed.on_first(lambda: _write_result(run, host, test_step, test))
     values = distributed.on_first(lambda: workdir.read_result(start.folder))
     if shows_result:
         print_summary(console, values, start.folder)
@@ -144,8 +193,35 @@ def fit(
         if advice := plan.pipeline.advice(values.get("data_wait", 0.0)):
             console.print(advice, highlight=False)
     return Result(
-        config, start.folder, state, values["test_accuracy"], values["test_loss"], values["test_examples"], values
+        config,
+        start.folder,
+        state,
+        _number(values.get("test_accuracy")),
+        _number(values.get("test_loss")),
+        values["test_examples"],
+        values.get("metrics", {}),
+        values,
     )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def with_name_of_data(config: Config, data: Dataset | None) -> Config:
+    """Return the configuration with the name of the user's own data.
+
+    Data that has a name of a dataset, such as `imagefolder:PATH`, is recorded under this name.
+
+    Raises:
+      UsageError: If data is no `Dataset`, or the configuration names another dataset.
+    """
+    if data is None:
+        return config
+    check_data(data)
+    if config.dataset != Config.dataset:
+        raise UsageError(f"data and the dataset {config.dataset!r} are mutually exclusive. Give one of them")
+    return dataclasses.replace(config, dataset=f"{PREFIX}{data.name}" if data.name in UNNAMED else data.name)
 
 
 def versions() -> dict[str, str]:
@@ -166,45 +242,73 @@ def _recorded_preprocessing(config: Config) -> dict[str, Any] | None:
 def _notes(plan: Plan) -> list[str]:
     """Return what the user should know before the run starts, one line each."""
     height, width, channels = plan.pipeline.image_shape
+    resuming = getattr(plan.pipeline, "note", None)
     slow = startup.advice(plan.batch_size * height * width * channels, plan.parallel.devices[0].platform)
-    return plan.notes() if slow is None else [*plan.notes(), slow]
+    return [*plan.notes(), *(note for note in (resuming, slow) if note is not None)]
 
 
-def _open_record(folder: Path, first_step: int, config: Config) -> Record | nullcontext[Ignored]:
-    if not distributed.is_first():
-        return nullcontext(Ignored())
-    return Record(folder, first_step, WeightsAndBiases(folder, config) if config.wandb else None)
+def _open_record(folder: Path, first_step: int) -> Record | nullcontext[Ignored]:
+    return Record(folder, first_step) if distributed.is_first() else nullcontext(Ignored())
 
 
-def _write_result(run: Loop, state: TrainState, test: dict[str, float]) -> None:
+def _write_result(run: Loop, state: TrainState, test_step: int, test: dict[str, Any]) -> None:
     """Write `curves.png` and then `result.json`, which marks the run as finished."""
     run.checkpoints.wait()
     config, folder, rows = run.plan.config, run.folder, read_rows(run.folder)
     with workdir.writing(folder):
         with workdir.replacing(folder / workdir.CURVES) as picture:
             title = f"{config.model} on {config.dataset}"
-            _pictures.draw_curves(rows, title, picture, label_smoothing=config.label_smoothing)
-        values = _result_values(run, state, test, train=_pictures.epoch_means(rows)[0][-1])
+            smoothing = config.label_smoothing
+            _pictures.draw_curves(rows, title, picture, monitor=run.plan.monitor, label_smoothing=smoothing)
+        train = _pictures.epoch_means(rows)[0][-1]
+        values = _result_values(run, state, test_step, test, train)
         workdir.write_json(folder / workdir.RESULT, values)
 
 
-def _result_values(run: Loop, state: TrainState, test: dict[str, float], train: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of `result.json`. `train` contains the means of the last epoch's steps."""
+def _stopped(run: Loop, steps: int) -> str | None:
+    """Return why the run has ended before its last step, or None."""
+    plan = run.plan
+    if steps >= plan.steps:
+        return None
+    reason = f"no better {plan.held_out} {plan.monitor} in {run.epochs_since_best} epochs"
+    if run.stopped_by is not None:
+        reason = f"callback {run.stopped_by} asked for it"
+    return f"stopped at step {steps:,} of {plan.steps:,}: {reason}"
+
+
+def _result_values(
+    run: Loop, state: TrainState, test_step: int, test: dict[str, Any], train: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the values of `result.json`.
+
+    Args:
+      run: the run.
+      state: after the last step.
+      test_step: step of the checkpoint that the test metrics belong to.
+      test: metrics of the test set.
+      train: means of the last epoch's steps.
+    """
     plan, steps = run.plan, int(state.step)
-    stopped = f"stopped at step {steps:,} of {plan.steps:,}: no better test accuracy in {run.epochs_since_best} epochs"
+    held_out = plan.dataset.examples.get("validation", 0)
+    best = run.best_score if run.best_score is None or higher_is_better(plan.monitor) else -run.best_score
     return {
         "model": plan.config.model,
-        "dataset": plan.config.dataset,
+        "dataset": plan.config.dataset.removeprefix(PREFIX),
         "steps": steps,
         "epochs": plan.epoch(steps),
-        "stopped": stopped if steps < plan.steps else None,
+        "stopped": _stopped(run, steps),
         "batch_size": plan.batch_size,
         "seed": plan.config.seed,
-        "test_accuracy": test["accuracy"],
-        "test_loss": test["loss"],
+        "test_accuracy": test.get("accuracy"),
+        "test_loss": test.get("loss"),
         "test_examples": test["examples"],
-        "train_accuracy": train["accuracy"],
-        "train_loss": train["loss"],
+        "test_step": test_step,
+        "metrics": {name: value for name, value in test.items() if name != "examples"},
+        "monitor": plan.monitor,
+        "validation_examples": held_out,
+        "best_validation": best if held_out else None,
+        "train_accuracy": train.get("accuracy"),
+        "train_loss": train.get("loss"),
         "params": sum(x.size for x in jax.tree.leaves(plan.template.params)),
         "seconds": time.perf_counter() - run.started,
         "first_batch_seconds": run.watch.first_batch_seconds,

@@ -8,17 +8,17 @@ import numpy as np
 from jaxcnn.data import Dataset
 from jaxcnn.errors import UsageError
 
-CHUNK = 1024
-"""Number of examples that are read at once to count labels."""
-
 
 def label_counts(dataset: Dataset) -> np.ndarray:
-    """Return the number of training examples of each class, `[classes]`. It reads the whole training set."""
-    counts, examples = np.zeros(dataset.num_classes, np.int64), dataset.examples["train"]
-    for start in range(0, examples, CHUNK):
-        chunk = dataset.read_encoded("train", range(start, min(start + CHUNK, examples)))
-        counts += np.bincount([example.label for example in chunk], minlength=dataset.num_classes)
-    return counts
+    """Return the number of training examples of each class, `[classes]`. It reads the labels of the training set.
+
+    Raises:
+      UsageError: If the training examples do not have one class each.
+    """
+    labels = dataset.labels("train")
+    if labels is None or labels.ndim != 1 or not dataset.class_names:
+        raise UsageError(f"class_weights need one class for each image of dataset {dataset.name!r}. Omit class_weights")
+    return np.bincount(labels, minlength=dataset.num_classes)
 
 
 def normalized_weights(weights: Sequence[float] | Literal["balanced"], dataset: Dataset) -> tuple[float, ...]:
@@ -29,7 +29,8 @@ def normalized_weights(weights: Sequence[float] | Literal["balanced"], dataset: 
     examples do not count, and have a weight of 0.
 
     Raises:
-      UsageError: If the number of weights is not the number of classes, or each training example has a weight of 0.
+      UsageError: If the number of weights is not the number of classes, each training example has a weight of 0, or
+        the examples do not have one class each.
     """
     classes = dataset.num_classes
     if weights != "balanced" and len(weights) != classes:

@@ -7,7 +7,7 @@ progression, to cover several orders of magnitude.
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcnn.data import Dataset
 from jaxcnn.errors import RunError, UsageError
-from jaxcnn.train import metrics
 from jaxcnn.train.config import Config
 from jaxcnn.train.parts import CustomParts, build_optimizer
-from jaxcnn.train.runtime.plan import make_plan
+from jaxcnn.train.runtime.plan import Plan, make_plan
 from jaxcnn.train.runtime.workdir import write_json
 
 # The test ends early when the smoothed loss exceeds this multiple of its minimum.
@@ -34,6 +34,8 @@ SAFETY = 1 / 3
 SIGNIFICANT = 5.0
 # Limits of the arguments. Rates are float32 in the step.
 MAX_STEPS, SMALLEST, LARGEST = 100_000, 1e-30, 1e30
+# Number of validation examples whose loss is computed after each step.
+VALIDATION_EXAMPLES = 500
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class LearningRateFinderResult:
 
     Attributes:
       learning_rates: of each step made, increasing.
-      losses: mean loss of each step's batch, in nats.
+      losses: mean loss of each step's batch; of validation examples after each step if the run holds them out.
       smoothed: moving average of the losses.
       suggestion: a third of the learning rate with the lowest smoothed loss; None if the loss does not fall by more
         than its noise.
@@ -85,15 +87,25 @@ class LearningRateFinderResult:
 
 
 def find_learning_rate(
-    config: Config, *, steps: int = 100, lowest: float = 1e-6, highest: float = 10.0, **custom: Any
+    config: Config,
+    *,
+    steps: int = 100,
+    lowest: float = 1e-6,
+    highest: float = 10.0,
+    data: Dataset | None = None,
+    **custom: Any,
 ) -> LearningRateFinderResult:
     """Train with a learning rate that grows from `lowest` to `highest`, and suggest one.
+
+    The loss is that of the step's batch. If the run holds out validation examples, it is that of the first
+    `VALIDATION_EXAMPLES` of them, after each step.
 
     Args:
       config: the run. Its own learning rate, schedule and length are not used.
       steps: steps of the test, from 20 to 100,000.
       lowest: first learning rate.
       highest: last learning rate.
+      data: data of your own, as passed to `fit`.
       custom: custom parts, as passed to `fit`. A custom optimizer must be a function of the schedule.
 
     Raises:
@@ -108,20 +120,24 @@ def find_learning_rate(
         raise UsageError(f"learning rates must be positive and growing, got {lowest} to {highest}")
     if lowest < SMALLEST or highest > LARGEST:
         raise UsageError(f"learning rates must be from {SMALLEST} to {LARGEST}, got {lowest} to {highest}")
+    if data is not None and config.dataset != Config.dataset:
+        raise UsageError(f"data and the dataset {config.dataset!r} are mutually exclusive. Give one of them")
     parts = CustomParts(**custom)
-    plan = make_plan(dataclasses.replace(config, steps=steps, epochs=Config.epochs), parts)
+    plan = make_plan(dataclasses.replace(config, steps=steps, epochs=Config.epochs), parts, data=data)
     factor = (highest / lowest) ** (1 / (steps - 1))
     rates = [lowest * factor**step for step in range(steps)]
     plan = dataclasses.replace(plan, optimizer=build_optimizer(config, parts, lambda step: lowest * factor**step))
     train_step = plan.compile_train_step()
     state = plan.parallel.place_state(plan.initial_state())
 
+    validation_loss = _validation_loss(plan) if plan.held_out == "validation" else None
+
     losses: list[float] = []
     smoothed: list[float] = []
     average = 0.0
     for batch in itertools.islice(plan.pipeline.batches(place=plan.parallel.place_batch), steps):
         state, sums = train_step(state, batch)
-        loss = metrics.means(jax.device_get(sums))["loss"]
+        loss = plan.summarize(jax.device_get(sums))["loss"] if validation_loss is None else validation_loss(state)
         if not math.isfinite(loss):
             break
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
@@ -133,6 +149,15 @@ def find_learning_rate(
         raise RunError(f"the loss is not finite from step {len(losses) + 1} on, at a learning rate of {rates[0]:.2g}")
     suggestion = SAFETY * rates[int(np.argmin(smoothed))] if falls(losses, smoothed) else None
     return LearningRateFinderResult(tuple(rates[: len(losses)]), tuple(losses), tuple(smoothed), suggestion)
+
+
+def _validation_loss(plan: Plan) -> Callable[[Any], float]:
+    """Return a function that computes the loss of a state on some validation examples."""
+    devices = len(plan.parallel.devices)
+    size = -(-min(VALIDATION_EXAMPLES, plan.dataset.examples["validation"]) // devices) * devices
+    batch = next(iter(plan.pipeline.evaluation_batches(size, place=plan.parallel.place_batch, split="validation")))
+    step = plan.compile_eval_step()
+    return lambda state: plan.summarize(jax.device_get(step(state, batch)))["loss"]
 
 
 def falls(losses: Sequence[float], smoothed: Sequence[float]) -> bool:

@@ -1,7 +1,8 @@
-"""Losses of classification: `(logits [N, classes], labels int [N]) -> [N]`, one for each example.
+"""Losses of classification: `(logits [N, classes], labels) -> [N]`, one for each example.
 
-The loss of a label that is not a class (below 0, or `classes` and above) is NaN, so that a mistake in the labels shows
-in the first metrics.
+Labels are integers `[N]`, one class for each example, or float targets `[N, classes]` from 0 to 1. The loss of a label
+that is not a class (below 0, or `classes` and above), or of a target outside of [0, 1], is NaN, so that a mistake in
+the labels shows in the first metrics.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,51 +19,100 @@ from jaxcnn.train.registry import Registry
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def check_labels(labels: Any, shape: tuple[int, ...]) -> None:
-    """Raise `UsageError` unless the labels are integers of this shape. Both are known when a step is traced."""
-    dtype = jnp.result_type(labels)
-    if jnp.shape(labels) != shape or not jnp.issubdtype(dtype, jnp.integer):
+# How far the sum of a softmax target may be from 1, such as for the rounding of half precision.
+_SUM_TOLERANCE = 0.01
+
+
+def check_labels(labels: Any, shape: tuple[int, ...], classes: int | None = None) -> None:
+    """Raise `UsageError` unless the labels have a form that losses take. It is known when a step is traced.
+
+    Args:
+      labels: integers of this shape, or floats of this shape and one more axis, of the classes.
+      shape: of the examples, such as `(N,)`.
+      classes: number of classes, if known.
+    """
+    dtype, found = jnp.result_type(labels), jnp.shape(labels)
+    if jnp.issubdtype(dtype, jnp.floating):
+        fits = found[:-1] == shape and len(found) > len(shape) and classes in (None, found[-1])
+    else:
+        fits = found == shape and jnp.issubdtype(dtype, jnp.integer)
+    if not fits:
+        of_floats = f"({', '.join(map(str, (*shape, 'classes' if classes is None else classes)))})"
         raise UsageError(
-            f"labels must be integers of shape {shape}, got {dtype} of shape {jnp.shape(labels)}. "
-            "Pass the index of one class for each example"
+            f"labels must be integers of shape {shape} or floats of shape {of_floats}, got {dtype} of shape {found}. "
+            "Pass the index of one class, or a number from 0 to 1 for each class"
         )
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Return the softmax cross-entropy of each example, `-log softmax(logits)[label]`, in nats.
+def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float | jax.Array = 0.0) -> jax.Array:
+    """Return the softmax cross-entropy of each example, `-sum(target * log softmax(logits))`, in nats.
 
-    With `label_smoothing` s, the target has `1 - s` on the label and s distributed evenly over all classes (Szegedy
-    et al., *Rethinking the Inception Architecture*, 2015, section 7).
+    The target of an integer label is 1 on its class. Float targets must sum to 1. With `label_smoothing` s, the target
+    is multiplied by `1 - s`, and s is distributed evenly over all classes (Szegedy et al., *Rethinking the Inception
+    Architecture*, 2015, section 7).
+
+    Args:
+      logits: `[N, classes]`.
+      labels: integers `[N]`, or float targets `[N, classes]`, such as mixed labels or the probabilities of a teacher.
+      label_smoothing: s, in [0, 1).
 
     Raises:
-      UsageError: If the labels are not integers of the logits' shape without the classes.
+      UsageError: If the labels have another form.
     """
-    check_labels(labels, logits.shape[:-1])
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    if label_smoothing:
+    check_labels(labels, logits.shape[:-1], logits.shape[-1])
+    if _are_targets(labels):
+        losses = _soft_cross_entropy(logits, labels)
+    else:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if isinstance(label_smoothing, jax.Array) or label_smoothing:
         of_all_classes = -jax.nn.log_softmax(logits).mean(axis=-1)
         losses = (1.0 - label_smoothing) * losses + label_smoothing * of_all_classes
-    return _nan_unless_class(losses, logits, labels)
+    losses = _nan_unless_valid(losses, logits, labels)
+    if _are_targets(labels):
+        sums = labels.sum(axis=-1, dtype=jnp.float32)
+        losses = jnp.where(jnp.abs(sums - 1) <= _SUM_TOLERANCE, losses, jnp.nan)
+    return losses
 
 
-def binary_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+def _soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    targets = jnp.asarray(targets, logits.dtype)
+    # A class that has no part in the target adds nothing, even if its logit is -inf.
+    parts = jnp.where(targets == 0, 0.0, targets * jax.nn.log_softmax(logits))
+    return -parts.sum(axis=-1)
+
+
+def binary_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float | jax.Array = 0.0) -> jax.Array:
     """Return the sigmoid cross-entropy of each example, averaged over classes, in nats.
 
     As in Wightman, Touvron and Jegou, *ResNet strikes back*, 2021. The target is smoothed as in `cross_entropy`.
 
+    Args:
+      logits: `[N, classes]`.
+      labels: integers `[N]`, or float targets `[N, classes]` from 0 to 1: multi-hot, of which any number is 1, or soft.
+      label_smoothing: s, in [0, 1).
+
     Raises:
-      UsageError: If the labels are not integers of the logits' shape without the classes.
+      UsageError: If the labels have another form.
     """
-    check_labels(labels, logits.shape[:-1])
-    target = jax.nn.one_hot(labels, logits.shape[-1])
-    target = (1.0 - label_smoothing) * target + label_smoothing / logits.shape[-1]
-    losses = jnp.mean(optax.sigmoid_binary_cross_entropy(logits, target), axis=-1)
-    return _nan_unless_class(losses, logits, labels)
+    check_labels(labels, logits.shape[:-1], logits.shape[-1])
+    targets = labels if _are_targets(labels) else jax.nn.one_hot(labels, logits.shape[-1])
+    targets = (1.0 - label_smoothing) * targets + label_smoothing / logits.shape[-1]
+    losses = jnp.mean(optax.sigmoid_binary_cross_entropy(logits, targets), axis=-1)
+    return _nan_unless_valid(losses, logits, labels)
 
 
-def _nan_unless_class(losses: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Replace the loss of each label that is not a class by NaN."""
-    return jnp.where((labels >= 0) & (labels < logits.shape[-1]), losses, jnp.nan)
+def _are_targets(labels: jax.Array) -> bool:
+    """Return whether labels are a number for each class, and not the index of a class."""
+    return jnp.issubdtype(jnp.result_type(labels), jnp.floating)
+
+
+def _nan_unless_valid(losses: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Replace the loss of each label that is not a class, and of each target outside of [0, 1], by NaN."""
+    if _are_targets(labels):
+        valid = ((labels >= 0) & (labels <= 1)).all(axis=-1)
+    else:
+        valid = (labels >= 0) & (labels < logits.shape[-1])
+    return jnp.where(valid, losses, jnp.nan)
 
 
 def weighted(loss: Loss, weights: Sequence[float]) -> Loss:
@@ -70,8 +120,21 @@ def weighted(loss: Loss, weights: Sequence[float]) -> Loss:
 
     The training step takes the mean over the examples of a batch, and does not divide by the sum of their weights. So
     micro-batches and devices add up, and each example counts equally in every batch.
+
+    Raises:
+      UsageError: From the loss, if the labels are not integers, one class for each example.
     """
-    return lambda logits, labels: jnp.asarray(weights, jnp.float32)[labels] * loss(logits, labels)
+
+    def weighted_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+        losses = loss(logits, labels)
+        if _are_targets(labels):
+            raise UsageError(
+                f"class_weights need integer labels, one class for each example, got {jnp.result_type(labels)} "
+                f"of shape {jnp.shape(labels)}. Train without them, or weight the classes in your own loss"
+            )
+        return jnp.asarray(weights, jnp.float32)[labels] * losses
+
+    return weighted_loss
 
 
 # Each loss is linear in the target, so that the loss of a mixed label is the mixed loss (see `mixing`).
@@ -84,11 +147,12 @@ LOSSES: Registry[Callable[..., jax.Array]] = Registry(
 )
 
 
-def make_loss(name: str, label_smoothing: float = 0.0) -> Loss:
-    """Return the named loss, `(logits [N, classes], labels [N]) -> [N]`.
+def make_loss(name: str, label_smoothing: float | jax.Array = 0.0) -> Loss:
+    """Return the named loss, `(logits [N, classes], labels) -> [N]`.
 
     Raises:
       UsageError: If the name is unknown. The message suggests the closest one.
     """
     loss = LOSSES.find(name)
-    return partial(loss, label_smoothing=label_smoothing) if label_smoothing else loss
+    is_smoothed = isinstance(label_smoothing, jax.Array) or label_smoothing > 0
+    return partial(loss, label_smoothing=label_smoothing) if is_smoothed else loss

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.train.examples import reversed_examples
 from jaxcnn.train.losses import Loss
 
 # (key, image [H, W, C], partner [H, W, C]) -> (mixed image, fraction of the image in it), both float32
@@ -20,8 +21,8 @@ class MixedLabels(NamedTuple):
     """Labels of mixed images.
 
     Attributes:
-      labels: of the images, `[N]`.
-      others: of their partners, `[N]`.
+      labels: of the images, int `[N]` or float `[N, classes]`.
+      others: of their partners.
       fraction: weight of `labels` in [0, 1], `[N]`.
     """
 
@@ -83,22 +84,10 @@ def make_mix(mixup_alpha: float, cutmix_alpha: float) -> Mix | None:
     return mix
 
 
-def mix_batch(
-    mix: Mix, keys: jax.Array, images: jax.Array, labels: jax.Array, axis_name: str | None
-) -> tuple[jax.Array, MixedLabels]:
-    """Mix a batch `[N, H, W, C]` with itself in reverse order; `keys` `[N]` are one for each example.
-
-    Under a mapped axis, device d of D exchanges its shard of the batch with device D - 1 - d.
-    """
-
-    def reverse(x: jax.Array) -> jax.Array:
-        if axis_name is not None:
-            devices = jax.lax.axis_size(axis_name)
-            x = jax.lax.ppermute(x, axis_name, [(device, devices - 1 - device) for device in range(devices)])
-        return jnp.flip(x, axis=0)
-
-    mixed, fraction = jax.vmap(mix)(keys, images, reverse(images))
-    return mixed, MixedLabels(labels, reverse(labels), fraction)
+def mix_batch(mix: Mix, keys: jax.Array, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, MixedLabels]:
+    """Mix a batch `[N, H, W, C]` with itself in reverse order; `keys` `[N]` are one for each example."""
+    mixed, fraction = jax.vmap(mix)(keys, images, reversed_examples(images))
+    return mixed, MixedLabels(labels, reversed_examples(labels), fraction)
 
 
 def mixed_loss(loss: Loss, logits: jax.Array, labels: jax.Array | MixedLabels) -> jax.Array:
@@ -109,7 +98,8 @@ def mixed_loss(loss: Loss, logits: jax.Array, labels: jax.Array | MixedLabels) -
 
 
 def main_labels(labels: jax.Array | MixedLabels) -> jax.Array:
-    """Return the label with the larger weight `[N]`, which counts as correct in the training accuracy."""
+    """Return the labels with the larger weight, which count as correct in the training accuracy."""
     if not isinstance(labels, MixedLabels):
         return labels
-    return jnp.where(labels.fraction >= 0.5, labels.labels, labels.others)
+    fraction = labels.fraction.reshape(-1, *(1,) * (labels.labels.ndim - 1))
+    return jnp.where(fraction >= 0.5, labels.labels, labels.others)

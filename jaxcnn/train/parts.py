@@ -7,8 +7,9 @@ parts of the same description.
 import ast
 import dataclasses
 import functools
+import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import flax.linen as nn
@@ -19,17 +20,20 @@ import optax
 
 from jaxcnn.analysis.image_size import too_small
 from jaxcnn.data import compose
-from jaxcnn.errors import TooSmallError, UsageError
+from jaxcnn.errors import TooSmallError, UsageError, unknown_name
 from jaxcnn.layers import Partial
 from jaxcnn.layers.partial import module_fields
 from jaxcnn.models import create_model
 from jaxcnn.train.config import Config, OptimizerConfig, immutable
 from jaxcnn.train.gradient import Gradient, accumulated, plain, scaled
-from jaxcnn.train.losses import Loss, make_loss
+from jaxcnn.train.losses import Loss, make_loss, weighted
+from jaxcnn.train.metrics import Metric, as_metrics, make_metrics
+from jaxcnn.train.mixing import make_mix
 from jaxcnn.train.optim.freezing import Freezing
 from jaxcnn.train.optim.mixed_precision import dynamic_loss_scale, loss_scale
 from jaxcnn.train.optim.optimizers import make_optimizer, resolve
 from jaxcnn.train.state import TrainState
+from jaxcnn.train.task import Classification, Task
 
 PREFIX = "custom:"
 
@@ -48,12 +52,18 @@ class CustomParts:
       loss: `(logits [N, classes], labels [N]) -> [N]`, in training and in testing.
       augment: `(key, image [H, W, C]) -> [H, W, C]`, on the device, in training.
       optimizer: an Optax transformation, or a function that makes one from the schedule.
+      task: what is learned, in place of classification. It takes no part of the other fields but model and optimizer.
+      gradient: `(loss, params) -> (gradients, aux)`, in place of `gradient.plain`.
+      metrics: metrics of evaluations by name: `Metric`, or `(logits [N, classes], labels) -> [N]`.
     """
 
     model: nn.Module | None = None
     loss: Callable[..., Any] | None = None
     augment: Callable[..., Any] | None = None
     optimizer: optax.GradientTransformation | Callable[[optax.Schedule], optax.GradientTransformation] | None = None
+    task: Task | None = None
+    gradient: Gradient | None = None
+    metrics: Mapping[str, Any] | None = None
 
     def recorded(self, config: Config) -> Config:
         """Return the configuration that a run records: descriptions of custom parts, and the momentum in use."""
@@ -64,6 +74,13 @@ class CustomParts:
             changed |= {"loss": PREFIX + describe(self.loss), "label_smoothing": 0.0}
         if self.augment is not None:
             changed["augment"] = (PREFIX + describe(self.augment),)
+        if self.task is not None:
+            changed |= {"task": PREFIX + describe(self.task), "augment": (), "label_smoothing": 0.0}
+        if self.gradient is not None:
+            changed["gradient"] = PREFIX + describe(self.gradient)
+        if self.metrics:
+            own = [f"{PREFIX}{name}={describe(metric)}" for name, metric in self.metrics.items()]
+            changed["metrics"] = (*config.metrics, *own)
         if self.optimizer is None:
             changed["optimizer"] = resolve(config.optimizer)
         else:
@@ -182,6 +199,80 @@ def build_template(
         raise UsageError(f"model_options cannot be used: {' '.join(config.model_options)}. {reason}") from error
 
 
+OF_CLASSIFICATION = (
+    *("loss", "label_smoothing", "augment", "mixup", "cutmix", "class_weights", "aux_weight", "tta", "metrics"),
+)
+"""Fields of the configuration that only the named task uses."""
+
+
+def build_task(
+    config: Config, custom: CustomParts, *, augment: Any, weights: Sequence[float] | None, num_classes: int, soft: bool
+) -> Task:
+    """Return the task of a run, before it is bound to the data.
+
+    Args:
+      config: names the parts.
+      custom: the user's own parts.
+      augment: `(key, image) -> image` on the device, or None.
+      weights: weight of each class in the training loss, or None.
+      num_classes: number of classes.
+      soft: whether labels have a weight for each class, `[N, classes]`.
+
+    Raises:
+      UsageError: If a name is unknown, or a field is set that the user's own task does not use.
+    """
+    if custom.task is not None:
+        _check_unused_by_task(config, custom)
+        return custom.task
+    if config.task != "classification":
+        named_or_custom("task", config.task, None, lambda: None)
+        raise unknown_name("task", config.task, ["classification"])
+    loss, test_loss = build_losses(config, custom)
+    return Classification(
+        train_loss=loss if weights is None else weighted(loss, weights),
+        test_loss=test_loss,
+        augment=augment,
+        mix=make_mix(config.mixup, config.cutmix),
+        metrics=build_metrics(config, custom, num_classes, soft=soft),
+        aux_weight=config.aux_weight,
+        flip_test=config.tta == "flip",
+    )
+
+
+def _check_unused_by_task(config: Config, custom: CustomParts) -> None:
+    own = [name for name in ("loss", "augment", "metrics") if getattr(custom, name) is not None]
+    if own:
+        raise UsageError(f"{own[0]} applies only to classification. Put your {own[0]} into your own task")
+    usual = CustomParts(task=custom.task).recorded(Config())
+    for name in OF_CLASSIFICATION:
+        value = getattr(config, name)
+        if value not in (getattr(Config, name), getattr(usual, name)):
+            raise UsageError(f"{name} applies only to classification, got {value!r}. Put it into your own task")
+
+
+def build_metrics(config: Config, custom: CustomParts, num_classes: int, *, soft: bool) -> dict[str, Metric]:
+    """Return the metrics of evaluations by name: those of the configuration, and the user's own.
+
+    Raises:
+      UsageError: If a name is unknown, given twice, or the record of a metric of the user's; or the user's metrics have
+        no names.
+    """
+    own = as_metrics(custom.metrics or {})
+    names = [name for name in config.metrics if not (name.startswith(PREFIX) and _own_name(name) in own)]
+    for name in names:
+        named_or_custom("metrics", name, None, lambda: None)
+    named = make_metrics(names, num_classes, multi_label=soft)
+    for name in own:
+        if name in (*named, "loss", "accuracy", "examples"):
+            raise UsageError(f"metrics has the name of another metric: {name!r}. Choose another name")
+    return {**named, **own}
+
+
+def _own_name(record: str) -> str:
+    """Return the name of a user's metric from its record, "custom:NAME=DESCRIPTION"."""
+    return record.removeprefix(PREFIX).partition("=")[0]
+
+
 def build_losses(config: Config, custom: CustomParts) -> tuple[Loss, Loss]:
     """Return the training loss, and the test loss, whose labels are not smoothed."""
     if custom.loss is not None and config.label_smoothing not in (0.0, Config.label_smoothing):
@@ -232,27 +323,37 @@ def _check_unused(config: OptimizerConfig, *, uses_schedule: bool) -> None:
             )
 
 
-def build_gradient(config: Config, accumulate: int) -> Gradient:
-    """Return the gradient of the training step, of `accumulate` micro-batches. It matches `build_optimizer`."""
-    gradient = accumulated(accumulate, plain)
+def build_gradient(config: Config, accumulate: int, custom: CustomParts) -> Gradient:
+    """Return the gradient of the training step, of `accumulate` micro-batches. It matches `build_optimizer`.
+
+    A gradient of the user's takes the place of `plain`: it is called for each micro-batch, of the scaled loss in
+    float16.
+    """
+
+    def named() -> Gradient:
+        if config.gradient != "plain":
+            raise unknown_name("gradient", config.gradient, ["plain"])
+        return plain
+
+    gradient = accumulated(accumulate, named_or_custom("gradient", config.gradient, custom.gradient, named))
     if config.dtype == "float16":
         gradient = scaled(loss_scale, gradient)
     return gradient if config.freeze is None else Freezing(config.freeze).gradient(gradient)
 
 
 def check_shapes(
-    image_shape: tuple[int, ...], num_classes: int, model: nn.Module, template: TrainState, loss: Loss, augment: Any
+    image_shape: tuple[int, ...], num_classes: int, model: nn.Module, template: TrainState, task: Classification
 ) -> None:
-    """Raise `UsageError` if a custom part returns an array of another shape than the step needs."""
+    """Raise `UsageError` if a custom part returns an array of another shape than classification needs."""
     variables = {"params": template.params, "batch_stats": template.batch_stats}
     key, image = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct(image_shape, jnp.uint8)
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((2,), jnp.int32)
     logits = jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
     _check_shape("model", "two images", logits, (2, num_classes))
-    _check_shape("loss", "two images", jax.eval_shape(loss, logits, labels), (2,))
-    if augment is not None:
-        _check_shape("augment", "an image", jax.eval_shape(augment, key, image), image_shape)
+    _check_shape("loss", "two images", jax.eval_shape(task.test_loss or task.train_loss, logits, labels), (2,))
+    if task.augment is not None:
+        _check_shape("augment", "an image", jax.eval_shape(task.augment, key, image), image_shape)
 
 
 def _check_shape(part: str, of: str, returned: Any, wanted: tuple[int, ...]) -> None:
@@ -280,6 +381,11 @@ def describe(part: Any) -> str:
         return "{" + ", ".join(f"{describe(key)}: {describe(value)}" for key, value in part.items()) + "}"
     if isinstance(part, list | tuple):
         return "(" + ", ".join(map(describe, part)) + ")"
+    if isinstance(part, np.ndarray | jax.Array):
+        digest = hashlib.sha256(np.ascontiguousarray(jax.device_get(part)).tobytes()).hexdigest()
+        return f"array({part.dtype}, {part.shape}, sha256={digest[:16]})"
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        return describe(type(part)) + _arguments((), {f.name: getattr(part, f.name) for f in dataclasses.fields(part)})
     wrapped = getattr(part, "__wrapped__", part)
     if hasattr(wrapped, "__qualname__"):
         return f"{wrapped.__module__}.{wrapped.__qualname__}"

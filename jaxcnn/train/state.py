@@ -1,6 +1,7 @@
 """The training state: arrays, and nothing else."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,6 +43,8 @@ def create_state(
     seed: int | jax.Array,
     *,
     averaged: bool = False,
+    init: Callable[[Any], Any] | None = None,
+    init_scale: float | jax.Array = 1.0,
 ) -> TrainState:
     """Return the state before the first step. Parameters depend on `seed` alone.
 
@@ -51,6 +54,8 @@ def create_state(
       image_shape: `(H, W, C)`.
       seed: seed of all randomness.
       averaged: keep moving averages of parameters and statistics (`ema`).
+      init: returns the model's variables, given random keys by name. Default: `model.init` on one image of zeros.
+      init_scale: factor on the initial kernels (parameters of two axes or more).
     """
     # Put on the device explicitly, as everything here, so that a program may forbid implicit transfers.
     placed = seed if isinstance(seed, jax.Array) else jax.device_put(np.uint32(seed))
@@ -65,17 +70,25 @@ def create_state(
     @functools.partial(jax.jit, compiler_options=quick)
     def initialize() -> TrainState:
         # In training mode, since evaluation does not create auxiliary classifiers.
-        variables = model.init(keys, jnp.zeros((1, *image_shape)), train=True)
-        learned = {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+        make = init or (lambda keys: model.init(keys, jnp.zeros((1, *image_shape)), train=True))
+        variables = make(keys)
+        params = _scaled_kernels(variables["params"], init_scale)
+        learned = {"params": params, "batch_stats": variables.get("batch_stats", {})}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             **learned,
-            opt_state=adapt(optimizer).init(variables["params"]),
+            opt_state=adapt(optimizer).init(params),
             ema=learned if averaged else {},
             key=jax.random.key_data(run_key),
         )
 
     return initialize()
+
+
+def _scaled_kernels(params: Any, scale: float | jax.Array) -> Any:
+    if isinstance(scale, float) and scale == 1.0:
+        return params
+    return jax.tree.map(lambda x: scale * x if x.ndim > 1 else x, params)
 
 
 def evaluation_variables(state: TrainState) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """One step of training and one of evaluation: pure functions of a state and a batch.
 
-Neither depends on the number of devices. Under a mapped axis a step sees its device's shard of the batch and averages
-over the axis; without one it sees the whole batch.
+Neither depends on the number of devices. Where `jaxcnn.layers.BATCH_AXIS` is bound, a step sees its device's part of
+the batch and averages over the devices; else it sees the whole batch.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,40 +14,35 @@ import jax.numpy as jnp
 import optax
 
 from jaxcnn.errors import UsageError
-from jaxcnn.kernels.axes import needs_mean
+from jaxcnn.kernels.axes import is_bound, needs_mean
+from jaxcnn.layers import BATCH_AXIS
 from jaxcnn.train import metrics
+from jaxcnn.train.examples import count_examples, device_index, mean_over_devices, sum_over_devices
 from jaxcnn.train.gradient import BatchLoss, Gradient, fill_in, leave_out_as, of_each_example, plain
-from jaxcnn.train.losses import Loss, check_labels, cross_entropy
-from jaxcnn.train.mixing import main_labels, mixed_loss
+from jaxcnn.train.metrics import Sums
 from jaxcnn.train.optim import ema
 from jaxcnn.train.optim.adapters import adapt, needs_example_gradients
-from jaxcnn.train.prepare import Prepare
 from jaxcnn.train.state import TrainState, evaluation_variables
-
-Step = Callable[[TrainState, Any], Any]
+from jaxcnn.train.task import Classification, Task
 
 
 def make_train_step(
     model: Any,
     optimizer: optax.GradientTransformation,
-    loss: Loss = cross_entropy,
+    task: Task | None = None,
     *,
-    prepare: Prepare | None = None,
-    normalize: Callable[[jax.Array], jax.Array] | None = None,
-    aux_weight: float = 0.3,
     gradient: Gradient = plain,
     ema_decay: float = 0.0,
-    axis_name: str | None = None,
-) -> Callable[[TrainState, Any], tuple[TrainState, metrics.Sums]]:
-    """Return the pure function `(state, batch) -> (state, metrics)` that makes one training step.
+) -> Callable[[TrainState, Any], tuple[TrainState, Sums]]:
+    """Return the pure function `(state, batch) -> (state, sums)` that makes one training step.
 
-    The batch is a dict of `image` uint8 `[N, H, W, C]` and `label` int32 `[N]`. The metrics are sums over the whole
-    batch: `loss` (without auxiliary losses), `correct` and `examples`.
+    The batch is a tree of arrays with a leading axis of N examples; classification needs `image` `[N, H, W, C]` and
+    `label` `[N]`. The sums are those of the task's metrics over the whole batch, with `loss` and `examples`.
 
     Every transformation of Optax works (`optim.adapters`). One that accepts extra arguments gets these, of the whole
     batch over all devices:
 
-    - `value`: the loss, with auxiliary losses.
+    - `value`: the loss.
     - `grad`: its gradient.
     - `value_fn` and `obj_fn`: the loss as a function of the parameters.
     - `grad_fn`: the gradient as a function of the parameters and of an index, which is not used.
@@ -55,51 +50,39 @@ def make_train_step(
     Differentially private optimizers get the gradient of each example.
 
     Args:
-      model: called as `model.apply(variables, images, train=True)`, returns logits `[N, classes]`.
+      model: a Linen module.
       optimizer: turns the gradient of the mean loss into an update.
-      loss: `(logits [N, classes], labels [N]) -> [N]`.
-      prepare: augments and mixes the images of a batch; see `prepare.make_prepare`.
-      normalize: `[N, H, W, C] -> [N, H, W, C]`, from pixels to the model's input.
-      aux_weight: weight of the loss of each auxiliary classifier, whose logits the model sows in `aux_logits`.
+      task: what is learned. Default: `Classification()`.
       gradient: `(loss, params) -> (gradients, aux)`; see `gradient`. float16 needs `gradient.scaled`.
       ema_decay: decay of the moving averages in the state's `ema`, if it has them.
-      axis_name: the mapped axis over which the batch is distributed, if there is one.
 
     Raises:
-      UsageError: from the step, when it is traced, if the labels are not integers `[N]`, or if the optimizer needs the
+      UsageError: from the step, when it is traced, if the task cannot use the batch, or if the optimizer needs the
         gradient of each example and there is none.
     """
-    optimizer = adapt(optimizer)
+    optimizer, task = adapt(optimizer), task or Classification()
 
-    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, metrics.Sums]:
+    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Sums]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        images, labels = batch["image"], batch["label"]
-        check_labels(labels, images.shape[:1])
-        if prepare is not None:
-            images, labels = prepare(key, images, labels, axis_name)
-        examples = len(images)
-        dropout_key = _dropout_key(key, axis_name)
+        batch = task.prepare(key, batch, True)
+        examples = count_examples(batch)
+        dropout_key = _dropout_key(key)
 
         def loss_of(params: Any, batch_stats: Any, part: Any, index: jax.Array) -> tuple[jax.Array, Any]:
-            images, labels = part
-            logits, updates = model.apply(
-                {"params": params, "batch_stats": batch_stats},
-                images if normalize is None else normalize(images),
-                train=True,
-                rngs={"dropout": jax.random.fold_in(dropout_key, index)},
-                mutable=["batch_stats", "aux_logits"],
-            )
-            losses = mixed_loss(loss, logits, labels)
-            auxiliary = [mixed_loss(loss, x, labels).sum() for x in jax.tree.leaves(updates.get("aux_logits", {}))]
-            total = (losses.sum() + aux_weight * sum(auxiliary)) / examples
-            sums = {**metrics.sums(losses, logits, main_labels(labels)), "total": total}
-            return total, (updates.get("batch_stats", {}), sums)
+            variables = {"params": params, "batch_stats": batch_stats}
+            rngs = {"dropout": jax.random.fold_in(dropout_key, index)}
+            value, updates, of_examples = _checked(task, task.loss(model, variables, part, rngs))
+            count = count_examples(part)
+            # The contribution of a micro-batch to the mean over the whole batch.
+            total = value if count == examples else value * (count / examples)
+            sums = {"loss": value * count, **metrics.sum_over_examples(of_examples, jnp.ones(count, bool))}
+            return total, (updates.get("batch_stats", {}), {**sums, "total": total})
 
         first = jnp.zeros((), jnp.int32)
-        batch_loss = BatchLoss(loss_of, (images, labels), state.batch_stats, state.opt_state, first)
-        mean_gradient = functools.partial(_over_devices, gradient, batch_loss, axis_name)
+        batch_loss = BatchLoss(loss_of, batch, state.batch_stats, state.opt_state, first)
+        mean_gradient = functools.partial(_over_devices, gradient, batch_loss)
         if needs_example_gradients(state.opt_state):
-            gradients, batch_stats, sums = _of_examples(gradient, batch_loss, state.params, axis_name)
+            gradients, batch_stats, sums = _of_examples(gradient, batch_loss, state.params)
         else:
             gradients, batch_stats, sums = mean_gradient(state.params)
         value = sums.pop("total")
@@ -128,25 +111,36 @@ def make_train_step(
     return train_step
 
 
-def _over_devices(
-    gradient: Gradient, loss: BatchLoss, axis_name: str | None, params: Any
-) -> tuple[Any, Any, dict[str, jax.Array]]:
+def _checked(task: Task, returned: Any) -> tuple[jax.Array, Mapping[str, Any], Mapping[str, Any]]:
+    """Return what `task.loss` has returned: a scalar, changed variables and metrics.
+
+    Raises:
+      UsageError: If it is something else.
+    """
+    name = f"loss of task {type(task).__name__}"
+    if not isinstance(returned, tuple) or len(returned) != 3 or not all(isinstance(x, Mapping) for x in returned[1:]):
+        got = tuple(type(x).__name__ for x in returned) if isinstance(returned, tuple) else type(returned).__name__
+        raise UsageError(f"{name} must return (scalar, updates, metrics), got {got}. The last two are dicts.")
+    if jnp.shape(returned[0]):
+        raise UsageError(
+            f"{name} must be a scalar, got shape {jnp.shape(returned[0])}. Return the mean over the batch."
+        )
+    return returned
+
+
+def _over_devices(gradient: Gradient, loss: BatchLoss, params: Any) -> tuple[Any, Any, Sums]:
     """Return gradients, batch statistics and sums of the whole batch, equal on all devices.
 
-    Of the sums, `total` is the mean loss with auxiliary losses.
+    Of the sums, `total` is the mean loss.
     """
     gradients, (batch_stats, sums) = gradient(loss, params)
-    if axis_name is not None and needs_mean(axis_name, gradients, batch_stats, sums):
-        # Running statistics are already equal on all devices if batch normalization is synchronized. Otherwise their
-        # mean is the best single value: the state must not depend on which device it is read from.
-        gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)
-        sums = _summed(sums, axis_name)
-    return gradients, batch_stats, sums
+    # Running statistics are already equal on all devices if batch normalization is synchronized. Otherwise their mean
+    # is the best single value: the state must not depend on which device it is read from.
+    gradients, batch_stats = mean_over_devices((gradients, batch_stats))
+    return gradients, batch_stats, _summed(sums)
 
 
-def _of_examples(
-    gradient: Gradient, loss: BatchLoss, params: Any, axis_name: str | None
-) -> tuple[Any, Any, dict[str, jax.Array]]:
+def _of_examples(gradient: Gradient, loss: BatchLoss, params: Any) -> tuple[Any, Any, Sums]:
     """Return what `_over_devices` returns, with the gradients of the examples of all devices, `[N, ...]`."""
     if gradient is not plain:
         raise UsageError(
@@ -154,16 +148,17 @@ def _of_examples(
             "taken of a part of the parameters. Use accumulate=1, dtype='float32' and freeze=None"
         )
     gradients, (batch_stats, sums) = of_each_example(loss, params)
-    if axis_name is not None and needs_mean(axis_name, gradients, sums):
-        gradients = jax.tree.map(lambda g: jax.lax.all_gather(g, axis_name, tiled=True), gradients)
-        sums = _summed(sums, axis_name)
-    return gradients, batch_stats, sums
+    if needs_mean(BATCH_AXIS, gradients, sums):
+        gradients = jax.tree.map(lambda g: jax.lax.all_gather(g, BATCH_AXIS, tiled=True), gradients)
+    return gradients, batch_stats, _summed(sums)
 
 
-def _summed(sums: dict[str, jax.Array], axis_name: str) -> dict[str, jax.Array]:
+def _summed(sums: Sums) -> Sums:
     """Return the sums over all devices. Each device's `total` is a mean over its examples, so their mean is taken."""
-    sums = jax.lax.psum(sums, axis_name)
-    return {**sums, "total": sums["total"] / jax.lax.axis_size(axis_name)}
+    sums = sum_over_devices(sums)
+    if not is_bound(BATCH_AXIS):
+        return sums
+    return {**sums, "total": sums["total"] / jax.lax.axis_size(BATCH_AXIS)}
 
 
 def _value_function(mean_gradient: Callable[[Any], Any], params: Any) -> Callable[[Any], jax.Array]:
@@ -190,10 +185,10 @@ def _value_function(mean_gradient: Callable[[Any], Any], params: Any) -> Callabl
     return value_fn
 
 
-def _dropout_key(key: jax.Array, axis_name: str | None) -> jax.Array:
-    """Return this device's dropout key for the step; `prepare` uses the first two of the same three keys."""
+def _dropout_key(key: jax.Array) -> jax.Array:
+    """Return this device's dropout key for the step; `Classification.prepare` uses the first two of the three keys."""
     *_, dropout_key = jax.random.split(key, 3)
-    return jax.random.fold_in(dropout_key, 0 if axis_name is None else jax.lax.axis_index(axis_name))
+    return jax.random.fold_in(dropout_key, device_index())
 
 
 def _averaged(state: TrainState, learned: Any, decay: float) -> Any:
@@ -202,44 +197,33 @@ def _averaged(state: TrainState, learned: Any, decay: float) -> Any:
     return fill_in(average, state.ema)
 
 
-def make_eval_step(
-    model: Any,
-    loss: Loss = cross_entropy,
-    *,
-    normalize: Callable[[jax.Array], jax.Array] | None = None,
-    flip: bool = False,
-    axis_name: str | None = None,
-) -> Callable[[TrainState, Any], metrics.Sums]:
-    """Return the pure function `(state, batch) -> metrics` that tests the model on one batch.
+def make_eval_step(model: Any, task: Task | None = None) -> Callable[[TrainState, Any], Sums]:
+    """Return the pure function `(state, padded) -> sums` that evaluates the model on one batch.
 
-    The variables are those of `evaluation_variables`. The batch is a pair of the examples and a mask, bool `[N]`, False
-    for examples that do not count (`jaxcnn.data.Padded`).
+    It is `evaluate_batch` with the variables of `evaluation_variables(state)`.
 
     Args:
-      model: called as `model.apply(variables, images, train=False)`, returns logits `[N, classes]`.
-      loss: `(logits [N, classes], labels [N]) -> [N]`.
-      normalize: `[N, H, W, C] -> [N, H, W, C]`, from pixels to the model's input.
-      flip: average the logits of each image and its mirror image.
-      axis_name: the mapped axis over which the batch is distributed, if there is one.
+      model: a Linen module.
+      task: what is learned. Default: `Classification()`.
+    """
+    task = task or Classification()
+    return lambda state, padded: evaluate_batch(model, task, evaluation_variables(state), padded)
+
+
+def evaluate_batch(model: Any, task: Task, variables: Any, padded: tuple[Any, jax.Array]) -> Sums:
+    """Return the sums of the task's metrics over a batch and over all devices, with the number of `examples`.
+
+    Random numbers of `task.prepare` are the same for every batch and every evaluation.
+
+    Args:
+      model: a Linen module.
+      task: what is learned.
+      variables: `{"params": ..., "batch_stats": ...}`.
+      padded: a batch, and a mask, bool `[N]`, False for examples that do not count (`jaxcnn.data.Padded`).
 
     Raises:
-      UsageError: from the step, when it is traced, if the labels are not integers `[N]`.
+      UsageError: when it is traced, if the task cannot use the batch.
     """
-
-    def eval_step(state: TrainState, padded: tuple[Any, jax.Array]) -> metrics.Sums:
-        batch, mask = padded
-        check_labels(batch["label"], batch["image"].shape[:1])
-        images = batch["image"] if normalize is None else normalize(batch["image"])
-        logits = evaluation_logits(model, evaluation_variables(state), images, flip=flip)
-        sums = metrics.sums(loss(logits, batch["label"]), logits, batch["label"], mask)
-        return sums if axis_name is None else jax.lax.psum(sums, axis_name)
-
-    return eval_step
-
-
-def evaluation_logits(model: Any, variables: Any, images: jax.Array, *, flip: bool) -> jax.Array:
-    """Return the logits `[N, classes]` of inputs `[N, H, W, C]`; with `flip`, averaged over mirror images."""
-    logits = model.apply(variables, images, train=False)
-    if not flip:
-        return logits
-    return (logits + model.apply(variables, jnp.flip(images, axis=2), train=False)) / 2
+    batch, mask = padded
+    of_examples = task.evaluate(model, variables, task.prepare(jax.random.key(0), batch, False))
+    return sum_over_devices(metrics.sum_over_examples(of_examples, mask))

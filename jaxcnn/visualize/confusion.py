@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxcnn.errors import UsageError
 from jaxcnn.visualize._panels import literal
 
 # With more classes, counts and class names are too small to read.
@@ -36,8 +37,25 @@ def confusion_figure(labels: np.ndarray, predicted: np.ndarray, class_names: Seq
       predicted: predicted classes `[N]`.
       class_names: one name per class.
     """
-    count = len(class_names)
-    matrix = confusion_matrix(labels, predicted, count)
+    return draw_confusion(confusion_matrix(labels, predicted, len(class_names)), class_names)
+
+
+def draw_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Return the figure of `confusion_figure` for a confusion matrix, such as the metric `confusion`.
+
+    Args:
+      matrix: number of images of class i that were predicted as class j, `[classes, classes]`.
+      class_names: one name per class.
+
+    Raises:
+      UsageError: If the matrix has not a row and a column for each class.
+    """
+    matrix, count = np.asarray(matrix).astype(np.int64), len(class_names)
+    if matrix.shape != (count, count):
+        raise UsageError(
+            f"the confusion matrix of {count} classes must have shape {(count, count)}: {matrix.shape}. "
+            "Give a class name for each row"
+        )
     fractions = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = min(max(4.5, 0.55 * count + 2), 14)
     figure = Figure(figsize=(side + 1, side), layout="constrained", dpi=120)

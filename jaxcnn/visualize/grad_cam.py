@@ -4,6 +4,8 @@ Selvaraju, Cogswell, Das, Vedantam, Parikh, Batra: *Grad-CAM: Visual Explanation
 Gradient-based Localization*, 2017, equations 1 and 2.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,11 +37,13 @@ def grad_cam(trained: Trained, image: np.ndarray, label: int, layer: str) -> np.
     if not 0 <= label < len(preprocessing.class_names):
         raise UsageError(f"unknown class {label}; use 0 to {len(preprocessing.class_names) - 1}")
     check_layer(trained.model, trained.variables, preprocessing.image_shape, layer)
-    inputs = preprocessing.normalize(jnp.asarray(image)[None])
-    _, maps = logits_and_output(trained.model, trained.variables, inputs, layer)
+    # The mirror image of test-time augmentation has feature maps of its own.
+    alone = dataclasses.replace(trained, config=dataclasses.replace(trained.config, tta="none"))
+    images = jnp.asarray(image)[None]
+    _, maps = logits_and_output(lambda: alone.logits(images), layer)
 
     def logit(offset: jax.Array) -> jax.Array:
-        logits, _ = logits_and_output(trained.model, trained.variables, inputs, layer, offset)
+        logits, _ = logits_and_output(lambda: alone.logits(images), layer, offset)
         return logits[0, label]
 
     alpha = jax.grad(logit)(jnp.zeros_like(maps)).mean(axis=(1, 2))  # [1, K]

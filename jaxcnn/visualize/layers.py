@@ -22,7 +22,7 @@ def layer_output(model: nn.Module, variables: Any, inputs: jax.Array, layer: str
       UsageError: there is no such module. The message suggests the closest valid name.
     """
     check_layer(model, variables, inputs.shape[1:], layer)
-    _, output = logits_and_output(model, variables, inputs, layer)
+    _, output = logits_and_output(lambda: model.apply(variables, inputs, train=False), layer)
     return output
 
 
@@ -46,10 +46,8 @@ def last_layer(model: nn.Module, variables: Any, image_shape: tuple[int, ...]) -
     return names[-1]
 
 
-def logits_and_output(
-    model: nn.Module, variables: Any, inputs: Any, layer: str, offset: Any = None
-) -> tuple[jax.Array, jax.Array]:
-    """Return the logits and the output of one module.
+def logits_and_output(run: Callable[[], Any], layer: str, offset: Any = None) -> tuple[Any, jax.Array]:
+    """Return what `run()` returns, such as logits, and the output of one module of the model that it applies.
 
     `offset` is added to the output before the next module uses it, so that the gradient of the logits with respect to
     the offset is their gradient with respect to the output.
@@ -63,7 +61,7 @@ def logits_and_output(
         return output if offset is None else output + offset
 
     with nn.intercept_methods(_on_outputs(change)):
-        logits: Any = model.apply(variables, inputs, train=False)
+        logits = run()
     return logits, outputs[0]
 
 

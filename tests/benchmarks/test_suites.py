@@ -141,13 +141,13 @@ def test_the_report_and_the_readme_are_made_from_the_files(tmp_path, capsys):
 def test_loop_overhead_leaves_its_row(tmp_path, monkeypatch, capsys):
     # Bare steps before, between and after two runs: each run is compared with the mean of its neighbours.
     speeds = iter([100.0, 110.0, 100.0])
-    monkeypatch.setattr(loop_overhead, "bare_step", lambda config: lambda: next(speeds))
+    monkeypatch.setattr(loop_overhead, "bare_step", lambda config, data: lambda: next(speeds))
     run = {"steps": 5, "batch_size": 42, "seconds": 6.0, "first_batch_seconds": 0.5, "compile_seconds": 1.5}
     values = {**run, "images_per_second": 84.0}
-    monkeypatch.setattr(loop_overhead, "fit", lambda config: type("Result", (), {"values": values}))
-    assert loop_overhead.main(["--repeats", "2", "--out", str(tmp_path)]) == 0
+    monkeypatch.setattr(loop_overhead, "fit", lambda config, data: type("Result", (), {"values": values}))
+    assert loop_overhead.main(["--repeats", "2", "--data", "arrays", "--out", str(tmp_path)]) == 0
     (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert row["median_ratio"] == 0.8
     assert row["seconds"] == {"steps": 2.0, "first batch": 0.5, "compiling": 1.5, "rest": 2.0}
     assert "| 0.800 (0.800-0.800) | 2.00 | 0.50 | 1.50 | 2.00 |" in (tmp_path / "rows.md").read_text()
-    assert json.loads(capsys.readouterr().out)["ratios"] == [0.8, 0.8]
+    assert json.loads(capsys.readouterr().out)[0]["ratios"] == [0.8, 0.8]

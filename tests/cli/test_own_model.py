@@ -142,11 +142,11 @@ def test_a_run_of_another_number_of_pixels_is_one_line(folder, run, capsys):
 
 
 def test_the_description_of_a_model_stays_short_in_results(folder, run):
-    from jaxcnn.train import evaluate_run
+    from jaxcnn.train import evaluate
 
     model = own_model(f"{folder}/own_net.py:make", 10)
-    assert len(evaluate_run(run, model=model)["model"]) == 100
+    assert len(evaluate(run, model=model)["model"]) == 100
     with pytest.raises(UsageError) as error:
-        evaluate_run(run)
+        evaluate(run)
     assert len(str(error.value)) < 300
     assert dataclasses.is_dataclass(model)

@@ -16,7 +16,7 @@ import scipy.io
 from PIL import Image
 
 from jaxcnn.data import imagefolder, open_dataset
-from jaxcnn.data.prepare import prepare
+from jaxcnn.data.preparation.prepare import prepare
 
 FEW = {"train": 30, "test": 10}
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxcnn.data import fashion_mnist_mini
 from jaxcnn.data.datasets import BUNDLED_DIR
-from jaxcnn.data.fashion_mnist_mini import CLASS_NAMES, NAME, VERSION, draw, prepare, read_idx
+from jaxcnn.data.preparation import fashion_mnist_mini
+from jaxcnn.data.preparation.fashion_mnist_mini import CLASS_NAMES, NAME, VERSION, draw, prepare, read_idx
 from jaxcnn.errors import UsageError
 
 # SHA-256 of a split's pixels [N, 28, 28, 1] followed by its labels [N], as bytes, in the order of the file.
@@ -88,14 +88,14 @@ def test_reading_needs_neither_tensorflow_nor_the_script() -> None:
     code = f"""
 import sys
 import jaxcnn.data
-import jaxcnn.data.fashion_mnist_mini
+import jaxcnn.data.preparation.fashion_mnist_mini
 assert "tensorflow_datasets" not in sys.modules, "imported before it is needed"
-del sys.modules["jaxcnn.data.fashion_mnist_mini"]
+del sys.modules["jaxcnn.data.preparation.fashion_mnist_mini"]
 import tensorflow_datasets as tfds
 source = tfds.data_source({NAME!r}, split="test", data_dir={str(BUNDLED_DIR)!r})
 assert source[0]["image"].shape == (28, 28, 1)
 assert "tensorflow" not in sys.modules, "TensorFlow was imported"
-assert "jaxcnn.data.fashion_mnist_mini" not in sys.modules
+assert "jaxcnn.data.preparation.fashion_mnist_mini" not in sys.modules
 """
     command = [sys.executable, "-W", "error", "-c", code]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -131,7 +131,7 @@ def test_prepare_is_reproducible_and_records_no_path(source: Path, tmp_path: Pat
 def test_files_do_not_depend_on_the_process_or_its_hash_seed(source: Path, tmp_path: Path, seed: str) -> None:
     here = files(prepare(source, tmp_path / "here", per_class=FEW, verify=False))
     code = f"""
-from jaxcnn.data.fashion_mnist_mini import prepare
+from jaxcnn.data.preparation.fashion_mnist_mini import prepare
 prepare({str(source)!r}, {str(tmp_path / seed)!r}, per_class={FEW!r}, verify=False)
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": seed})

@@ -12,10 +12,10 @@ import pytest
 
 from jaxcnn.cli import main
 from jaxcnn.data import open_dataset
-from jaxcnn.data import prepare as preparing
-from jaxcnn.data._original_checksums import SUMS
-from jaxcnn.data.originals import READERS
-from jaxcnn.data.prepare import prepare
+from jaxcnn.data.preparation import prepare as preparing
+from jaxcnn.data.preparation._original_checksums import SUMS
+from jaxcnn.data.preparation.originals import READERS
+from jaxcnn.data.preparation.prepare import prepare
 from jaxcnn.errors import RunError, UsageError
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jaxcnn.data import open_dataset, statistics
-from jaxcnn.data.dataset import Dataset
 from jaxcnn.data.datasets import BUNDLED_DIR
 from jaxcnn.data.decode import Geometry
+from jaxcnn.data.tfds_dataset import TfdsDataset
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def test_statistics_are_measured_once_for_each_geometry(folder, monkeypatch):
     measured = [statistics.measure(dataset, geometry) for geometry in geometries]
     assert len({measured[0], measured[1], measured[3]}) == 3
     read = []
-    original = Dataset.read_encoded
-    monkeypatch.setattr(Dataset, "read_encoded", lambda *args: (read.append(args), original(*args))[1])
+    original = TfdsDataset.read_encoded
+    monkeypatch.setattr(TfdsDataset, "read_encoded", lambda *args: (read.append(args), original(*args))[1])
     again = open_dataset(*folder)
     assert [statistics.measure(again, geometry) for geometry in geometries] == measured
     assert not read

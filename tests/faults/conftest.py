@@ -12,7 +12,7 @@ import worker as worker_module
 
 from jaxcnn import models
 from jaxcnn.train import Config, OptimizerConfig
-from jaxcnn.train.evaluation import evaluate
+from jaxcnn.train.evaluation import evaluation as evaluate
 from jaxcnn.train.runtime import plan
 
 

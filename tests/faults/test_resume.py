@@ -11,7 +11,7 @@ from worker import fingerprint
 
 from jaxcnn.data.pipeline import Pipeline
 from jaxcnn.errors import UsageError
-from jaxcnn.train import SaveError, TrainState, evaluate_run, fit
+from jaxcnn.train import SaveError, TrainState, evaluate, fit
 from jaxcnn.train.runtime import loop, plan
 from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.record import Record, read_rows
@@ -44,7 +44,9 @@ class Means:
     def __init__(self, monkeypatch):
         self.shown = []
         monkeypatch.setattr(
-            loop.ProgressDisplay, "epoch_done", lambda _, epoch, train, test, rate: self.shown.append((train, test))
+            loop.ProgressDisplay,
+            "epoch_done",
+            lambda _, epoch, train, split, test, rate: self.shown.append((train, test)),
         )
 
 
@@ -218,36 +220,7 @@ def test_only_sync_waits_for_the_disk(tmp_path, monkeypatch):
         record.flush()
         assert not waited
         record.sync()
-        assert len(waited) == 2  # rows and events
-
-
-def test_tensorboard_forgets_the_steps_that_are_made_again(tmp_path):
-    from tensorboardX.proto import event_pb2
-    from tensorboardX.record_writer import masked_crc32c
-
-    def events(path):
-        contents, position = path.read_bytes(), 0
-
-        def checked(length):
-            nonlocal position
-            part, checksum = contents[position : position + length], contents[position + length :][:4]
-            assert int.from_bytes(checksum, "little") == masked_crc32c(part)
-            position += length + 4
-            return part
-
-        while position < len(contents):
-            yield event_pb2.Event.FromString(checked(int.from_bytes(checked(8), "little")))
-
-    with Record(tmp_path, 0) as record:
-        for step in (1, 2, 3):
-            record.write(row(step))
-    with Record(tmp_path, 2) as record:
-        record.write(row(3))
-    first, second = sorted(tmp_path.glob("events.*"), key=lambda path: path.suffix)
-    told = [(e.step, e.summary.value[0].tag) for e in events(first) if e.summary.value]
-    assert [step for step, tag in told if tag == "train/loss"] == [1, 2, 3]
-    (start,) = [e.step for e in events(second) if e.session_log.status == event_pb2.SessionLog.START]
-    assert start == 3
+        assert len(waited) == 1
 
 
 def test_two_runs_in_one_folder_are_refused_and_eval_is_not(tiny, straight, compiled_once, tmp_path):
@@ -258,7 +231,7 @@ def test_two_runs_in_one_folder_are_refused_and_eval_is_not(tiny, straight, comp
     with exclusive(tmp_path):
         with pytest.raises(UsageError, match=rf"is in use by process {os.getpid()} on .*. Wait for it, or"):
             fit(config)
-        assert evaluate_run(tmp_path)["step"] == 3
+        assert evaluate(tmp_path)["step"] == 3
     assert fit(config).values["steps"] == 3
     assert not (tmp_path / ".lock").exists()
 

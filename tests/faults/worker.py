@@ -16,7 +16,6 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -30,11 +29,11 @@ from PIL import Image
 from jaxcnn import layers, models
 from jaxcnn.cli import main
 from jaxcnn.cli.commands import train as train_command
-from jaxcnn.data import Dataset, Geometry
-from jaxcnn.data.dataset import Encoded
+from jaxcnn.data import Dataset, Geometry, TfdsDataset
 from jaxcnn.data.pipeline import Pipeline
 from jaxcnn.data.statistics import Statistics
-from jaxcnn.train.evaluation import evaluate
+from jaxcnn.data.tfds_dataset import Encoded
+from jaxcnn.train.evaluation import evaluation as evaluate
 from jaxcnn.train.runtime import _pictures, checkpoint, loop, plan, workdir
 
 IMPORTED = (matplotlib.figure, orbax.checkpoint, tensorboardX.summary, train_command)
@@ -57,11 +56,11 @@ class Tiny(nn.Module):
         return layers.Dense(self.num_classes)(x)
 
 
-class TinyData(Dataset):
+class TinyData(TfdsDataset):
     """Images that are brighter the higher their label, in noise."""
 
     def __init__(self):
-        super().__init__("tiny", Path(), (8, 8, 1), ("0", "1", "2", "3"), EXAMPLES)
+        super().__init__("tiny", (8, 8, 1), ("0", "1", "2", "3"), EXAMPLES)
 
     def read(self, split: str, geometry: Geometry | None = None) -> tuple[np.ndarray, np.ndarray]:
         random = np.random.default_rng(len(split))

@@ -110,7 +110,7 @@ def test_a_parameter_without_a_gradient_would_be_found():
 def after_one_step(model: nn.Module, size: int) -> tuple[Any, Any, Any]:
     """Return the states before and after a step on eight devices, and the metrics of the step."""
     optimizer, parallel = optax.sgd(1.0), make_parallel("shard_map", jax.devices()[:8])
-    step = parallel.compile(make_train_step(model, optimizer, axis_name=parallel.axis_name), donate_state=False)
+    step = parallel.compile(make_train_step(model, optimizer), donate_state=False)
     images = image_batch(model, size, batch=16)
     state = parallel.place_state(create_state(model, optimizer, images.shape[1:], seed=0))
     batch = {"image": images, "label": np.arange(16, dtype=np.int32) % 10}

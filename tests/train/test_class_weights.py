@@ -1,41 +1,46 @@
 """Weights of classes have a mean of 1 over the training examples."""
 
 import dataclasses
-from collections import namedtuple
 
 import numpy as np
 import pytest
 
 from jaxcnn.errors import UsageError
-from jaxcnn.train import Config, class_weights
+from jaxcnn.train import Config
 from jaxcnn.train.class_weights import label_counts, normalized_weights
 from jaxcnn.train.config import from_dict, to_dict
 from jaxcnn.train.runtime.plan import make_plan
-
-Example = namedtuple("Example", "label")
 
 
 class Rare:
     """A training set in which class 2 is rare, and class 1 has no examples."""
 
-    num_classes = 3
-    labels = np.array([0] * 6 + [2] * 2)
-    examples = {"train": len(labels)}  # noqa: RUF012
+    name, num_classes, class_names = "rare", 3, ("a", "b", "c")
+    train = np.array([0] * 6 + [2] * 2)
 
-    def read_encoded(self, split, indices):
-        assert split == "train"
-        return [Example(int(self.labels[index])) for index in indices]
+    def labels(self, split):
+        return {"train": self.train}[split]
 
 
-def test_labels_are_counted_in_chunks(monkeypatch):
-    monkeypatch.setattr(class_weights, "CHUNK", 3)
+class Soft(Rare):
+    """A training set with labels that are distributions."""
+
+    train = np.full((8, 3), 1 / 3, np.float32)
+
+
+def test_labels_are_counted():
     assert label_counts(Rare()).tolist() == [6, 0, 2]
+
+
+def test_labels_that_are_no_classes_are_refused():
+    with pytest.raises(UsageError, match="class_weights need one class for each image of dataset 'rare'"):
+        normalized_weights("balanced", Soft())
 
 
 def test_balanced_weights_are_inverse_to_the_counts():
     weights = normalized_weights("balanced", Rare())
     np.testing.assert_allclose(weights, [8 / (2 * 6), 0.0, 8 / (2 * 2)])
-    assert np.mean(np.array(weights)[Rare.labels]) == pytest.approx(1.0)
+    assert np.mean(np.array(weights)[Rare.train]) == pytest.approx(1.0)
 
 
 def test_given_weights_are_scaled_only():
@@ -64,4 +69,6 @@ def test_balanced_weights_change_nothing_where_classes_are_equal():
     np.testing.assert_allclose(normalized_weights("balanced", plan.dataset), np.ones(10))
     labels = np.arange(10)
     logits = np.random.default_rng(0).normal(size=(10, 10)).astype(np.float32)
-    np.testing.assert_allclose(plan.loss(logits, labels), make_plan(Config(steps=1)).loss(logits, labels), rtol=1e-6)
+    plain = make_plan(Config(steps=1))
+    losses = [p.task.train_loss(logits, labels) for p in (plan, plain)]
+    np.testing.assert_allclose(*losses, rtol=1e-6)

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from jaxcnn.errors import UsageError
-from jaxcnn.train import Config, OptimizerConfig, evaluate_run, fit
+from jaxcnn.train import Config, OptimizerConfig, evaluate, fit
 from jaxcnn.train.parts import CustomParts, describe
 from jaxcnn.train.runtime.plan import make_plan
 
@@ -74,9 +74,9 @@ def test_the_same_parts_continue_and_others_are_refused(run):
 
 
 def test_it_is_tested_again_with_them_and_not_without(run):
-    assert evaluate_run(run.workdir, **PARTS)["test_accuracy"] == run.test_accuracy
+    assert evaluate(run.workdir, **PARTS)["test_accuracy"] == run.test_accuracy
     with pytest.raises(UsageError, match=r"this run used a custom model: .*TinyNet.*\. Pass it again .*: model="):
-        evaluate_run(run.workdir)
+        evaluate(run.workdir)
 
 
 def test_an_optax_transformation_is_taken_as_it_is():

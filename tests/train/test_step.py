@@ -11,13 +11,13 @@ import pytest
 
 from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, ReLU, Sequential
 from jaxcnn.train import (
+    Classification,
     binary_cross_entropy,
     create_state,
     cross_entropy,
     evaluation_variables,
     make_eval_step,
     make_parallel,
-    make_prepare,
     make_train_step,
 )
 from jaxcnn.train.gradient import accumulated, plain, scaled
@@ -39,10 +39,10 @@ def batch(size=24, seed=0):
     return {"image": images, "label": random.integers(0, 5, size).astype(np.int32)}
 
 
-def train(model=None, steps=3, optimizer=None, devices=1, averaged=False, strategy="pmap", **options):
+def train(model=None, steps=3, optimizer=None, devices=1, averaged=False, strategy="pmap", task=None, **options):
     model, optimizer = model or network(), optimizer or optax.sgd(0.1, momentum=0.9)
     parallel = make_parallel(strategy, jax.devices()[:devices])
-    step = make_train_step(model, optimizer, axis_name=parallel.axis_name, **options)
+    step = make_train_step(model, optimizer, task, **options)
     compiled = parallel.compile(step, donate_state=False)
     state = parallel.place_state(create_state(model, optimizer, SHAPE, seed=0, averaged=averaged))
     seen = [state]
@@ -129,7 +129,9 @@ def test_flipping_takes_the_mean_of_an_image_and_its_mirror_image():
     logits = (apply(test["image"]) + apply(test["image"][:, :, ::-1])) / 2
     expected = cross_entropy(logits, test["label"]).sum()
     np.testing.assert_allclose(
-        make_eval_step(model, flip=True)(state, (test, np.ones(24, bool)))["loss"], expected, rtol=1e-5
+        make_eval_step(model, Classification(flip_test=True))(state, (test, np.ones(24, bool)))["loss"],
+        expected,
+        rtol=1e-5,
     )
 
 
@@ -190,7 +192,7 @@ def test_both_mixings_are_chosen_equally_often():
 
 @pytest.mark.slow
 def test_mixing_pairs_the_same_examples_on_any_number_of_devices():
-    mixing = {"prepare": make_prepare(mix=make_mix(1.0, 1.0)), "steps": 1}
+    mixing = {"task": Classification(mix=make_mix(1.0, 1.0)), "steps": 1}
     one, four = train(**mixing)[-1], train(**mixing, devices=4)[-1]
     assert largest_difference(one.params, four.params) < 1e-6
     assert largest_difference(train(**mixing, devices=4, strategy="jit")[-1].params, one.params) < 1e-6
@@ -243,8 +245,8 @@ def test_auxiliary_losses_are_added_with_their_weight():
             return logits
 
     # With the main logits as the auxiliary ones the gradient is 1 + weight times as long.
-    start, with_it = train(Auxiliary(), steps=1, optimizer=optax.sgd(0.1), aux_weight=0.5)
-    _, without = train(Auxiliary(), steps=1, optimizer=optax.sgd(0.1), aux_weight=0.0)
+    start, with_it = train(Auxiliary(), steps=1, optimizer=optax.sgd(0.1), task=Classification(aux_weight=0.5))
+    _, without = train(Auxiliary(), steps=1, optimizer=optax.sgd(0.1), task=Classification(aux_weight=0.0))
     moved = jax.tree.map(lambda after, before: after - before, with_it.params, start.params)
     expected = jax.tree.map(lambda after, before: 1.5 * (after - before), without.params, start.params)
     assert largest_difference(moved, expected) < 1e-6
@@ -268,20 +270,19 @@ class Classifier(nn.Module):
 )
 def test_the_step_works_without_rank_promotion_and_without_jit(restricted):
     model, optimizer = Classifier(), dynamic_loss_scale(optax.adam(0.1))
-    step = make_train_step(
-        model,
-        optimizer,
+    task = Classification(
         functools.partial(cross_entropy, label_smoothing=0.1),
-        prepare=make_prepare(lambda key, image: image[:, ::-1], make_mix(0.5, 0.5)),
+        augment=lambda key, image: image[:, ::-1],
+        mix=make_mix(0.5, 0.5),
         normalize=lambda x: x / 2,
-        gradient=scaled(loss_scale, accumulated(2)),
-        ema_decay=0.9,
+        flip_test=True,
     )
+    step = make_train_step(model, optimizer, task, gradient=scaled(loss_scale, accumulated(2)), ema_decay=0.9)
     with restricted():
         state = create_state(model, optimizer, SHAPE, seed=0, averaged=True)
         # Without a restriction on jit, one program in place of one for each operation.
         after, sums = jax.jit(step)(state, batch(size=5))
-        tested = jax.jit(make_eval_step(model, flip=True))(after, (batch(size=5), np.ones(5, bool)))
+        tested = jax.jit(make_eval_step(model, task))(after, (batch(size=5), np.ones(5, bool)))
     assert int(after.step) == 1
     assert np.isfinite(sums["loss"])
     assert np.isfinite(tested["loss"])

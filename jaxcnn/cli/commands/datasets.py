@@ -102,7 +102,7 @@ def _show(args: Sequence[str]) -> None:
     given = None if flags.out is None else local_path("--out", flags.out)
     dataset = data.open_dataset(flags.name, flags.data_dir)
     check_sizes(flags.augment, dataset.image_shape)
-    from jaxcnn.data.sheet import contact_sheet
+    from jaxcnn.data.preparation.sheet import contact_sheet
 
     sheet = contact_sheet(dataset, flags.augment, classes=flags.classes, columns=flags.columns, seed=flags.seed)
     out = given or Path(f"{flags.name.replace(':', '_').rpartition('/')[2] or 'images'}.png")

@@ -1,6 +1,7 @@
 """`jaxcnn eval`: evaluate a run, or published weights, on a test set."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,11 @@ from jaxcnn import data, train
 from jaxcnn.cli._flags import parse
 from jaxcnn.cli._lines import columns
 from jaxcnn.cli._network_flags import NetworkOptions, check_source, open_network
+from jaxcnn.cli._report import OUTPUT, check_targets, write_reports
 from jaxcnn.errors import UsageError, printable
 from jaxcnn.train.evaluation import evaluate_trained, open_test_set
+from jaxcnn.train.evaluation.report import report_metrics
+from jaxcnn.train.metrics import check_metric_names, make_metrics, numbers
 from jaxcnn.train.parts import CustomParts, build_losses
 
 
@@ -28,6 +32,11 @@ class Flags(NetworkOptions):
     """Directory of prepared datasets (default: that of the run, or $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     per_class: bool = False
     """Print precision, recall and number of images of each class."""
+    metrics: tuple[str, ...] = ()
+    """Further metrics: topK with any number K, balanced_accuracy, per_class, confusion, calibration_error."""
+    report: tuple[str, ...] = ()
+    """Report of each class, with F1 and the class that it is most often taken for. Give one or more files that
+    end in .csv, .md or .png, or - to print the report."""
     json: bool = False
     """Print the result as JSON, with the values of each class."""
 
@@ -35,18 +44,43 @@ class Flags(NetworkOptions):
 def run(args: Sequence[str]) -> None:
     """Run `jaxcnn eval`."""
     flags = parse(Flags, "eval", args)
+    if flags.json and OUTPUT in flags.report:
+        raise UsageError("--json and --report - are mutually exclusive. Give a file for the report.")
+    check_targets(flags.report)
+    check_metric_names(flags.metrics)
     trained, dataset = _open(flags)
+    make_metrics(flags.metrics, trained.num_classes)  # a mistake is refused before images are read
     _, loss = build_losses(trained.config, CustomParts())
-    values = evaluate_trained(trained, dataset, loss)
+    of_report = report_metrics(trained.num_classes) if flags.report else ()
+    values = evaluate_trained(trained, dataset, loss, metrics=(*flags.metrics, *of_report))
+    _print(flags, trained, values)
+    for path in write_reports(flags.report, values) if flags.report else ():
+        print(printable(f"wrote {path}"), file=sys.stderr)
+
+
+def _print(flags: Flags, trained: train.Trained, values: dict[str, Any]) -> None:
+    chosen = {name: values["metrics"][name] for name in flags.metrics}
     if flags.json:
-        print(json.dumps(values, indent=2))
+        print(json.dumps({**values, "metrics": chosen}, indent=2))
         return
     for note in values["notes"]:
         print(printable(note))
     source = ("step", f"{trained.step:,}") if flags.weights is None else ("weights", printable(flags.weights))
-    print("\n".join(columns(_summary_rows(values, source), numbers_from=2)))
+    rows = [*_summary_rows(values, source), *_metric_rows(chosen)]
+    print("\n".join(columns(rows, numbers_from=2)))
     if flags.per_class:
         print("\n".join(columns(_class_rows(values["classes"]))))
+
+
+def _metric_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the numbers of metrics, and how to see those that are arrays."""
+    rows = []
+    for name, value in values.items():
+        found = numbers({name: value})
+        rows += [(part, f"{number:.4f}") for part, number in found.items()]
+        if not found:
+            rows.append((name, "an array, which --json prints"))
+    return rows
 
 
 def _open(flags: Flags) -> tuple[train.Trained, data.Dataset]:
@@ -67,13 +101,15 @@ def _summary_rows(values: dict[str, Any], source: tuple[str, str]) -> list[tuple
         ("model", printable(values["model"])),
         ("dataset", printable(values["dataset"])),
         source,
-        ("test accuracy", f"{values['test_accuracy']:.2%}"),
     ]
+    if values["test_accuracy"] is not None:
+        rows.append(("test accuracy", f"{values['test_accuracy']:.2%}"))
     if "top_5_accuracy" in values:
         rows.append(("top-5 accuracy", f"{values['top_5_accuracy']:.2%}"))
+    if "balanced_accuracy" in values:
+        rows.append(("balanced accuracy", f"{values['balanced_accuracy']:.2%}"))
     return [
         *rows,
-        ("balanced accuracy", f"{values['balanced_accuracy']:.2%}"),
         ("test loss", f"{values['test_loss']:.4f}"),
         ("test images", f"{values['test_examples']:,}"),
     ]

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from jaxcnn.cli._flags import parse
 from jaxcnn.cli._output import plain
-from jaxcnn.data.prepare import prepare
+from jaxcnn.data.preparation.prepare import prepare
 from jaxcnn.errors import printable
 from jaxcnn.train.runtime._progress import PreparationDisplay
 
@@ -17,7 +17,8 @@ from jaxcnn.train.runtime._progress import PreparationDisplay
 class Flags:
     """Prepare a dataset for training: download it, or read its original files from a folder (--source).
 
-    imagefolder:PATH copies the images in a folder and reports what it found. Training does this when necessary.
+    imagefolder:PATH copies the images in a folder, and csv:FILE those in a table of paths and labels, and reports what
+    it found. Training does this when necessary.
 
     cifar10, cifar100, fashion_mnist, kmnist, mnist and svhn_cropped do not need TensorFlow. Other datasets do.
     `tfds.data_source(name)` of tensorflow-datasets can read the result, too.
@@ -34,7 +35,7 @@ class Flags:
     force: bool = False
     """Replace the dataset if it exists."""
     skip_damaged: bool = False
-    """Leave out damaged image files of an image folder, instead of stopping."""
+    """Leave out damaged image files of a folder or a table, instead of stopping."""
 
 
 def run(args: Sequence[str]) -> None:

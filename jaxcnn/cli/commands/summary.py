@@ -23,7 +23,7 @@ from jaxcnn.cli._flags import parse
 from jaxcnn.cli._output import plain
 from jaxcnn.cli._own_code import importing_from, own_code
 from jaxcnn.errors import UsageError, printable, unknown_name
-from jaxcnn.train.config_checks import MAX_SIDE, is_a
+from jaxcnn.train.config.checks import MAX_SIDE, is_a
 
 Shape = tuple[int, int, int]
 

@@ -181,6 +181,11 @@ class _Tests:
         labels, predicted, mistakes = [], [], Mistakes()
         for batch, mask in evaluation_batches(self._dataset, self._trained.preprocessing, BATCH):
             images, true = batch["image"][mask], batch["label"][mask]
+            if true.ndim != 1:
+                raise UsageError(
+                    "confusion and mistakes need one class for each image, but labels have a weight for each class. "
+                    "Use jaxcnn eval --per-class."
+                )
             probabilities = self._trained.predict_batch(images, BATCH)
             mistakes.add(images, true, probabilities)
             labels.append(true)

@@ -13,8 +13,17 @@ format. Both decoders release the interpreter lock. `png_batch` decodes many sma
 """
 
 from jaxcnn.data.decode.geometry import CROP_FRACTION, Background, Box, Geometry, RandomBox
-from jaxcnn.data.decode.image import check, decode
-from jaxcnn.data.decode.pillow import MAX_PIXELS, NotAnImageError, readable_formats
+from jaxcnn.data.decode.image import check, decode, fit
+from jaxcnn.data.decode.pillow import (
+    MAX_PIXELS,
+    NotAnImageError,
+    convert,
+    count_channels,
+    load_pixels,
+    open_image,
+    readable_formats,
+    upright_size,
+)
 from jaxcnn.data.decode.png_batch import decode_together
 
 __all__ = [
@@ -26,7 +35,13 @@ __all__ = [
     "NotAnImageError",
     "RandomBox",
     "check",
+    "convert",
+    "count_channels",
     "decode",
     "decode_together",
+    "fit",
+    "load_pixels",
+    "open_image",
     "readable_formats",
+    "upright_size",
 ]

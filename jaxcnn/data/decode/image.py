@@ -65,6 +65,30 @@ def decode(
     return turned.apply(_resize(pixels, Box(*(scale * x for x in box)), size))
 
 
+def fit(
+    pixels: np.ndarray,
+    geometry: Geometry,
+    random_box: RandomBox | None = None,
+    random: np.random.Generator | None = None,
+) -> np.ndarray:
+    """Bring decoded pixels to the size of a geometry, as `decode` does with those of a file.
+
+    Args:
+      pixels: uint8 or float32 `[H, W, C]`.
+      geometry, random_box, random: as for `decode`.
+
+    Returns:
+      Pixels of the same type, `[H, W, C]`.
+    """
+    height, width = pixels.shape[:2]
+    if geometry.size is None:
+        return pixels
+    box = _part(geometry, height, width, random_box, random)
+    if geometry.size == (height, width) and box == Box(0, 0, width, height):
+        return pixels
+    return _resize(pixels, box, geometry.size)
+
+
 def check(content: bytes) -> tuple[int, int]:
     """Check that an image file can be decoded completely, as Pillow does in its strict mode.
 
@@ -121,6 +145,15 @@ def _resize(pixels: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
         min(box.bottom - top, cropped.shape[0]),
     )
     channels = pixels.shape[-1]
-    image = Image.fromarray(cropped[..., 0] if channels == 1 else cropped)
-    resized = image.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=inside)
-    return np.asarray(resized).reshape(*size, channels)
+    if channels in (3, 4) and pixels.dtype == np.uint8:
+        return _resize_with_pillow(cropped, inside, size)
+    planes = [np.ascontiguousarray(cropped[..., channel]) for channel in range(channels)]
+    return np.stack([_resize_with_pillow(plane, inside, size) for plane in planes], axis=-1)
+
+
+def _resize_with_pillow(
+    pixels: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]
+) -> np.ndarray:
+    """Resize uint8 `[H, W]`, `[H, W, 3]` or `[H, W, 4]`, or float32 `[H, W]`."""
+    resized = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(resized)

@@ -173,6 +173,48 @@ def load_pixels(image: Image.Image, channels: int, background: Background) -> np
     return orientation.apply(pixels.reshape(*pixels.shape[:2], channels))
 
 
+def count_channels(image: Image.Image) -> int:
+    """Return the number of channels that show an image without its transparency: 1 if it is gray, otherwise 3."""
+    gray = image.mode in ("L", "LA", "La", "1", "F") or image.mode.startswith("I")
+    return 1 if gray else 3
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return the height and width of an image after its orientation is applied."""
+    return _orientation(image).size(image.height, image.width)
+
+
+def convert(pixels: np.ndarray, channels: int, background: Background) -> np.ndarray:
+    """Return pixels with another number of channels, by the rules of files.
+
+    Args:
+      pixels: uint8 or float32 `[H, W, C]`, gray, RGB or RGBA. Float pixels are from 0 to 1 where transparency counts.
+      channels: 1, 3 or 4.
+      background: color behind transparent pixels, for 1 and 3 channels.
+
+    Returns:
+      Pixels of the same type, `[H, W, channels]`.
+
+    Raises:
+      ValueError: there is no such conversion.
+    """
+    given = pixels.shape[-1]
+    if given == channels:
+        return pixels
+    if given not in MODES or channels not in MODES:
+        raise ValueError(f"images have {given} channels instead of {channels}")
+    if pixels.dtype == np.uint8:
+        return load_pixels(Image.fromarray(pixels[..., 0] if given == 1 else pixels), channels, background)
+    if given == 4:
+        alpha, behind = pixels[..., 3:], COLORS[background] / 255
+        pixels = pixels[..., :3] * alpha + behind * (1 - alpha)
+    if channels == 1:  # the weights of ITU-R BT.601, which Pillow uses
+        return (pixels @ np.array([0.299, 0.587, 0.114], pixels.dtype))[..., None]
+    opaque = [np.ones_like(pixels[..., :1])] if channels == 4 else []
+    colors = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
+    return np.concatenate([colors, *opaque], axis=-1)
+
+
 def _orientation(image: Image.Image) -> Orientation:
     """Return the orientation that is left to apply to loaded pixels: Pillow applies that of TIFF itself."""
     try:

@@ -1,16 +1,43 @@
-"""`imagefolder:PATH`: a folder with one folder of images for each class, copied to ArrayRecord files once.
+"""Folders and tables of images as datasets, copied to ArrayRecord files once.
 
-Two layouts are accepted:
+`imagefolder:PATH` is a folder with one folder of images for each class. These layouts are accepted:
 
-- PATH/train/CLASS and PATH/test/CLASS. `training` may take the place of `train`, and `testing`, `val`, `valid` or
-  `validation` that of `test`. Without a test folder of class folders, one fifth of each class of `train` becomes the
-  test split.
+- PATH/train/CLASS, PATH/test/CLASS and, if wanted, PATH/val/CLASS. `training` may take the place of `train`, `testing`
+  that of `test`, and `valid` or `validation` that of `val`. Without a test folder of class folders, the validation
+  folder is the test set. Without both, one fifth of each class of `train` becomes the test split.
 - PATH/CLASS. One fifth of each class becomes the test split, selected by a hash of the file names.
 
 The images of a class may lie at any depth below its folder. Symbolic links are followed. Whether a file is an image is
 decided by its content, not by its name. `prepare` reports how many files were left out, and why.
+
+`csv:FILE` is a table with a path and a label in each row; see `table`. Every file in a table must be an image.
 """
 
-from jaxcnn.data.imagefolder.prepare import PREFIX, Prepared, inventory, prepare
+from jaxcnn.data.imagefolder.files import Division, make_division
+from jaxcnn.data.imagefolder.prepare import (
+    CSV_PREFIX,
+    PREFIX,
+    Prepared,
+    copy,
+    inventory,
+    is_copy,
+    is_name,
+    prepare,
+    prepare_named,
+    split_name,
+)
 
-__all__ = ["PREFIX", "Prepared", "inventory", "prepare"]
+__all__ = [
+    "CSV_PREFIX",
+    "PREFIX",
+    "Division",
+    "Prepared",
+    "copy",
+    "inventory",
+    "is_copy",
+    "is_name",
+    "make_division",
+    "prepare",
+    "prepare_named",
+    "split_name",
+]

@@ -1,11 +1,11 @@
-"""Read and judge the files of an image folder, on all cores."""
+"""Read and judge the files of an image folder or a table, on all cores."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from jaxcnn.data import decode
-from jaxcnn.data.imagefolder.scan import File
+from jaxcnn.data.imagefolder.files import File
 from jaxcnn.data.threads import map_in_threads
 
 MAX_FILE_BYTES = 100_000_000
@@ -50,8 +50,8 @@ def _read(file: File) -> tuple[File, bytes, Verdict]:
 
 
 def _not_decodable(file: File, damage: str) -> Verdict:
-    """Return the verdict on a file of unknown format: damaged if its name is that of an image."""
-    return Verdict(None, damage=damage if file.has_image_suffix else None)
+    """Return the verdict on a file of unknown format: damaged if it should be an image."""
+    return Verdict(None, damage=damage if file.is_expected_image else None)
 
 
 def _one_line(error: BaseException) -> str:

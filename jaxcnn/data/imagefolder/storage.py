@@ -1,10 +1,11 @@
-"""Copies of image folders in the folder of prepared datasets: their names, files and locks.
+"""Copies of image folders and tables in the folder of prepared datasets: their names, files and locks.
 
 The copy of a folder is named `imagefolder_PATH_CONTENT`, by a hash of the path of the folder and one of the names,
 sizes and modification times of its files. A process locks the copies that it uses. The copy of a changed folder
-replaces the older copies that no process uses.
+replaces the older copies that no process uses. Copies of tables are named likewise.
 """
 
+import collections
 import contextlib
 import fcntl
 import hashlib
@@ -23,13 +24,13 @@ _locked: dict[Path, int] = {}
 """File descriptors of the copies that this process uses, open until it ends."""
 
 
-def name_copy(folder: Path, fingerprint: str) -> str:
-    """Return the name of the copy of a folder."""
-    return f"{_prefix(folder)}{fingerprint}"
+def name_copy(identity: bytes, fingerprint: str) -> str:
+    """Return the name of the copy of a folder or a table. Its changes do not change `identity`, such as its path."""
+    return f"{_prefix(identity)}{fingerprint}"
 
 
-def _prefix(folder: Path) -> str:
-    return f"imagefolder_{hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]}_"
+def _prefix(identity: bytes) -> str:
+    return f"imagefolder_{hashlib.sha256(identity).hexdigest()[:8]}_"
 
 
 def use(copy: Path) -> bool:
@@ -52,9 +53,9 @@ def remove_leftovers(root: Path) -> None:
         _remove_unused(path)
 
 
-def remove_older(root: Path, folder: Path, keep: str) -> None:
-    """Remove the copies of an image folder other than the one named `keep`, unless a process uses them."""
-    for path in root.glob(f"{_prefix(folder)}*"):
+def remove_older(root: Path, identity: bytes, keep: str) -> None:
+    """Remove the copies of a folder or a table other than the one named `keep`, unless a process uses them."""
+    for path in root.glob(f"{_prefix(identity)}*"):
         if path.name != keep:
             _remove_unused(path)
 
@@ -138,15 +139,24 @@ class Writer:
     """
 
     def __init__(self, folder: Path, name: str, class_names: tuple[str, ...]):
-        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+        # While TFDS is imported, imports in other threads fail. Threads that decode images import parts of Pillow.
+        import tensorflow_datasets  # noqa: F401
 
         folder.mkdir(parents=True)
         self._folder, self._name, self._class_names = folder, name, class_names
         self._writers: dict[str, Any] = {}
+        self._counts, self._bytes = collections.Counter[str](), collections.Counter[str]()
         for split in ("train", "test"):
-            path = folder / f"{name}-{split}.array_record-00000-of-00001"
+            self._open(split)
+
+    def _open(self, split: str) -> Any:
+        """Return the writer of a split. The split "validation" has a file only if an example is written."""
+        from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+
+        if split not in self._writers:
+            path = self._folder / f"{self._name}-{split}.array_record-00000-of-00001"
             self._writers[split] = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-        self._counts, self._bytes = dict.fromkeys(self._writers, 0), dict.fromkeys(self._writers, 0)
+        return self._writers[split]
 
     def write(self, split: str, image: bytes, label: str, filename: str) -> None:
         """Write an example."""
@@ -159,7 +169,7 @@ class Writer:
         feature["filename"].bytes_list.value.append(filename.encode())
         record = example.SerializeToString()
         try:
-            self._writers[split].write(record)
+            self._open(split).write(record)
         except Exception as error:  # the writer raises exceptions of unrelated types
             raise OSError(str(error)) from error
         self._counts[split] += 1
@@ -197,13 +207,16 @@ class Writer:
             ),
             split_infos=[
                 tfds.core.SplitInfo(
-                    name=split, shard_lengths=[count], num_bytes=self._bytes[split], filename_template=template
+                    name=split,
+                    shard_lengths=[self._counts[split]],
+                    num_bytes=self._bytes[split],
+                    filename_template=template,
                 )
-                for split, count in self._counts.items()
+                for split in self._writers
             ],
             version=VERSION,
             check_data=False,
-            description=f"Images of {len(self._class_names)} classes from a folder.",
+            description=f"Images of {len(self._class_names)} classes from files.",
             supervised_keys=("image", "label"),
         )
 

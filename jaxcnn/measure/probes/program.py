@@ -15,7 +15,15 @@ from jaxcnn.data import Padded, normalize
 from jaxcnn.errors import UsageError
 from jaxcnn.measure.case import Case
 from jaxcnn.models import create_model
-from jaxcnn.train import OptimizerConfig, create_state, make_eval_step, make_optimizer, make_parallel, make_train_step
+from jaxcnn.train import (
+    Classification,
+    OptimizerConfig,
+    create_state,
+    make_eval_step,
+    make_optimizer,
+    make_parallel,
+    make_train_step,
+)
 
 OPTIMIZER = OptimizerConfig("momentum", learning_rate=1e-3, momentum=0.9, weight_decay=0.0)
 
@@ -102,9 +110,9 @@ def make_step(case: Case, model: nn.Module, optimizer: optax.GradientTransformat
     """Return the step of a case, distributed by `parallel` and ready to be lowered."""
     pixels = partial(normalize, mean=(0.5,) * case.image_shape[2], std=(0.25,) * case.image_shape[2])
     if case.mode == "infer":
-        step = make_eval_step(model, normalize=pixels, axis_name=parallel.axis_name)
+        step = make_eval_step(model, Classification(normalize=pixels))
         return parallel.compile(step, donate_state=False)
-    step = make_train_step(model, optimizer, normalize=pixels, axis_name=parallel.axis_name)
+    step = make_train_step(model, optimizer, Classification(normalize=pixels))
     if case.steps_per_dispatch > 1:
         step = several_steps(step, case.steps_per_dispatch)
     return parallel.compile(step, donate_state=True)

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+import jax
 import numpy as np
 
-from jaxcnn.data import Dataset
-from jaxcnn.data.dataset import Encoded
-from jaxcnn.data.pipeline import Batch, Padded, rows_of
+from jaxcnn.data import Batch, Dataset, Padded, open_pipeline
+from jaxcnn.data.pipeline import rows_of
 from jaxcnn.data.threads import map_in_threads
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 
@@ -30,49 +30,38 @@ def evaluation_batches(
     Raises:
       UsageError: an image cannot be read.
     """
+    if not dataset.random_access:
+        return open_pipeline(dataset, batch_size, geometry=preprocessing.geometry, share=share).evaluation_batches(
+            batch_size
+        )
+    return _from_random_access(dataset, preprocessing, batch_size, share)
+
+
+def _from_random_access(
+    dataset: Dataset, preprocessing: Preprocessing, batch_size: int, share: tuple[int, int]
+) -> Iterator[Padded]:
     total, rows = dataset.examples["test"], rows_of(share, batch_size)
-    starts = range(rows.start, total, batch_size)
+    starts, length = range(rows.start, total, batch_size), rows.stop - rows.start
 
     def chunks() -> Iterator[range]:
         for start in starts:
-            stop = min(start + rows.stop - rows.start, total)
+            stop = min(start + length, total)
             yield from (range(first, min(first + CHUNK, stop)) for first in range(start, stop, CHUNK))
 
-    def decode(indices: range) -> tuple[np.ndarray, np.ndarray]:
-        examples = dataset.read_encoded("test", indices)
-        images = _decode(dataset, preprocessing, examples)
-        return images, np.array([example.label for example in examples], np.int32)
+    def load(indices: Sequence[int]) -> Batch:
+        return dataset.load("test", indices, preprocessing.geometry, channels=preprocessing.image_shape[-1])
 
-    decoded = map_in_threads(decode, chunks())
+    decoded = map_in_threads(load, chunks())
+    empty = jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), load([0]))
     for first in range(0, total, batch_size):
-        count = min(max(total - first - rows.start, 0), rows.stop - rows.start)
-        length = rows.stop - rows.start
-        batch = _empty(length, preprocessing.image_shape)
-        filled = 0
+        count = min(max(total - first - rows.start, 0), length)
+        parts, filled = [empty], 0
         while filled < count:
-            images, labels = next(decoded)
-            batch["image"][filled : filled + len(images)] = images
-            batch["label"][filled : filled + len(images)] = labels
-            filled += len(images)
-        yield Padded(batch, np.arange(length) < filled)
+            parts.append(next(decoded))
+            filled += len(jax.tree.leaves(parts[-1])[0])
+        yield Padded(jax.tree.map(lambda *x: _padded(np.concatenate(x), length), *parts), np.arange(length) < filled)
 
 
-def _decode(dataset: Dataset, preprocessing: Preprocessing, examples: Sequence[Encoded]) -> np.ndarray:
-    """Return the pixels of examples, in the channels of the network.
-
-    Raises:
-      UsageError: an image is damaged.
-    """
-    if dataset.image_shape[-1] == preprocessing.image_shape[-1]:
-        return dataset.decode_batch(examples, preprocessing.geometry)
-    try:
-        return np.stack([preprocessing.decode(example.image) for example in examples])
-    except ValueError as error:
-        raise dataset.damaged(error) from error
-
-
-def _empty(rows: int, image_shape: tuple[int, ...]) -> Batch:
-    return {
-        "image": np.zeros((rows, *image_shape), np.uint8),
-        "label": np.zeros(rows, np.int32),
-    }
+def _padded(array: np.ndarray, length: int) -> np.ndarray:
+    """Return the array `[n, ...]` with zeros behind, `[length, ...]`."""
+    return np.pad(array, [(0, length - len(array)), *[(0, 0)] * (array.ndim - 1)])

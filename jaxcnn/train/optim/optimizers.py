@@ -211,7 +211,9 @@ def scale_by_path(scales: Sequence[str]) -> Transformation:
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Transformation:
     """Return the named optimizer: clipping, weight decay, direction, and the learning rate of the schedule.
 
-    `config.learning_rate` is not used: it is the peak of the schedule (`make_schedule`).
+    `config.learning_rate` is not used: it is the peak of the schedule (`make_schedule`). `config.weight_decay` may be a
+    scalar array, also within a compiled program. It then counts as positive, so that the tree of the optimizer's state
+    does not depend on its value.
 
     Raises:
       UsageError: If the name or a keyword is unknown (the message suggests the closest one), or a value has the
@@ -224,7 +226,8 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Transfo
         keywords["momentum"] = config.momentum
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     mask = None if config.decay_all else is_kernel
-    decay = optax.add_decayed_weights(config.weight_decay, mask=mask) if config.weight_decay else optax.identity()
+    decays = isinstance(config.weight_decay, jax.Array) or config.weight_decay > 0
+    decay = optax.add_decayed_weights(config.weight_decay, mask=mask) if decays else optax.identity()
     rate = optax.scale_by_learning_rate(schedule)
     if config.learning_rate_scales:
         rate = optax.chain(rate, scale_by_path(config.learning_rate_scales))

@@ -10,13 +10,16 @@ from jaxcnn.errors import UsageError
 from jaxcnn.train.config import ScheduleConfig
 from jaxcnn.train.registry import Registry, keywords_of
 
+Peak = float | jax.Array
+"""Peak learning rate: a number, or a scalar array, also within a compiled program."""
 
-def constant(peak: float, steps: int) -> optax.Schedule:
+
+def constant(peak: Peak, steps: int) -> optax.Schedule:
     """Return `peak` at every step."""
     return optax.constant_schedule(peak)
 
 
-def staircase(peak: float, steps: int, *, warmup: int, milestones: tuple[float, ...], factor: float) -> optax.Schedule:
+def staircase(peak: Peak, steps: int, *, warmup: int, milestones: tuple[float, ...], factor: float) -> optax.Schedule:
     """Multiply the learning rate by `factor` at each milestone, a fraction of the whole run with its warm-up."""
     boundaries = [round(milestone * (steps + warmup)) - warmup for milestone in milestones]
     if boundaries[0] < 1:
@@ -28,27 +31,31 @@ def staircase(peak: float, steps: int, *, warmup: int, milestones: tuple[float, 
     return optax.piecewise_constant_schedule(peak, scales)
 
 
-def cosine(peak: float, steps: int, *, end_factor: float) -> optax.Schedule:
+def cosine(peak: Peak, steps: int, *, end_factor: float) -> optax.Schedule:
     """Decay along half a cosine (Loshchilov and Hutter, *SGDR*, 2016, equation 5, without restarts)."""
     return optax.cosine_decay_schedule(peak, steps, end_factor)
 
 
-def linear(peak: float, steps: int, *, end_factor: float) -> optax.Schedule:
+def linear(peak: Peak, steps: int, *, end_factor: float) -> optax.Schedule:
     """Decay linearly to `end_factor * peak`."""
     return optax.linear_schedule(peak, end_factor * peak, steps)
 
 
-def polynomial(peak: float, steps: int, *, end_factor: float, power: float) -> optax.Schedule:
+def polynomial(peak: Peak, steps: int, *, end_factor: float, power: float) -> optax.Schedule:
     """Decay to `end_factor * peak` as `(1 - step / steps) ** power`."""
     return optax.polynomial_schedule(peak, end_factor * peak, power, steps)
 
 
-def onecycle(peak: float, steps: int) -> optax.Schedule:
+def onecycle(peak: Peak, steps: int) -> optax.Schedule:
     """Rise from peak / 25 to the peak in 30 % of the run, then decay to a 10,000th of the start.
 
     Smith and Topin, *Super-Convergence*, 2017, with cosines instead of lines.
     """
-    return optax.cosine_onecycle_schedule(steps, peak)
+    if not isinstance(peak, jax.Array):
+        return optax.cosine_onecycle_schedule(steps, peak)
+    # Optax computes the corners of the curve with NumPy, which takes no array of a compiled program.
+    unit: Any = optax.cosine_onecycle_schedule(steps, 1.0)
+    return lambda step: peak * unit(step)
 
 
 # Each entry takes the peak learning rate and the number of steps after the warm-up. Its keyword-only arguments are
@@ -67,8 +74,14 @@ SCHEDULES: Registry[Callable[..., optax.Schedule]] = Registry(
 )
 
 
-def make_schedule(config: ScheduleConfig, learning_rate: float, steps: int, steps_per_epoch: float) -> optax.Schedule:
+def make_schedule(config: ScheduleConfig, learning_rate: Peak, steps: int, steps_per_epoch: float) -> optax.Schedule:
     """Return the schedule of a run of `steps` steps, after a linear warm-up from 0 if the configuration has one.
+
+    Args:
+      config: names the schedule.
+      learning_rate: the peak.
+      steps: number of steps of the run, with the warm-up.
+      steps_per_epoch: number of steps in an epoch.
 
     Raises:
       UsageError: If the name is unknown, the warm-up covers the whole run, or it covers a milestone.

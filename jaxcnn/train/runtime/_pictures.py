@@ -3,6 +3,7 @@
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,57 +11,81 @@ import numpy as np
 from jaxcnn.train.runtime.plan import Plan
 from jaxcnn.train.runtime.record import Row
 from jaxcnn.train.state import TrainState, evaluation_variables
-from jaxcnn.train.step import evaluation_logits
+from jaxcnn.train.task import higher_is_better
 
 COLUMNS = 8
 """Number of test images in a row of `draw_predictions`."""
 
 
 def epoch_means(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Return the training rows averaged between tests, and the test rows."""
-    train, test, since = [], [], []
+    """Return the training rows averaged between evaluations, and the rows of the evaluations after each epoch.
+
+    These are of the validation set if the run has one, else of the test set.
+    """
+    split = "validation" if any(row["split"] == "validation" for row in rows) else "test"
+    train, evaluations, since = [], [], []
     for row in rows:
         if row["split"] == "train":
             since.append(row)
-        else:
-            test.append(row)
+        elif row["split"] == split:
+            evaluations.append(row)
             if since:
-                means = {name: sum(r[name] for r in since) / len(since) for name in ("loss", "accuracy")}
-                train.append({"epoch": row["epoch"], **means})
+                names = [name for name in since[0] if name not in NOT_METRICS]
+                train.append({"epoch": row["epoch"], **{n: sum(r[n] for r in since) / len(since) for n in names}})
             since = []
-    return train, test
+    return train, evaluations
 
 
-def draw_curves(rows: list[Row], title: str, path: Path, *, label_smoothing: float = 0.0) -> None:
-    """Write a PNG of training and test loss and accuracy by epoch.
+NOT_METRICS = ("split", "step", "epoch", "learning_rate", "examples")
+
+
+def draw_curves(
+    rows: list[Row], title: str, path: Path, *, monitor: str = "accuracy", label_smoothing: float = 0.0
+) -> None:
+    """Write a PNG of the loss and of the monitored metric by epoch, of training and of the evaluation after it.
 
     Args:
       rows: as returned by `record.read_rows`.
       title: of the figure.
       path: of the PNG.
+      monitor: metric on the right; none if it is the loss.
       label_smoothing: if positive, the legend says that the training loss is against smoothed labels.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    train, test = epoch_means(rows)
-    figure = Figure(figsize=(10, 4), layout="constrained", dpi=120)
-    left, right = figure.subplots(1, 2)
-    for axes, name, label in ((left, "loss", "cross-entropy (nats)"), (right, "accuracy", "accuracy (%)")):
+    train, evaluations = epoch_means(rows)
+    split = evaluations[0]["split"] if evaluations else "test"
+    names = ["loss"] if monitor == "loss" else ["loss", monitor]
+    figure = Figure(figsize=(5 * len(names), 4), layout="constrained", dpi=120)
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False).flat, names, strict=True):
         scale = 100 if name == "accuracy" else 1
         in_training = "training (smoothed labels)" if label_smoothing and name == "loss" else "training"
-        for part, legend, style in ((train, in_training, "o-"), (test, "test", "s-")):
-            axes.plot([r["epoch"] for r in part], [scale * r[name] for r in part], style, ms=4, label=legend)
-        axes.set(xlabel="epoch", ylabel=label)
+        for part, legend, style in ((train, in_training, "o-"), (evaluations, split, "s-")):
+            shown = [row for row in part if name in row]
+            if shown:
+                axes.plot([r["epoch"] for r in shown], [scale * r[name] for r in shown], style, ms=4, label=legend)
+        axes.set(xlabel="epoch", ylabel=LABELS.get(name, name.replace("_", " ")))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
-    if test:
-        best = max(test, key=lambda r: r["accuracy"])
-        right.set_title(f"test accuracy {100 * test[-1]['accuracy']:.2f} %, best {100 * best['accuracy']:.2f} %")
-        left.set_title(f"test loss {test[-1]['loss']:.3f}" if math.isfinite(test[-1]["loss"]) else "loss")
+        values = [scale * row[name] for row in evaluations if name in row and math.isfinite(row[name])]
+        if values:
+            axes.set_title(_title(split, name, values))
     figure.suptitle(title)
     figure.savefig(path)
+
+
+LABELS = {"loss": "loss (nats)", "accuracy": "accuracy (%)"}
+
+
+def _title(split: str, name: str, values: list[float]) -> str:
+    """Return the last and the best value of a metric as a title."""
+    if name == "loss":
+        return f"{split} loss {values[-1]:.3f}"
+    best = max(values) if higher_is_better(name) else min(values)
+    last_text, best_text = (f"{x:.2f} %" if name == "accuracy" else f"{x:.4f}" for x in (values[-1], best))
+    return f"{split} {name.replace('_', ' ')} {last_text}, best {best_text}"
 
 
 def draw_predictions(plan: Plan, state: TrainState, count: int) -> bytes:
@@ -74,27 +99,26 @@ def draw_predictions(plan: Plan, state: TrainState, count: int) -> bytes:
     dataset, around = plan.dataset, plan.preprocessing
     count = min(count, dataset.examples["test"])
     places = np.linspace(0, dataset.examples["test"] - 1, count).astype(int)
-    examples = dataset.read_encoded("test", places.tolist())
-    images = np.stack([dataset.decode(example, around.geometry) for example in examples])
+    examples = dataset.load("test", places.tolist(), around.geometry)
 
     @jax.jit
-    def probabilities(images: jax.Array) -> jax.Array:
-        logits = evaluation_logits(plan.model, evaluation_variables(state), around.normalize(images), flip=False)
-        return jax.nn.softmax(logits, axis=-1)
+    def probabilities(batch: Any) -> jax.Array:
+        return around.probabilities(plan.task.scores(plan.model, evaluation_variables(state), batch))
 
-    answers = jax.device_get(probabilities(jax.device_put(images)))
+    answers = jax.device_get(probabilities(jax.device_put(examples)))
     rows = -(-count // COLUMNS)
     figure = Figure(figsize=(1.3 * COLUMNS, 1.75 * rows), layout="constrained", dpi=100)
     for axes in figure.subplots(rows, COLUMNS, squeeze=False).flat:
         axes.set_axis_off()
-    for axes, image, answer, example in zip(figure.axes, images, answers, examples, strict=False):
+    for axes, image, answer, label in zip(figure.axes, examples["image"], answers, examples["label"], strict=False):
         predicted = int(answer.argmax())
+        true = np.flatnonzero(label > 0.5) if np.ndim(label) else [label]  # several classes, or one
         axes.set_axis_on()
         axes.set(xticks=(), yticks=())
-        axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
-        color = "darkgreen" if predicted == example.label else "firebrick"
+        axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=around.pixel_range)
+        color = "darkgreen" if predicted in true else "firebrick"
         axes.set_title(f"{around.class_names[predicted][:14]} {answer[predicted]:.0%}", fontsize=8, color=color)
-        axes.set_xlabel(f"is {around.class_names[example.label][:14]}", fontsize=8)
+        axes.set_xlabel(f"is {', '.join(around.class_names[place] for place in true)[:14]}", fontsize=8)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()

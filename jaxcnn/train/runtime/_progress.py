@@ -84,14 +84,14 @@ class ProgressDisplay:
     ) -> None:
         self._bar.__exit__(kind, error, trace)
 
-    def steps_done(self, step: int, epoch: float, waited: float, loss: float, accuracy: float) -> None:
-        """Move the bar to `step`, and show the loss and accuracy of the steps since the last call.
+    def steps_done(self, step: int, epoch: float, waited: float, values: dict[str, float]) -> None:
+        """Move the bar to `step`, and show metrics of the steps since the last call.
 
         Args:
           step: number of steps made.
           epoch: the same in epochs.
           waited: seconds that the run has waited for data so far; shown as a fraction of the time since the last call.
-          loss, accuracy: means over the steps since the last call.
+          values: means over the steps since the last call, by name. The loss and the first other ones are shown.
         """
         now, (then, before) = time.perf_counter(), self._last
         self._last = (now, step)
@@ -102,35 +102,68 @@ class ProgressDisplay:
             self._task,
             completed=step,
             description=f"epoch {epoch:.1f}",
-            numbers=f"loss {loss:.3f}  accuracy {accuracy:.1%}  {rate:,.0f} images/s  data {waiting:.0%}",
+            numbers=f"{_shown(values)}  {rate:,.0f} images/s  data {waiting:.0%}",
         )
 
-    def epoch_done(self, epoch: float, train: dict[str, float], test: dict[str, float], rate: float) -> None:
-        """Print the metrics of an epoch of training and of the test after it."""
+    def epoch_done(
+        self, epoch: float, train: dict[str, float], split: str, values: dict[str, float], rate: float
+    ) -> None:
+        """Print the metrics of an epoch of training, and of the evaluation of a split after it."""
         if self._enabled:
             # A run may end within its first epoch. At most 80 columns.
             when = f"epoch {epoch:>4.3g}" if epoch >= 1 else f"step {self._last[1]:>5}"
             self._console.print(
-                f"{when}  training {train['loss']:.4f} {train['accuracy']:6.2%}  "
-                f"test {test['loss']:.4f} {test['accuracy']:6.2%}  {rate:>7,.0f} images/s",
+                f"{when}  training {_shown(train, brief=True)}  {split} {_shown(values, brief=True)}  "
+                f"{rate:>7,.0f} images/s",
                 highlight=False,
             )
         self._last = (time.perf_counter(), self._last[1])
 
 
+SHOWN = 3
+"""Number of metrics that the progress bar shows."""
+
+
+def _shown(values: dict[str, float], *, brief: bool = False) -> str:
+    """Return metrics as text. `brief` leaves out the names of loss and accuracy, and all other metrics."""
+    if brief:
+        texts = [f"{values['loss']:.4f}"] if "loss" in values else []
+        return " ".join([*texts, *([f"{values['accuracy']:6.2%}"] if "accuracy" in values else [])])
+    names = [name for name in values if name != "examples"]
+    names.sort(key=lambda name: name != "loss")
+    return "  ".join(
+        f"{name} {values[name]:.1%}" if name == "accuracy" else f"{name} {values[name]:.3f}" for name in names[:SHOWN]
+    )
+
+
 def print_summary(console: Console, result: dict[str, Any], workdir: Any) -> None:
     """Print the table at the end of a run."""
-    title = _plain(f"{result['model']} on {result['dataset']}")
+    title = _plain(f"{result['model'].removeprefix('custom:')} on {result['dataset']}")
     table = Table(show_header=False, title=title, title_justify="left")
     table.add_column(style="bold")
     table.add_column()
-    table.add_row(
-        "test accuracy",
-        f"[bold green]{result['test_accuracy']:.2%}[/] on {result['test_examples']:,} of "
-        f"{result['test_examples']:,} test images",
-    )
-    table.add_row("test loss", f"{result['test_loss']:.4f}")
-    table.add_row("training", f"loss {result['train_loss']:.4f}, accuracy {result['train_accuracy']:.2%}")
+    if result.get("test_accuracy") is not None:
+        table.add_row(
+            "test accuracy",
+            f"[bold green]{result['test_accuracy']:.2%}[/] on {result['test_examples']:,} of "
+            f"{result['test_examples']:,} test images",
+        )
+    if result.get("test_loss") is not None:
+        table.add_row("test loss", f"{result['test_loss']:.4f}")
+    usual = ("loss", "accuracy", "examples")
+    for name, value in result.get("metrics", {}).items():
+        if name not in usual and isinstance(value, int | float):
+            table.add_row(_plain(f"test {name.replace('_', ' ')}"), f"{value:.4f}")
+    # Results of version 0.1 have no validation set.
+    if result.get("validation_examples"):
+        what = f"best {result['monitor']} {result['best_validation']:.4f} at step {result['test_step']:,}"
+        table.add_row("validation", f"{what}, on {result['validation_examples']:,} images")
+    elif "validation_examples" in result:
+        table.add_row("validation", "none held out: the best checkpoint is chosen on the test set (--validation)")
+    trained = [f"loss {result['train_loss']:.4f}"] if result.get("train_loss") is not None else []
+    if result.get("train_accuracy") is not None:
+        trained.append(f"accuracy {result['train_accuracy']:.2%}")
+    table.add_row("training", ", ".join(trained))
     table.add_row("parameters", f"{result['params']:,}")
     table.add_row("steps", f"{result['steps']:,} ({result['epochs']:.4g} epochs of {result['batch_size']} a batch)")
     table.add_row("speed", f"{result['images_per_second']:,.0f} images/s while training")

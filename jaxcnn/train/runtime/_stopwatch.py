@@ -46,6 +46,10 @@ class Stopwatch:
             self.images += images
         self._since = now
 
+    def skip(self) -> None:
+        """Leave out the time since the last `lap`."""
+        self._since = time.perf_counter()
+
     @property
     def rate(self) -> float:
         seconds, images = self.training_seconds - self._before[0], self.images - self._before[1]

@@ -46,7 +46,7 @@ def to_host(state: TrainState) -> TrainState:
 
 
 class Checkpoints:
-    """The checkpoints in a folder: the two latest and the one of the best test accuracy are kept.
+    """The checkpoints in a folder: the two latest and the one of the best evaluation are kept.
 
     They contain host arrays, so they depend neither on devices nor on the strategy. Use it in a `with` block, whose end
     waits for unfinished writes.
@@ -82,7 +82,7 @@ class Checkpoints:
                 ),
             )
             self._saving: int | None = None
-            self._accuracies = {step: self._accuracy(step) for step in self.steps()}
+            self._scores = {step: self._score(step) for step in self.steps()}
             self._held = held.pop_all()
 
     def __enter__(self) -> "Checkpoints":
@@ -102,13 +102,13 @@ class Checkpoints:
                 with contextlib.suppress(Exception):
                     self._manager.close()
 
-    def save(self, state: TrainState, meta: dict[str, Any], test_accuracy: float | None = None) -> None:
+    def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
         """Start to save a state.
 
         Args:
           state: host arrays, which must not change until they are written; see `to_host`.
           meta: JSON values that are restored with the state.
-          test_accuracy: of this state, if it was tested.
+          score: the monitored metric of this state, if it was evaluated; the largest is the best.
 
         Raises:
           SaveError: if the disk has no space for it, or if this save or the one before failed.
@@ -118,7 +118,7 @@ class Checkpoints:
         self._check_disk(state)
         description = {
             "meta": meta,
-            "test_accuracy": test_accuracy,
+            "score": score,
             "leaves": integrity.manifest(state),
             "random_numbers": _random_numbers(),
         }
@@ -133,7 +133,7 @@ class Checkpoints:
             )
         except Exception as error:  # Orbax and TensorStore have no common type of errors
             self._fail(error)
-        self._accuracies[step] = test_accuracy
+        self._scores[step] = score
 
     def wait(self) -> None:
         """Wait until everything is written, and remove checkpoints that are no longer needed.
@@ -178,9 +178,9 @@ class Checkpoints:
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Return the step of the best test accuracy (the latest of equal ones), or None if no checkpoint was tested."""
-        tested = [step for step in self.steps() if self._accuracies.get(step) is not None]
-        return max(tested, key=lambda step: (self._accuracies[step], step), default=None)
+        """Return the step of the best evaluation (the latest of equal ones), or None if no checkpoint was evaluated."""
+        tested = [step for step in self.steps() if self._scores.get(step) is not None]
+        return max(tested, key=lambda step: (self._scores[step], step), default=None)
 
     def restore(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Return the state (host arrays) and `meta` of a step. `template` has the state's tree, shapes and dtypes.
@@ -211,6 +211,29 @@ class Checkpoints:
         if damaged is not None:
             raise DamagedError(f"{where} is damaged: {damaged} is not what was saved")
         return state, description["meta"]
+
+    def learned(self) -> dict[str, Any]:
+        """Return parameters and statistics of the newest checkpoint, or their averages if it has them.
+
+        The model is not needed.
+
+        Raises:
+          UsageError: if there is no checkpoint, or if it is damaged.
+        """
+        step = self.latest_step()
+        if step is None:
+            raise UsageError(f"{self._directory} holds no checkpoint yet. Train the run first.")
+        try:
+            saved = self._description(step)["leaves"]
+            with _quiet_stragglers():
+                stored = self._manager.restore(step, args=self._args.Composite(state=self._args.StandardRestore()))
+            parts = {name: stored["state"].get(name) or {} for name in ("params", "batch_stats", "ema")}
+        except Exception as error:  # Orbax and TensorStore have no common type of errors for damaged files
+            raise UsageError(f"checkpoint {self._directory}/{step} is damaged: {_reason(error)}") from error
+        damaged = integrity.damaged_leaf(saved, parts)
+        if damaged is not None:
+            raise UsageError(f"checkpoint {self._directory}/{step} is damaged: {damaged} is not what was saved")
+        return parts["ema"] or {name: parts[name] for name in ("params", "batch_stats")}
 
     def restore_newest(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Return the newest intact checkpoint as `restore` does, or None if there is no checkpoint at all.
@@ -251,7 +274,7 @@ class Checkpoints:
         """Return a checkpoint as `restore` does.
 
         Args:
-          checkpoint: "latest" (the newest intact one), "best" (of the best test accuracy), or a step.
+          checkpoint: "latest" (the newest intact one), "best" (of the best evaluation), or a step.
           template: as in `restore`.
 
         Raises:
@@ -283,9 +306,10 @@ class Checkpoints:
         args = self._args.Composite(meta=self._args.JsonRestore())
         return integrity.unseal(self._manager.restore(step, args=args)["meta"])
 
-    def _accuracy(self, step: int) -> float | None:
+    def _score(self, step: int) -> float | None:
         try:
-            return self._description(step)["test_accuracy"]
+            description = self._description(step)
+            return description.get("score", description.get("test_accuracy"))  # the name in version 0.1
         except Exception:  # damaged; `restore` reports it
             return None
 
@@ -309,7 +333,7 @@ class Checkpoints:
                 )
 
     def _kept(self) -> set[int]:
-        """Return the two latest steps and the one of the best test accuracy."""
+        """Return the two latest steps and the one of the best evaluation."""
         best = self.best_step()
         return {*self.steps()[-2:], *(() if best is None else (best,))}
 

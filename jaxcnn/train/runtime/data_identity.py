@@ -1,7 +1,7 @@
 """Identity of the data of a run: what a resumed run compares to find that its data has changed.
 
-`data.json` in the run directory has the number of images of each class, and a hash of the names and sizes of their
-files. A hash of their contents is added on request (`Config.data_fingerprint`).
+`data.json` in the run directory has the splits, the number of images of each class in a split, and a hash of the names
+and sizes of their files. A hash of their contents is added on request (`Config.data_fingerprint`).
 """
 
 from pathlib import Path
@@ -19,6 +19,9 @@ OTHER_TEST_SET = (
     "test images"
 )
 
+VALIDATION = "the validation images "
+"""Start of the names of parts in a validation split."""
+
 Identity = dict[str, Any]
 
 
@@ -26,6 +29,7 @@ def identity(dataset: Dataset, config: Config) -> Identity:
     """Return the identity of the data of a run, as JSON values."""
     return {
         "classes": list(dataset.class_names),
+        "splits": list(dataset.examples),
         "parts": dataset.fingerprint(contents=config.data_fingerprint == "contents"),
     }
 
@@ -68,7 +72,7 @@ def write(folder: Path, found: Identity) -> None:
             return
         if not differences(stored, found):
             kept = {
-                name: {**part, "contents": part["contents"] or stored["parts"][name].get("contents")}
+                name: {**part, "contents": part["contents"] or stored["parts"].get(name, {}).get("contents")}
                 for name, part in found["parts"].items()
             }
             found = {**found, "parts": kept}
@@ -116,16 +120,19 @@ def differences(stored: Any, found: Identity) -> list[str]:
     after, changed = found["parts"], []
     for part in [*before, *(part for part in after if part not in before)]:
         old, new = before.get(part), after.get(part)
+        files = (new or {}).get("files", True)
         if new is None:
             changed.append(f"{part} is gone")
+        elif old is None and "splits" not in stored and part.startswith(VALIDATION):
+            continue  # earlier versions did not use a folder of validation images beside a test folder
         elif not isinstance(old, dict):
             changed.append(f"{part} is new ({_images(new['images'])})")
         elif old.get("images") != new["images"]:
             changed.append(f"{part} has {_images(new['images'])} instead of {old.get('images')}")
         elif old.get("sizes") != new["sizes"]:
-            changed.append(f"files of {part} have other names or sizes")
+            changed.append(f"files of {part} have other names or sizes" if files else f"{part} has other shapes")
         elif None not in (old.get("contents"), new["contents"]) and old["contents"] != new["contents"]:
-            changed.append(f"files of {part} have other contents")
+            changed.append(f"files of {part} have other contents" if files else f"{part} has other contents")
     return changed
 
 

@@ -22,8 +22,11 @@ from jaxcnn import weights
 from jaxcnn.errors import UsageError
 from jaxcnn.local_path import local_path
 from jaxcnn.train.optim.adapters import adapt
-from jaxcnn.train.runtime import integrity
+from jaxcnn.train.parts import PREFIX
+from jaxcnn.train.runtime import integrity, workdir
+from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.preprocessing import Preprocessing
+from jaxcnn.train.runtime.preprocessing import read as read_preprocessing
 from jaxcnn.train.runtime.trained import load_run
 from jaxcnn.train.state import TrainState
 
@@ -90,9 +93,9 @@ def read_initial_weights(
         return None
     folder = local_path("init_from", source)
     if folder.is_dir():
-        run = load_run(folder)
-        stored, known = weights.as_stored(run.variables), recordable(run.preprocessing)
-        name, digest = folder.resolve().name, integrity.sha256(run.variables)
+        variables, around = _of_run(folder)
+        stored, known = weights.as_stored(variables), recordable(around)
+        name, digest = folder.resolve().name, integrity.sha256(variables)
     else:
         path = weights.local_file(source)
         stored, known = weights.read_arrays(path), weights.recorded(path)
@@ -124,6 +127,21 @@ def read_initial_weights(
     return InitialWeights(
         f"{name} sha256:{digest}", arrays, note, _normalization_note(source, conversion.preprocessing, preprocessing)
     )
+
+
+def _of_run(folder: Path) -> tuple[dict[str, Any], Preprocessing]:
+    """Return the variables and the preprocessing of a run. A model or a task of the user's is not needed.
+
+    Raises:
+      UsageError: If there is no run, or no intact checkpoint.
+    """
+    config = workdir.read_config(folder)
+    around = read_preprocessing(folder)
+    if around is None or not any(name.startswith(PREFIX) for name in (config.model, config.task)):
+        run = load_run(folder)
+        return run.variables, run.preprocessing
+    with Checkpoints(folder / workdir.CHECKPOINTS, read_only=True) as checkpoints:
+        return checkpoints.learned(), around
 
 
 def recordable(preprocessing: Preprocessing) -> weights.Preprocessing:

@@ -1,27 +1,31 @@
-"""The training loop: steps, tests and checkpoints, from a run's first step in this process to its last."""
+"""The training loop: steps, evaluations and checkpoints, from a run's first step in this process to its last."""
 
+import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxcnn.errors import RunError
+from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train import metrics
+from jaxcnn.train.callbacks import RunView, call, stops_after
 from jaxcnn.train.config import Config
 from jaxcnn.train.devices import distributed
 from jaxcnn.train.devices.dispatch import dispatches
 from jaxcnn.train.devices.distributed import Ignored
+from jaxcnn.train.metrics import Sums
 from jaxcnn.train.runtime import integrity
 from jaxcnn.train.runtime._progress import ProgressDisplay
 from jaxcnn.train.runtime._stopwatch import Stopwatch
 from jaxcnn.train.runtime.plan import Plan
-from jaxcnn.train.runtime.record import Record
+from jaxcnn.train.runtime.record import Record, read_rows
 from jaxcnn.train.runtime.resume import Start
 from jaxcnn.train.runtime.signals import InterruptedRunError, StopSignals
+from jaxcnn.train.runtime.workdir import as_json
 from jaxcnn.train.state import TrainState
 
 IN_FLIGHT = 2
@@ -34,45 +38,71 @@ class DivergedError(RunError):
     """The loss or the state has an infinite or NaN value. Checkpoints of earlier steps are kept."""
 
 
-def training_batches(plan: Plan, first_step: int) -> Iterator[tuple[int, Any]]:
+def training_batches(
+    plan: Plan, first_step: int, stops: Callable[[int], bool] | None = None
+) -> Iterator[tuple[int, Any]]:
     """Yield, for each call of the compiled steps from `first_step` on, its number of steps and their batches.
 
-    The batches, `[steps, N, ...]`, are put on the devices some calls ahead.
+    The batches, `[steps, N, ...]`, are put on the devices some calls ahead. No call goes past a step after which the
+    run saves a checkpoint or for which `stops` is true.
     """
 
+    def ends_call(step: int) -> bool:
+        return plan.saves_after(step) or (stops is not None and stops(step))
+
     def counts() -> Iterator[int]:
-        return dispatches(first_step, plan.steps, plan.config.steps_per_dispatch, plan.saves_after)
+        return dispatches(first_step, plan.steps, plan.config.steps_per_dispatch, ends_call)
 
     batches = plan.pipeline.batches(first_step, place=plan.parallel.place_batches, counts=counts())
     return zip(counts(), batches, strict=True)
 
 
 def is_out_of_patience(config: Config, epochs_since_best: int) -> bool:
-    """Return whether a run ends after so many epochs without a better test accuracy."""
+    """Return whether a run ends after so many epochs without a better evaluation."""
     return config.patience is not None and epochs_since_best >= config.patience
 
 
-def evaluate(plan: Plan, eval_step: Any, state: TrainState) -> dict[str, float]:
-    """Return the mean `loss` and `accuracy` over every test example, and the number of `examples`."""
-    devices, examples = len(plan.parallel.devices), plan.dataset.examples["test"]
+def evaluate(plan: Plan, eval_step: Any, state: TrainState, split: str) -> dict[str, Any]:
+    """Return the metrics over every example of a split, and the number of `examples`, as JSON values.
+
+    Raises:
+      UsageError: If the run has no such split.
+    """
+    if split not in plan.dataset.examples:
+        raise UsageError(f"the run has no {split} examples. It has: {', '.join(plan.dataset.examples)}")
+    devices, examples = len(plan.parallel.devices), plan.dataset.examples[split]
     batch_size = -(-min(EVALUATION_BATCH, examples) // devices) * devices
-    batches = plan.pipeline.evaluation_batches(batch_size, place=plan.parallel.place_batch)
+    batches = plan.pipeline.evaluation_batches(batch_size, place=plan.parallel.place_batch, split=split)
     total = metrics.add(jax.device_get([eval_step(state, batch) for batch in batches]))
     if total["examples"] != examples:
-        raise AssertionError(f"tested on {total['examples']:.0f} of {examples} examples")
-    return {**metrics.means(total), "examples": int(total["examples"])}
+        raise AssertionError(f"evaluated {total['examples']:.0f} of {examples} {split} examples")
+    return plan.summarize(total)
+
+
+def numbers(values: dict[str, Any]) -> dict[str, float]:
+    """Return the metrics that are numbers. Arrays are too long for a line."""
+    count = {"examples": values["examples"]} if "examples" in values else {}
+    return {**metrics.numbers(values), **count}
+
+
+def as_arrays(sums: Any) -> Any:
+    """Return sums that were stored as JSON values with arrays in place of lists."""
+    if isinstance(sums, dict):
+        return {name: as_arrays(total) for name, total in sums.items()}
+    return np.array(sums) if isinstance(sums, list) else sums
 
 
 class Loop:
-    """The steps, tests and checkpoints of a run in this process.
+    """The steps, evaluations and checkpoints of a run in this process.
 
     Args:
       plan: the run's parts.
       start: the run directory, and what was saved beside the state that the run starts from.
-      record: gets the metrics of every step and test.
+      record: gets the metrics of every step and evaluation.
       display: shows the progress.
       stop: tells whether a signal asked to stop.
       started: when the process started the run, by `time.perf_counter`.
+      callbacks: see `jaxcnn.train.callbacks`.
     """
 
     def __init__(
@@ -83,79 +113,130 @@ class Loop:
         display: ProgressDisplay,
         stop: StopSignals,
         started: float,
+        callbacks: Sequence[Any] = (),
     ):
         meta = start.meta
         self.plan, self.folder, self.stop, self.started = plan, start.folder, stop, started - meta["seconds"]
         self.checkpoints, self.record, self.display = start.checkpoints, record, display
+        self.callbacks, self.first_step = callbacks, int(start.state.step)
         rates = jax.jit(jax.vmap(plan.schedule))(jax.device_put(np.arange(plan.steps)))
         self.learning_rates: np.ndarray = jax.device_get(rates)
-        # For each call whose metrics are still on the devices: its last step, and the metrics `[steps]`.
-        self.pending: deque[tuple[int, metrics.Sums]] = deque()
-        self.epoch_total: dict[str, float] | None = meta["epoch_total"]
-        self.test: dict[str, float] | None = meta["test"]
-        self.best_accuracy: float | None = meta.get("best_accuracy")
-        self.epochs_since_best: int = meta.get("epochs_since_best", 0)
+        self.eval_step = plan.compile_eval_step()
+        # For each call whose metrics are still on the devices: its last step, and the sums `[steps, ...]`.
+        self.pending: deque[tuple[int, Sums]] = deque()
+        self.epoch_total: dict[str, Any] | None = as_arrays(meta["epoch_total"])
+        # Metrics of the latest state on the split that chooses the best checkpoint, if it was evaluated.
+        self.evaluation: dict[str, Any] | None = meta["test"]
+        self.best_score: float | None = meta["best_accuracy"]
+        self.epochs_since_best: int = meta["epochs_since_best"]
+        self.stopped_by: str | None = meta["stopped_by"]
+        self.latest = self._view(self.first_step, start.state)
         self.watch = Stopwatch(meta["training_seconds"], meta["images_timed"])
+        self.timed = self.first_step  # number of steps whose time is counted
         self.earlier_seconds = self.watch.training_seconds
 
-    def train(self, state: TrainState, first_step: int) -> tuple[TrainState, dict[str, float]]:
-        """Make the steps from `first_step` on; return the last state and its test metrics.
+    def train(self, state: TrainState) -> TrainState:
+        """Make the remaining steps, and return the last state.
 
-        The run ends early if the test accuracy has not improved for `patience` epochs.
+        The run ends early if the evaluation has not improved for `patience` epochs, or if a callback asks for it.
         """
-        plan, config = self.plan, self.plan.config
-        train_steps = {count: plan.compile_train_steps(count) for count in (1, config.steps_per_dispatch)}
-        eval_step, compiled = plan.compile_eval_step(), set[int]()
-        if first_step and plan.ends_epoch(first_step) and self.test is None:
-            # The run was stopped between the last step of an epoch and its test.
-            self._end_epoch(first_step, state, eval_step)
-        if self.test is not None and self.stops_early():
-            return state, self.test  # the run was stopped before its result was written
-        self.watch.start()
-        step = timed = first_step
-        for count, batches in training_batches(plan, first_step):
+        plan, step = self.plan, self.first_step
+        train_steps = {count: plan.compile_train_steps(count) for count in (1, plan.config.steps_per_dispatch)}
+        compiled = set[int]()
+        if step and plan.evaluates_after(step) and self.evaluation is None:
+            # The run was stopped between the last step of an epoch and its evaluation.
+            self._end_epoch(step, state)
+        if self.evaluation is not None and self.ends_early():
+            return state  # the run was stopped before its result was written
+        self._start_watch(step)
+        for count, batches in training_batches(plan, step, lambda step: stops_after(self.callbacks, step)):
             if count not in compiled:
                 if compiled:
-                    self.watch.lap(state, images=(step - timed) * plan.batch_size)
+                    self.watch.lap(state, images=(step - self.timed) * plan.batch_size)
                 else:
                     self.watch.first_batch()
             state, sums = train_steps[count](state, batches)
             step += count
+            self.latest = self._view(step, state)
             self.pending.append((step, sums))
-            self.test = None
+            self.evaluation = None
             if count not in compiled:
                 self.watch.lap(state, compiling=True)
                 if not compiled:
                     plan.pipeline.waited = 0.0  # counted over the same time as the steps
                 compiled.add(count)
-                timed = step
-            logs = step // config.log_every > (step - count) // config.log_every
+                self.timed = step
+            logs = step // plan.config.log_every > (step - count) // plan.config.log_every
             if logs:
-                self._log(keep=IN_FLIGHT)
+                self._log(state, keep=IN_FLIGHT)
+            self._call_on_step(step, state, sums)
             signal = self._asked_to_stop(logs)
-            if not plan.saves_after(step) and signal is None:
+            if not plan.saves_after(step) and signal is None and self.stopped_by is None:
                 continue
-            self.watch.lap(state, images=(step - timed) * plan.batch_size)
-            self._log(keep=0)
+            self.watch.lap(state, images=(step - self.timed) * plan.batch_size)
+            self._log(state, keep=0)
             if signal is not None:
-                # Without a test, for which there may be no time: SIGKILL often follows soon after SIGTERM.
+                # Without an evaluation, for which there may be no time: SIGKILL often follows soon after SIGTERM.
                 self._save(step, state)
                 distributed.on_first(self.checkpoints.wait)
                 raise InterruptedRunError(signal, step, plan.steps, self.folder)
-            if plan.ends_epoch(step):
-                self._end_epoch(step, state, eval_step)
-                if self.stops_early():
+            if plan.evaluates_after(step) or self.stopped_by is not None:
+                self._end_epoch(step, state)
+                if self.ends_early():
                     break
             else:
                 self._save(step, state)
-            self.watch.start()
-            timed = step
-        assert self.test is not None
-        return state, self.test
+            self._start_watch(step)
+        return state
 
-    def stops_early(self) -> bool:
-        """Return whether the test accuracy has not improved for as many epochs as the run waits for."""
-        return is_out_of_patience(self.plan.config, self.epochs_since_best)
+    @contextlib.contextmanager
+    def callbacks_open(self, state: TrainState) -> Iterator[None]:
+        """Call `on_start` before the block, and `on_end` after it, however it ends."""
+        failed = True
+        try:
+            call(self.callbacks, "on_start", self._view(self.first_step, state))
+            yield
+            failed = False
+        finally:
+            call(self.callbacks, "on_end", self.latest, failed)
+
+    def show_picture(self, name: str, png: bytes, state: TrainState) -> None:
+        """Hand a picture, such as "test/predictions", to the callbacks."""
+        call(self.callbacks, "on_picture", self._view(int(state.step), state), name, png)
+
+    def test(self, state: TrainState) -> tuple[int, dict[str, Any]]:
+        """Return the metrics of the test set, and the step of the checkpoint that they belong to.
+
+        If the run holds out validation examples, it is the checkpoint with the best evaluation, and this is the only
+        use of the test set. Else it is the last state, which was evaluated after the last epoch.
+        """
+        last = int(state.step)
+        if self.plan.held_out == "test":
+            assert self.evaluation is not None
+            return last, self.evaluation
+        distributed.on_first(self.checkpoints.wait)
+        best = distributed.on_first(self.checkpoints.best_step)
+        if best not in (None, last):
+            mine = distributed.together(lambda: self._checkpoint(best) if distributed.is_first() else None)
+            blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self.plan.template)
+            state = self.plan.parallel.place_state(distributed.from_first(mine or blank))
+        values = evaluate(self.plan, self.eval_step, state, "test")
+        row = {"split": "test", "step": last, "epoch": round(self.plan.epoch(last), 4), **numbers(values)}
+        if distributed.is_first() and not any(
+            (r["split"], r["step"]) == ("test", last) for r in read_rows(self.folder)
+        ):
+            self._write([row], state)
+            self.record.sync()
+        return best or last, values
+
+    def _checkpoint(self, step: int) -> TrainState:
+        """Return the state of a checkpoint of this run. Only the first process has checkpoints."""
+        found: Any = self.checkpoints.restore(step, self.plan.template)
+        return found[0]
+
+    def ends_early(self) -> bool:
+        """Return whether the run ends after the latest evaluation, although it has steps left."""
+        return self.stopped_by is not None or is_out_of_patience(self.plan.config, self.epochs_since_best)
 
     @property
     def data_wait(self) -> float:
@@ -169,7 +250,54 @@ class Loop:
             return self.stop.received
         return distributed.first_signal(self.stop.received) if logs else None
 
-    def _log(self, keep: int) -> None:
+    def _view(self, step: int, state: TrainState, fetch_metrics: Callable[[], Any] = dict) -> RunView:
+        """Return what callbacks see of the run after `step` steps."""
+        plan = self.plan
+        return RunView(
+            step=step,
+            epoch=plan.epoch(step),
+            steps=plan.steps,
+            first_step=self.first_step,
+            folder=self.folder,
+            config=plan.config,
+            fetch_state=lambda: plan.parallel.fetch_state(state),
+            fetch_metrics=fetch_metrics,
+            run_evaluation=lambda split: evaluate(plan, self.eval_step, state, split or plan.held_out),
+            wait=lambda: jax.block_until_ready(state),
+        )
+
+    def _start_watch(self, step: int) -> None:
+        """Start to count the time and the images of training, after `step` steps."""
+        self.watch.start()
+        self.timed = step
+
+    def _call_on_step(self, step: int, state: TrainState, sums: Sums) -> None:
+        """Call `on_step`, with the sums `[steps, ...]` of the call of which `step` is the last step."""
+        if not stops_after(self.callbacks, step):
+            return
+        self.watch.lap(state, images=(step - self.timed) * self.plan.batch_size)
+
+        def metrics_of_step() -> dict[str, Any]:
+            values = self.plan.summarize({name: x[-1] for name, x in jax.device_get(sums).items()})
+            return {name: value for name, value in values.items() if name != "examples"}
+
+        self._note_stop(call(self.callbacks, "on_step", self._view(step, state, metrics_of_step)))
+        self.watch.skip()
+        self.timed = step
+
+    def _note_stop(self, stopping: list[Any]) -> None:
+        """Remember which callback asked to stop. All processes follow the first one."""
+        name = type(stopping[0]).__name__ if stopping else None
+        self.stopped_by = self.stopped_by or distributed.gather(name)[0]
+
+    def _write(self, rows: list[dict[str, Any]], state: TrainState) -> None:
+        """Write rows to `metrics.jsonl`, and hand them to the callbacks."""
+        for row in rows:
+            self.record.write(row)
+        if self.callbacks:
+            call(self.callbacks, "on_rows", self._view(rows[-1]["step"], state), rows)
+
+    def _log(self, state: TrainState, keep: int) -> None:
         """Fetch and record the metrics of all calls but the last `keep`."""
         count = len(self.pending) - keep
         if count < 1:
@@ -178,33 +306,39 @@ class Loop:
         for last, sums in jax.device_get([self.pending.popleft() for _ in range(count)]):
             made = len(sums["loss"])
             fetched += [(last - made + 1 + i, {name: x[i] for name, x in sums.items()}) for i in range(made)]
+        rows = []
         for step, sums in fetched:
-            means = metrics.means(sums)
-            if not math.isfinite(means["loss"]):
-                self._stop_diverged(step, f"the loss is {means['loss']}")
-            row = {"split": "train", "step": step, "epoch": round(self.plan.epoch(step), 4), **means}
-            self.record.write({**row, "learning_rate": float(self.learning_rates[step - 1])})
+            values = numbers(self.plan.summarize(sums))
+            if not math.isfinite(values["loss"]):
+                self._write(rows, state) if rows else None
+                self._stop_diverged(step, f"the loss is {values['loss']}")
+            values.pop("examples")
+            row = {"split": "train", "step": step, "epoch": round(self.plan.epoch(step), 4), **values}
+            rows.append({**row, "learning_rate": float(self.learning_rates[step - 1])})
+        self._write(rows, state)
         self.record.flush()
         # Added from left to right, so that a sum that was saved and resumed has the same bits.
         parts = [sums for _, sums in fetched]
         self.epoch_total = metrics.add([*([self.epoch_total] if self.epoch_total else []), *parts])
         self.checkpoints.check()
         last = fetched[-1][0]
-        self.display.steps_done(
-            last, self.plan.epoch(last), self.plan.pipeline.waited, **metrics.means(metrics.add(parts))
-        )
+        means = self.plan.summarize(metrics.add(parts))
+        self.display.steps_done(last, self.plan.epoch(last), self.plan.pipeline.waited, numbers(means))
 
-    def _end_epoch(self, step: int, state: TrainState, eval_step: Any) -> None:
-        """Test the model, record and show the metrics of the epoch, and save a checkpoint."""
-        self.test = evaluate(self.plan, eval_step, state)
-        epoch, accuracy = self.plan.epoch(step), self.test["accuracy"]
-        is_better = self.best_accuracy is None or accuracy > self.best_accuracy
-        self.best_accuracy = accuracy if is_better else self.best_accuracy
+    def _end_epoch(self, step: int, state: TrainState) -> None:
+        """Evaluate the model, record and show the metrics of the epoch, and save a checkpoint."""
+        plan, split = self.plan, self.plan.held_out
+        values = self.evaluation = evaluate(plan, self.eval_step, state, split)
+        epoch, score = plan.epoch(step), plan.score(values)
+        is_better = self.best_score is None or score > self.best_score
+        self.best_score = score if is_better else self.best_score
         self.epochs_since_best = 0 if is_better else self.epochs_since_best + 1
         assert self.epoch_total is not None
-        train, self.epoch_total = metrics.means(self.epoch_total), None
-        self.record.write({"split": "test", "step": step, "epoch": round(epoch, 4), **self.test})
-        self.display.epoch_done(epoch, train, self.test, self.watch.rate)
+        train, self.epoch_total = plan.summarize(self.epoch_total), None
+        self._write([{"split": split, "step": step, "epoch": round(epoch, 4), **numbers(values)}], state)
+        self.display.epoch_done(epoch, numbers(train), split, numbers(values), self.watch.rate)
+        view = self._view(step, state, lambda: {"train": train, split: values})
+        self._note_stop(call(self.callbacks, "on_epoch", view))
         self._save(step, state)
 
     def _save(self, step: int, state: TrainState) -> None:
@@ -214,16 +348,19 @@ class Loop:
         if bad is not None:
             self._stop_diverged(step, f"{bad} has infinite or NaN values")
         self.record.sync()
+        call(self.callbacks, "on_save", self._view(step, state))
         meta = {
             "seconds": time.perf_counter() - self.started,
             "training_seconds": self.watch.training_seconds,
             "images_timed": self.watch.images,
-            "epoch_total": self.epoch_total,
-            "test": self.test,
-            "best_accuracy": self.best_accuracy,
+            "epoch_total": as_json(self.epoch_total),
+            "test": self.evaluation,
+            "best_accuracy": self.best_score,
             "epochs_since_best": self.epochs_since_best,
+            "stopped_by": self.stopped_by,
+            "pipeline": distributed.gather(self.plan.pipeline.state_after(step)),
         }
-        self.checkpoints.save(host, meta, self.test["accuracy"] if self.test else None)
+        self.checkpoints.save(host, meta, None if self.evaluation is None else self.plan.score(self.evaluation))
 
     def _stop_diverged(self, step: int, what: str) -> None:
         """Raise `DivergedError`, naming the last good checkpoint."""

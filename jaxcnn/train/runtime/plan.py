@@ -2,43 +2,47 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxcnn import kernels
 from jaxcnn.data import Dataset, Pipeline, compose, open_dataset, open_pipeline
 from jaxcnn.data.augment import check_sizes
 from jaxcnn.errors import UsageError
+from jaxcnn.train import metrics
 from jaxcnn.train.class_weights import normalized_weights
 from jaxcnn.train.config import Config, validate
-from jaxcnn.train.config_checks import MAX_STEPS
+from jaxcnn.train.config.checks import MAX_STEPS
 from jaxcnn.train.devices.parallel import Parallel, batch_norm_fields, check_batch_divides, make_parallel
-from jaxcnn.train.gradient import parts_of_full_batch
-from jaxcnn.train.losses import Loss, weighted
-from jaxcnn.train.mixing import make_mix
+from jaxcnn.train.gradient import Gradient, parts_of_full_batch
 from jaxcnn.train.optim.freezing import Freezing
 from jaxcnn.train.optim.schedules import make_schedule
 from jaxcnn.train.parameter_paths import check_matches, parse_scales
 from jaxcnn.train.parts import (
+    PREFIX,
     CustomParts,
     build_augmentations,
     build_gradient,
-    build_losses,
     build_model,
     build_optimizer,
+    build_task,
     build_template,
     check_shapes,
 )
-from jaxcnn.train.prepare import make_prepare
 from jaxcnn.train.runtime.initial_weights import InitialWeights, read_initial_weights
 from jaxcnn.train.runtime.preprocessing import Preprocessing
+from jaxcnn.train.runtime.workdir import as_json
 from jaxcnn.train.state import TrainState, create_state
 from jaxcnn.train.step import make_eval_step, make_train_step
+from jaxcnn.train.task import Classification, Task, higher_is_better
+from jaxcnn.train.task_checks import check_task
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,9 @@ class Plan:
       preprocessing: from image files to the input of the model.
       pipeline: makes batches of the dataset, and applies the augmentations that are not left to `augment`.
       model: the network.
-      loss: training loss, with label smoothing and class weights if configured.
-      test_loss: test loss.
-      augment: augmentation of one image on the device; None for none.
+      task: what is learned, bound to the preprocessing.
+      gradient: how the loss becomes a gradient.
+      monitor: metric that chooses the best checkpoint.
       optimizer: of the trainable parameters, with a loss scale in float16.
       schedule: the learning rate by step.
       parallel: how steps are distributed over devices.
@@ -62,6 +66,7 @@ class Plan:
       steps: training steps of the run.
       template: tree, shapes and dtypes of the state.
       initial: initial weights, if the run does not start from random ones.
+      programs: compiled steps. Plans that differ in their seeds only may share them.
     """
 
     config: Config
@@ -69,9 +74,9 @@ class Plan:
     preprocessing: Preprocessing
     pipeline: Pipeline
     model: nn.Module
-    loss: Loss
-    test_loss: Loss
-    augment: Callable[[jax.Array, jax.Array], jax.Array] | None
+    task: Task
+    gradient: Gradient
+    monitor: str
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     parallel: Parallel
@@ -80,6 +85,7 @@ class Plan:
     steps: int
     template: TrainState
     initial: InitialWeights | None = None
+    programs: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def initial_state(self) -> TrainState:
         """Return the state before the first step, on one device.
@@ -92,22 +98,56 @@ class Plan:
                 f"init_from {self.config.init_from} is the record of a run, not a file. "
                 "To start a new run, give the file itself"
             )
-        state = _create_state(self.config, self.model, self.optimizer, self.pipeline.image_shape)
+        # The seed is an argument of the program, so that plans that differ in their seeds share it. It runs once for
+        # each, so it is compiled quickly rather than well.
+        quick = {"xla_backend_optimization_level": 0} if kernels.on_cpu() else None
+        create = self._program("state", lambda: jax.jit(self.create_state, compiler_options=quick))
+        state = create(jax.device_put(np.uint32(self.config.seed)))
         return state if self.initial is None else self.initial.put_into(state, self.optimizer)
+
+    def create_state(self, seed: int | jax.Array, init_scale: float | jax.Array | None = None) -> TrainState:
+        """Return a random state before the first step. It may be traced.
+
+        Args:
+          seed: of the run.
+          init_scale: factor on the initial kernels. Default: that of the configuration.
+        """
+        scale = self.config.init_scale if init_scale is None else init_scale
+        return _create_state(self.config, self.model, self.task, self.optimizer, self.example, seed, scale)
+
+    @property
+    def example(self) -> Any:
+        """Shapes and dtypes of a batch of one example, as the task gets it."""
+        return self.pipeline.example
+
+    @property
+    def held_out(self) -> str:
+        """The split that chooses the best checkpoint: "validation" if the run has one, else "test"."""
+        return "validation" if "validation" in self.dataset.examples else "test"
 
     def epoch(self, step: int) -> float:
         """Return the mean number of times that each training image has been seen after `step` steps."""
         return step * self.batch_size / self.dataset.examples["train"]
 
-    def ends_epoch(self, step: int) -> bool:
-        """Return whether an epoch, or the run, ends with step number `step` (from 1)."""
+    def evaluates_after(self, step: int) -> bool:
+        """Return whether an evaluation follows step number `step` (from 1): after each epoch, or as configured."""
+        every = self.config.evaluate_every
+        if every is not None:
+            return step == self.steps or step % every == 0
         batch, examples = self.batch_size, self.dataset.examples["train"]
         return step == self.steps or step * batch // examples > (step - 1) * batch // examples
 
     def saves_after(self, step: int) -> bool:
         """Return whether a checkpoint follows step number `step` (from 1)."""
         every = self.config.checkpoint_every
-        return self.ends_epoch(step) or (every is not None and step % every == 0)
+        return self.evaluates_after(step) or (every is not None and step % every == 0)
+
+    def score(self, values: dict[str, Any]) -> float:
+        """Return the monitored metric of an evaluation, with a sign such that the largest is the best."""
+        value = metrics.numbers(values).get(self.monitor)
+        if value is None or math.isnan(value):
+            return -math.inf
+        return value if higher_is_better(self.monitor) else -value
 
     def notes(self) -> list[str]:
         """Return what the user should know about this run before it starts, one line each."""
@@ -128,36 +168,34 @@ class Plan:
         return note
 
     def compile_train_step(self) -> Any:
-        """Return the compiled training step `(state, batch) -> (state, metrics)`. The state is donated."""
-        return self.parallel.compile(self._train_step(), donate_state=True)
+        """Return the compiled training step `(state, batch) -> (state, sums)`. The state is donated."""
+        return self._program("step", lambda: self.parallel.compile(self.train_step(), donate_state=True))
 
     def compile_train_steps(self, count: int) -> Any:
-        """Return `count` training steps as one program. Batches and metrics have a leading axis `[count]`."""
-        return self.parallel.compile(self._train_step(), donate_state=True, steps=count)
-
-    def _train_step(self) -> Any:
-        return make_train_step(
-            self.model,
-            self.optimizer,
-            self.loss,
-            prepare=make_prepare(self.augment, make_mix(self.config.mixup, self.config.cutmix)),
-            normalize=self.preprocessing.normalize,
-            aux_weight=self.config.aux_weight,
-            gradient=build_gradient(self.config, self.accumulate),
-            ema_decay=self.config.ema_decay,
-            axis_name=self.parallel.axis_name,
-        )
+        """Return `count` training steps as one program. Batches and sums have a leading axis `[count]`."""
+        return self._program(count, lambda: self.parallel.compile(self.train_step(), donate_state=True, steps=count))
 
     def compile_eval_step(self) -> Any:
-        """Return the compiled evaluation step `(state, batch) -> metrics`."""
-        step = make_eval_step(
-            self.model,
-            self.test_loss,
-            normalize=self.preprocessing.normalize,
-            flip=self.config.tta == "flip",
-            axis_name=self.parallel.axis_name,
+        """Return the compiled evaluation step `(state, padded) -> sums`."""
+        step = make_eval_step(self.model, self.task)
+        return self._program("eval", lambda: self.parallel.compile(step, donate_state=False))
+
+    def _program(self, name: Any, make: Callable[[], Any]) -> Any:
+        if name not in self.programs:
+            self.programs[name] = make()
+        return self.programs[name]
+
+    def train_step(self) -> Any:
+        """Return the training step, `(state, batch) -> (state, sums)`, not compiled."""
+        return make_train_step(
+            self.model, self.optimizer, self.task, gradient=self.gradient, ema_decay=self.config.ema_decay
         )
-        return self.parallel.compile(step, donate_state=False)
+
+    def summarize(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the metrics of summed examples, as JSON values, with the number of `examples`."""
+        count = int(sums["examples"])
+        values = self.task.summarize({name: total for name, total in sums.items() if name != "examples"}, count)
+        return {**{name: as_json(value) for name, value in values.items()}, "examples": count}
 
 
 def make_plan(
@@ -165,6 +203,8 @@ def make_plan(
     custom: CustomParts | None = None,
     recorded: Preprocessing | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    data: Dataset | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Plan:
     """Build the parts of the run that `config` describes.
 
@@ -173,6 +213,8 @@ def make_plan(
       custom: the user's own parts.
       recorded: preprocessing that the run directory stores. Default: that of a new run.
       progress: shows how far the preparation of an image folder is; see `open_dataset`.
+      data: the user's own data, in place of the named dataset.
+      devices: the devices to divide a batch over. Default: all, or one for a batch of one image.
 
     Raises:
       UsageError: If the configuration cannot work. The message is one line.
@@ -180,23 +222,19 @@ def make_plan(
     custom = custom or CustomParts()
     validate(config)
     kernels.check()
-    dataset = open_dataset(
-        config.dataset,
-        config.data_dir,
-        skip_damaged=config.skip_damaged,
-        train_split=config.train_split,
-        test_split=config.test_split,
-        progress=progress,
-    )
-    if recorded is not None:
+    dataset = _open_data(config, data, progress)
+    if recorded is not None and recorded.class_names:
         dataset = dataset.with_classes(recorded.class_names)
+    if custom.task is None and not dataset.class_names:
+        raise UsageError(
+            f"dataset {dataset.name!r} has no classes. Give its class_names, or pass a task of your own: "
+            "fit(config, task=...)"
+        )
     preprocessing = recorded or Preprocessing.of(dataset, config)
-    parallel, batch_size, accumulate = _distribute(config, dataset.examples["train"])
+    parallel, batch_size, accumulate = _distribute(config, dataset.examples["train"], devices)
     model = build_model(config, custom, dataset.num_classes, batch_norm_fields(config.sync_batch_norm, parallel))
-    loss, test_loss = build_losses(config, custom)
-    if config.class_weights is not None:
-        loss = weighted(loss, normalized_weights(config.class_weights, dataset))
-    augmentations = build_augmentations(config, custom)
+    weights = None if config.class_weights is None else normalized_weights(config.class_weights, dataset)
+    augmentations = () if custom.task is not None else build_augmentations(config, custom)
     pipeline = open_pipeline(
         dataset,
         batch_size,
@@ -204,17 +242,38 @@ def make_plan(
         geometry=preprocessing.geometry,
         augment=augmentations,
         share=parallel.share,
+        sampling=config.sampling,
     )
     check_sizes(augmentations, pipeline.image_shape)
-    augment = compose(pipeline.device_augment) if pipeline.device_augment else None
+    soft = has_soft_labels(pipeline.example)
+    if recorded is None and custom.task is None and soft and config.loss != "cross_entropy":
+        preprocessing = dataclasses.replace(preprocessing, multi_label=True)
+    task = build_task(
+        config,
+        custom,
+        augment=compose(pipeline.device_augment) if pipeline.device_augment else None,
+        weights=weights,
+        num_classes=dataset.num_classes,
+        soft=soft,
+    ).bind(preprocessing)
+    if config.tensorboard_images and type(task).scores is Task.scores:
+        raise UsageError(
+            f"tensorboard_images needs class scores, which task {type(task).__name__} does not have. "
+            "Define Task.scores, or omit tensorboard_images"
+        )
     steps_per_epoch = dataset.examples["train"] / batch_size
     steps = config.steps or math.ceil(config.epochs * steps_per_epoch)
     if steps > MAX_STEPS:
         raise UsageError(f"epochs {config.epochs:g} are too many: {steps:,} steps. Use at most {MAX_STEPS:,} steps")
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps, steps_per_epoch)
     optimizer = build_optimizer(config, custom, schedule)
-    shape = pipeline.image_shape
-    template = build_template(config, model, shape, lambda: _create_state(config, model, optimizer, shape))
+    shape, example = pipeline.image_shape, pipeline.example
+    template = build_template(
+        config,
+        model,
+        shape,
+        lambda: _create_state(config, model, task, optimizer, example, config.seed, config.init_scale),
+    )
     if config.freeze is not None:
         Freezing(config.freeze).check(template.params)
     for pattern, _ in parse_scales(config.optimizer.learning_rate_scales):
@@ -228,17 +287,17 @@ def make_plan(
             config = dataclasses.replace(config, init_from=initial.record)
     elif config.init_channels != "exact":
         raise UsageError("init_channels applies only to initial weights. Give a file with init_from, or omit it.")
-    if custom != CustomParts():
-        check_shapes(pipeline.image_shape, dataset.num_classes, model, template, test_loss, augment)
-    return Plan(
+    if custom != CustomParts() and isinstance(task, Classification):
+        check_shapes(pipeline.image_shape, dataset.num_classes, model, template, task)
+    plan = Plan(
         config=custom.recorded(config),
         dataset=dataset,
         preprocessing=preprocessing,
         pipeline=pipeline,
         model=model,
-        loss=loss,
-        test_loss=test_loss,
-        augment=augment,
+        task=task,
+        gradient=build_gradient(config, accumulate, custom),
+        monitor=config.monitor or task.monitor,
         optimizer=optimizer,
         schedule=schedule,
         parallel=parallel,
@@ -248,21 +307,68 @@ def make_plan(
         template=template,
         initial=initial,
     )
+    if config.monitor is not None or custom.task is not None or custom.gradient is not None or custom.metrics:
+        check_task(plan)
+    return plan
 
 
-def _create_state(config: Config, model: nn.Module, optimizer: Any, image_shape: tuple[int, ...]) -> TrainState:
-    return create_state(model, optimizer, image_shape, config.seed, averaged=config.ema_decay > 0)
+def _open_data(config: Config, data: Dataset | None, progress: Callable[[str, int, int], None] | None) -> Dataset:
+    """Return the data of a run, with the validation examples that the configuration asks for."""
+    if data is None:
+        own_data = config.dataset.startswith(PREFIX)
+        if own_data:
+            name = config.dataset.removeprefix(PREFIX)
+            raise UsageError(f"this run used data of your own: {name}. Pass it again in Python: data=...")
+        data = open_dataset(
+            config.dataset,
+            config.data_dir,
+            skip_damaged=config.skip_damaged,
+            train_split=config.train_split,
+            test_split=config.test_split,
+            progress=progress,
+        )
+    check_data(data)
+    return data if config.validation is None else data.with_validation(config.validation, config.seed)
 
 
-def _distribute(config: Config, examples: int) -> tuple[Parallel, int, int]:
+def check_data(data: Any) -> None:
+    """Raise `UsageError` unless data is a `Dataset`."""
+    if not isinstance(data, Dataset):
+        raise UsageError(
+            f"data must be a dataset, got {type(data).__name__}. Make one by jaxcnn.data.from_arrays, from_table, "
+            "from_folder, from_source, from_batches or open_dataset."
+        )
+
+
+def has_soft_labels(example: Any) -> bool:
+    """Return whether labels have a weight for each class, given the shapes of a batch."""
+    label = example.get("label") if isinstance(example, dict) else None
+    return label is not None and len(label.shape) == 2
+
+
+def _create_state(
+    config: Config, model: nn.Module, task: Task, optimizer: Any, example: Any, seed: Any, init_scale: Any
+) -> TrainState:
+    def init(rngs: Any) -> Any:
+        return task.init(
+            model, rngs, jax.tree.map(lambda x: jnp.zeros(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)), example)
+        )
+
+    averaged = config.ema_decay > 0
+    return create_state(model, optimizer, (), seed, averaged=averaged, init=init, init_scale=init_scale)
+
+
+def _distribute(config: Config, examples: int, devices: Sequence[Any] | None) -> tuple[Parallel, int, int]:
     """Return the devices, the batch size over all of them, and the micro-batches on each.
 
     Args:
       config: of the run.
       examples: training images.
+      devices: the devices to use, or None.
     """
-    # A batch of one image cannot be sharded: stochastic gradient descent uses one device.
-    devices = jax.local_devices()[:1] if config.batch_size == 1 and jax.process_count() == 1 else None
+    if devices is None and config.batch_size == 1 and jax.process_count() == 1:
+        # A batch of one image cannot be sharded: stochastic gradient descent uses one device.
+        devices = jax.local_devices()[:1]
     parallel = make_parallel(config.parallel, devices, shard_state=config.shard_state)
     count, platform = len(parallel.devices), parallel.devices[0].platform
     if config.batch_size == "full":

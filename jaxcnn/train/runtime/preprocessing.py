@@ -32,8 +32,10 @@ class Preprocessing:
       image_shape: `(H, W, C)` of the images.
       mean: mean of the pixels of each channel, from 0 to 1, which is subtracted.
       std: standard deviation of each channel, which is divided by.
-      class_names: one name for each logit.
+      class_names: one name for each logit; empty if the labels are no classes.
       resize, crop_fraction, background: see `jaxcnn.data.Geometry`.
+      pixel_range: number that pixels are divided by first: 255 for uint8 images, 1 for float images.
+      multi_label: whether an image can have several classes, so that each logit has a probability of its own.
     """
 
     image_shape: tuple[int, int, int]
@@ -43,6 +45,8 @@ class Preprocessing:
     resize: Literal["shorter", "stretch"] | int = "shorter"
     crop_fraction: float = 1.0
     background: Literal["white", "black"] = "white"
+    pixel_range: float = 255.0
+    multi_label: bool = False
 
     @staticmethod
     def of(dataset: Dataset, config: Config) -> "Preprocessing":
@@ -72,7 +76,13 @@ class Preprocessing:
             resize=geometry.resize,
             crop_fraction=geometry.crop_fraction,
             background=geometry.background,
+            pixel_range=dataset.pixel_range,
         )
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the images: uint8, or float32 if the network was trained on floats."""
+        return np.dtype(np.uint8 if self.pixel_range == 255.0 else np.float32)
 
     @property
     def geometry(self) -> Geometry:
@@ -89,9 +99,13 @@ class Preprocessing:
         decode.check(content)
         return decode.decode(content, self.image_shape[-1], self.geometry)
 
+    def probabilities(self, logits: jax.Array) -> jax.Array:
+        """Return the probabilities `[N, classes]` of logits: their softmax, or their sigmoid with several labels."""
+        return jax.nn.sigmoid(logits) if self.multi_label else jax.nn.softmax(logits, axis=-1)
+
     def normalize(self, images: jax.Array) -> jax.Array:
-        """Return the input of the model, `[N, H, W, C]`, from uint8 images."""
-        return normalize(images, self.mean, self.std)
+        """Return the input of the model, `[N, H, W, C]`, from images as the dataset has them."""
+        return normalize(images, self.mean, self.std, self.pixel_range)
 
 
 def write(folder: Path, preprocessing: Preprocessing) -> None:
@@ -133,13 +147,17 @@ def from_dict(values: dict[str, Any]) -> Preprocessing:
     whole = [*found.image_shape] + ([] if found.resize in ("shorter", "stretch") else [found.resize])
     if not all(isinstance(side, int) and not isinstance(side, bool) and 0 < side <= 2**16 for side in whole):
         raise ValueError("a size is not a positive integer")
-    numbers = [*found.mean, *found.std, found.crop_fraction]
+    numbers = [*found.mean, *found.std, found.crop_fraction, found.pixel_range]
     if not all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in numbers):
         raise ValueError("a number is not finite")
     if not channels == len(found.mean) == len(found.std) or height * width > decode.MAX_PIXELS:
         raise ValueError("the shape does not fit")
-    if not 0 < found.crop_fraction <= 1 or min(found.std) <= 0 or found.background not in get_args(decode.Background):
+    if (
+        not 0 < found.crop_fraction <= 1
+        or min((*found.std, found.pixel_range)) <= 0
+        or found.background not in get_args(decode.Background)
+    ):
         raise ValueError("a value is out of range")
-    if not found.class_names or not all(isinstance(name, str) for name in found.class_names):
+    if not isinstance(found.multi_label, bool) or not all(isinstance(name, str) for name in found.class_names):
         raise ValueError("a class has no name")
     return found

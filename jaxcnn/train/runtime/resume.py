@@ -23,14 +23,21 @@ NOTHING_YET = {
     "test": None,
     "best_accuracy": None,
     "epochs_since_best": 0,
+    "stopped_by": None,
+    "pipeline": None,
 }
 """What is saved beside a state, at the start of a run.
 
 - seconds: wall-clock time of the run so far, over all its processes.
 - training_seconds, images_timed: time of training steps, and the images in them.
 - epoch_total: sums of the metrics of the current epoch's steps.
-- test: test metrics of this state, if it is at the end of an epoch and was tested.
-- best_accuracy, epochs_since_best: best test accuracy so far, and tests since then. Version 0.1 did not save them.
+- test: metrics of this state on the validation set, or else on the test set, if it was evaluated.
+- best_accuracy, epochs_since_best: best monitored metric so far, with the sign changed if the smallest is the best, and
+  evaluations since then.
+- stopped_by: class name of the callback that stopped the run.
+- pipeline: state of the iterators of `jaxcnn.data.from_batches`, of each process.
+
+Checkpoints of earlier versions lack some of them.
 """
 
 
@@ -72,6 +79,20 @@ def claimed(plan: Plan) -> Iterator[Start]:
         yield mine or Start(Path(told[0]), Ignored(), state, *told[1:])
 
 
+def restore_pipeline(plan: Plan, start: Start) -> None:
+    """Let this process's batches continue where those of the checkpoint have ended."""
+    states, (process, count) = start.meta["pipeline"], plan.parallel.share
+    own = states[process] if isinstance(states, list) and len(states) == count else None
+    plan.pipeline.restore(int(start.state.step), own)
+
+
+def _upgraded(epoch_total: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the sums of an epoch. Version 0.1 called the number of correct predictions "correct"."""
+    if epoch_total is None or "correct" not in epoch_total:
+        return epoch_total
+    return {"accuracy" if name == "correct" else name: total for name, total in epoch_total.items()}
+
+
 def _open(plan: Plan, held: contextlib.ExitStack) -> Start:
     folder = held.enter_context(workdir.claim(plan.config))
     config = plan.config
@@ -80,7 +101,8 @@ def _open(plan: Plan, held: contextlib.ExitStack) -> Start:
     note = data_identity.check(folder, identity, accept=accept)
     checkpoints = held.enter_context(Checkpoints(folder / workdir.CHECKPOINTS))
     found = checkpoints.restore_newest(plan.template)
-    state, meta = found or (plan.initial_state(), NOTHING_YET)
+    state, meta = found or (plan.initial_state(), {})
+    meta = {**NOTHING_YET, **meta, "epoch_total": _upgraded(meta.get("epoch_total"))}
     finished = (folder / workdir.RESULT).exists()
     ends = finished and int(state.step) >= plan.steps
     if found is not None and not ends:

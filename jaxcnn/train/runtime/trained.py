@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from jaxcnn.data import open_dataset
 from jaxcnn.errors import UsageError
 from jaxcnn.local_path import local_folder
 from jaxcnn.train.config import Config
-from jaxcnn.train.parts import CustomParts, build_model, build_optimizer, short_name
+from jaxcnn.train.parts import CustomParts, build_model, build_optimizer, named_or_custom, short_name
 from jaxcnn.train.runtime import preprocessing, workdir
 from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.state import create_state, evaluation_variables
-from jaxcnn.train.step import evaluation_logits
+from jaxcnn.train.task import Classification, Task
 
 BATCH = 64
 """Images per call of the network in `Trained.predict`."""
@@ -39,6 +39,7 @@ class Trained:
       step: training steps made.
       preprocessing: from pixels to the model's input.
       folder: the run directory; None for published weights.
+      task: what was learned, not bound to the preprocessing.
     """
 
     config: Config
@@ -47,6 +48,7 @@ class Trained:
     step: int
     preprocessing: Preprocessing
     folder: Path | None = None
+    task: Task = field(default_factory=Classification)
 
     @property
     def name(self) -> str:
@@ -87,12 +89,24 @@ class Trained:
         """Return logits `[N, classes]` of uint8 images `[N, H, W, C]`.
 
         Pure: it can be compiled, differentiated and exported.
+
+        Raises:
+          UsageError: the run's task has no class scores.
         """
-        inputs = self.preprocessing.normalize(images)
-        return evaluation_logits(self.model, self.variables, inputs, flip=self.config.tta == "flip")
+        return self.bound_task.scores(self.model, self.variables, {"image": images})
+
+    @property
+    def bound_task(self) -> Task:
+        """What was learned, bound to the preprocessing, with the run's test-time augmentation."""
+        task = self.task
+        if isinstance(task, Classification) and self.config.tta == "flip":
+            task = dataclasses.replace(task, flip_test=True)
+        return task.bind(self.preprocessing)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Return probabilities `[N, classes]` of any number of uint8 images `[N, H, W, C]`.
+        """Return probabilities `[N, classes]` of any number of images `[N, H, W, C]`.
+
+        Images are uint8. If the run was trained on float images, they are floats with values of the same range.
 
         Raises:
           UsageError: the images have another shape or dtype.
@@ -102,17 +116,19 @@ class Trained:
         return np.concatenate(parts) if parts else np.zeros((0, self.num_classes), np.float32)
 
     def predict_batch(self, images: np.ndarray, size: int) -> np.ndarray:
-        """Return probabilities `[N, classes]` of at most `size` uint8 images `[N, H, W, C]`.
+        """Return probabilities `[N, classes]` of at most `size` images `[N, H, W, C]`; see `predict`.
 
         The batch is padded to `size`, so that batches of different lengths use one compiled program.
 
         Raises:
           UsageError: the images have another shape or dtype.
         """
-        wanted = self.preprocessing.image_shape
-        if images.shape[1:] != wanted or images.dtype != np.uint8:
+        wanted, dtype = self.preprocessing.image_shape, self.preprocessing.dtype
+        if dtype == np.float32 and images.dtype.kind == "f":
+            images = images.astype(np.float32, copy=False)
+        if images.shape[1:] != wanted or images.dtype != dtype:
             raise UsageError(
-                f"images of {self.name} must be uint8 of shape {('N', *wanted)}, got {images.dtype} of shape "
+                f"images of {self.name} must be {dtype} of shape {('N', *wanted)}, got {images.dtype} of shape "
                 f"{images.shape}. Resize them, and keep the number of channels."
             )
         padding = [(0, size - len(images)), (0, 0), (0, 0), (0, 0)]
@@ -121,7 +137,7 @@ class Trained:
 
     @cached_property
     def _probabilities(self) -> Any:
-        return jax.jit(lambda images: jax.nn.softmax(self.logits(images), axis=-1))
+        return jax.jit(lambda images: self.preprocessing.probabilities(self.logits(images)))
 
 
 def load_run(
@@ -130,6 +146,7 @@ def load_run(
     checkpoint: str | int = "latest",
     model: nn.Module | None = None,
     optimizer: Any = None,
+    task: Task | None = None,
 ) -> Trained:
     """Load the network of a checkpoint of a run. The dataset that it was trained on is not needed.
 
@@ -138,14 +155,20 @@ def load_run(
       checkpoint: "latest", "best" (of the best test accuracy), or a step of which the run has a checkpoint.
       model: the run's own model, if one was passed to `fit`.
       optimizer: the run's own optimizer, if one was passed to `fit`.
+      task: the run's own task, if one was passed to `fit`.
 
     Raises:
       UsageError: If there is no run in the directory, no such checkpoint, or no intact one.
     """
-    folder, parts = local_folder("workdir", folder), CustomParts(model=model, optimizer=optimizer)
+    folder, parts = local_folder("workdir", folder), CustomParts(model=model, optimizer=optimizer, task=task)
     config = workdir.read_config(folder)
     around = preprocessing.read(folder) or Preprocessing.of(open_dataset(config.dataset, config.data_dir), config)
+    learned = named_or_custom("task", config.task, task, Classification)
     built = build_model(config, parts, len(around.class_names))
+
+    def init(rngs: Any) -> Any:
+        return learned.bind(around).init(built, rngs, {"image": jnp.zeros((1, *around.image_shape))})
+
     # Numbers of a damaged configuration may be beyond float32. Those of the optimizer do not matter here.
     with np.errstate(over="ignore"):
         # The tree of the optimizer's state does not depend on the schedule.
@@ -155,13 +178,13 @@ def load_run(
             short_name(config.model),
             around.image_shape,
             lambda: jax.eval_shape(
-                lambda: create_state(built, transformation, around.image_shape, config.seed, averaged=averaged)
+                lambda: create_state(built, transformation, (), config.seed, averaged=averaged, init=init)
             ),
         )
     with Checkpoints(folder / workdir.CHECKPOINTS, read_only=True) as checkpoints:
         state, _ = checkpoints.chosen(checkpoint, template)
-    trained = Trained(config, built, evaluation_variables(state), int(state.step), around, folder)
-    if model is not None:
+    trained = Trained(config, built, evaluation_variables(state), int(state.step), around, folder, learned)
+    if model is not None and task is None:
         trained.check()
     return trained
 

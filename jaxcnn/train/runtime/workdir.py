@@ -6,11 +6,14 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxcnn.data.imagefolder import PREFIX
+import jax
+import numpy as np
+
+from jaxcnn.data.datasets import split_name
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.local_path import local_folder, local_path
 from jaxcnn.train.config import Config, differences, from_dict, to_dict
@@ -25,11 +28,13 @@ LOCK = ".lock"
 # Values of `result.json` that are printed or returned, in results of every version.
 RESULT_TEXTS = ("model", "dataset", "device_kind", "parallel")
 RESULT_NUMBERS = (
-    *("test_accuracy", "test_loss", "test_examples", "train_accuracy", "train_loss", "params", "steps", "epochs"),
+    *("test_examples", "params", "steps", "epochs"),
     *("batch_size", "images_per_second", "seconds", "compile_seconds", "devices"),
 )
 LATER_RESULT_NUMBERS = ("first_batch_seconds", "data_wait")
 """Numbers that results of version 0.1 do not have."""
+RESULT_METRICS = ("test_accuracy", "test_loss", "train_accuracy", "train_loss")
+"""Numbers that are None of a task without them."""
 
 
 @contextlib.contextmanager
@@ -77,6 +82,15 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
+def as_json(value: Any) -> Any:
+    """Return a tree of arrays and numbers as values that JSON can hold: arrays become lists."""
+    if isinstance(value, Mapping):
+        return {name: as_json(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value
+
+
 def read_json(path: Path) -> Any:
     """Return the value in a JSON file.
 
@@ -98,8 +112,8 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def _absolute_dataset(name: str) -> str:
-    path = name.removeprefix(PREFIX)
-    return PREFIX + _absolute("dataset", path) if path and path != name else name
+    prefix, path = split_name(name)
+    return prefix + _absolute("dataset", path) if prefix and path else name
 
 
 def _absolute(name: str, path: str) -> str:
@@ -235,7 +249,7 @@ def reserved(config: Config) -> Iterator[Path]:
 
 def _next_free(config: Config) -> Path:
     """Create and return the first of `runs/MODEL-DATASET-1`, `-2`, ... that does not exist."""
-    folder, name, number = Path("runs"), f"{config.model}-{short_name(config.dataset)}", 1
+    folder, name, number = Path("runs"), f"{model_name(config.model)}-{short_name(config.dataset)}", 1
     while True:
         try:
             (folder / f"{name}-{number}").mkdir(parents=True)
@@ -246,15 +260,27 @@ def _next_free(config: Config) -> Path:
             number += 1
 
 
+def model_name(model: str) -> str:
+    """Return the name of an architecture, or the class of a custom model, for use in a file name.
+
+    >>> model_name("resnet50"), model_name("custom:package.nets.TinyNet(width=8)")
+    ('resnet50', 'TinyNet')
+    """
+    name = model.removeprefix("custom:").partition("(")[0].rpartition(".")[2]
+    return name if name.isidentifier() else "model"
+
+
 def short_name(dataset: str) -> str:
     """Return the name of a dataset for use in a file name.
 
-    >>> short_name("emnist/letters"), short_name("imagefolder:/data/pets/")
-    ('emnist_letters', 'pets')
+    >>> short_name("emnist/letters"), short_name("imagefolder:/data/pets/"), short_name("csv:cats.csv")
+    ('emnist_letters', 'pets', 'cats')
     """
-    if dataset.startswith(PREFIX):
-        return Path(dataset.removeprefix(PREFIX)).name or "images"
-    return dataset.replace("/", "_")
+    kind, colon, rest = dataset.partition(":")
+    if not colon:
+        return dataset.replace("/", "_")
+    name = Path(rest).name if kind == "imagefolder" else Path(rest).stem
+    return rest if kind == "custom" else name or "images"
 
 
 def read_result(workdir: Path) -> dict[str, Any]:
@@ -270,9 +296,18 @@ def read_result(workdir: Path) -> dict[str, Any]:
         texts = texts and isinstance(values.get("stopped") or "", str)
         numbers = [values.get(name) for name in RESULT_NUMBERS]
         numbers += [values.get(name, 0.0) for name in LATER_RESULT_NUMBERS]
+        numbers += [values.get(name) for name in RESULT_METRICS if name not in _undefined(values)]
         if texts and all(isinstance(x, int | float) and not isinstance(x, bool) for x in numbers):
             return values
     raise UsageError(f"{path} is damaged. Remove it, and the same command writes it again.")
+
+
+def _undefined(values: dict[str, Any]) -> set[str]:
+    """Return the names of numbers that the run's task does not have, so that they are None."""
+    metrics = values.get("metrics")
+    if not isinstance(metrics, dict):  # a result of version 0.1
+        return set()
+    return {name for name in RESULT_METRICS if name.partition("_")[2] not in metrics and values.get(name, "") is None}
 
 
 def read_config(workdir: Path) -> Config:

@@ -14,7 +14,7 @@ import optax
 
 from jaxcnn.data.pipeline import rows_of
 from jaxcnn.layers import BatchNorm, Conv, Dense, GlobalAvgPool, Sequential, Tanh
-from jaxcnn.train import create_state, make_parallel, make_train_step
+from jaxcnn.train import Classification, create_state, make_parallel, make_train_step
 from jaxcnn.train.devices import distributed
 from jaxcnn.train.runtime.integrity import named_leaves
 
@@ -47,7 +47,7 @@ def train(way, devices=None):
     """Return the state after ten steps, on the devices, and its strategy. "sharded" is `jit` with a sharded state."""
     optimizer = optax.sgd(0.05, momentum=0.9)
     parallel = make_parallel("jit" if way == "sharded" else way, devices, shard_state=way == "sharded")
-    step = make_train_step(Network(), optimizer, normalize=lambda x: x / 128.0 - 1.0, axis_name=parallel.axis_name)
+    step = make_train_step(Network(), optimizer, Classification(normalize=lambda x: x / 128.0 - 1.0))
     compiled = parallel.compile(step, donate_state=True)
     state = jax.device_get(create_state(Network(), optimizer, SHAPE, seed=0))
     state = parallel.place_state(distributed.from_first(state))

@@ -15,7 +15,7 @@ from jaxcnn.data import compose, normalize
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, Dense, GlobalAvgPool
 from jaxcnn.models import create_model
-from jaxcnn.train import Config, create_state, make_parallel, make_prepare, make_train_step
+from jaxcnn.train import Classification, Config, create_state, make_parallel, make_train_step
 from jaxcnn.train.devices.parallel import batch_norm_fields
 from jaxcnn.train.devices.sharding import bytes_per_device, divided
 from jaxcnn.train.parts import CustomParts, build_model
@@ -36,13 +36,9 @@ def train(strategy, devices, *, axis_name="batch", augment=(), steps=10):
     model = create_model("resnet20_cifar", 10, stage_sizes=(1, 1, 1), norm=partial(BatchNorm, axis_name=axis_name))
     optimizer = optax.sgd(0.05, momentum=0.9)
     parallel = make_parallel(strategy, jax.devices()[:devices])
-    step = make_train_step(
-        model,
-        optimizer,
-        prepare=make_prepare(compose(augment)) if augment else None,
-        normalize=partial(normalize, mean=(0.5,) * 3, std=(0.25,) * 3),
-        axis_name=parallel.axis_name,
-    )
+    pixels = partial(normalize, mean=(0.5,) * 3, std=(0.25,) * 3)
+    task = Classification(augment=compose(augment) if augment else None, normalize=pixels)
+    step = make_train_step(model, optimizer, task)
     compiled = parallel.compile(step, donate_state=True)
     state = parallel.place_state(create_state(model, optimizer, SHAPE, seed=0))
     for batch in batches(steps):
@@ -85,7 +81,7 @@ def test_gradients_are_means_over_the_batch_and_not_as_many_times_too_large_as_t
     parallel = make_parallel(strategy, jax.devices()[:8])
     optimizer = optax.sgd(1.0)
     state = create_state(Linear(), optimizer, SHAPE, seed=0)
-    step = make_train_step(Linear(), optimizer, normalize=lambda x: x / 255, axis_name=parallel.axis_name)
+    step = make_train_step(Linear(), optimizer, Classification(normalize=lambda x: x / 255))
     compiled = parallel.compile(step, donate_state=False)
     after, _ = compiled(parallel.place_state(state), parallel.place_batch(batch))
     x, kernel = batch["image"].reshape(BATCH, -1) / 255.0, np.asarray(state.params["Dense_0"]["kernel"], np.float64)
@@ -118,7 +114,7 @@ def train_small(strategy, *, sync="all", steps_a_call=None, shard_state=False, c
     optimizer = optax.sgd(0.05, momentum=0.9)
     parallel = make_parallel(strategy, shard_state=shard_state)
     model = Small(norm=partial(BatchNorm, **batch_norm_fields(sync, parallel)))
-    step = make_train_step(model, optimizer, normalize=lambda x: x / 128 - 1, axis_name=parallel.axis_name)
+    step = make_train_step(model, optimizer, Classification(normalize=lambda x: x / 128 - 1))
     compiled = parallel.compile(step, donate_state=True, steps=steps_a_call)
     state = parallel.place_state(create_state(model, optimizer, SHAPE, seed=0))
     given, metrics = list(batches(count)), []
@@ -270,7 +266,7 @@ def test_state_is_never_stacked():
     model = create_model("lenet5", 10)
     state = create_state(model, optax.sgd(0.1), (28, 28, 1), seed=0)
     placed = parallel.place_state(state)
-    step = parallel.compile(make_train_step(model, optax.sgd(0.1), axis_name="batch"), donate_state=True)
+    step = parallel.compile(make_train_step(model, optax.sgd(0.1)), donate_state=True)
     batch = {"image": np.zeros((16, 28, 28, 1), np.uint8), "label": np.zeros(16, np.int32)}
     after, _ = step(placed, parallel.place_batch(batch))
     assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
@@ -282,7 +278,7 @@ def test_the_state_passed_in_is_donated():
     model = create_model("lenet5", 10)
     state = create_state(model, optax.sgd(0.1), (28, 28, 1), seed=0)
     placed = parallel.place_state(state)
-    step = parallel.compile(make_train_step(model, optax.sgd(0.1), axis_name="batch"), donate_state=True)
+    step = parallel.compile(make_train_step(model, optax.sgd(0.1)), donate_state=True)
     batch = {"image": np.zeros((16, 28, 28, 1), np.uint8), "label": np.zeros(16, np.int32)}
     step(placed, parallel.place_batch(batch))
     assert all(x.is_deleted() for x in jax.tree.leaves(placed.params))
@@ -301,7 +297,7 @@ def test_a_batch_that_devices_do_not_divide_is_refused(strategy):
 @pytest.mark.parametrize("steps", [None, 2])
 def test_a_compiled_step_takes_placed_batches_as_they_lie(strategy, steps):
     parallel = make_parallel(strategy)
-    step = make_train_step(Linear(), optax.sgd(0.1), normalize=lambda x: x / 255, axis_name=parallel.axis_name)
+    step = make_train_step(Linear(), optax.sgd(0.1), Classification(normalize=lambda x: x / 255))
     compiled = parallel.compile(step, donate_state=False, steps=steps)
     state = parallel.place_state(create_state(Linear(), optax.sgd(0.1), SHAPE, seed=0))
     given = list(batches(2))

@@ -12,7 +12,7 @@ from PIL import Image
 from jaxcnn.data import open_dataset
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import Conv, Dense, GlobalAvgPool, Sequential
-from jaxcnn.train import Config, Trained, evaluate_run, evaluate_trained, evaluation_batches, load_run, open_test_set
+from jaxcnn.train import Config, Trained, evaluate, evaluate_trained, evaluation_batches, load_run, open_test_set
 from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.state import TrainState
@@ -53,12 +53,25 @@ def test_counts_of_classes_agree_with_the_accuracy_and_are_mapped_by_name(bright
     assert values["test_accuracy"] == pytest.approx(5 / 6)
     assert values["balanced_accuracy"] == pytest.approx((3 / 4 + 1) / 2)
     assert values["classes"] == [
-        {"class": "unused", "precision": None, "recall": None, "examples": 0, "predicted": 0},
-        {"class": "dark", "precision": 1.0, "recall": 0.75, "examples": 4, "predicted": 3},
-        {"class": "bright", "precision": pytest.approx(2 / 3), "recall": 1.0, "examples": 2, "predicted": 3},
+        {"class": "unused", "precision": None, "recall": None, "f1": None, "examples": 0, "predicted": 0},
+        {"class": "dark", "precision": 1.0, "recall": 0.75, "f1": pytest.approx(6 / 7), "examples": 4, "predicted": 3},
+        {"class": "bright", "precision": pytest.approx(2 / 3), "recall": 1.0, "f1": 0.8, "examples": 2, "predicted": 3},
     ]
     assert "top_5_accuracy" not in values  # there are no more than five classes
     assert any("no images of 'unused'" in note for note in values["notes"])
+
+
+def test_named_metrics_agree_with_the_counts_of_classes(brightness, shades, tmp_path):
+    dataset = open_test_set(brightness, shades, tmp_path)
+    values = evaluate_trained(brightness, dataset, metrics=("per_class", "confusion", "top2", "balanced_accuracy"))
+    found, classes = values["metrics"], values["classes"]
+    assert found["confusion"] == [[0, 0, 0], [0, 3, 1], [0, 0, 2]]
+    assert found["top2"] == 1.0
+    assert found["balanced_accuracy"] == values["balanced_accuracy"]
+    for name in ("precision", "recall"):
+        assert found["per_class"][name] == [row[name] for row in classes]
+    assert found["per_class"]["support"] == [row["examples"] for row in classes]
+    assert json.loads(json.dumps(values)) == values
 
 
 def test_pixels_are_those_that_predict_sees(brightness, shades, tmp_path):
@@ -84,7 +97,7 @@ def test_processes_read_parts_of_each_batch(brightness, shades, tmp_path):
 
 
 def test_a_run_is_evaluated_as_in_training(lenet_run):
-    values = evaluate_run(lenet_run.workdir)
+    values = evaluate(lenet_run.workdir)
     assert values["test_accuracy"] == lenet_run.test_accuracy
     assert values["test_loss"] == pytest.approx(lenet_run.test_loss, rel=1e-6)
     dataset = open_dataset("fashion_mnist_mini")
@@ -102,7 +115,7 @@ def test_a_run_is_evaluated_as_in_training(lenet_run):
 
 def test_a_dataset_with_unknown_classes_is_refused(lenet_run, shades, tmp_path):
     with pytest.raises(UsageError, match="classes that the run does not know: 'bright', 'dark'"):
-        evaluate_run(lenet_run.workdir, dataset=shades, data_dir=tmp_path)
+        evaluate(lenet_run.workdir, dataset=shades, data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("changed", [{"dataset": "imagefolder:gone"}, {"data_dir": "gone", "dataset": "mnist"}])
@@ -112,8 +125,8 @@ def test_missing_data_of_a_run_is_named_with_its_path(changed, lenet_run, tmp_pa
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changed}))
     with pytest.raises(UsageError, match=rf"{tmp_path}/gone does not exist.*--dataset"):
-        evaluate_run(folder)
-    assert evaluate_run(folder, dataset="fashion_mnist_mini")["test_accuracy"] == lenet_run.test_accuracy
+        evaluate(folder)
+    assert evaluate(folder, dataset="fashion_mnist_mini")["test_accuracy"] == lenet_run.test_accuracy
 
 
 def test_a_network_that_does_not_fit_its_images_or_classes_is_refused_in_one_line(brightness):

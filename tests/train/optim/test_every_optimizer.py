@@ -136,7 +136,7 @@ PRIVATE = optax.chain(contrib.differentially_private_aggregate(1.0, 0.1, key=0),
 
 @pytest.mark.parametrize("optimizer", [NOISY, PRIVATE, optax.lbfgs(memory_size=2)], ids=["noise", "private", "lbfgs"])
 def test_all_devices_make_the_same_step_as_one(optimizer):
-    step = make_train_step(Tiny(), optimizer, axis_name="batch")
+    step = make_train_step(Tiny(), optimizer)
     of_each_device = jax.pmap(step, "batch", in_axes=(None, 0), out_axes=0)
     before, alone = one_step(optimizer)
     after, _ = of_each_device(before, jax.tree.map(lambda x: x.reshape(8, 2, *x.shape[1:]), batch()))

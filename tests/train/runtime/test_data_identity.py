@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxcnn.data import from_arrays
 from jaxcnn.errors import UsageError
-from jaxcnn.train import Config, OptimizerConfig, evaluate_run, fit
+from jaxcnn.train import Config, OptimizerConfig, evaluate, fit
 from jaxcnn.train.runtime import data_identity, workdir
 from jaxcnn.train.runtime.preprocessing import PREPROCESSING
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
+
+ARRAYS = (np.zeros((6, 4, 4), np.uint8), np.arange(6) % 2)
 
 COLORS = {"blue": (0, 0, 230), "green": (0, 230, 0), "red": (230, 0, 0)}
 
@@ -79,7 +82,7 @@ def test_the_same_pictures_in_another_place_are_the_same_data(copied):
 def test_a_renamed_class_is_refused_by_name(copied):
     (pictures_of(copied) / "red").rename(pictures_of(copied) / "crimson")
     before = contents(run_of(copied))
-    for use in (lambda: fit(copied), lambda: evaluate_run(run_of(copied))):
+    for use in (lambda: fit(copied), lambda: evaluate(run_of(copied))):
         with pytest.raises(UsageError, match="classes that the run does not know: 'crimson'"):
             use()
     assert contents(run_of(copied)) == before
@@ -88,12 +91,12 @@ def test_a_renamed_class_is_refused_by_name(copied):
 def test_a_class_in_front_of_the_others_does_not_shift_them(copied):
     write_pictures(pictures_of(copied), "amber", 5, (230, 200, 0))
     with pytest.raises(UsageError, match="does not know: 'amber'"):
-        evaluate_run(run_of(copied))
+        evaluate(run_of(copied))
 
 
 def test_classes_keep_their_position_when_others_are_gone(copied):
     shutil.rmtree(pictures_of(copied) / "blue")
-    assert evaluate_run(run_of(copied))["test_accuracy"] == 1.0
+    assert evaluate(run_of(copied))["test_accuracy"] == 1.0
     with pytest.raises(UsageError, match="the training images of class 'blue' is gone"):
         fit(copied)
 
@@ -143,7 +146,7 @@ def test_a_run_is_evaluated_from_any_directory(copied, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fit(dataclasses.replace(copied, dataset="imagefolder:pictures", data_dir="data", steps=1))
     monkeypatch.chdir("/")
-    assert evaluate_run(run)["test_examples"] == 12
+    assert evaluate(run)["test_examples"] == 12
 
 
 def test_a_run_of_version_0_1_is_read(copied):
@@ -157,7 +160,7 @@ def test_a_run_of_version_0_1_is_read(copied):
     for name in ("resize", "crop_fraction", "background", "mean", "std", "skip_damaged", "train_split", "test_split"):
         del values[name]
     (run / workdir.CONFIG).write_text(json.dumps(values))
-    values = evaluate_run(run)
+    values = evaluate(run)
     assert values["test_accuracy"] == 1.0
     assert data_identity.OTHER_TEST_SET in values["notes"]
     assert fit(copied).test_accuracy == 1.0
@@ -167,4 +170,31 @@ def test_a_run_of_version_0_1_is_read(copied):
         fit(longer)
     assert contents(run) == before
     assert fit(dataclasses.replace(longer, accept_changed_data=True)).values["steps"] == 21
-    assert data_identity.OTHER_TEST_SET not in evaluate_run(run)["notes"]
+    assert data_identity.OTHER_TEST_SET not in evaluate(run)["notes"]
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ((ARRAYS[0] + 1, ARRAYS[1]), ["the training array 'image' has other contents"]),
+        ((ARRAYS[0], ARRAYS[1][::-1]), ["the training array 'label' has other contents"]),
+        (
+            (ARRAYS[0].repeat(2, 1), ARRAYS[1]),
+            ["the training array 'image' has other shapes", "the test array 'image' has other shapes"],
+        ),
+        (
+            (ARRAYS[0][:5], ARRAYS[1][:5]),
+            [
+                "the training array 'image' has 5 images instead of 6",
+                "the training array 'label' has 5 images instead of 6",
+            ],
+        ),
+        (ARRAYS, []),
+    ],
+)
+def test_what_has_changed_in_arrays_is_named(train, said):
+    test = ARRAYS if train[0].shape[1:] == (4, 4) else (train[0], train[1])
+    before, after = from_arrays(ARRAYS, ARRAYS), from_arrays(train, test)
+    config = Config()
+    found = data_identity.identity(after, config)
+    assert data_identity.differences(data_identity.identity(before, config), found) == said

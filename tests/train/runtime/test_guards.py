@@ -8,7 +8,7 @@ import pytest
 
 from jaxcnn.data import pipeline
 from jaxcnn.errors import UsageError
-from jaxcnn.train import Config, ScheduleConfig, evaluate_run, fit
+from jaxcnn.train import Config, ScheduleConfig, evaluate, fit
 
 CONFIG = Config(
     steps=5,
@@ -41,7 +41,7 @@ def test_fit_makes_no_implicit_transfer(tmp_path, monkeypatch, kept, parallel):
         result = fit(config, model=Tiny())
         (tmp_path / "result.json").unlink()
         resumed = fit(config, model=Tiny())
-        evaluate_run(tmp_path, model=Tiny())
+        evaluate(tmp_path, model=Tiny())
     assert resumed.values["state_sha256"] == result.values["state_sha256"]
 
 
@@ -58,4 +58,4 @@ def test_a_run_under_other_random_numbers_says_so(tmp_path):
         usual = ("jax_threefry_partitionable", "True", "False", "JAX_THREEFRY_PARTITIONABLE=True")
         with pytest.raises(UsageError, match=said.format(*usual)):
             fit(config, model=Tiny())
-        assert evaluate_run(tmp_path, model=Tiny())["step"] == 2  # needs no random numbers
+        assert evaluate(tmp_path, model=Tiny())["step"] == 2  # needs no random numbers

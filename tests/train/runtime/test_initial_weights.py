@@ -12,11 +12,11 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from jaxcnn import cli, weights
-from jaxcnn.data import Dataset
+from jaxcnn.data import TfdsDataset
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, Dense
 from jaxcnn.models import create_model
-from jaxcnn.train import Config, OptimizerConfig, evaluate_run, fit, load_run
+from jaxcnn.train import Config, OptimizerConfig, evaluate, fit, load_run
 from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.runtime import plan as plan_module
 from jaxcnn.train.runtime.plan import make_plan
@@ -75,7 +75,7 @@ def test_a_linear_probe_on_a_trained_backbone_beats_one_on_random_weights(backbo
         if not name.startswith("params/head"):
             assert bits(before[name].read()) == bits(after), name
     # Neither needs the file again.
-    assert evaluate_run(on_trained.workdir)["test_accuracy"] == on_trained.test_accuracy
+    assert evaluate(on_trained.workdir)["test_accuracy"] == on_trained.test_accuracy
     assert load_run(on_trained.workdir).step == PROBE.steps
 
 
@@ -192,6 +192,13 @@ def test_a_classifier_of_other_classes_is_left_out_and_said_to_be(backbone):
     assert not np.array_equal(state.params["F6"]["kernel"], fresh.params["F6"]["kernel"])
 
 
+class Unread(TfdsDataset):
+    """A dataset whose examples are of zeros."""
+
+    def load(self, split, indices, *_, **__):
+        return {"image": np.zeros((len(indices), *self.image_shape), np.uint8), "label": np.zeros(len(indices), int)}
+
+
 def test_torchvisions_file_for_other_classes_is_taken_but_for_its_classifier(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     model = create_model("resnet18", 1000)
@@ -200,7 +207,7 @@ def test_torchvisions_file_for_other_classes_is_taken_but_for_its_classifier(tmp
     path = tmp_path / "resnet18.safetensors"
     weights.save(path, "resnet18", variables, to="torchvision")
     classes, counts = ("a", "b", "c"), {"train": 100, "test": 10}
-    dataset = Dataset("cifar10", tmp_path, (32, 32, 3), classes, counts)
+    dataset = Unread("cifar10", (32, 32, 3), classes, counts, directory=tmp_path)
     monkeypatch.setattr(plan_module, "open_dataset", lambda *_, **__: dataset)
     config = Config(model="resnet18", init_from=str(path), freeze="stem|stage1")
     plan = make_plan(config)
@@ -260,3 +267,18 @@ def test_mistakes_are_one_line_and_leave_nothing(flags, said, backbone, tmp_path
     assert err.count("\n") == 1
     assert out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["backbone.safetensors"]
+
+
+def test_a_run_of_a_model_of_the_users_can_be_started_from_without_the_model(tmp_path):
+    first = fit(dataclasses.replace(LENET, steps=1, workdir=str(tmp_path / "first")), model=create_model("lenet5", 10))
+    assert first.config.model.startswith("custom:")
+    plan = make_plan(dataclasses.replace(LENET, init_from=str(first.workdir)))
+    for name in ("C1", "F6"):
+        kernel = plan.initial_state().params[name]["kernel"]
+        np.testing.assert_array_equal(kernel, first.state.params[name]["kernel"])
+    checkpoint = next(
+        path for path in (first.workdir / "checkpoints" / "1" / "state").rglob("*") if path.stat().st_size > 9999
+    )
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-5000])
+    with pytest.raises(UsageError, match=r"checkpoint .*/1 is damaged"):
+        make_plan(dataclasses.replace(LENET, init_from=str(first.workdir)))

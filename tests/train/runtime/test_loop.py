@@ -16,7 +16,7 @@ from rich.console import Console
 from jaxcnn import startup
 from jaxcnn.data.pipeline import Pipeline
 from jaxcnn.errors import UsageError
-from jaxcnn.train import Config, DivergedError, OptimizerConfig, evaluate_run, fit
+from jaxcnn.train import Config, DivergedError, OptimizerConfig, evaluate, fit
 from jaxcnn.train.devices.parallel import Parallel
 from jaxcnn.train.runtime import _stopwatch
 from jaxcnn.train.runtime.record import read_rows
@@ -134,7 +134,7 @@ def test_another_configuration_in_the_folder_is_refused_by_its_fields(run):
 
 
 def test_eval_gives_what_training_reported(run):
-    values = evaluate_run(run.workdir)
+    values = evaluate(run.workdir)
     assert values["step"] == 90
     assert values["test_examples"] == 2000
     assert values["test_accuracy"] == run.test_accuracy

@@ -39,9 +39,9 @@ def test_a_run_that_ends_within_its_first_epoch_prints_its_step():
     file = io.StringIO()
     metrics = {"loss": 1.0, "accuracy": 0.5}
     with ProgressDisplay(Console(file=file, width=100), steps=200, first_step=0, batch_size=8, enabled=True) as display:
-        display.steps_done(20, 0.0167, 0.0, 1.0, 0.5)
-        display.epoch_done(0.0167, metrics, metrics, 10.0)
-        display.steps_done(200, 1.0, 0.0, 1.0, 0.5)
-        display.epoch_done(1.0, metrics, metrics, 10.0)
+        display.steps_done(20, 0.0167, 0.0, metrics)
+        display.epoch_done(0.0167, metrics, "test", metrics, 10.0)
+        display.steps_done(200, 1.0, 0.0, metrics)
+        display.epoch_done(1.0, metrics, "test", metrics, 10.0)
     lines = [line for line in file.getvalue().splitlines() if "training" in line]
     assert [line.split("  training")[0] for line in lines] == ["step    20", "epoch    1"]

@@ -8,6 +8,8 @@ import pytest
 
 from jaxcnn import cli
 from jaxcnn.train import Config, DivergedError, OptimizerConfig, fit
+from jaxcnn.train.callbacks import RunView
+from jaxcnn.train.runtime.callbacks import WeightsAndBiases
 from jaxcnn.train.runtime.record import read_rows
 
 TINY = Config(steps=3, batch_size=8, progress=False)
@@ -60,6 +62,15 @@ def test_a_run_that_fails_is_said_to_have_failed(wandb, tmp_path):
     with pytest.raises(DivergedError):
         fit(dataclasses.replace(TINY, wandb=True, optimizer=optimizer, workdir=str(tmp_path)))
     assert wandb.ends == [1]
+
+
+def test_weights_and_biases_gets_the_numbers_of_a_row_and_no_lists(wandb, tmp_path):
+    run = RunView(5, 0.5, 10, 0, tmp_path, TINY, fetch_state=dict, fetch_metrics=dict, run_evaluation=dict)
+    callback = WeightsAndBiases()
+    callback.on_start(run)
+    callback.on_rows(run, [{"split": "validation", "step": 5, "top5": 0.5, "examples": 9, "recall": [0.1, 0.9]}])
+    callback.on_end(run, False)
+    assert wandb.rows == [(5, {"validation/top5": 0.5, "validation/examples": 9})]
 
 
 def test_without_wandb_nothing_is_begun(monkeypatch, tmp_path, capsys):

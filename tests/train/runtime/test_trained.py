@@ -4,12 +4,15 @@ import dataclasses
 import json
 import shutil
 
+import jax.export
 import numpy as np
 import pytest
 
-from jaxcnn.data import open_dataset
+from jaxcnn.data import from_arrays, open_dataset
 from jaxcnn.errors import UsageError
-from jaxcnn.train import load_run
+from jaxcnn.export import stablehlo
+from jaxcnn.layers import Dense, Flatten, Sequential
+from jaxcnn.train import Config, fit, load_run
 from jaxcnn.train.runtime.preprocessing import PREPROCESSING
 
 
@@ -56,3 +59,18 @@ def test_a_run_without_a_checkpoint_is_refused(lenet_run, tmp_path):
         (tmp_path / name).write_bytes((lenet_run.workdir / name).read_bytes())
     with pytest.raises(UsageError, match="no checkpoint yet"):
         load_run(tmp_path)
+
+
+def test_a_run_on_floats_predicts_floats_only_and_is_exported_for_them(tmp_path):
+    images, labels = open_dataset("fashion_mnist_mini").read("test")
+    floats, labels = images[:200].astype(np.float64) / 255, labels[:200]
+    data = from_arrays((floats, labels), (floats, labels))
+    model = Sequential([Flatten(), Dense(10)])
+    result = fit(Config(workdir=str(tmp_path / "run"), steps=20, progress=False), data=data, model=model)
+    trained = load_run(tmp_path / "run", model=model)
+    assert (trained.predict(floats).argmax(1) == labels).mean() == pytest.approx(result.test_accuracy, abs=1e-9)
+    with pytest.raises(UsageError, match=r"must be float32 of shape .*, got uint8"):
+        trained.predict(images[:200])
+    exported = jax.export.deserialize(bytearray(stablehlo.convert(trained)))
+    theirs = exported.call(floats.astype(np.float32))
+    np.testing.assert_allclose(theirs, trained.logits(floats.astype(np.float32)), rtol=1e-4, atol=1e-4)

@@ -1,0 +1,135 @@
+"""Divide images into training, validation and test images, equally in each class, and check the result."""
+
+import collections
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from jaxcnn.data.imagefolder.files import Division, File, Found
+from jaxcnn.errors import UsageError
+
+SPLITS = ("train", "validation", "test")
+"""Names of the splits, in the order of messages."""
+
+ADJECTIVES = {"train": "training", "validation": "validation", "test": "test"}
+
+
+def assign(files: Iterable[File], division: Division = Division()) -> dict[File, str]:  # noqa: B008  # immutable
+    """Return the split of each file.
+
+    Of files without a split, a fraction of each class is the test split: rounded, and at least one of two images. The
+    validation split likewise, of three images. One training image is left. These are the first images in the order of
+    a hash of their names and the seed, so that further images move few others. Rows of a table with the same file are
+    one image, and stay together.
+    """
+    splits: dict[File, str] = {}
+    by_class: dict[str, list[File]] = collections.defaultdict(list)
+    for file in files:
+        if file.split is None or (file.split == "train" and division.validation is not None):
+            by_class[file.label].append(file)
+        else:
+            splits[file] = file.split
+    for members in by_class.values():
+        has_test = members[0].split is not None
+        images: dict[str, list[File]] = collections.defaultdict(list)
+        for file in sorted(members, key=lambda file: _divided(file, division.seed)):
+            images[file.path].append(file)
+        kept = 2 if division.validation is not None and len(images) > 2 else 1
+        tests = 0 if has_test else _count(len(images), division.test, len(images) - kept)
+        held_out = _count(len(images), division.validation or 0, len(images) - tests - 1)
+        for index, same in enumerate(images.values()):
+            split = "test" if index < tests else "validation" if index < tests + held_out else "train"
+            splits |= dict.fromkeys(same, split)
+    return splits
+
+
+def _count(images: int, fraction: float, most: int) -> int:
+    """Return a fraction of a number of images, at least one but for a fraction of zero, and at most `most`."""
+    return min(max(round(images * fraction), int(fraction > 0)), most)
+
+
+def _divided(file: File, seed: int) -> bytes:
+    """Return a sort key that brings the files in a random order by the seed. Seed 0 is the order of `shuffled`."""
+    if seed == 0:
+        return shuffled(file)
+    return hashlib.sha256(f"{seed}\0".encode() + os.fsencode(file.name)).digest() + os.fsencode(file.relative)
+
+
+def shuffled(file: File) -> bytes:
+    """Return a sort key that brings the files in a fixed random order."""
+    return hashlib.sha256(os.fsencode(file.name)).digest() + os.fsencode(file.relative)
+
+
+def check_classes(found: Found, images: Iterable[File]) -> None:
+    """Raise `UsageError` unless there are two classes, each with training images, and no split is empty."""
+    title, splits = found.title, assign(images, found.division)
+    if not splits:
+        remedy = "Add rows." if found.is_table else "Give a folder with one folder of images for each class."
+        raise UsageError(f"no images found in {title}. {remedy}")
+    labels = {name: {file.label for file, split in splits.items() if split == name} for name in SPLITS}
+    train = labels["train"]
+    for name in ("test", "validation"):
+        for label in sorted(labels[name] - train):
+            raise UsageError(f"{title} has {name} images but no training images of class {label!r}. Add some.")
+    for label in sorted({*found.class_names} - train):
+        rest = "from class_names" if found.is_table else "the class folder"
+        remedy = f"Add some, or remove {'it ' if found.is_table else ''}{rest}."
+        raise UsageError(f"{title} has no training images of class {label!r}. {remedy}")
+    if len(train) < 2:
+        more = "rows" if found.is_table else "a folder of images"
+        raise UsageError(
+            f"{title} has training images of one class only: {', '.join(train)}. Add {more} for each of at least two "
+            "classes."
+        )
+    if not labels["test"]:
+        remedy = "Add rows" if found.is_table else "Add images, or make a train and a test folder"
+        raise UsageError(f"{title} has no test images. {remedy}.")
+    expected = found.division.validation is not None
+    given = found.is_table and any(file.split == "validation" for file in found.files)
+    if not labels["validation"] and (expected or given):
+        remedy = "Add images, or omit validation" if expected else "Add some, or remove that split"
+        raise UsageError(f"{title} has no validation images. {remedy}.")
+
+
+def find_overlaps(splits: Mapping[File, str], digests: Mapping[File, str]) -> list[str]:
+    """Return notes on images that are in several splits, or have several classes, by a hash of their contents."""
+    notes, images = [], collections.defaultdict(list)
+    for file in splits:
+        images[digests[file]].append(file)
+    for index, first in enumerate(SPLITS):
+        for second in SPLITS[index + 1 :]:
+            both = [_name(same) for same in images.values() if {first, second} <= {splits[file] for file in same}]
+            if both:
+                where = f"both the {ADJECTIVES[first]} and the {ADJECTIVES[second]} set"
+                notes.append(f"{_counted(both)} in {where}: {_listed(both)}")
+    ambiguous = [_name(same) for same in images.values() if len({file.label for file in same}) > 1]
+    if ambiguous:
+        notes.append(f"{_counted(ambiguous)} of several classes: {_listed(ambiguous)}")
+    return notes
+
+
+def _name(same: Sequence[File]) -> Any:
+    """Return the shortest name of equal files. Their order depends on the folders that they are in."""
+    return min((file.relative for file in same), key=lambda name: (len(str(name)), str(name)))
+
+
+def find_missing(splits: Mapping[File, str]) -> list[str]:
+    """Return notes on classes without images in a split."""
+    notes = []
+    for name in ("validation", "test"):
+        present = {file.label for file, split in splits.items() if split == name}
+        missing = {file.label for file in splits} - present
+        if present and missing:
+            noun = "class" if len(missing) == 1 else "classes"
+            notes.append(f"no {name} images of {noun} {_listed(list(map(repr, missing)))}")
+    return notes
+
+
+def _counted(images: Sequence[str]) -> str:
+    return "1 image is" if len(images) == 1 else f"{len(images):,} images are"
+
+
+def _listed(names: Sequence[str], most: int = 10) -> str:
+    shown = ", ".join(sorted(names)[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"

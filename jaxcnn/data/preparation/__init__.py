@@ -1,0 +1,1 @@
+"""Prepare datasets from their original files."""

@@ -1,0 +1,395 @@
+"""The configuration of a run: frozen dataclasses whose values JSON can hold.
+
+The flags of the command line are these fields, so `fit(Config(...))` and `jaxcnn train` with the same values are the
+same run. A field that needs more than its type declares its check beside it; `validate` runs all checks. Names of
+models, losses, optimizers and other parts are checked where the parts are built (`parts`).
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from jaxcnn.errors import UsageError, shortened
+from jaxcnn.train.config import checks
+
+Keywords = tuple[tuple[str, Any], ...]
+"""Keyword arguments as pairs sorted by name: immutable and hashable."""
+
+
+@dataclass(frozen=True, init=False)
+class OptimizerConfig:
+    """How gradients change the parameters. Every keyword of the Optax function is accepted too: --optimizer.b2 0.95 for
+    adam, --optimizer.nesterov True for momentum."""
+
+    name: str = "momentum"
+    """sgd, momentum, nesterov, rmsprop, adagrad, adam, adamw, lars, lamb, lion or muon."""
+    learning_rate: Annotated[float, checks.POSITIVE, checks.FLOAT32] = 0.05
+    """Peak learning rate of the schedule."""
+    momentum: Annotated[float | None, checks.FRACTION_BELOW_ONE] = None
+    """Momentum coefficient; 0.9 by default for momentum, nesterov, lars and muon."""
+    weight_decay: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(1e6)] = 0.001
+    """Weight decay of kernels. Biases and normalization parameters do not decay."""
+    decay_all: bool = False
+    """Apply weight decay to biases and normalization parameters too."""
+    clip_norm: Annotated[float | None, checks.POSITIVE, checks.at_most(1e30)] = None
+    """Clip the gradient to this global norm, over all parameters together."""
+    learning_rate_scales: Annotated[tuple[str, ...], checks.scales] = ()
+    """Factors on the learning rate of selected parameters: EXPRESSION=FACTOR, such as "stem|stage1=0.1" "head=10".
+    Regular expressions, anchored at the start of the path; the first match wins."""
+    options: Annotated[Keywords, checks.json_values] = ()
+    """Other keywords of the optimizer's Optax function, as pairs sorted by name. Pass them as keywords."""
+
+    def __init__(
+        self,
+        name: str = name,
+        learning_rate: float = learning_rate,
+        momentum: float | None = momentum,
+        weight_decay: float = weight_decay,
+        decay_all: bool = decay_all,
+        clip_norm: float | None = clip_norm,
+        learning_rate_scales: tuple[str, ...] = learning_rate_scales,
+        options: Keywords = options,
+        **keywords: Any,
+    ):
+        """Take the fields, and any keyword of the optimizer's Optax function.
+
+        Keywords are stored in `options`. `optim.optimizers` checks them against the function's signature.
+
+        >>> config = OptimizerConfig("adam", 1e-3, b2=0.95)
+        >>> dataclasses.replace(config, eps=1e-6).options
+        (('b2', 0.95), ('eps', 1e-06))
+        """
+        given = {**dict(options), **keywords}
+        values = {
+            "name": name,
+            "learning_rate": learning_rate,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "decay_all": decay_all,
+            "clip_norm": clip_norm,
+            "learning_rate_scales": learning_rate_scales,
+            "options": tuple((keyword, given[keyword]) for keyword in sorted(given)),
+        }
+        for field, value in values.items():
+            object.__setattr__(self, field, value)  # the dataclass is frozen
+        _make_immutable(self)
+
+
+def _make_immutable(part: Any) -> None:
+    """Replace the values of a new dataclass: NumPy scalars and paths become JSON values, and lists become tuples."""
+    for field in dataclasses.fields(part):
+        object.__setattr__(part, field.name, immutable(getattr(part, field.name)))
+
+
+def immutable(value: Any) -> Any:
+    """Return lists as tuples, NumPy scalars as Python numbers and paths as strings, at any depth."""
+    if isinstance(value, list | tuple):
+        return tuple(map(immutable, value))
+    if isinstance(value, np.generic):
+        return value.item()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate changes over the run."""
+
+    name: str = "cosine"
+    """constant, step, cosine, linear, polynomial or onecycle."""
+    warmup_epochs: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(1e9)] = 0.0
+    """Epochs of linear warm-up from 0."""
+    milestones: Annotated[tuple[float, ...], checks.MILESTONES] = (0.5, 0.75)
+    """Fractions of the run after which the learning rate drops (step)."""
+    factor: Annotated[float, checks.FRACTION] = 0.1
+    """Factor on the learning rate at each milestone (step)."""
+    power: Annotated[float, checks.POSITIVE, checks.at_most(1000)] = 2.0
+    """Exponent of the decay (polynomial)."""
+    end_factor: Annotated[float, checks.FRACTION] = 0.0
+    """Final learning rate as a fraction of the peak (cosine, linear and polynomial)."""
+
+    def __post_init__(self):
+        _make_immutable(self)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run. The defaults train LeNet-5 on the images inside the package."""
+
+    model: str = "lenet5"
+    """Architecture; `jaxcnn models` lists them."""
+    model_options: tuple[str, ...] = ()
+    """Fields of the architecture to change: NAME=VALUE, such as stem=cifar."""
+    init_from: str | None = None
+    """Initial weights: a .safetensors or .pth file with jaxcnn's, torchvision's or timm's names, hf:OWNER/NAME, or
+    the directory of a run. A classifier for another number of classes is left out."""
+    init_channels: Literal["exact", "sum"] = "exact"
+    """Initial weights for color images of a model for gray images: exact refuses them, sum sums the first kernel over
+    its input channels."""
+    freeze: Annotated[str | None, checks.pattern] = None
+    """Parameters to freeze: a regular expression, anchored at the start of the path, such as "stem|stage1".
+    "(?!head)" freezes all but the classifier (a linear probe)."""
+    dataset: str = "fashion_mnist_mini"
+    """Dataset; `jaxcnn datasets` lists them. Or imagefolder:PATH, a folder with one folder of images for each class; or
+    npz:FILE, a NumPy file with x_train, y_train, x_test, y_test (or train_images, train_labels, ...)."""
+    data_dir: Annotated[str | None, checks.path] = None
+    """Directory of prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    train_split: str | None = None
+    """Training images, as a part of a TFDS dataset: "train[:90%]" (default: train)."""
+    test_split: str | None = None
+    """Test images, as a part of a TFDS dataset: "train[90%:]" (default: test, or validation)."""
+    image_size: Annotated[int | tuple[int, int] | None, checks.image_size] = None
+    """Side of the images in pixels, or height and width. Required for datasets whose images differ in size."""
+    resize: Annotated[Literal["shorter", "stretch"] | int, checks.resize] = "shorter"
+    """How an image is resized before the center crop: shorter keeps the aspect ratio, stretch changes it to that of
+    the image size. A number is the length of the shorter side in pixels, such as 256 for an image size of 224."""
+    crop_fraction: Annotated[float | None, checks.CROP_FRACTION] = None
+    """Side of the center crop as a fraction of the resized image (default: 1 if all images have the image size
+    already, else 0.875)."""
+    background: Literal["white", "black"] = "white"
+    """Color behind transparent pixels."""
+    mean: Annotated[tuple[float, ...] | None, checks.FINITE] = None
+    """Mean of each channel, from 0 to 1, to normalize with (default: that of the training images)."""
+    std: Annotated[tuple[float, ...] | None, checks.ALL_POSITIVE] = None
+    """Standard deviation of each channel, from 0 to 1, to normalize with (default: that of the training images)."""
+    validation: Annotated[float | str | None, checks.validation] = None
+    """Validation images: a fraction of the training images, such as 0.1, or a TFDS split, such as "train[90%:]". They
+    choose the best checkpoint and stop early, and the test images are used once, at the end. Default: those of the
+    dataset, or none."""
+    skip_damaged: bool = False
+    """Leave out damaged image files of an image folder, instead of stopping."""
+    data_fingerprint: Literal["sizes", "contents"] = "sizes"
+    """What a resumed run compares to find changed data: names and sizes of the files, or their contents too."""
+    accept_changed_data: bool = False
+    """Resume a run although its data has changed."""
+    epochs: Annotated[float, checks.POSITIVE, checks.at_most(1e9)] = 30.0
+    """Passes over the training set."""
+    steps: Annotated[int | None, checks.AT_LEAST_ONE, checks.STEPS] = None
+    """Training steps, instead of epochs."""
+    patience: Annotated[int | None, checks.AT_LEAST_ONE] = None
+    """Stop after this many epochs in a row without a better evaluation (default: never); see monitor."""
+    monitor: str | None = None
+    """Metric that chooses the best checkpoint: accuracy, loss, or one of metrics. Of a loss or an error the smallest
+    value is the best (default: accuracy)."""
+    metrics: tuple[str, ...] = ()
+    """More metrics of evaluations: top5, balanced_accuracy, per_class, confusion, calibration_error."""
+    batch_size: Annotated[int | Literal["full"], checks.batch_size] = 64
+    """Images in a step, over all devices: 1 is stochastic, full is full-batch gradient descent."""
+    accumulate: Annotated[int | None, checks.AT_LEAST_ONE] = None
+    """Micro-batches per step on each device, to save memory (default: 1; for full: chosen by its size)."""
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
+    """Order of the training images: shuffle, or balanced, where each class comes equally often."""
+    augment: tuple[str, ...] = ("shift:1",)
+    """Random augmentations of training images, in order: flip, shift:PIXELS, crop:PADDING, cutout:SIZE, resized_crop,
+    randaugment, trivialaugment."""
+    mixup: Annotated[float, checks.NOT_NEGATIVE, checks.MIXING] = 0.0
+    """Alpha of mixup, which blends two images and their labels; 0 is off."""
+    cutmix: Annotated[float, checks.NOT_NEGATIVE, checks.MIXING] = 0.0
+    """Alpha of cutmix, which pastes a box of one image into another; 0 is off."""
+    loss: str = "cross_entropy"
+    """cross_entropy or binary_cross_entropy."""
+    label_smoothing: Annotated[float, checks.LABEL_SMOOTHING] = 0.1
+    """Fraction of each training label that is distributed evenly over all classes; 0 is off."""
+    class_weights: Annotated[tuple[float, ...] | Literal["balanced"] | None, checks.class_weights] = None
+    """Weight of the training loss of each class, normalized so that the training images have a mean weight of 1.
+    balanced: the inverse of the number of training images of the class. The test loss has no weights."""
+    task: Annotated[Any, checks.text] = "classification"
+    """What is learned. A task of your own is passed to `fit`."""
+    gradient: Annotated[Any, checks.text] = "plain"
+    """How the loss becomes a gradient. A gradient of your own is passed to `fit`."""
+    init_scale: Annotated[float, checks.POSITIVE, checks.at_most(1e6)] = 1.0
+    """Factor on the random initial kernels."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    aux_weight: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(1e6)] = 0.3
+    """Weight of the loss of each auxiliary classifier (GoogLeNet)."""
+    ema_decay: Annotated[float, checks.FRACTION_BELOW_ONE] = 0.0
+    """Decay, such as 0.999, of a moving average of parameters and batch statistics, which is then tested; 0 is off."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the computation. Parameters are always float32; float16 uses a dynamic loss scale."""
+    tta: Literal["none", "flip"] = "none"
+    """Test-time augmentation: flip averages the logits of each image and its mirror image."""
+    parallel: Literal["auto", "pmap", "shard_map", "jit"] = "auto"
+    """How a step is distributed over devices. auto is pmap on one process and shard_map on many."""
+    sync_batch_norm: Literal["all", "none"] | int = "all"
+    """Devices that share batch normalization statistics: all, none (each device its own), or the number of devices in
+    a group."""
+    shard_state: bool = False
+    """Shard large parameters and optimizer state over the devices (parallel jit only)."""
+    steps_per_dispatch: Annotated[int, checks.AT_LEAST_ONE, checks.at_most(10_000)] = 1
+    """Steps per call of the compiled program. More steps hide the cost of a call where a step is short."""
+    seed: Annotated[int, checks.between(0, 2**32 - 1, "2^32 - 1")] = 0
+    """Seed of all randomness: parameters, data order, augmentation, dropout."""
+    workdir: Annotated[str | None, checks.path] = None
+    """Run directory. A run of the same configuration there is resumed (default: a new one in runs/)."""
+    evaluate_every: Annotated[int | None, checks.AT_LEAST_ONE, checks.STEPS] = None
+    """Steps between evaluations, each followed by a checkpoint (default: one epoch)."""
+    checkpoint_every: Annotated[int | None, checks.AT_LEAST_ONE, checks.STEPS] = None
+    """Steps between checkpoints, in addition to one after each evaluation (default: none)."""
+    log_every: Annotated[int, checks.AT_LEAST_ONE, checks.STEPS] = 20
+    """Steps between updates of the progress bar and of the log files, which record every step."""
+    tensorboard_images: Annotated[int, checks.between(0, 64)] = 0
+    """Test images to show in TensorBoard with their predictions at the end of the run; 0 is none."""
+    profile: Annotated[str | None, checks.profile] = None
+    """Steps to trace with JAX's profiler, FIRST:LAST, such as 10:20 (default: none)."""
+    wandb: bool = False
+    """Send metrics to Weights & Biases too (pip install 'jaxcnn[wandb]')."""
+    progress: bool = True
+    """--no-progress prints the result at the end, without a progress bar and a line for each epoch."""
+
+    def __post_init__(self):
+        _make_immutable(self)
+
+
+# Fields that may change between two starts of the same run: where it is stored and how it is watched.
+NOT_PART_OF_THE_RUN = (
+    "accept_changed_data",
+    "data_dir",
+    "data_fingerprint",
+    "workdir",
+    "steps_per_dispatch",
+    "checkpoint_every",
+    "log_every",
+    "profile",
+    "tensorboard_images",
+    "wandb",
+    "progress",
+)
+
+# Version 0.1 recorded a momentum for every optimizer. Only these optimizers used it.
+_USED_MOMENTUM_IN_0_1 = ("momentum", "nesterov", "lars", "muon")
+
+# Fields that were added after version 0.1, with their values in runs that do not record them.
+_ADDED: dict[str, Any] = {
+    "init_channels": "exact",
+    "train_split": None,
+    "test_split": None,
+    "resize": "shorter",
+    "crop_fraction": None,
+    "background": "white",
+    "mean": None,
+    "std": None,
+    "skip_damaged": False,
+    "data_fingerprint": "sizes",
+    "accept_changed_data": False,
+    "class_weights": None,
+    "patience": None,
+    "validation": None,
+    "monitor": None,
+    "metrics": [],
+    "evaluate_every": None,
+    "sampling": "shuffle",
+    "task": "classification",
+    "gradient": "plain",
+    "init_scale": 1.0,
+    "profile": None,
+}
+
+
+def validate(config: Config) -> None:
+    """Check each field by the check declared beside it. Data and devices are not needed.
+
+    Raises:
+      UsageError: If a value cannot work. The message is one line.
+    """
+    _validate(config, prefix="")
+    if config.steps is not None and config.epochs != Config.epochs:
+        raise UsageError(
+            f"epochs and steps are mutually exclusive, got epochs {config.epochs:g} and steps {config.steps}. "
+            "Set one of them"
+        )
+
+
+def _validate(part: Any, prefix: str) -> None:
+    for field, hint in get_type_hints(type(part), include_extras=True).items():
+        name, value = prefix + field, getattr(part, field)
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            if not isinstance(value, hint):
+                raise UsageError(f"{name} must be {hint.__name__}(...), got {value!r}")
+            _validate(value, f"{name}.")
+            continue
+        kind, *field_checks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if get_origin(kind) is Literal and isinstance(value, str):
+            checks.one_of(get_args(kind))(name, value)
+        elif kind != Keywords:  # `json_values` checks their types
+            checks.check_type(name, value, kind)
+        for check in field_checks if value is not None else ():
+            check(name, value)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the configuration as nested dicts, lists, strings, numbers and None, ready for JSON."""
+    values = dataclasses.asdict(config)
+    values["optimizer"]["options"] = dict(values["optimizer"]["options"])
+    return json.loads(json.dumps(values))  # turns tuples into lists, as they come back from a file
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """Return the configuration that `to_dict` wrote, in this version or in version 0.1.
+
+    Raises:
+      UsageError: If a field is missing or unknown, or a value has the wrong type.
+    """
+    try:
+        return _read(Config, _upgraded(values))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"not a configuration of this version of jaxcnn: {error}") from error
+
+
+def _read(kind: Any, values: dict[str, Any]) -> Any:
+    """Build a dataclass from a dict, and check the type of each value."""
+    hints = get_type_hints(kind)
+    if values.keys() != hints.keys():
+        raise TypeError(f"missing or unknown fields: {', '.join(sorted(values.keys() ^ hints.keys()))}")
+    read = {}
+    for name, hint in hints.items():
+        value = values[name]
+        if dataclasses.is_dataclass(hint):
+            value = _read(hint, value)
+        elif hint == Keywords and isinstance(value, dict):
+            value = tuple(value.items())
+        elif isinstance(value, list):
+            value = tuple(value)
+        if not checks.is_a(value, hint):
+            raise TypeError(f"{name} cannot be {value!r}")
+        read[name] = value
+    return kind(**read)
+
+
+def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the dict of a configuration of an earlier version as this version writes it; a newer one as it is."""
+    values = {**_ADDED, **values}
+    if values["steps"] is not None:
+        values["epochs"] = Config.epochs  # version 0.1 ignored any other number where steps were given
+    optimizer = values["optimizer"]
+    if "options" in optimizer:
+        return values
+    momentum = optimizer["momentum"] if optimizer["name"] in _USED_MOMENTUM_IN_0_1 else None
+    return {**values, "optimizer": {**optimizer, "momentum": momentum, "options": {}}}
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Return the fields of the run in which two configurations (as dicts) differ, as "name: old -> new".
+
+    `old` may come from version 0.1, or from a damaged file, which differs in the fields it lacks.
+    """
+    old = old if isinstance(old, dict) else {}
+    with contextlib.suppress(KeyError, TypeError):
+        old = _upgraded(old)
+    left_out = dict.fromkeys(NOT_PART_OF_THE_RUN)
+    return _differences({**old, **left_out}, {**new, **left_out}, prefix="")
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[str]:
+    found = []
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, f"{prefix}{name}.")
+        elif before != after:
+            found.append(f"{prefix}{name}: {shortened(repr(before))} -> {shortened(repr(after))}")
+    return found

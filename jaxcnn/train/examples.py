@@ -1,0 +1,74 @@
+"""The examples of a batch, some of which may be on other devices: count them, draw a key for each, gather them.
+
+A compiled step sees its device's part of the batch where the axis `jaxcnn.layers.BATCH_AXIS` is bound (`pmap` and
+`shard_map`), and else the whole batch (one device, and `jit` over a mesh). These functions hide the difference.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.errors import UsageError
+from jaxcnn.kernels.axes import is_bound, needs_mean
+from jaxcnn.layers import BATCH_AXIS
+
+
+def count_examples(batch: Any) -> int:
+    """Return N, the length of the leading axis of all arrays of a batch.
+
+    Raises:
+      UsageError: If the batch has no array, or if lengths differ.
+    """
+    lengths = {jax.tree_util.keystr(path): jnp.shape(x)[:1] for path, x in jax.tree_util.tree_leaves_with_path(batch)}
+    if not lengths or () in lengths.values() or len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name or 'batch'} {length[0] if length else 'no axis'}" for name, length in lengths.items())
+        raise UsageError(
+            f"arrays of a batch must have one leading axis of examples, of equal length, got: {found or 'no array'}. "
+            "Return such arrays from the source and from Task.prepare."
+        )
+    return next(iter(lengths.values()))[0]
+
+
+def example_keys(key: jax.Array, count: int) -> jax.Array:
+    """Return a random key for each of this device's `count` examples, `[count]`.
+
+    A key depends on the position of the example in the whole batch, so that random numbers do not depend on the number
+    of devices.
+    """
+    places = device_index() * count + jnp.arange(count)
+    return jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
+
+
+def device_index() -> jax.Array | int:
+    """Return the position of this device's part of the batch; 0 if this is the whole batch."""
+    return jax.lax.axis_index(BATCH_AXIS) if is_bound(BATCH_AXIS) else 0
+
+
+def reversed_examples(x: jax.Array) -> jax.Array:
+    """Return an array `[N, ...]` in which example i of the whole batch is replaced by the i-th last one.
+
+    Device d of D exchanges its part of the batch with device D - 1 - d.
+    """
+    if is_bound(BATCH_AXIS):
+        devices = jax.lax.axis_size(BATCH_AXIS)
+        x = jax.lax.ppermute(x, BATCH_AXIS, [(device, devices - 1 - device) for device in range(devices)])
+    return jnp.flip(x, axis=0)
+
+
+def across_devices(x: jax.Array) -> jax.Array:
+    """Return the array of the whole batch, `[D * N, ...]`, for this device's `[N, ...]`. It can be differentiated.
+
+    A loss that compares examples, such as a contrastive one, uses it to see the examples of all devices.
+    """
+    return jax.lax.all_gather(x, BATCH_AXIS, tiled=True) if is_bound(BATCH_AXIS) else x
+
+
+def mean_over_devices(tree: Any) -> Any:
+    """Return the mean of arrays over all devices: of a gradient, for example. On one device they are returned as is."""
+    return jax.lax.pmean(tree, BATCH_AXIS) if needs_mean(BATCH_AXIS, tree) else tree
+
+
+def sum_over_devices(tree: Any) -> Any:
+    """Return the sum of arrays over all devices. On one device they are returned as is."""
+    return jax.lax.psum(tree, BATCH_AXIS) if needs_mean(BATCH_AXIS, tree) else tree

@@ -1,0 +1,107 @@
+"""Train networks that another process sends, one after another: `python -m jaxcnn.train.many._worker`.
+
+Standard input has pickled objects: a `Job`, then a `Network` whenever the one before is done. Standard output has a
+JSON line for each network: `{"done": true}`, or one of `diverged`, `mistake`, `failed`, `interrupted` with a text. The
+process ends when its input does, so that no worker outlives its parent.
+"""
+
+import json
+import os
+import pickle
+import queue
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jaxcnn import startup
+from jaxcnn.data import Dataset
+from jaxcnn.errors import RunError, UsageError
+from jaxcnn.train.api import train_plan
+from jaxcnn.train.many.groups import Network, Plans
+from jaxcnn.train.parts import CustomParts
+from jaxcnn.train.runtime.loop import DivergedError
+from jaxcnn.train.runtime.signals import InterruptedRunError
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all networks of a worker have in common.
+
+    Attributes:
+      parts, data, callbacks: as in `fit_many`.
+      cores: the processor cores to use.
+      devices: number of CPU devices.
+      options: options of JAX, by name.
+      settles: whether to make the settings of `jaxcnn.startup`.
+    """
+
+    parts: CustomParts
+    data: Dataset | None
+    callbacks: tuple[Any, ...]
+    cores: tuple[int, ...]
+    devices: int
+    options: tuple[tuple[str, Any], ...]
+    settles: bool
+
+
+def main() -> None:
+    # Libraries may write to file descriptor 1, which would corrupt the JSON lines.
+    messages = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def send(**message: object) -> None:
+        messages.write(json.dumps(message) + "\n")
+
+    try:
+        job: Job = pickle.load(sys.stdin.buffer)
+    except Exception as error:
+        send(mistake=f"a part cannot be loaded in another process: {error}. Define it in a module that can be imported")
+        return
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, job.cores)
+    if job.settles:
+        startup.settle()
+    for name, value in job.options:
+        jax.config.update(name, value)
+    if job.devices > 1:
+        jax.config.update("jax_num_cpu_devices", job.devices)
+    plans = Plans(job.parts, job.data)
+    networks: queue.SimpleQueue[Network] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(networks,), daemon=True).start()
+    while True:
+        send(**_train(networks.get(), plans, job))
+
+
+def _receive(networks: "queue.SimpleQueue[Network]") -> None:
+    """Take networks from standard input, and end the process when the input ends."""
+    while True:
+        try:
+            networks.put(pickle.load(sys.stdin.buffer))
+        except EOFError:
+            os._exit(0)
+
+
+def _train(network: Network, plans: Plans, job: Job) -> dict[str, Any]:
+    """Train one network; return the message about it."""
+    try:
+        train_plan(plans.plan(network), callbacks=job.callbacks)
+    except DivergedError as error:
+        return {"diverged": str(error)}
+    except InterruptedRunError as error:
+        return {"interrupted": str(error)}
+    except UsageError as error:
+        return {"mistake": str(error)}
+    except RunError as error:
+        return {"failed": str(error)}
+    except Exception as error:
+        traceback.print_exc()
+        return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    return {"done": True}
+
+
+if __name__ == "__main__":
+    main()

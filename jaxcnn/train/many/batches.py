@@ -1,0 +1,67 @@
+"""Batches of many networks: for each network those that it would have alone."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcnn.data import Dataset
+from jaxcnn.train.many.programs import Programs
+from jaxcnn.train.runtime.plan import Plan
+
+
+class Batches:
+    """Training batches of all networks, stacked. Decoded images are kept once, whatever the networks hold out.
+
+    Args:
+      plans: one for each network.
+      whole: the dataset of all networks, before images were held out of it.
+      programs: put batches on the devices.
+
+    Attributes:
+      data: the training examples on the devices, if the programs gather batches there; else an empty dict.
+      gathers: whether they do.
+    """
+
+    def __init__(self, plans: Sequence[Plan], whole: Dataset, programs: Programs):
+        self._plans, self._whole, self._programs = plans, whole, programs
+        self._residence = plans[0].pipeline.residence
+        self.gathers = self._residence == "device"
+        self.data: Any = programs.replicate(self._decoded()) if self.gathers else {}
+
+    def __call__(self, first_step: int, counts: Iterable[int]) -> Iterator[Any]:
+        """Yield the batches of each call from `first_step` on, for calls of these numbers of steps, on the devices."""
+        if self._residence == "disk":
+            return self._from_disk(first_step, counts)
+        return self._from_memory(first_step, counts)
+
+    def _from_memory(self, first_step: int, counts: Iterable[int]) -> Iterator[Any]:
+        step = first_step
+        for count in counts:
+            indices = np.stack([[self._indices(plan, s) for plan in self._plans] for s in range(step, step + count)])
+            kept = indices.astype(np.int32) if self.gathers else self._gathered(indices)
+            yield self._programs.place(kept, axis=1)
+            step += count
+
+    def _from_disk(self, first_step: int, counts: Iterable[int]) -> Iterator[Any]:
+        ours, *others = itertools.tee(counts, 1 + len(self._plans))
+        pipelines = [
+            plan.pipeline.batches(first_step, counts=of_network)
+            for plan, of_network in zip(self._plans, others, strict=True)
+        ]
+        for _ in ours:
+            of_networks = [next(batches) for batches in pipelines]
+            steps = [jax.tree.map(lambda *x: np.stack(x), *batch) for batch in zip(*of_networks, strict=True)]
+            yield self._programs.place(jax.tree.map(lambda *x: np.stack(x), *steps), axis=1)
+
+    def _gathered(self, indices: np.ndarray) -> Any:
+        return jax.tree.map(lambda x: x[indices], self._decoded())
+
+    def _indices(self, plan: Plan, step: int) -> Any:
+        """Return the positions in the whole training set of the examples of a step."""
+        return plan.dataset._stored("train", plan.pipeline.indices(step).tolist())[1]
+
+    def _decoded(self) -> Any:
+        return self._whole.decoded("train", self._plans[0].preprocessing.geometry)

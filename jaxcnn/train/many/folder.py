@@ -1,0 +1,141 @@
+"""The directory of a sweep: which networks have ended, and `sweep.json`."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from jaxcnn.errors import UsageError, printable
+from jaxcnn.train.config import differences, to_dict
+from jaxcnn.train.many.groups import Network
+from jaxcnn.train.many.results import NetworkResult, Results, format_metric
+from jaxcnn.train.parts import CustomParts
+from jaxcnn.train.runtime import workdir as run_directory
+
+SWEEP = "sweep.json"
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, how: str, networks: Sequence[Network]) -> Iterator[dict[str, Any]]:
+    """Hold the directory for this process, and give what an earlier start has written to `sweep.json`.
+
+    Raises:
+      UsageError: If the directory holds other files, is in use, or was begun in another way.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(run_directory.exclusive(folder))
+            has_files = any(not path.name.startswith(".") for path in folder.iterdir())
+        except OSError as error:
+            raise UsageError(
+                f"workdir {folder} cannot be written: {error.strerror}. Choose another workdir."
+            ) from error
+        path = folder / SWEEP
+        if not path.exists() and has_files:
+            raise UsageError(f"{folder} is not empty and holds no sweep. Choose another workdir.")
+        earlier = run_directory.read_json(path) if path.exists() else {}
+        if not isinstance(earlier, dict) or not isinstance(earlier.get("runs", []), list):
+            raise UsageError(f"{path} is damaged. Remove it, and the same command writes it again.")
+        before = earlier.get("how", how)
+        if (before == "together") != (how == "together") and _is_unfinished(networks):
+            raise UsageError(
+                f"{folder} was begun with together={before!r}. Finish it in this way, or choose another workdir."
+            )
+        yield earlier
+
+
+def _is_unfinished(networks: Sequence[Network]) -> bool:
+    """Return whether a network has begun, and has no result."""
+    folders = [network.folder for network in networks]
+    return any((f / run_directory.CONFIG).exists() and not (f / run_directory.RESULT).exists() for f in folders)
+
+
+class Sweep:
+    """What has become of the networks so far, in memory and in `sweep.json`.
+
+    Args:
+      folder: the directory of the sweep.
+      networks: the networks.
+      parts: the user's own parts.
+      how: how they are trained.
+      earlier: the content of `sweep.json` of an earlier start; empty if there is none.
+      started: when this process started, by `time.perf_counter`.
+      console: where to print a line for each network, or None.
+
+    Attributes:
+      ended: why each network that has ended diverged, or None, by its name.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        networks: Sequence[Network],
+        parts: CustomParts,
+        how: str,
+        earlier: dict[str, Any],
+        started: float,
+        console: Console | None,
+    ):
+        self.folder, self.networks, self.how, self.console = folder, networks, how, console
+        self.started = started - earlier.get("seconds", 0.0)
+        diverged = {run["name"]: (run["diverged"], run["config"]) for run in earlier.get("runs", []) if run["diverged"]}
+        self.ended: dict[str, str | None] = {}
+        for network in networks:
+            reason, of_config = diverged.get(network.name, (None, None))
+            if reason is not None and not differences(of_config, to_dict(network.config)):
+                self.ended[network.name] = reason
+            elif is_finished(network, parts):
+                self.ended[network.name] = None
+
+    def report(self, network: Network, diverged: str | None) -> None:
+        """Note that a network has ended, and why it diverged or None."""
+        self.ended[network.name] = diverged
+        self.write()
+        if self.console is not None:
+            what = f"diverged: {diverged}"
+            if diverged is None:
+                values = run_directory.read_result(network.folder)
+                what = f"{_summary(values)}  {values['seconds']:.1f} s"
+            line = f"{len(self.ended):>3} of {len(self.networks)}  {network.name}  {what}"
+            self.console.print(printable(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+    def results(self) -> Results:
+        """Return the results so far."""
+        runs = []
+        for network in self.networks:
+            diverged = self.ended.get(network.name)
+            has_result = network.name in self.ended and diverged is None
+            values = run_directory.read_result(network.folder) if has_result else {}
+            runs.append(NetworkResult(network.name, network.config, network.folder, values, diverged))
+        return Results(self.folder, tuple(runs), self.how, time.perf_counter() - self.started)
+
+    def write(self) -> None:
+        """Write `sweep.json`."""
+        with run_directory.writing(self.folder):
+            run_directory.write_json(self.folder / SWEEP, self.results().to_json())
+
+
+def is_finished(network: Network, parts: CustomParts) -> bool:
+    """Return whether the run directory of a network has the result of its configuration."""
+    folder = network.folder
+    if not (folder / run_directory.RESULT).exists():
+        return False
+    stored, wanted = run_directory.read_json(folder / run_directory.CONFIG), to_dict(parts.recorded(network.config))
+    if network.config.init_from is not None and isinstance(stored, dict):
+        wanted["init_from"] = stored.get("init_from")  # the record of the file, which is read only to start
+    if differences(stored, wanted):
+        return False
+    values, config = run_directory.read_result(folder), network.config
+    made = values["steps"] >= config.steps if config.steps else values["epochs"] >= config.epochs * (1 - 1e-9)
+    return made or values.get("stopped") is not None
+
+
+def _summary(values: dict[str, Any]) -> str:
+    """Return the main metric of a result as text."""
+    name = "accuracy" if values.get("test_accuracy") is not None else "loss"
+    value = values.get(f"test_{name}")
+    return "" if value is None else f"test {name} {format_metric(name, value)}"

@@ -1,0 +1,56 @@
+"""What a metric is: a pure function of logits and labels, and what its sums over the examples mean."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jaxcnn.errors import UsageError
+from jaxcnn.train.metrics.values import mean
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of classification.
+
+    Attributes:
+      per_example: `(logits [N, classes], labels) -> values`, a pure function inside the compiled step. The values are
+        an array `[N, ...]`, a `OneHot`, or a dict of these. Labels are int32 `[N]`, or float32 `[N, classes]`.
+      summarize: `(sums, count) -> value`, on the host, from the sums of the values over `count` examples, in double
+        precision. The value is a number, an array, or a dict of these. Default: the mean.
+    """
+
+    per_example: Callable[[jax.Array, jax.Array], Any]
+    summarize: Callable[[Any, float], Any] = mean
+
+
+def as_metric(metric: Metric | Callable[[jax.Array, jax.Array], Any]) -> Metric:
+    """Return a metric as it is, and a function `(logits, labels) -> [N]` as the metric of its mean.
+
+    Raises:
+      UsageError: If it is neither.
+
+    >>> as_metric(lambda logits, labels: logits.argmax(-1) == labels).summarize(3.0, 4)
+    0.75
+    """
+    if isinstance(metric, Metric):
+        return metric
+    if isinstance(metric, type) or not callable(metric):
+        shown = metric.__name__ if isinstance(metric, type) else type(metric).__name__
+        raise UsageError(f"a metric must be a function of (logits, labels) or a Metric: {shown}. Pass one of these")
+    return Metric(metric)
+
+
+def as_metrics(given: Any) -> dict[str, Metric]:
+    """Return the metrics of a dict by name; see `as_metric`.
+
+    Raises:
+      UsageError: If it is no dict.
+    """
+    if not isinstance(given, Mapping):
+        raise UsageError(
+            f"metrics must be a dict of functions by name, got {type(given).__name__}. Put names of metrics into "
+            "Config(metrics=...)."
+        )
+    return {name: as_metric(metric) for name, metric in given.items()}

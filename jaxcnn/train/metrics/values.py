@@ -1,0 +1,51 @@
+"""The values of metrics: means, numbers by name, and values that JSON can hold."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def mean(sums: Any, count: float) -> Any:
+    """Return sums divided by the number of examples: a float, an array, or a dict of these. NaN without examples."""
+    if isinstance(sums, Mapping):
+        return {name: mean(value, count) for name, value in sums.items()}
+    if not count:
+        return np.full(np.shape(sums), np.nan) if np.ndim(sums) else math.nan
+    quotient = np.asarray(sums, np.float64) / count
+    return float(quotient) if quotient.ndim == 0 else quotient
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers among the values of metrics. Those within a dict are named `METRIC/NAME`.
+
+    Arrays, lists, and values that are undefined (None) are left out.
+
+    >>> numbers({"loss": 0.5, "per_class": {"macro_f1": 0.25, "f1": [0.5, None]}})
+    {'loss': 0.5, 'per_class/macro_f1': 0.25}
+    """
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found.update({f"{name}/{part}": number for part, number in numbers(value).items()})
+        elif isinstance(value, int | float | np.number) or (isinstance(value, np.ndarray) and value.ndim == 0):
+            found[name] = float(value)
+    return found
+
+
+def as_json(value: Any) -> Any:
+    """Return a value of a metric, or a dict of values, as JSON holds it: arrays as lists, and no NaN or infinity.
+
+    >>> as_json({"matrix": np.eye(2, dtype=int), "f1": [0.5, math.nan]})
+    {'matrix': [[1, 0], [0, 1]], 'f1': [0.5, None]}
+    """
+    if isinstance(value, Mapping):
+        return {str(name): as_json(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(part) for part in value]
+    if hasattr(value, "tolist"):  # arrays and numbers of NumPy and JAX
+        return as_json(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,31 @@
+"""Callbacks that the configuration of a run names: TensorBoard, Weights & Biases, and a profile."""
+
+from collections.abc import Callable
+
+from jaxcnn.train.callbacks import Callback
+from jaxcnn.train.devices.distributed import is_first
+from jaxcnn.train.runtime.callbacks.profile import Profile, parse_profile
+from jaxcnn.train.runtime.callbacks.tensorboard import TensorBoard
+from jaxcnn.train.runtime.callbacks.wandb import WeightsAndBiases, check_wandb
+
+__all__ = ["Profile", "TensorBoard", "WeightsAndBiases", "built_in", "check_wandb", "parse_profile"]
+
+
+def built_in(*, wandb: bool, profile: tuple[int, int] | None, show: Callable[[str], object]) -> list[Callback]:
+    """Return the callbacks of a run in this process.
+
+    Only the first process has those that write metrics. All have the profile, since it decides which steps go together.
+
+    Args:
+      wandb: whether to send metrics to Weights & Biases.
+      profile: first and last step to trace; see `parse_profile`.
+      show: prints a line.
+    """
+    callbacks: list[Callback] = []
+    if is_first():
+        callbacks.append(TensorBoard())
+    if is_first() and wandb:
+        callbacks.append(WeightsAndBiases())
+    if profile is not None:
+        callbacks.append(Profile(*profile, show=show))
+    return callbacks

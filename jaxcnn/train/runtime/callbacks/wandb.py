@@ -1,0 +1,59 @@
+"""Metrics of a run at Weights & Biases."""
+
+import importlib
+import secrets
+from typing import Any
+
+from jaxcnn.errors import UsageError
+from jaxcnn.train.callbacks import Callback, RunView
+from jaxcnn.train.config import to_dict
+from jaxcnn.train.runtime import workdir
+from jaxcnn.train.runtime.record import Row, numbers
+from jaxcnn.train.runtime.workdir import writing
+
+WANDB = "wandb.json"
+
+
+def check_wandb() -> None:
+    """Raise `UsageError` if wandb, which is not a dependency, cannot be imported."""
+    try:
+        importlib.import_module("wandb")
+    except ImportError as error:
+        raise UsageError(f"wandb is not installed ({error}). Run pip install 'jaxcnn[wandb]'.") from None
+
+
+class WeightsAndBiases(Callback):
+    """Sends the numbers of all rows, as "train/loss", "test/accuracy" and so on, to Weights & Biases.
+
+    The run there has the name of the run directory, whose `wandb.json` keeps its id across resumptions.
+    """
+
+    def __init__(self):
+        self._run: Any = None
+
+    def on_start(self, run: RunView) -> None:
+        check_wandb()
+        wandb: Any = importlib.import_module("wandb")
+        path = run.folder / WANDB
+        if not path.exists():
+            with writing(path):
+                workdir.write_json(path, {"id": secrets.token_hex(4)})
+        self._run = wandb.init(
+            project="jaxcnn",
+            name=run.folder.resolve().name,
+            id=workdir.read_json(path)["id"],
+            resume="allow",
+            dir=str(run.folder),
+            config=to_dict(run.config),
+        )
+
+    def on_rows(self, run: RunView, rows: list[Row]) -> None:
+        for row in rows:
+            values = {f"{row['split']}/{name}": value for name, value in numbers(row).items()}
+            self._run.log(values, step=row["step"])
+
+    def on_end(self, run: RunView, failed: bool) -> None:
+        """Wait until everything is sent."""
+        if self._run is not None:
+            self._run.finish(exit_code=int(failed))
+            self._run = None

@@ -1,0 +1,217 @@
+"""What is learned: the protocol of a task, and classification.
+
+A task is a few pure functions of a batch. `jaxcnn.train.fit` trains, evaluates, saves and resumes any task in the same
+way, on one device or many. `experiments/tasks/` has contrastive learning, segmentation, distillation and a network of
+several heads, each in one file.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.errors import UsageError
+from jaxcnn.train.examples import count_examples, example_keys
+from jaxcnn.train.losses import Loss, check_labels, cross_entropy
+from jaxcnn.train.metrics import Metric
+from jaxcnn.train.mixing import Mix, main_labels, mix_batch, mixed_loss
+
+Batch = Any
+"""A tree of arrays with a leading axis of N examples; from a source of labeled images, a dict with the keys `image` and
+`label`."""
+
+Metrics = dict[str, Any]
+"""Values of each example, by name: arrays `[N]` or `[N, ...]`, or `jaxcnn.train.metrics.OneHot`."""
+
+
+class Task:
+    """What is learned. Derive a frozen dataclass, and define `loss` and `evaluate`.
+
+    All methods are pure functions. `prepare`, `loss` and `evaluate` run on the devices, inside compiled programs. A
+    batch has the source's own keys. Metrics have a leading axis of examples; the training loop leaves out the padding
+    of evaluation batches, and sums metrics over examples and devices. So no example counts twice.
+
+    Attributes:
+      monitor: the metric that chooses the best checkpoint and stops early. Of a metric whose name ends in "loss" or
+        "error" the smallest value is the best, of others the largest.
+    """
+
+    monitor: str = "loss"
+
+    def bind(self, preprocessing: Any) -> "Task":
+        """Return the task for the data of a run. The default returns the task itself.
+
+        Args:
+          preprocessing: has `normalize(images)`, `mean`, `std`, `image_shape` and `class_names`.
+        """
+        return self
+
+    def init(self, model: Any, rngs: Any, batch: Batch) -> Any:
+        """Return the model's initial variables. The default calls `model.init(rngs, batch["image"], train=True)`.
+
+        Args:
+          model: a Linen module.
+          rngs: random keys by name.
+          batch: one example of zeros, as the source gives it.
+        """
+        return model.init(rngs, batch["image"].astype(jnp.float32), train=True)
+
+    def prepare(self, key: jax.Array, batch: Batch, train: bool) -> Batch:
+        """Return the batch as `loss` (if `train`) or `evaluate` needs it. The default returns it as it is.
+
+        Args:
+          key: random key, the same on all devices. `example_keys(key, N)` gives one for each example.
+          batch: as the source gives it.
+          train: whether the batch is for `loss`.
+        """
+        return batch
+
+    def loss(self, model: Any, variables: Any, batch: Batch, rngs: Any) -> tuple[jax.Array, Any, Metrics]:
+        """Return the loss, changed variables, and metrics.
+
+        Args:
+          model: a Linen module.
+          variables: `{"params": ..., "batch_stats": ...}`.
+          batch: from `prepare`.
+          rngs: the random key "dropout".
+
+        Returns:
+          A scalar, the mean over the batch; a dict with the new `batch_stats`, or an empty one; and metrics. The metric
+          `loss` is added if it is missing.
+        """
+        raise UsageError(
+            f"task {type(self).__name__} has no loss. Define loss(self, model, variables, batch, rngs) in it."
+        )
+
+    def evaluate(self, model: Any, variables: Any, batch: Batch) -> Metrics:
+        """Return the metrics of each example of a test batch. `variables` are those of `loss`, or their averages."""
+        raise UsageError(
+            f"task {type(self).__name__} has no evaluate. Define evaluate(self, model, variables, batch) in it."
+        )
+
+    def summarize(self, sums: Mapping[str, np.ndarray], count: int) -> dict[str, Any]:
+        """Return numbers from the sums of metrics over `count` examples. The default divides each sum by `count`.
+
+        Arrays, and dicts of numbers and arrays, may be returned too. Arrays are stored in `result.json` only.
+        """
+        return {name: total / count for name, total in sums.items()}
+
+    def scores(self, model: Any, variables: Any, batch: Batch) -> jax.Array:
+        """Return class scores `[N, classes]`, whose softmax are probabilities, for predictions and pictures.
+
+        Args:
+          model: a Linen module.
+          variables: `{"params": ..., "batch_stats": ...}`.
+          batch: has the key `image`, uint8 `[N, H, W, C]`; labels may be missing.
+
+        Raises:
+          UsageError: The default does, since most tasks have no classes.
+        """
+        raise UsageError(
+            f"task {type(self).__name__} has no class scores. Predictions and pictures need Task.scores(self, model, "
+            "variables, batch) -> [N, classes]."
+        )
+
+
+def higher_is_better(metric: str) -> bool:
+    """Return whether a larger value of a metric is better.
+
+    >>> higher_is_better("accuracy"), higher_is_better("loss"), higher_is_better("calibration_error")
+    (True, False, False)
+    """
+    return not metric.endswith(("loss", "error"))
+
+
+@dataclass(frozen=True, eq=False)
+class Classification(Task):
+    """One class for each image (labels int `[N]`), or a weight for each class (labels float `[N, classes]`).
+
+    Attributes:
+      train_loss: `(logits [N, classes], labels) -> [N]`.
+      test_loss: the same for evaluation. Default: `train_loss`.
+      augment: `(key, image [H, W, C]) -> [H, W, C]`, applied to each training image.
+      mix: mixup or cutmix of pairs of training images; see `mixing.make_mix`.
+      normalize: from pixels `[N, H, W, C]` to the model's input. Default: that of the run's data.
+      metrics: metrics of the evaluation by name, beside `loss` and `accuracy`.
+      aux_weight: weight of the loss of each auxiliary classifier, whose logits the model sows in `aux_logits`.
+      flip_test: average the logits of each test image and its mirror image.
+    """
+
+    train_loss: Loss = cross_entropy
+    test_loss: Loss | None = None
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    mix: Mix | None = None
+    normalize: Callable[[jax.Array], jax.Array] | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    aux_weight: float = 0.3
+    flip_test: bool = False
+
+    monitor = "accuracy"
+
+    def bind(self, preprocessing: Any) -> "Classification":
+        return self if self.normalize is not None else replace(self, normalize=preprocessing.normalize)
+
+    def prepare(self, key: jax.Array, batch: Batch, train: bool) -> Batch:
+        """Augment and mix the training images. Raises `UsageError` if labels have another form."""
+        images, labels = batch["image"], batch["label"]
+        check_labels(labels, images.shape[:1])
+        if not train or (self.augment is None and self.mix is None):
+            return batch
+        augment_key, mix_key, _ = jax.random.split(key, 3)  # the third one is for dropout, in the step
+        if self.augment is not None:
+            images = jax.vmap(self.augment)(example_keys(augment_key, len(images)), images)
+        if self.mix is not None:
+            images, labels = mix_batch(self.mix, example_keys(mix_key, len(images)), images, labels)
+        return {**batch, "image": images, "label": labels}
+
+    def loss(self, model: Any, variables: Any, batch: Batch, rngs: Any) -> tuple[jax.Array, Any, Metrics]:
+        logits, updates = model.apply(
+            variables, self._inputs(batch), train=True, rngs=rngs, mutable=["batch_stats", "aux_logits"]
+        )
+        labels = batch["label"]
+        losses = mixed_loss(self.train_loss, logits, labels)
+        of_heads = [
+            mixed_loss(self.train_loss, head, labels) for head in jax.tree.leaves(updates.get("aux_logits", {}))
+        ]
+        total = losses.mean() + self.aux_weight * sum(head.mean() for head in of_heads)
+        return total, updates, {"loss": losses, "accuracy": correct(logits, main_labels(labels))}
+
+    def evaluate(self, model: Any, variables: Any, batch: Batch) -> Metrics:
+        logits, labels = self.scores(model, variables, batch), batch["label"]
+        losses = (self.test_loss or self.train_loss)(logits, labels)
+        more = {name: metric.per_example(logits, labels) for name, metric in self.metrics.items()}
+        return {"loss": losses, "accuracy": correct(logits, labels), **more}
+
+    def summarize(self, sums: Mapping[str, Any], count: int) -> dict[str, Any]:
+        values = {name: total / count for name, total in sums.items() if name not in self.metrics}
+        of_metrics = {
+            name: metric.summarize(sums[name], count) for name, metric in self.metrics.items() if name in sums
+        }
+        return values | of_metrics
+
+    def scores(self, model: Any, variables: Any, batch: Batch) -> jax.Array:
+        images = self._inputs(batch)
+        logits = model.apply(variables, images, train=False)
+        if not self.flip_test:
+            return logits
+        return (logits + model.apply(variables, jnp.flip(images, axis=2), train=False)) / 2
+
+    def _inputs(self, batch: Batch) -> jax.Array:
+        return batch["image"] if self.normalize is None else self.normalize(batch["image"])
+
+
+def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return whether each example is classified correctly, `[N]`.
+
+    Of labels with a weight for each class, `[N, classes]`, return the fraction of the classes whose logit has the right
+    sign.
+    """
+    if labels.ndim == 1:
+        return jnp.argmax(logits, axis=-1) == labels
+    return jnp.mean((logits > 0) == (labels > 0.5), axis=-1)
+
+
+__all__ = ["Batch", "Classification", "Metrics", "Task", "correct", "count_examples", "higher_is_better"]
