@@ -36,6 +36,7 @@ BUDGETS: dict[str, list[tuple[str, str, str]]] = {
         ("compile", "compile", "--models lenet5"),
         ("loop_overhead", "loop_overhead", "--epochs 1 --repeats 1"),
         ("time_to_accuracy", "time_to_accuracy", "--target 0.7 --epochs 2 --repeats 1"),
+        ("many", "many", "--networks 1 --how turns --epochs 0.02"),
         ("input", "input", "--seconds 0.5 --repeats 1"),
     ],
     "small": [
@@ -47,6 +48,7 @@ BUDGETS: dict[str, list[tuple[str, str, str]]] = {
         ("compile", "compile", "--models lenet5,resnet20_cifar,resnet50,densenet121 --image-size 64"),
         ("loop_overhead", "loop_overhead", "--epochs 2 --repeats 3"),
         ("time_to_accuracy", "time_to_accuracy", "--target 0.85 --epochs 8 --repeats 3"),
+        ("many", "many", "--networks 1,10 --timeout 120"),
         ("input", "input", "--seconds 2 --repeats 2"),
     ],
     "full": [
@@ -57,6 +59,7 @@ BUDGETS: dict[str, list[tuple[str, str, str]]] = {
         ("compile", "compile", ""),
         ("loop_overhead", "loop_overhead", "--epochs 8 --repeats 7"),
         ("time_to_accuracy", "time_to_accuracy", "--target 0.88 --epochs 20 --repeats 10"),
+        ("many", "many", ""),
         ("input", "input", ""),
     ],
 }

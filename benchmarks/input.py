@@ -35,7 +35,7 @@ from PIL import Image
 
 from benchmarks.input_peers import PIPELINES
 from benchmarks.results import RESULTS, write
-from jaxcnn.data import open_dataset
+from jaxcnn.data import TfdsDataset, open_dataset
 from jaxcnn.measure.probes import machine
 from jaxcnn.train import Config
 from jaxcnn.train.api import versions
@@ -143,6 +143,7 @@ def write_cifar10(folder: Path, data_dir: str | None, count: int = 10_000) -> st
         what = "random PNG of 32 x 32"
     else:
         dataset = open_dataset("cifar10", data_dir)
+        assert isinstance(dataset, TfdsDataset)
         for index, example in enumerate(dataset.read_encoded("train", range(count))):
             path = folder / "files" / "train" / str(example.label)
             path.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,11 @@
-"""Train several seeds of one configuration, and return all curves as arrays.
-
-The step is `jaxcnn.train.make_train_step`, a pure function, so that `vmap` can train all seeds in one program. XLA has
-no fast convolution on a CPU with a separate kernel per example, so there the seeds run one after another through one
-compiled program.
-"""
+"""Train several seeds of one configuration by `jaxcnn.train.fit_many`, and return all curves as arrays."""
 
 import functools
-import time
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,15 +13,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcnn.data import normalize
-from jaxcnn.data.datasets import open_dataset
+from jaxcnn.data import Dataset, from_arrays, normalize, open_dataset
 from jaxcnn.data.statistics import Statistics
 from jaxcnn.measure import time_step
-from jaxcnn.train import TrainState, create_state, make_eval_step, make_prepare, make_train_step
+from jaxcnn.train import (
+    Callback,
+    Classification,
+    Config,
+    RunView,
+    TrainState,
+    create_state,
+    fit_many,
+    make_train_step,
+)
+from jaxcnn.train.runtime.record import read_rows
 
 POINTS = 200
 """Maximum number of points that are stored of a curve over steps."""
-TEST_BATCH_SIZE = 500
 TRAINING_EXAMPLES_TESTED = 2000
 """Number of training images on which the training loss and accuracy are computed in evaluation mode."""
 
@@ -34,12 +38,24 @@ Probe = Callable[[TrainState, Any], Any]
 
 @dataclass(frozen=True)
 class Images:
-    """A dataset in memory: uint8 images `[N, H, W, C]`, labels `[N]`, and the statistics that normalize the images."""
+    """A dataset in memory.
+
+    Attributes:
+      train, test: uint8 images `[N, H, W, C]` and labels `[N]`.
+      statistics: mean and standard deviation that normalize the images.
+      class_names: name of each class.
+      data: the images as `fit` takes them. The first training images are its validation examples.
+    """
 
     train: tuple[np.ndarray, np.ndarray]
     test: tuple[np.ndarray, np.ndarray]
     statistics: Statistics
-    num_classes: int
+    class_names: tuple[str, ...]
+    data: Dataset
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,7 +90,9 @@ def load_images(dataset: str, *, shrink: int = 1, examples: int | None = None, t
         return _shrunk(images, shrink), labels
 
     train, test = read("train", examples), read("test", tested)
-    return Images(train, test, Statistics.of(train[0]), opened.num_classes)
+    first = (train[0][:TRAINING_EXAMPLES_TESTED], train[1][:TRAINING_EXAMPLES_TESTED])
+    data = from_arrays(train=train, validation=first, test=test, class_names=opened.class_names)
+    return Images(train, test, Statistics.of(train[0]), opened.class_names, data)
 
 
 def _shrunk(images: np.ndarray, factor: int) -> np.ndarray:
@@ -98,10 +116,9 @@ class Training:
       tests: "test_loss" and "test_accuracy" on the test images, "train_loss" and "train_accuracy" on the first
         training images, all in evaluation mode, `[S, T]`.
       probes: what the probe returned at each of `test_steps`, arrays `[S, T, ...]`.
-      states: the final state of each seed.
+      states: the final state of each seed; of a network that diverged, that of its last test.
       params: number of parameters.
-      seconds_per_step: wall-clock time per step and seed, without compilation and tests. Under `vmap` it is the time of
-        the step of all seeds divided by their number.
+      seconds_per_step: wall-clock time per step, without compilation and tests.
     """
 
     loss: np.ndarray
@@ -149,6 +166,50 @@ def momentum_sgd(learning_rate: float, steps: int) -> optax.GradientTransformati
     return optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(rate, momentum=0.9))
 
 
+class Tests(Callback):
+    """Test each network after given steps, in evaluation mode, and call a probe.
+
+    Args:
+      steps: numbers of steps, sorted; 0 is before the first one.
+      probe: `(state, batch) -> arrays`, or None.
+      batch: normalized training images and their labels.
+
+    Attributes:
+      tests: by seed, the metrics of each test.
+      probes: by seed, what the probe returned at each test.
+      states: by seed, the state of the last test.
+    """
+
+    def __init__(self, steps: Sequence[int], probe: Probe | None, batch: Any):
+        # XLA takes minutes to optimize a probe of a deep network, and it runs only a few times.
+        quick = {"xla_backend_optimization_level": 0}
+        self._steps, self._batch = set(steps), batch
+        self._probe = None if probe is None else jax.jit(probe, compiler_options=quick)
+        self.tests: dict[int, list[dict[str, float]]] = {}
+        self.probes: dict[int, list[Any]] = {}
+        self.states: dict[int, TrainState] = {}
+
+    def stops_after(self, step: int) -> bool:
+        return step in self._steps
+
+    def on_start(self, run: RunView) -> None:
+        self.tests[run.config.seed], self.probes[run.config.seed] = [], []
+        if 0 in self._steps:
+            self._test(run)
+
+    def on_step(self, run: RunView) -> None:
+        self._test(run)
+
+    def _test(self, run: RunView) -> None:
+        seed, of_train, of_test = run.config.seed, run.evaluate("validation"), run.evaluate("test")
+        names = ("loss", "accuracy")
+        values = {f"train_{name}": of_train[name] for name in names} | {f"test_{n}": of_test[n] for n in names}
+        self.tests[seed].append(values)
+        self.states[seed] = run.state
+        if self._probe is not None:
+            self.probes[seed].append(jax.device_get(self._probe(run.state, self._batch)))
+
+
 def train(
     model: nn.Module,
     images: Images,
@@ -161,11 +222,10 @@ def train(
     probe: Probe | None = None,
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     aux_weight: float = 0.3,
-    side_by_side: Literal["auto", "vmap", "turns"] = "auto",
 ) -> Training:
     """Train one network per seed. The seed determines its parameters, the order of its data and its dropout.
 
-    A network that diverges is trained to the end; its curves contain NaN or infinity.
+    The curves of a network that diverges are NaN from there on.
 
     Args:
       model: `model(x, train=...) -> logits`.
@@ -179,29 +239,67 @@ def train(
       probe: `(state, batch) -> arrays`, called at each test on the same normalized batch of training images.
       augment: `(key, image [H, W, C]) -> image`.
       aux_weight: weight of auxiliary losses.
-      side_by_side: "vmap" trains all seeds in one program, "turns" one after another; "auto" is "turns" on a CPU.
     """
     if isinstance(tests, int):
         tests = [round(steps * (i + 1) / tests) for i in range(tests)]
     test_steps = sorted({*tests, steps})
-    if side_by_side == "auto":
-        side_by_side = "turns" if jax.default_backend() == "cpu" else "vmap"
-    mapped = side_by_side == "vmap"
-    programs = _Programs(model, images, optimizer, batch_size, probe, augment, aux_weight, mapped=mapped)
-    groups = [list(seeds)] if mapped else [[seed] for seed in seeds]
-    done = [programs.train(group, steps, test_steps) for group in groups]
-    curves = {name: np.concatenate([group.curves[name] for group in done]) for name in done[0].curves}
-    states = [state for group in done for state in group.states]
-    return Training(
-        loss=curves.pop("batch_loss"),
-        accuracy=curves.pop("batch_accuracy"),
-        test_steps=np.asarray(test_steps),
-        tests=curves,
-        probes=jax.tree.map(lambda *arrays: np.concatenate(arrays), *(group.probes for group in done)),
-        states=states,
-        params=sum(x.size for x in jax.tree.leaves(states[0].params)),
-        seconds_per_step=float(np.median([group.seconds_per_step for group in done])),
+    batch_size = min(batch_size, len(images.train[0]))
+    first_images, first_labels = (array[:batch_size] for array in images.train)
+    probed = {"image": images.normalize(jnp.asarray(first_images)), "label": jnp.asarray(first_labels)}
+    tester = Tests(test_steps, probe, probed)
+    config = Config(
+        steps=steps,
+        batch_size=batch_size,
+        evaluate_every=steps,
+        augment=(),
+        label_smoothing=0.0,
+        aux_weight=aux_weight,
+        mean=images.statistics.mean,
+        std=images.statistics.std,
+        progress=False,
     )
+    with tempfile.TemporaryDirectory() as folder:
+        results = fit_many(
+            config,
+            seeds=seeds,
+            workdir=Path(folder) / "runs",
+            data=images.data,
+            model=model,
+            optimizer=optimizer,
+            augment=augment,
+            callbacks=[tester],
+        )
+        rows = [[row for row in read_rows(run.workdir) if row["split"] == "train"] for run in results.runs]
+    rates = [run.values["images_per_second"] for run in results.runs if run.diverged is None]
+    return Training(
+        loss=_curves(rows, "loss", steps),
+        accuracy=_curves(rows, "accuracy", steps),
+        test_steps=np.asarray(test_steps),
+        tests={
+            name: _curves([tester.tests[seed] for seed in seeds], name, len(test_steps))
+            for name in ("test_loss", "test_accuracy", "train_loss", "train_accuracy")
+        },
+        probes=_stacked([tester.probes[seed] for seed in seeds], len(test_steps)) if probe else {},
+        states=[tester.states[seed] for seed in seeds],
+        params=sum(x.size for x in jax.tree.leaves(tester.states[seeds[0]].params)),
+        seconds_per_step=batch_size / float(np.median(rates)) if rates else float("nan"),
+    )
+
+
+def _curves(rows: Sequence[Sequence[dict[str, float]]], name: str, length: int) -> np.ndarray:
+    """Return one value of the rows of each seed, `[S, length]`. Rows that a diverged network lacks are NaN."""
+    curves = np.full((len(rows), length), np.nan)
+    for curve, of_seed in zip(curves, rows, strict=True):
+        curve[: len(of_seed)] = [row[name] for row in of_seed]
+    return curves
+
+
+def _stacked(probes: Sequence[Sequence[Any]], length: int) -> Any:
+    """Return the trees of arrays of each seed and test as one tree of arrays `[S, length, ...]`, NaN where missing."""
+    template = next(of_seed[0] for of_seed in probes if of_seed)
+    missing = jax.tree.map(lambda x: np.full(np.shape(x), np.nan), template)
+    full = [[*of_seed, *[missing] * (length - len(of_seed))] for of_seed in probes]
+    return jax.tree.map(lambda *x: np.stack(x), *(jax.tree.map(lambda *x: np.stack(x), *of_seed) for of_seed in full))
 
 
 def tune(rates: Sequence[float], model: nn.Module, images: Images, *, steps: int, batch_size: int, seed: int) -> float:
@@ -237,137 +335,7 @@ def images_per_second(model: nn.Module, images: Images, sizes: Sequence[int], ro
     The sizes alternate, so that other load on the machine affects all of them.
     """
     state = create_state(model, optax.sgd(0.1), images.shape, 0)
-    step = jax.jit(make_train_step(model, optax.sgd(0.1), normalize=images.normalize))
+    step = jax.jit(make_train_step(model, optax.sgd(0.1), Classification(normalize=images.normalize)))
     batches = [{"image": images.train[0][:size], "label": images.train[1][:size]} for size in sizes]
     seconds = [[time_step(step, state, batch, steps=5).median for batch in batches] for _ in range(rounds)]
     return np.asarray(sizes) / np.asarray(seconds)
-
-
-@dataclass(frozen=True)
-class _Group:
-    """The results of seeds that are trained in one program; attributes as in `Training`."""
-
-    curves: dict[str, np.ndarray]
-    probes: Any
-    states: list[TrainState]
-    seconds_per_step: float
-
-
-class _Programs:
-    """The compiled programs of one configuration, shared by all its seeds."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        images: Images,
-        optimizer: optax.GradientTransformation,
-        batch_size: int,
-        probe: Probe | None,
-        augment: Any,
-        aux_weight: float,
-        *,
-        mapped: bool,
-    ):
-        self.images, self.mapped = images, mapped
-        self.batch_size = min(batch_size, len(images.train[0]))
-        # XLA takes minutes to optimize these programs for a deep network, and they run only a few times.
-        quick = {"xla_backend_optimization_level": 0}
-        self.create = jax.jit(functools.partial(create_state, model, optimizer, images.shape), compiler_options=quick)
-        prepare = make_prepare(augment)
-        step = make_train_step(model, optimizer, prepare=prepare, normalize=images.normalize, aux_weight=aux_weight)
-        test = make_eval_step(model, normalize=images.normalize)
-        self.data = jax.device_put(images.train)
-        first_images, first_labels = (array[: self.batch_size] for array in images.train)
-        self.probed = {"image": images.normalize(jnp.asarray(first_images)), "label": jnp.asarray(first_labels)}
-
-        def advance(state: TrainState, data: Any, rows: jax.Array) -> Any:
-            return step(state, {"image": data[0][rows], "label": data[1][rows]})
-
-        def over_seeds(function: Any, *other_axes: int | None) -> Any:
-            return jax.vmap(function, in_axes=(0, *other_axes)) if mapped else function
-
-        self.advance = jax.jit(over_seeds(advance, None, 0), donate_argnums=0)
-        self.test = jax.jit(over_seeds(test, None))
-        self.probe = jax.jit(over_seeds(probe, None), compiler_options=quick) if probe else None
-
-    def train(self, seeds: list[int], steps: int, test_steps: list[int]) -> _Group:
-        """Train seeds together; a single one unless the programs are mapped over seeds."""
-        created = [self.create(seed) for seed in seeds]
-        state = jax.tree.map(lambda *x: jnp.stack(x), *created) if self.mapped else created[0]
-        examples = len(self.images.train[0])
-        orders = [_batch_rows(examples, self.batch_size, steps, seed) for seed in seeds]
-        rows_by_step = np.stack(orders, axis=1) if self.mapped else orders[0]
-        tests, probes, step_sums = [], [], []
-        seconds, timed_steps, started = 0.0, 0, 0.0
-
-        def evaluate() -> None:
-            tests.append(self._tests(state))
-            if self.probe:
-                probes.append(self.probe(state, self.probed))
-
-        if test_steps[0] == 0:
-            evaluate()
-        for step, rows in enumerate(rows_by_step, start=1):
-            # The clock runs from the second step, because the first one is compiled, and stops during tests.
-            if step <= 2 or step - 1 in test_steps:
-                jax.block_until_ready(state)
-                started = time.perf_counter()
-            state, sums = self.advance(state, self.data, jnp.asarray(rows))
-            step_sums.append(sums)
-            if step in test_steps or step == 1:
-                jax.block_until_ready(state)
-                if step > 1:
-                    seconds += time.perf_counter() - started
-                    timed_steps = step - 1
-            if step in test_steps:
-                evaluate()
-        batch_curves = metrics_of(self._over_time(jax.device_get(step_sums)))
-        curves = {f"batch_{name}": values for name, values in batch_curves.items()}
-        return _Group(
-            curves=curves | self._over_time(tests),
-            probes=self._over_time(jax.device_get(probes)) if probes else {},
-            states=jax.device_get(self._by_seed(state, len(seeds))),
-            seconds_per_step=seconds / max(timed_steps, 1) / len(seeds),
-        )
-
-    def _over_time(self, trees: Sequence[Any]) -> Any:
-        """Stack trees of arrays, one for each point in time, into one tree of arrays `[S, T, ...]`."""
-        if self.mapped:
-            return jax.tree.map(lambda *x: np.stack(x, axis=1), *trees)
-        return jax.tree.map(lambda *x: np.stack(x)[None], *trees)
-
-    def _by_seed(self, state: TrainState, count: int) -> list[TrainState]:
-        if not self.mapped:
-            return [state]
-        return [jax.tree.map(lambda x, index=index: x[index], state) for index in range(count)]
-
-    def _tests(self, state: TrainState) -> dict[str, Any]:
-        images, labels = self.images.train
-        of_test = self._test("test", state, *self.images.test)
-        first = slice(0, TRAINING_EXAMPLES_TESTED)
-        return of_test | self._test("train", state, images[first], labels[first])
-
-    def _test(self, split: str, state: TrainState, images: Any, labels: Any) -> dict[str, Any]:
-        """Return mean loss and accuracy on all of these images. The last batch is padded and masked."""
-        total: Any = None
-        size = min(TEST_BATCH_SIZE, len(images))
-        for first in range(0, len(images), size):
-            rows = np.arange(first, first + size)
-            mask = rows < len(images)
-            rows = np.minimum(rows, len(images) - 1)
-            sums = self.test(state, ({"image": images[rows], "label": labels[rows]}, mask))
-            total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-        return {f"{split}_{name}": value for name, value in metrics_of(jax.device_get(total)).items()}
-
-
-def metrics_of(sums: Any) -> dict[str, np.ndarray]:
-    """Return mean loss and accuracy, given the sums that steps return, of any shape."""
-    return {"loss": sums["loss"] / sums["examples"], "accuracy": sums["correct"] / sums["examples"]}
-
-
-def _batch_rows(examples: int, batch_size: int, steps: int, seed: int) -> np.ndarray:
-    """Return the rows of each batch, `[steps, batch_size]`: one permutation per epoch, without its incomplete batch."""
-    random = np.random.default_rng(seed)
-    per_epoch = examples // batch_size
-    epochs = [random.permutation(examples)[: per_epoch * batch_size] for _ in range(-(-steps // per_epoch))]
-    return np.concatenate(epochs).reshape(-1, batch_size)[:steps].astype(np.int32)
