@@ -1,0 +1,1 @@
+"""Tasks beside classification: each file is a complete example, which `docs/` explains."""
