@@ -61,7 +61,8 @@ def draw_curves(
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False).flat, names, strict=True):
         scale = 100 if name == "accuracy" else 1
         in_training = "training (smoothed labels)" if label_smoothing and name == "loss" else "training"
-        for part, legend, style in ((train, in_training, "o-"), (evaluations, split, "s-")):
+        series = ((train, in_training, "C0o-"), (evaluations, split, "C1s-"))
+        for part, legend, style in series:
             shown = [row for row in part if name in row]
             if shown:
                 axes.plot([r["epoch"] for r in shown], [scale * r[name] for r in shown], style, ms=4, label=legend)

@@ -127,6 +127,11 @@ class Trained:
         if dtype == np.float32 and images.dtype.kind == "f":
             images = images.astype(np.float32, copy=False)
         if images.shape[1:] != wanted or images.dtype != dtype:
+            if dtype == np.float32 and images.dtype == np.uint8:
+                raise UsageError(
+                    f"{self.name} was trained on float images, whose scale is not known to image files. Pass float "
+                    "arrays in Python: load_run(folder).predict(images)."
+                )
             raise UsageError(
                 f"images of {self.name} must be {dtype} of shape {('N', *wanted)}, got {images.dtype} of shape "
                 f"{images.shape}. Resize them, and keep the number of channels."

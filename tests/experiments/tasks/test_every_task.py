@@ -188,6 +188,7 @@ def test_a_student_is_opened_as_a_classifier_without_its_teacher(cases, run_of):
     np.testing.assert_array_equal(with_teacher.predict(TEST["image"]), without.predict(TEST["image"]))
 
 
+@pytest.mark.slow
 def test_random_access_sources_give_the_same_bits_as_arrays(cases, run_of, tmp_path):
     def rows(split):
         return [{name: array[i] for name, array in split.items()} for i in range(len(split["image"]))]
@@ -204,6 +205,7 @@ def test_a_task_learns(name, metric, least, cases, tmp_path):
     assert train(cases[name], tmp_path, **once).metrics[metric] > least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"freeze": "conv|norm"}, {"accumulate": 2}])
 def test_sam_trains_a_part_of_a_network_and_micro_batches(fields, cases, tmp_path):
     after = train(cases["sam"], tmp_path, steps=2, **fields).state.params

@@ -124,12 +124,12 @@ def kill_at(monkeypatch, owner, name, call):
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [
-        (together.Group, "_log", 1),
+        pytest.param(together.Group, "_log", 1, marks=pytest.mark.slow),
         (together.Group, "_end_epoch", 2),
-        (Checkpoints, "save", 3),  # of the last step
-        (Checkpoints, "save", 6),  # of a network
-        (together.Group, "_write_run", 3),
-        (together.Group, "remove", 1),
+        pytest.param(Checkpoints, "save", 3, marks=pytest.mark.slow),  # of the last step
+        pytest.param(Checkpoints, "save", 6, marks=pytest.mark.slow),  # of a network
+        pytest.param(together.Group, "_write_run", 3, marks=pytest.mark.slow),
+        pytest.param(together.Group, "remove", 1, marks=pytest.mark.slow),
     ],
 )
 def test_together_ends_at_the_same_bits_after_a_kill(straight, tmp_path, monkeypatch, owner, name, call):
@@ -235,6 +235,7 @@ def test_the_others_of_a_program_keep_their_bits_when_one_diverges(straight, tmp
         assert one.values["state_sha256"] == other.values["state_sha256"]
 
 
+@pytest.mark.slow
 def test_networks_stop_early_on_their_own(tmp_path):
     # With such a learning rate of 1e-30 nothing gets better after the first evaluation.
     patient = [dataclasses.replace(config, patience=1) for config in configs(0.05, 1e-30)]
@@ -246,6 +247,7 @@ def test_networks_stop_early_on_their_own(tmp_path):
     assert_close(results, alone, 1e-4)
 
 
+@pytest.mark.slow
 def test_each_seed_holds_out_its_own_validation_images(tmp_path):
     chosen = [dataclasses.replace(QUIET, validation=0.9)]
     results = train(tmp_path / "sweep", chosen)
@@ -257,6 +259,7 @@ def test_each_seed_holds_out_its_own_validation_images(tmp_path):
         np.testing.assert_allclose(one.values["best_validation"], other.values["best_validation"], atol=2e-3)
 
 
+@pytest.mark.slow
 def test_seeds_may_be_added(straight, tmp_path, monkeypatch):
     train(tmp_path / "sweep", seeds=[0])
     first = (tmp_path / "sweep" / straight.runs[0].name / "result.json").read_text()
@@ -266,6 +269,7 @@ def test_seeds_may_be_added(straight, tmp_path, monkeypatch):
     assert_close(results, straight, 1e-4)
 
 
+@pytest.mark.slow
 def test_networks_with_and_without_weight_decay_are_groups_of_their_own(tmp_path):
     chosen = [
         dataclasses.replace(QUIET, steps=2, optimizer=OptimizerConfig(weight_decay=decay))

@@ -83,7 +83,7 @@ def check_steps(configs, devices, parts=TINY, *, steps=3, tolerance=TOLERANCE):
     return program, state
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_each_step_is_that_of_the_network_alone(devices):
     program, _ = check_steps(CONFIGS, devices, CustomParts())
     assert program._cache_size() == 1
@@ -99,6 +99,7 @@ def test_ten_networks_on_eight_devices_are_one_program():
     assert not kernel.is_fully_replicated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
