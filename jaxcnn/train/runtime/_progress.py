@@ -125,11 +125,13 @@ SHOWN = 3
 
 
 def _shown(values: dict[str, float], *, brief: bool = False) -> str:
-    """Return metrics as text. `brief` leaves out the names of loss and accuracy, and all other metrics."""
+    """Return metrics as text. `brief` leaves out the names of loss and accuracy."""
+    names = [name for name in values if name != "examples"]
     if brief:
         texts = [f"{values['loss']:.4f}"] if "loss" in values else []
-        return " ".join([*texts, *([f"{values['accuracy']:6.2%}"] if "accuracy" in values else [])])
-    names = [name for name in values if name != "examples"]
+        texts += [f"{values['accuracy']:6.2%}"] if "accuracy" in values else []
+        others = [name for name in names if name not in ("loss", "accuracy")]
+        return " ".join([*texts, *(f"{name} {values[name]:.4f}" for name in others)])
     names.sort(key=lambda name: name != "loss")
     return "  ".join(
         f"{name} {values[name]:.1%}" if name == "accuracy" else f"{name} {values[name]:.3f}" for name in names[:SHOWN]
