@@ -1,4 +1,4 @@
-"""Callbacks: objects whose methods the training loop calls, and the view of the run that they get."""
+"""Callbacks: objects whose methods the training loop calls with a view of the run."""
 
 import functools
 import logging
@@ -26,13 +26,13 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class RunView:
-    """What a callback sees of a run, after a step.
+    """The view of a run after a step, which is passed to callbacks.
 
-    The loop makes a new view for each step after which a callback is called. `state`, `metrics` and `evaluate` wait for
-    the devices, so that each of them costs time, once a view: their results are kept. Ask for them within the
-    callback. After it returns, the next step takes the arrays of this one.
+    The loop makes a new view for each step after which it calls a callback. `state`, `metrics` and `evaluate` wait for
+    the devices. A view computes each of them once, and keeps the result. Use them within the callback: after the
+    callback returns, the arrays of this step are donated to the next step.
 
-    With several processes, `state`, `metrics` and `evaluate` are collective: ask for them in all processes or in none.
+    With several processes, `state`, `metrics` and `evaluate` are collective: use them in all processes or in none.
 
     Attributes:
       step: number of steps made.
@@ -43,8 +43,7 @@ class RunView:
       config: the configuration that the run records.
       fetch_state: returns the state as host arrays.
       fetch_metrics: returns the metrics; see `metrics`.
-      run_evaluation: returns the metrics of a split, or, for None, of the validation examples if there are any and else
-        of the test examples.
+      run_evaluation: returns the metrics of a split. None is the validation split if there is one, else the test split.
       wait: returns when the devices have made all steps so far.
     """
 
@@ -72,7 +71,7 @@ class RunView:
     def metrics(self) -> dict[str, Any]:
         """The training metrics of this step: `{"loss": 0.3, "accuracy": 0.9}`. Empty before the first step.
 
-        In `on_epoch`: the means over the epoch's steps, and the metrics of the evaluation after it,
+        In `on_epoch`: the means over the steps since the last evaluation, and the metrics of this evaluation,
         `{"train": {...}, "validation": {...}}`, or "test" in place of "validation" if no validation examples are
         held out.
 
@@ -104,7 +103,7 @@ class RunView:
         return {}
 
     def _while_valid(self, name: str, work: Callable[[], Any]) -> Any:
-        """Do the work. An array that the next step has taken is an error of one line."""
+        """Return `work()`. Raise `UsageError` if the arrays were donated to the next step."""
         try:
             return work()
         except (RuntimeError, ValueError) as error:
@@ -118,17 +117,17 @@ class RunView:
 
 
 class Callback:
-    """The methods that the training loop calls. Override those that you need.
+    """Base class of callbacks. Override the methods that you need.
 
-    Any object that has some of these methods is a callback too; it need not derive from this class. The methods are
-    called in the order of the list that `fit(..., callbacks=[...])` gets, between two steps and in the thread of the
-    loop. An exception ends the run, as an error of its own.
+    Any object that has some of these methods is a callback; deriving from this class is optional. The loop calls the
+    callbacks in the order of `fit(..., callbacks=[...])`, between two steps and in its own thread. An exception in a
+    method ends the run, and `fit` raises it.
 
-    With several processes, each process calls the methods. They must return the same in all processes. Files belong in
-    `run.folder`, which only the first process (`jax.process_index() == 0`) writes to.
+    With several processes, each process calls the methods. They must return the same in all processes. Write files to
+    `run.folder`, and only in the first process (`jax.process_index() == 0`).
 
-    A run that is resumed calls `on_start` again, with `run.first_step` above 0. A callback's own attributes are not
-    saved: what it must remember belongs in a file in `run.folder`.
+    A run that is resumed calls `on_start` again, with `run.first_step` above 0. The attributes of a callback are not
+    saved: store values that a resumed run needs in a file in `run.folder`.
 
     Attributes:
       every: number of steps between calls of `on_step`.
@@ -146,13 +145,13 @@ class Callback:
         """Do something before the first step of this process. `run.step` is `run.first_step`."""
 
     def on_step(self, run: RunView) -> bool | None:
-        """Do something after each step that `stops_after` names. A true result stops the run after this step.
+        """Do something after each step for which `stops_after` is true. Return True to stop the run after this step.
 
-        The state of a stopped run is saved, and its result is written and says which callback stopped the run.
+        A stopped run is evaluated, its state is saved, and its result is written. The result names the callback.
         """
 
     def on_epoch(self, run: RunView) -> bool | None:
-        """Do something after each epoch and its evaluation. A true result stops the run; see `on_step`."""
+        """Do something after each evaluation, by default once an epoch. Return True to stop the run; see `on_step`."""
 
     def on_rows(self, run: RunView, rows: list[dict[str, Any]]) -> None:
         """Take new rows of `metrics.jsonl`: every `log_every` steps and after each evaluation.
@@ -161,29 +160,28 @@ class Callback:
 
         Args:
           run: the run.
-          rows: each has `split` ("train", "validation" or "test"), `step`, `epoch` and metrics by name: numbers, or
-            lists of them.
+          rows: each has `split` ("train", "validation" or "test"), `step`, `epoch` and the metrics that are numbers.
         """
 
     def on_save(self, run: RunView) -> None:
-        """Write to the disk what belongs to the steps so far. A checkpoint of this step is complete only after it."""
+        """Write all data of the steps so far to the disk. The checkpoint of this step is saved after this method."""
 
     def on_picture(self, run: RunView, name: str, png: bytes) -> None:
         """Take a picture, such as "test/predictions", as the contents of a PNG file."""
 
     def on_end(self, run: RunView, failed: bool) -> None:
-        """Release what `on_start` opened. It is called once, however the run ends, unless the process is killed.
+        """Release what `on_start` opened. Called once, after the run ends or fails, unless the process is killed.
 
         Args:
           run: the run after its last step.
-          failed: whether the run ends by an exception, such as that of a signal, before its last step.
+          failed: whether the run ends with an exception, such as that of a signal.
         """
 
     def stops_after(self, step: int) -> bool:
         """Return whether `on_step` is called after this step (from 1).
 
-        The loop asks before it groups steps into calls of one compiled program: no call goes past such a step. The
-        answer must depend on `step` alone, since the last bits of a result may depend on the grouping.
+        The loop groups steps into calls of one compiled program. A group ends at such a step. The answer must depend
+        only on `step`, since the grouping may change the last bits of a result.
         """
         return _overrides(self, "on_step") and step % self.every == 0
 
@@ -252,9 +250,9 @@ def _stops_after(callback: Any, step: int) -> bool:
 def call(callbacks: Sequence[Any], name: str, run: RunView, *args: Any) -> list[Any]:
     """Call a method of all callbacks that have it, in order, and return those that ask to stop.
 
-    `on_step` is called only of those that `stops_after` names. All callbacks get `on_end`, even if one raises an error
-    there: the first error is raised after the last call. If the run has failed already, errors of `on_end` are logged,
-    so that the user sees why the run failed.
+    `on_step` is called only for callbacks whose `stops_after` is true. `on_end` is called for all callbacks, even if
+    one of them raises an error: the first error is raised after the last call. If the run has failed already, errors of
+    `on_end` are logged, so that the user sees why the run failed.
 
     Args:
       callbacks: see `check_callbacks`.
@@ -263,7 +261,7 @@ def call(callbacks: Sequence[Any], name: str, run: RunView, *args: Any) -> list[
       args: further arguments of the method.
 
     Raises:
-      UsageError: if `on_step` or `on_epoch` returns something else than True, False or None.
+      UsageError: if `on_step` or `on_epoch` returns anything other than True, False or None.
     """
     if name == "on_end":
         _end(callbacks, run, *args)

@@ -1,7 +1,8 @@
-"""The examples of a batch, some of which may be on other devices: count them, draw a key for each, gather them.
+"""Count the examples of a batch, make a random key for each, and gather them from all devices.
 
-A compiled step sees its device's part of the batch where the axis `jaxcnn.layers.BATCH_AXIS` is bound (`pmap` and
-`shard_map`), and else the whole batch (one device, and `jit` over a mesh). These functions hide the difference.
+Where the axis `jaxcnn.layers.BATCH_AXIS` is bound (`pmap` and `shard_map`), a compiled step sees only its device's part
+of the batch. Elsewhere (one device, or `jit` over a mesh), it sees the whole batch. These functions hide the
+difference.
 """
 
 from typing import Any
@@ -46,7 +47,7 @@ def device_index() -> jax.Array | int:
 
 
 def reversed_examples(x: jax.Array) -> jax.Array:
-    """Return an array `[N, ...]` in which example i of the whole batch is replaced by the i-th last one.
+    """Reverse the order of the examples of the whole batch, and return this device's part, `[N, ...]`.
 
     Device d of D exchanges its part of the batch with device D - 1 - d.
     """
@@ -57,18 +58,18 @@ def reversed_examples(x: jax.Array) -> jax.Array:
 
 
 def across_devices(x: jax.Array) -> jax.Array:
-    """Return the array of the whole batch, `[D * N, ...]`, for this device's `[N, ...]`. It can be differentiated.
+    """Gather the arrays `[N, ...]` of all D devices into the array of the whole batch, `[D * N, ...]`. Differentiable.
 
-    A loss that compares examples, such as a contrastive one, uses it to see the examples of all devices.
+    Use this function in a loss that compares examples, such as a contrastive loss.
     """
     return jax.lax.all_gather(x, BATCH_AXIS, tiled=True) if is_bound(BATCH_AXIS) else x
 
 
 def mean_over_devices(tree: Any) -> Any:
-    """Return the mean of arrays over all devices: of a gradient, for example. On one device they are returned as is."""
+    """Return the mean over all devices of arrays, such as gradients. On one device, return the arrays unchanged."""
     return jax.lax.pmean(tree, BATCH_AXIS) if needs_mean(BATCH_AXIS, tree) else tree
 
 
 def sum_over_devices(tree: Any) -> Any:
-    """Return the sum of arrays over all devices. On one device they are returned as is."""
+    """Return the sum of arrays over all devices. On one device, return the arrays unchanged."""
     return jax.lax.psum(tree, BATCH_AXIS) if needs_mean(BATCH_AXIS, tree) else tree

@@ -1,8 +1,8 @@
-"""What is learned: the protocol of a task, and classification.
+"""The protocol of a task, which defines the loss and the metrics, and the default task: classification.
 
 A task is a few pure functions of a batch. `jaxcnn.train.fit` trains, evaluates, saves and resumes any task in the same
-way, on one device or many. `experiments/tasks/` has contrastive learning, segmentation, distillation and a network of
-several heads, each in one file.
+way, on one device or many. `experiments/tasks/` has complete examples, each in one file: contrastive learning,
+segmentation, distillation and a network with several heads.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,29 +20,28 @@ from jaxcnn.train.metrics import Metric
 from jaxcnn.train.mixing import Mix, main_labels, mix_batch, mixed_loss
 
 Batch = Any
-"""A tree of arrays with a leading axis of N examples; from a source of labeled images, a dict with the keys `image` and
-`label`."""
+"""A tree of arrays with a leading axis of N examples. For labeled images, a dict with the keys `image` and `label`."""
 
 Metrics = dict[str, Any]
 """Values of each example, by name: arrays `[N]` or `[N, ...]`, or `jaxcnn.train.metrics.OneHot`."""
 
 
 class Task:
-    """What is learned. Derive a frozen dataclass, and define `loss` and `evaluate`.
+    """The loss and the metrics of a run. Derive a frozen dataclass, and define `loss` and `evaluate`.
 
-    All methods are pure functions. `prepare`, `loss` and `evaluate` run on the devices, inside compiled programs. A
-    batch has the source's own keys. Metrics have a leading axis of examples; the training loop leaves out the padding
-    of evaluation batches, and sums metrics over examples and devices. So no example counts twice.
+    All methods must be pure functions. `prepare`, `loss` and `evaluate` run on the devices, inside compiled programs. A
+    batch has the keys of the data. Metrics have a leading axis of examples. The training loop leaves out the padding of
+    evaluation batches, and sums metrics over examples and devices. Each example therefore counts once.
 
     Attributes:
-      monitor: the metric that chooses the best checkpoint and stops early. Of a metric whose name ends in "loss" or
-        "error" the smallest value is the best, of others the largest.
+      monitor: the metric that chooses the best checkpoint and stops a run early. If its name ends in "loss" or "error",
+        the smallest value is the best; otherwise, the largest.
     """
 
     monitor: str = "loss"
 
     def bind(self, preprocessing: Any) -> "Task":
-        """Return the task for the data of a run. The default returns the task itself.
+        """Return the task with what it needs from the data, such as `normalize`. The default returns the task itself.
 
         Args:
           preprocessing: has `normalize(images)`, `mean`, `std`, `image_shape` and `class_names`.
@@ -60,7 +59,7 @@ class Task:
         return model.init(rngs, batch["image"].astype(jnp.float32), train=True)
 
     def prepare(self, key: jax.Array, batch: Batch, train: bool) -> Batch:
-        """Return the batch as `loss` (if `train`) or `evaluate` needs it. The default returns it as it is.
+        """Return the batch for `loss` (if `train`) or for `evaluate`. The default returns the batch unchanged.
 
         Args:
           key: random key, the same on all devices. `example_keys(key, N)` gives one for each example.
@@ -87,7 +86,7 @@ class Task:
         )
 
     def evaluate(self, model: Any, variables: Any, batch: Batch) -> Metrics:
-        """Return the metrics of each example of a test batch. `variables` are those of `loss`, or their averages."""
+        """Return the metrics of each example of an evaluation batch. `variables` may be moving averages."""
         raise UsageError(
             f"task {type(self).__name__} has no evaluate. Define evaluate(self, model, variables, batch) in it."
         )
@@ -95,7 +94,8 @@ class Task:
     def summarize(self, sums: Mapping[str, np.ndarray], count: int) -> dict[str, Any]:
         """Return numbers from the sums of metrics over `count` examples. The default divides each sum by `count`.
 
-        Arrays, and dicts of numbers and arrays, may be returned too. Arrays are stored in `result.json` only.
+        The sums are those of `loss` in training, and those of `evaluate` in evaluations. Arrays, and dicts of numbers
+        and arrays, may be returned too. Arrays are stored in `result.json` only.
         """
         return {name: total / count for name, total in sums.items()}
 
@@ -108,7 +108,7 @@ class Task:
           batch: has the key `image`, uint8 `[N, H, W, C]`; labels may be missing.
 
         Raises:
-          UsageError: The default does, since most tasks have no classes.
+          UsageError: If the task does not define this method.
         """
         raise UsageError(
             f"task {type(self).__name__} has no class scores. Predictions and pictures need Task.scores(self, model, "
@@ -127,15 +127,15 @@ def higher_is_better(metric: str) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Classification(Task):
-    """One class for each image (labels int `[N]`), or a weight for each class (labels float `[N, classes]`).
+    """Classification: labels are a class for each image, int `[N]`, or a value for each class, float `[N, classes]`.
 
     Attributes:
       train_loss: `(logits [N, classes], labels) -> [N]`.
-      test_loss: the same for evaluation. Default: `train_loss`.
+      test_loss: loss of evaluations, of the same form. Default: `train_loss`.
       augment: `(key, image [H, W, C]) -> [H, W, C]`, applied to each training image.
       mix: mixup or cutmix of pairs of training images; see `mixing.make_mix`.
-      normalize: from pixels `[N, H, W, C]` to the model's input. Default: that of the run's data.
-      metrics: metrics of the evaluation by name, beside `loss` and `accuracy`.
+      normalize: function from pixels `[N, H, W, C]` to the model's input. Default: standardization by the run's data.
+      metrics: further metrics of evaluations by name, in addition to `loss` and `accuracy`.
       aux_weight: weight of the loss of each auxiliary classifier, whose logits the model sows in `aux_logits`.
       flip_test: average the logits of each test image and its mirror image.
     """
@@ -155,7 +155,7 @@ class Classification(Task):
         return self if self.normalize is not None else replace(self, normalize=preprocessing.normalize)
 
     def prepare(self, key: jax.Array, batch: Batch, train: bool) -> Batch:
-        """Augment and mix the training images. Raises `UsageError` if labels have another form."""
+        """Augment and mix the training images. Raises `UsageError` if labels have a wrong shape or type."""
         images, labels = batch["image"], batch["label"]
         check_labels(labels, images.shape[:1])
         if not train or (self.augment is None and self.mix is None):
@@ -206,8 +206,7 @@ class Classification(Task):
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Return whether each example is classified correctly, `[N]`.
 
-    Of labels with a weight for each class, `[N, classes]`, return the fraction of the classes whose logit has the right
-    sign.
+    For labels `[N, classes]`, return the fraction of the classes whose logit has the right sign.
     """
     if labels.ndim == 1:
         return jnp.argmax(logits, axis=-1) == labels

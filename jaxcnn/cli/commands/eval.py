@@ -20,10 +20,10 @@ from jaxcnn.train.parts import CustomParts, build_losses
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(NetworkOptions):
-    """Evaluate a checkpoint of a run on the whole test set of its dataset, or of another one.
+    """Evaluate a checkpoint of a run on the whole test set of its dataset, or of another dataset.
 
-    Classes of another dataset are mapped to those of the run by name. With --model and --weights, evaluate published
-    weights on a dataset instead.
+    Classes of another dataset are mapped by name to those of the run. To evaluate published weights instead, give
+    --model, --weights and --dataset.
     """
 
     dataset: str | None = None
@@ -35,10 +35,10 @@ class Flags(NetworkOptions):
     metrics: tuple[str, ...] = ()
     """Further metrics: topK with any number K, balanced_accuracy, per_class, confusion, calibration_error."""
     report: tuple[str, ...] = ()
-    """Report of each class, with F1 and the class that it is most often taken for. Give one or more files that
-    end in .csv, .md or .png, or - to print the report."""
+    """Write a per-class report, with F1 and the most frequent wrong prediction of each class. Give one or more files
+    that end in .csv, .md or .png, or - to print the report."""
     json: bool = False
-    """Print the result as JSON, with the values of each class."""
+    """Print the result as JSON, including the values of each class."""
 
 
 def run(args: Sequence[str]) -> None:
@@ -73,7 +73,7 @@ def _print(flags: Flags, trained: train.Trained, values: dict[str, Any]) -> None
 
 
 def _metric_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the numbers of metrics, and how to see those that are arrays."""
+    """Return a row for each number among the metrics, and a hint for each array."""
     rows = []
     for name, value in values.items():
         found = numbers({name: value})

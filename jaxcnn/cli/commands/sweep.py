@@ -23,16 +23,17 @@ NOT_LISTS = (
     *("workdir", "data_dir", "init_from", "train_split", "test_split", "freeze", "profile"),
     *("log_every", "tensorboard_images", "checkpoint_every", "steps_per_dispatch"),
 )
-"""Fields that take one value: a comma may be a part of it, or the results do not depend on it."""
+"""Fields that take one value only: the value may contain a comma, or does not change the results."""
 
 
 @dataclass(frozen=True)
 class Flags(train.Config):
     """Train many networks, and compare settings by mean, standard deviation and 95 % interval over seeds.
 
-    Flags of numbers and names take several values: --optimizer.learning-rate 0.01,0.03,0.1 --model lenet5,lenet1. Each
-    combination is a setting. The other flags are those of `train`. Writes a run directory for each network, sweep.json
-    and sweep.png into --workdir. The same command with the same --workdir resumes the sweep.
+    A flag that takes a number or a name also takes several values: --optimizer.learning-rate 0.01,0.03,0.1 --model
+    lenet5,lenet1. Each combination is a setting. The other flags are those of `train`. The command writes a run
+    directory for each network, sweep.json and sweep.png into --workdir. To resume a sweep, repeat the command with the
+    same --workdir.
     """
 
     config: str | None = None
@@ -40,10 +41,10 @@ class Flags(train.Config):
     json: bool = False
     """Print the results as JSON, and all other output to standard error."""
     seeds: str | None = None
-    """Seeds of each setting: a number, such as 10 for 0 to 9, or a list, such as 3,5,7 (default: --seed)."""
+    """Seeds of each setting: their number, such as 10 for seeds 0 to 9, or a list, such as 3,5,7 (default: --seed)."""
     how: Literal["auto", "together", "turns", "processes"] = "auto"
-    """together trains all networks that share shapes in one program, turns one after another, processes several at
-    once on a CPU. auto chooses by the devices."""
+    """How to train the networks: together in one program, in turns (one after another), or in several processes at once
+    (only on a CPU). auto chooses by the devices and the number of networks."""
 
 
 def run(args: Sequence[str]) -> None:
@@ -72,13 +73,13 @@ def run(args: Sequence[str]) -> None:
 
 
 def combinations(args: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the arguments of each combination of the values of flags that have several, separated by commas.
+    """Yield the arguments for each combination of values. A flag may have several values, separated by commas.
 
     >>> list(combinations(["--seed", "1,2", "--model=lenet5", "--augment", "shift:1"]))[1]
     ['--seed', '2', '--model=lenet5', '--augment', 'shift:1']
 
     Raises:
-      UsageError: If there are too many.
+      UsageError: If there are too many combinations, or a value is empty.
     """
     choices: list[list[list[str]]] = []
     remaining = list(args)
@@ -99,7 +100,7 @@ def combinations(args: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _split(flag: str, text: str) -> list[str]:
-    """Return the values of a list. That of an optimizer's keyword may be a tuple, which is one value."""
+    """Split a list at its commas. A tuple, which a keyword of an optimizer may take, is one value."""
     if text.startswith(("(", "[")):
         return [text]
     values = text.split(",")
@@ -109,7 +110,7 @@ def _split(flag: str, text: str) -> list[str]:
 
 
 def _takes_list(flag: str) -> bool:
-    """Return whether a flag is that of a number or of a name."""
+    """Return whether a flag takes a number or a name, so that it also takes several values."""
     if not flag.startswith("--"):
         return False
     name = flag.removeprefix("--").replace("-", "_")
@@ -127,13 +128,13 @@ def _takes_list(flag: str) -> bool:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Return the seeds: the first ones, or those of a list.
+    """Return the seeds 0 to N - 1 for a number N, or the seeds of a list.
 
     >>> parse_seeds("3"), parse_seeds("3,5,7")
     ([0, 1, 2], [3, 5, 7])
 
     Raises:
-      UsageError: If the text is of another form.
+      UsageError: If the text has another form, or the number is too large.
     """
     parts = text.split(",")
     if not all(part.isascii() and part.isdecimal() and len(part) <= 10 for part in parts) or parts == ["0"]:

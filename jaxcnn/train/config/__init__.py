@@ -157,9 +157,9 @@ class Config:
     std: Annotated[tuple[float, ...] | None, checks.ALL_POSITIVE] = None
     """Standard deviation of each channel, from 0 to 1, to normalize with (default: that of the training images)."""
     validation: Annotated[float | str | None, checks.validation] = None
-    """Validation images: a fraction of the training images, such as 0.1, or a TFDS split, such as "train[90%:]". They
-    choose the best checkpoint and stop early, and the test images are used once, at the end. Default: those of the
-    dataset, or none."""
+    """Validation images to hold out: a fraction of the training images, such as 0.1, or a TFDS split, such as
+    "train[90%:]". They choose the best checkpoint and stop a run early. The test images are then used once, at the end
+    (default: the validation images of the dataset, or none)."""
     skip_damaged: bool = False
     """Leave out damaged image files of an image folder, instead of stopping."""
     data_fingerprint: Literal["sizes", "contents"] = "sizes"
@@ -173,16 +173,17 @@ class Config:
     patience: Annotated[int | None, checks.AT_LEAST_ONE] = None
     """Stop after this many epochs in a row without a better evaluation (default: never); see monitor."""
     monitor: str | None = None
-    """Metric that chooses the best checkpoint: accuracy, loss, or one of metrics. Of a loss or an error the smallest
-    value is the best (default: accuracy)."""
+    """Metric that chooses the best checkpoint and stops a run early: accuracy, loss, or one of metrics. If its name
+    ends in loss or error, the smallest value is the best (default: that of the task, accuracy for classification)."""
     metrics: tuple[str, ...] = ()
-    """More metrics of evaluations: top5, balanced_accuracy, per_class, confusion, calibration_error."""
+    """Further metrics of evaluations: topK with any number K, balanced_accuracy, per_class, confusion,
+    calibration_error."""
     batch_size: Annotated[int | Literal["full"], checks.batch_size] = 64
     """Images in a step, over all devices: 1 is stochastic, full is full-batch gradient descent."""
     accumulate: Annotated[int | None, checks.AT_LEAST_ONE] = None
     """Micro-batches per step on each device, to save memory (default: 1; for full: chosen by its size)."""
     sampling: Literal["shuffle", "balanced"] = "shuffle"
-    """Order of the training images: shuffle, or balanced, where each class comes equally often."""
+    """Order of the training images: shuffle uses each image once an epoch, balanced draws each class equally often."""
     augment: tuple[str, ...] = ("shift:1",)
     """Random augmentations of training images, in order: flip, shift:PIXELS, crop:PADDING, cutout:SIZE, resized_crop,
     randaugment, trivialaugment."""
@@ -202,7 +203,7 @@ class Config:
     gradient: Annotated[Any, checks.text] = "plain"
     """How the loss becomes a gradient. A gradient of your own is passed to `fit`."""
     init_scale: Annotated[float, checks.POSITIVE, checks.at_most(1e6)] = 1.0
-    """Factor on the random initial kernels."""
+    """Multiply the random initial kernels by this factor."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     aux_weight: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(1e6)] = 0.3
@@ -227,7 +228,7 @@ class Config:
     workdir: Annotated[str | None, checks.path] = None
     """Run directory. A run of the same configuration there is resumed (default: a new one in runs/)."""
     evaluate_every: Annotated[int | None, checks.AT_LEAST_ONE, checks.STEPS] = None
-    """Steps between evaluations, each followed by a checkpoint (default: one epoch)."""
+    """Steps between evaluations. A checkpoint is saved after each evaluation (default: evaluate after each epoch)."""
     checkpoint_every: Annotated[int | None, checks.AT_LEAST_ONE, checks.STEPS] = None
     """Steps between checkpoints, in addition to one after each evaluation (default: none)."""
     log_every: Annotated[int, checks.AT_LEAST_ONE, checks.STEPS] = 20
@@ -235,7 +236,7 @@ class Config:
     tensorboard_images: Annotated[int, checks.between(0, 64)] = 0
     """Test images to show in TensorBoard with their predictions at the end of the run; 0 is none."""
     profile: Annotated[str | None, checks.profile] = None
-    """Steps to trace with JAX's profiler, FIRST:LAST, such as 10:20 (default: none)."""
+    """Steps to trace with JAX's profiler: FIRST:LAST, counted from 1, such as 10:20 (default: none)."""
     wandb: bool = False
     """Send metrics to Weights & Biases too (pip install 'jaxcnn[wandb]')."""
     progress: bool = True

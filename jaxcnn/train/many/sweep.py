@@ -36,7 +36,7 @@ PICTURE = "sweep.png"
 MOST_NETWORKS = 10_000
 
 PROCESSES_FROM = 4
-"""Number of networks from which processes are faster than turns on a CPU: each has to start and to compile."""
+"""Smallest number of networks for which processes are faster than turns on a CPU: each process starts and compiles."""
 
 
 def fit_many(
@@ -58,24 +58,25 @@ def fit_many(
 ) -> Results:
     """Train a network for each configuration (and seed), and return the results with statistics of each setting.
 
-    Each network is a run of its own: it has the initial parameters, the data order and the steps of
-    `fit(config)`, and a complete run directory below `workdir`, named after the fields that differ, such as
-    `seed=3,optimizer.learning_rate=0.1`. `sweep.json` has mean, standard deviation and 95 % interval of each metric for
-    each setting (configurations that differ by seed only), and `sweep.png` the curves. A network that diverges is
-    reported as such, and does not stop the others.
+    Each network is a complete run, with the initial parameters, the data order and the steps of `fit(config)`. Its run
+    directory is in `workdir`, and is named after the fields that differ, such as `seed=3,optimizer.learning_rate=0.1`.
+    A setting is a set of configurations that differ only in seed. `sweep.json` has the mean, the standard deviation and
+    the 95 % confidence interval of each metric for each setting. `sweep.png` shows the curves. If a network diverges,
+    it is reported as diverged, and the others go on.
 
-    In one program, sums are added in another order than for a network alone. A single step from the same state agrees
-    to 1e-6 of the largest parameter. Over many steps rounding grows: losses of LeNet-5 at batch 64 agree to 1e-3 for
-    about 50 steps, and to 2e-2 after that. After 2 epochs (313 steps) parameters differ by 4 to 6 % of their norm, as
-    they do between one device and two, and test accuracies by up to 0.3 percentage points, where seeds have a standard
-    deviation of 0.5. Together, each network has the dropout of a run on one device.
+    If one program trains all networks, floating-point sums have another order than in a run of one network. A single
+    step from the same state agrees to 1e-6 of the largest parameter. Over many steps, rounding errors grow: losses of
+    LeNet-5 at batch 64 agree to 1e-3 for about 50 steps, and to 2e-2 after that. After 2 epochs (313 steps) parameters
+    differ by 4 to 6 % of their norm, as they do between one device and two, and test accuracies by up to 0.3 percentage
+    points, where seeds have a standard deviation of 0.5. With "together", each network has the dropout of a run on one
+    device.
 
     On two CPU cores (`benchmarks.many`: LeNet-5, batch 64, 157 steps, with the start of the process), one network takes
     15 s in turns, 17 s in processes and 25 s together, and ten networks take 68 s, 39 s and 95 s: XLA has no fast
     convolution on a CPU with a separate kernel for each network.
 
-    The same call with the same `workdir` goes on after a stop or a kill: finished networks are kept, the others resume
-    from their checkpoints. More seeds or configurations may be added later.
+    To resume after a stop or a kill, repeat the call with the same `workdir`: finished networks are kept, and the
+    others resume from their checkpoints. You can add seeds or configurations later.
 
     Args:
       configs: what to train. `workdir` of a configuration must be None.
@@ -83,17 +84,18 @@ def fit_many(
       workdir: directory of all run directories. Default: a new one in runs/.
       together: how to train:
 
-        - "together": one program trains all networks that differ in seed, learning rate, weight decay, label smoothing
-          and initial scale only (networks with and without weight decay are apart). The networks are divided over the
-          devices, and all images are kept once. Checkpoints of all networks are saved after each epoch.
-        - "turns": one network after another, each on all devices. Networks that differ by seed only share their
+        - "together": one program trains all networks that differ only in seed, learning rate, weight decay, label
+          smoothing and initial scale. Networks without weight decay have their own program. The networks are divided
+          over the devices, and share one copy of the images. Checkpoints of all networks are saved after each epoch.
+        - "turns": one network after another, each on all devices. Networks that differ only in seed share their
           compiled programs.
-        - "processes": several processes, each on its part of the processor cores. Only on a CPU.
+        - "processes": several processes, each on its part of the CPU cores. Only on a CPU.
         - "auto": "together" on accelerators and on several devices, unless there are callbacks, a profile, a sharded
-          state, or data from iterators. On one CPU device "processes" for four networks or more, if there are several
-          cores and no callbacks, and if all parts can be sent to other processes; else "turns".
+          state, or data from iterators. On one CPU device, "processes" for four networks or more, if there are several
+          cores and no callbacks, and if all parts can be pickled. Otherwise "turns".
       data, task, model, loss, augment, optimizer, gradient, metrics: as in `fit`, for all networks.
-      callbacks: as in `fit`, not together. Each network calls the same objects; processes have copies.
+      callbacks: as in `fit`; not with "together". All networks call the same objects; with "processes", each process
+        calls copies.
       console: where to print; standard output by default. With `progress=False`, the table is printed to a console that
         is given, and nothing is printed otherwise.
 
@@ -166,7 +168,7 @@ def _expanded(configs: Config | Sequence[Config], seeds: Sequence[int] | None) -
 def _choose(
     together: str, networks: Sequence[Network], parts: CustomParts, data: Dataset | None, callbacks: tuple[Any, ...]
 ) -> str:
-    """Return how to train."""
+    """Return the method of training: "together", "turns" or "processes"."""
     if together not in get_args(How):
         raise unknown_name("way to train (together)", together, get_args(How))
     devices = jax.local_devices()
@@ -193,7 +195,7 @@ def _choose(
 
 
 def _obstacle(networks: Sequence[Network], data: Dataset | None, callbacks: tuple[Any, ...]) -> str | None:
-    """Return what the networks cannot have if one program trains them, or None."""
+    """Return what prevents one program from training all networks, or None."""
     configs = [network.config for network in networks]
     if callbacks:
         return "callbacks"
@@ -207,7 +209,7 @@ def _obstacle(networks: Sequence[Network], data: Dataset | None, callbacks: tupl
 
 
 def _check(networks: Sequence[Network], plans: Plans, how: str, callbacks: tuple[Any, ...]) -> None:
-    """Make a plan of each kind of network, before anything is written.
+    """Make a plan for each group of networks that can share a program, before anything is written.
 
     Raises:
       UsageError: If a configuration cannot work.
