@@ -270,7 +270,7 @@ def _stopped(run: Loop, steps: int) -> str | None:
     plan = run.plan
     if steps >= plan.steps:
         return None
-    reason = f"no better {plan.held_out} {plan.monitor} in {run.epochs_since_best} epochs"
+    reason = f"no better {plan.held_out} {plan.monitor} in {run.epochs_since_best} evaluations"
     if run.stopped_by is not None:
         reason = f"callback {run.stopped_by} asked for it"
     return f"stopped at step {steps:,} of {plan.steps:,}: {reason}"

@@ -27,7 +27,7 @@ class Tiny(nn.Module):
 def test_a_run_without_progress_ends_regularly_and_says_why(tmp_path):
     config = dataclasses.replace(CONFIG, workdir=str(tmp_path))
     first = fit(config, model=Tiny())
-    assert first.values["stopped"] == "stopped at step 6 of 18: no better test accuracy in 2 epochs"
+    assert first.values["stopped"] == "stopped at step 6 of 18: no better test accuracy in 2 evaluations"
     assert (first.values["steps"], first.values["epochs"], int(first.state.step)) == (6, 3.0, 6)
 
     console = Console(width=100, record=True, file=(tmp_path / "output").open("w"))
