@@ -171,7 +171,7 @@ class Config:
     steps: Annotated[int | None, checks.AT_LEAST_ONE, checks.STEPS] = None
     """Training steps, instead of epochs."""
     patience: Annotated[int | None, checks.AT_LEAST_ONE] = None
-    """Stop after this many evaluations in a row without a better one (default: never); see monitor and evaluate_every."""
+    """Stop after this many evaluations in a row without a better one (default: never); see monitor."""
     monitor: str | None = None
     """Metric that chooses the best checkpoint and stops a run early: accuracy, loss, or one of metrics. If its name
     ends in loss or error, the smallest value is the best (default: that of the task, accuracy for classification)."""
