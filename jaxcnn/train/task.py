@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.errors import UsageError
-from jaxcnn.train.examples import count_examples, example_keys
+from jaxcnn.train.examples import example_keys
 from jaxcnn.train.losses import Loss, check_labels, cross_entropy
 from jaxcnn.train.metrics import Metric
 from jaxcnn.train.mixing import Mix, main_labels, mix_batch, mixed_loss
@@ -211,6 +211,3 @@ def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
     if labels.ndim == 1:
         return jnp.argmax(logits, axis=-1) == labels
     return jnp.mean((logits > 0) == (labels > 0.5), axis=-1)
-
-
-__all__ = ["Batch", "Classification", "Metrics", "Task", "correct", "count_examples", "higher_is_better"]

@@ -24,7 +24,6 @@ from jaxcnn.data.imagefolder.prepare import (
     is_name,
     prepare,
     prepare_named,
-    split_name,
 )
 
 __all__ = [
@@ -39,5 +38,4 @@ __all__ = [
     "make_division",
     "prepare",
     "prepare_named",
-    "split_name",
 ]

@@ -56,16 +56,6 @@ def is_name(name: str) -> bool:
     return name.startswith((PREFIX, CSV_PREFIX))
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """Return the prefix of the name of a dataset, if `is_name`, and the rest.
-
-    >>> split_name("csv:cats.csv"), split_name("mnist")
-    (('csv:', 'cats.csv'), ('', 'mnist'))
-    """
-    prefix = next((prefix for prefix in (PREFIX, CSV_PREFIX) if name.startswith(prefix)), "")
-    return prefix, name.removeprefix(prefix)
-
-
 def prepare_named(name: str, root: Path, *, skip_damaged: bool = False, progress: Progress | None = None) -> Prepared:
     """Copy the images of "imagefolder:PATH" or "csv:FILE" to a dataset below `root`, unless that was done before.
 

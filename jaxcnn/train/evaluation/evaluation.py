@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxcnn import kernels
 from jaxcnn.data import Dataset, open_dataset
@@ -17,11 +16,11 @@ from jaxcnn.train.config import Config
 from jaxcnn.train.devices.parallel import make_parallel
 from jaxcnn.train.evaluation.batches import evaluation_batches
 from jaxcnn.train.losses import Loss
-from jaxcnn.train.metrics import METRICS, Metric, OneHot
+from jaxcnn.train.metrics import METRICS, Metric
 from jaxcnn.train.parts import PREFIX, CustomParts, build_losses, build_metrics
 from jaxcnn.train.runtime import data_identity
 from jaxcnn.train.runtime.loop import EVALUATION_BATCH
-from jaxcnn.train.runtime.plan import check_data
+from jaxcnn.train.runtime.plan import check_data, has_soft_labels
 from jaxcnn.train.runtime.trained import Trained, load_run
 from jaxcnn.train.runtime.workdir import as_json
 from jaxcnn.train.step import evaluate_batch
@@ -184,15 +183,14 @@ def evaluate_trained(
             metrics = build_metrics(names, CustomParts(), count, soft=soft)
         own = {**task.metrics, **metrics}
         if counts_classes:
-            own |= {_CLASSES: Metric(lambda logits, labels: _class_counts(logits, labels, count), lambda sums, _: sums)}
+            own |= {_CLASSES: METRICS.find("per_class")(count)}
         if counts_classes and count > TOP:
             own |= {_TOP: METRICS.find(f"top{TOP}")(count)}
         task = dataclasses.replace(task, test_loss=loss or task.test_loss, metrics=own)
     values = _evaluate_all(trained, task, dataset)
     examples = values.pop("examples")
     in_top = values.pop(_TOP, None)
-    counts = values.pop(_CLASSES, None)
-    by_class = None if counts is None else _class_rows(trained.preprocessing.class_names, counts)
+    found = values.pop(_CLASSES, None)
     return {
         "model": trained.name,
         "dataset": dataset.name,
@@ -201,7 +199,7 @@ def evaluate_trained(
         "test_loss": values.get("loss"),
         "test_examples": examples,
         **({} if in_top is None else {"top_5_accuracy": in_top}),
-        **({} if by_class is None else {"balanced_accuracy": _mean_recall(by_class), "classes": by_class}),
+        **({} if found is None else _of_classes(trained.preprocessing.class_names, found)),
         "metrics": values,
         "notes": [*dataset.notes],
     }
@@ -234,38 +232,14 @@ def _has_soft_labels(dataset: Dataset) -> bool:
     """Return whether labels have a weight for each class, `[N, classes]`."""
     if not dataset.random_access:
         return False
-    label = dataset.load("test", [0], dataset.geometry(1) if dataset.sizes_differ else None).get("label")
-    return label is not None and label.ndim == 2
+    return has_soft_labels(dataset.load("test", [0], dataset.geometry(1) if dataset.sizes_differ else None))
 
 
-def _class_counts(logits: jax.Array, labels: jax.Array, count: int) -> dict[str, OneHot]:
-    """Return, per class, the numbers of examples, of predictions, and of hits, which are correct predictions."""
-    predicted = jnp.argmax(logits, axis=-1)
-    hits = jnp.where(predicted == labels, labels, -1)
-    found = {"labels": labels, "predictions": predicted, "hits": hits}
-    return {name: OneHot(index[:, None], (count,)) for name, index in found.items()}
-
-
-def _class_rows(class_names: tuple[str, ...], counts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return precision, recall, F1 score and counts of each class."""
-    rows = []
-    for index, name in enumerate(class_names):
-        hits, examples, predicted = (int(counts[key][index]) for key in ("hits", "labels", "predictions"))
-        precision = hits / predicted if predicted else None
-        recall = hits / examples if examples else None
-        rows.append(
-            {
-                "class": name,
-                "precision": precision,
-                "recall": recall,
-                "f1": None if precision is None or recall is None else 2 * hits / (predicted + examples),
-                "examples": examples,
-                "predicted": predicted,
-            }
-        )
-    return rows
-
-
-def _mean_recall(by_class: list[dict[str, Any]]) -> float:
-    recalls = [row["recall"] for row in by_class if row["recall"] is not None]
-    return sum(recalls) / len(recalls)
+def _of_classes(class_names: tuple[str, ...], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mean recall and a row for each class, from the metric `per_class`."""
+    names = {"precision": "precision", "recall": "recall", "f1": "f1", "examples": "support", "predicted": "predicted"}
+    rows = [
+        {"class": name, **{ours: found[theirs][index] for ours, theirs in names.items()}}
+        for index, name in enumerate(class_names)
+    ]
+    return {"balanced_accuracy": found["macro_recall"], "classes": rows}

@@ -130,7 +130,7 @@ class Loop:
         self.best_score: float | None = meta["best_accuracy"]
         self.epochs_since_best: int = meta["epochs_since_best"]
         self.stopped_by: str | None = meta["stopped_by"]
-        self.latest = self._view(self.first_step, start.state)
+        self.latest = (self.first_step, start.state)  # step and state that `on_end` sees
         self.watch = Stopwatch(meta["training_seconds"], meta["images_timed"])
         self.timed = self.first_step  # number of steps whose time is counted
         self.earlier_seconds = self.watch.training_seconds
@@ -157,7 +157,7 @@ class Loop:
                     self.watch.first_batch()
             state, sums = train_steps[count](state, batches)
             step += count
-            self.latest = self._view(step, state)
+            self.latest = (step, state)
             self.pending.append((step, sums))
             self.evaluation = None
             if count not in compiled:
@@ -198,7 +198,7 @@ class Loop:
             yield
             failed = False
         finally:
-            call(self.callbacks, "on_end", self.latest, failed)
+            call(self.callbacks, "on_end", self._view(*self.latest), failed)
 
     def show_picture(self, name: str, png: bytes, state: TrainState) -> None:
         """Hand a picture, such as "test/predictions", to the callbacks."""
