@@ -15,6 +15,7 @@ import optax
 
 from jaxcnn.data import Dataset, from_arrays, normalize, open_dataset
 from jaxcnn.data.statistics import Statistics
+from jaxcnn.errors import RunError
 from jaxcnn.measure import time_step
 from jaxcnn.train import (
     Callback,
@@ -116,7 +117,8 @@ class Training:
       tests: "test_loss" and "test_accuracy" on the test images, "train_loss" and "train_accuracy" on the first
         training images, all in evaluation mode, `[S, T]`.
       probes: what the probe returned at each of `test_steps`, arrays `[S, T, ...]`.
-      states: the final state of each seed; of a network that diverged, that of its last test.
+      states: the final state of each seed; of a network that diverged, that of its last test, or the initial
+        one if there was none.
       params: number of parameters.
       seconds_per_step: wall-clock time per step, without compilation and tests.
     """
@@ -177,7 +179,7 @@ class Tests(Callback):
     Attributes:
       tests: by seed, the metrics of each test.
       probes: by seed, what the probe returned at each test.
-      states: by seed, the state of the last test.
+      states: by seed, the state of the last test; before the first test, the initial state.
     """
 
     def __init__(self, steps: Sequence[int], probe: Probe | None, batch: Any):
@@ -194,6 +196,7 @@ class Tests(Callback):
 
     def on_start(self, run: RunView) -> None:
         self.tests[run.config.seed], self.probes[run.config.seed] = [], []
+        self.states[run.config.seed] = run.state
         if 0 in self._steps:
             self._test(run)
 
@@ -296,7 +299,9 @@ def _curves(rows: Sequence[Sequence[dict[str, float]]], name: str, length: int) 
 
 def _stacked(probes: Sequence[Sequence[Any]], length: int) -> Any:
     """Return the trees of arrays of each seed and test as one tree of arrays `[S, length, ...]`, NaN where missing."""
-    template = next(of_seed[0] for of_seed in probes if of_seed)
+    template = next((of_seed[0] for of_seed in probes if of_seed), None)
+    if template is None:
+        raise RunError("all networks diverged before the first test. Use a smaller learning rate.")
     missing = jax.tree.map(lambda x: np.full(np.shape(x), np.nan), template)
     full = [[*of_seed, *[missing] * (length - len(of_seed))] for of_seed in probes]
     return jax.tree.map(lambda *x: np.stack(x), *(jax.tree.map(lambda *x: np.stack(x), *of_seed) for of_seed in full))

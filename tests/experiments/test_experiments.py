@@ -19,6 +19,7 @@ from experiments.training import Images, load_images, train
 from jaxcnn import UsageError
 from jaxcnn.data import from_arrays
 from jaxcnn.data.statistics import Statistics
+from jaxcnn.errors import RunError
 from jaxcnn.layers import Conv, Dense, Dropout, Flatten, Sequential
 
 MEASURED = []
@@ -270,6 +271,15 @@ def test_a_network_that_diverges_has_its_curve_to_the_end(images):
     done = train(NETWORK, images, optax.sgd(1e20), steps=8, batch_size=16, seeds=[0], tests=2)
     assert not np.isfinite(done.loss[0, -1])
     assert done.values()["final_test_accuracy"].shape == (1,)
+
+
+@pytest.mark.usefixtures("compile_quickly")
+def test_a_network_that_diverges_before_its_first_test_has_its_initial_state(images):
+    done = train(NETWORK, images, optax.sgd(1e20), steps=300, batch_size=16, seeds=[0], tests=1)
+    assert np.isnan(done.test_accuracy).all()
+    assert np.isfinite(done.states[0].params["layers_0"]["kernel"]).all()
+    with pytest.raises(RunError, match="diverged before the first test"):
+        train(NETWORK, images, optax.sgd(1e20), steps=300, batch_size=16, seeds=[0], tests=1, probe=mean_kernel)
 
 
 @pytest.mark.usefixtures("compile_quickly")
