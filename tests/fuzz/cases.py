@@ -14,6 +14,7 @@ from .texts import TEXTS
 from .values import NEVER, STARTS_PROCESSES, draw, starts_processes, valid
 
 TRAINING = ("--steps", "1", "--batch-size", "4", "--no-progress")
+NETWORKS = ("--seeds", "2", "--how", "turns")
 PICTURES = ("--dataset", "imagefolder:pictures", "--image-size", "28")
 
 # Flags with which a command does its work in a short time. Without a row, these are the required flags.
@@ -31,6 +32,11 @@ BASES: Mapping[str, Sequence[Sequence[str]]] = {
     "find-lr": (
         (*TRAINING, *PICTURES, "--try-steps", "20"),
         (*TRAINING, "--config", "recipe.py", "--try-steps", "20", "--workdir", "new"),
+    ),
+    "sweep": (
+        (*TRAINING, *PICTURES, *NETWORKS, "--workdir", "new"),
+        (*TRAINING, *PICTURES, "--optimizer.learning-rate", "0.1,0.01", "--how", "turns"),
+        (*TRAINING, *NETWORKS, "--config", "recipe.py", "--json"),
     ),
     "eval": (("--workdir", "run"), ("--workdir", "pictures_run")),
     "predict": (
@@ -64,11 +70,11 @@ REFUSED_BENCHMARKS = (("mode", "trian"), ("batch-sizes", "0"), ("model", "lenet"
 POSSIBLE_BENCHMARK = ("--model", "lenet5", "--batch-sizes", "1", "--steps", "1", "--timeout", "6", "--json")
 
 # Shares of the commands. Others, such as new ones, have a share of 4.
-SHARES = {"train": 16, "find-lr": 4, "eval": 12, "predict": 12, "visualize": 6, "convert": 12, "export": 4, "models": 2,
-          "datasets": 2, "datasets show": 5, "datasets stats": 3, "prepare": 5, "benchmark": 6, "benchmark compare": 9,
-          "completion": 1, "summary": 8}  # fmt: skip
+SHARES = {"train": 16, "find-lr": 6, "sweep": 6, "eval": 12, "predict": 12, "visualize": 6, "convert": 12, "export": 4,
+          "models": 2, "datasets": 2, "datasets show": 5, "datasets stats": 3, "prepare": 5, "benchmark": 6,
+          "benchmark compare": 9, "completion": 1, "summary": 8}  # fmt: skip
 # Commands whose valid cases cost seconds. Most of their cases contain a flag that is not valid.
-SLOW = ("train", "find-lr")
+SLOW = ("train", "find-lr", "sweep")
 OVERVIEW = (
     (), ("-h",), ("--help",), ("--version",), ("--version", "x"), ("tarin",), ("",), ("\x00",), ("train ",), ("TRAIN",),
     ("--", "train"), ("models", "--help"), ("train", "--help"), ("[/b]",), ("\udcff",), ("x" * 5000,), ("-1",),

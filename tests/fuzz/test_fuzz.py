@@ -65,7 +65,7 @@ def test_every_command_and_flag_is_tried():
     commands = read_commands()
     assert {command.words[0] for command in commands.values()} == set(COMMANDS)
     tried = {name: set() for name in commands}
-    for number in range(6000):
+    for number in range(10000):
         case = make(1, number)
         if case.command:
             tried[case.command].update(arg.split("=")[0] for arg in case.args)

@@ -29,6 +29,9 @@ KNOWN: Mapping[str, Sequence[str]] = {
     "workdir": ("run", "pictures_run", "new"),
     "train workdir": ("new", "run", "new/deeper"),
     "find-lr workdir": ("new", "new/deeper"),
+    "sweep workdir": ("new", "new/deeper"),
+    "seeds": ("1", "2", "3,5"),
+    "how": ("turns", "together"),
     "out": ("out", "out.png", "out/deeper", "out.safetensors", "out.json"),
     "data-dir": ("../data", "../data/new"),
     "config": ("recipe.py",),
@@ -61,6 +64,7 @@ KNOWN: Mapping[str, Sequence[str]] = {
 AFFORDABLE = {
     "steps": 2,
     "epochs": 2,
+    "seeds": 2,
     "try-steps": 25,
     "batch-size": 64,
     "image-size": 64,
@@ -164,6 +168,8 @@ def _misspelled(rng: random.Random, word: str) -> str:
 def _affordable(command: Command, flag: Flag, words: Sequence[str]) -> bool:
     """Return whether a flag with these words starts neither long work nor processes."""
     for word in words:
+        if command.name == "sweep" and word.count(",") > 1:
+            return False  # a network for each value
         number = _number(word)
         if number is None:
             continue
