@@ -22,7 +22,6 @@ from jaxcnn.train.runtime import data_identity
 from jaxcnn.train.runtime.loop import EVALUATION_BATCH
 from jaxcnn.train.runtime.plan import check_data, has_soft_labels
 from jaxcnn.train.runtime.trained import Trained, load_run
-from jaxcnn.train.runtime.workdir import as_json
 from jaxcnn.train.step import evaluate_batch
 from jaxcnn.train.task import Classification, Task
 
@@ -225,7 +224,7 @@ def _evaluate_all(trained: Trained, task: Task, dataset: Dataset) -> dict[str, A
     if int(total["examples"]) != examples:
         raise AssertionError(f"evaluated {total['examples']:.0f} of {examples} examples")
     values = task.summarize({name: value for name, value in total.items() if name != "examples"}, examples)
-    return {**as_json(values), "examples": examples}
+    return {**sums_of.as_lists(values), "examples": examples}
 
 
 def _has_soft_labels(dataset: Dataset) -> bool:

@@ -23,11 +23,12 @@ from jaxcnn.train.many.batches import Batches
 from jaxcnn.train.many.groups import Network, Plans
 from jaxcnn.train.many.programs import Programs
 from jaxcnn.train.many.rows import Rows, rows_of_network, track
+from jaxcnn.train.metrics import as_arrays, as_lists, numbers
 from jaxcnn.train.runtime import data_identity, integrity, preprocessing, workdir
 from jaxcnn.train.runtime._progress import ProgressDisplay
 from jaxcnn.train.runtime._stopwatch import Stopwatch
 from jaxcnn.train.runtime.checkpoint import Checkpoints, to_host
-from jaxcnn.train.runtime.loop import EVALUATION_BATCH, IN_FLIGHT, as_arrays, is_out_of_patience, numbers
+from jaxcnn.train.runtime.loop import EVALUATION_BATCH, IN_FLIGHT, is_out_of_patience
 from jaxcnn.train.runtime.plan import Plan
 from jaxcnn.train.runtime.record import Record, Row
 from jaxcnn.train.runtime.signals import InterruptedRunError, StopSignals
@@ -324,7 +325,7 @@ class Group:
             "seconds": time.perf_counter() - self.started,
             "training_seconds": self.watch.training_seconds,
             "images_timed": self.watch.images,
-            "networks": [workdir.as_json(dataclasses.asdict(progress)) for progress in self.progress],
+            "networks": [as_lists(dataclasses.asdict(progress)) for progress in self.progress],
         }
         # The best states change at the end of the next epoch, while this checkpoint may still be written.
         state: Any = GroupState(np.asarray(step, np.int32), host, to_host(self.best))

@@ -1,9 +1,10 @@
-"""The values of metrics: means, numbers by name, and values that JSON can hold."""
+"""The values of metrics: means, numbers by name, lists in place of arrays, and values that JSON can hold."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -20,18 +21,41 @@ def mean(sums: Any, count: float) -> Any:
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers among the values of metrics. Those within a dict are named `METRIC/NAME`.
 
-    Arrays, lists, and values that are undefined (None) are left out.
+    Arrays, lists, and values that are undefined (None) are left out. Integers, such as a count, stay integers.
 
-    >>> numbers({"loss": 0.5, "per_class": {"macro_f1": 0.25, "f1": [0.5, None]}})
-    {'loss': 0.5, 'per_class/macro_f1': 0.25}
+    >>> numbers({"loss": 0.5, "per_class": {"macro_f1": 0.25, "f1": [0.5, None]}, "examples": 2000})
+    {'loss': 0.5, 'per_class/macro_f1': 0.25, 'examples': 2000}
     """
     found: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
             found.update({f"{name}/{part}": number for part, number in numbers(value).items()})
         elif isinstance(value, int | float | np.number) or (isinstance(value, np.ndarray) and value.ndim == 0):
-            found[name] = float(value)
+            number = np.asarray(value).item()
+            found[name] = number if type(number) is int else float(number)
     return found
+
+
+def as_lists(value: Any) -> Any:
+    """Return a tree of arrays and numbers with lists and Python numbers in place of arrays. NaN and infinity stay.
+
+    Python's `json` stores the result, and `as_arrays` reads it. `as_json` returns what every JSON reader accepts.
+
+    >>> as_lists({"matrix": np.eye(2, dtype=int), "f1": (0.5, math.nan)})
+    {'matrix': [[1, 0], [0, 1]], 'f1': [0.5, nan]}
+    """
+    if isinstance(value, Mapping):
+        return {name: as_lists(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_lists(part) for part in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value
+
+
+def as_arrays(value: Any) -> Any:
+    """Return a tree that was stored by `as_lists` with arrays in place of lists."""
+    if isinstance(value, Mapping):
+        return {name: as_arrays(part) for name, part in value.items()}
+    return np.array(value) if isinstance(value, list) else value
 
 
 def as_json(value: Any) -> Any:
@@ -40,12 +64,9 @@ def as_json(value: Any) -> Any:
     >>> as_json({"matrix": np.eye(2, dtype=int), "f1": [0.5, math.nan]})
     {'matrix': [[1, 0], [0, 1]], 'f1': [0.5, None]}
     """
+    value = as_lists(value)
     if isinstance(value, Mapping):
         return {str(name): as_json(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return [as_json(part) for part in value]
-    if hasattr(value, "tolist"):  # arrays and numbers of NumPy and JAX
-        return as_json(np.asarray(value).tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

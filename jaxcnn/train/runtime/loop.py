@@ -17,7 +17,7 @@ from jaxcnn.train.config import Config
 from jaxcnn.train.devices import distributed
 from jaxcnn.train.devices.dispatch import dispatches
 from jaxcnn.train.devices.distributed import Ignored
-from jaxcnn.train.metrics import Sums
+from jaxcnn.train.metrics import Sums, as_arrays, as_lists, numbers
 from jaxcnn.train.runtime import integrity
 from jaxcnn.train.runtime._progress import ProgressDisplay
 from jaxcnn.train.runtime._stopwatch import Stopwatch
@@ -25,7 +25,6 @@ from jaxcnn.train.runtime.plan import Plan
 from jaxcnn.train.runtime.record import Record, read_rows
 from jaxcnn.train.runtime.resume import Start
 from jaxcnn.train.runtime.signals import InterruptedRunError, StopSignals
-from jaxcnn.train.runtime.workdir import as_json
 from jaxcnn.train.state import TrainState
 
 IN_FLIGHT = 2
@@ -77,19 +76,6 @@ def evaluate(plan: Plan, eval_step: Any, state: TrainState, split: str) -> dict[
     if total["examples"] != examples:
         raise AssertionError(f"evaluated {total['examples']:.0f} of {examples} {split} examples")
     return plan.summarize(total)
-
-
-def numbers(values: dict[str, Any]) -> dict[str, float]:
-    """Return the metrics that are numbers. Arrays are too long for a line."""
-    count = {"examples": values["examples"]} if "examples" in values else {}
-    return {**metrics.numbers(values), **count}
-
-
-def as_arrays(sums: Any) -> Any:
-    """Return sums that were stored as JSON values with arrays in place of lists."""
-    if isinstance(sums, dict):
-        return {name: as_arrays(total) for name, total in sums.items()}
-    return np.array(sums) if isinstance(sums, list) else sums
 
 
 class Loop:
@@ -353,7 +339,7 @@ class Loop:
             "seconds": time.perf_counter() - self.started,
             "training_seconds": self.watch.training_seconds,
             "images_timed": self.watch.images,
-            "epoch_total": as_json(self.epoch_total),
+            "epoch_total": as_lists(self.epoch_total),
             "test": self.evaluation,
             "best_accuracy": self.best_score,
             "epochs_since_best": self.epochs_since_best,

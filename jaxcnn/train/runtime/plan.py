@@ -38,7 +38,6 @@ from jaxcnn.train.parts import (
 )
 from jaxcnn.train.runtime.initial_weights import InitialWeights, read_initial_weights
 from jaxcnn.train.runtime.preprocessing import Preprocessing
-from jaxcnn.train.runtime.workdir import as_json
 from jaxcnn.train.state import TrainState, create_state
 from jaxcnn.train.step import make_eval_step, make_train_step
 from jaxcnn.train.task import Classification, Task, higher_is_better
@@ -195,7 +194,7 @@ class Plan:
         """Return the metrics of summed examples, as JSON values, with the number of `examples`."""
         count = int(sums["examples"])
         values = self.task.summarize({name: total for name, total in sums.items() if name != "examples"}, count)
-        return {**{name: as_json(value) for name, value in values.items()}, "examples": count}
+        return {**{name: metrics.as_lists(value) for name, value in values.items()}, "examples": count}
 
 
 def make_plan(

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from jaxcnn.train.metrics import numbers
 from jaxcnn.train.runtime.workdir import METRICS, replacing, writing
 
 Row = dict[str, Any]
@@ -29,15 +30,13 @@ def read_rows(folder: Path) -> list[Row]:
     return rows
 
 
-def numbers(row: Row) -> dict[str, int | float]:
-    """Return the values of a row that are numbers, except for its step. Lists and other values are left out.
+def numbers_to_plot(row: Row) -> dict[str, float]:
+    """Return the values of a row that are numbers, except for its step, which is the horizontal axis.
 
-    >>> numbers({"split": "test", "step": 7, "loss": 0.5, "recall": [0.1, 0.9]})
+    >>> numbers_to_plot({"split": "test", "step": 7, "loss": 0.5, "recall": [0.1, 0.9]})
     {'loss': 0.5}
     """
-    values = {name: x for name, x in row.items() if isinstance(x, int | float) and not isinstance(x, bool)}
-    values.pop("step", None)
-    return values
+    return {name: number for name, number in numbers(row).items() if name != "step"}
 
 
 class Record:

@@ -6,12 +6,9 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import jax
-import numpy as np
 
 from jaxcnn.data.datasets import split_name
 from jaxcnn.errors import RunError, UsageError
@@ -80,15 +77,6 @@ def write_json(path: Path, value: Any) -> None:
     """Write a JSON file, which atomically replaces an existing one."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
-
-
-def as_json(value: Any) -> Any:
-    """Return a tree of arrays and numbers as values that JSON can hold: arrays become lists."""
-    if isinstance(value, Mapping):
-        return {name: as_json(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    return value.tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value
 
 
 def read_json(path: Path) -> Any:

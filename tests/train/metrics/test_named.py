@@ -1,5 +1,6 @@
 """Named metrics: their values are those of plain NumPy code, with padding, uneven batches and several devices."""
 
+import json
 import re
 
 import jax
@@ -9,7 +10,18 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxcnn.errors import UsageError
-from jaxcnn.train.metrics import METRICS, Metric, add, as_json, as_metric, make_metrics, numbers, sum_over_examples
+from jaxcnn.train.metrics import (
+    METRICS,
+    Metric,
+    add,
+    as_arrays,
+    as_json,
+    as_lists,
+    as_metric,
+    make_metrics,
+    numbers,
+    sum_over_examples,
+)
 
 CLASSES, EXAMPLES, BATCH = 7, 53, 16
 RNG = np.random.default_rng(1)
@@ -226,3 +238,11 @@ def test_values_become_numbers_and_json(found):
         "b": [0, 1],
         "c": [1.0, None],
     }
+    assert numbers({"examples": np.int64(3), "loss": np.float32(0.5)}) == {"examples": 3, "loss": 0.5}
+    assert type(numbers({"examples": np.int64(3)})["examples"]) is int
+
+
+def test_sums_survive_their_storage_as_lists():
+    sums = {"loss": np.float64("nan"), "matrix": np.arange(4.0).reshape(2, 2) / 3, "inner": {"examples": 3}}
+    stored = as_arrays(json.loads(json.dumps(as_lists(sums))))
+    np.testing.assert_equal(stored, sums)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from jaxcnn.train.callbacks import Callback, RunView
-from jaxcnn.train.runtime.record import Row, numbers
+from jaxcnn.train.runtime.record import Row, numbers_to_plot
 from jaxcnn.train.runtime.workdir import writing
 
 _NOT_PLOTTED = ("epoch", "examples")
@@ -47,7 +47,7 @@ class TensorBoard(Callback):
             # One event for all values, since Python computes a checksum per event.
             values = [
                 self._Summary.Value(tag=f"{row['split']}/{name}", simple_value=value)
-                for name, value in numbers(row).items()
+                for name, value in numbers_to_plot(row).items()
                 if name not in _NOT_PLOTTED
             ]
             self._write(step=row["step"], summary=self._Summary(value=values))

@@ -8,7 +8,7 @@ from jaxcnn.errors import UsageError
 from jaxcnn.train.callbacks import Callback, RunView
 from jaxcnn.train.config import to_dict
 from jaxcnn.train.runtime import workdir
-from jaxcnn.train.runtime.record import Row, numbers
+from jaxcnn.train.runtime.record import Row, numbers_to_plot
 from jaxcnn.train.runtime.workdir import writing
 
 WANDB = "wandb.json"
@@ -49,7 +49,7 @@ class WeightsAndBiases(Callback):
 
     def on_rows(self, run: RunView, rows: list[Row]) -> None:
         for row in rows:
-            values = {f"{row['split']}/{name}": value for name, value in numbers(row).items()}
+            values = {f"{row['split']}/{name}": value for name, value in numbers_to_plot(row).items()}
             self._run.log(values, step=row["step"])
 
     def on_end(self, run: RunView, failed: bool) -> None:
