@@ -25,7 +25,7 @@ from jaxcnn.data.read_ahead import READ_AHEAD, Place, grouped, placed, read_ahea
 from jaxcnn.data.threads import MEMORY_SHARE, fits_memory
 from jaxcnn.errors import UsageError, unknown_name
 
-__all__ = ["READ_AHEAD", "Batch", "Padded", "Pipeline", "batch_indices", "open_pipeline", "rows_of"]
+__all__ = ["READ_AHEAD", "Batch", "Padded", "Pipeline", "batch_indices", "open_pipeline", "pad", "rows_of"]
 
 Residence = Literal["device", "memory", "disk"]
 Sampling = Literal["shuffle", "balanced"]
@@ -47,6 +47,27 @@ class Padded(NamedTuple):
 
     batch: Batch
     mask: Any
+
+
+def pad(examples: Batch, length: int, count: int | None = None) -> Padded:
+    """Return the first `count` examples, padded with zeros to a batch of `length` examples.
+
+    Args:
+      examples: host arrays with a leading axis of at least `count` examples. They are returned as they are if there is
+        nothing to pad.
+      length: number of examples in the padded batch.
+      count: number of examples to keep. Default: all. With 0, `examples` only has the shapes of the padding.
+    """
+    held = len(jax.tree.leaves(examples)[0])
+    count = held if count is None else count
+
+    def padded(rows: np.ndarray) -> np.ndarray:
+        whole = np.zeros((length, *rows.shape[1:]), rows.dtype)
+        whole[:count] = rows[:count]
+        return whole
+
+    batch = examples if count == held == length else jax.tree.map(padded, examples)
+    return Padded(batch, np.arange(length) < count)
 
 
 @dataclass
@@ -160,14 +181,14 @@ class Pipeline:
     def _evaluation_batch(self, step: int, split: str, batch_size: int) -> Padded:
         whole = np.arange(step * batch_size, (step + 1) * batch_size)
         indices = whole[rows_of(self.share, batch_size)]
-        mask = indices < self.dataset.examples[split]
-        # Without any example in this part of the batch, one tells the shapes of the padding.
-        present = indices[mask].tolist() or [0]
+        present = indices[indices < self.dataset.examples[split]].tolist()
+        # Without any example in this part of the batch, one has the shapes of the padding.
+        read = present or [0]
         if self._is_kept(split):
-            examples = _rows(self._kept(split), present)
+            examples = _rows(self._kept(split), read)
         else:
-            examples = self.dataset.load(split, present, self.geometry)
-        return Padded(jax.tree.map(functools.partial(_padded, mask=mask), examples), mask)
+            examples = self.dataset.load(split, read, self.geometry)
+        return pad(examples, len(indices), len(present))
 
     def _is_kept(self, split: str) -> bool:
         """Return whether a split is decoded once and kept in memory."""
@@ -315,10 +336,3 @@ def _gather(kept: Batch, indices: jax.Array) -> Any:
 
 def _rows(examples: Batch, indices: Any) -> Batch:
     return jax.tree.map(lambda array: array[indices], examples)
-
-
-def _padded(rows: np.ndarray, *, mask: np.ndarray) -> np.ndarray:
-    """Return the rows of the examples in `mask`, and zeros for the others."""
-    whole = np.zeros((len(mask), *rows.shape[1:]), rows.dtype)
-    whole[mask] = rows[: mask.sum()]
-    return whole

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxcnn.data import open_dataset, open_pipeline
-from jaxcnn.data.pipeline import READ_AHEAD, Pipeline, batch_indices
+from jaxcnn.data.pipeline import READ_AHEAD, Pipeline, batch_indices, pad
 from jaxcnn.errors import UsageError
 
 
@@ -77,6 +77,19 @@ def test_evaluation_covers_every_example_in_order_in_full_batches(grey, batch_si
     for name, expected in zip(("image", "label"), dataset.read("test"), strict=True):
         seen = np.concatenate([batch[name][mask] for batch, mask in batches])
         np.testing.assert_array_equal(seen, expected)
+
+
+def test_padding_is_zeros_that_the_mask_leaves_out():
+    examples = {"image": np.ones((3, 2, 2, 1), np.uint8), "label": np.array([4, 5, 6], np.int32)}
+    batch, mask = pad(examples, 4, count=2)
+    np.testing.assert_array_equal(mask, [True, True, False, False])
+    np.testing.assert_array_equal(batch["label"], np.array([4, 5, 0, 0]))
+    assert batch["image"].dtype == np.uint8
+    assert batch["image"].sum() == 2 * 4
+    whole, mask = pad(examples, 3)
+    assert whole is examples
+    assert mask.all()
+    assert not pad(examples, 2, count=0).mask.any()
 
 
 @pytest.mark.parametrize("residence", ["device", "disk"])

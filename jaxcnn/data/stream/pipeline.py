@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 
 from jaxcnn.data.dataset import Batch
 from jaxcnn.data.decode import Geometry
 from jaxcnn.data.order import rows_of
-from jaxcnn.data.pipeline import MUCH_WAITING, Padded
+from jaxcnn.data.pipeline import MUCH_WAITING, Padded, pad
 from jaxcnn.data.read_ahead import READ_AHEAD, Place, placed
 from jaxcnn.data.stream.background import in_background
 from jaxcnn.data.stream.feed import Feed, one_pass, regrouped
@@ -189,24 +188,8 @@ class StreamPipeline:
     def _evaluation(self, split: str, rows: int) -> Generator[Padded, None, None]:
         steps, latest = 0, Batch()
         for latest in regrouped(self.dataset.examined(split), rows):
-            yield _padded(latest, rows)
+            yield pad(latest, rows)
             steps += 1
         # All processes make the same number of steps.
-        nothing = jax.tree.map(lambda array: array[:0], latest)
         for _ in range(steps, -(-self.dataset.counts.longest_part(split) // rows)):
-            yield _padded(nothing, rows)
-
-
-def _padded(batch: Batch, rows: int) -> Padded:
-    """Return a batch that is padded with zeros to a length."""
-    length = len(batch["image"])
-    mask = np.arange(rows) < length
-    if length == rows:
-        return Padded(batch, mask)
-
-    def pad(array: Any) -> np.ndarray:
-        padded = np.zeros((rows, *array.shape[1:]), array.dtype)
-        padded[:length] = array
-        return padded
-
-    return Padded(jax.tree.map(pad, batch), mask)
+            yield pad(latest, rows, count=0)

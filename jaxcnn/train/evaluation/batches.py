@@ -1,12 +1,13 @@
 """Batches of a test set, decoded ahead by threads, with the pixels that `predict` sees."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 
 from jaxcnn.data import Batch, Dataset, Padded, open_pipeline
-from jaxcnn.data.pipeline import rows_of
+from jaxcnn.data.pipeline import pad, rows_of
 from jaxcnn.data.threads import map_in_threads
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 
@@ -52,16 +53,8 @@ def _from_random_access(
         return dataset.load("test", indices, preprocessing.geometry, channels=preprocessing.image_shape[-1])
 
     decoded = map_in_threads(load, chunks())
-    empty = jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), load([0]))
     for first in range(0, total, batch_size):
         count = min(max(total - first - rows.start, 0), length)
-        parts, filled = [empty], 0
-        while filled < count:
-            parts.append(next(decoded))
-            filled += len(jax.tree.leaves(parts[-1])[0])
-        yield Padded(jax.tree.map(lambda *x: _padded(np.concatenate(x), length), *parts), np.arange(length) < filled)
-
-
-def _padded(array: np.ndarray, length: int) -> np.ndarray:
-    """Return the array `[n, ...]` with zeros behind, `[length, ...]`."""
-    return np.pad(array, [(0, length - len(array)), *[(0, 0)] * (array.ndim - 1)])
+        # Without any example in this part of the batch, one has the shapes of the padding.
+        parts = list(itertools.islice(decoded, -(-count // CHUNK))) or [load([0])]
+        yield pad(jax.tree.map(lambda *x: np.concatenate(x), *parts), length, count)

@@ -96,6 +96,23 @@ def test_processes_read_parts_of_each_batch(brightness, shades, tmp_path):
                 np.testing.assert_array_equal(mine, all_rows[2 * part : 2 * part + 2])
 
 
+def test_each_image_is_loaded_once(brightness, shades, tmp_path, monkeypatch):
+    dataset, loaded = open_test_set(brightness, shades, tmp_path), []
+    load = type(dataset).load
+
+    def counted(self, split, indices, *args, **options):
+        loaded.extend(indices)
+        return load(self, split, indices, *args, **options)
+
+    monkeypatch.setattr(type(dataset), "load", counted)
+    assert len(list(evaluation_batches(dataset, brightness.preprocessing, 4))) == 2
+    assert sorted(loaded) == list(range(6))
+    *_, (batch, mask) = evaluation_batches(dataset, brightness.preprocessing, 4, (1, 2))  # its part has no image
+    assert not mask.any()
+    assert batch["image"].shape == (2, 4, 4, 3)
+    assert not batch["image"].any()
+
+
 def test_a_run_is_evaluated_as_in_training(lenet_run):
     values = evaluate(lenet_run.workdir)
     assert values["test_accuracy"] == lenet_run.test_accuracy
