@@ -25,6 +25,10 @@ Batches of labeled images have `image`, uint8 or float32 `[N, H, W, C]`, and `la
 
 SPLIT_NAMES = {"train": "training", "validation": "validation", "test": "test"}
 
+UNNAMED = ("arrays", "table", "folder", "source", "batches")
+"""Names of data that only a Python object describes: `open_dataset` does not know them. Each is the name of a function
+`from_NAME`."""
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from jaxcnn import startup
 from jaxcnn.data import Dataset
+from jaxcnn.data.dataset import UNNAMED
 from jaxcnn.errors import UsageError, printable
 from jaxcnn.local_path import local_folder
 from jaxcnn.train.callbacks import check_callbacks
@@ -36,9 +37,6 @@ from jaxcnn.train.runtime.signals import StopSignals
 from jaxcnn.train.state import TrainState
 from jaxcnn.train.task import Task, higher_is_better
 from jaxcnn.version import __version__
-
-UNNAMED = ("arrays", "table", "folder", "source", "batches")
-"""Names of data that only a Python object describes."""
 
 
 @dataclass(frozen=True)
