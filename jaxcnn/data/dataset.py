@@ -34,7 +34,7 @@ UNNAMED = ("arrays", "table", "folder", "source", "batches")
 class Dataset:
     """Examples that are loaded by their index: the base class of all datasets.
 
-    A subclass implements `load` and `labels_at`, and takes the position of an example in its files by `_stored`.
+    A subclass implements `load` and `labels_at`, and takes the position of an example in its files by `stored_at`.
 
     Attributes:
       name: TFDS name, `imagefolder:PATH`, `npz:PATH`, `csv:PATH`, or the kind of the user's own data, such as "arrays".
@@ -56,7 +56,7 @@ class Dataset:
     pixel_range: float = 255.0
     random_access: bool = True
     _positions: tuple[int, ...] | None = None  # position of each stored label in `class_names`; None if they are equal
-    _division: Mapping[str, tuple[str, np.ndarray]] = field(default_factory=dict, repr=False)  # see `_stored`
+    _division: Mapping[str, tuple[str, np.ndarray]] = field(default_factory=dict, repr=False)  # see `stored_at`
     _cache: dict[Any, Any] = field(default_factory=dict, repr=False)  # labels and statistics
     _decoded: dict[tuple[str, Geometry], Batch] = field(default_factory=dict, repr=False)
 
@@ -287,8 +287,15 @@ class Dataset:
         examples = {**self.examples, **{split: len(places) for split, (_, places) in division.items()}}
         return replace(self, examples=examples, _division={**self._division, **division}, _cache={}, _decoded={})
 
-    def _stored(self, split: str, indices: Sequence[int]) -> tuple[str, list[int]]:
+    def stored_at(self, split: str, indices: Sequence[int]) -> tuple[str, list[int]]:
         """Return the stored split, and the positions in it, of examples of a split.
+
+        They differ from `split` and `indices` if validation examples were held out (`with_validation`): a training
+        example then keeps its position among all training examples that are stored.
+
+        Args:
+          split: "train", "validation" or "test".
+          indices: positions in the split.
 
         Raises:
           UsageError: the dataset has no such split.

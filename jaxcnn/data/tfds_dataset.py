@@ -124,7 +124,7 @@ class TfdsDataset(Dataset):
         from tensorflow_datasets.proto import tf_example_pb2
 
         image_key, label_key = self._keys
-        stored, places = self._stored(split, indices)
+        stored, places = self.stored_at(split, indices)
         try:
             records = self._source(stored).__getitems__(places)
             examples = []

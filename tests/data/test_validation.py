@@ -55,6 +55,18 @@ def test_held_out_examples_are_divided_without_loss(grey):
     np.testing.assert_array_equal(turned.labels("validation"), 9 - divided.labels("validation"))
 
 
+def test_examples_keep_their_positions_in_the_stored_split(grey):
+    dataset = open_dataset("mnist", grey)
+    divided, stored = dataset.with_validation(0.2, seed=1), contents(dataset, "train")
+    for split in ("train", "validation"):
+        of, places = divided.stored_at(split, range(divided.examples[split]))
+        assert of == "train"
+        assert [stored[place] for place in places] == contents(divided, split)
+    assert divided.stored_at("test", [3, 1]) == ("test", [3, 1])
+    with pytest.raises(UsageError, match="unknown split"):
+        dataset.stored_at("validation", [0])
+
+
 def test_batches_have_the_examples_of_their_split(grey):
     divided = open_dataset("mnist", grey).with_validation(0.2, seed=1)
     for residence in ("memory", "disk"):

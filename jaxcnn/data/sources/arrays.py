@@ -39,7 +39,7 @@ class ArrayDataset(Dataset):
     ) -> Batch:
         """Return the examples at `indices`; see `Dataset.load`."""
         geometry, channels = geometry or self.geometry(), channels or self.image_shape[-1]
-        stored, places = self._stored(split, indices)
+        stored, places = self.stored_at(split, indices)
         rows = np.asarray(places, np.int64)
         batch = jax.tree.map(lambda array: array[rows], self._arrays[stored])
         if random_box is not None or not self.keeps_pixels(geometry) or channels != self.image_shape[-1]:
@@ -58,7 +58,7 @@ class ArrayDataset(Dataset):
 
     def labels_at(self, split: str, indices: Sequence[int]) -> np.ndarray | None:
         """Return the labels of some examples: int32 `[N]`, float32 `[N, classes]`, or None."""
-        stored, places = self._stored(split, indices)
+        stored, places = self.stored_at(split, indices)
         labels = self._arrays[stored].get("label")
         return None if labels is None else self._with_positions(labels[np.asarray(places, np.int64)])
 

@@ -46,7 +46,7 @@ class SourceDataset(Dataset):
             images differ in shape.
         """
         geometry, channels = geometry or self.geometry(), channels or self.image_shape[-1]
-        stored, places = self._stored(split, indices)
+        stored, places = self.stored_at(split, indices)
         reader = self._readers[stored]
         examples = [reader.read(place) for place in places]
         each_random = [None] * len(places) if randoms is None else randoms
@@ -89,7 +89,7 @@ class SourceDataset(Dataset):
 
     def labels_at(self, split: str, indices: Sequence[int]) -> np.ndarray | None:
         """Return the labels of some examples: int32 `[N]`, float32 `[N, classes]`, or None."""
-        stored, places = self._stored(split, indices)
+        stored, places = self.stored_at(split, indices)
         labels = self._stored_labels.get(stored)
         return None if labels is None else self._with_positions(labels[np.asarray(places, np.int64)])
 

@@ -61,7 +61,7 @@ class Batches:
 
     def _indices(self, plan: Plan, step: int) -> Any:
         """Return the positions in the whole training set of the examples of a step."""
-        return plan.dataset._stored("train", plan.pipeline.indices(step).tolist())[1]
+        return plan.dataset.stored_at("train", plan.pipeline.indices(step).tolist())[1]
 
     def _decoded(self) -> Any:
         return self._whole.decoded("train", self._plans[0].preprocessing.geometry)
