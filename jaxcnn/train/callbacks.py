@@ -123,8 +123,8 @@ class Callback:
     callbacks in the order of `fit(..., callbacks=[...])`, between two steps and in its own thread. An exception in a
     method ends the run, and `fit` raises it.
 
-    With several processes, each process calls the methods. They must return the same in all processes. Write files to
-    `run.folder`, and only in the first process (`jax.process_index() == 0`).
+    With several processes, each process calls the methods, except `on_picture`. They must return the same in all
+    processes. Write files to `run.folder`, and only in the first process (`jax.process_index() == 0`).
 
     A run that is resumed calls `on_start` again, with `run.first_step` above 0. The attributes of a callback are not
     saved: store values that a resumed run needs in a file in `run.folder`.
@@ -167,7 +167,11 @@ class Callback:
         """Write all data of the steps so far to the disk. The checkpoint of this step is saved after this method."""
 
     def on_picture(self, run: RunView, name: str, png: bytes) -> None:
-        """Take a picture, such as "test/predictions", as the contents of a PNG file."""
+        """Take a picture, such as "test/predictions", as the contents of a PNG file.
+
+        With several processes, only the first one draws pictures and calls this method. Do not use `run.state`,
+        `run.metrics` and `run.evaluate` in it: they would wait for the other processes.
+        """
 
     def on_end(self, run: RunView, failed: bool) -> None:
         """Release what `on_start` opened. Called once, after the run ends or fails, unless the process is killed.

@@ -208,12 +208,15 @@ class Loop:
             state = self.plan.parallel.place_state(distributed.from_first(mine or blank))
         values = evaluate(self.plan, self.eval_step, state, "test")
         row = {"split": "test", "step": last, "epoch": round(self.plan.epoch(last), 4), **numbers(values)}
-        if distributed.is_first() and not any(
-            (r["split"], r["step"]) == ("test", last) for r in read_rows(self.folder)
-        ):
+        # All processes write or none: each of them calls the callbacks. Only the first one has the rows.
+        if not distributed.on_first(lambda: self._has_row("test", last)):
             self._write([row], state)
             self.record.sync()
         return best or last, values
+
+    def _has_row(self, split: str, step: int) -> bool:
+        """Return whether `metrics.jsonl` has a row of this evaluation, written before the run was stopped."""
+        return any((row["split"], row["step"]) == (split, step) for row in read_rows(self.folder))
 
     def _checkpoint(self, step: int) -> TrainState:
         """Return the state of a checkpoint of this run. Only the first process has checkpoints."""

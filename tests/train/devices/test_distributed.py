@@ -22,6 +22,7 @@ from jaxcnn.train.runtime.integrity import named_leaves
 
 ROOT = Path(__file__).parents[3]
 ONE_OF_MANY = Path(__file__).with_name("one_of_many.py")
+FIT_OF_MANY = Path(__file__).with_name("fit_of_many.py")
 STEPS = 100
 # Epochs of 39 steps: the run is saved within epochs and at their ends.
 RUN = f"--steps {STEPS} --batch-size 256 --checkpoint-every 10 --log-every 5 --no-progress".split()
@@ -77,15 +78,15 @@ def result(folder):
 # The numbers
 
 
-def start_together(folder, processes, devices, ways):
-    """For each way, the states that each of the processes ended with."""
+def run_together(script, folder, processes, devices, *args):
+    """Run a script in several processes of one job. Each must end with status 0."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    command = [sys.executable, str(ONE_OF_MANY), f"127.0.0.1:{port}", str(processes)]
+    command = [sys.executable, str(script), f"127.0.0.1:{port}", str(processes)]
     started = [
         subprocess.Popen(
-            [*command, str(index), str(folder), *ways],
+            [*command, str(index), str(folder), *args],
             env=environment(JAX_NUM_CPU_DEVICES=str(devices)),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -96,6 +97,11 @@ def start_together(folder, processes, devices, ways):
     for process in started:
         said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said
+
+
+def start_together(folder, processes, devices, ways):
+    """For each way, the states that each of the processes ended with."""
+    run_together(ONE_OF_MANY, folder, processes, devices, *ways)
     return {way: [dict(np.load(folder / f"{way}-{index}.npz")) for index in range(processes)] for way in ways}
 
 
@@ -113,6 +119,16 @@ def test_many_processes_learn_what_one_process_learns(tmp_path, processes, devic
             assert differences(states[0], other) == 0.0
         assert states[0].keys() == alone.keys()
         assert differences(states[0], alone) < 1e-5
+
+
+@pytest.mark.slow
+def test_callbacks_of_all_processes_get_the_same_rows(tmp_path):
+    run_together(FIT_OF_MANY, tmp_path, 2, 1)
+    first, second = (json.loads((tmp_path / f"rows-{index}.json").read_text()) for index in range(2))
+    assert first == second
+    recorded = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert first == [[row["split"], row["step"]] for row in recorded]
+    assert first[-1] == ["test", 4]
 
 
 # The launcher
