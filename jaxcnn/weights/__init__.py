@@ -9,6 +9,7 @@ from jaxcnn.errors import UsageError
 from jaxcnn.local_path import local_path
 from jaxcnn.models import create_model
 from jaxcnn.weights import _hub, safetensors, torch_file
+from jaxcnn.weights._nested import without_prefix
 from jaxcnn.weights._stored import Stored
 from jaxcnn.weights.conversion import IMAGENET, Channels, Conversion, Row, as_stored, from_file, to_ours, to_torchvision
 from jaxcnn.weights.names import TORCHVISION, torchvision_names
@@ -216,4 +217,5 @@ __all__ = [
     "to_ours",
     "to_torchvision",
     "torchvision_names",
+    "without_prefix",
 ]

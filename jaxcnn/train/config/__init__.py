@@ -125,8 +125,8 @@ class Config:
     model_options: tuple[str, ...] = ()
     """Fields of the architecture to change: NAME=VALUE, such as stem=cifar."""
     init_from: str | None = None
-    """Initial weights: a .safetensors or .pth file with jaxcnn's, torchvision's or timm's names, hf:OWNER/NAME, or
-    the directory of a run. A classifier for another number of classes is left out."""
+    """Initial weights: a .safetensors or .pth file with jaxcnn's, torchvision's or timm's names, hf:OWNER/NAME, or a
+    run directory, whose network may contain the model. A classifier for another number of classes is left out."""
     init_channels: Literal["exact", "sum"] = "exact"
     """Initial weights for color images of a model for gray images: exact refuses them, sum sums the first kernel over
     its input channels."""

@@ -72,7 +72,9 @@ def read_initial_weights(
 ) -> InitialWeights | None:
     """Read the arrays of a file, or of a run's latest checkpoint, and convert them for this model.
 
-    A classifier that is missing, or has another number of classes, is left out, so that it starts at random.
+    A classifier that is missing, or has another number of classes, is left out, so that it starts at random. If the
+    run's network contains the model as a module of another name, the arrays of this module are taken, without its
+    classifier; see `jaxcnn.weights.without_prefix`.
 
     Args:
       source: a `.safetensors` or `.pth` file with jaxcnn's, torchvision's or timm's names; `hf:OWNER/NAME`; a run
@@ -91,10 +93,11 @@ def read_initial_weights(
     """
     if _RECORDED.search(source):
         return None
-    folder = local_path("init_from", source)
+    folder, prefix = local_path("init_from", source), None
     if folder.is_dir():
         variables, around = _of_run(folder)
-        stored, known = weights.as_stored(variables), recordable(around)
+        stored, prefix = weights.without_prefix(weights.as_stored(variables), model, preprocessing.image_shape)
+        known = recordable(around)
         name, digest = folder.resolve().name, integrity.sha256(variables)
     else:
         path = weights.local_file(source)
@@ -115,7 +118,7 @@ def read_initial_weights(
         raise UsageError(f"init_from {source}: {error}") from None
     flat: Any = flatten_dict(conversion.variables, sep="/")
     arrays = {row.target: flat[row.target] for row in conversion.rows if row.source}
-    note = f"starting from {source}"
+    note = f"starting from {source}" if prefix is None else f"starting from {prefix!r} in the network of {source}"
     if len(arrays) < len(conversion.rows):
         in_file = "no classifier" if conversion.classes_in_file is None else f"{conversion.classes_in_file} classes"
         note += f", which has {in_file}: a fresh classifier for {num_classes}"

@@ -282,3 +282,52 @@ def test_a_run_of_a_model_of_the_users_can_be_started_from_without_the_model(tmp
     checkpoint.write_bytes(checkpoint.read_bytes()[:-5000])
     with pytest.raises(UsageError, match=r"checkpoint .*/1 is damaged"):
         make_plan(dataclasses.replace(LENET, init_from=str(first.workdir)))
+
+
+class Wrapped(nn.Module):
+    """A network that contains one or more models, such as that of a contrastive task."""
+
+    models: dict[str, nn.Module]
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return Dense(10, name="projection")(sum(model(x, train=train) for model in self.models.values()))
+
+
+def test_a_model_inside_a_larger_network_is_found(tmp_path):
+    def run(name, **models):
+        return fit(dataclasses.replace(config, workdir=str(tmp_path / name)), model=Wrapped(models)).workdir
+
+    config = dataclasses.replace(NORMALIZED, steps=1)
+    one = run("one", encoder=Normalized())
+    plan = plan_of(dataclasses.replace(config, init_from=str(one)))
+    assert plan.initial.note == (
+        f"starting from 'models_encoder' in the network of {one}, which has no classifier: a fresh classifier for 10"
+    )
+    stored = flatten_dict(load_run(one, model=Wrapped({"encoder": Normalized()})).variables, sep="/")
+    started = flat(plan.initial_state())
+    assert any(name.startswith("batch_stats/") for name in started)
+    for name, array in started.items():
+        same = bits(array) == bits(stored[name.replace("/", "/models_encoder/", 1)])
+        assert same == ("/head/" not in name), name
+    two = run("two", online=Normalized(), target=Normalized())
+    with pytest.raises(UsageError, match="names in the file do not match") as raised:  # nothing says which one is meant
+        plan_of(dataclasses.replace(config, init_from=str(two)))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_module_that_is_more_or_less_than_the_model_is_not_taken():
+    model, shape = Normalized(), (28, 28, 3)
+    stored = weights.as_stored(model.init(jax.random.key(0), np.ones((1, *shape), np.float32), train=True))
+    nested = {name.replace("/", "/net/inner/", 1): array for name, array in stored.items()}
+    arrays, prefix = weights.without_prefix(nested, model, shape)
+    assert prefix == "net/inner"
+    assert arrays == {name: array for name, array in stored.items() if "/head/" not in name}
+    some = nested["params/net/inner/stem_conv/kernel"]
+    for other in (
+        {**nested, "params/net/inner/stage3_conv/kernel": some},
+        {name: array for name, array in nested.items() if "stage2_norm" not in name},
+        {**nested, **stored},
+        {},
+    ):
+        assert weights.without_prefix(other, model, shape) == (other, None)
