@@ -19,7 +19,7 @@ class RunOptions:
     """Which checkpoint of a run to use, and with which model."""
 
     checkpoint: str = "latest"
-    """Checkpoint of the run: latest, best (of the best test accuracy), or its step."""
+    """Checkpoint of the run: latest, best (of the best evaluation; see monitor), or its step."""
     model: str | None = None
     """Own model of the run: FILE.py:NAME or MODULE:NAME, where NAME is a Linen module, or a class or function that
     returns one."""
@@ -32,7 +32,7 @@ class NetworkOptions:
     workdir: str | None = None
     """Run directory."""
     checkpoint: str = "latest"
-    """Checkpoint of the run: latest, best (of the best test accuracy), or its step."""
+    """Checkpoint of the run: latest, best (of the best evaluation; see monitor), or its step."""
     model: str | None = None
     """With --weights: the architecture, such as resnet50. With --workdir: own model of the run, as FILE.py:NAME or
     MODULE:NAME, where NAME is a Linen module, or a class or function that returns one."""

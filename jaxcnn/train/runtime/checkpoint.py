@@ -292,7 +292,7 @@ class Checkpoints:
         if checkpoint == "best":
             best = self.best_step()
             if best is None:
-                raise UsageError(f"no checkpoint in {self._directory} was tested. Choose one of the steps {kept}.")
+                raise UsageError(f"no checkpoint in {self._directory} was evaluated. Choose one of the steps {kept}.")
             return best
         text = str(checkpoint)
         if not (text.isascii() and text.isdecimal()):

@@ -157,7 +157,7 @@ def load_run(
 
     Args:
       folder: the run directory.
-      checkpoint: "latest", "best" (of the best test accuracy), or a step of which the run has a checkpoint.
+      checkpoint: "latest", "best" (of the best evaluation), or a step of which the run has a checkpoint.
       model: the run's own model, if one was passed to `fit`.
       optimizer: the run's own optimizer, if one was passed to `fit`.
       task: the run's own task, if one was passed to `fit`.

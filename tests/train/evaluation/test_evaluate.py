@@ -177,5 +177,5 @@ def test_no_tested_checkpoint_is_the_best(tmp_path):
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(state_of(5), {})
         checkpoints.wait()
-        with pytest.raises(UsageError, match=r"was tested\. Choose one of the steps 5"):
+        with pytest.raises(UsageError, match=r"was evaluated\. Choose one of the steps 5"):
             checkpoints.chosen("best", state_of(0))
