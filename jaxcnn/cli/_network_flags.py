@@ -18,8 +18,9 @@ from jaxcnn.train.runtime import preprocessing, workdir
 class RunOptions:
     """Which checkpoint of a run to use, and with which model."""
 
-    checkpoint: str = "latest"
-    """Checkpoint of the run: latest, best (of the best evaluation; see monitor), or its step."""
+    checkpoint: str | None = None
+    """Checkpoint of the run: latest, best (of the best evaluation), or its step (default: the one that the run has
+    tested: the best if it holds out validation images, else the latest)."""
     model: str | None = None
     """Own model of the run: FILE.py:NAME or MODULE:NAME, where NAME is a Linen module, or a class or function that
     returns one."""
@@ -31,8 +32,9 @@ class NetworkOptions:
 
     workdir: str | None = None
     """Run directory."""
-    checkpoint: str = "latest"
-    """Checkpoint of the run: latest, best (of the best evaluation; see monitor), or its step."""
+    checkpoint: str | None = None
+    """Checkpoint of the run: latest, best (of the best evaluation), or its step (default: the one that the run has
+    tested: the best if it holds out validation images, else the latest)."""
     model: str | None = None
     """With --weights: the architecture, such as resnet50. With --workdir: own model of the run, as FILE.py:NAME or
     MODULE:NAME, where NAME is a Linen module, or a class or function that returns one."""
@@ -117,7 +119,7 @@ def check_source(options: NetworkOptions) -> None:
         raise UsageError(
             "the architecture of the weights is missing. Give it with --model, such as resnet50; see `jaxcnn models`."
         )
-    elif options.checkpoint != "latest":
+    elif options.checkpoint is not None:
         raise UsageError("--checkpoint applies only to runs. Omit it with --weights.")
 
 

@@ -46,7 +46,8 @@ class Result:
     Attributes:
       config: the run's configuration.
       workdir: the run directory.
-      state: the state after the last step.
+      state: the state after the last step. With validation examples, the test metrics are those of the best checkpoint,
+        which `load_run(workdir)` opens.
       test_accuracy: fraction of the `test_examples` that are classified correctly; NaN of a task without accuracy.
       test_loss: mean loss of the test examples, in nats for cross-entropy.
       test_examples: number of test examples: the whole test set.

@@ -118,7 +118,7 @@ def _of_file(flags: Flags) -> _Source:
     """Return the weights in a file."""
     if flags.model is None:
         raise UsageError("the architecture of the file is missing. Give it with --model; see `jaxcnn models`.")
-    if flags.checkpoint != "latest":
+    if flags.checkpoint is not None:
         raise UsageError("--checkpoint applies only to runs. Omit it with a file.")
     conversion = weights.convert(
         flags.model, flags.file or "", num_classes=flags.num_classes, drop_head=flags.drop_head

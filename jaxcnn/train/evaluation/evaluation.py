@@ -32,7 +32,7 @@ TOP = 5
 def evaluate(
     folder: str | Path,
     *,
-    checkpoint: str | int = "latest",
+    checkpoint: str | int | None = None,
     data: Dataset | None = None,
     dataset: str | None = None,
     data_dir: str | Path | None = None,
@@ -50,7 +50,8 @@ def evaluate(
 
     Args:
       folder: the run directory.
-      checkpoint: "latest", "best" (of the best evaluation), or a step of which the run has a checkpoint.
+      checkpoint: "latest", "best" (of the best evaluation), or a step of which the run has a checkpoint. Default: the
+        one that `fit` has tested; see `load_run`.
       data: data of your own, whose test examples are evaluated. Classes are mapped to those of the run by name.
       dataset: name of another dataset. Default: that of the run.
       data_dir: folder of prepared datasets. Default: that of the run.

@@ -141,7 +141,7 @@ def _of_run(folder: Path) -> tuple[dict[str, Any], Preprocessing]:
     config = workdir.read_config(folder)
     around = read_preprocessing(folder)
     if around is None or not any(name.startswith(PREFIX) for name in (config.model, config.task)):
-        run = load_run(folder)
+        run = load_run(folder, checkpoint="latest")
         return run.variables, run.preprocessing
     with Checkpoints(folder / workdir.CHECKPOINTS, read_only=True) as checkpoints:
         return checkpoints.learned(), around

@@ -1,7 +1,7 @@
 """Load a trained network from the directory of its run."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -148,7 +148,7 @@ class Trained:
 def load_run(
     folder: str | Path,
     *,
-    checkpoint: str | int = "latest",
+    checkpoint: str | int | None = None,
     model: nn.Module | None = None,
     optimizer: Any = None,
     task: Task | None = None,
@@ -157,7 +157,9 @@ def load_run(
 
     Args:
       folder: the run directory.
-      checkpoint: "latest", "best" (of the best evaluation), or a step of which the run has a checkpoint.
+      checkpoint: "latest", "best" (of the best evaluation), or a step of which the run has a checkpoint. Default: the
+        one that `fit` has tested, and whose metrics `result.json` has: the best if the run holds out validation
+        examples, else the latest. The latest if the run is not finished.
       model: the run's own model, if one was passed to `fit`.
       optimizer: the run's own optimizer, if one was passed to `fit`.
       task: the run's own task, if one was passed to `fit`.
@@ -187,11 +189,28 @@ def load_run(
             ),
         )
     with Checkpoints(folder / workdir.CHECKPOINTS, read_only=True) as checkpoints:
-        state, _ = checkpoints.chosen(checkpoint, template)
+        chosen = _tested(folder, checkpoints.steps()) if checkpoint is None else checkpoint
+        state, _ = checkpoints.chosen(chosen, template)
     trained = Trained(config, built, evaluation_variables(state), int(state.step), around, folder, learned)
     if model is not None and task is None:
         trained.check()
     return trained
+
+
+def _tested(folder: Path, steps: Sequence[int]) -> str | int:
+    """Return the checkpoint that the test metrics in `result.json` belong to, or "latest".
+
+    Args:
+      folder: the run directory.
+      steps: of the checkpoints in it, sorted.
+    """
+    try:
+        values = workdir.read_json(folder / workdir.RESULT)
+    except UsageError:  # the run is not finished
+        return "latest"
+    # A run that goes on after its result has later checkpoints. Results of version 0.1 have no "test_step".
+    is_current = isinstance(values, dict) and bool(steps) and values.get("steps") == steps[-1]
+    return values["test_step"] if is_current and values.get("test_step") in steps[:-1] else "latest"
 
 
 def _fitting(name: str, image_shape: tuple[int, ...], build: Callable[[], Any]) -> Any:
