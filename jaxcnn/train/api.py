@@ -210,7 +210,8 @@ def _number(value: float | None) -> float:
 def with_name_of_data(config: Config, data: Dataset | None) -> Config:
     """Return the configuration with the name of the user's own data.
 
-    Data that has a name of a dataset, such as `imagefolder:PATH`, is recorded under this name.
+    Data that has a name of a dataset, such as `imagefolder:PATH`, is recorded under this name. A configuration that was
+    recorded with this name is accepted, such as that of a `Result`.
 
     Raises:
       UsageError: If data is no `Dataset`, or the configuration names another dataset.
@@ -218,9 +219,10 @@ def with_name_of_data(config: Config, data: Dataset | None) -> Config:
     if data is None:
         return config
     check_data(data)
-    if config.dataset != Config.dataset:
+    name = f"{PREFIX}{data.name}" if data.name in UNNAMED else data.name
+    if config.dataset not in (Config.dataset, name):
         raise UsageError(f"data and the dataset {config.dataset!r} are mutually exclusive. Give one of them")
-    return dataclasses.replace(config, dataset=f"{PREFIX}{data.name}" if data.name in UNNAMED else data.name)
+    return dataclasses.replace(config, dataset=name)
 
 
 def versions() -> dict[str, str]:

@@ -6,13 +6,14 @@ import shutil
 
 import jax.export
 import numpy as np
+import optax
 import pytest
 
 from jaxcnn.data import from_arrays, open_dataset
 from jaxcnn.errors import UsageError
 from jaxcnn.export import stablehlo
 from jaxcnn.layers import Dense, Flatten, Sequential
-from jaxcnn.train import Config, fit, load_run
+from jaxcnn.train import Config, evaluate, fit, load_run
 from jaxcnn.train.runtime.preprocessing import PREPROCESSING
 
 
@@ -74,3 +75,25 @@ def test_a_run_on_floats_predicts_floats_only_and_is_exported_for_them(tmp_path)
     exported = jax.export.deserialize(bytearray(stablehlo.convert(trained)))
     theirs = exported.call(floats.astype(np.float32))
     np.testing.assert_allclose(theirs, trained.logits(floats.astype(np.float32)), rtol=1e-4, atol=1e-4)
+
+
+def test_the_default_is_the_checkpoint_that_fit_has_tested(tmp_path):
+    labels = np.arange(60) % 2
+    images = np.broadcast_to(100 * labels[:, None, None, None], (60, 4, 4, 1)).astype(np.uint8)
+    data = from_arrays((images, labels), test=(images, labels), validation=(images, labels))
+    config = Config(workdir=str(tmp_path), steps=3, evaluate_every=1, batch_size=24, monitor="loss", progress=False)
+    # Gradient ascent: the first evaluation has the smallest loss.
+    parts = {"model": Sequential([Flatten(), Dense(2)]), "optimizer": optax.sgd(-0.5)}
+    run = fit(config, data=data, **parts)
+    assert run.values["test_step"] == 1
+    assert load_run(tmp_path, **parts).step == 1
+    assert load_run(tmp_path, checkpoint="latest", **parts).step == 3
+    assert evaluate(tmp_path, data=data, **parts)["test_loss"] == pytest.approx(run.test_loss, rel=1e-5)
+    assert fit(run.config, data=data, **parts).values == run.values  # the configuration has the name of the data
+    with pytest.raises(UsageError, match="data and the dataset 'mnist' are mutually exclusive"):
+        fit(dataclasses.replace(config, dataset="mnist"), data=data, **parts)
+    result = tmp_path / "result.json"
+    result.write_text(json.dumps({**run.values, "steps": 2}))  # of an earlier end of the run
+    assert load_run(tmp_path, **parts).step == 3
+    result.unlink()
+    assert load_run(tmp_path, **parts).step == 3
