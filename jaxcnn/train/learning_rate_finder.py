@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxcnn.data import Dataset
 from jaxcnn.errors import RunError, UsageError
+from jaxcnn.train.api import with_name_of_data
 from jaxcnn.train.config import Config
 from jaxcnn.train.parts import CustomParts, build_optimizer
 from jaxcnn.train.runtime.plan import Plan, make_plan
@@ -120,8 +121,7 @@ def find_learning_rate(
         raise UsageError(f"learning rates must be positive and growing, got {lowest} to {highest}")
     if lowest < SMALLEST or highest > LARGEST:
         raise UsageError(f"learning rates must be from {SMALLEST} to {LARGEST}, got {lowest} to {highest}")
-    if data is not None and config.dataset != Config.dataset:
-        raise UsageError(f"data and the dataset {config.dataset!r} are mutually exclusive. Give one of them")
+    config = with_name_of_data(config, data)
     parts = CustomParts(**custom)
     plan = make_plan(dataclasses.replace(config, steps=steps, epochs=Config.epochs), parts, data=data)
     factor = (highest / lowest) ** (1 / (steps - 1))

@@ -1,5 +1,6 @@
 """The finder sees where the loss falls and where it explodes."""
 
+import dataclasses
 import itertools
 import json
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.cli import main
+from jaxcnn.data import from_arrays
 from jaxcnn.errors import UsageError
 from jaxcnn.train import Config, LearningRateFinderResult, find_learning_rate
 from jaxcnn.train import learning_rate_finder as finder
@@ -60,3 +62,15 @@ def test_the_command_does_not_suggest_a_rate_that_it_has_not_found(tmp_path, cap
     assert len(err.splitlines()) == 1
     assert (tmp_path / "[b]found" / "find_lr.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "[b]found" / "find_lr.json").read_text())["suggestion"] is None
+
+
+def test_takes_the_configuration_that_a_run_on_own_data_has_recorded():
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (64, 28, 28, 1), np.uint8), np.arange(64) % 4
+    data = from_arrays((images, labels), test=(images, labels))
+    config = Config(dataset="custom:arrays", batch_size=16, progress=False)
+    found = find_learning_rate(config, steps=20, data=data)
+    unnamed = dataclasses.replace(config, dataset=Config.dataset)
+    assert found.losses == find_learning_rate(unnamed, steps=20, data=data).losses
+    with pytest.raises(UsageError, match="mutually exclusive"):
+        find_learning_rate(dataclasses.replace(config, dataset="mnist"), steps=20, data=data)
