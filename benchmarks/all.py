@@ -37,6 +37,7 @@ BUDGETS: dict[str, list[tuple[str, str, str]]] = {
         ("loop_overhead", "loop_overhead", "--epochs 1 --repeats 1"),
         ("time_to_accuracy", "time_to_accuracy", "--target 0.7 --epochs 2 --repeats 1"),
         ("many", "many", "--networks 1 --how turns --epochs 0.02"),
+        ("transformations", "transformations", "--models lenet5:2 --rounds 1"),
         ("input", "input", "--seconds 0.5 --repeats 1"),
     ],
     "small": [
@@ -49,6 +50,7 @@ BUDGETS: dict[str, list[tuple[str, str, str]]] = {
         ("loop_overhead", "loop_overhead", "--epochs 2 --repeats 3"),
         ("time_to_accuracy", "time_to_accuracy", "--target 0.85 --epochs 8 --repeats 3"),
         ("many", "many", "--networks 1,10 --timeout 120"),
+        ("transformations", "transformations", "--models lenet5:64 --rounds 5"),
         ("input", "input", "--seconds 2 --repeats 2"),
     ],
     "full": [
@@ -60,6 +62,7 @@ BUDGETS: dict[str, list[tuple[str, str, str]]] = {
         ("loop_overhead", "loop_overhead", "--epochs 8 --repeats 7"),
         ("time_to_accuracy", "time_to_accuracy", "--target 0.88 --epochs 20 --repeats 10"),
         ("many", "many", ""),
+        ("transformations", "transformations", ""),
         ("input", "input", ""),
     ],
 }

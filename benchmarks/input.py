@@ -33,7 +33,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from benchmarks.input_peers import PIPELINES
+from benchmarks.peers.pipelines import PIPELINES
 from benchmarks.results import RESULTS, write
 from jaxcnn.data import TfdsDataset, open_dataset
 from jaxcnn.measure.probes import machine
@@ -120,7 +120,7 @@ def streaming(
 
 def _run(python: str, name: str, folder: Path, seconds: float, workers: int) -> str:
     """Return the line that a loader in its own process prints, or what went wrong."""
-    command = [python, "-m", "benchmarks.input_peers", name, str(folder), str(seconds), str(workers)]
+    command = [python, "-m", "benchmarks.peers.pipelines", name, str(folder), str(seconds), str(workers)]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     try:
         run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=seconds + TIMEOUT)

@@ -19,7 +19,18 @@ from jaxcnn.measure.columns import format_value
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
 # Order of the suites on the page. Other folders follow in alphabetical order.
-ORDER = ("peers", "batch_sizes", "devices", "compile", "input", "loop_overhead", "time_to_accuracy", "many", "gpu")
+ORDER = (
+    "peers",
+    "batch_sizes",
+    "devices",
+    "compile",
+    "input",
+    "loop_overhead",
+    "time_to_accuracy",
+    "many",
+    "transformations",
+    "gpu",
+)
 
 
 def load(results: Path) -> dict[str, dict[str, Any]]:

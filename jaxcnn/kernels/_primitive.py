@@ -19,6 +19,7 @@ below derive forward mode, reverse mode and all higher orders.
 import abc
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
@@ -39,9 +40,12 @@ class Kernel(abc.ABC):
 
     Attributes:
       linear: groups of operand indices; the kernel is linear in the operands of each group jointly.
+      is_looped: whether a CPU computes the kernel over a mapped axis faster in a loop than by `cpu_form` under `vmap`.
+        The native form over a mapped axis is always a loop.
     """
 
     linear: ClassVar[tuple[tuple[int, ...], ...]] = ()
+    is_looped: ClassVar[bool] = False
 
     @abc.abstractmethod
     def outputs(self, *operands: Any, **_: Any) -> list[Any]:
@@ -63,14 +67,18 @@ class Kernel(abc.ABC):
         """Return the cotangents of the operands of a linear group, from those of the results."""
         raise TypeError(f"{type(self).__name__} is not linear in operands {group}")
 
+    def linear_groups(self) -> tuple[tuple[int, ...], ...]:
+        return self.linear
+
     def derivative(self, operands: Any, outputs: Any, tangents: Any) -> list[jax.Array]:
         """Return the tangents of the results. By default the kernel itself in its linear groups, else of its form."""
         parts = []
-        for group in self.linear:
+        groups = self.linear_groups()
+        for group in groups:
             if any(is_given(tangents[index]) for index in group):
                 moved = [instantiated(tangents[i], x) if i in group else x for i, x in enumerate(operands)]
                 parts.append(call(self, *moved))
-        others = [i for i in range(len(operands)) if not any(i in group for group in self.linear)]
+        others = [i for i in range(len(operands)) if not any(i in group for group in groups)]
         if any(is_given(tangents[i]) for i in others):
 
             def of_others(*values: jax.Array) -> Sequence[jax.Array]:
@@ -84,8 +92,90 @@ class Kernel(abc.ABC):
 
     def batched(self, operands: Any, dims: Any) -> tuple[Sequence[jax.Array], Sequence[int]]:
         """Return the results over a mapped axis, and where the axis is in each."""
-        outputs = jax.vmap(self.cpu_form, in_axes=tuple(dims))(*operands)
+        moved = [x if dim is None else jnp.moveaxis(x, dim, 0) for x, dim in zip(operands, dims, strict=True)]
+        size = next(x.shape[0] for x, dim in zip(moved, dims, strict=True) if dim is not None)
+        outputs = call(Mapped(self, tuple(dim is not None for dim in dims), size), *moved)
         return outputs, [0] * len(outputs)
+
+    def local_form(self, *operands: Any, with_native: bool) -> tuple[Form, bool]:
+        """Return the form for abstract values that are whole on one CPU, and whether it is the native one."""
+        native = self.native(*operands) if with_native else None
+        return (self.cpu_form, False) if native is None else (native, True)
+
+
+@dataclass(frozen=True)
+class Mapped(Kernel):
+    """A kernel over a mapped axis, which is the first axis of the results and of the mapped operands.
+
+    Attributes:
+      kernel: the kernel of one place on the axis.
+      mapped: for each operand, whether it has the axis.
+      size: number of places.
+    """
+
+    kernel: Kernel
+    mapped: tuple[bool, ...]
+    size: int
+
+    def linear_groups(self) -> tuple[tuple[int, ...], ...]:
+        return self.kernel.linear_groups()
+
+    def outputs(self, *operands: Any) -> list[Any]:
+        return [x.update(shape=(self.size, *x.shape)) for x in self.kernel.outputs(*self._of_one(operands))]
+
+    def form(self, *operands: jax.Array) -> Sequence[jax.Array]:
+        return jax.vmap(self.kernel.form, in_axes=self._axes())(*operands)
+
+    def cpu_form(self, *operands: jax.Array) -> Sequence[jax.Array]:
+        return jax.vmap(self.kernel.cpu_form, in_axes=self._axes())(*operands)
+
+    def local_form(self, *operands: Any, with_native: bool) -> tuple[Form, bool]:
+        form, is_native = self.kernel.local_form(*self._of_one(operands), with_native=with_native)
+        if not (is_native or self.kernel.is_looped):
+            return self.cpu_form, False
+
+        def loop(*operands: jax.Array) -> Sequence[jax.Array]:
+            pairs = list(zip(operands, self.mapped, strict=True))
+
+            def one(mapped: Sequence[jax.Array]) -> Sequence[jax.Array]:
+                places = iter(mapped)
+                return tuple(form(*(next(places) if is_mapped else x for x, is_mapped in pairs)))
+
+            return jax.lax.map(one, [x for x, is_mapped in pairs if is_mapped])
+
+        return loop, is_native
+
+    def adjoint(self, group: Any, cts: Any, operands: Any) -> Sequence[jax.Array]:
+        others = [i for i in range(len(operands)) if i not in group]
+
+        def of_one(cts: Sequence[jax.Array], values: Sequence[jax.Array]) -> Sequence[jax.Array]:
+            given = dict(zip(others, values, strict=True))
+            return list(self.kernel.adjoint(group, cts, [given.get(i) for i in range(len(operands))]))
+
+        axes = self._axes()
+        found = jax.vmap(of_one, in_axes=(0, [axes[i] for i in others]))(cts, [operands[i] for i in others])
+        return [ct if self.mapped[i] else ct.sum(0) for i, ct in zip(group, found, strict=True)]
+
+    def derivative(self, operands: Any, outputs: Any, tangents: Any) -> list[jax.Array]:
+        given = [i for i, dot in enumerate(tangents) if is_given(dot)]
+
+        def of_one(operands: Any, outputs: Any, dots: Sequence[jax.Array]) -> list[jax.Array]:
+            all_dots: list[Any] = [ad.Zero(jax.typeof(x).to_tangent_aval()) for x in operands]
+            for i, dot in zip(given, dots, strict=True):
+                all_dots[i] = dot
+            return self.kernel.derivative(operands, outputs, all_dots)
+
+        axes = self._axes()
+        in_axes = (list(axes), 0, [axes[i] for i in given])
+        return jax.vmap(of_one, in_axes=in_axes)(list(operands), list(outputs), [tangents[i] for i in given])
+
+    def _axes(self) -> tuple[int | None, ...]:
+        return tuple(0 if is_mapped else None for is_mapped in self.mapped)
+
+    def _of_one(self, operands: Sequence[Any]) -> list[Any]:
+        """Return the abstract values of one place."""
+        pairs = zip(operands, self.mapped, strict=True)
+        return [x.update(shape=x.shape[1:]) if is_mapped else x for x, is_mapped in pairs]
 
 
 def call(kernel: Kernel, *operands: jax.Array) -> Sequence[jax.Array]:
@@ -137,7 +227,7 @@ def _jvp(primals: Any, tangents: Any, *, kernel: Kernel) -> tuple[Any, list[jax.
 
 def _transpose(cts: Any, *operands: Any, kernel: Kernel) -> list[Any]:
     wanted = [ad.is_undefined_primal(x) for x in operands]
-    group = next(group for group in kernel.linear if any(wanted[index] for index in group))
+    group = next(group for group in kernel.linear_groups() if any(wanted[index] for index in group))
     whole = [ct if is_given(ct) else jnp.zeros(ct.aval.shape, ct.aval.dtype) for ct in cts]
     found = dict(zip(group, kernel.adjoint(group, whole, operands), strict=True))
     return [found[i].astype(x.aval.dtype) if wanted[i] else None for i, x in enumerate(operands)]
@@ -155,8 +245,8 @@ def _lowered_for_cpu(ctx: Any, *operands: Any, kernel: Kernel) -> Any:
     form: Form | None = None
     if ctx.module_context.lowering_parameters.for_export:
         form = kernel.form
-    elif _is_whole(ctx) and uses_native():
-        form = kernel.native(*ctx.avals_in)
+    elif _is_whole(ctx):
+        form, _ = kernel.local_form(*ctx.avals_in, with_native=uses_native())
     return mlir.lower_fun(form or kernel.cpu_form, multiple_results=True)(ctx, *operands)
 
 

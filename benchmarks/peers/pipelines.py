@@ -2,7 +2,7 @@
 
 `benchmarks/input.py` runs these and compares them. CPU time is the better figure on a shared machine.
 
-    python benchmarks/input_peers.py PIPELINE FOLDER SECONDS [WORKERS]
+    python -m benchmarks.peers.pipelines PIPELINE FOLDER SECONDS [WORKERS]
 
 FOLDER contains `files/CLASS/*` (images), `size` (crop at random and resize to this size; 0: keep images as they are)
 and, for jaxcnn and grain, `data` (the same images as ArrayRecord). All pipelines make shuffled uint8 batches of 256, or
