@@ -20,11 +20,7 @@ import optax
 from jaxcnn.errors import UsageError
 
 # Micro-batches of the full training set, where their number is not given: so few images at once that they fit memory.
-# On a CPU each micro-batch is compiled separately (see `_sum_over_parts`), so they are few and large.
 FULL_BATCH_IMAGES = 512
-FULL_BATCH_PARTS_ON_CPU = 8
-# Micro-batches that are compiled separately on a CPU. With more of them, compiling takes too long.
-UNROLLED_PARTS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,10 +120,9 @@ def scaled(loss_scale: Callable[[Any], jax.Array], gradient: Gradient = plain) -
     return of_scaled
 
 
-def parts_of_full_batch(images: int, platform: str) -> int:
+def parts_of_full_batch(images: int) -> int:
     """Return the default number of micro-batches for `images` on each device, where the batch is the training set."""
-    parts = -(-images // FULL_BATCH_IMAGES)
-    return min(parts, FULL_BATCH_PARTS_ON_CPU) if platform == "cpu" else parts
+    return -(-images // FULL_BATCH_IMAGES)
 
 
 def leave_out(tree: Any, selected: Any) -> Any:
@@ -181,10 +176,7 @@ def _sum_over_parts(
     first = jax.tree.map(lambda x: x[0], stacked)
     shapes = jax.eval_shape(function, carry, first, jnp.zeros((), jnp.int32))[1]
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    # XLA's fast convolutions on a CPU are lost inside a loop (15 times slower for a ResNet-20), so there the loop is
-    # unrolled unless it is long; elsewhere it keeps the program small.
-    unroll = even if jax.default_backend() == "cpu" and even <= UNROLLED_PARTS else 1
-    (carry, total), _ = jax.lax.scan(one, (carry, zero), (jnp.arange(even), stacked), unroll=unroll)
+    (carry, total), _ = jax.lax.scan(one, (carry, zero), (jnp.arange(even), stacked))
     if examples % size:
         (carry, total), _ = one((carry, total), (jnp.asarray(even), rest))
     return carry, total

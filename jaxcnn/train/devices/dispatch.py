@@ -8,26 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 
-def several_steps(step: Callable[..., Any], count: int, *, unroll: bool) -> Callable[..., Any]:
-    """Return a function that makes `count` steps: `(state, batches) -> (state, metrics)`.
+def several_steps(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that makes several steps in a loop on the device: `(state, batches) -> (state, metrics)`.
 
-    Batches and metrics have an axis `[count]` in front. The steps are a loop on the device, or, with `unroll`, a
-    sequence, which takes `count` times as long to compile. On a CPU, XLA's fast convolutions do not work in a loop.
+    Batches and metrics have an axis `[steps]` in front.
     """
-
-    def steps(state: Any, batches: Any) -> tuple[Any, Any]:
-        if not unroll:
-            return jax.lax.scan(step, state, batches)
-        metrics = []
-        for index in range(count):
-            state, sums = step(state, jax.tree.map(lambda array, index=index: array[index], batches))
-            metrics.append(sums)
-        return state, jax.tree.map(lambda *sums: jnp.stack(sums), *metrics)
-
-    return steps
+    return lambda state, batches: jax.lax.scan(step, state, batches)
 
 
 def dispatches(first_step: int, last_step: int, count: int, stops_after: Callable[[int], bool]) -> Iterator[int]:

@@ -125,19 +125,18 @@ class Parallel:
 
         return jax.tree.map(place, batch)
 
-    def compile(self, step: Callable[..., Any], *, donate_state: bool, steps: int | None = None) -> Callable[..., Any]:
+    def compile(self, step: Callable[..., Any], *, donate_state: bool, several: bool = False) -> Callable[..., Any]:
         """Return `step(state, batch)` as a program over the devices, which compiles at its first call.
 
         Args:
           step: one step, `(state, batch) -> (state, metrics)`, or for evaluation `(state, batch) -> metrics`.
           donate_state: reuse the memory of the state passed in: the caller must not use that state after the call.
-          steps: if given, a call makes this number of steps, on what `place_batches` returns, and its metrics have an
-            axis `[steps]` in front.
+          several: a call makes a step for each batch in what `place_batches` returned, and its metrics have an axis
+            `[steps]` in front.
         """
-        if steps is None:
-            return STRATEGIES[self.name](step, self, donate_state, 0)
-        unroll = self.devices[0].platform == "cpu"
-        return STRATEGIES[self.name](several_steps(step, steps, unroll=unroll), self, donate_state, 1)
+        if several:
+            return STRATEGIES[self.name](several_steps(step), self, donate_state, 1)
+        return STRATEGIES[self.name](step, self, donate_state, 0)
 
 
 def _pmap(step: Callable[..., Any], parallel: Parallel, donate: bool, batch_axis: int) -> Callable[..., Any]:

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxcnn import kernels
 from jaxcnn.train.class_weights import normalized_weights
 from jaxcnn.train.devices.dispatch import several_steps
 from jaxcnn.train.losses import weighted
@@ -69,17 +68,16 @@ class Programs:
         """
         return jax.tree.map(lambda *x: np.stack(x), *(jax.device_get(plan.initial_state()) for plan in self.plans))
 
-    def train_steps(self, count: int, *, gathers: bool) -> Any:
-        """Return the program of `count` steps: `(state, batches, values, data) -> (state, sums)`.
+    def train_steps(self, *, gathers: bool) -> Any:
+        """Return the program of several steps: `(state, batches, values, data) -> (state, sums)`.
 
-        States and values have an axis of networks in front, batches and sums axes `[count, networks]`. The state is
+        States and values have an axis of networks in front, batches and sums axes `[steps, networks]`. The state is
         donated.
 
         Args:
-          count: number of steps.
-          gathers: whether `batches` are indices int32 `[count, networks, N]` of the examples in `data`.
+          gathers: whether `batches` are indices int32 `[steps, networks, N]` of the examples in `data`.
         """
-        return self._program(("train", count, gathers), lambda: self._train_steps(count, gathers=gathers))
+        return self._program(("train", gathers), lambda: self._train_steps(gathers=gathers))
 
     def evaluate(self, *, per_network: bool) -> Any:
         """Return the program of an evaluation: `(state, padded, values) -> sums [networks, ...]`.
@@ -94,7 +92,7 @@ class Programs:
             self._compiled[name] = make()
         return self._compiled[name]
 
-    def _train_steps(self, count: int, *, gathers: bool) -> Any:
+    def _train_steps(self, *, gathers: bool) -> Any:
         def train_one(state: Any, batch: Any, values: Any) -> Any:
             return self._plan_with(values).train_step()(state, batch)
 
@@ -103,7 +101,7 @@ class Programs:
                 examples = jax.tree.map(lambda x: x[batch], data) if gathers else batch
                 return jax.vmap(train_one)(state, examples, values)
 
-            return several_steps(step, count, unroll=kernels.on_cpu())(state, batches)
+            return several_steps(step)(state, batches)
 
         axis, steps = PartitionSpec(NETWORKS), PartitionSpec(None, NETWORKS)
         mapped = jax.shard_map(

@@ -177,7 +177,7 @@ class Group:
                 break
             if count not in compiled:
                 self._lap(state, step - timed) if compiled else self.watch.first_batch()
-            program = self.programs.train_steps(count, gathers=self.batches.gathers)
+            program = self.programs.train_steps(gathers=self.batches.gathers)
             state, sums = program(state, batches, self.programs.values, self.batches.data)
             step += count
             self.pending.append((step, sums))

@@ -172,7 +172,7 @@ class Plan:
 
     def compile_train_steps(self, count: int) -> Any:
         """Return `count` training steps as one program. Batches and sums have a leading axis `[count]`."""
-        return self._program(count, lambda: self.parallel.compile(self.train_step(), donate_state=True, steps=count))
+        return self._program(count, lambda: self.parallel.compile(self.train_step(), donate_state=True, several=True))
 
     def compile_eval_step(self) -> Any:
         """Return the compiled evaluation step `(state, padded) -> sums`."""
@@ -369,7 +369,7 @@ def _distribute(config: Config, examples: int, devices: Sequence[Any] | None) ->
         # A batch of one image cannot be sharded: stochastic gradient descent uses one device.
         devices = jax.local_devices()[:1]
     parallel = make_parallel(config.parallel, devices, shard_state=config.shard_state)
-    count, platform = len(parallel.devices), parallel.devices[0].platform
+    count = len(parallel.devices)
     if config.batch_size == "full":
         if examples % count:
             raise UsageError(
@@ -382,7 +382,7 @@ def _distribute(config: Config, examples: int, devices: Sequence[Any] | None) ->
                 f"accumulate {config.accumulate} is more than the {images} training images on each device; "
                 f"use at most {images}"
             )
-        return parallel, examples, config.accumulate or parts_of_full_batch(images, platform)
+        return parallel, examples, config.accumulate or parts_of_full_batch(images)
     if config.batch_size > examples:
         raise UsageError(f"batch_size {config.batch_size} is more than the {examples} training images")
     check_batch_divides(config.batch_size, count)

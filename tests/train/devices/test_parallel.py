@@ -115,7 +115,7 @@ def train_small(strategy, *, sync="all", steps_a_call=None, shard_state=False, c
     parallel = make_parallel(strategy, shard_state=shard_state)
     model = Small(norm=partial(BatchNorm, **batch_norm_fields(sync, parallel)))
     step = make_train_step(model, optimizer, Classification(normalize=lambda x: x / 128 - 1))
-    compiled = parallel.compile(step, donate_state=True, steps=steps_a_call)
+    compiled = parallel.compile(step, donate_state=True, several=steps_a_call is not None)
     state = parallel.place_state(create_state(model, optimizer, SHAPE, seed=0))
     given, metrics = list(batches(count)), []
     for start in range(0, count, steps_a_call or 1):
@@ -140,18 +140,6 @@ def test_several_steps_in_a_call_are_the_same_steps(strategy):
     for a, b in zip(one_metrics, several_metrics, strict=True):
         assert a.keys() == b.keys()
         np.testing.assert_allclose([*a.values()], [*b.values()], rtol=1e-6)
-
-
-def test_several_steps_as_a_loop_on_the_device_are_the_same_steps(monkeypatch):
-    # What a GPU or TPU is given; on a CPU it is only slow.
-    from jaxcnn.train.devices import parallel
-
-    whole = parallel.several_steps
-    train_small.cache_clear()
-    monkeypatch.setattr(parallel, "several_steps", lambda step, count, unroll: whole(step, count, unroll=False))
-    looped, _ = train_small("shard_map", steps_a_call=4)
-    train_small.cache_clear()
-    assert difference(looped, train_small("shard_map")[0]) < 1e-6
 
 
 def test_statistics_of_one_group_of_all_devices_are_those_of_all():
@@ -298,7 +286,7 @@ def test_a_batch_that_devices_do_not_divide_is_refused(strategy):
 def test_a_compiled_step_takes_placed_batches_as_they_lie(strategy, steps):
     parallel = make_parallel(strategy)
     step = make_train_step(Linear(), optax.sgd(0.1), Classification(normalize=lambda x: x / 255))
-    compiled = parallel.compile(step, donate_state=False, steps=steps)
+    compiled = parallel.compile(step, donate_state=False, several=steps is not None)
     state = parallel.place_state(create_state(Linear(), optax.sgd(0.1), SHAPE, seed=0))
     given = list(batches(2))
     placed = parallel.place_batch(given[0]) if steps is None else parallel.place_batches(given)

@@ -61,7 +61,7 @@ def check_steps(configs, devices, parts=TINY, *, steps=3, tolerance=TOLERANCE):
     """Compare each step of all networks with the step of each network alone, from the same state."""
     plans, programs, batches = together(configs, devices, parts)
     state = programs.place(programs.initial_state())
-    program = programs.train_steps(1, gathers=batches.gathers)
+    program = programs.train_steps(gathers=batches.gathers)
     alone = [
         (
             plan.compile_train_steps(1),
@@ -153,9 +153,9 @@ def test_examples_may_be_gathered_on_the_devices():
     whole = plans[0].dataset.decoded("train", plans[0].preprocessing.geometry)
     indices = np.stack([plan.pipeline.indices(0) for plan in plans]).astype(np.int32)[None]
     (placed,) = itertools.islice(batches(0, iter([1])), 1)
-    in_memory, _ = programs.train_steps(1, gathers=False)(state, placed, programs.values, {})
+    in_memory, _ = programs.train_steps(gathers=False)(state, placed, programs.values, {})
     state = programs.place(programs.initial_state())
-    gathering = programs.train_steps(1, gathers=True)
+    gathering = programs.train_steps(gathers=True)
     on_device, _ = gathering(state, programs.place(indices, axis=1), programs.values, programs.replicate(whole))
     assert relative_difference(in_memory.params, on_device.params) < TOLERANCE
 
