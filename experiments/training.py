@@ -111,6 +111,7 @@ class Training:
     """The curves `[S, ...]` and the final states of all seeds.
 
     Attributes:
+      num_classes: number of classes.
       loss: loss of each step's batch, in training mode, `[S, steps]`.
       accuracy: accuracy on each step's batch, in training mode, `[S, steps]`.
       test_steps: the steps after which the networks were tested, `[T]`.
@@ -123,6 +124,7 @@ class Training:
       seconds_per_step: wall-clock time per step, without compilation and tests.
     """
 
+    num_classes: int
     loss: np.ndarray
     accuracy: np.ndarray
     test_steps: np.ndarray
@@ -134,8 +136,8 @@ class Training:
 
     @property
     def test_accuracy(self) -> np.ndarray:
-        """Test accuracy of each seed after the last step, `[S]`."""
-        return self.tests["test_accuracy"][:, -1]
+        """Test accuracy of each seed after the last step, `[S]`. A network that has diverged classifies by chance."""
+        return np.nan_to_num(self.tests["test_accuracy"][:, -1], nan=1 / self.num_classes)
 
     def values(self) -> dict[str, Any]:
         """Return the curves and final numbers by name, with curves over steps averaged to at most `POINTS` points."""
@@ -275,6 +277,7 @@ def train(
         rows = [[row for row in read_rows(run.workdir) if row["split"] == "train"] for run in results.runs]
     rates = [run.values["images_per_second"] for run in results.runs if run.diverged is None]
     return Training(
+        num_classes=images.num_classes,
         loss=_curves(rows, "loss", steps),
         accuracy=_curves(rows, "accuracy", steps),
         test_steps=np.asarray(test_steps),
