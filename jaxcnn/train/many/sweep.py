@@ -71,9 +71,9 @@ def fit_many(
     points, where seeds have a standard deviation of 0.5. With "together", each network has the dropout of a run on one
     device.
 
-    On two CPU cores (`benchmarks.many`: LeNet-5, batch 64, 157 steps, with the start of the process), one network takes
-    15 s in turns, 17 s in processes and 25 s together, and ten networks take 68 s, 39 s and 95 s: XLA has no fast
-    convolution on a CPU with a separate kernel for each network.
+    On two CPU cores (`python -m benchmarks.many --networks 1,10,100`: LeNet-5, batch 64, 157 steps, with the start of
+    the process; AMD EPYC), one network takes 7 s in turns, ten take 24 s in turns, 21 s in processes and 19 s together,
+    and a hundred take 149 s, 71 s and 112 s.
 
     To resume after a stop or a kill, repeat the call with the same `workdir`: finished networks are kept, and the
     others resume from their checkpoints. You can add seeds or configurations later.
