@@ -42,7 +42,7 @@ def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sides, dilatio
     geometry = Geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
     is_floating = x.dtype == kernel.dtype and jax.numpy.issubdtype(x.dtype, jax.numpy.floating)
     if not is_floating or 0 in (*x.shape, *kernel.shape):
-        return _windows(geometry, x, kernel)
+        return windows(geometry, x, kernel)
     return call(Convolution(Role.OUTPUT, geometry), x, kernel)[0]
 
 
@@ -106,12 +106,12 @@ class Convolution(Kernel):
         return [a.update(shape=self.geometry.shape(self.role), weak_type=False)]
 
     def form(self, a: jax.Array, b: jax.Array) -> list[jax.Array]:
-        return [self._by_transposing(functools.partial(_windows, self.geometry), a, b)]
+        return [self._by_transposing(functools.partial(windows, self.geometry), a, b)]
 
     def cpu_form(self, a: jax.Array, b: jax.Array) -> list[jax.Array]:
         if self.geometry.is_product:
-            return [self._by_transposing(functools.partial(_product, self.geometry), a, b)]
-        forward = {Role.OUTPUT: _windows, Role.IMAGE: _image_gradient, Role.KERNEL: _kernel_gradient}[self.role]
+            return [self._by_transposing(functools.partial(product, self.geometry), a, b)]
+        forward = {Role.OUTPUT: windows, Role.IMAGE: _image_gradient, Role.KERNEL: _kernel_gradient}[self.role]
         return [forward(self.geometry, a, b)]
 
     def native(self, a: Any, b: Any) -> Form | None:
@@ -164,7 +164,7 @@ class Convolution(Kernel):
         return (int(self.role), *sizes, *g.strides, top, left, bottom, right, *g.dilation, g.groups)
 
 
-def _windows(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
+def windows(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x,
         kernel,
@@ -230,7 +230,7 @@ def _axes(geometry: Geometry) -> Any:
     return zip(*sizes, strict=True)
 
 
-def _product(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
+def product(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Multiply by a 1x1 kernel as by a matrix: XLA on a CPU computes its gradient 6 times as fast."""
     pixels = x if geometry.strides == (1, 1) else jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, *geometry.strides, 1))
     return jax.lax.dot_general(pixels, jax.lax.squeeze(kernel, (0, 1)), (((3,), (0,)), ((), ())))

@@ -18,6 +18,7 @@ from jaxcnn.errors import UsageError
 from jaxcnn.kernels.native import _build
 
 CONVOLUTION = "jaxcnn_convolution"
+FUSED_CONVOLUTION = "jaxcnn_fused_convolution"
 CHANNEL_SUMS = "jaxcnn_channel_sums"
 NORMALIZATION = "jaxcnn_normalization"
 NORMALIZATION_GRADIENT = "jaxcnn_normalization_gradient"
@@ -31,9 +32,26 @@ def _library() -> ctypes.CDLL | _build.NotBuilt:
     except _build.NotBuilt as reason:
         return reason
     library.jaxcnn_is_fast.restype = ctypes.c_bool
+    library.jaxcnn_fused_is_fast.restype = ctypes.c_bool
+    _register_fused(library)
     for name in (CONVOLUTION, CHANNEL_SUMS, NORMALIZATION, NORMALIZATION_GRADIENT):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
+
+
+def _register_fused(library: ctypes.CDLL) -> None:
+    """Register the convolution of inference, whose calls each have a state, made when XLA builds the program."""
+    pointers = []
+    for function in (library.jaxcnn_fused_state_id, library.jaxcnn_fused_state_info):
+        function.restype = ctypes.c_void_p
+        pointers.append(jax.ffi.pycapsule(ctypes.c_void_p(function())))
+    type_id, type_info = pointers
+    jax.ffi.register_ffi_type("jaxcnn_fused_state", {"type_id": type_id, "type_info": type_info}, platform="cpu")
+    stages = {
+        "instantiate": jax.ffi.pycapsule(library.jaxcnn_fused_instantiate),
+        "execute": jax.ffi.pycapsule(library.jaxcnn_fused_convolution),
+    }
+    jax.ffi.register_ffi_target(FUSED_CONVOLUTION, stages, platform="cpu")
 
 
 @functools.cache
@@ -72,6 +90,13 @@ def is_fast(key: tuple[int, ...]) -> bool:
     """Return whether the library has more than oneDNN's reference loops for this convolution in float32."""
     library = _library()
     return isinstance(library, ctypes.CDLL) and bool(library.jaxcnn_is_fast((ctypes.c_int64 * len(key))(*key)))
+
+
+@functools.lru_cache(maxsize=4096)
+def is_fused_fast(key: tuple[int, ...]) -> bool:
+    """Return whether oneDNN has more than its reference loops for a convolution of inference (`fused.cpp`)."""
+    library = _library()
+    return isinstance(library, ctypes.CDLL) and bool(library.jaxcnn_fused_is_fast((ctypes.c_int64 * len(key))(*key)))
 
 
 def function(name: str, outputs: Sequence[Any], **numbers: Sequence[float]) -> Callable[..., Sequence[jax.Array]]:

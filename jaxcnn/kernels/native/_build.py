@@ -19,10 +19,11 @@ from pathlib import Path
 
 import jax
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("convolution.cpp", "winograd.cpp", "channel_sums.cpp"))
+_SOURCES = ("convolution.cpp", "winograd.cpp", "fused.cpp", "channel_sums.cpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in _SOURCES)
 HEADERS = tuple(
     Path(__file__).with_name(name)
-    for name in ("winograd.h", "winograd_range.h", "winograd_transforms.h", "processors.h")
+    for name in ("winograd.h", "winograd_range.h", "winograd_transforms.h", "processors.h", "worker.h")
 )
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
 DIGEST = 32

@@ -28,6 +28,7 @@
 
 #include "oneapi/dnnl/dnnl.hpp"
 #include "winograd.h"
+#include "worker.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace {
@@ -192,6 +193,10 @@ class Worker {
     stream_.wait();
   }
 
+  worker::Context Context() {
+    return {engine_, stream_, [this](size_t bytes) { return buffers_[3].Get(bytes); }};
+  }
+
  private:
   Worker() {
     std::thread([this] { Work(); }).detach();
@@ -241,6 +246,10 @@ ffi::Error Convolve(Tensor a, Tensor b, ffi::Result<Tensor> c, ffi::Span<const i
 }
 
 }  // namespace
+
+void worker::Run(const std::function<void(const Context&)>& job) {
+  Worker::Get().Run([&](Worker& worker) { job(worker.Context()); });
+}
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution, Convolve,
                               ffi::Ffi::Bind().Arg<Tensor>().Arg<Tensor>().Ret<Tensor>().Attr<ffi::Span<const int64_t>>("key"));

@@ -1,0 +1,151 @@
+"""The convolution of inference: `relu(W * X + b + R)` with constant W and b, computed in one pass.
+
+On a CPU it is one call of oneDNN, which packs W into its own layout once for each call in a program. Elsewhere XLA fuses
+the operations of `form`.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.kernels import native
+from jaxcnn.kernels._primitive import Form, Kernel, call, instantiated, is_given
+from jaxcnn.kernels.convolution import LEAST_WORK, Convolution, Geometry, Role, product, windows
+from jaxcnn.kernels.reductions import row
+
+Content = tuple[int, int]
+
+
+def fused_conv(
+    geometry: Geometry, relu: bool, x: Any, kernel: np.ndarray, bias: np.ndarray, residual: Any = None
+) -> jax.Array:
+    """Return `relu(kernel * x + bias + residual)`, or without the ReLU, `[N, H_out, W_out, C_out]` in the dtype of x.
+
+    Args:
+      geometry: shapes, strides, padding, dilation and groups.
+      relu: whether to apply a ReLU.
+      x: images `[N, H, W, C_in]`.
+      kernel: `[kH, kW, C_in / groups, C_out]` in the dtype of x, a constant: its bytes identify the packed copy.
+      bias: `[C_out]` in float32 or the dtype of x, whichever is wider, a constant.
+      residual: like the result, or None.
+    """
+    others = () if residual is None else (residual,)
+    return call(FusedConvolution(geometry, relu, content_of(kernel)), x, kernel, bias, *others)[0]
+
+
+def content_of(array: np.ndarray) -> Content:
+    """Return a digest of the bytes of an array, as two signed 64-bit integers."""
+    digest = hashlib.blake2b(np.ascontiguousarray(array).view(np.uint8), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little", signed=True), int.from_bytes(digest[8:], "little", signed=True)
+
+
+@dataclass(frozen=True)
+class FusedConvolution(Kernel):
+    """`relu(W * X + b + R)` of (X, W, b) or (X, W, b, R).
+
+    The operand W must be the same in every execution of a program, since the native form packs it at the first one.
+    Use `fused_conv`, which takes W as a NumPy array and cannot be given another.
+
+    Attributes:
+      geometry: shapes, strides, padding, dilation and groups.
+      relu: whether there is a ReLU.
+      content: digest of W. Calls with the same digest share the packed copy.
+    """
+
+    geometry: Geometry
+    relu: bool
+    content: Content
+
+    def outputs(self, x: Any, *_: Any) -> list[Any]:
+        return [x.update(shape=self.geometry.output, weak_type=False)]
+
+    def form(self, x: jax.Array, kernel: jax.Array, bias: jax.Array, *residual: jax.Array) -> list[jax.Array]:
+        return [self._finished(windows(self.geometry, x, kernel), bias, residual)]
+
+    def cpu_form(self, x: jax.Array, kernel: jax.Array, bias: jax.Array, *residual: jax.Array) -> list[jax.Array]:
+        compute = product if self.geometry.is_product else windows
+        return [self._finished(compute(self.geometry, x, kernel), bias, residual)]
+
+    def native(self, x: Any, kernel: Any, bias: Any, *residual: Any) -> Form | None:
+        geometry = self.geometry
+        sides = zip(geometry.padding, geometry.reach, strict=True)
+        work = math.prod(geometry.output) * math.prod(geometry.kernel[:3])
+        is_known = x.dtype in ("float32", "bfloat16") and kernel.dtype == x.dtype and bias.dtype == "float32"
+        if not is_known or work < max(LEAST_WORK, 1) or any(max(pads) >= reach for pads, reach in sides):
+            return None
+        if native.is_fused_fast(self._key(x.dtype, residual)):
+            return self._call(x, x.dtype, residual)
+        if x.dtype == "bfloat16":
+            # This processor has no instructions for bfloat16.
+            is_fast = native.is_fused_fast(self._key(np.dtype("float32"), residual))
+            return self._widened(self._call(x.update(dtype=np.dtype("float32")), "float32", residual)) if is_fast else None
+        alone = Convolution(Role.OUTPUT, geometry).native(x, kernel)
+        if alone is None:
+            return None
+        return lambda x, kernel, bias, *residual: [self._finished(alone(x, kernel)[0], bias, residual)]
+
+    def derivative(self, operands: Any, outputs: Any, tangents: Any) -> list[jax.Array]:
+        x, kernel, bias, *residual = operands
+        x_dot, kernel_dot, bias_dot, *residual_dot = tangents
+        (y,) = outputs
+        plain = Convolution(Role.OUTPUT, self.geometry)
+        parts = [call(plain, x_dot, kernel)[0]] if is_given(x_dot) else []
+        if is_given(kernel_dot):
+            parts.append(call(plain, x, kernel_dot)[0])
+        if is_given(bias_dot):
+            parts.append(row(bias_dot, y).astype(y.dtype))
+        parts += [instantiated(dot, value) for dot, value in zip(residual_dot, residual, strict=True)]
+        total = sum(parts[1:], start=parts[0])
+        return [jnp.where(y > 0, total, jnp.zeros_like(total)) if self.relu else total]
+
+    def batched(self, operands: Any, dims: Any) -> tuple[Sequence[jax.Array], Sequence[int]]:
+        x, kernel, bias, *residual = operands
+        if dims[1] is not None or dims[2] is not None:
+            # The operand W differs from place to place, so that it cannot be packed.
+            return jax.vmap(self.form, in_axes=tuple(dims))(*operands), [0]
+        places = next(value.shape[dim] for value, dim in zip(operands, dims, strict=True) if dim is not None)
+
+        def merged(value: jax.Array, dim: int | None) -> jax.Array:
+            shape = value.shape if dim is None else (*value.shape[:dim], *value.shape[dim + 1 :])
+            whole = jnp.broadcast_to(value, (places, *shape)) if dim is None else jnp.moveaxis(value, dim, 0)
+            return whole.reshape(places * shape[0], *shape[1:])
+
+        examples = self.geometry.image[0]
+        geometry = self.geometry._replace(image=(places * examples, *self.geometry.image[1:]))
+        others = [merged(value, dim) for value, dim in zip(residual, dims[3:], strict=True)]
+        y = call(replace(self, geometry=geometry), merged(x, dims[0]), kernel, bias, *others)[0]
+        return [y.reshape(places, examples, *y.shape[1:])], [0]
+
+    def _finished(self, y: jax.Array, bias: jax.Array, residual: Sequence[jax.Array]) -> jax.Array:
+        """Return the result from the convolution alone, in its dtype; the sums are in the dtype of the bias."""
+        total = y.astype(bias.dtype) + row(bias, y)
+        for value in residual:
+            total = total + value.astype(bias.dtype)
+        return (jax.nn.relu(total) if self.relu else total).astype(y.dtype)
+
+    def _call(self, x: Any, dtype: Any, residual: Sequence[Any]) -> Form:
+        key = self._key(np.dtype(dtype), residual)
+        return native.function(native.FUSED_CONVOLUTION, self.outputs(x), key=key, content=self.content)
+
+    def _widened(self, form: Form) -> Form:
+        """Return a form of bfloat16 operands that computes in float32. The kernel is widened as it is packed."""
+
+        def widened(x: jax.Array, kernel: jax.Array, bias: jax.Array, *residual: jax.Array) -> list[jax.Array]:
+            wide = [value.astype(jnp.float32) for value in residual]
+            return [form(x.astype(jnp.float32), kernel, bias, *wide)[0].astype(x.dtype)]
+
+        return widened
+
+    def _key(self, dtype: Any, residual: Sequence[Any]) -> tuple[int, ...]:
+        """Return the numbers by which `fused.cpp` knows the convolution."""
+        g = self.geometry
+        (top, bottom), (left, right) = g.padding
+        flags = int(self.relu), len(residual), int(dtype == jnp.bfloat16)
+        sizes = (*g.image, *g.kernel, *g.output)
+        return (*sizes, *g.strides, top, left, bottom, right, *g.dilation, g.groups, *flags)

@@ -1,0 +1,207 @@
+// A convolution of inference by oneDNN: relu(W * X + b + R) in one pass, with W packed once for each call in a program.
+//
+// Everything except the numbers is in `key`, 24 numbers: the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out]
+// and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups, and 0 or
+// 1 for: ReLU, a residual R of the shape of Y, bfloat16 X, R and Y (else float32). b is [C_out] in float32. W is in
+// float32 or bfloat16.
+//
+// `content`, two numbers, is a digest of W. The caller promises that every execution of the call passes this W. So the
+// packed W depends on no pointer, and calls with the same W share it, such as those of programs for different batches.
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "oneapi/dnnl/dnnl.hpp"
+#include "worker.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace {
+
+namespace ffi = xla::ffi;
+using dnnl::memory;
+using Key = std::vector<int64_t>;
+using Content = std::pair<int64_t, int64_t>;
+
+constexpr size_t kKeySize = 24;
+constexpr int kImage = 0, kKernel = 4, kOutput = 8;  // where the shapes are in the key
+constexpr auto kFloat32 = memory::data_type::f32, kBfloat16 = memory::data_type::bf16;
+
+bool HasRelu(const Key& key) { return key[21] != 0; }
+bool HasResidual(const Key& key) { return key[22] != 0; }
+memory::data_type Type(const Key& key) { return key[23] != 0 ? kBfloat16 : kFloat32; }
+memory::dims Pair(const Key& key, int index) { return {key[12 + 2 * index], key[13 + 2 * index]}; }
+
+memory::desc Images(const Key& key, int place) {
+  const int64_t* d = &key[place];
+  return {{d[0], d[3], d[1], d[2]}, Type(key), memory::format_tag::nhwc};
+}
+
+// Returns the layout of W in XLA's memory, in oneDNN's order of dimensions.
+memory::desc Kernel(const Key& key, memory::data_type type) {
+  const int64_t* d = &key[kKernel];
+  const int64_t groups = key[20], rows = d[1] * d[2] * d[3], columns = d[2] * d[3], features = d[3] / groups;
+  if (groups == 1) return {{d[3], d[2], d[0], d[1]}, type, {1, d[3], rows, columns}};
+  return {{groups, features, d[2], d[0], d[1]}, type, {features, 1, d[3], rows, columns}};
+}
+
+dnnl::convolution_forward::primitive_desc Describe(const dnnl::engine& engine, const Key& key) {
+  dnnl::post_ops steps;
+  if (HasResidual(key)) steps.append_binary(dnnl::algorithm::binary_add, Images(key, kOutput));
+  if (HasRelu(key)) steps.append_eltwise(dnnl::algorithm::eltwise_relu, 0.0f, 0.0f);
+  dnnl::primitive_attr attributes;
+  attributes.set_post_ops(steps);
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  memory::dims dilation = Pair(key, 3);
+  for (auto& distance : dilation) distance -= 1;  // oneDNN counts the positions between two taps
+  return {engine,
+          dnnl::prop_kind::forward_inference,
+          dnnl::algorithm::convolution_direct,
+          Images(key, kImage),
+          {Kernel(key, Type(key)).get_dims(), Type(key), memory::format_tag::any},
+          {{key[kOutput + 3]}, kFloat32, memory::format_tag::a},
+          Images(key, kOutput),
+          Pair(key, 0),
+          dilation,
+          Pair(key, 1),
+          Pair(key, 2),
+          attributes};
+}
+
+// Returns W in a layout of oneDNN. Calls with the same W share it. For the thread of oneDNN alone.
+std::shared_ptr<const memory> Packed(const worker::Context& context, const Content& content, const memory& plain,
+                                     const memory::desc& layout) {
+  static auto& known = *new std::multimap<Content, std::weak_ptr<const memory>>;
+  for (auto at = known.begin(); at != known.end();) at = at->second.expired() ? known.erase(at) : std::next(at);
+  const auto [first, last] = known.equal_range(content);
+  for (auto at = first; at != last; ++at) {
+    const auto shared = at->second.lock();
+    if (shared && shared->get_desc() == layout) return shared;
+  }
+  auto packed = std::make_shared<memory>(layout, context.engine);
+  dnnl::reorder(plain, *packed).execute(context.stream, const_cast<memory&>(plain), *packed);
+  context.stream.wait();
+  known.emplace(content, packed);
+  return packed;
+}
+
+// What one call of a program keeps from execution to execution. Only the thread of oneDNN touches it, except that XLA
+// deletes it with the program.
+struct State {
+  static ffi::TypeId id;
+  std::unique_ptr<dnnl::convolution_forward::primitive_desc> description;
+  dnnl::primitive primitive;
+  std::shared_ptr<const memory> kernel;
+};
+
+ffi::TypeId State::id = {};
+ffi::TypeInfo state_info = ffi::MakeTypeInfo<State>();
+
+struct Operands {
+  void *image, *kernel, *bias, *residual, *output;
+  memory::data_type kernel_type;
+};
+
+void Convolve(const worker::Context& context, State& state, const Key& key, const Content& content, const Operands& data) {
+  const auto& engine = context.engine;
+  if (!state.kernel) {
+    auto description = std::make_unique<dnnl::convolution_forward::primitive_desc>(Describe(engine, key));
+    state.primitive = dnnl::primitive(description->get());
+    const memory plain(Kernel(key, data.kernel_type), engine, data.kernel);
+    state.kernel = Packed(context, content, plain, description->weights_desc());
+    state.description = std::move(description);
+  }
+  const auto& description = *state.description;
+  const auto scratchpad = description.scratchpad_desc();
+  std::unordered_map<int, memory> arguments = {
+      {DNNL_ARG_SRC, memory(description.src_desc(), engine, data.image)},
+      {DNNL_ARG_WEIGHTS, *state.kernel},
+      {DNNL_ARG_BIAS, memory(description.bias_desc(), engine, data.bias)},
+      {DNNL_ARG_DST, memory(description.dst_desc(), engine, data.output)},
+      {DNNL_ARG_SCRATCHPAD, memory(scratchpad, engine, context.scratch(scratchpad.get_size()))}};
+  if (data.residual != nullptr) {
+    arguments.emplace(DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_SRC_1,
+                      memory(description.dst_desc(), engine, data.residual));
+  }
+  state.primitive.execute(context.stream, arguments);
+  context.stream.wait();
+}
+
+bool HasShape(const ffi::AnyBuffer& buffer, const Key& key, int place) {
+  const auto shape = buffer.dimensions();
+  return shape.size() == 4 && std::equal(shape.begin(), shape.end(), &key[place]);
+}
+
+ffi::ErrorOr<std::unique_ptr<State>> Instantiate(ffi::Span<const int64_t>, ffi::Span<const int64_t>) {
+  return std::make_unique<State>();
+}
+
+ffi::Error Execute(State* state, ffi::AnyBuffer image, ffi::AnyBuffer kernel, ffi::BufferR1<ffi::F32> bias,
+                   ffi::RemainingArgs others, ffi::Result<ffi::AnyBuffer> output, ffi::Span<const int64_t> numbers,
+                   ffi::Span<const int64_t> content) {
+  const Key key(numbers.begin(), numbers.end());
+  if (key.size() != kKeySize || content.size() != 2 || others.size() != size_t(HasResidual(key))) {
+    return ffi::Error::InvalidArgument("a key of 24 numbers, its operands and a digest of 2 numbers are needed");
+  }
+  const auto type = Type(key) == kBfloat16 ? ffi::BF16 : ffi::F32;
+  bool fits = HasShape(image, key, kImage) && HasShape(kernel, key, kKernel) && HasShape(*output, key, kOutput);
+  fits = fits && image.element_type() == type && output->element_type() == type && bias.element_count() == size_t(key[11]);
+  fits = fits && (kernel.element_type() == ffi::F32 || kernel.element_type() == ffi::BF16);
+  void* residual = nullptr;
+  if (HasResidual(key)) {
+    const auto given = others.get<ffi::AnyBuffer>(0);
+    fits = fits && given.has_value() && HasShape(*given, key, kOutput) && given->element_type() == type;
+    if (fits) residual = given->untyped_data();
+  }
+  if (!fits) return ffi::Error::InvalidArgument("a shape or dtype is not the key's");
+  const Operands data = {image.untyped_data(), kernel.untyped_data(),   bias.untyped_data(),
+                         residual,             output->untyped_data(), kernel.element_type() == ffi::BF16 ? kBfloat16 : kFloat32};
+  try {
+    worker::Run([&](const worker::Context& context) { Convolve(context, *state, key, {content[0], content[1]}, data); });
+  } catch (const std::exception& error) {
+    return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
+  }
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_fused_instantiate, Instantiate,
+                              ffi::Ffi::BindInstantiate()
+                                  .Attr<ffi::Span<const int64_t>>("key")
+                                  .Attr<ffi::Span<const int64_t>>("content"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_fused_convolution, Execute,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::State<State>>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::BufferR1<ffi::F32>>()
+                                  .RemainingArgs()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<ffi::Span<const int64_t>>("key")
+                                  .Attr<ffi::Span<const int64_t>>("content"));
+
+extern "C" void* jaxcnn_fused_state_id() { return &State::id; }
+extern "C" void* jaxcnn_fused_state_info() { return &state_info; }
+
+// Returns whether oneDNN has an implementation for this key other than its reference loops.
+extern "C" bool jaxcnn_fused_is_fast(const int64_t* numbers) {
+  try {
+    bool fast = false;
+    worker::Run([&](const worker::Context& context) {
+      const std::string name = Describe(context.engine, Key(numbers, numbers + kKeySize)).impl_info_str();
+      fast = name.find("ref") == std::string::npos;
+    });
+    return fast;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
