@@ -1,0 +1,96 @@
+"""Affine maps of each channel by constants: biases, and batch normalization by running statistics."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.freezing._program import KERNEL, Atom, Op, Value, placed, unrepeated
+from jaxcnn.kernels.reductions import Affine
+
+LEAST_MERGED = 3
+"""Number of consecutive maps, other than kernels, that are computed as one."""
+
+
+@dataclass
+class Map:
+    """`x factor + offset`, each `[C]` or `[1]` in float64."""
+
+    factor: np.ndarray
+    offset: np.ndarray
+
+    def then(self, other: "Map") -> "Map":
+        return Map(self.factor * other.factor, self.offset * other.factor + other.offset)
+
+
+def of(op: Op, value: Value, uses: Any) -> Map | None:
+    """Return the map by which an operation computes its output from a value, or None if it is no such map."""
+    if len(op.outputs) != 1 or not value.shape or op.outputs[0].shape != value.shape:
+        return None
+    if op.name == KERNEL and isinstance(op.params["kernel"], Affine):
+        factor, shift, x, center = op.inputs
+        vectors = [_of_channels(atom) for atom in (factor, shift, center)]
+        if x is not value or any(vector is None for vector in vectors):
+            return None
+        factor, shift, center = vectors
+        return _finite(factor, shift - center * factor)
+    if op.name not in ("add", "sub", "mul", "div") or len(op.inputs) != 2:
+        return None
+    first, second = op.inputs
+    is_first = first is value
+    vector = _vector(second if is_first else first, value, uses)
+    if vector is None or (op.name == "div" and not is_first):
+        return None
+    one, zero = np.ones_like(vector), np.zeros_like(vector)
+    with np.errstate(all="ignore"):
+        if op.name == "add":
+            return _finite(one, vector)
+        if op.name == "sub":
+            return _finite(one, -vector) if is_first else _finite(-one, vector)
+        return _finite(vector if op.name == "mul" else 1 / vector, zero)
+
+
+def _finite(factor: np.ndarray, offset: np.ndarray) -> Map | None:
+    """Return the map, or None for values under which a product with a finite number is not that of the parts."""
+    return Map(factor, offset) if np.isfinite(factor).all() and np.isfinite(offset).all() else None
+
+
+def _of_channels(atom: Atom) -> np.ndarray | None:
+    return atom.astype(np.float64) if isinstance(atom, np.ndarray) else None
+
+
+def _vector(atom: Atom, value: Value, uses: Any) -> np.ndarray | None:
+    """Return a constant `[C]` or `[1]` in float64 by which each channel of a value is added to or multiplied."""
+    if isinstance(atom, Value):  # repeated for a number of images that is not known
+        op = uses.makers.get(atom)
+        if op is None or op.name != "broadcast_in_dim" or not isinstance(op.inputs[0], np.ndarray):
+            return None
+        atom = placed(op.inputs[0], len(op.params["shape"]), op.params["broadcast_dimensions"])
+    if not isinstance(atom, np.ndarray) or not jnp.issubdtype(atom.dtype, jnp.floating):
+        return None
+    small = unrepeated(atom)
+    if small.ndim not in (0, len(value.shape)) or any(size != 1 for size in small.shape[:-1]):
+        return None
+    return small.astype(np.float64).reshape(-1)
+
+
+def merged(op: Op, uses: Any, consumed: set[Op]) -> tuple[list[Op], Op | None]:
+    """Return the maps in sequence that start with an operation, and one operation for them, or None."""
+    values = [atom for atom in op.inputs if isinstance(atom, Value) and of(op, atom, uses) is not None]
+    if len(values) != 1:
+        return [], None
+    (x,) = values
+    total, ops, end = of(op, x, uses), [op], op.outputs[0]
+    while total is not None and (following := uses.only_reader(end)) is not None and following not in consumed:
+        found = of(following, end, uses)
+        if found is None or following.outputs[0].dtype != end.dtype:
+            break
+        total, ops, end = total.then(found), [*ops, following], following.outputs[0]
+    if total is None or not (len(ops) >= LEAST_MERGED or any(op.name == KERNEL for op in ops)):
+        return [], None
+    factor, offset = total.factor.astype(end.dtype), total.offset.astype(end.dtype)
+    shape = (1,) * (len(end.shape) - 1) + (-1,)
+    factor, offset = factor.reshape(shape), offset.reshape(shape)
+    return ops, Op("affine", lambda x: [x.astype(factor.dtype) * factor + offset], [x], [end])

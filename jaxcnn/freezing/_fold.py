@@ -1,0 +1,230 @@
+"""Fold what follows a convolution into it, and choose the dtype of each operation.
+
+A convolution with a constant kernel takes in what follows it, as long as nothing else reads what is between: affine maps
+of each channel by constants (a bias, a batch normalization in evaluation), the sum with another array of the same
+shape, and a ReLU at the end. Factors are multiplied into the kernel in float64, and rounded once.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.freezing import _affine
+from jaxcnn.freezing._program import KERNEL, Atom, Op, Program, Value
+from jaxcnn.kernels.convolution import LAYOUTS, Convolution, Geometry, Role
+from jaxcnn.kernels.fused import fused_conv
+
+NARROW = ("relu", "add", "concatenate", "expand_dims", "reduce_window_max", "reshape", "slice", "squeeze", "transpose")
+"""Operations that compute in the narrow dtype if an input has it. Others, such as means, compute as in the model."""
+
+
+class Memo:
+    """Folded kernels, which the programs for several shapes of images share.
+
+    Attributes:
+      leaves: the model's variables, whose identity is a part of the keys.
+    """
+
+    def __init__(self, leaves: Sequence[np.ndarray]):
+        self.leaves = {id(leaf): leaf for leaf in leaves}
+        self._kernels: dict[Any, np.ndarray] = {}
+
+    def kernel(self, kernel: np.ndarray, factor: np.ndarray, dtype: Any) -> np.ndarray:
+        """Return the kernel `[kH, kW, C_in / groups, C_out]` times a factor `[C_out]`."""
+        key = (id(kernel), factor.tobytes(), np.dtype(dtype))
+        if key in self._kernels:
+            return self._kernels[key]
+        folded = (kernel.astype(np.float64) * factor).astype(dtype)
+        if id(kernel) in self.leaves:
+            self._kernels[key] = folded
+        return folded
+
+
+@dataclass
+class _Chain:
+    """A convolution and what it has taken in: `relu(conv(x, kernel) factor + offset + residual)`."""
+
+    geometry: Geometry
+    x: Value
+    kernel: np.ndarray
+    factor: np.ndarray
+    offset: np.ndarray
+    end: Value
+    ops: list[Op]
+    residual: Value | None = None
+    relu: bool = False
+
+
+def folded(program: Program, dtype: Any, memo: Memo) -> Program:
+    """Return a program that computes the same in fewer operations.
+
+    Args:
+      program: a program.
+      dtype: narrow dtype for convolutions and feature maps, or None.
+      memo: kernels that were folded before.
+    """
+    uses = _Uses(program)
+    consumed: set[Op] = set()
+    by_last: dict[Op, Op] = {}
+    for op in program.ops:
+        chain = _started(op, uses)
+        if chain is not None:
+            while _extended(chain, uses, consumed):
+                pass
+            consumed.update(chain.ops)
+            by_last[chain.ops[-1]] = _fused(chain, dtype, memo)
+    for op in program.ops:
+        if op not in consumed:
+            ops, merged = _affine.merged(op, uses, consumed)
+            if merged is not None:
+                consumed.update(ops)
+                by_last[ops[-1]] = merged
+    ops = [by_last.get(op, op) for op in program.ops if op not in consumed or op in by_last]
+    kept = Program(_needed(ops, program.outputs), program.input, program.outputs)
+    if dtype is not None:
+        _narrowed(kept, dtype)
+    return kept
+
+
+class _Uses:
+    """Who reads and who computes each value of a program."""
+
+    def __init__(self, program: Program):
+        values = [value for op in program.ops for value in op.inputs if isinstance(value, Value)]
+        outputs = [value for value in program.outputs if isinstance(value, Value)]
+        self.count = Counter([*values, *outputs])
+        self._outputs = set(outputs)
+        self._readers = {value: op for op in program.ops for value in op.inputs if isinstance(value, Value)}
+        self.makers = {value: op for op in program.ops for value in op.outputs}
+
+    def only_reader(self, value: Value) -> Op | None:
+        """Return the operation that reads a value, if it reads it once and nothing else does."""
+        return self._readers[value] if self.count[value] == 1 and value not in self._outputs else None
+
+
+def _started(op: Op, uses: _Uses) -> _Chain | None:
+    """Return the chain that starts with an operation, or None if it is no convolution with a constant kernel."""
+    if op.name == KERNEL:
+        kernel = op.params["kernel"]
+        is_output = isinstance(kernel, Convolution) and kernel.role is Role.OUTPUT
+        geometry = kernel.geometry if is_output else None
+    else:
+        geometry = _geometry(op) if op.name == "conv_general_dilated" else None
+    if geometry is None or not isinstance(op.inputs[0], Value) or not isinstance(op.inputs[1], np.ndarray):
+        return None
+    x, kernel = op.inputs
+    if not np.isfinite(kernel.astype(np.float32)).all():
+        return None
+    ones = np.ones(kernel.shape[-1])
+    return _Chain(geometry, x, kernel, ones, 0 * ones, op.outputs[0], [op])
+
+
+def _geometry(op: Op) -> Geometry | None:
+    """Return the geometry of JAX's convolution if it is one that `jaxcnn.kernels.conv` computes."""
+    x, kernel = op.inputs
+    p = op.params
+    if len(x.shape) != 4 or len(kernel.shape) != 4 or x.dtype != kernel.dtype or x.dtype != op.outputs[0].dtype:
+        return None
+    layouts = jax.lax.conv_dimension_numbers((1,) * 4, (1,) * 4, LAYOUTS)
+    is_plain = p["dimension_numbers"] == layouts and tuple(p["lhs_dilation"]) == (1, 1) and p["batch_group_count"] == 1
+    is_given = p["precision"] is not None and jax.config.values["jax_default_matmul_precision"] is None
+    if not is_plain or is_given or not jnp.issubdtype(x.dtype, jnp.floating) or 0 in kernel.shape:
+        return None
+    padding = tuple((int(before), int(after)) for before, after in p["padding"])
+    if any(side < 0 for sides in padding for side in sides):
+        return None
+    strides, dilation = tuple(p["window_strides"]), tuple(p["rhs_dilation"])
+    return Geometry(x.shape, tuple(kernel.shape), strides, padding, dilation, p["feature_group_count"])
+
+
+def _extended(chain: _Chain, uses: _Uses, consumed: set[Op]) -> bool:
+    """Take in the operation that reads the end of a chain; return whether it is possible."""
+    op = uses.only_reader(chain.end)
+    if op is None or op in consumed or chain.relu or len(op.outputs) != 1:
+        return False
+    if op.name == "relu":
+        chain.relu = True
+    elif op.name == "convert_element_type":
+        # The fused kernel has the dtype of x, and sums in float32 or wider.
+        if op.outputs[0].dtype not in (chain.x.dtype, jnp.promote_types(chain.x.dtype, jnp.float32)):
+            return False
+    elif (found := _affine.of(op, chain.end, uses)) is not None and chain.residual is None:
+        chain.factor, chain.offset = chain.factor * found.factor, chain.offset * found.factor + found.offset
+    elif (residual := _residual(op, chain.end)) is not None and chain.residual is None:
+        chain.residual = residual
+    else:
+        return False
+    chain.ops.append(op)
+    chain.end = op.outputs[0]
+    return True
+
+
+def _residual(op: Op, value: Value) -> Value | None:
+    """Return the other operand of a sum of two arrays of one shape."""
+    if op.name != "add":
+        return None
+    others = [atom for atom in op.inputs if atom is not value]
+    if len(others) != 1 or not isinstance(others[0], Value) or others[0].shape != value.shape:
+        return None
+    return others[0]
+
+
+def _fused(chain: _Chain, dtype: Any, memo: Memo) -> Op:
+    """Return the operation of a chain."""
+    computed = chain.x.dtype if dtype is None else dtype
+    kernel = memo.kernel(chain.kernel, chain.factor, computed)
+    bias = chain.offset.astype(jnp.promote_types(computed, jnp.float32))
+    relu, geometry, result = chain.relu, chain.geometry, chain.end.dtype if dtype is None else dtype
+
+    def run(x: jax.Array, *residual: jax.Array) -> list[jax.Array]:
+        # The geometry of the images that are given: under `vmap` of a program that was read before, all are the same.
+        others = [value.astype(computed) for value in residual]
+        return [fused_conv(geometry, relu, x, kernel, bias, *others).astype(result)]
+
+    inputs: list[Atom] = [chain.x] if chain.residual is None else [chain.x, chain.residual]
+    return Op("fused", run, inputs, [chain.end], narrow=dtype)
+
+
+def _needed(ops: list[Op], outputs: Sequence[Atom]) -> list[Op]:
+    """Return the operations that the outputs depend on, or that have effects."""
+    needed, kept = {value for value in outputs if isinstance(value, Value)}, []
+    for op in reversed(ops):
+        if op.has_effects or any(value in needed for value in op.outputs):
+            kept.append(op)
+            needed.update(value for value in op.inputs if isinstance(value, Value))
+    return kept[::-1]
+
+
+def _narrowed(program: Program, dtype: Any) -> None:
+    """Let operations between convolutions compute in a narrow dtype, where it loses nothing but their rounding."""
+    narrow = {value for op in program.ops if op.name == "fused" for value in op.outputs}
+    for op in program.ops:
+        if op.name == "dot_general":
+            _narrow_product(op, dtype)
+        elif op.name in NARROW and any(value in narrow for value in _floating(op)):
+            op.narrow = dtype
+            op.inputs = [atom if isinstance(atom, Value) else _cast(atom, dtype) for atom in op.inputs]
+            narrow.update(op.outputs)
+
+
+def _narrow_product(op: Op, dtype: Any) -> None:
+    """Multiply by a constant matrix in the narrow dtype, with sums in that of the result."""
+    x, matrix = op.inputs
+    if not isinstance(x, Value) or not isinstance(matrix, np.ndarray) or x.dtype != "float32":
+        return
+    numbers, preferred, matrix = op.params["dimension_numbers"], op.outputs[0].dtype, matrix.astype(dtype)
+    op.inputs, op.narrow = [x], dtype
+    op.run = lambda x: [jax.lax.dot_general(x, matrix, numbers, preferred_element_type=preferred)]
+
+
+def _floating(op: Op) -> Iterator[Value]:
+    return (atom for atom in op.inputs if isinstance(atom, Value) and jnp.issubdtype(atom.dtype, jnp.floating))
+
+
+def _cast(constant: Any, dtype: Any) -> Any:
+    return constant.astype(dtype) if jnp.issubdtype(constant.dtype, jnp.floating) else constant

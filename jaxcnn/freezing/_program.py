@@ -1,0 +1,228 @@
+"""A jaxpr as a list of operations: functions called in place, and everything constant computed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+from jaxcnn.kernels.axes import varying_alike
+from jaxcnn.kernels.reductions import Materialize
+
+KERNEL = "jaxcnn_kernel"
+
+CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+}
+"""Equations that only call a function, and the parameter that holds it. A function with a derivative of its own is not
+among them: it stays whole, so that its derivative stays too."""
+
+UNCHANGED = ("name", "copy", "copy_p", "stop_gradient", "pvary", "pcast")
+"""Operations that return constants unchanged. The last two only mark for `shard_map` what `varying_alike` marks."""
+
+BARRIERS = ("name",)
+"""Operations without effect on values, which would keep others apart."""
+
+NUMPY: dict[str, Callable[..., Any]] = {
+    "add": np.add,
+    "convert_element_type": lambda x: x,
+    "integer_pow": lambda x, y: x**y,
+    "mul": np.multiply,
+    "neg": np.negative,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "sqrt": np.sqrt,
+    "sub": np.subtract,
+}
+"""Operations on constants that NumPy computes. JAX, which computes the others, compiles a program for each shape."""
+
+
+@dataclass(eq=False)
+class Value:
+    """An array that depends on the images."""
+
+    shape: tuple[Any, ...]
+    dtype: Any
+
+
+Atom = Value | Any
+"""A `Value`, or a constant array."""
+
+
+@dataclass(eq=False)
+class Op:
+    """An operation.
+
+    Attributes:
+      name: "relu", or the name of the primitive.
+      run: computes the outputs from the arrays of the inputs.
+      inputs: values and constants, at least one value unless the shape is symbolic.
+      outputs: the values computed.
+      params: parameters of the primitive.
+      has_effects: whether it must run although nothing reads its outputs.
+      narrow: dtype in which it computes; None for the dtypes of its values.
+    """
+
+    name: str
+    run: Callable[..., Sequence[Any]]
+    inputs: list[Atom]
+    outputs: list[Value]
+    params: dict[str, Any] = field(default_factory=dict)
+    narrow: Any = None
+    has_effects: bool = False
+
+
+@dataclass
+class Program:
+    """Operations in order, from one input to some outputs."""
+
+    ops: list[Op]
+    input: Value
+    outputs: list[Atom]
+
+    def run(self, x: jax.Array) -> list[jax.Array]:
+        """Compute the outputs for an input."""
+        arrays: dict[Value, Any] = {self.input: x}
+        kept = {y for y in self.outputs if isinstance(y, Value)}
+        last = {value: op for op in self.ops for value in op.inputs if isinstance(value, Value)}
+        for op in self.ops:
+            inputs = [self._read(arrays, atom, op) for atom in op.inputs]
+            arrays |= zip(op.outputs, op.run(*_alike(inputs)), strict=True)
+            for value in {value for value in op.inputs if isinstance(value, Value)}:
+                if last[value] is op and value not in kept:
+                    del arrays[value]
+        return [_as(arrays[y], y.dtype) if isinstance(y, Value) else jnp.asarray(y) for y in self.outputs]
+
+    def _read(self, arrays: dict[Value, Any], atom: Atom, op: Op) -> Any:
+        """Return an input of an operation, in the dtype that it computes in."""
+        if not isinstance(atom, Value):
+            small = unrepeated(atom) if isinstance(atom, np.ndarray) else atom
+            return atom if small.size == atom.size else jnp.broadcast_to(small, atom.shape)
+        is_narrow = op.narrow is not None and jnp.issubdtype(atom.dtype, jnp.floating)
+        return _as(arrays[atom], op.narrow if is_narrow else atom.dtype)
+
+
+def placed(constant: np.ndarray, ndim: int, axes: Sequence[int]) -> np.ndarray:
+    """Return a constant with its axes at these places among `ndim`, and axes of size 1 at the others."""
+    sizes = [1] * ndim
+    for axis, size in zip(axes, constant.shape, strict=True):
+        sizes[axis] = size
+    return constant.reshape(sizes)
+
+
+def unrepeated(constant: np.ndarray) -> np.ndarray:
+    """Return a constant with size 1 along each axis along which NumPy repeats it without a copy."""
+    steps = zip(constant.shape, constant.strides, strict=True)
+    return constant[tuple(slice(0, 1) if size > 1 and step == 0 else slice(None) for size, step in steps)]
+
+
+def _as(x: Any, dtype: Any) -> Any:
+    return x if x.dtype == dtype or jnp.issubdtype(x.dtype, jax.dtypes.extended) else x.astype(dtype)
+
+
+def _alike(inputs: list[Any]) -> list[Any]:
+    """Mark constants as varying where values do, within `shard_map`."""
+    varies = any(isinstance(x, jax.Array) and jax.typeof(x).manual_axis_type.varying for x in inputs)
+    return varying_alike(*map(jnp.asarray, inputs)) if varies else inputs
+
+
+def read(traced: Any, leaves: Sequence[np.ndarray], x: jax.Array) -> tuple[Program, list[bool]]:
+    """Return the program of `(leaves, x)` as one of x, and which leaves it uses."""
+    ops: list[Op] = []
+    image = Value(x.shape, x.dtype)
+    outputs = _run(ops, traced.jaxpr, traced.consts, [*leaves, image])
+    read = {atom for eqn in traced.jaxpr.eqns for atom in eqn.invars if not isinstance(atom, Literal)}
+    read |= {atom for atom in traced.jaxpr.outvars if not isinstance(atom, Literal)}
+    return Program(ops, image, outputs), [variable in read for variable in traced.jaxpr.invars[: len(leaves)]]
+
+
+def _run(ops: list[Op], jaxpr: Jaxpr, constants: Sequence[Any], arguments: Sequence[Atom]) -> list[Atom]:
+    """Append the operations of a jaxpr for these arguments, and return its outputs."""
+    atoms: dict[Any, Atom] = dict(zip(jaxpr.constvars, constants, strict=True))
+    atoms |= zip(jaxpr.invars, arguments, strict=True)
+
+    def get(atom: Any) -> Atom:
+        return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, Literal) else atoms[atom]
+
+    for eqn in jaxpr.eqns:
+        atoms |= zip(eqn.outvars, _equation(ops, eqn, [get(atom) for atom in eqn.invars]), strict=True)
+    return [get(atom) for atom in jaxpr.outvars]
+
+
+def _equation(ops: list[Op], eqn: JaxprEqn, inputs: list[Atom]) -> Sequence[Atom]:
+    name = eqn.primitive.name
+    if name in CALLS:
+        called = eqn.params[CALLS[name]]
+        is_closed = isinstance(called, ClosedJaxpr) and hasattr(called, "consts")
+        return _run(ops, called.jaxpr if is_closed else called, called.consts if is_closed else (), inputs)
+    if _is_constant(eqn, inputs):
+        return _evaluated(eqn, inputs)
+    is_materialized = name == KERNEL and isinstance(eqn.params["kernel"], Materialize)
+    if name in BARRIERS or is_materialized:
+        return inputs
+    outputs = [Value(tuple(v.aval.shape), v.aval.dtype) for v in eqn.outvars]
+    if is_relu(eqn):
+        kept = [atom for atom in inputs if isinstance(atom, Value)]
+        ops.append(Op("relu", lambda x: [jax.nn.relu(x)], kept, outputs))
+    else:
+        ops.append(Op(name, lambda *arrays: bound(eqn, arrays), inputs, outputs, dict(eqn.params), None, bool(eqn.effects)))
+    return outputs
+
+
+def _is_constant(eqn: JaxprEqn, inputs: list[Atom]) -> bool:
+    """Return whether an equation is computed once: it depends neither on the images nor on their unknown number."""
+    if any(isinstance(atom, Value) for atom in inputs) or eqn.effects:
+        return False
+    sizes = [size for v in eqn.outvars for size in v.aval.shape]
+    return eqn.primitive.name != "dim_as_value" and all(isinstance(size, int) for size in sizes)
+
+
+def _evaluated(eqn: JaxprEqn, inputs: list[Any]) -> list[Any]:
+    """Return the outputs of an equation of constants."""
+    name = eqn.primitive.name
+    if name in UNCHANGED:
+        return inputs
+    if name == "broadcast_in_dim" and isinstance(inputs[0], np.ndarray):
+        shape = eqn.params["shape"]
+        return [np.broadcast_to(placed(inputs[0], len(shape), eqn.params["broadcast_dimensions"]), shape)]
+    if name in NUMPY and all(isinstance(x, np.ndarray) for x in inputs):
+        options = {"y": eqn.params["y"]} if name == "integer_pow" else {}
+        with np.errstate(all="ignore"):
+            outputs = [NUMPY[name](*inputs, **options)]
+    else:
+        with jax.ensure_compile_time_eval():
+            outputs = list(bound(eqn, inputs))
+    return [_stored(y, v.aval.dtype) for y, v in zip(outputs, eqn.outvars, strict=True)]
+
+
+def _stored(y: Any, dtype: Any) -> Any:
+    """Return a constant as a NumPy array, or as it is if NumPy has no such dtype, as for random keys."""
+    return y if jnp.issubdtype(dtype, jax.dtypes.extended) else np.asarray(y).astype(dtype, copy=False)
+
+
+def bound(eqn: JaxprEqn, inputs: Sequence[Any]) -> Sequence[Any]:
+    """Compute an equation."""
+    params = eqn.primitive.get_bind_params(eqn.params)
+    with eqn.ctx.manager:
+        outputs = eqn.primitive.bind(*inputs, **params)
+    return outputs if eqn.primitive.multiple_results else [outputs]
+
+
+def is_relu(eqn: JaxprEqn) -> bool:
+    """Return whether an equation is `max(x, 0)`, alone or as the only one of a function that is called."""
+    while eqn.primitive.name in ("jit", "pjit", "custom_jvp_call"):
+        called = eqn.params["call_jaxpr" if eqn.primitive.name == "custom_jvp_call" else "jaxpr"]
+        called = getattr(called, "jaxpr", called)
+        if len(called.eqns) != 1 or list(called.outvars) != list(called.eqns[0].outvars):
+            return False
+        (eqn,) = called.eqns
+    zeros = [atom for atom in eqn.invars if isinstance(atom, Literal) and np.ndim(atom.val) == 0 and atom.val == 0]
+    return eqn.primitive.name == "max" and len(zeros) == 1
+

@@ -1,0 +1,150 @@
+"""A model with its variables as one function of images."""
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.errors import UsageError, shortened
+from jaxcnn.freezing import _fold, _program
+
+DTYPES = ("float32", "bfloat16", "float16")
+"""Dtypes that a frozen model can compute in."""
+
+
+def freeze(model: Any, variables: Any, *, dtype: Any = None) -> "Frozen":
+    """Return a function of images that computes `model.apply(variables, x, train=False)` faster.
+
+    Batch normalization, biases, residual sums and ReLUs become parts of the convolutions before them, and the weights
+    become constants of the program. On a CPU with native kernels each such convolution is one call of oneDNN, which
+    arranges its weights once. What cannot be folded is computed as the model does. The variables are copied.
+
+    Args:
+      model: a Linen module, called as `model(x, train)` or `model(x)`.
+      variables: its parameters and running statistics, `{"params": ..., "batch_stats": ...}`: arrays, not traced.
+      dtype: dtype of convolutions and of the feature maps between them: "float32", "bfloat16" or "float16". The results
+        keep their dtype. None keeps the dtypes of the model.
+
+    Returns:
+      A `Frozen`.
+
+    Raises:
+      UsageError: `variables` are traced, deleted or no arrays, the dtype is another, or `model` has no `apply`. Where
+        variables do not fit the model, the first call for a shape of images raises it.
+
+    >>> from jaxcnn.layers import BatchNorm, Conv, ReLU, Sequential
+    >>> model, x = Sequential([Conv(8, 3, padding=1), BatchNorm(), ReLU()]), jnp.ones((2, 8, 8, 3))
+    >>> variables = model.init(jax.random.key(0), x, train=False)
+    >>> bool(jnp.allclose(freeze(model, variables)(x), model.apply(variables, x, train=False), atol=1e-5))
+    True
+    """
+    if not callable(getattr(model, "apply", None)):
+        raise UsageError(f"cannot freeze a {type(model).__name__}: it has no `apply`. Give a Linen module.")
+    if dtype is not None:
+        try:
+            name = jnp.dtype(dtype).name
+        except TypeError:
+            name = shortened(dtype)
+        if name not in DTYPES:
+            raise UsageError(f"cannot freeze in dtype {name}. Give one of {', '.join(DTYPES)}, or None.")
+        dtype = jnp.dtype(name)
+    return Frozen(model, jax.tree.map(_copied, variables), dtype)
+
+
+def _copied(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.core.Tracer):
+        raise UsageError(
+            "cannot freeze traced variables: their values are not known. Call freeze outside of jit, grad and vmap."
+        )
+    if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
+        raise UsageError(f"cannot freeze variables with a {type(leaf).__name__} among them. Give arrays.")
+    try:
+        return np.array(leaf)
+    except (RuntimeError, TypeError) as error:  # deleted, on other hosts, or random keys
+        raise UsageError(f"cannot freeze variables whose values cannot be read: {_first_line(error)}.") from error
+
+
+class Frozen:
+    """A function from images `[N, H, W, C]` to what the model returns for them in evaluation, from `freeze`.
+
+    N is any number, also a symbolic one. The function works under every transformation of JAX, on every platform, and
+    is compiled once for each shape. Its derivative is with respect to the images.
+
+    Attributes:
+      model: the model.
+      dtype: dtype of the convolutions, or None for that of the model.
+    """
+
+    def __init__(self, model: Any, variables: Any, dtype: Any):
+        self.model, self.dtype = model, dtype
+        self._variables = variables
+        self._memo = _fold.Memo(jax.tree.leaves(variables))
+        self._compiled = jax.jit(self._traced)
+
+    def __call__(self, x: Any) -> Any:
+        """Return the model's output for images `[N, H, W, C]` as the model takes them: normalized.
+
+        Raises:
+          UsageError: the model cannot be applied with these variables to images of this shape.
+        """
+        return self._compiled(x)
+
+    def __repr__(self) -> str:
+        return f"Frozen({type(self.model).__name__}, dtype={self.dtype and self.dtype.name})"
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.model, self._variables, self.dtype
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.__init__(*state)
+
+    def _traced(self, x: jax.Array) -> Any:
+        leaves, tree = jax.tree.flatten(self._variables)
+
+        def apply(leaves: Any, x: jax.Array) -> Any:
+            return self._apply(jax.tree.unflatten(tree, leaves), x)
+
+        try:
+            traced, shapes = jax.make_jaxpr(apply, return_shape=True)(leaves, x)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(
+                f"cannot apply {type(self.model).__name__} with these variables to images of shape {x.shape}: "
+                f"{_first_line(error)}. Give the variables of this model, and images as it takes them."
+            ) from error
+        program, used = _program.read(traced, leaves, x)
+        if not all(used):
+            self._check_unused(x, used)
+        outputs = _fold.folded(program, self.dtype, self._memo).run(x)
+        return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+
+    def _apply(self, variables: Any, x: jax.Array) -> Any:
+        parameters = inspect.signature(type(self.model).__call__).parameters
+        return self.model.apply(variables, x, **({"train": False} if "train" in parameters else {}))
+
+    def _check_unused(self, x: jax.Array, used: list[bool]) -> None:
+        """Raise `UsageError` if a parameter that the program does not use is none of the model."""
+        parameters = inspect.signature(type(self.model).__call__).parameters
+        options = {"train": False} if "train" in parameters else {}
+        image = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+        try:
+            rngs = {name: jax.random.key(0) for name in ("params", "dropout")}
+            known = jax.eval_shape(lambda x: self.model.init(rngs, x, **options), image)
+        except Exception:  # a model that cannot be initialized in this way tells nothing about its variables
+            return
+        paths = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(known)}
+        own = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(self._variables)]
+        strange = [path for path, is_used in zip(own, used, strict=True) if not is_used and path not in paths]
+        if strange:
+            raise UsageError(
+                f"{type(self.model).__name__} has no variable {strange[0]}, nor {len(strange) - 1} others that were "
+                "given. Give the variables of this model."
+            )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return shortened(lines[0].partition(" (http")[0].rstrip("."))  # Flax adds a link
