@@ -1,6 +1,7 @@
-"""Export trained networks: as StableHLO for JAX without jaxcnn, or as ONNX for other runtimes.
+"""Export trained networks: as StableHLO for JAX without jaxcnn, as ONNX for other runtimes, or frozen for this process.
 
-Both take images `[N, H, W, C]`, for any N, and return logits `[N, classes]`. Normalization is included. Images are
+`freeze` returns a model with its variables as one fast function of images. The two file formats contain the program of
+that function: batch normalization is folded into the convolutions. Both take images `[N, H, W, C]`, for any N, and return logits `[N, classes]`. Normalization is included. Images are
 uint8, or float32 if the network was trained on floats.
 """
 
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.export import onnx, stablehlo
+from jaxcnn.freezing import Frozen, freeze
 from jaxcnn.local_path import local_path
 from jaxcnn.train import Trained
 from jaxcnn.train.runtime.workdir import write_json
@@ -55,4 +57,4 @@ def export(trained: Trained, kind: str, out: str | Path) -> Path:
     return description
 
 
-__all__ = ["FORMATS", "export"]
+__all__ = ["FORMATS", "Frozen", "export", "freeze"]

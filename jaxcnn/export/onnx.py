@@ -10,6 +10,7 @@ print(logits.argmax(axis=1))
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ import numpy as np
 from jaxcnn import kernels
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train import Trained
+from jaxcnn.train.runtime.trained import FrozenModel
 
 # Allowed error relative to the largest logit: float32 sums in another order differ by less.
 TOLERANCE = 1e-5
@@ -47,14 +49,18 @@ def convert(trained: Trained) -> bytes:
     if trained.config.dtype != "float32":
         trained = dataclasses.replace(trained, model=trained.model.clone(dtype=jnp.float32))
 
+    frozen = trained.frozen() if trained.can_be_frozen else trained
+
     def logits(variables: Any, images: jax.Array) -> jax.Array:
-        return dataclasses.replace(trained, variables=variables).logits(images)
+        return dataclasses.replace(frozen, variables=variables).logits(images)
 
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *trained.preprocessing.image_shape), trained.preprocessing.dtype)
     try:
         with kernels.inlined():
-            model = translate(logits, trained.variables, images, input_name="images", output_name="logits")
+            model = translate(
+                logits, frozen.variables, images, input_name="images", output_name="logits", named=_constants(frozen)
+            )
         content = model.SerializeToString()
     except UnsupportedError as error:
         raise RunError(
@@ -67,8 +73,13 @@ def convert(trained: Trained) -> bytes:
     examples = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     if trained.preprocessing.dtype != np.uint8:
         examples = examples.astype(np.float32) / 255
-    _check(onnxruntime, content, examples, np.asarray(jax.jit(logits)(trained.variables, examples)))
+    _check(onnxruntime, content, examples, np.asarray(jax.jit(trained.logits)(examples)))
     return content
+
+
+def _constants(trained: Trained) -> Callable[[], Iterable[tuple[str, np.ndarray]]]:
+    """Return the function that names the constants of a frozen network."""
+    return trained.model.function.named_arrays if isinstance(trained.model, FrozenModel) else tuple
 
 
 def _check(onnxruntime: Any, content: bytes, images: np.ndarray, ours: np.ndarray) -> None:

@@ -31,6 +31,7 @@ def convert(trained: Trained) -> bytes:
         raise UsageError("StableHLO export needs flatbuffers; pip install 'jaxcnn[export]'") from None
     import jax.export
 
+    trained = trained.frozen() if trained.can_be_frozen else trained
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *trained.preprocessing.image_shape), trained.preprocessing.dtype)
     with kernels.inlined():

@@ -44,6 +44,10 @@ class Memo:
             self._kernels[key] = folded
         return folded
 
+    def kernels(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield each folded kernel after the variable that it was folded from."""
+        return ((self.leaves[key[0]], kernel) for key, kernel in self._kernels.items())
+
 
 @dataclass
 class _Chain:

@@ -172,7 +172,9 @@ def _equation(ops: list[Op], eqn: JaxprEqn, inputs: list[Atom]) -> Sequence[Atom
         kept = [atom for atom in inputs if isinstance(atom, Value)]
         ops.append(Op("relu", lambda x: [jax.nn.relu(x)], kept, outputs))
     else:
-        ops.append(Op(name, lambda *arrays: bound(eqn, arrays), inputs, outputs, dict(eqn.params), None, bool(eqn.effects)))
+        ops.append(
+            Op(name, lambda *arrays: bound(eqn, arrays), inputs, outputs, dict(eqn.params), None, bool(eqn.effects))
+        )
     return outputs
 
 
@@ -225,4 +227,3 @@ def is_relu(eqn: JaxprEqn) -> bool:
         (eqn,) = called.eqns
     zeros = [atom for atom in eqn.invars if isinstance(atom, Literal) and np.ndim(atom.val) == 0 and atom.val == 0]
     return eqn.primitive.name == "max" and len(zeros) == 1
-

@@ -91,6 +91,13 @@ class Frozen:
         """
         return self._compiled(x)
 
+    def named_arrays(self) -> list[tuple[str, np.ndarray]]:
+        """Return the variables, and the kernels folded so far, each with the path of its variable."""
+        paths = jax.tree_util.tree_leaves_with_path(self._variables)
+        names = {id(leaf): "/".join(str(getattr(key, "key", key)) for key in path) for path, leaf in paths}
+        leaves = [(names[id(leaf)], leaf) for _, leaf in paths]
+        return leaves + [(names[id(leaf)], kernel) for leaf, kernel in self._memo.kernels()]
+
     def __repr__(self) -> str:
         return f"Frozen({type(self.model).__name__}, dtype={self.dtype and self.dtype.name})"
 

@@ -84,7 +84,9 @@ class FusedConvolution(Kernel):
         if x.dtype == "bfloat16":
             # This processor has no instructions for bfloat16.
             is_fast = native.is_fused_fast(self._key(np.dtype("float32"), residual))
-            return self._widened(self._call(x.update(dtype=np.dtype("float32")), "float32", residual)) if is_fast else None
+            return (
+                self._widened(self._call(x.update(dtype=np.dtype("float32")), "float32", residual)) if is_fast else None
+            )
         alone = Convolution(Role.OUTPUT, geometry).native(x, kernel)
         if alone is None:
             return None

@@ -37,6 +37,8 @@ class Flags(NetworkOptions):
     report: tuple[str, ...] = ()
     """Write a per-class report, with F1 and the most frequent wrong prediction of each class. Give one or more files
     that end in .csv, .md or .png, or - to print the report."""
+    frozen: bool = False
+    """Fold batch normalization into the convolutions first. Faster on a CPU, with the same results up to rounding."""
     json: bool = False
     """Print the result as JSON, including the values of each class."""
 
@@ -52,6 +54,8 @@ def run(args: Sequence[str]) -> None:
     make_metrics(flags.metrics, trained.num_classes)  # a mistake is refused before images are read
     _, loss = build_losses(trained.config, CustomParts())
     of_report = report_metrics(trained.num_classes) if flags.report else ()
+    if flags.frozen:
+        trained = trained.frozen()
     values = evaluate_trained(trained, dataset, loss, metrics=(*flags.metrics, *of_report))
     _print(flags, trained, values)
     for path in write_reports(flags.report, values) if flags.report else ():

@@ -64,6 +64,7 @@ def run(args: Sequence[str]) -> int:
     kind: _predictions.Format = "json" if flags.json else flags.format
     files = predict.Search(flags.images)
     trained = open_network(flags)
+    trained = trained.frozen() if trained.can_be_frozen else trained
     top = check_top(min(DEFAULT_TOP, trained.num_classes) if flags.top is None else flags.top, trained.num_classes)
     tally = _Tally()
     predictions = _counted(predict.classify_files(trained, files, top), tally)

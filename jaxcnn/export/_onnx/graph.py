@@ -80,6 +80,11 @@ def identity(shape: Sequence[Any]) -> Order:
     return tuple(range(len(shape)))
 
 
+def address(array: np.ndarray) -> int:
+    """Return where an array's data is, which is the same for views of it."""
+    return array.ctypes.data
+
+
 def outputs_of(equation: JaxprEqn) -> list[Any]:
     """Return the abstract values of the outputs of an equation, which have a shape and a dtype."""
     return [variable.aval for variable in equation.outvars]
@@ -102,7 +107,7 @@ class Graph:
       input_name: name of the only input.
       shape: its shape, whose first axis is the batch.
       dtype: its dtype.
-      labels: names for initializers, by the `id` of their arrays.
+      labels: names for initializers, by the addresses of their arrays' data.
     """
 
     def __init__(self, input_name: str, shape: Sequence[Any], dtype: Any, labels: Mapping[int, str]):
@@ -210,11 +215,11 @@ class Graph:
             arranged = array.transpose(order)
             content = (arranged.dtype.name, arranged.shape, arranged.tobytes())
             if content not in self._small_constants:
-                self._small_constants[content] = self._initializer(arranged, self._labels.get(id(array), ""))
+                self._small_constants[content] = self._initializer(arranged, self._labels.get(address(array), ""))
             return self._small_constants[content]
         key = (id(array), order)
         if key not in self._constants:
-            name = self._initializer(array.transpose(order), self._labels.get(id(array), ""))
+            name = self._initializer(array.transpose(order), self._labels.get(address(array), ""))
             self._constants[key] = (array, name)
         return self._constants[key][1]
 

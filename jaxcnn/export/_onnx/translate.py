@@ -1,6 +1,6 @@
 """Walk a jaxpr: evaluate what is constant, call functions in place, and add nodes for the rest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from onnx import ModelProto
 
 from jaxcnn.export._onnx import elementwise, shapes, windows
-from jaxcnn.export._onnx.graph import Graph, Operation, UnsupportedError, Value, outputs_of
+from jaxcnn.export._onnx.graph import Graph, Operation, UnsupportedError, Value, address, outputs_of
 
 OPERATIONS: dict[str, Operation] = {**elementwise.OPERATIONS, **shapes.OPERATIONS, **windows.OPERATIONS}
 
@@ -39,6 +39,7 @@ def translate(
     *,
     input_name: str,
     output_name: str,
+    named: Callable[[], Iterable[tuple[str, np.ndarray]]] = tuple,
 ) -> ModelProto:
     """Return `function(variables, images)` as an ONNX model of the images. The variables become its initializers.
 
@@ -48,6 +49,7 @@ def translate(
       images: shape and dtype of the images. The first axis, the batch, may be symbolic.
       input_name: name of the input.
       output_name: name of the output.
+      named: returns the names of further initializers, constants of the function, once it has been traced.
 
     Raises:
       UnsupportedError: the function has an operation that is not in the tables.
@@ -55,8 +57,8 @@ def translate(
     leaves, _ = jax.tree_util.tree_flatten_with_path(variables)
     arrays = [np.asarray(array) for _, array in leaves]
     names = ["/".join(str(getattr(key, "key", key)) for key in path) for path, _ in leaves]
-    labels = {id(array): name for array, name in zip(arrays, names, strict=True)}
     program = jax.make_jaxpr(function)(variables, images)
+    labels = {address(array): name for name, array in [*zip(names, arrays, strict=True), *named()]}
     graph = Graph(input_name, images.shape, images.dtype, labels)
     (output,) = _run(graph, program.jaxpr, program.consts, [*arrays, graph.input])
     (described,) = program.out_avals

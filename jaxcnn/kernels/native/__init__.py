@@ -33,14 +33,19 @@ def _library() -> ctypes.CDLL | _build.NotBuilt:
         return reason
     library.jaxcnn_is_fast.restype = ctypes.c_bool
     library.jaxcnn_fused_is_fast.restype = ctypes.c_bool
-    _register_fused(library)
     for name in (CONVOLUTION, CHANNEL_SUMS, NORMALIZATION, NORMALIZATION_GRADIENT):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
 
+@functools.cache
 def _register_fused(library: ctypes.CDLL) -> None:
-    """Register the convolution of inference, whose calls each have a state, made when XLA builds the program."""
+    """Register the convolution of inference, whose calls each have a state, made when XLA builds the program.
+
+    A backend that starts later registers what waits for it, functions first and the types of their states last, and
+    fails. So this waits for the backend, which runs when a program is lowered.
+    """
+    jax.local_devices(backend="cpu")
     pointers = []
     for function in (library.jaxcnn_fused_state_id, library.jaxcnn_fused_state_info):
         function.restype = ctypes.c_void_p
@@ -96,7 +101,10 @@ def is_fast(key: tuple[int, ...]) -> bool:
 def is_fused_fast(key: tuple[int, ...]) -> bool:
     """Return whether oneDNN has more than its reference loops for a convolution of inference (`fused.cpp`)."""
     library = _library()
-    return isinstance(library, ctypes.CDLL) and bool(library.jaxcnn_fused_is_fast((ctypes.c_int64 * len(key))(*key)))
+    if not isinstance(library, ctypes.CDLL):
+        return False
+    _register_fused(library)
+    return bool(library.jaxcnn_fused_is_fast((ctypes.c_int64 * len(key))(*key)))
 
 
 def function(name: str, outputs: Sequence[Any], **numbers: Sequence[float]) -> Callable[..., Sequence[jax.Array]]:

@@ -15,6 +15,7 @@ import optax
 
 from jaxcnn.data import open_dataset
 from jaxcnn.errors import UsageError
+from jaxcnn.freezing import Frozen, freeze
 from jaxcnn.local_path import local_folder
 from jaxcnn.train.config import Config
 from jaxcnn.train.parts import CustomParts, build_model, build_optimizer, named_or_custom, short_name
@@ -26,6 +27,19 @@ from jaxcnn.train.task import Classification, Task
 
 BATCH = 64
 """Images per call of the network in `Trained.predict`."""
+
+
+class FrozenModel(nn.Module):
+    """A frozen model as a Linen module without variables, which computes as in evaluation.
+
+    Fields:
+      function: the model with its variables.
+    """
+
+    function: Frozen
+
+    def __call__(self, x: jax.Array, train: bool = False) -> Any:
+        return self.function(x)
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,33 @@ class Trained:
         changed = dataclasses.replace(self, preprocessing=preprocessing)
         changed.check()
         return changed
+
+    @property
+    def can_be_frozen(self) -> bool:
+        """Whether the task only applies the model to images: classification, without methods of the user's own."""
+        task = type(self.task)
+        return issubclass(task, Classification) and all(
+            getattr(task, name) is getattr(Classification, name) for name in ("evaluate", "scores")
+        )
+
+    def frozen(self, dtype: Any = None) -> "Trained":
+        """Return the same network as a faster function of images, whose variables are constants of its programs.
+
+        Args:
+          dtype: as for `jaxcnn.export.freeze`.
+
+        Raises:
+          UsageError: the task can use the model in another way than as a function of images.
+        """
+        if not self.can_be_frozen:
+            raise UsageError(
+                f"cannot freeze a network of the task {type(self.task).__name__}, which may use more of the model than "
+                "its output. Use the network as it is, or freeze the model with jaxcnn.export.freeze."
+            )
+        if isinstance(self.model, FrozenModel):
+            return self
+        function = freeze(self.model, self.variables, dtype=dtype)
+        return dataclasses.replace(self, model=FrozenModel(function), variables={})
 
     def check(self) -> None:
         """Raise `UsageError` unless the model maps images of the preprocessing's shape to one logit per class."""

@@ -1,0 +1,181 @@
+"""What is folded in a user's own model, and what is not."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+from frozen_checks import apply, check, error, images, operations, random_variables
+
+from jaxcnn.freezing import freeze
+from jaxcnn.layers import (
+    GELU,
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    LayerNorm,
+    MaxPool,
+    ReLU,
+    Residual,
+    Sequential,
+)
+
+X = images(2, 12, 12, 8)
+
+
+def conv(features=8, size=3, **fields):
+    return Conv(features, size, **{"padding": size // 2, **fields})
+
+
+@pytest.mark.parametrize(
+    ("layers", "fused"),
+    [
+        ([conv(), BatchNorm(), ReLU()], 1),
+        ([conv(use_bias=False), BatchNorm(), ReLU()], 1),
+        ([conv(), ReLU()], 1),
+        ([conv()], 1),
+        ([conv(use_bias=False)], 1),
+        ([conv(), BatchNorm(), BatchNorm(), ReLU(), ReLU()], 1),
+        ([conv(feature_group_count=4), BatchNorm(), ReLU()], 1),
+        ([conv(16, strides=2), BatchNorm(use_scale=False)], 1),
+        ([conv(kernel_dilation=2, padding=2), BatchNorm(use_bias=False), ReLU()], 1),
+        ([conv(16, 1), BatchNorm(), ReLU(), conv(8, 1), MaxPool(2), BatchNorm(), ReLU()], 2),
+        ([Residual(Sequential([conv(), BatchNorm(), ReLU(), conv(), BatchNorm()])), ReLU()], 2),
+        ([Residual(Sequential([conv(16), BatchNorm()]), Sequential([conv(16, 1), BatchNorm()])), ReLU()], 2),
+        ([Residual(Sequential([BatchNorm(), ReLU(), conv(), BatchNorm(), ReLU(), conv()]))], 2),
+        ([Concat([conv(4), Sequential([conv(4, 1), BatchNorm()])]), ReLU()], 2),
+        ([conv(), Dropout(0.5), BatchNorm(), ReLU(), Flatten(), Dense(5), Dropout(0.5)], 1),
+        ([conv(), GELU(), LayerNorm(), AvgPool(2)], 1),
+        ([BatchNorm(), Flatten(), Dense(7), ReLU()], 0),
+    ],
+    ids=str,
+)
+def test_layers(layers, fused):
+    check(Sequential(layers), X, fused, Affine=0, Convolution=0)
+
+
+def test_a_convolution_with_all_that_follows_is_one_operation():
+    block = Residual(Sequential([conv(), BatchNorm(), ReLU(), conv(use_bias=False), BatchNorm()]))
+    frozen = check(Sequential([block, ReLU()]), X, 2)
+    assert set(operations(frozen, X)) == {"jit", "FusedConvolution"}
+
+
+def test_a_batch_norm_before_a_convolution_is_one_product_and_one_sum():
+    frozen = check(Sequential([BatchNorm(), ReLU(), conv(padding=1)]), X, 1)
+    counts = operations(frozen, X)
+    assert counts["mul"] == counts["add"] == 1
+    assert counts["sub"] == 0
+
+
+class Shared(nn.Module):
+    @nn.compact
+    def __call__(self, x, train: bool):
+        layer, norm = conv(), BatchNorm()
+        return jax.nn.relu(norm(layer(jax.nn.relu(norm(layer(x), train))), train))
+
+
+class ReadTwice(nn.Module):
+    """The output of the convolution has two readers, so that the batch normalization must stay apart."""
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        y = conv(name="conv")(x)
+        return BatchNorm()(y, train) + jnp.tanh(y)
+
+
+class Outputs(nn.Module):
+    """The output of the convolution is an output of the model."""
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        y = conv()(x)
+        return {"features": y, "normalized": nn.relu(BatchNorm()(y, train)), "constant": jnp.arange(3.0)}
+
+
+class Plain(nn.Module):
+    """Flax's own layers: no kernel of jaxcnn, and no `train`."""
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.Conv(6, (3, 3), padding="SAME")(x)
+        y = nn.relu(nn.BatchNorm(use_running_average=True)(y))
+        return nn.Dense(3)(y.mean((1, 2)))
+
+
+class Controlled(nn.Module):
+    """Convolutions within a loop, within a branch, and with a kernel that depends on the image."""
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        kernel = self.param("kernel", nn.initializers.normal(), (3, 3, 8, 8))
+
+        def step(x: Any, _: Any):
+            return jnp.tanh(jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=LAYOUTS)), None
+
+        x, _ = jax.lax.scan(step, x, None, length=2)
+        x = jax.lax.cond(x.sum() > 0, lambda x: step(x, None)[0], lambda x: 2 * x, x)
+        dynamic = kernel * x.mean()
+        return jax.lax.conv_general_dilated(x, dynamic, (1, 1), "SAME", dimension_numbers=LAYOUTS)
+
+
+LAYOUTS = ("NHWC", "HWIO", "NHWC")
+
+
+def test_a_shared_convolution_is_folded_at_each_use():
+    check(Shared(), X, 2, Affine=0)
+
+
+def test_a_convolution_that_is_read_twice_keeps_its_output():
+    check(ReadTwice(), X, 1, Affine=0, mul=1)
+
+
+def test_loops_branches_and_dynamic_kernels_stay_as_they_are():
+    check(Controlled(), X, 0, scan=1, cond=1)
+
+
+def test_outputs_keep_their_structure():
+    model = Outputs()
+    variables = random_variables(model, X, train=False)
+    ours, theirs = freeze(model, variables)(X), apply(model, variables, X)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert error(mine, other) < 1e-5
+    assert operations(freeze(model, variables), X)["FusedConvolution"] == 1
+
+
+def test_layers_of_flax_are_folded():
+    model = Plain()
+    variables = random_variables(model, X)
+    frozen = freeze(model, variables)
+    assert error(frozen(X), model.apply(variables, X)) < 1e-5
+    counts = operations(frozen, X)
+    assert counts["FusedConvolution"] == 1
+    assert counts["rsqrt"] == counts["mul"] == 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_model_in_half_precision(dtype):
+    layers = [conv(dtype=dtype), BatchNorm(dtype=dtype), ReLU(), Residual(conv(dtype=dtype)), Flatten(), Dense(5)]
+    model = Sequential(layers)
+    variables = random_variables(model, X, train=False)
+    frozen = freeze(model, variables)
+    ours, theirs = frozen(X), apply(model, variables, X)
+    assert ours.dtype == theirs.dtype
+    assert error(ours, theirs) < 2e-2
+    counts = operations(frozen, X)
+    assert counts["FusedConvolution"] == 2
+    assert counts["Affine"] == 0
+
+
+def test_values_that_do_not_fold_stay_apart():
+    model = Sequential([conv(use_bias=False), BatchNorm(epsilon=0.0)])
+    variables = random_variables(model, X, train=False)
+    variables["batch_stats"]["layers_1"]["var"][2] = 0.0  # a factor of infinity, and infinite or undefined outputs
+    ours, theirs = freeze(model, variables)(X), apply(model, variables, X)
+    assert jnp.array_equal(jnp.isnan(ours), jnp.isnan(theirs))
+    assert jnp.array_equal(jnp.isinf(ours), jnp.isinf(theirs))

@@ -1,0 +1,83 @@
+"""A frozen model returns the logits of the model: every family, and in a slow test every name."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import FrozenDict
+from frozen_checks import apply, error, images, operations, random_variables
+
+from jaxcnn.freezing import freeze
+from jaxcnn.models import create_model, list_models
+
+TOLERANCE = 1e-5
+IN_BFLOAT16 = 2e-2
+
+MODULES = FrozenDict(dict.fromkeys(("4a", "5a"), (8, (8, 8), (8, 8), 8)))
+# The fields that make a model of each family small, the side of its images, its convolutions, and its affine maps.
+SMALL = {
+    "lenet5": ({}, 28, 2),
+    "lenet5_1998": ({}, 28, None),
+    "alexnet": ({"features": (8, 16, 8, 8, 8), "hidden": 32}, 67, 5),
+    "alexnet_two_tower": ({"features": (8, 16, 8, 8, 8), "hidden": 32}, 67, 5),
+    "vgg11_bn": ({"column": ((3,), (3, 1)), "widths": (8, 8), "hidden": 16}, 8, 3),
+    "googlenet_bn": ({"modules": MODULES}, 79, None),
+    "resnet18": ({"stage_sizes": (1, 1), "width": 16}, 32, 6),
+    "resnet50": ({"stage_sizes": (1, 1), "width": 16}, 32, 9),
+    "resnext50_32x4d": ({"stage_sizes": (1, 1), "width": 32}, 32, 9),
+    "plain20_cifar": ({}, 32, 19),
+    "wide_resnet28_10": ({"stage_sizes": (1, 1), "width": 16}, 16, None),
+    "preact_resnet18": ({"stage_sizes": (1, 1), "width": 16}, 32, 6),
+    "densenet121": ({"block_sizes": (2, 2), "growth_rate": 4, "stem_width": 8}, 32, 10),
+}
+
+
+def made(name, side, **fields):
+    model = create_model(name, 10, **fields)
+    x = images(2, side, side, 1 if name.startswith("lenet") else 3)
+    # The sum of a shortcut and a branch grows from block to block.
+    return model, random_variables(model, x, scale=0.3 if "resne" in name else 0.9, train=False), x
+
+
+@pytest.mark.usefixtures("compile_quickly")
+@pytest.mark.parametrize("name", SMALL)
+def test_every_family(name):
+    fields, side, convolutions = SMALL[name]
+    model, variables, x = made(name, side, **fields)
+    frozen, expected = freeze(model, variables), apply(model, variables, x)
+    assert error(frozen(x), expected) < TOLERANCE
+    counts = operations(frozen, x)
+    assert counts["Affine"] == counts["Convolution"] == counts["BatchNorm"] == counts["Materialize"] == 0
+    assert counts["rsqrt"] == 0  # of a variance
+    if convolutions is not None:
+        assert counts["FusedConvolution"] == convolutions
+    narrow = freeze(model, variables, dtype=jnp.bfloat16)(x)
+    assert narrow.dtype == jnp.float32
+    assert 0 < error(narrow, expected) < IN_BFLOAT16
+
+
+def test_resnet18_is_twenty_convolutions_a_pool_and_a_product():
+    model, variables, x = made("resnet18", 64)
+    frozen = freeze(model, variables)
+    counts = operations(frozen, x)
+    assert counts["FusedConvolution"] == 20
+    # The mean over positions, and the bias of the last layer.
+    assert counts["add"] == counts["div"] == counts["dot_general"] == 1
+    assert not {"Affine", "Convolution", "Materialize", "sub", "mul", "rsqrt", "custom_jvp_call"} & set(counts)
+    assert error(frozen(x), apply(model, variables, x)) < TOLERANCE
+
+
+# Sides of images: of the smallest that a model takes, or of images with some positions left in the last feature map.
+SIDES = {"alexnet": 63, "alexnet_two_tower": 67, "googlenet": 64, "googlenet_naive": 64, "googlenet_bn": 64}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_models())
+def test_every_model(name):
+    side = SIDES.get(name, 28 if name.startswith("lenet5") else 32)
+    model, variables, x = made(name, side)
+    frozen, expected = freeze(model, variables), apply(model, variables, x)
+    assert error(frozen(x), expected) < TOLERANCE
+    assert error(freeze(model, variables, dtype="bfloat16")(x), expected) < IN_BFLOAT16
+    counts = operations(frozen, x)
+    assert counts["Affine"] == counts["Convolution"] == 0
+    assert np.all(np.isfinite(expected))
