@@ -1,8 +1,9 @@
 """Export trained networks: as StableHLO for JAX without jaxcnn, as ONNX for other runtimes, or frozen for this process.
 
 `freeze` returns a model with its variables as one fast function of images. The two file formats contain the program of
-that function: batch normalization is folded into the convolutions. Both take images `[N, H, W, C]`, for any N, and return logits `[N, classes]`. Normalization is included. Images are
-uint8, or float32 if the network was trained on floats.
+that function: batch normalization is folded into the convolutions. They take images `[N, H, W, C]`, for any N, and
+return logits `[N, classes]`. Normalization of the images is included. Images are uint8, or float32 if the network was
+trained on floats.
 """
 
 import contextlib

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -30,11 +29,10 @@ def of(op: Op, value: Value, uses: Any) -> Map | None:
     if len(op.outputs) != 1 or not value.shape or op.outputs[0].shape != value.shape:
         return None
     if op.name == KERNEL and isinstance(op.params["kernel"], Affine):
-        factor, shift, x, center = op.inputs
-        vectors = [_of_channels(atom) for atom in (factor, shift, center)]
-        if x is not value or any(vector is None for vector in vectors):
+        *vectors, x, center = op.inputs
+        if x is not value or not all(isinstance(atom, np.ndarray) for atom in (*vectors, center)):
             return None
-        factor, shift, center = vectors
+        factor, shift, center = (atom.astype(np.float64) for atom in (*vectors, center))
         return _finite(factor, shift - center * factor)
     if op.name not in ("add", "sub", "mul", "div") or len(op.inputs) != 2:
         return None
@@ -55,10 +53,6 @@ def of(op: Op, value: Value, uses: Any) -> Map | None:
 def _finite(factor: np.ndarray, offset: np.ndarray) -> Map | None:
     """Return the map, or None for values under which a product with a finite number is not that of the parts."""
     return Map(factor, offset) if np.isfinite(factor).all() and np.isfinite(offset).all() else None
-
-
-def _of_channels(atom: Atom) -> np.ndarray | None:
-    return atom.astype(np.float64) if isinstance(atom, np.ndarray) else None
 
 
 def _vector(atom: Atom, value: Value, uses: Any) -> np.ndarray | None:

@@ -1,7 +1,7 @@
 """Fold what follows a convolution into it, and choose the dtype of each operation.
 
-A convolution with a constant kernel takes in what follows it, as long as nothing else reads what is between: affine maps
-of each channel by constants (a bias, a batch normalization in evaluation), the sum with another array of the same
+A convolution with a constant kernel takes in what follows it, as long as nothing else reads what is between: affine
+maps of each channel by constants (a bias, a batch normalization in evaluation), the sum with another array of the same
 shape, and a ReLU at the end. Factors are multiplied into the kernel in float64, and rounded once.
 """
 
@@ -121,7 +121,7 @@ def _started(op: Op, uses: _Uses) -> _Chain | None:
         geometry = _geometry(op) if op.name == "conv_general_dilated" else None
     if geometry is None or not isinstance(op.inputs[0], Value) or not isinstance(op.inputs[1], np.ndarray):
         return None
-    x, kernel = op.inputs
+    x, kernel = op.inputs[0], op.inputs[1]
     if not np.isfinite(kernel.astype(np.float32)).all():
         return None
     ones = np.ones(kernel.shape[-1])
@@ -136,10 +136,11 @@ def _geometry(op: Op) -> Geometry | None:
         return None
     layouts = jax.lax.conv_dimension_numbers((1,) * 4, (1,) * 4, LAYOUTS)
     is_plain = p["dimension_numbers"] == layouts and tuple(p["lhs_dilation"]) == (1, 1) and p["batch_group_count"] == 1
+    # A precision that is not the default one was asked for in the model.
     is_given = p["precision"] is not None and jax.config.values["jax_default_matmul_precision"] is None
     if not is_plain or is_given or not jnp.issubdtype(x.dtype, jnp.floating) or 0 in kernel.shape:
         return None
-    padding = tuple((int(before), int(after)) for before, after in p["padding"])
+    padding: Any = tuple((int(before), int(after)) for before, after in p["padding"])
     if any(side < 0 for sides in padding for side in sides):
         return None
     strides, dilation = tuple(p["window_strides"]), tuple(p["rhs_dilation"])
@@ -186,7 +187,6 @@ def _fused(chain: _Chain, dtype: Any, memo: Memo) -> Op:
     relu, geometry, result = chain.relu, chain.geometry, chain.end.dtype if dtype is None else dtype
 
     def run(x: jax.Array, *residual: jax.Array) -> list[jax.Array]:
-        # The geometry of the images that are given: under `vmap` of a program that was read before, all are the same.
         others = [value.astype(computed) for value in residual]
         return [fused_conv(geometry, relu, x, kernel, bias, *others).astype(result)]
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from jaxcnn.kernels.axes import varying_alike
 from jaxcnn.kernels.reductions import Materialize
@@ -143,13 +143,14 @@ def read(traced: Any, leaves: Sequence[np.ndarray], x: jax.Array) -> tuple[Progr
     return Program(ops, image, outputs), [variable in read for variable in traced.jaxpr.invars[: len(leaves)]]
 
 
-def _run(ops: list[Op], jaxpr: Jaxpr, constants: Sequence[Any], arguments: Sequence[Atom]) -> list[Atom]:
+def _run(ops: list[Op], jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Atom]) -> list[Atom]:
     """Append the operations of a jaxpr for these arguments, and return its outputs."""
     atoms: dict[Any, Atom] = dict(zip(jaxpr.constvars, constants, strict=True))
     atoms |= zip(jaxpr.invars, arguments, strict=True)
 
     def get(atom: Any) -> Atom:
-        return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, Literal) else atoms[atom]
+        described: Any = atom.aval
+        return np.asarray(atom.val, described.dtype) if isinstance(atom, Literal) else atoms[atom]
 
     for eqn in jaxpr.eqns:
         atoms |= zip(eqn.outvars, _equation(ops, eqn, [get(atom) for atom in eqn.invars]), strict=True)
@@ -167,7 +168,7 @@ def _equation(ops: list[Op], eqn: JaxprEqn, inputs: list[Atom]) -> Sequence[Atom
     is_materialized = name == KERNEL and isinstance(eqn.params["kernel"], Materialize)
     if name in BARRIERS or is_materialized:
         return inputs
-    outputs = [Value(tuple(v.aval.shape), v.aval.dtype) for v in eqn.outvars]
+    outputs = [Value(tuple(aval.shape), aval.dtype) for aval in _avals(eqn)]
     if is_relu(eqn):
         kept = [atom for atom in inputs if isinstance(atom, Value)]
         ops.append(Op("relu", lambda x: [jax.nn.relu(x)], kept, outputs))
@@ -182,7 +183,7 @@ def _is_constant(eqn: JaxprEqn, inputs: list[Atom]) -> bool:
     """Return whether an equation is computed once: it depends neither on the images nor on their unknown number."""
     if any(isinstance(atom, Value) for atom in inputs) or eqn.effects:
         return False
-    sizes = [size for v in eqn.outvars for size in v.aval.shape]
+    sizes = [size for aval in _avals(eqn) for size in aval.shape]
     return eqn.primitive.name != "dim_as_value" and all(isinstance(size, int) for size in sizes)
 
 
@@ -201,7 +202,11 @@ def _evaluated(eqn: JaxprEqn, inputs: list[Any]) -> list[Any]:
     else:
         with jax.ensure_compile_time_eval():
             outputs = list(bound(eqn, inputs))
-    return [_stored(y, v.aval.dtype) for y, v in zip(outputs, eqn.outvars, strict=True)]
+    return [_stored(y, aval.dtype) for y, aval in zip(outputs, _avals(eqn), strict=True)]
+
+
+def _avals(eqn: JaxprEqn) -> list[Any]:
+    return [variable.aval for variable in eqn.outvars]
 
 
 def _stored(y: Any, dtype: Any) -> Any:

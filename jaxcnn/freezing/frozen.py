@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -129,26 +130,27 @@ class Frozen:
         return jax.tree.unflatten(jax.tree.structure(shapes), outputs)
 
     def _apply(self, variables: Any, x: jax.Array) -> Any:
-        parameters = inspect.signature(type(self.model).__call__).parameters
-        return self.model.apply(variables, x, **({"train": False} if "train" in parameters else {}))
+        return self.model.apply(variables, x, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        """Return the arguments of the model in evaluation, other than images."""
+        return {"train": False} if "train" in inspect.signature(type(self.model).__call__).parameters else {}
 
     def _check_unused(self, x: jax.Array, used: list[bool]) -> None:
         """Raise `UsageError` if a parameter that the program does not use is none of the model."""
-        parameters = inspect.signature(type(self.model).__call__).parameters
-        options = {"train": False} if "train" in parameters else {}
         image = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
         try:
             rngs = {name: jax.random.key(0) for name in ("params", "dropout")}
-            known = jax.eval_shape(lambda x: self.model.init(rngs, x, **options), image)
+            known = jax.eval_shape(lambda x: self.model.init(rngs, x, **self._options()), image)
         except Exception:  # a model that cannot be initialized in this way tells nothing about its variables
             return
         paths = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(known)}
         own = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(self._variables)]
         strange = [path for path, is_used in zip(own, used, strict=True) if not is_used and path not in paths]
-        if strange:
+        if strange and paths:  # a model without variables ignores them
             raise UsageError(
-                f"{type(self.model).__name__} has no variable {strange[0]}, nor {len(strange) - 1} others that were "
-                "given. Give the variables of this model."
+                f"{type(self.model).__name__} has no variable {strange[0]}, which is one of {len(strange)} that "
+                "were given and do not fit. Give the variables of this model."
             )
 
 

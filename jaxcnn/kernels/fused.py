@@ -1,7 +1,7 @@
 """The convolution of inference: `relu(W * X + b + R)` with constant W and b, computed in one pass.
 
-On a CPU it is one call of oneDNN, which packs W into its own layout once for each call in a program. Elsewhere XLA fuses
-the operations of `form`.
+On a CPU it is one call of oneDNN, which packs W into its own layout once for each call in a program. Elsewhere XLA
+fuses the operations of `form`.
 """
 
 import hashlib
@@ -36,12 +36,14 @@ def fused_conv(
       residual: like the result, or None.
     """
     others = () if residual is None else (residual,)
-    return call(FusedConvolution(geometry, relu, content_of(kernel)), x, kernel, bias, *others)[0]
+    operands: Any = (x, kernel, bias, *others)
+    return call(FusedConvolution(geometry, relu, content_of(kernel)), *operands)[0]
 
 
 def content_of(array: np.ndarray) -> Content:
     """Return a digest of the bytes of an array, as two signed 64-bit integers."""
-    digest = hashlib.blake2b(np.ascontiguousarray(array).view(np.uint8), digest_size=16).digest()
+    content: Any = np.ascontiguousarray(array).view(np.uint8)
+    digest = hashlib.blake2b(content, digest_size=16).digest()
     return int.from_bytes(digest[:8], "little", signed=True), int.from_bytes(digest[8:], "little", signed=True)
 
 
@@ -83,17 +85,16 @@ class FusedConvolution(Kernel):
             return self._call(x, x.dtype, residual)
         if x.dtype == "bfloat16":
             # This processor has no instructions for bfloat16.
-            is_fast = native.is_fused_fast(self._key(np.dtype("float32"), residual))
-            return (
-                self._widened(self._call(x.update(dtype=np.dtype("float32")), "float32", residual)) if is_fast else None
-            )
+            wide = np.dtype("float32")
+            is_fast = native.is_fused_fast(self._key(wide, residual))
+            return self._widened(self._call(x.update(dtype=wide), wide, residual)) if is_fast else None
         alone = Convolution(Role.OUTPUT, geometry).native(x, kernel)
         if alone is None:
             return None
         return lambda x, kernel, bias, *residual: [self._finished(alone(x, kernel)[0], bias, residual)]
 
     def derivative(self, operands: Any, outputs: Any, tangents: Any) -> list[jax.Array]:
-        x, kernel, bias, *residual = operands
+        x, kernel, _, *residual = operands
         x_dot, kernel_dot, bias_dot, *residual_dot = tangents
         (y,) = outputs
         plain = Convolution(Role.OUTPUT, self.geometry)
