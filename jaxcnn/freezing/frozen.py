@@ -139,9 +139,13 @@ class Frozen:
     def _check_unused(self, x: jax.Array, used: list[bool]) -> None:
         """Raise `UsageError` if a parameter that the program does not use is none of the model."""
         image = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
-        try:
+
+        def initialized(x: jax.Array) -> Any:
             rngs = {name: jax.random.key(0) for name in ("params", "dropout")}
-            known = jax.eval_shape(lambda x: self.model.init(rngs, x, **self._options()), image)
+            return self.model.init(rngs, x, **self._options())
+
+        try:
+            known = jax.eval_shape(initialized, image)
         except Exception:  # a model that cannot be initialized in this way tells nothing about its variables
             return
         paths = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(known)}
