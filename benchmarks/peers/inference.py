@@ -1,4 +1,4 @@
-"""One forward pass of a library, for `benchmarks/inference.py`. The task has a `library`, and an ONNX `file`."""
+"""One forward pass of a library, for `benchmarks/peers/forward.py`. The task has a `library`, and an ONNX `file`."""
 
 # The type checker's environment does not contain these libraries.
 # pyright: reportMissingImports=false

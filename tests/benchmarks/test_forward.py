@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.inference import PEERS, main
+from benchmarks.peers.forward import PEERS, main
 
 
 def test_unknown_libraries_are_refused(tmp_path, capsys):

@@ -1,6 +1,6 @@
 """Compare the time of a forward pass with that of other libraries and runtimes, in turns.
 
-    python -m benchmarks.inference [--models resnet50,googlenet_bn] [--batch-sizes 1,8] [--dtypes float32]
+    python -m benchmarks.peers.forward [--models resnet50,googlenet_bn] [--batch-sizes 1,8] [--dtypes float32]
 
 Frozen and unfrozen jaxcnn, torch, compiled torch, ONNX Runtime and OpenVINO each run in a process of their own. The
 runtimes read the ONNX file that `jaxcnn.export` makes of the same network. Weights are random. ONNX Runtime has no
@@ -125,7 +125,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(args: list[str] | None = None) -> int:
     flags = argparse.ArgumentParser(
-        prog="python -m benchmarks.inference",
+        prog="python -m benchmarks.peers.forward",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
