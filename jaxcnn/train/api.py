@@ -17,8 +17,7 @@ from rich.console import Console
 
 from jaxcnn import startup
 from jaxcnn.data import Dataset
-from jaxcnn.data.dataset import UNNAMED
-from jaxcnn.errors import UsageError, printable
+from jaxcnn.errors import printable
 from jaxcnn.local_path import local_folder
 from jaxcnn.train.callbacks import check_callbacks
 from jaxcnn.train.config import Config, validate
@@ -29,8 +28,9 @@ from jaxcnn.train.parts import PREFIX, CustomParts
 from jaxcnn.train.runtime import _pictures, integrity, preprocessing, workdir
 from jaxcnn.train.runtime._progress import PreparationDisplay, ProgressDisplay, print_summary
 from jaxcnn.train.runtime.callbacks import built_in, check_wandb, parse_profile
+from jaxcnn.train.runtime.data_identity import with_name_of_data
 from jaxcnn.train.runtime.loop import Loop, is_out_of_patience
-from jaxcnn.train.runtime.plan import Plan, check_data, make_plan
+from jaxcnn.train.runtime.plan import Plan, make_plan
 from jaxcnn.train.runtime.record import Record, read_rows
 from jaxcnn.train.runtime.resume import claimed, restore_pipeline
 from jaxcnn.train.runtime.signals import StopSignals
@@ -205,24 +205,6 @@ def train_plan(
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else value
-
-
-def with_name_of_data(config: Config, data: Dataset | None) -> Config:
-    """Return the configuration with the name of the user's own data.
-
-    Data that has a name of a dataset, such as `imagefolder:PATH`, is recorded under this name. A configuration that was
-    recorded with this name is accepted, such as that of a `Result`.
-
-    Raises:
-      UsageError: If data is no `Dataset`, or the configuration names another dataset.
-    """
-    if data is None:
-        return config
-    check_data(data)
-    name = f"{PREFIX}{data.name}" if data.name in UNNAMED else data.name
-    if config.dataset not in (Config.dataset, name):
-        raise UsageError(f"data and the dataset {config.dataset!r} are mutually exclusive. Give one of them")
-    return dataclasses.replace(config, dataset=name)
 
 
 def versions() -> dict[str, str]:

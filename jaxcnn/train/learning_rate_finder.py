@@ -17,9 +17,9 @@ import numpy as np
 
 from jaxcnn.data import Dataset
 from jaxcnn.errors import RunError, UsageError
-from jaxcnn.train.api import with_name_of_data
 from jaxcnn.train.config import Config
 from jaxcnn.train.parts import CustomParts, build_optimizer
+from jaxcnn.train.runtime.data_identity import with_name_of_data
 from jaxcnn.train.runtime.plan import Plan, make_plan
 from jaxcnn.train.runtime.workdir import write_json
 

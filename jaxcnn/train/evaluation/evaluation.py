@@ -20,7 +20,7 @@ from jaxcnn.train.metrics import METRICS, Metric
 from jaxcnn.train.parts import PREFIX, CustomParts, build_losses, build_metrics
 from jaxcnn.train.runtime import data_identity
 from jaxcnn.train.runtime.loop import EVALUATION_BATCH
-from jaxcnn.train.runtime.plan import check_data, has_soft_labels
+from jaxcnn.train.runtime.plan import has_soft_labels
 from jaxcnn.train.runtime.trained import Trained, load_run
 from jaxcnn.train.step import evaluate_batch
 from jaxcnn.train.task import Classification, Task
@@ -70,7 +70,7 @@ def evaluate(
       UsageError: if the folder contains no run, the run has no such checkpoint, or the dataset cannot be used.
     """
     if data is not None:
-        check_data(data)
+        data_identity.check_data(data)
     trained = load_run(folder, checkpoint=checkpoint, model=model, optimizer=optimizer, task=task)
     config = trained.config
     if data is None:

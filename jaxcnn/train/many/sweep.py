@@ -13,7 +13,6 @@ from rich.console import Console
 from jaxcnn.data import Dataset, Pipeline
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.local_path import local_folder
-from jaxcnn.train.api import with_name_of_data
 from jaxcnn.train.callbacks import check_callbacks
 from jaxcnn.train.config import Config, validate
 from jaxcnn.train.gradient import Gradient
@@ -27,6 +26,7 @@ from jaxcnn.train.many.ways import in_one_program, in_processes, in_turns
 from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.runtime import workdir as run_directory
 from jaxcnn.train.runtime.callbacks import check_wandb
+from jaxcnn.train.runtime.data_identity import with_name_of_data
 from jaxcnn.train.task import Task
 
 How = Literal["auto", "together", "turns", "processes"]

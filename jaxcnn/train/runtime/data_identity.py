@@ -4,12 +4,15 @@
 and sizes of their files. A hash of their contents is added on request (`Config.data_fingerprint`).
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from jaxcnn.data import Dataset
+from jaxcnn.data.dataset import UNNAMED
 from jaxcnn.errors import UsageError
 from jaxcnn.train.config import Config
+from jaxcnn.train.parts import PREFIX
 from jaxcnn.train.runtime import workdir
 
 DATA = "data.json"
@@ -138,3 +141,30 @@ def differences(stored: Any, found: Identity) -> list[str]:
 
 def _images(count: int) -> str:
     return f"{count:,} image" if count == 1 else f"{count:,} images"
+
+
+def check_data(data: Any) -> None:
+    """Raise `UsageError` unless data is a `Dataset`."""
+    if not isinstance(data, Dataset):
+        raise UsageError(
+            f"data must be a dataset, got {type(data).__name__}. Make one by jaxcnn.data.from_arrays, from_table, "
+            "from_folder, from_source, from_batches or open_dataset."
+        )
+
+
+def with_name_of_data(config: Config, data: Dataset | None) -> Config:
+    """Return the configuration with the name of the user's own data.
+
+    Data that has a name of a dataset, such as `imagefolder:PATH`, is recorded under this name. A configuration that was
+    recorded with this name is accepted, such as that of a `Result`.
+
+    Raises:
+      UsageError: If data is no `Dataset`, or the configuration names another dataset.
+    """
+    if data is None:
+        return config
+    check_data(data)
+    name = f"{PREFIX}{data.name}" if data.name in UNNAMED else data.name
+    if config.dataset not in (Config.dataset, name):
+        raise UsageError(f"data and the dataset {config.dataset!r} are mutually exclusive. Give one of them")
+    return dataclasses.replace(config, dataset=name)

@@ -36,6 +36,7 @@ from jaxcnn.train.parts import (
     build_template,
     check_shapes,
 )
+from jaxcnn.train.runtime.data_identity import check_data
 from jaxcnn.train.runtime.initial_weights import InitialWeights, read_initial_weights
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.state import TrainState, create_state
@@ -328,15 +329,6 @@ def _open_data(config: Config, data: Dataset | None, progress: Callable[[str, in
         )
     check_data(data)
     return data if config.validation is None else data.with_validation(config.validation, config.seed)
-
-
-def check_data(data: Any) -> None:
-    """Raise `UsageError` unless data is a `Dataset`."""
-    if not isinstance(data, Dataset):
-        raise UsageError(
-            f"data must be a dataset, got {type(data).__name__}. Make one by jaxcnn.data.from_arrays, from_table, "
-            "from_folder, from_source, from_batches or open_dataset."
-        )
 
 
 def has_soft_labels(example: Any) -> bool:
