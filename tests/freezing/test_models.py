@@ -82,6 +82,7 @@ def without_cache():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("compile_quickly", "without_cache")
 @pytest.mark.parametrize("name", list_models())
 def test_every_model(name):
