@@ -32,30 +32,34 @@ def conv(features=8, size=3, **fields):
     return Conv(features, size, **{"padding": size // 2, **fields})
 
 
-@pytest.mark.parametrize(
-    ("layers", "fused"),
-    [
-        ([conv(), BatchNorm(), ReLU()], 1),
-        ([conv(use_bias=False), BatchNorm(), ReLU()], 1),
-        ([conv(), ReLU()], 1),
-        ([conv()], 1),
-        ([conv(use_bias=False)], 1),
-        ([conv(), BatchNorm(), BatchNorm(), ReLU(), ReLU()], 1),
-        ([conv(feature_group_count=4), BatchNorm(), ReLU()], 1),
-        ([conv(16, strides=2), BatchNorm(use_scale=False)], 1),
-        ([conv(kernel_dilation=2, padding=2), BatchNorm(use_bias=False), ReLU()], 1),
-        ([conv(16, 1), BatchNorm(), ReLU(), conv(8, 1), MaxPool(2), BatchNorm(), ReLU()], 2),
-        ([Residual(Sequential([conv(), BatchNorm(), ReLU(), conv(), BatchNorm()])), ReLU()], 2),
-        ([Residual(Sequential([conv(16), BatchNorm()]), Sequential([conv(16, 1), BatchNorm()])), ReLU()], 2),
-        ([Residual(Sequential([BatchNorm(), ReLU(), conv(), BatchNorm(), ReLU(), conv()]))], 2),
-        ([Concat([conv(4), Sequential([conv(4, 1), BatchNorm()])]), ReLU()], 2),
-        ([conv(), Dropout(0.5), BatchNorm(), ReLU(), Flatten(), Dense(5), Dropout(0.5)], 1),
-        ([conv(), GELU(), LayerNorm(), AvgPool(2)], 1),
-        ([BatchNorm(), Flatten(), Dense(7), ReLU()], 0),
-    ],
-    ids=str,
-)
-def test_layers(layers, fused):
+COMPOSITIONS = {
+    "batch norm and ReLU": ([conv(), BatchNorm(), ReLU()], 1),
+    "without bias": ([conv(use_bias=False), BatchNorm(), ReLU()], 1),
+    "ReLU alone": ([conv(), ReLU()], 1),
+    "nothing": ([conv()], 1),
+    "nothing, without bias": ([conv(use_bias=False)], 1),
+    "two batch norms": ([conv(), BatchNorm(), BatchNorm(), ReLU(), ReLU()], 1),
+    "groups": ([conv(feature_group_count=4), BatchNorm(), ReLU()], 1),
+    "strides, without scale": ([conv(16, strides=2), BatchNorm(use_scale=False)], 1),
+    "dilation": ([conv(kernel_dilation=2, padding=2), BatchNorm(use_bias=False), ReLU()], 1),
+    "pooling between": ([conv(16, 1), BatchNorm(), ReLU(), conv(8, 1), MaxPool(2), BatchNorm(), ReLU()], 2),
+    "residual block": ([Residual(Sequential([conv(), BatchNorm(), ReLU(), conv(), BatchNorm()])), ReLU()], 2),
+    "residual block with shortcut": (
+        [Residual(Sequential([conv(16), BatchNorm()]), Sequential([conv(16, 1), BatchNorm()])), ReLU()],
+        2,
+    ),
+    "preactivation": ([Residual(Sequential([BatchNorm(), ReLU(), conv(), BatchNorm(), ReLU(), conv()]))], 2),
+    "concatenation": ([Concat([conv(4), Sequential([conv(4, 1), BatchNorm()])]), ReLU()], 2),
+    "dropout and dense": ([conv(), Dropout(0.5), BatchNorm(), ReLU(), Flatten(), Dense(5), Dropout(0.5)], 1),
+    "other layers": ([conv(), GELU(), LayerNorm(), AvgPool(2)], 1),
+    "no convolution": ([BatchNorm(), Flatten(), Dense(7), ReLU()], 0),
+}
+"""Layers in sequence, and the number of convolutions into which they are folded."""
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_layers(name):
+    layers, fused = COMPOSITIONS[name]
     check(Sequential(layers), X, fused, Affine=0, Convolution=0)
 
 
