@@ -74,7 +74,7 @@ SIDES = {"alexnet": 63, "alexnet_two_tower": 67, "googlenet": 64, "googlenet_nai
 @pytest.fixture
 def without_cache():
     """Keep programs that contain 100 MB of weights out of the cache on disk."""
-    before = jax.config.read("jax_enable_compilation_cache")
+    before = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
     yield
     jax.config.update("jax_enable_compilation_cache", before)
