@@ -8,8 +8,8 @@ of our own, in `jaxcnn.kernels.native`).
 One environment variable, `JAXCNN_KERNELS=auto|xla|native`, and one context manager, `use`, select the kernels.
 """
 
-from jaxcnn.kernels._selection import CHOICES, VARIABLE, check, describe, inlined, on_cpu, selected, use
-from jaxcnn.kernels.convolution import conv
+from jaxcnn.kernels._selection import CHOICES, VARIABLE, check, inlined, on_cpu, selected, use
+from jaxcnn.kernels.convolution import conv, describe
 from jaxcnn.kernels.normalization import batch_norm, normalize
 from jaxcnn.kernels.pooling import max_pool
 from jaxcnn.kernels.reductions import affine, channel_sums, materialize, moments

@@ -80,13 +80,6 @@ def on_cpu() -> bool:
     return (getattr(device, "platform", device) or jax.default_backend()) == "cpu"
 
 
-def describe() -> str:
-    """Return what computes convolutions on this machine: "XLA", "oneDNN" or "oneDNN+Winograd"."""
-    if not on_cpu() or not uses_native():
-        return "XLA"
-    return "oneDNN" if native.requires_exact_sums() else "oneDNN+Winograd"
-
-
 def _checked(choice: str) -> str:
     if choice not in CHOICES:
         raise unknown_name(f"choice of kernels ({VARIABLE})", choice, CHOICES)

@@ -12,15 +12,18 @@ are extreme or much larger than their surroundings (`native/winograd.h` has the 
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from jaxcnn.kernels import native
 from jaxcnn.kernels._primitive import Form, Kernel, call
+from jaxcnn.kernels._selection import on_cpu, uses_native
 
 Pair = tuple[int, int]
 Sides = tuple[Pair, Pair]
@@ -34,16 +37,33 @@ LEAST_WORK = 2**20
 
 
 def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sides, dilation: Pair, groups: int) -> jax.Array:
-    """Convolve images `[N, H, W, C_in]` with a kernel `[kH, kW, C_in / groups, C_out]` of the same dtype.
+    """Convolve images `[N, H, W, C_in]` with a kernel `[kH, kW, C_in / groups, C_out]`, whose dtype may be wider.
 
     Strides and dilation are (vertical, horizontal), and padding is `((top, bottom), (left, right))` rows of zeros. The
-    kernel is not flipped. Returns `[N, H_out, W_out, C_out]`.
+    kernel is not flipped. Returns `[N, H_out, W_out, C_out]` in the dtype of x, to which a wider kernel is rounded. Its
+    gradient has its own dtype: on a CPU, the gradient of a float32 kernel over bfloat16 images is summed in float32 and
+    not rounded.
     """
     geometry = Geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
-    is_floating = x.dtype == kernel.dtype and jax.numpy.issubdtype(x.dtype, jax.numpy.floating)
-    if not is_floating or 0 in (*x.shape, *kernel.shape):
+    if not jnp.issubdtype(x.dtype, jnp.floating) or 0 in (*x.shape, *kernel.shape):
         return windows(geometry, x, kernel)
-    return call(Convolution(Role.OUTPUT, geometry), x, kernel)[0]
+    return call(Convolution(Role.OUTPUT, geometry, kernel.dtype.name), x, kernel)[0]
+
+
+def describe(dtype: str = "float32") -> str:
+    """Return what computes convolutions of images in this dtype on this machine.
+
+    "XLA", "oneDNN" or, where it is faster for 3x3 kernels, "oneDNN+Winograd". In bfloat16 the instructions that oneDNN
+    uses follow, as in "oneDNN avx512_core_bf16" or "oneDNN avx512_core_amx". Where the processor has none, it is
+    "oneDNN float32": images and kernels are widened.
+    """
+    if not on_cpu() or not uses_native() or dtype not in ("float32", "bfloat16"):
+        return "XLA"
+    if dtype == "float32":
+        return "oneDNN" if native.requires_exact_sums() else "oneDNN+Winograd"
+    typical = Geometry((8, 28, 28, 128), (3, 3, 128, 128), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    name, is_fast = native.implementation(Convolution(Role.OUTPUT, typical, "float32")._key(dtype))
+    return f"oneDNN {name.rpartition(':')[2]}" if is_fast else "oneDNN float32"
 
 
 class Role(IntEnum):
@@ -95,73 +115,100 @@ class Geometry(NamedTuple):
 
 @dataclass(frozen=True)
 class Convolution(Kernel):
-    """One of the three tensors of a convolution, computed from the other two."""
+    """One of the three tensors of a convolution, computed from the other two.
+
+    Attributes:
+      role: which of the three.
+      geometry: shapes, strides, padding, dilation and groups.
+      kernel_dtype: name of the dtype of kernels and of their gradients; image and output have one dtype, which is not
+        wider.
+    """
 
     role: Role
     geometry: Geometry
+    kernel_dtype: str
     linear: ClassVar = ((0,), (1,))
     is_looped: ClassVar = True  # under `vmap`, XLA's convolution has groups, which are slow
 
     def outputs(self, a: Any, b: Any) -> list[Any]:
-        return [a.update(shape=self.geometry.shape(self.role), weak_type=False)]
+        dtype = np.dtype(self.kernel_dtype) if self.role is Role.KERNEL else a.dtype
+        return [a.update(shape=self.geometry.shape(self.role), dtype=dtype, weak_type=False)]
 
     def form(self, a: jax.Array, b: jax.Array) -> list[jax.Array]:
-        return [self._by_transposing(functools.partial(windows, self.geometry), a, b)]
+        return [self._by_transposing(windows, a, b)]
 
     def cpu_form(self, a: jax.Array, b: jax.Array) -> list[jax.Array]:
+        if self.role is Role.KERNEL:
+            # XLA on a CPU adds the products of a 1x1 kernel's gradient in bfloat16, in which 256 + 1 is 256.
+            wide = jnp.promote_types(a.dtype, jnp.float32)
+            a, b = a.astype(wide), b.astype(wide)
+            if not self.geometry.is_product:
+                return [_kernel_gradient(self.geometry, a, b).astype(self.kernel_dtype)]
         if self.geometry.is_product:
-            return [self._by_transposing(functools.partial(product, self.geometry), a, b)]
-        forward = {Role.OUTPUT: windows, Role.IMAGE: _image_gradient, Role.KERNEL: _kernel_gradient}[self.role]
-        return [forward(self.geometry, a, b)]
+            return [self._by_transposing(product, a, b)]
+        return [(windows if self.role is Role.OUTPUT else _image_gradient)(self.geometry, a, b.astype(a.dtype))]
 
     def native(self, a: Any, b: Any) -> Form | None:
         sides = zip(self.geometry.padding, self.geometry.reach, strict=True)
         work = math.prod(self.geometry.output) * math.prod(self.geometry.kernel[:3])
-        if a.dtype != "float32" or work < max(LEAST_WORK, 1) or any(max(pads) >= reach for pads, reach in sides):
+        dtype = a.dtype.name
+        is_known = dtype in ("float32", "bfloat16") and self.kernel_dtype in ("float32", dtype)
+        if not is_known or work < max(LEAST_WORK, 1) or any(max(pads) >= reach for pads, reach in sides):
             return None
-        key = (*self._key(), int(native.requires_exact_sums()))
-        if not native.is_fast(key):
+        result = self.outputs(a, b)
+        key = self._key(dtype)
+        if native.is_fast(key):
+            return native.function(native.CONVOLUTION, result, key=key)
+        wide = replace(self, kernel_dtype="float32")
+        key = wide._key("float32")
+        if dtype == "float32" or not native.is_fast(key):
             return None
-        return native.function(native.CONVOLUTION, [self.outputs(a, b)[0]], key=key)
+        # This processor has no instructions for bfloat16.
+        function = native.function(native.CONVOLUTION, [x.update(dtype=np.dtype("float32")) for x in result], key=key)
+        return lambda a, b: [function(a.astype("float32"), b.astype("float32"))[0].astype(result[0].dtype)]
 
     def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
         (index,) = group
         wanted, other = OPERANDS[self.role][index], OPERANDS[self.role][1 - index]
         given = {self.role: cts[0], other: operands[1 - index]}
         first, second = OPERANDS[wanted]
-        return [*call(Convolution(wanted, self.geometry), given[first], given[second])]
+        return [*call(replace(self, role=wanted), given[first], given[second])]
 
     def batched(self, operands: Any, dims: Any) -> Any:
         (a, b), (along, other) = operands, dims
         if self.role is Role.KERNEL or along is None or other is not None:
             return super().batched(operands, dims)
-        a = jax.numpy.moveaxis(a, along, 0)
+        a = jnp.moveaxis(a, along, 0)
         times, examples = a.shape[:2]
         merged = self.geometry._replace(image=(times * examples, *self.geometry.image[1:]))
-        y = call(Convolution(self.role, merged), a.reshape(times * examples, *a.shape[2:]), b)[0]
+        y = call(replace(self, geometry=merged), a.reshape(times * examples, *a.shape[2:]), b)[0]
         return [y.reshape(times, examples, *y.shape[1:])], [0]
 
-    def _by_transposing(self, forward: Any, a: jax.Array, b: jax.Array) -> jax.Array:
-        """Compute the role from the function that computes the output."""
+    def _by_transposing(self, compute: Any, a: jax.Array, b: jax.Array) -> jax.Array:
+        """Compute the role from the function of a geometry, images and a kernel that computes the output."""
+        forward = functools.partial(compute, self.geometry)
         if self.role is Role.OUTPUT:
-            return forward(a, b)
+            return forward(a, b.astype(a.dtype))
+        b = b if self.role is Role.KERNEL else b.astype(a.dtype)
         result = jax.ShapeDtypeStruct(self.geometry.shape(self.role), a.dtype)
 
         def transposed(a: jax.Array, b: jax.Array) -> jax.Array:
             if self.role is Role.IMAGE:
                 return jax.linear_transpose(lambda x: forward(x, b), result)(a)[0]
-            return jax.linear_transpose(lambda kernel: forward(a, kernel), result)(b)[0]
+            return jax.linear_transpose(lambda kernel: forward(a, kernel), result)(b)[0].astype(self.kernel_dtype)
 
         # Traced from shapes alone: the transpose of operands that vary over devices would be summed over these.
         shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (a, b))
         return jaxpr_as_fun(jax.make_jaxpr(transposed)(*shapes))(a, b)[0]
 
-    def _key(self) -> tuple[int, ...]:
-        """Return the first 22 of the numbers by which `convolution.cpp` knows a convolution."""
+    def _key(self, dtype: str) -> tuple[int, ...]:
+        """Return the numbers by which `convolution.cpp` knows the convolution, of images in this dtype."""
         g = self.geometry
         (top, bottom), (left, right) = g.padding
         sizes = (*g.image, *g.kernel, *g.output)
-        return (int(self.role), *sizes, *g.strides, top, left, bottom, right, *g.dilation, g.groups)
+        types = int(dtype == "bfloat16"), int(self.kernel_dtype == "bfloat16")
+        exact = int(native.requires_exact_sums())
+        return (int(self.role), *sizes, *g.strides, top, left, bottom, right, *g.dilation, g.groups, exact, *types)
 
 
 def windows(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:

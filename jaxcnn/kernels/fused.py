@@ -88,7 +88,7 @@ class FusedConvolution(Kernel):
             wide = np.dtype("float32")
             is_fast = native.is_fused_fast(self._key(wide, residual))
             return self._widened(self._call(x.update(dtype=wide), wide, residual)) if is_fast else None
-        alone = Convolution(Role.OUTPUT, geometry).native(x, kernel)
+        alone = Convolution(Role.OUTPUT, geometry, kernel.dtype.name).native(x, kernel)
         if alone is None:
             return None
         return lambda x, kernel, bias, *residual: [self._finished(alone(x, kernel)[0], bias, residual)]
@@ -97,7 +97,7 @@ class FusedConvolution(Kernel):
         x, kernel, _, *residual = operands
         x_dot, kernel_dot, bias_dot, *residual_dot = tangents
         (y,) = outputs
-        plain = Convolution(Role.OUTPUT, self.geometry)
+        plain = Convolution(Role.OUTPUT, self.geometry, kernel.dtype.name)
         parts = [call(plain, x_dot, kernel)[0]] if is_given(x_dot) else []
         if is_given(kernel_dot):
             parts.append(call(plain, x, kernel_dot)[0])

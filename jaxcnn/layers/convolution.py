@@ -77,5 +77,8 @@ class Conv(nn.Module):
         kernel_init = initializers.zeros if self.has_variable("params", "kernel") else self.kernel_init
         kernel = self.param("kernel", kernel_init, shape, self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        given = kernel
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        if jnp.promote_types(given.dtype, kernel.dtype) == given.dtype:
+            kernel = given  # its gradient need not be rounded
         return add_bias(kernels.conv(x, kernel, strides, padding, dilation, groups), bias)

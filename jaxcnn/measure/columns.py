@@ -67,7 +67,7 @@ COLUMNS = (
     Column("jaxcnn", "", "version of jaxcnn"),
     Column("python", "", "version of Python"),
     Column("xla_flags", "", "value of the environment variable XLA_FLAGS"),
-    Column("convolutions", "", "implementation of convolutions: XLA or, on a CPU, oneDNN with or without Winograd"),
+    Column("convolutions", "", "what computes convolutions: XLA or, on a CPU, oneDNN and its instructions"),
     Column("freed_memory", "", "kept: freed memory stays in the process for the next step; returned: it does not"),
     Column("trace_seconds", "", "seconds to trace and lower the step, before XLA compiles it"),
     Column("compile_seconds", "compile s", "seconds to trace and compile with an empty cache", "{:.2f}".format),

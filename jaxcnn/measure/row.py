@@ -59,7 +59,7 @@ def measure_case(case: Case, report: Report = lambda stage: None) -> Row:
       UsageError: if the case cannot run on the available devices.
     """
     case = dataclasses.replace(case, devices=len(choose_devices(case.devices)))
-    row = {**case_columns(case), **machine.describe()}
+    row = {**case_columns(case), **machine.describe(case.dtype)}
     row["fake_devices"] = row["platform"] == "cpu" and row["devices"] > 1
     try:
         with fresh_compilation_cache():

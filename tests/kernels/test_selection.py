@@ -30,7 +30,7 @@ def test_the_innermost_context_counts_and_ends(monkeypatch):
 def test_the_variable_is_the_default(monkeypatch):
     monkeypatch.setenv("JAXCNN_KERNELS", "XLA")
     assert kernels.selected() == "xla"
-    assert kernels.describe() == "XLA"
+    assert kernels.describe() == kernels.describe("bfloat16") == "XLA"
 
 
 @pytest.mark.parametrize("how", ["variable", "context"])

@@ -262,9 +262,11 @@ def _print_rows(console: Console, rows: list[dict[str, Any]]) -> None:
         software = f"{first['device_kind']}, jax {first['jax']}, jaxlib {first['jaxlib']}, flax {first['flax']}"
         note = "; MFU relative to a peak measured with a matrix product" if measured_peak else ""
         console.print(plain(software + note), soft_wrap=True)
+        used = {row.get("dtype"): row["convolutions"] for row in rows if "convolutions" in row}
+        convolutions = ", ".join(f"{name} ({dtype})" if len(used) > 1 else name for dtype, name in used.items())
         console.print(
             plain(
-                f"convolutions: {first['convolutions']}; freed memory: {first['freed_memory']}; "
+                f"convolutions: {convolutions}; freed memory: {first['freed_memory']}; "
                 f"XLA_FLAGS: {first['xla_flags'] or 'none'}"
             ),
             soft_wrap=True,

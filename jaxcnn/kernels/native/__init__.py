@@ -1,8 +1,7 @@
 """The native library: convolutions on a CPU by oneDNN or by Winograd's algorithm, and sums over channels.
 
 `pip install 'jaxcnn[cpu]'` provides oneDNN, and `jaxcnn.kernels.native._build` compiles the library at first use. A
-convolution is known to it by 23 numbers, its key: the 22 that `convolution.cpp` documents (role, shapes and geometry),
-and whether it must be the exact sum of products.
+convolution is known to it by 25 numbers, its key, which `convolution.cpp` documents: role, shapes, geometry and dtypes.
 """
 
 import ctypes
@@ -31,7 +30,7 @@ def _library() -> ctypes.CDLL | _build.NotBuilt:
         library = _build.load()
     except _build.NotBuilt as reason:
         return reason
-    library.jaxcnn_is_fast.restype = ctypes.c_bool
+    library.jaxcnn_implementation.restype = ctypes.c_bool
     library.jaxcnn_fused_is_fast.restype = ctypes.c_bool
     for name in (CONVOLUTION, CHANNEL_SUMS, NORMALIZATION, NORMALIZATION_GRADIENT):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
@@ -91,10 +90,22 @@ def requires_exact_sums() -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def is_fast(key: tuple[int, ...]) -> bool:
-    """Return whether the library has more than oneDNN's reference loops for this convolution in float32."""
+def implementation(key: tuple[int, ...]) -> tuple[str, bool]:
+    """Return the library's name for what computes a convolution, and whether that is fast.
+
+    In float32 everything except oneDNN's reference loops is fast; in bfloat16 only what uses the processor's
+    instructions for bfloat16. The name is "winograd" or oneDNN's own, such as "brgconv:avx512_core_bf16".
+    """
     library = _library()
-    return isinstance(library, ctypes.CDLL) and bool(library.jaxcnn_is_fast((ctypes.c_int64 * len(key))(*key)))
+    if not isinstance(library, ctypes.CDLL):
+        return "", False
+    name = ctypes.create_string_buffer(128)
+    is_fast = library.jaxcnn_implementation((ctypes.c_int64 * len(key))(*key), name, ctypes.c_size_t(len(name)))
+    return name.value.decode(), bool(is_fast)
+
+
+def is_fast(key: tuple[int, ...]) -> bool:
+    return implementation(key)[1]
 
 
 @functools.lru_cache(maxsize=4096)

@@ -5,10 +5,12 @@
 //
 //   role 0, output:  (X, W) -> Y      role 1, image:  (G, W) -> dX      role 2, kernel:  (X, G) -> dW
 //
-// Everything else is in `key`, 23 numbers: the role, the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out]
-// and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups, and
-// whether it must be the exact sum of products (1) or may use a faster algorithm (0, `winograd.h`).
+// Everything else is in `key`, 25 numbers: the role, the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out]
+// and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups, whether
+// it must be the exact sum of products (1) or may use a faster algorithm (0, `winograd.h`), and whether X, Y and G, and
+// whether W and dW, are bfloat16 (1) or float32 (0). With bfloat16 images, W is rounded to bfloat16 as it is packed.
 
+#include <algorithm>
 #include <array>
 #include <condition_variable>
 #include <cstdint>
@@ -36,27 +38,32 @@ namespace {
 namespace ffi = xla::ffi;
 using dnnl::memory;
 using Key = std::vector<int64_t>;
-using Tensor = ffi::BufferR4<ffi::F32>;
+using Tensor = ffi::AnyBuffer;
 
 constexpr int kImage = 0, kKernel = 1, kOutput = 2;  // the tensors, in the order of their shapes in the key
-constexpr size_t kKeySize = 23, kMostKnown = 1024, kAlignment = 64;
+constexpr int kExact = 22, kImageType = 23, kKernelType = 24;  // places in the key
+constexpr size_t kKeySize = 25, kMostKnown = 1024, kAlignment = 64;
 
 // The operands and then the result of each role.
 constexpr int kTensors[3][3] = {{kImage, kKernel, kOutput}, {kOutput, kKernel, kImage}, {kImage, kOutput, kKernel}};
 
 memory::dims Pair(const Key& key, int index) { return {key[13 + 2 * index], key[14 + 2 * index]}; }
 
+bool IsBfloat16(const Key& key, int tensor) { return key[tensor == kKernel ? kKernelType : kImageType] != 0; }
+
+memory::data_type Type(bool is_bfloat16) { return is_bfloat16 ? memory::data_type::bf16 : memory::data_type::f32; }
+
 // Returns the layout of a tensor in XLA's memory, in oneDNN's order of dimensions.
 memory::desc Plain(const Key& key, int tensor) {
   const int64_t* d = &key[1 + 4 * tensor];
-  const auto f32 = memory::data_type::f32;
+  const auto type = Type(IsBfloat16(key, tensor));
   if (tensor != kKernel) {
-    return {{d[0], d[3], d[1], d[2]}, f32, {d[1] * d[2] * d[3], 1, d[2] * d[3], d[3]}};
+    return {{d[0], d[3], d[1], d[2]}, type, {d[1] * d[2] * d[3], 1, d[2] * d[3], d[3]}};
   }
   const int64_t groups = key[21], rows = d[1] * d[2] * d[3], columns = d[2] * d[3];
-  if (groups == 1) return {{d[3], d[2], d[0], d[1]}, f32, {1, d[3], rows, columns}};
+  if (groups == 1) return {{d[3], d[2], d[0], d[1]}, type, {1, d[3], rows, columns}};
   const int64_t features = d[3] / groups;
-  return {{groups, features, d[2], d[0], d[1]}, f32, {features, 1, d[3], rows, columns}};
+  return {{groups, features, d[2], d[0], d[1]}, type, {features, 1, d[3], rows, columns}};
 }
 
 // The implementation for one key: a primitive and the layout of each tensor, or Winograd's algorithm.
@@ -79,11 +86,12 @@ Implementation Finish(const Description& description, memory::desc image, memory
 // Makes oneDNN's primitive. oneDNN chooses the layout of kernels, and that of images if `free`.
 Implementation Make(const dnnl::engine& engine, const Key& key, bool free) {
   const auto any = memory::format_tag::any;
-  const auto f32 = memory::data_type::f32;
   std::array<memory::desc, 3> wanted;
   for (int tensor : {kImage, kKernel, kOutput}) {
     const memory::desc plain = Plain(key, tensor);
-    wanted[tensor] = free || tensor == kKernel ? memory::desc(plain.get_dims(), f32, any) : plain;
+    // A kernel that is given has the dtype of the images. The kernel's gradient is a sum, and float32 if it may be.
+    const auto type = tensor == kKernel && key[0] != 2 ? Type(IsBfloat16(key, kImage)) : plain.get_data_type();
+    wanted[tensor] = free || tensor == kKernel ? memory::desc(plain.get_dims(), type, any) : plain;
   }
   const auto strides = Pair(key, 0), before = Pair(key, 1), after = Pair(key, 2);
   memory::dims dilation = Pair(key, 3);
@@ -91,9 +99,11 @@ Implementation Make(const dnnl::engine& engine, const Key& key, bool free) {
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   const auto direct = dnnl::algorithm::convolution_direct;
-  const dnnl::convolution_forward::primitive_desc forward(
-      engine, dnnl::prop_kind::forward_training, direct, wanted[kImage], wanted[kKernel], wanted[kOutput], strides,
-      dilation, before, after, attributes);
+  memory::desc hint = wanted[kKernel];
+  if (key[0] == 2) hint = memory::desc(hint.get_dims(), Type(IsBfloat16(key, kImage)), any);
+  const dnnl::convolution_forward::primitive_desc forward(engine, dnnl::prop_kind::forward_training, direct,
+                                                          wanted[kImage], hint, wanted[kOutput], strides, dilation,
+                                                          before, after, attributes);
   if (key[0] == 0) return Finish(forward, forward.src_desc(), forward.weights_desc(), forward.dst_desc());
   if (key[0] == 1) {
     const dnnl::convolution_backward_data::primitive_desc backward(
@@ -108,6 +118,14 @@ Implementation Make(const dnnl::engine& engine, const Key& key, bool free) {
 }
 
 bool IsReference(const Implementation& chosen) { return chosen.implementation.find("ref") != std::string::npos; }
+
+// Returns whether an implementation uses the processor's instructions for bfloat16. Its name ends in what it uses:
+// "jit_bf16:avx512_core" emulates them, and "jit_bf16:avx512_core_bf16" does not.
+bool HasBfloat16(const std::string& implementation) {
+  const size_t colon = implementation.rfind(':');
+  if (colon == std::string::npos) return false;
+  return implementation.find("bf16", colon) != std::string::npos || implementation.find("amx", colon) != std::string::npos;
+}
 
 // Memory that is kept from call to call and only grows.
 class Buffer {
@@ -153,7 +171,7 @@ class Worker {
     const auto known = known_.find(key);
     if (known != known_.end()) return known->second;
     Implementation chosen;
-    if (key[22] == 0 && winograd::IsFaster(key)) {
+    if (key[kExact] == 0 && key[kImageType] == 0 && winograd::IsFaster(key)) {
       chosen.winograd = std::make_unique<winograd::Convolution>(engine_, key);
     } else {
       chosen = Make(engine_, key, false);
@@ -168,7 +186,7 @@ class Worker {
     if (chosen.winograd) {
       if (chosen.winograd->Run(data, buffers_[3].Get(chosen.winograd->ScratchBytes()))) return;
       Key exact = key;
-      exact.back() = 1;
+      exact[kExact] = 1;
       return Convolve(exact, data);
     }
     const int* const tensors = kTensors[key[0]];
@@ -225,17 +243,17 @@ class Worker {
 
 ffi::Error Convolve(Tensor a, Tensor b, ffi::Result<Tensor> c, ffi::Span<const int64_t> numbers) {
   const Key key(numbers.begin(), numbers.end());
-  if (key.size() != kKeySize || key[0] < 0 || key[0] > 2) return ffi::Error::InvalidArgument("a key of 23 numbers is needed");
+  if (key.size() != kKeySize || key[0] < 0 || key[0] > 2) return ffi::Error::InvalidArgument("a key of 25 numbers is needed");
   const int* const tensors = kTensors[key[0]];
   std::array<void*, 3> data;
-  const std::array<std::pair<void*, ffi::Span<const int64_t>>, 3> given = {
-      {{a.untyped_data(), a.dimensions()}, {b.untyped_data(), b.dimensions()}, {c->untyped_data(), c->dimensions()}}};
+  const std::array<const Tensor*, 3> given = {&a, &b, &*c};
   for (int place = 0; place < 3; ++place) {
-    const auto& [pointer, shape] = given[place];
-    for (int axis = 0; axis < 4; ++axis) {
-      if (shape[axis] != key[1 + 4 * tensors[place] + axis]) return ffi::Error::InvalidArgument("a shape is not the key's");
-    }
-    data[tensors[place]] = pointer;
+    const int tensor = tensors[place];
+    const auto shape = given[place]->dimensions();
+    const bool fits = shape.size() == 4 && std::equal(shape.begin(), shape.end(), &key[1 + 4 * tensor]) &&
+                      given[place]->element_type() == (IsBfloat16(key, tensor) ? ffi::BF16 : ffi::F32);
+    if (!fits) return ffi::Error::InvalidArgument("a shape or dtype is not the key's");
+    data[tensor] = given[place]->untyped_data();
   }
   try {
     Worker::Get().Run([&](Worker& worker) { worker.Convolve(key, data); });
@@ -254,13 +272,23 @@ void worker::Run(const std::function<void(const Context&)>& job) {
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution, Convolve,
                               ffi::Ffi::Bind().Arg<Tensor>().Arg<Tensor>().Ret<Tensor>().Attr<ffi::Span<const int64_t>>("key"));
 
-// Returns whether there is an implementation for this key other than oneDNN's reference loops.
-extern "C" bool jaxcnn_is_fast(const int64_t* key) {
+// Writes the name of the implementation for this key, at most `size` characters. Returns whether it is fast: for
+// float32 not oneDNN's reference loops, and for bfloat16 one that uses the processor's instructions for bfloat16.
+extern "C" bool jaxcnn_implementation(const int64_t* numbers, char* name, size_t size) {
   try {
     bool fast = false;
-    Worker::Get().Run([&](Worker& worker) { fast = !IsReference(worker.Find(Key(key, key + kKeySize))); });
+    const Key key(numbers, numbers + kKeySize);
+    Worker::Get().Run([&](Worker& worker) {
+      const Implementation& chosen = worker.Find(key);
+      const std::string found = chosen.winograd ? "winograd" : chosen.implementation;
+      name[found.copy(name, size - 1)] = 0;
+      fast = !IsReference(chosen) && (key[kImageType] == 0 || HasBfloat16(found));
+    });
     return fast;
   } catch (const std::exception&) {
+    name[0] = 0;
     return false;
   }
 }
+
+extern "C" bool jaxcnn_has_bfloat16(const char* implementation) { return HasBfloat16(implementation); }

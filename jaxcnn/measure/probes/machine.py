@@ -13,8 +13,8 @@ from jaxcnn import kernels, startup
 from jaxcnn.version import __version__
 
 
-def describe() -> dict[str, Any]:
-    """Return the columns that describe the machine, the software and the time of a measurement."""
+def describe(dtype: str = "float32") -> dict[str, Any]:
+    """Return the columns that describe the machine, the software and the time of a measurement in this dtype."""
     return {
         "device_kind": device_name(jax.local_devices()[0]),
         "platform": jax.local_devices()[0].platform,
@@ -24,7 +24,7 @@ def describe() -> dict[str, Any]:
         "jaxcnn": __version__,
         "python": platform.python_version(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "convolutions": kernels.describe(),
+        "convolutions": kernels.describe(dtype),
         "freed_memory": "kept" if startup.keeps_freed_memory() else "returned",
         "host_cpus": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),

@@ -235,8 +235,11 @@ for name in ("APART", "TOGETHER"):
                 assert np.abs(a - b).max() < 1e-5 * np.abs(b).max()
 
 
-def test_the_library_reports_which_roles_are_fast():
+def test_the_library_reports_what_computes_each_role():
     for role in Role:
-        key = Convolution(role, APART)._key()
-        assert native.is_fast((*key, 0))
-        assert native.is_fast((*key, 1))
+        convolution = Convolution(role, APART, "float32")
+        assert native.implementation(convolution._key("float32")) == ("winograd", True)
+        with jax.default_matmul_precision("highest"):
+            name, is_fast = native.implementation(convolution._key("float32"))
+        assert name != "winograd"
+        assert is_fast

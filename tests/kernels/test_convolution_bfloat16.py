@@ -1,0 +1,135 @@
+"""Convolution of bfloat16 images with float32 kernels, against float64."""
+
+import ctypes
+from functools import partial
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn import kernels
+from jaxcnn.kernels import native
+from jaxcnn.kernels.convolution import Geometry
+from jaxcnn.layers import Conv
+from tests.kernels.test_convolution import FORMS, needs_native, ours, output_and_gradients, selected
+
+GEOMETRIES = {
+    "3x3": Geometry((2, 9, 8, 24), (3, 3, 24, 40), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    "1x1": Geometry((2, 9, 8, 24), (1, 1, 24, 40), (1, 1), ((0, 0), (0, 0)), (1, 1), 1),
+    "1x1, strided": Geometry((2, 9, 8, 24), (1, 1, 24, 40), (2, 2), ((0, 0), (0, 0)), (1, 1), 1),
+    "first layer": Geometry((2, 19, 18, 3), (7, 7, 3, 16), (2, 2), ((3, 3), (3, 3)), (1, 1), 1),
+    "grouped": Geometry((2, 9, 8, 32), (3, 3, 8, 64), (1, 1), ((1, 1), (1, 1)), (1, 1), 4),
+    "depthwise": Geometry((2, 9, 8, 32), (3, 3, 1, 32), (2, 2), ((1, 1), (1, 1)), (1, 1), 32),
+    "dilated": Geometry((2, 11, 12, 16), (3, 3, 16, 16), (1, 1), ((2, 2), (2, 2)), (2, 2), 1),
+}
+
+# bfloat16 has 8 bits: rounding changes a value by at most 2^-8 of it.
+ROUNDING = 2.0**-8
+
+
+@pytest.fixture(params=[*FORMS, pytest.param("widened", marks=needs_native)])
+def form(request):
+    """Run by XLA, natively, or natively as on a processor without instructions for bfloat16."""
+    if request.param != "widened":
+        with selected(request.param):
+            yield request.param
+        return
+    known = native.is_fast
+    with mock.patch.object(native, "is_fast", lambda key: key[23] == 0 and known(key)), selected("native"):
+        yield request.param
+
+
+def tensors(geometry: Geometry) -> tuple[jax.Array, ...]:
+    """Return images, a float32 kernel, and a cotangent. bfloat16 holds them: XLA need not round a kernel on its way."""
+    rng = np.random.default_rng(0)
+    x, kernel, g = (rng.normal(size=shape) for shape in (geometry.image, geometry.kernel, geometry.output))
+    return jnp.asarray(x, "bfloat16"), jnp.asarray(kernel, "bfloat16").astype("float32"), jnp.asarray(g, "bfloat16")
+
+
+def in_float64(geometry: Geometry, values: tuple[jax.Array, ...]) -> list[np.ndarray]:
+    """Return output and gradients, and the sums of magnitudes in the same places."""
+    x, kernel, g = (np.asarray(value, np.float64) for value in values)
+    with jax.enable_x64(True), kernels.use("xla"):
+        signed = output_and_gradients(ours, geometry, [jnp.asarray(value) for value in (x, kernel, g)])
+        sizes = output_and_gradients(ours, geometry, [jnp.asarray(np.abs(value)) for value in (x, kernel, g)])
+    return [np.asarray(value) for value in (*signed, *sizes)]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+def test_images_are_rounded_once_and_the_gradient_of_the_kernel_is_not(form, geometry):
+    values = tensors(geometry)
+    y, by_x, by_kernel = output_and_gradients(ours, geometry, values)
+    assert (y.dtype, by_x.dtype, by_kernel.dtype) == ("bfloat16", "bfloat16", "float32")
+    expected = in_float64(geometry, values)
+    for actual, exact, size in zip((y, by_x), expected[:2], expected[3:5], strict=True):
+        error = np.abs(np.asarray(actual, np.float64) - exact)
+        assert (error <= ROUNDING * np.abs(exact) + 1e-5 * size).all()
+    # The sums are in float32, in every form.
+    assert (np.abs(np.asarray(by_kernel, np.float64) - expected[2]) <= 1e-5 * expected[5]).all()
+
+
+def test_the_same_bits_on_repetition(form):
+    geometry = GEOMETRIES["3x3"]
+    values = tensors(geometry)
+    first = output_and_gradients(ours, geometry, values)
+    for _ in range(3):
+        again = output_and_gradients(ours, geometry, values)
+        assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(first, again, strict=True))
+
+
+def test_second_order_and_forward_mode(form):
+    """The product of Hessian and vector in the kernel, by forward over reverse and by reverse over reverse."""
+    geometry = GEOMETRIES["3x3"]
+    x, kernel, direction = (*tensors(geometry)[:2], jnp.ones(geometry.kernel, "float32"))
+
+    def loss(kernel):
+        return jnp.square(ours(geometry, x, kernel).astype("float32")).sum()
+
+    forward = jax.jit(lambda k: jax.jvp(jax.grad(loss), (k,), (direction,))[1])(kernel)
+    backward = jax.jit(jax.grad(lambda k: (jax.grad(loss)(k) * direction).sum()))(kernel)
+    scale = float(jnp.abs(forward).max())
+    assert forward.dtype == backward.dtype == "float32"
+    assert float(jnp.abs(forward - backward).max()) <= 3e-2 * scale
+
+
+def test_a_mapped_axis_over_images_kernels_or_both(form):
+    geometry = GEOMETRIES["grouped"]
+    values = [jnp.stack([a, 2 * a]) for a in tensors(geometry)]
+    run = partial(output_and_gradients, ours, geometry)
+    for axes in ((0, 0, 0), (0, None, 0), (None, 0, 0)):
+        given = [value if axis == 0 else value[0] for value, axis in zip(values, axes, strict=True)]
+        together = jax.vmap(lambda *v: run(v), in_axes=axes)(*given)
+        for place in range(2):
+            alone = run([v[place] if axis == 0 else v for v, axis in zip(given, axes, strict=True)])
+            for many, one in zip(together, alone, strict=True):
+                gap = np.abs(np.asarray(many[place], np.float64) - np.asarray(one, np.float64))
+                assert gap.max() <= 1e-2 * np.abs(np.asarray(one, np.float64)).max()
+
+
+@pytest.mark.parametrize(("param_dtype", "expected"), [("float32", "float32"), ("bfloat16", "bfloat16")])
+def test_the_layer_gives_its_kernel_a_gradient_in_the_dtype_of_its_parameters(form, param_dtype, expected):
+    layer = Conv(16, 3, padding=1, dtype="bfloat16", param_dtype=param_dtype)
+    x = jnp.ones((2, 8, 8, 8), "bfloat16")
+    variables = layer.init(jax.random.key(0), x)
+    gradient = jax.grad(lambda v: layer.apply(v, x).astype("float32").sum())(variables)
+    assert gradient["params"]["kernel"].dtype == expected
+    assert layer.apply(variables, x).dtype == "bfloat16"
+
+
+@needs_native
+def test_an_implementation_counts_by_its_name():
+    """Code for float32 that emulates bfloat16 does not count; instructions of the processor do."""
+    library = native._library()
+    assert isinstance(library, ctypes.CDLL)
+    library.jaxcnn_has_bfloat16.restype = ctypes.c_bool
+    cases = {
+        b"brgconv:avx512_core_bf16": True,
+        b"brgconv_1x1:avx512_core_amx": True,
+        b"brg_fwd:avx512_core_bf16+brgconv:avx512_core_bf16": True,
+        b"jit_bf16:avx512_core": False,
+        b"jit:avx512_core": False,
+        b"ref:any": False,
+    }
+    assert {name: library.jaxcnn_has_bfloat16(name) for name in cases} == cases
