@@ -155,7 +155,7 @@ def run_peers(deadline: float, arguments: argparse.Namespace) -> None:
             libraries += ["flax", "torch"]
         flags = {
             "--models": _tiny_model(model) if arguments.tiny else model,
-            "--dtypes": "bfloat16",
+            "--columns": "train-bfloat16",
             "--batch-size": str(batch),
             "--peers": ",".join(libraries),
             "--rounds": "2" if arguments.tiny else "5",

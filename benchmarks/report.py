@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.libraries import PEERS
+from benchmarks.peers.result_tables import WORK, dtype_of, group, mode_of, ratio, tasks
 from benchmarks.results import RESULTS
 from jaxcnn.measure.columns import format_value
 
@@ -61,7 +63,7 @@ def page(results: Path) -> str:
 
 
 def readme_table(results: Path) -> str:
-    """Return the README's table: throughput of jaxcnn, and the relative step times of the baseline libraries.
+    """Return the README's tables: throughput of jaxcnn, and the relative times of the baseline libraries.
 
     Raises:
       SystemExit: if there are no results of the suite `peers`.
@@ -71,27 +73,38 @@ def readme_table(results: Path) -> str:
         raise SystemExit(f"folder has no results: {results}/peers. Run python -m benchmarks.peers first.")
     suites = [document for name, document in documents.items() if name.startswith("peers")]
     rows = [row for document in suites for row in document["rows"]]
-    names = list(dict.fromkeys(row["peer"] for row in rows if row["peer"] != "jaxcnn"))
-    lines = ["| training step: model, batch x image size, dtype | jaxcnn, images/s | " + " | ".join(names) + " |"]
-    lines.append("| --- | ---: |" + " ---: |" * len(names))
-    tasks = dict.fromkeys((r["model"], r["batch_size"], r["dtype"], tuple(r["image_shape"])) for r in rows)
-    for model, batch, dtype, (height, width, _) in tasks:
-        group = {r["peer"]: r for r in rows if (r["model"], r["batch_size"], r["dtype"]) == (model, batch, dtype)}
-        ours = group.get("jaxcnn", {})
-        throughput = format_value(ours, "images_per_second") if "images_per_second" in ours else "-"
-        ratios = [f"{group[name]['ratio']:.2f}" if "ratio" in group.get(name, {}) else "-" for name in names]
-        lines.append(f"| {model}, {batch} x {height}x{width}, {dtype} | {throughput} | {' | '.join(ratios)} |")
+    lines = []
+    for mode, (baseline, *_) in PEERS.items():
+        some = [row for row in rows if mode_of(row) == mode]
+        if some:
+            lines += [*_relative_times(some, WORK[mode], baseline.name), ""]
     devices = sorted({r["device_kind"] for r in rows if r.get("device_kind")})
     versions = sorted({v.strip() for r in rows for v in r.get("versions", "").split(",") if v.strip()})
     dates = sorted({document["date"][:10] for document in suites})
     lines.append(
-        "\nThe columns of the other libraries show step time divided by that of jaxcnn; above 1, jaxcnn is faster. "
+        "The columns of the other libraries show time divided by that of jaxcnn; above 1, jaxcnn is faster. "
         "Each value is the median over rounds in which the libraries took turns. "
         f"Measured on {', '.join(devices)}, {', '.join(dates)}, with {', '.join(versions)}. "
         "Run `python -m benchmarks.peers` to repeat the measurement; see also "
         "[all results](benchmarks/results/README.md)."
     )
     return "\n".join(lines)
+
+
+def _relative_times(rows: list[dict[str, Any]], work: str, baseline: str) -> list[str]:
+    """Return a table of one mode: a row for each task, and a column for each library."""
+    names = list(dict.fromkeys(row["peer"] for row in rows if row["peer"] != baseline))
+    lines = [f"| {work}: model, batch x image size, dtype | {baseline}, images/s | " + " | ".join(names) + " |"]
+    lines.append("| --- | ---: |" + " ---: |" * len(names))
+    for task in tasks(rows):
+        same = group(rows, task)
+        ours = next((row for row in same if row["peer"] == baseline), {})
+        throughput = format_value(ours, "images_per_second") if "images_per_second" in ours else "failed"
+        height, width, _ = same[0]["image_shape"]
+        ratios = " | ".join(ratio(same, name) for name in names)
+        size = f"{same[0]['batch_size']} x {height}x{width}"
+        lines.append(f"| {same[0]['model']}, {size}, {dtype_of(same[0])} | {throughput} | {ratios} |")
+    return lines
 
 
 def with_table(text: str, table: str) -> str:

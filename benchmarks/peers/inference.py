@@ -1,4 +1,4 @@
-"""One forward pass of a library, for `benchmarks/peers/forward.py`. The task has a `library`, and an ONNX `file`."""
+"""A forward pass of a trained network. The task has a `library`, and an ONNX `file` for those that read one."""
 
 # The type checker's environment does not contain these libraries.
 # pyright: reportMissingImports=false
@@ -14,13 +14,15 @@ def build(task):
 
 def jaxcnn(task, images):
     import jax
+    from ours import VARIANTS
 
     from jaxcnn import startup
     from jaxcnn.export import freeze
     from jaxcnn.models import create_model
 
     startup.settle(images.size)
-    model = create_model(task["model"])
+    name, options = VARIANTS.get(task["model"], (task["model"], {}))
+    model = create_model(name, **options)
     variables = jax.jit(lambda: model.init(jax.random.key(0), images[:1], train=False))()
     dtype = None if task["dtype"] == "float32" else task["dtype"]
     if task["frozen"]:
@@ -51,6 +53,8 @@ def torch(task, images):
 def onnxruntime(task, images):
     import onnxruntime
 
+    if task["dtype"] != "float32":  # its kernels for a CPU
+        raise NotImplementedError(f"no {task['dtype']}")
     session = onnxruntime.InferenceSession(task["file"], providers=["CPUExecutionProvider"])
     return (
         lambda: session.run(None, {"images": images})[0],
@@ -62,7 +66,7 @@ def onnxruntime(task, images):
 def openvino(task, images):
     import openvino
 
-    precision = {"float32": "f32", "bfloat16": "bf16"}[task["dtype"]]
+    precision = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}[task["dtype"]]
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     compiled = openvino.Core().compile_model(task["file"], "CPU", options)
     request = compiled.create_infer_request()

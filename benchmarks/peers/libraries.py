@@ -42,7 +42,7 @@ def same_jax() -> tuple[str, ...]:
 
 TORCH = ("torch>=2.11", "torchvision", "numpy")
 
-PEERS = (
+TRAINING = (
     Peer("jaxcnn", "ours", ("jaxcnn",)),
     Peer("jaxcnn-without-onednn", "ours", ("jaxcnn",), options=(("native", False),)),
     Peer("flax", "flax_linen", ("flax", "optax")),
@@ -60,6 +60,23 @@ PEERS = (
     Peer("torch", "pytorch", ("torch",), TORCH, "torch", (("compile", False),)),
     Peer("torch-compiled", "pytorch", ("torch",), TORCH, "torch", (("compile", True),)),
 )
+
+
+def _runtime(name: str, library: str, requirements: tuple[str, ...] | None = None, **options: object) -> Peer:
+    return Peer(name, "inference", (library,), requirements, library, (("library", library), *options.items()))
+
+
+INFERENCE = (
+    _runtime("jaxcnn-frozen", "jaxcnn", frozen=True),
+    _runtime("jaxcnn", "jaxcnn", frozen=False),
+    _runtime("torch", "torch", TORCH, compile=False),
+    _runtime("torch-compiled", "torch", TORCH, compile=True),
+    _runtime("onnxruntime", "onnxruntime", ("onnxruntime", "numpy")),
+    _runtime("openvino", "openvino", ("openvino", "numpy")),
+)
+
+PEERS = {"train": TRAINING, "inference": INFERENCE}
+"""The libraries of each mode. The first one is the baseline of the others' ratios."""
 
 
 class NotInstalledError(RuntimeError):

@@ -1,4 +1,8 @@
-"""PyTorch with channels-last memory format and autocast for 16-bit dtypes; eager or, if the task asks, compiled."""
+"""PyTorch with channels-last memory format; eager or, if the task asks, compiled.
+
+In 16-bit dtypes, the forward pass runs under autocast to the dtype, on a CPU as on a GPU. Weights, their gradients and
+the optimizer stay in float32, as in PyTorch's guide to mixed precision.
+"""
 
 # The type checker's environment does not contain this library.
 # pyright: reportMissingImports=false

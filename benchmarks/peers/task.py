@@ -1,4 +1,4 @@
-"""Define the training step that all libraries run. Requires only NumPy, so that every environment can import it."""
+"""Define the networks and batches of all libraries. Requires only NumPy, so that every environment can import it."""
 
 import numpy as np
 
@@ -93,4 +93,4 @@ def check_supported(task: dict) -> None:
       NotImplementedError: if only jaxcnn, plain Flax and torch implement it.
     """
     if task["model"] in TORCHVISION_MODELS:
-        raise NotImplementedError(f"model not implemented for this library: {task['model']}")
+        raise NotImplementedError(f"no such model: {task['model']} is not implemented for this library")

@@ -1,4 +1,4 @@
-"""Run the training step of one library: `python worker.py MODULE TASK`, where TASK is a JSON object.
+"""Run the training step or forward pass of one library: `python worker.py MODULE TASK`, where TASK is a JSON object.
 
 The process communicates in lines of JSON on standard output. It first reports that the step is compiled. Then, for each
 number N on standard input, it runs N steps back to back, waits for the last result, and reports the seconds per step.
@@ -24,9 +24,10 @@ def main() -> None:
     started = time.perf_counter()
     try:
         # `build` returns:
-        #   step: a function that runs one training step and returns its loss, which may still be being computed
-        #   wait: a function that waits for a loss and returns it as a float
-        #   about: number of parameters, versions and, optionally, the device
+        #   step: a function that runs one training step or forward pass and returns its loss or logits, which may
+        #     still be being computed
+        #   wait: a function that waits for such a result and returns the loss or a logit as a float
+        #   about: versions and, optionally, the number of parameters and the device
         step, wait, about = importlib.import_module(module).build(task)
         first_loss = wait(step())
         compile_seconds = time.perf_counter() - started
@@ -42,6 +43,8 @@ def main() -> None:
                 step()
             wait(step())
             send({"seconds": (time.perf_counter() - started) / count})
+    except NotImplementedError as error:  # the library has no such computation, and says so in a few words
+        send({"error": str(error)[:300]})
     except Exception as error:
         lines = str(error).strip().splitlines()
         send({"error": f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]})

@@ -10,8 +10,10 @@ import pytest
 
 import jaxcnn
 from benchmarks.peers import libraries
-from benchmarks.peers.__main__ import _check_same_network, image_shape, main, to_markdown
+from benchmarks.peers.__main__ import image_shape, main
+from benchmarks.peers.comparison import check_same_network
 from benchmarks.peers.ours import VARIANTS
+from benchmarks.peers.result_tables import to_markdown
 from benchmarks.peers.turns import PeerError, alternate
 
 FOLDER = Path(libraries.__file__).parent
@@ -65,7 +67,7 @@ def test_a_missing_library_is_a_row_and_the_others_run(tmp_path, capsys):
 
 def test_a_different_network_is_refused():
     rows = {"jaxcnn": {"params": 100, "error": None}, "torch": {"params": 101, "error": None}}
-    _check_same_network(rows)
+    check_same_network(rows)
     assert rows["jaxcnn"]["error"] is None
     assert rows["torch"]["error"] == "different network: 101 parameters instead of 100"
 

@@ -127,7 +127,7 @@ def test_the_report_and_the_readme_are_made_from_the_files(tmp_path, capsys):
     assert report.main(flags) == 0
     assert report.main([*flags, "--check"]) == 0
     text = readme.read_text()
-    assert "| lenet5, 256 x 28x28, float32 | 1,234 | 2.00 | - |" in text
+    assert "| lenet5, 256 x 28x28, float32 | 1,234 | 2.00 | not installed |" in text
     assert text.startswith("# Title")
     assert text.endswith("behind\n")
     page = (tmp_path / "results" / "README.md").read_text()
