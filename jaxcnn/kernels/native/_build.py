@@ -27,6 +27,8 @@ HEADERS = tuple(
 )
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
 DIGEST = 32
+SPINS = 2000
+"""How often an idle thread of GCC's OpenMP looks for work before it sleeps: about 20 microseconds."""
 
 
 class NotBuilt(Exception):
@@ -135,12 +137,17 @@ def _is_whole(library: Path) -> bool:
 
 @contextlib.contextmanager
 def _waiting_asleep() -> Iterator[None]:
-    """Let idle threads of OpenMP sleep, which reads this variable while it loads: spinning takes cores from XLA."""
-    variable = "OMP_WAIT_POLICY"
-    chosen = os.environ.get(variable)
-    os.environ.setdefault(variable, "passive")
+    """Let idle threads of OpenMP sleep after a moment, which they read from these variables while it loads.
+
+    Threads that spin take cores from XLA. Threads that sleep at once must be woken for each of the convolutions of a
+    network, which takes about as long as a small one.
+    """
+    chosen = {name: os.environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    if chosen == dict.fromkeys(chosen):
+        os.environ |= {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": str(SPINS)}
     try:
         yield
     finally:
-        if chosen is None:
-            del os.environ[variable]
+        for name, value in chosen.items():
+            if value is None:
+                os.environ.pop(name, None)

@@ -157,11 +157,21 @@ def test_a_variable_selects_the_kernels_of_a_process():
 
 
 def test_the_environment_is_left_as_it_was(monkeypatch):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
     with _build._waiting_asleep():
         assert os.environ["OMP_WAIT_POLICY"] == "passive"
-    assert "OMP_WAIT_POLICY" not in os.environ
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+        assert int(os.environ["GOMP_SPINCOUNT"]) > 0
+    assert not set(names) & set(os.environ)
+
+
+@pytest.mark.parametrize("chosen", [("OMP_WAIT_POLICY", "active"), ("GOMP_SPINCOUNT", "7")])
+def test_a_chosen_way_of_waiting_is_kept(monkeypatch, chosen):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(*chosen)
+    before = dict(os.environ)
     with _build._waiting_asleep():
-        assert os.environ["OMP_WAIT_POLICY"] == "active"
-    assert os.environ["OMP_WAIT_POLICY"] == "active"
+        assert dict(os.environ) == before
+    assert dict(os.environ) == before
