@@ -1,7 +1,7 @@
 """The convolution of inference: `relu(W * X + b + R)` with constant W and b, computed in one pass.
 
-On a CPU it is one call of oneDNN, which packs W into its own layout once for each call in a program. Elsewhere XLA
-fuses the operations of `form`.
+On a CPU it is one call of oneDNN or of Winograd's algorithm, which packs W into its own layout once for each call in a
+program. Elsewhere XLA fuses the operations of `form`.
 """
 
 import hashlib
@@ -149,6 +149,7 @@ class FusedConvolution(Kernel):
         """Return the numbers by which `fused.cpp` knows the convolution."""
         g = self.geometry
         (top, bottom), (left, right) = g.padding
-        flags = int(self.relu), len(residual), int(dtype == jnp.bfloat16)
+        exact = native.requires_exact_sums()
+        flags = int(self.relu), len(residual), int(dtype == jnp.bfloat16), int(exact)
         sizes = (*g.image, *g.kernel, *g.output)
         return (*sizes, *g.strides, top, left, bottom, right, *g.dilation, g.groups, *flags)

@@ -23,6 +23,8 @@ CASES = {
     "dilated": ((2, 14, 14, 32), (3, 3, 32, 48), 1, 2, 2, 1),
     "grouped": ((2, 28, 28, 64), (3, 3, 4, 64), 1, 1, 1, 16),
     "odd channels": ((2, 28, 28, 10), (3, 3, 10, 17), 1, 1, 1, 1),
+    "winograd": ((2, 31, 34, 48), (3, 3, 48, 80), 1, 1, 1, 1),
+    "winograd, groups of tiles": ((1, 56, 53, 160), (3, 3, 160, 96), 1, 1, 1, 1),
     "small": ((1, 4, 4, 3), (3, 3, 3, 4), 1, 1, 1, 1),
 }
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}
@@ -90,7 +92,7 @@ def test_the_native_form_is_called(name):
 @pytest.mark.skipif(not native.is_available(), reason="needs the native library")
 def test_bfloat16_on_a_processor_without_it_is_computed_in_float32(monkeypatch):
     def lacks_bfloat16(key):
-        return not key[-1]
+        return not key[-2]
 
     monkeypatch.setattr(native, "is_fused_fast", lacks_bfloat16)
     geometry, x, w, b, r = made("3x3", "bfloat16")
@@ -152,3 +154,41 @@ def test_derivatives_are_those_of_the_definition(relu):
     theirs = jax.grad(lambda *a: loss(lambda *a: kernel.form(*a)[0], *a), (0, 1, 2, 3))(*operands)
     for mine, other in zip(ours, theirs, strict=True):
         assert error(mine, np.asarray(other, np.float64)) < 1e-5
+
+
+def spoiled(name, value):
+    """Return a case whose image has one pixel of this value, and the outputs that depend on the pixel."""
+    geometry, x, w, b, r = made(name)
+    x = x.at[0, 9, 9].set(value)
+    touched = np.zeros(geometry.output, bool)
+    touched[0, 8:11, 8:11] = True
+    return (geometry, x, w, b, r), touched
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e12])
+def test_extreme_pixels_change_only_the_outputs_that_depend_on_them(value):
+    (geometry, x, w, b, r), touched = spoiled("winograd", value)
+    y = np.asarray(jax.jit(lambda x, r: fused_conv(geometry, False, x, w, b, r))(x, r))
+    expected = defined(geometry, False, x.at[0, 9, 9].set(0), w, b, r)
+    assert error(np.where(touched, 0, y), np.where(touched, 0, expected)) < TOLERANCE["float32"]
+    assert np.abs(np.nan_to_num(y, nan=np.inf)[touched]).min() > np.abs(expected).max()
+
+
+@pytest.mark.parametrize("tap", [np.nan, 1e-3])
+def test_kernels_that_are_not_even_are_computed_by_exact_sums(tap):
+    geometry, x, w, b, r = made("winograd")
+    w = w.copy()
+    w[0, 0] = np.nan if np.isnan(tap) else 1e-3 * w[0, 0]
+    w[0, 0, :, 1:] = np.where(np.isnan(tap), 0, w[0, 0, :, 1:])
+    y = np.asarray(jax.jit(lambda x, r: fused_conv(geometry, False, x, w, b, r))(x, r))
+    rest = y[..., 1:] if np.isnan(tap) else y
+    expected = defined(geometry, False, x, w, b, r)
+    assert error(rest, expected[..., 1:] if np.isnan(tap) else expected) < TOLERANCE["float32"]
+
+
+def test_exact_sums_can_be_required():
+    geometry, x, *_ = made("winograd")
+    kernel = FusedConvolution(geometry, True, (0, 0))
+    for precision, is_exact in ((None, 0), ("highest", 1)):
+        with jax.default_matmul_precision(precision):
+            assert kernel._key(x.dtype, ())[-1] == is_exact

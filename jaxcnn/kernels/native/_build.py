@@ -23,7 +23,10 @@ _SOURCES = ("convolution.cpp", "winograd.cpp", "fused.cpp", "channel_sums.cpp")
 SOURCES = tuple(Path(__file__).with_name(name) for name in _SOURCES)
 HEADERS = tuple(
     Path(__file__).with_name(name)
-    for name in ("winograd.h", "winograd_range.h", "winograd_transforms.h", "processors.h", "worker.h")
+    for name in (
+        *("winograd.h", "winograd_range.h", "winograd_transforms.h"),
+        *("packed.h", "processors.h", "threads.h", "worker.h"),
+    )
 )
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
 DIGEST = 32

@@ -1,9 +1,10 @@
-// A convolution of inference by oneDNN: relu(W * X + b + R) in one pass, with W packed once for each call in a program.
+// A convolution of inference by oneDNN or Winograd's algorithm: relu(W * X + b + R) in one pass, with W packed once for
+// each call in a program.
 //
-// Everything except the numbers is in `key`, 24 numbers: the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out]
+// Everything except the numbers is in `key`, 25 numbers: the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out]
 // and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups, and 0 or
-// 1 for: ReLU, a residual R of the shape of Y, bfloat16 X, R and Y (else float32). b is [C_out] in float32. W is in
-// float32 or bfloat16.
+// 1 for: ReLU, a residual R of the shape of Y, bfloat16 X, R and Y (else float32), exact sums of products (else a faster
+// algorithm is allowed, `winograd.h`). b is [C_out] in float32. W is in float32 or bfloat16.
 //
 // `content`, two numbers, is a digest of W. The caller promises that every execution of the call passes this W. So the
 // packed W depends on no pointer, and calls with the same W share it, such as those of programs for different batches.
@@ -11,8 +12,10 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstdlib>
 #include <map>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -20,6 +23,8 @@
 #include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
+#include "packed.h"
+#include "winograd.h"
 #include "worker.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -28,9 +33,9 @@ namespace {
 namespace ffi = xla::ffi;
 using dnnl::memory;
 using Key = std::vector<int64_t>;
-using Content = std::pair<int64_t, int64_t>;
+using Content = packed::Content;
 
-constexpr size_t kKeySize = 24;
+constexpr size_t kKeySize = 25;
 constexpr int kImage = 0, kKernel = 4, kOutput = 8;  // where the shapes are in the key
 constexpr auto kFloat32 = memory::data_type::f32, kBfloat16 = memory::data_type::bf16;
 
@@ -75,21 +80,43 @@ dnnl::convolution_forward::primitive_desc Describe(const dnnl::engine& engine, c
           attributes};
 }
 
-// Returns W in a layout of oneDNN. Calls with the same W share it. For the thread of oneDNN alone.
-std::shared_ptr<const memory> Packed(const worker::Context& context, const Content& content, const memory& plain,
-                                     const memory::desc& layout) {
-  static auto& known = *new std::multimap<Content, std::weak_ptr<const memory>>;
+// Returns the key by which `winograd.h` knows the convolution.
+winograd::Key WinogradKey(const Key& key) {
+  winograd::Key same = {0};
+  same.insert(same.end(), key.begin(), key.begin() + 21);
+  same.push_back(key[24]);
+  return same;
+}
+
+bool IsWinograd(const Key& key) {
+  return key[24] == 0 && Type(key) == kFloat32 && winograd::IsFaster(WinogradKey(key), true);
+}
+
+// W as Winograd's algorithm needs it, or nothing if the algorithm cannot be used with it.
+struct Transformed {
+  std::array<int64_t, 4> sizes;
+  std::unique_ptr<float, decltype(&std::free)> data{nullptr, &std::free};
+};
+
+// Transforms W, or returns what another call has made of it. For the thread of oneDNN alone.
+std::shared_ptr<const Transformed> Transform(const worker::Context& context, const Content& content,
+                                             const winograd::Convolution& algorithm, const float* plain) {
+  static auto& known = *new std::multimap<Content, std::weak_ptr<const Transformed>>;
   for (auto at = known.begin(); at != known.end();) at = at->second.expired() ? known.erase(at) : std::next(at);
+  const auto sizes = algorithm.KernelSizes();
   const auto [first, last] = known.equal_range(content);
   for (auto at = first; at != last; ++at) {
     const auto shared = at->second.lock();
-    if (shared && shared->get_desc() == layout) return shared;
+    if (shared && shared->sizes == sizes) return shared;
   }
-  auto packed = std::make_shared<memory>(layout, context.engine);
-  dnnl::reorder(plain, *packed).execute(context.stream, const_cast<memory&>(plain), *packed);
-  context.stream.wait();
-  known.emplace(content, packed);
-  return packed;
+  auto made = std::make_shared<Transformed>();
+  made->sizes = sizes;
+  made->data.reset(static_cast<float*>(std::aligned_alloc(64, sizes[0] * sizeof(float))));
+  if (!made->data) throw std::bad_alloc();
+  void* const scratch = context.scratch(algorithm.ScratchBytes());
+  if (!algorithm.TransformKernel(plain, made->data.get(), scratch)) made->data.reset();
+  known.emplace(content, made);
+  return made;
 }
 
 // What one call of a program keeps from execution to execution. Only the thread of oneDNN touches it, except that XLA
@@ -99,6 +126,8 @@ struct State {
   std::unique_ptr<dnnl::convolution_forward::primitive_desc> description;
   dnnl::primitive primitive;
   std::shared_ptr<const memory> kernel;
+  std::unique_ptr<winograd::Convolution> winograd;
+  std::shared_ptr<const Transformed> transformed;
 };
 
 ffi::TypeId State::id = {};
@@ -111,11 +140,22 @@ struct Operands {
 
 void Convolve(const worker::Context& context, State& state, const Key& key, const Content& content, const Operands& data) {
   const auto& engine = context.engine;
+  if (!state.transformed && !state.kernel && IsWinograd(key) && data.kernel_type == kFloat32) {
+    state.winograd = std::make_unique<winograd::Convolution>(engine, WinogradKey(key));
+    state.transformed = Transform(context, content, *state.winograd, static_cast<const float*>(data.kernel));
+  }
+  if (state.transformed && state.transformed->data) {
+    const bool done = state.winograd->Infer(
+        static_cast<const float*>(data.image), state.transformed->data.get(), static_cast<const float*>(data.bias),
+        static_cast<const float*>(data.residual), HasRelu(key), static_cast<float*>(data.output),
+        context.scratch(state.winograd->ScratchBytes()));
+    if (done) return;
+  }
   if (!state.kernel) {
     auto description = std::make_unique<dnnl::convolution_forward::primitive_desc>(Describe(engine, key));
     state.primitive = dnnl::primitive(description->get());
     const memory plain(Kernel(key, data.kernel_type), engine, data.kernel);
-    state.kernel = Packed(context, content, plain, description->weights_desc());
+    state.kernel = packed::Get(context, content, plain, description->weights_desc());
     state.description = std::move(description);
   }
   const auto& description = *state.description;
@@ -148,7 +188,7 @@ ffi::Error Execute(State* state, ffi::AnyBuffer image, ffi::AnyBuffer kernel, ff
                    ffi::Span<const int64_t> content) {
   const Key key(numbers.begin(), numbers.end());
   if (key.size() != kKeySize || content.size() != 2 || others.size() != size_t(HasResidual(key))) {
-    return ffi::Error::InvalidArgument("a key of 24 numbers, its operands and a digest of 2 numbers are needed");
+    return ffi::Error::InvalidArgument("a key of 25 numbers, its operands and a digest of 2 numbers are needed");
   }
   const auto type = Type(key) == kBfloat16 ? ffi::BF16 : ffi::F32;
   bool fits = HasShape(image, key, kImage) && HasShape(kernel, key, kKernel) && HasShape(*output, key, kOutput);
@@ -191,6 +231,23 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_fused_convolution, Execute,
 
 extern "C" void* jaxcnn_fused_state_id() { return &State::id; }
 extern "C" void* jaxcnn_fused_state_info() { return &state_info; }
+
+// Calls with the same operand share it.
+std::shared_ptr<const memory> packed::Get(const worker::Context& context, const Content& content, const memory& plain,
+                                          const memory::desc& layout) {
+  static auto& known = *new std::multimap<Content, std::weak_ptr<const memory>>;
+  for (auto at = known.begin(); at != known.end();) at = at->second.expired() ? known.erase(at) : std::next(at);
+  const auto [first, last] = known.equal_range(content);
+  for (auto at = first; at != last; ++at) {
+    const auto shared = at->second.lock();
+    if (shared && shared->get_desc() == layout) return shared;
+  }
+  auto packed = std::make_shared<memory>(layout, context.engine);
+  dnnl::reorder(plain, *packed).execute(context.stream, const_cast<memory&>(plain), *packed);
+  context.stream.wait();
+  known.emplace(content, packed);
+  return packed;
+}
 
 // Returns whether oneDNN has an implementation for this key other than its reference loops.
 extern "C" bool jaxcnn_fused_is_fast(const int64_t* numbers) {

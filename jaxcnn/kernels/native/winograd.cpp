@@ -8,15 +8,7 @@
 #include <stdexcept>
 #include <vector>
 
-#ifdef _OPENMP
-#include <omp.h>
-#else  // compiles, but IsFaster returns false
-inline int omp_get_max_threads() { return 1; }
-inline int omp_get_num_threads() { return 1; }
-inline int omp_get_thread_num() { return 0; }
-inline void omp_set_num_threads(int) {}
-#endif
-
+#include "threads.h"
 #include "winograd_range.h"
 #include "winograd_transforms.h"
 
@@ -29,6 +21,7 @@ constexpr int64_t kMostRows = 1024;         // tiles at a time
 
 // Below these limits, transforming costs more than it saves.
 constexpr int64_t kLeastChannels = 32, kLeastTiles = 48, kLeastWork = 1 << 24;  // work in multiply-adds
+constexpr int64_t kLeastTilesOnce = 16;  // if the kernel is transformed once
 constexpr double kLeastShare = 0.55;  // mean fraction of a tile that lies within the image
 
 // Sizes of images [N, H, W, C] and outputs [N, H_out, W_out, C_out].
@@ -57,18 +50,6 @@ Sizes FromKey(const Key& key, bool turned) {
 // Index of this thread in a parallel region, and the number of threads.
 struct Team {
   int me = omp_get_thread_num(), size = omp_get_num_threads();
-};
-
-// During its lifetime, oneDNN makes primitives for one thread.
-class ForOneThread {
- public:
-  explicit ForOneThread(bool wanted) {
-    if (wanted) omp_set_num_threads(1);
-  }
-  ~ForOneThread() { omp_set_num_threads(before_); }
-
- private:
-  const int before_ = omp_get_max_threads();
 };
 
 // 36 products of matrices [rows, inner] and [inner, columns], stored or added. The first matrix is row-major or, if
@@ -262,9 +243,8 @@ struct Convolution::Plan {
     return IsEvenImage({largest, s.height, s.width, 1, -s.top, -s.left, s.Down(), s.Across()}, s.images);
   }
 
-  // Like `KernelGradient`, returns whether both operands are even. Otherwise the result is of no use.
-  bool Forward(const float* x, const float* w, float* y, float* memory) {
-    int32_t* const of_x = reinterpret_cast<int32_t*>(memory + first_largest);
+  // Returns whether the kernel is even, and transforms it if so.
+  bool Transform(const float* w, float* transformed, float* memory) {
     int32_t* const of_w = reinterpret_cast<int32_t*>(memory + second_largest);
     const int64_t rows_of_w = turned.out_channels;
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -272,16 +252,22 @@ struct Convolution::Plan {
       FindLargestOfRows(w + row * turned.channels, 1, turned.channels, of_w + row);
     }
     if (!IsEvenKernel(of_w, rows_of_w)) return false;
-
-    const int64_t channels = sizes.channels, out_channels = sizes.out_channels;
-    const auto images = sizes.Images(x);
-    const auto outputs = sizes.Outputs(y);
     const bool turned = role == 1;
+    const int64_t channels = sizes.channels, out_channels = sizes.out_channels;
     const int64_t count = turned ? out_channels : channels, step = turned ? kWidth : 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t start = 0; start < count; start += step) {
-      (turned ? ReadTurnedKernel : ReadKernel)(w, channels, out_channels, start, panels, memory + kernel);
+      (turned ? ReadTurnedKernel : ReadKernel)(w, channels, out_channels, start, panels, transformed);
     }
+    return true;
+  }
+
+  // Returns whether the image is even. Otherwise the result is of no use.
+  bool Multiply(const float* x, float* transformed, float* y, float* memory, const Epilogue& then) {
+    int32_t* const of_x = reinterpret_cast<int32_t*>(memory + first_largest);
+    const int64_t channels = sizes.channels, out_channels = sizes.out_channels;
+    const auto images = sizes.Images(x);
+    const auto outputs = sizes.Outputs(y);
     ForAllTiles(
         memory,
         [&](const Part& part) {
@@ -289,13 +275,21 @@ struct Convolution::Plan {
                     part.tiles * channels, of_x);
         },
         [&](const Part& part, const Products& product) {
-          product.Run(engine, streams[part.thread], part.image, memory + kernel, part.output, part.scratch);
+          product.Run(engine, streams[part.thread], part.image, transformed, part.output, part.scratch);
         },
         [&](const Part& part) {
-          WriteOutput(outputs, memory + outside + part.thread * Rounded(out_channels), part.first, part.last,
-                      part.output + part.offset * out_channels, part.tiles * out_channels);
+          float* const beyond = memory + outside + part.thread * Rounded(out_channels);
+          const float* const from = part.output + part.offset * out_channels;
+          const int64_t distance = part.tiles * out_channels;
+          if (then.bias == nullptr) return WriteOutput(outputs, beyond, part.first, part.last, from, distance);
+          FinishOutput(outputs, beyond, part.first, part.last, from, distance, then);
         });
     return AreEven(of_x, sizes);
+  }
+
+  // Like `KernelGradient`, returns whether both operands are even. Otherwise the result is of no use.
+  bool Forward(const float* x, const float* w, float* y, float* memory) {
+    return Transform(w, memory + kernel, memory) && Multiply(x, memory + kernel, y, memory, {});
   }
 
   bool KernelGradient(const float* x, const float* g, float* w, float* memory) {
@@ -338,6 +332,21 @@ Convolution::~Convolution() = default;
 
 size_t Convolution::ScratchBytes() const { return plan_->size * sizeof(float); }
 
+std::array<int64_t, 4> Convolution::KernelSizes() const {
+  return {plan_->of_kernel, plan_->panels.width, plan_->panels.distance, plan_->panels.place};
+}
+
+bool Convolution::TransformKernel(const float* kernel, float* data, void* scratch) const {
+  return plan_->Transform(kernel, data, static_cast<float*>(scratch));
+}
+
+bool Convolution::Infer(const float* image, const float* kernel, const float* bias, const float* residual, bool relu,
+                        float* output, void* scratch) const {
+  float* const memory = static_cast<float*>(scratch);
+  std::fill_n(memory + plan_->zeros, std::max(plan_->sizes.channels, plan_->sizes.out_channels), 0.0f);
+  return plan_->Multiply(image, const_cast<float*>(kernel), output, memory, {bias, residual, relu});
+}
+
 bool Convolution::Run(const std::array<void*, 3>& data, void* scratch) const {
   float* const image = static_cast<float*>(data[0]);
   float* const kernel = static_cast<float*>(data[1]);
@@ -350,17 +359,15 @@ bool Convolution::Run(const std::array<void*, 3>& data, void* scratch) const {
   return plan_->KernelGradient(image, output, kernel, memory);
 }
 
-bool IsFaster(const Key& key) {
-#ifndef _OPENMP
-  return false;
-#endif
+bool IsFaster(const Key& key, bool once) {
+  if (!kHasThreads) return false;
   const bool fits = key[5] == 3 && key[6] == 3 && key[13] == 1 && key[14] == 1 && key[19] == 1 && key[20] == 1 &&
                     key[21] == 1 && *std::max_element(&key[15], &key[19]) <= 2;
   if (!fits) return false;
   const Sizes sizes = FromKey(key, key[0] == 1);
   const int64_t outputs = sizes.images * sizes.out_height * sizes.out_width, tiles = sizes.AllTiles();
-  return std::min(sizes.channels, sizes.out_channels) >= kLeastChannels && tiles >= kLeastTiles &&
-         outputs >= kLeastShare * tiles * kSide * kSide &&
+  return std::min(sizes.channels, sizes.out_channels) >= kLeastChannels &&
+         tiles >= (once ? kLeastTilesOnce : kLeastTiles) && outputs >= kLeastShare * tiles * kSide * kSide &&
          9 * outputs * sizes.channels * sizes.out_channels >= kLeastWork;
 }
 

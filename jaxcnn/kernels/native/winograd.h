@@ -21,8 +21,9 @@ namespace winograd {
 
 using Key = std::vector<int64_t>;  // documented in `convolution.cpp`
 
-// Returns whether the algorithm supports this convolution, and is faster than the exact sum of products.
-bool IsFaster(const Key& key);
+// Returns whether the algorithm supports this convolution, and is faster than the exact sum of products. `once`: whether
+// the kernel is transformed once and not at every execution.
+bool IsFaster(const Key& key, bool once = false);
 
 // A convolution that the algorithm supports. Throws dnnl::error if oneDNN cannot multiply its matrices.
 class Convolution {
@@ -36,6 +37,18 @@ class Convolution {
   // Computes the tensor of the key's role from the other two. Returns false if these are not even; the result is then to
   // be computed by exact sums. `data` has image, kernel and output in XLA's layout.
   bool Run(const std::array<void*, 3>& data, void* scratch) const;
+
+  // For inference, where the kernel is transformed once. Returns the sizes of the transformed kernel: of its memory in
+  // floats, and of its layout. Kernels of the same sizes can be shared.
+  std::array<int64_t, 4> KernelSizes() const;
+
+  // Transforms a kernel. Returns false if it is not even. `data` has `KernelSizes()[0]` floats.
+  bool TransformKernel(const float* kernel, float* data, void* scratch) const;
+
+  // Computes max(W * X + b + R, 0), or without the maximum or the residual R, from a transformed kernel. Returns false
+  // if the image is not even.
+  bool Infer(const float* image, const float* kernel, const float* bias, const float* residual, bool relu,
+             float* output, void* scratch) const;
 
  private:
   struct Plan;

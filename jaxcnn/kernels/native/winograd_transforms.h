@@ -164,6 +164,33 @@ INLINE void FindLargest(const float* data, int64_t count, int64_t channels, int3
   }
 }
 
+// What follows a convolution: relu(y + bias + residual), each if given. `bias` is [C], `residual` is like the output.
+struct Epilogue {
+  const float *bias = nullptr, *residual = nullptr;
+  bool relu = false;
+};
+
+// Computes A' M A for W channels, beginning with channel c, and the epilogue. `to` are addresses in the output from
+// `start`; a residual is read where it corresponds to the output, which `inside` marks.
+template <int W>
+INLINE void FinishSome(int64_t c, const Strided<const float>& from, float* const* to, const bool* inside,
+                       const float* start, const Epilogue& then) {
+  float y[kSide * kSide][W], bias[W];
+  TransformSome<TransposedA, W>(c, from, Strided<float>{y[0] - c, W});
+  std::memcpy(bias, then.bias + c, sizeof bias);
+  for (int i = 0; i < kSide * kSide; ++i) {
+    for (int k = 0; k < W; ++k) y[i][k] += bias[k];
+    if (then.residual != nullptr && inside[i]) {
+      float residual[W];
+      std::memcpy(residual, then.residual + (to[i] - start) + c, sizeof residual);
+      for (int k = 0; k < W; ++k) y[i][k] += residual[k];
+    }
+    // NaN stays NaN.
+    if (then.relu) for (int k = 0; k < W; ++k) y[i][k] = y[i][k] < 0.0f ? 0.0f : y[i][k];
+    std::memcpy(to[i] + c, y[i], sizeof y[i]);
+  }
+}
+
 // Images [N, H, W, C] as tiles. The first tile begins at (first_row, first_column), which may lie outside of the image;
 // the next begins kSide further.
 template <typename T>
@@ -229,6 +256,21 @@ FOR_EACH_PROCESSOR void WriteOutput(const Tiles<float>& image, float* outside, i
   for (int64_t tile = first; tile < last; ++tile, between += image.channels) {
     image.Places(tile, kSide, outside, places);
     Transform<TransposedA>(image.channels, Strided<const float>{between, distance}, Scattered<float>{places});
+  }
+}
+
+// Likewise, with an epilogue whose bias is given.
+FOR_EACH_PROCESSOR void FinishOutput(const Tiles<float>& image, float* outside, int64_t first, int64_t last,
+                                     const float* between, int64_t distance, const Epilogue& then) {
+  float* places[kPlaces];
+  bool inside[kPlaces];
+  for (int64_t tile = first; tile < last; ++tile, between += image.channels) {
+    image.Places(tile, kSide, outside, places);
+    for (int i = 0; i < kSide * kSide; ++i) inside[i] = places[i] != outside;
+    const Strided<const float> from{between, distance};
+    int64_t c = 0;
+    for (; c + kWidth <= image.channels; c += kWidth) FinishSome<kWidth>(c, from, places, inside, image.data, then);
+    for (; c < image.channels; ++c) FinishSome<1>(c, from, places, inside, image.data, then);
   }
 }
 
