@@ -2,7 +2,8 @@
 
 A convolution with a constant kernel takes in what follows it, as long as nothing else reads what is between: affine
 maps of each channel by constants (a bias, a batch normalization in evaluation), the sum with another array of the same
-shape, and a ReLU at the end. Factors are multiplied into the kernel in float64, and rounded once.
+shape, and a ReLU at the end. A 1x1 convolution also takes in a batch normalization and ReLU in front of it, as in
+DenseNet. Factors are multiplied into the kernel in float64, and rounded once.
 """
 
 from collections import Counter
@@ -14,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.freezing import _affine
+from jaxcnn.freezing import _activated, _affine
 from jaxcnn.freezing._program import KERNEL, Atom, Op, Program, Value
+from jaxcnn.kernels.activated import activated_conv
 from jaxcnn.kernels.convolution import LAYOUTS, Convolution, Geometry, Role
 from jaxcnn.kernels.fused import fused_conv
 
@@ -75,13 +77,19 @@ def folded(program: Program, dtype: Any, memo: Memo) -> Program:
     uses = _Uses(program)
     consumed: set[Op] = set()
     by_last: dict[Op, Op] = {}
+    chains: list[_Chain] = []
     for op in program.ops:
         chain = _started(op, uses)
         if chain is not None:
             while _extended(chain, uses, consumed):
                 pass
             consumed.update(chain.ops)
-            by_last[chain.ops[-1]] = _fused(chain, dtype, memo)
+            chains.append(chain)
+    for chain in chains:
+        activation = _activated.of(chain.geometry, chain.x, uses, consumed) if chain.residual is None else None
+        if activation is not None:
+            consumed.update(activation.ops)
+        by_last[chain.ops[-1]] = _fused(chain, activation, dtype, memo)
     for op in program.ops:
         if op not in consumed:
             ops, merged = _affine.merged(op, uses, consumed)
@@ -179,12 +187,21 @@ def _residual(op: Op, value: Value) -> Value | None:
     return others[0]
 
 
-def _fused(chain: _Chain, dtype: Any, memo: Memo) -> Op:
-    """Return the operation of a chain."""
+def _fused(chain: _Chain, before: _activated.Activation | None, dtype: Any, memo: Memo) -> Op:
+    """Return the operation of a chain, and of what is before it."""
     computed = chain.x.dtype if dtype is None else dtype
     kernel = memo.kernel(chain.kernel, chain.factor, computed)
     bias = chain.offset.astype(jnp.promote_types(computed, jnp.float32))
     relu, geometry, result = chain.relu, chain.geometry, chain.end.dtype if dtype is None else dtype
+
+    if before is not None:
+        factor, offset = before.factor.astype(bias.dtype), before.offset.astype(bias.dtype)
+
+        def activated(*maps: jax.Array) -> list[jax.Array]:
+            y = activated_conv(relu, kernel, factor, offset, bias, [value.astype(computed) for value in maps])
+            return [y.astype(result)]
+
+        return Op("fused", activated, list(before.maps), [chain.end], narrow=dtype)
 
     def run(x: jax.Array, *residual: jax.Array) -> list[jax.Array]:
         others = [value.astype(computed) for value in residual]

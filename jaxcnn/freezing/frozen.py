@@ -19,7 +19,7 @@ def freeze(model: Any, variables: Any, *, dtype: Any = None) -> "Frozen":
     """Return a function of images that computes `model.apply(variables, x, train=False)` faster.
 
     Batch normalization, biases, residual sums and ReLUs become parts of the convolutions before them, and the weights
-    become constants of the program. On a CPU with native kernels each such convolution is one call of oneDNN, which
+    become constants of the program. On a CPU with native kernels each such convolution is one native call, which
     arranges its weights once. What cannot be folded is computed as the model does. The variables are copied.
 
     Args:

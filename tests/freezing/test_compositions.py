@@ -63,6 +63,33 @@ def test_layers(name):
     check(Sequential(layers), X, fused, Affine=0, Convolution=0)
 
 
+def dense_layer():
+    added = [BatchNorm(), ReLU(), conv(16, 1, use_bias=False), BatchNorm(), ReLU(), conv(4, use_bias=False)]
+    return Concat([Sequential([]), Sequential(added)])
+
+
+# Layers, the number of convolutions that take in what precedes them, and of those that do not.
+PRECEDED = {
+    "dense layers": ([conv(), dense_layer(), dense_layer(), BatchNorm(), ReLU(), conv(16, 1)], 3, 3),
+    "two batch norms": ([BatchNorm(), BatchNorm(), ReLU(), conv(16, 1)], 1, 0),
+    "without ReLU": ([BatchNorm(), conv(16, 1)], 0, 1),
+    "without batch norm": ([ReLU(), conv(16, 1)], 0, 1),
+    "strides": ([BatchNorm(), ReLU(), conv(16, 1, strides=2)], 0, 1),
+    "padding": ([BatchNorm(), ReLU(), conv(16, 1, padding=1)], 0, 1),
+    "groups": ([BatchNorm(), ReLU(), conv(16, 1, feature_group_count=2)], 0, 1),
+    "read twice": ([BatchNorm(), ReLU(), Concat([conv(16, 1), conv(16, 1)])], 0, 2),
+    "residual": ([Residual(Sequential([BatchNorm(), ReLU(), conv(8, 1)]))], 0, 1),
+    "after a convolution": ([conv(), BatchNorm(), ReLU(), conv(16, 1)], 0, 2),
+}
+
+
+@pytest.mark.parametrize("name", PRECEDED)
+def test_layers_before_a_convolution(name):
+    layers, preceded, others = PRECEDED[name]
+    found = check(Sequential(layers), X, others, ActivatedConvolution=preceded)
+    assert operations(found, X)["concatenate"] == (name == "read twice")
+
+
 def test_a_convolution_with_all_that_follows_is_one_operation():
     block = Residual(Sequential([conv(), BatchNorm(), ReLU(), conv(use_bias=False), BatchNorm()]))
     frozen = check(Sequential([block, ReLU()]), X, 2)

@@ -50,7 +50,7 @@ def test_every_family(name):
     assert counts["Affine"] == counts["Convolution"] == counts["BatchNorm"] == counts["Materialize"] == 0
     assert counts["rsqrt"] == 0  # of a variance
     if convolutions is not None:
-        assert counts["FusedConvolution"] == convolutions
+        assert counts["FusedConvolution"] + counts["ActivatedConvolution"] == convolutions
     narrow = freeze(model, variables, dtype=jnp.bfloat16)(x)
     assert narrow.dtype == jnp.float32
     assert 0 < error(narrow, expected) < IN_BFLOAT16

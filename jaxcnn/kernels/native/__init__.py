@@ -18,6 +18,7 @@ from jaxcnn.kernels.native import _build
 
 CONVOLUTION = "jaxcnn_convolution"
 FUSED_CONVOLUTION = "jaxcnn_fused_convolution"
+ACTIVATED_CONVOLUTION = "jaxcnn_activated_convolution"
 CHANNEL_SUMS = "jaxcnn_channel_sums"
 NORMALIZATION = "jaxcnn_normalization"
 NORMALIZATION_GRADIENT = "jaxcnn_normalization_gradient"
@@ -32,30 +33,34 @@ def _library() -> ctypes.CDLL | _build.NotBuilt:
         return reason
     library.jaxcnn_implementation.restype = ctypes.c_bool
     library.jaxcnn_fused_is_fast.restype = ctypes.c_bool
+    library.jaxcnn_activated_is_fast.restype = ctypes.c_bool
     for name in (CONVOLUTION, CHANNEL_SUMS, NORMALIZATION, NORMALIZATION_GRADIENT):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 
 
 @functools.cache
-def _register_fused(library: ctypes.CDLL) -> None:
-    """Register the convolution of inference, whose calls each have a state, made when XLA builds the program.
+def _register(library: ctypes.CDLL) -> None:
+    """Register the convolutions of inference, whose calls each have a state, made when XLA builds the program.
 
     A backend that starts later registers what waits for it, functions first and the types of their states last, and
     fails. So this waits for the backend, which runs when a program is lowered.
     """
     jax.local_devices(backend="cpu")
-    pointers = []
-    for function in (library.jaxcnn_fused_state_id, library.jaxcnn_fused_state_info):
-        function.restype = ctypes.c_void_p
-        pointers.append(jax.ffi.pycapsule(ctypes.c_void_p(function())))
-    type_id, type_info = pointers
-    jax.ffi.register_ffi_type("jaxcnn_fused_state", {"type_id": type_id, "type_info": type_info}, platform="cpu")
-    stages = {
-        "instantiate": jax.ffi.pycapsule(library.jaxcnn_fused_instantiate),
-        "execute": jax.ffi.pycapsule(library.jaxcnn_fused_convolution),
-    }
-    jax.ffi.register_ffi_target(FUSED_CONVOLUTION, stages, platform="cpu")
+    for name in (FUSED_CONVOLUTION, ACTIVATED_CONVOLUTION):
+        prefix = name.removesuffix("_convolution")
+        pointers = []
+        for kind in ("id", "info"):
+            function = getattr(library, f"{prefix}_state_{kind}")
+            function.restype = ctypes.c_void_p
+            pointers.append(jax.ffi.pycapsule(ctypes.c_void_p(function())))
+        type_id, type_info = pointers
+        jax.ffi.register_ffi_type(f"{prefix}_state", {"type_id": type_id, "type_info": type_info}, platform="cpu")
+        stages = {
+            "instantiate": jax.ffi.pycapsule(getattr(library, f"{prefix}_instantiate")),
+            "execute": jax.ffi.pycapsule(getattr(library, name)),
+        }
+        jax.ffi.register_ffi_target(name, stages, platform="cpu")
 
 
 @functools.cache
@@ -114,8 +119,18 @@ def is_fused_fast(key: tuple[int, ...]) -> bool:
     library = _library()
     if not isinstance(library, ctypes.CDLL):
         return False
-    _register_fused(library)
+    _register(library)
     return bool(library.jaxcnn_fused_is_fast((ctypes.c_int64 * len(key))(*key)))
+
+
+@functools.lru_cache(maxsize=4096)
+def is_activated_fast(key: tuple[int, ...]) -> bool:
+    """Return whether the library computes a convolution of activated feature maps fast (`activated.cpp`)."""
+    library = _library()
+    if not isinstance(library, ctypes.CDLL):
+        return False
+    _register(library)
+    return bool(library.jaxcnn_activated_is_fast((ctypes.c_int64 * len(key))(*key), ctypes.c_int64(len(key))))
 
 
 def function(name: str, outputs: Sequence[Any], **numbers: Sequence[float]) -> Callable[..., Sequence[jax.Array]]:

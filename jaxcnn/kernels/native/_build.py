@@ -19,7 +19,7 @@ from pathlib import Path
 
 import jax
 
-_SOURCES = ("convolution.cpp", "winograd.cpp", "fused.cpp", "channel_sums.cpp")
+_SOURCES = ("convolution.cpp", "winograd.cpp", "fused.cpp", "activated.cpp", "channel_sums.cpp")
 SOURCES = tuple(Path(__file__).with_name(name) for name in _SOURCES)
 HEADERS = tuple(
     Path(__file__).with_name(name)

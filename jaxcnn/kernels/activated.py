@@ -1,0 +1,90 @@
+"""A 1x1 convolution of inference whose input is normalized and rectified first, as in DenseNet.
+
+On a CPU it is one call of the native library, which reads the feature maps where they are: their concatenation and its
+normalization are computed for a few pixels at a time, and are not written to memory.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcnn.kernels import native
+from jaxcnn.kernels._primitive import Form, Kernel, call
+from jaxcnn.kernels.convolution import LEAST_WORK, Geometry
+from jaxcnn.kernels.fused import Content, FusedConvolution, content_of
+from jaxcnn.kernels.reductions import row
+
+
+def activated_conv(
+    relu: bool, kernel: np.ndarray, factor: np.ndarray, offset: np.ndarray, bias: np.ndarray, maps: Sequence[jax.Array]
+) -> jax.Array:
+    """Return `relu(kernel * relu(x factor + offset) + bias)`, or without the outer ReLU, `[N, H, W, C_out]`.
+
+    Args:
+      relu: whether there is the outer ReLU.
+      kernel: `[1, 1, C, C_out]` in the dtype of the feature maps, a constant: its bytes identify the packed copy.
+      factor: `[C]` in float32 or the dtype of the feature maps, whichever is wider, a constant.
+      offset: `[C]`, likewise.
+      bias: `[C_out]`, likewise.
+      maps: feature maps `[N, H, W, C_i]`, whose concatenation is x, `[N, H, W, C]`.
+    """
+    operands: Any = (kernel, factor, offset, bias, *maps)
+    return call(ActivatedConvolution(relu, content_of(kernel)), *operands)[0]
+
+
+@dataclass(frozen=True)
+class ActivatedConvolution(Kernel):
+    """`activated_conv` of (kernel, factor, offset, bias, *maps).
+
+    The kernel must be the same in every execution of a program, as in `FusedConvolution`.
+
+    Attributes:
+      relu: whether there is the outer ReLU.
+      content: digest of the kernel.
+    """
+
+    relu: bool
+    content: Content
+
+    def outputs(self, kernel: Any, factor: Any, offset: Any, bias: Any, *maps: Any) -> list[Any]:
+        return [maps[0].update(shape=(*maps[0].shape[:3], kernel.shape[3]), weak_type=False)]
+
+    def form(self, kernel: Any, factor: Any, offset: Any, bias: Any, *maps: Any) -> list[jax.Array]:
+        x = jnp.concatenate(maps, axis=3)
+        x = jax.nn.relu(x.astype(factor.dtype) * row(factor, x) + row(offset, x)).astype(x.dtype)
+        geometry = Geometry(x.shape, kernel.shape, (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+        return list(call(FusedConvolution(geometry, self.relu, self.content), x, kernel, bias))
+
+    def native(self, kernel: Any, factor: Any, offset: Any, bias: Any, *maps: Any) -> Form | None:
+        vectors = (factor, offset, bias)
+        is_known = maps[0].dtype in ("float32", "bfloat16") and kernel.dtype == maps[0].dtype
+        is_known = is_known and all(x.dtype == "float32" for x in vectors)
+        pixels, features = math.prod(maps[0].shape[:3]), kernel.shape[3]
+        if not is_known or pixels * kernel.size < max(LEAST_WORK, 1):
+            return None
+        flags = int(self.relu), int(maps[0].dtype == jnp.bfloat16)
+        key = (pixels, features, *flags, *(x.shape[3] for x in maps))
+        if not native.is_activated_fast(key):
+            return None
+        outputs = self.outputs(kernel, *vectors, *maps)
+        return native.function(native.ACTIVATED_CONVOLUTION, outputs, key=key, content=self.content)
+
+    def batched(self, operands: Any, dims: Any) -> tuple[Sequence[jax.Array], Sequence[int]]:
+        if any(dim is not None for dim in dims[:4]):
+            # The kernel differs from place to place, so that it cannot be packed.
+            return jax.vmap(self.form, in_axes=tuple(dims))(*operands), [0]
+        maps, places = operands[4:], dims[4:]
+        size = next(x.shape[dim] for x, dim in zip(maps, places, strict=True) if dim is not None)
+
+        def merged(x: jax.Array, dim: int | None) -> jax.Array:
+            whole = jnp.broadcast_to(x, (size, *x.shape)) if dim is None else jnp.moveaxis(x, dim, 0)
+            return whole.reshape(size * whole.shape[1], *whole.shape[2:])
+
+        together = [merged(x, dim) for x, dim in zip(maps, places, strict=True)]
+        y = call(self, *operands[:4], *together)[0]
+        return [y.reshape(size, y.shape[0] // size, *y.shape[1:])], [0]
