@@ -37,11 +37,12 @@ class Memo:
         self._kernels: dict[Any, np.ndarray] = {}
 
     def kernel(self, kernel: np.ndarray, factor: np.ndarray, dtype: Any) -> np.ndarray:
-        """Return the kernel `[kH, kW, C_in / groups, C_out]` times a factor `[C_out]`."""
+        """Return the kernel `[..., C_out]` times a factor `[C_out]`."""
         key = (id(kernel), factor.tobytes(), np.dtype(dtype))
         if key in self._kernels:
             return self._kernels[key]
-        folded = (kernel.astype(np.float64) * factor).astype(dtype)
+        is_unchanged = (factor == 1).all()
+        folded = kernel.astype(dtype) if is_unchanged else (kernel.astype(np.float64) * factor).astype(dtype)
         if id(kernel) in self.leaves:
             self._kernels[key] = folded
         return folded
@@ -65,6 +66,11 @@ class _Chain:
     residual: Value | None = None
     relu: bool = False
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is a product of matrices and no convolution."""
+        return self.kernel.ndim == 2
+
 
 def folded(program: Program, dtype: Any, memo: Memo) -> Program:
     """Return a program that computes the same in fewer operations.
@@ -79,10 +85,12 @@ def folded(program: Program, dtype: Any, memo: Memo) -> Program:
     by_last: dict[Op, Op] = {}
     chains: list[_Chain] = []
     for op in program.ops:
-        chain = _started(op, uses)
+        chain = _started(op, dtype)
         if chain is not None:
             while _extended(chain, uses, consumed):
                 pass
+            if chain.is_dense and (not chain.relu or chain.residual is not None):
+                continue
             consumed.update(chain.ops)
             chains.append(chain)
     for chain in chains:
@@ -119,9 +127,11 @@ class _Uses:
         return self._readers[value] if self.count[value] == 1 and value not in self._outputs else None
 
 
-def _started(op: Op, uses: _Uses) -> _Chain | None:
+def _started(op: Op, dtype: Any) -> _Chain | None:
     """Return the chain that starts with an operation, or None if it is no convolution with a constant kernel."""
-    if op.name == KERNEL:
+    if op.name == "dot_general":
+        geometry = _dense_geometry(op) if dtype == jnp.bfloat16 else None
+    elif op.name == KERNEL:
         kernel = op.params["kernel"]
         is_output = isinstance(kernel, Convolution) and kernel.role is Role.OUTPUT
         geometry = kernel.geometry if is_output else None
@@ -134,6 +144,19 @@ def _started(op: Op, uses: _Uses) -> _Chain | None:
         return None
     ones = np.ones(kernel.shape[-1])
     return _Chain(geometry, x, kernel, ones, 0 * ones, op.outputs[0], [op])
+
+
+def _dense_geometry(op: Op) -> Geometry | None:
+    """Return the geometry of a product with a constant matrix as a 1x1 convolution of one image of one row.
+
+    In bfloat16, XLA on a CPU may widen the matrix at each call, which takes longer than the product.
+    """
+    x, matrix = op.inputs
+    if not isinstance(x, Value) or not isinstance(matrix, np.ndarray) or x.dtype != "float32" or matrix.ndim != 2:
+        return None
+    if len(x.shape) != 2 or op.params["dimension_numbers"] != (((1,), (0,)), ((), ())) or 0 in matrix.shape:
+        return None
+    return Geometry((1, 1, *x.shape), (1, 1, *matrix.shape), (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
 
 
 def _geometry(op: Op) -> Geometry | None:
@@ -192,7 +215,8 @@ def _fused(chain: _Chain, before: _activated.Activation | None, dtype: Any, memo
     computed = chain.x.dtype if dtype is None else dtype
     kernel = memo.kernel(chain.kernel, chain.factor, computed)
     bias = chain.offset.astype(jnp.promote_types(computed, jnp.float32))
-    relu, geometry, result = chain.relu, chain.geometry, chain.end.dtype if dtype is None else dtype
+    relu, geometry, is_dense = chain.relu, chain.geometry, chain.is_dense
+    result = chain.end.dtype if dtype is None else dtype
 
     if before is not None:
         factor, offset = before.factor.astype(bias.dtype), before.offset.astype(bias.dtype)
@@ -205,6 +229,9 @@ def _fused(chain: _Chain, before: _activated.Activation | None, dtype: Any, memo
 
     def run(x: jax.Array, *residual: jax.Array) -> list[jax.Array]:
         others = [value.astype(computed) for value in residual]
+        if is_dense:
+            y = fused_conv(geometry, relu, x.reshape(1, 1, *x.shape), kernel.reshape(geometry.kernel), bias)
+            return [y.reshape(y.shape[2:]).astype(result)]
         return [fused_conv(geometry, relu, x, kernel, bias, *others).astype(result)]
 
     inputs: list[Atom] = [chain.x] if chain.residual is None else [chain.x, chain.residual]

@@ -68,7 +68,8 @@ class FusedConvolution(Kernel):
         return [x.update(shape=self.geometry.output, weak_type=False)]
 
     def form(self, x: jax.Array, kernel: jax.Array, bias: jax.Array, *residual: jax.Array) -> list[jax.Array]:
-        return [self._finished(windows(self.geometry, x, kernel), bias, residual)]
+        compute = product if self.geometry.is_product and self.geometry.image[:2] == (1, 1) else windows
+        return [self._finished(compute(self.geometry, x, kernel), bias, residual)]
 
     def cpu_form(self, x: jax.Array, kernel: jax.Array, bias: jax.Array, *residual: jax.Array) -> list[jax.Array]:
         compute = product if self.geometry.is_product else windows

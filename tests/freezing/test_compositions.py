@@ -203,6 +203,19 @@ def test_a_model_in_half_precision(dtype):
     assert counts["Affine"] == 0
 
 
+@pytest.mark.parametrize(("dtype", "expected"), [(None, 0), (jnp.bfloat16, 2), (jnp.float16, 0)])
+def test_dense_layers_with_a_relu_are_convolutions_in_bfloat16(dtype, expected):
+    layers = [Flatten(), Dense(64), ReLU(), Dropout(0.5), Dense(32), ReLU(), Dense(16), Residual(Dense(16)), ReLU()]
+    model = Sequential([*layers, Dense(5)])
+    variables = random_variables(model, X, train=False)
+    frozen, theirs = freeze(model, variables, dtype=dtype), apply(model, variables, X)
+    assert error(frozen(X), theirs) < (1e-5 if dtype is None else 2e-2)
+    counts = operations(frozen, X)
+    assert counts["FusedConvolution"] == expected
+    assert counts["dot_general"] == 5 - expected
+    assert error(jax.vmap(frozen)(jnp.stack([X, -X]))[0], theirs) < 2e-2
+
+
 def test_values_that_do_not_fold_stay_apart():
     model = Sequential([conv(use_bias=False), BatchNorm(epsilon=0.0)])
     variables = random_variables(model, X, train=False)
