@@ -12,12 +12,17 @@ the derivative of y with respect to x (section 3 of the paper), the tangent of y
 the gradients with respect to x, scale and bias. T and G are adjoints of each other, so kernels for y, T and G are
 closed under differentiation.
 
+A residual R and a ReLU may follow, `y = max(0, BN(x) + R)`. With the mask `m = [y > 0]` the tangent is then
+`m (T(u, s, b) + R')` for a tangent R' of R, and its adjoint is `G(m g)` and `m g`, the gradient with respect to R.
+
 In JAX operations a batch normalization is a dozen small computations on `[C]`, which take XLA on a CPU longer to
-compile than the network's real work. The native library does them in one call a direction; XLA does what is `[..., C]`.
+compile than the network's real work. The native library does them in one call a direction. In bfloat16 the same call
+computes what is `[..., C]`: XLA rounds after each operation, in software. In float32 XLA does that as fast.
 """
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,7 +32,7 @@ import jax.numpy as jnp
 from jaxcnn.kernels import native
 from jaxcnn.kernels._primitive import Form, Kernel, call, instantiated, is_given
 from jaxcnn.kernels.axes import is_bound, needs_mean
-from jaxcnn.kernels.reductions import Affine, affine, channel_sums, is_native_size, moments, row
+from jaxcnn.kernels.reductions import LEAST_VALUES, Affine, affine, channel_sums, is_native_size, moments, row
 
 Groups = tuple[tuple[int, ...], ...]
 
@@ -40,7 +45,9 @@ that is left to XLA, and does not vectorize it (16 channels: 0.6 of the speed fo
 
 
 # A deep network has hundreds of batch normalizations of a few shapes. `jit` traces and differentiates each shape once.
-@functools.partial(jax.jit, static_argnames=("momentum", "epsilon", "unbiased", "axis_name", "axis_index_groups"))
+@functools.partial(
+    jax.jit, static_argnames=("momentum", "epsilon", "unbiased", "axis_name", "axis_index_groups", "relu", "dtype")
+)
 def batch_norm(
     x: jax.Array,
     running_mean: jax.Array,
@@ -53,28 +60,35 @@ def batch_norm(
     unbiased: bool,
     axis_name: str | None = None,
     axis_index_groups: Groups | None = None,
+    residual: jax.Array | None = None,
+    relu: bool = False,
+    dtype: Any = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normalize a batch by its own statistics.
+    """Normalize a batch by its own statistics; add a residual, and apply a ReLU, if there are.
 
     Args:
       x: `[..., C]`.
       running_mean, running_var, scale, bias: `[C]`. None stands for a scale of ones and a bias of zeros.
       momentum, epsilon, unbiased, axis_index_groups: as in `jaxcnn.layers.BatchNorm`.
       axis_name: likewise; an unbound name counts as None.
+      residual: `[..., C]`, added to the normalized x.
+      relu: whether the output is `max(0, y)`, whose derivative at 0 is 0.
+      dtype: that of the output, to which it is rounded once; None for float32 or the dtype of x, whichever is wider.
 
     Returns:
-      The output `[..., C]`, in float32 or the dtype of x, whichever is wider, and the new running mean and variance
-      `[C]` in the dtypes of the old ones.
+      The output `[..., C]`, and the new running mean and variance `[C]` in the dtypes of the old ones.
     """
     vectors = _wide_vectors(x, running_mean, running_var, scale, bias)
     axis_name = axis_name if axis_name is not None and is_bound(axis_name) else None
     is_local = axis_name is None or not needs_mean(axis_name, x)
-    if is_local and x.shape[-1] >= LEAST_CHANNELS:
-        y, new_mean, new_var, *_ = call(BatchNorm(momentum, epsilon, unbiased), x, *vectors)
+    others = () if residual is None else (residual.astype(dtype or vectors[0].dtype),)
+    if is_local and (x.shape[-1] >= LEAST_CHANNELS or x.dtype == "bfloat16"):
+        kernel = BatchNorm(momentum, epsilon, unbiased, relu, dtype and jnp.dtype(dtype))
+        y, new_mean, new_var, *_ = call(kernel, x, *vectors, *others)
     else:
         wide_mean, wide_var, gamma, beta = vectors
         center, offset, var, count = _statistics(x, wide_mean.dtype, axis_name, axis_index_groups)
-        y = _normalized(x, center, offset, var, gamma, beta, epsilon)
+        y = finished(_normalized(x, center, offset, var, gamma, beta, epsilon), others, relu, dtype)
         new_mean = momentum * wide_mean + (1 - momentum) * (center + offset)
         new_var = momentum * wide_var + (1 - momentum) * _bessel(count, unbiased) * var
     return y, new_mean.astype(running_mean.dtype), new_var.astype(running_var.dtype)
@@ -146,49 +160,73 @@ def _bessel(count: Any, unbiased: bool) -> Any:
 
 @dataclass(frozen=True)
 class BatchNorm(Kernel):
-    """y, the new running statistics, mu and r, from x `[..., C]` and running mean, running variance, scale and bias."""
+    """y, the new running statistics, mu and r, from x `[..., C]` and running mean, running variance, scale and bias.
+
+    A residual R `[..., C]` in the dtype of y may be the last operand.
+
+    Attributes:
+      momentum, epsilon, unbiased, relu: as in `batch_norm`.
+      dtype: that of y; None stands for that of the vectors.
+    """
 
     momentum: float
     epsilon: float
     unbiased: bool
+    relu: bool = False
+    dtype: Any = None
 
     def outputs(self, x: Any, running_mean: Any, *_: Any) -> list[Any]:
-        return [x.update(dtype=running_mean.dtype, weak_type=False), *[running_mean.update(weak_type=False)] * 4]
+        y = x.update(dtype=self.dtype or running_mean.dtype, weak_type=False)
+        return [y, *[running_mean.update(weak_type=False)] * 4]
 
-    def form(self, x: Any, running_mean: Any, running_var: Any, scale: Any, bias: Any) -> list[jax.Array]:
+    def form(
+        self, x: Any, running_mean: Any, running_var: Any, scale: Any, bias: Any, *residual: Any
+    ) -> list[jax.Array]:
         center, offset, var, count = _statistics(x, running_mean.dtype, None, None)
         mean = center + offset
+        y = _normalized(x, center, offset, var, scale, bias, self.epsilon)
         return [
-            _normalized(x, center, offset, var, scale, bias, self.epsilon),
+            finished(y, residual, self.relu, self.dtype),
             self.momentum * running_mean + (1 - self.momentum) * mean,
             self.momentum * running_var + (1 - self.momentum) * _bessel(count, self.unbiased) * var,
             mean,
             jax.lax.rsqrt(var + self.epsilon),
         ]
 
-    def native(self, x: Any, running_mean: Any, *vectors: Any) -> Form | None:
-        if not is_native_size(x, running_mean, *vectors):
-            return None
+    def native(self, x: Any, running_mean: Any, *others: Any) -> Form | None:
+        vectors, residual = (running_mean, *others[:3]), others[3:]
         numbers = self.momentum, self.epsilon, _bessel(_count(x), self.unbiased)
+        outputs = self.outputs(x, running_mean)
+        if is_native(x, vectors, outputs[0], *residual):
+            whole = native.function(
+                native.BATCH_NORM, outputs, numbers=[*map(float, numbers), float(self.relu), float(bool(residual))]
+            )
+            return lambda x, *others: whole(x, *others[:4], *(others[4:] or (x,)))
+        if not is_native_size(x, *vectors):
+            return None
         of_vectors = native.function(native.NORMALIZATION, [running_mean] * 6, numbers=numbers)
 
-        def form(x: Any, running_mean: Any, running_var: Any, scale: Any, bias: Any) -> list[jax.Array]:
+        def form(x: Any, running_mean: Any, running_var: Any, scale: Any, bias: Any, *residual: Any) -> list[jax.Array]:
             mean, r, factor, shift, new_mean, new_var = of_vectors(x, running_mean, running_var, scale, bias)
-            return [*Affine().form(factor, shift, x, mean), new_mean, new_var, mean, r]
+            y = finished(Affine().form(factor, shift, x, mean)[0], residual, self.relu, self.dtype)
+            return [y, new_mean, new_var, mean, r]
 
         return form
 
     def derivative(self, operands: Any, outputs: Any, tangents: Any) -> list[jax.Array]:
-        x, scale = operands[0], operands[3]
-        x_dot, running_mean_dot, running_var_dot, scale_dot, bias_dot = tangents
-        mean, r = outputs[3:]
+        x, scale, residual = operands[0], operands[3], operands[5:]
+        x_dot, running_mean_dot, running_var_dot, scale_dot, bias_dot, *residual_dot = tangents
+        y, mean, r = outputs[0], *outputs[3:]
         by_scale, by_bias = instantiated(scale_dot, mean), instantiated(bias_dot, mean)
+        added = [instantiated(dot, value) for dot, value in zip(residual_dot, residual, strict=True)]
         if is_given(x_dot):
-            y_dot = call(Tangent(), x_dot, by_scale, by_bias, x, mean, r, scale)[0]
+            kernel = Tangent(self.relu, bool(residual), y.dtype)
+            y_dot = call(kernel, x_dot, by_scale, by_bias, *added, x, mean, r, scale, *[y] * self.relu)[0]
             total, product = channel_sums(x_dot, x, mean)
             mean_dot, variance_dot = total / _count(x), 2 * product / _count(x)
         else:
             y_dot = affine(r * by_scale, by_bias, x, mean)
+            y_dot = masked(finished(y_dot, added, relu=False, dtype=y.dtype), *[y] * self.relu)
             mean_dot = variance_dot = jnp.zeros_like(mean)
         new_mean_dot = (1 - self.momentum) * mean_dot
         new_var_dot = (1 - self.momentum) * _bessel(_count(x), self.unbiased) * variance_dot
@@ -201,48 +239,107 @@ class BatchNorm(Kernel):
 
 @dataclass(frozen=True)
 class Tangent(Kernel):
-    """T of (u, s, b, x, mu, r, scale)."""
+    """`m (T + R')` of (u, s, b, R', x, mu, r, scale, y).
 
-    linear: ClassVar = ((0, 1, 2),)
+    Attributes:
+      relu: whether there is a ReLU. Without it there are no m and no operand y.
+      residual: whether there is an operand R'.
+      dtype: that of the result, and of R' and y.
+    """
 
-    def outputs(self, u: Any, s: Any, *_: Any) -> list[Any]:
-        return [u.update(dtype=s.dtype, weak_type=False)]
+    relu: bool
+    residual: bool
+    dtype: Any
 
-    def form(self, u: Any, s: Any, b: Any, x: Any, mean: Any, r: Any, scale: Any) -> list[jax.Array]:
+    def linear_groups(self) -> tuple[tuple[int, ...], ...]:
+        return (tuple(range(3 + self.residual)),)
+
+    def outputs(self, u: Any, *_: Any) -> list[Any]:
+        return [u.update(dtype=self.dtype, weak_type=False)]
+
+    def form(self, u: Any, s: Any, b: Any, *others: Any) -> list[jax.Array]:
+        added, (x, mean, r, scale, *y) = others[: self.residual], others[self.residual :]
         inner, factor, shift, _, _ = _parts(u, x, mean, r, scale)
-        return [inner + affine(factor + r * s, shift + b, x, mean)]
+        total = inner + affine(factor + r * s, shift + b, x, mean)
+        return [masked(finished(total, added, relu=False, dtype=self.dtype), *y)]
 
     def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
-        return [*call(Gradient(), cts[0], *operands[3:])]
+        others = operands[len(group) :]
+        returns_residual = self.relu and self.residual
+        results = call(Gradient(self.relu, returns_residual, self.dtype), cts[0], *others)
+        return [*results, cts[0]] if self.residual and not self.relu else [*results]
 
 
 @dataclass(frozen=True)
 class Gradient(Kernel):
-    """G of (g, x, mu, r, scale)."""
+    """`G(m g)` of (g, x, mu, r, scale, y): the gradients with respect to x, in its dtype, scale and bias.
+
+    Attributes:
+      relu: whether there is a ReLU. Without it there are no m and no operand y.
+      residual: whether `m g` is a fourth result.
+      dtype: that of g, y and `m g`.
+    """
 
     linear: ClassVar = ((0,),)
 
+    relu: bool
+    residual: bool
+    dtype: Any
+
     def outputs(self, g: Any, x: Any, mean: Any, *_: Any) -> list[Any]:
-        return [g.update(dtype=mean.dtype, weak_type=False), *[mean.update(weak_type=False)] * 2]
+        of_vectors = [mean.update(weak_type=False)] * 2
+        return [x.update(weak_type=False), *of_vectors, *[g.update(weak_type=False)] * self.residual]
 
-    def form(self, g: Any, x: Any, mean: Any, r: Any, scale: Any) -> list[jax.Array]:
-        inner, factor, shift, by_scale, by_bias = _parts(g, x, mean, r, scale)
-        return [inner + affine(factor, shift, x, mean), by_scale, by_bias]
+    def form(self, g: Any, x: Any, mean: Any, r: Any, scale: Any, *y: Any) -> list[jax.Array]:
+        own = masked(g, *y)
+        inner, factor, shift, by_scale, by_bias = _parts(own, x, mean, r, scale)
+        by_x = inner + affine(factor, shift, x, mean)
+        return [by_x.astype(x.dtype), by_scale, by_bias, *[own] * self.residual]
 
-    def native(self, g: Any, x: Any, mean: Any, *vectors: Any) -> Form | None:
-        if not is_native_size(g, x, mean, *vectors):
+    def native(self, g: Any, x: Any, mean: Any, r: Any, scale: Any, *y: Any) -> Form | None:
+        if is_native(x, (mean, r, scale), g):
+            by_residual = g if self.residual else g.update(shape=(0,))
+            outputs = [*self.outputs(g, x, mean)[:3], by_residual]
+            whole = native.function(native.BATCH_NORM_GRADIENT, outputs, numbers=[float(self.relu)])
+
+            def form(g: Any, x: Any, mean: Any, r: Any, scale: Any, *y: Any) -> Sequence[jax.Array]:
+                return whole(g, x, *(y or (x,)), mean, r, scale)[: 3 + self.residual]
+
+            return form
+        if not is_native_size(g, x, mean, r, scale):
             return None
         of_vectors = native.function(native.NORMALIZATION_GRADIENT, [mean] * 5)
 
-        def form(g: Any, x: Any, mean: Any, r: Any, scale: Any) -> list[jax.Array]:
-            f, factor, shift, by_scale, by_bias = of_vectors(g, x, mean, r, scale)
-            by_x = jax.lax.add(jax.lax.mul(g, row(f, g)), Affine().form(factor, shift, x, mean)[0])
-            return [by_x, by_scale, by_bias]
+        def applied(g: Any, x: Any, mean: Any, r: Any, scale: Any, *y: Any) -> list[jax.Array]:
+            own = masked(g, *y)
+            f, factor, shift, by_scale, by_bias = of_vectors(own, x, mean, r, scale)
+            by_x = jax.lax.add(jax.lax.mul(own, row(f, g)), Affine().form(factor, shift, x, mean)[0])
+            return [by_x, by_scale, by_bias, *[own] * self.residual]
 
-        return form
+        return applied
 
     def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
-        return [*call(Tangent(), *cts, *operands[1:])]
+        by_x, by_scale, by_bias, *by_residual = cts
+        kernel = Tangent(self.relu, self.residual, self.dtype)
+        return [*call(kernel, by_x, by_scale, by_bias, *by_residual, *operands[1:])]
+
+
+def is_native(x: Any, vectors: Sequence[Any], *others: Any) -> bool:
+    """Return whether one native call computes all results from these abstract values: images, vectors, more images."""
+    is_large = math.prod(x.shape) >= LEAST_VALUES
+    return is_large and all(v.dtype == "float32" for v in vectors) and all(v.dtype == "bfloat16" for v in (x, *others))
+
+
+def finished(y: jax.Array, residual: Sequence[jax.Array], relu: bool, dtype: Any) -> jax.Array:
+    """Return `y + residual`, with a ReLU if there is one, rounded once to `dtype`, or in the dtype of y for None."""
+    for value in residual:
+        y = jax.lax.add(y, value.astype(y.dtype))
+    return (jax.nn.relu(y) if relu else y).astype(dtype or y.dtype)
+
+
+def masked(g: jax.Array, y: jax.Array | None = None) -> jax.Array:
+    """Return `g` where the output y of a ReLU is above 0, else 0; g itself without a ReLU."""
+    return g if y is None else jax.lax.select(jax.lax.gt(y, jax.lax.full_like(y, 0)), g, jax.lax.full_like(g, 0))
 
 
 def _parts(u: Any, x: Any, mean: Any, r: Any, scale: Any) -> tuple[jax.Array, ...]:

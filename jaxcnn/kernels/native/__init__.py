@@ -22,6 +22,8 @@ ACTIVATED_CONVOLUTION = "jaxcnn_activated_convolution"
 CHANNEL_SUMS = "jaxcnn_channel_sums"
 NORMALIZATION = "jaxcnn_normalization"
 NORMALIZATION_GRADIENT = "jaxcnn_normalization_gradient"
+BATCH_NORM = "jaxcnn_batch_norm"
+BATCH_NORM_GRADIENT = "jaxcnn_batch_norm_gradient"
 
 
 @functools.cache
@@ -34,7 +36,7 @@ def _library() -> ctypes.CDLL | _build.NotBuilt:
     library.jaxcnn_implementation.restype = ctypes.c_bool
     library.jaxcnn_fused_is_fast.restype = ctypes.c_bool
     library.jaxcnn_activated_is_fast.restype = ctypes.c_bool
-    for name in (CONVOLUTION, CHANNEL_SUMS, NORMALIZATION, NORMALIZATION_GRADIENT):
+    for name in (CONVOLUTION, CHANNEL_SUMS, NORMALIZATION, NORMALIZATION_GRADIENT, BATCH_NORM, BATCH_NORM_GRADIENT):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 

@@ -19,15 +19,8 @@ from pathlib import Path
 
 import jax
 
-_SOURCES = ("convolution.cpp", "winograd.cpp", "fused.cpp", "activated.cpp", "channel_sums.cpp")
-SOURCES = tuple(Path(__file__).with_name(name) for name in _SOURCES)
-HEADERS = tuple(
-    Path(__file__).with_name(name)
-    for name in (
-        *("winograd.h", "winograd_range.h", "winograd_transforms.h"),
-        *("packed.h", "processors.h", "threads.h", "worker.h"),
-    )
-)
+SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
+HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
 DIGEST = 32
 SPINS = 2000

@@ -1,0 +1,215 @@
+// Batch normalization in training, with a residual and a ReLU, in one call in each direction: y = relu(BN(x) + R).
+//
+// x, y, R and their gradients are [..., C], all in float32 or all in bfloat16; vectors are [C] in float32. The forward
+// call makes two passes over the data: sums around a value near the mean of each block, so that a large mean takes no
+// digits of the variance, then the output. The backward call makes two as well: sums, then the gradient.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "channels.h"
+#include "parts.h"
+#include "processors.h"
+#include "xla/ffi/api/ffi.h"
+
+template <>
+struct xla::ffi::AttrBinding<xla::ffi::Span<const double>> {
+  using Attr = xla::ffi::Span<const double>;
+  static constexpr std::string_view name() { return "numbers"; }
+};
+
+namespace {
+
+namespace ffi = xla::ffi;
+using channels::Bfloat16;
+using channels::Masked;
+using channels::Relu;
+using channels::Round;
+using channels::Wide;
+using Tensor = ffi::AnyBuffer;
+using Vector = ffi::BufferR1<ffi::F32>;
+
+// The affine map (x - mean) factor + shift, with g f in the place of a residual, by vectors that are repeated as rows
+// are joined.
+template <typename T>
+struct Map {
+  const T *x, *other, *y;
+  T *result, *kept;
+  const float *mean, *factor, *shift, *f;
+};
+
+enum class Step { kPlain, kRelu, kResidual, kResidualRelu, kGradient, kMaskedGradient, kKeptGradient };
+
+template <Step kStep, typename T>
+INLINE void MapRows(const Map<T>& m, int64_t first, int64_t last, int64_t width) {
+  T* __restrict const kept = m.kept;
+  for (int64_t at = first; at < last; at += width) {
+    const int64_t given = std::min(width, last - at);
+    const T* const x = m.x + at;
+    T* __restrict const result = m.result + at;
+    for (int64_t j = 0; j < given; ++j) {
+      float z = (Wide(x[j]) - m.mean[j]) * m.factor[j] + m.shift[j];
+      if constexpr (kStep == Step::kResidual || kStep == Step::kResidualRelu) z += Wide(m.other[at + j]);
+      if constexpr (kStep == Step::kRelu || kStep == Step::kResidualRelu) z = Relu(z);
+      if constexpr (kStep == Step::kGradient) z += Wide(m.other[at + j]) * m.f[j];
+      if constexpr (kStep == Step::kMaskedGradient || kStep == Step::kKeptGradient) {
+        const float g = Masked(Wide(m.other[at + j]), Wide(m.y[at + j]));
+        if constexpr (kStep == Step::kKeptGradient) Round(g, &kept[at + j]);
+        z += g * m.f[j];
+      }
+      Round(z, &result[j]);
+    }
+  }
+}
+
+template <typename T>
+INLINE void MapAny(Step step, const Map<T>& m, int64_t first, int64_t last, int64_t width) {
+  switch (step) {
+    case Step::kPlain: return MapRows<Step::kPlain>(m, first, last, width);
+    case Step::kRelu: return MapRows<Step::kRelu>(m, first, last, width);
+    case Step::kResidual: return MapRows<Step::kResidual>(m, first, last, width);
+    case Step::kResidualRelu: return MapRows<Step::kResidualRelu>(m, first, last, width);
+    case Step::kGradient: return MapRows<Step::kGradient>(m, first, last, width);
+    case Step::kMaskedGradient: return MapRows<Step::kMaskedGradient>(m, first, last, width);
+    case Step::kKeptGradient: return MapRows<Step::kKeptGradient>(m, first, last, width);
+  }
+}
+
+// A template cannot be compiled for each processor.
+FOR_EACH_PROCESSOR void MapPart(Step step, const Map<float>& m, int64_t first, int64_t last, int64_t width) {
+  MapAny(step, m, first, last, width);
+}
+FOR_EACH_PROCESSOR void MapPart(Step step, const Map<Bfloat16>& m, int64_t first, int64_t last, int64_t width) {
+  MapAny(step, m, first, last, width);
+}
+
+template <typename T>
+void MapAll(ffi::ThreadPool& pool, Step step, const Map<T>& m, int64_t rows, int64_t channels) {
+  std::vector<float> mean = channels::Repeated(m.mean, channels), factor = channels::Repeated(m.factor, channels),
+                     shift = channels::Repeated(m.shift, channels), f;
+  if (m.f != nullptr) f = channels::Repeated(m.f, channels);
+  const Map<T> repeated = {m.x, m.other, m.y, m.result, m.kept, mean.data(), factor.data(), shift.data(), f.data()};
+  const int64_t count = parts::Count(rows * channels), width = channels::Joined(channels) * channels;
+  parts::Run(pool, count, [&](int64_t part) {
+    part = count - 1 - part;  // the sums came to these values last, and they may still be in the cache
+    MapPart(step, repeated, rows * part / count * channels, rows * (part + 1) / count * channels, width);
+  });
+}
+
+// Returns whether all vectors have this number of channels.
+template <typename... Vectors>
+bool AreOf(size_t channels, const Vectors&... vectors) {
+  return channels > 0 && ((vectors.element_count() == channels) && ...);
+}
+
+// Returns whether all are of one type that is known here, and of one size that is a multiple of the channels.
+template <typename... Tensors>
+bool AreAlike(size_t channels, const Tensor& x, const Tensors&... others) {
+  const auto type = x.element_type();
+  return (type == ffi::F32 || type == ffi::BF16) && x.element_count() % channels == 0 &&
+         ((others.element_type() == type && others.element_count() == x.element_count()) && ...);
+}
+
+template <typename T>
+T* Data(const Tensor& x) {
+  return static_cast<T*>(x.untyped_data());
+}
+
+ffi::Error Unfit() {
+  return ffi::Error::InvalidArgument("images must be [..., C], all float32 or all bfloat16, and the rest float32 [C]");
+}
+
+struct Normalization {
+  double momentum, epsilon, correction;  // correction: Bessel's
+  bool relu, has_residual;
+};
+
+template <typename T>
+void Normalize(ffi::ThreadPool& pool, const Normalization& n, const Tensor& x, const Vector& old_mean,
+               const Vector& old_var, const Vector& scale, const Vector& bias, const Tensor& residual, Tensor& y,
+               Vector& new_mean, Vector& new_var, Vector& mean, Vector& r) {
+  const int64_t count = mean.element_count(), rows = x.element_count() / count;
+  const T* const data = Data<const T>(x);
+  const auto totals = channels::Total<T>(pool, {channels::Sum::kMoments, {data, data, data}, rows, count, nullptr, nullptr});
+  std::vector<float> factor(count), shift(count);
+  for (int64_t c = 0; c < count; ++c) {
+    const double offset = totals[c] / rows, square = totals[count + c] / rows;
+    const double middle = Wide(data[c]) + offset;
+    const double var = std::max(square - offset * offset, 0.0);  // keeps NaN
+    const double reciprocal = 1 / std::sqrt(var + n.epsilon), own = reciprocal * scale.typed_data()[c];
+    const float rounded = static_cast<float>(middle);
+    mean.typed_data()[c] = rounded;
+    r.typed_data()[c] = static_cast<float>(reciprocal);
+    factor[c] = static_cast<float>(own);
+    shift[c] = static_cast<float>(bias.typed_data()[c] - (middle - rounded) * own);
+    const double of_mean = old_mean.typed_data()[c], of_var = old_var.typed_data()[c];
+    new_mean.typed_data()[c] = static_cast<float>(n.momentum * of_mean + (1 - n.momentum) * middle);
+    new_var.typed_data()[c] = static_cast<float>(n.momentum * of_var + (1 - n.momentum) * n.correction * var);
+  }
+  const Step step = n.has_residual ? (n.relu ? Step::kResidualRelu : Step::kResidual)
+                                   : (n.relu ? Step::kRelu : Step::kPlain);
+  const Map<T> map = {data, Data<const T>(residual), data, Data<T>(y), nullptr, mean.typed_data(), factor.data(), shift.data(), nullptr};
+  MapAll(pool, step, map, rows, count);
+}
+
+// Numbers: momentum, epsilon, Bessel's correction, whether there is a ReLU, and whether `residual` is one, else unused.
+ffi::Error BatchNorm(ffi::ThreadPool pool, Tensor x, Vector old_mean, Vector old_var, Vector scale, Vector bias,
+                     Tensor residual, ffi::Span<const double> numbers, ffi::Result<Tensor> y,
+                     ffi::Result<Vector> new_mean, ffi::Result<Vector> new_var, ffi::Result<Vector> mean,
+                     ffi::Result<Vector> r) {
+  const size_t channels = old_mean.element_count();
+  if (numbers.size() != 5 || !AreOf(channels, old_var, scale, bias, *new_mean, *new_var, *mean, *r) ||
+      !AreAlike(channels, x, residual, *y)) {
+    return Unfit();
+  }
+  const Normalization n = {numbers[0], numbers[1], numbers[2], numbers[3] != 0, numbers[4] != 0};
+  const auto normalize = x.element_type() == ffi::F32 ? Normalize<float> : Normalize<Bfloat16>;
+  normalize(pool, n, x, old_mean, old_var, scale, bias, residual, *y, *new_mean, *new_var, *mean, *r);
+  return ffi::Error::Success();
+}
+
+template <typename T>
+void Differentiate(ffi::ThreadPool& pool, bool relu, const Tensor& g, const Tensor& x, const Tensor& y,
+                   const Vector& mean, const Vector& r, const Vector& scale, Tensor& by_x, Vector& by_scale,
+                   Vector& by_bias, Tensor& by_residual) {
+  using channels::Sum;
+  const int64_t count = mean.element_count(), rows = x.element_count() / count;
+  const channels::Values<T> values = {Data<const T>(g), Data<const T>(x), Data<const T>(y)};
+  const auto totals = channels::Total<T>(pool, {relu ? Sum::kMasked : Sum::kGradient, values, rows, count, nullptr, mean.typed_data()});
+  std::vector<float> f(count), factor(count), shift(count);
+  for (int64_t c = 0; c < count; ++c) {
+    const double reciprocal = r.typed_data()[c], scaled = reciprocal * totals[count + c];
+    const double own = reciprocal * scale.typed_data()[c];
+    f[c] = static_cast<float>(own);
+    factor[c] = static_cast<float>(-own * reciprocal * scaled / rows);
+    shift[c] = static_cast<float>(-own * totals[c] / rows);
+    by_scale.typed_data()[c] = static_cast<float>(scaled);
+    by_bias.typed_data()[c] = static_cast<float>(totals[c]);
+  }
+  const Step step = by_residual.element_count() > 0 ? Step::kKeptGradient : relu ? Step::kMaskedGradient : Step::kGradient;
+  const Map<T> map = {values.x, values.u, values.y, Data<T>(by_x), Data<T>(by_residual),
+                      mean.typed_data(), factor.data(), shift.data(), f.data()};
+  MapAll(pool, step, map, rows, count);
+}
+
+// Numbers: whether there is a ReLU, of which y is the output. `by_residual` is empty, or the gradient before the ReLU.
+ffi::Error BatchNormGradient(ffi::ThreadPool pool, Tensor g, Tensor x, Tensor y, Vector mean, Vector r, Vector scale,
+                             ffi::Span<const double> numbers, ffi::Result<Tensor> by_x, ffi::Result<Vector> by_scale,
+                             ffi::Result<Vector> by_bias, ffi::Result<Tensor> by_residual) {
+  const size_t channels = mean.element_count();
+  if (numbers.size() != 1 || !AreOf(channels, r, scale, *by_scale, *by_bias) || !AreAlike(channels, x, g, y, *by_x) ||
+      (by_residual->element_count() > 0 && !AreAlike(channels, x, *by_residual))) {
+    return Unfit();
+  }
+  const auto differentiate = x.element_type() == ffi::F32 ? Differentiate<float> : Differentiate<Bfloat16>;
+  differentiate(pool, numbers[0] != 0, g, x, y, mean, r, scale, *by_x, *by_scale, *by_bias, *by_residual);
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_batch_norm, BatchNorm);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_batch_norm_gradient, BatchNormGradient);

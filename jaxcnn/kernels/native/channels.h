@@ -1,0 +1,209 @@
+// Passes over values [..., C] in float32 or bfloat16, computed in float32: sums over everything except channels, and
+// affine maps of each channel.
+//
+// A loop over a few channels is short and seldom a multiple of a vector. So rows of C channels are joined to longer
+// rows, and vectors [C] are repeated as often. Sums are added in float32 over some of the longer rows, then in double.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "parts.h"
+#include "processors.h"
+
+#define INLINE inline __attribute__((always_inline))
+
+namespace channels {
+
+constexpr int64_t kPeriod = 512;  // rows are joined up to this number of values
+constexpr int64_t kRows = 256;    // joined rows whose sums are added in float32
+constexpr int64_t kSample = 16;   // of these, the first of as many is in the sample whose mean is near that of all
+constexpr int kAtOnce = 4;        // joined rows that are added to a sum in registers
+
+struct Bfloat16 {
+  uint16_t bits;
+};
+
+template <typename To, typename From>
+INLINE To BitCast(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(To));
+  return to;
+}
+
+INLINE float Wide(float x) { return x; }
+INLINE float Wide(Bfloat16 x) { return BitCast<float>(static_cast<uint32_t>(x.bits) << 16); }
+
+INLINE void Round(float x, float* to) { *to = x; }
+
+// Rounds to the nearest, of two equally near ones to the even one, in integers, which every processor has.
+INLINE void Round(float x, Bfloat16* to) {
+  const uint32_t bits = BitCast<uint32_t>(x);
+  const uint32_t is_nan = x != x ? ~0u : 0u;
+  const uint32_t rounded = bits + ((0x7fff + ((bits >> 16) & 1)) & ~is_nan);
+  to->bits = static_cast<uint16_t>((rounded | (is_nan & 0x400000)) >> 16);
+}
+
+// Both in a form that compilers turn into vectors. NaN is kept.
+INLINE float Relu(float x) { return BitCast<float>(BitCast<uint32_t>(x) & (x <= 0 ? 0u : ~0u)); }
+
+// Returns g where y > 0, else 0.
+INLINE float Masked(float g, float y) { return BitCast<float>(BitCast<uint32_t>(g) & (y > 0 ? ~0u : 0u)); }
+
+// The rows of C channels that make a joined row.
+inline int64_t Joined(int64_t channels) { return std::max<int64_t>(kPeriod / channels, 1); }
+
+// Returns a vector [C] as often as there are rows in a joined one.
+inline std::vector<float> Repeated(const float* vector, int64_t channels) {
+  std::vector<float> repeated;
+  for (int64_t row = 0; row < Joined(channels); ++row) repeated.insert(repeated.end(), vector, vector + channels);
+  return repeated;
+}
+
+// What is added of operands u, x and y.
+enum class Sum {
+  kShifted,   // u - b and (u - b) (x - c)
+  kMoments,   // x - c and (x - c)^2
+  kGradient,  // u and u (x - c)
+  kMasked,    // the same of u where y > 0, else of 0
+};
+
+template <typename T>
+struct Values {
+  const T *u, *x, *y;  // x, or those that the sum has
+};
+
+// Adds `kCount` rows to `sum` and `product`, all of this width.
+template <Sum kSum, typename T, size_t... kRow>
+INLINE void AddSome(const Values<T>& v, int64_t at, const float* b, const float* c, int64_t width,
+                    float* __restrict sum, float* __restrict product, std::index_sequence<kRow...>) {
+  for (int64_t j = 0; j < width; ++j) {
+    float a = sum[j], p = product[j];
+    const auto add = [&](int64_t i) __attribute__((always_inline)) {
+      const float d = Wide(v.x[i]) - c[j];
+      float value;
+      if constexpr (kSum == Sum::kMoments) {
+        value = d;
+      } else if constexpr (kSum == Sum::kShifted) {
+        value = Wide(v.u[i]) - b[j];
+      } else if constexpr (kSum == Sum::kGradient) {
+        value = Wide(v.u[i]);
+      } else {
+        value = Masked(Wide(v.u[i]), Wide(v.y[i]));
+      }
+      a += value;
+      p += value * d;
+    };
+    (add(at + j + static_cast<int64_t>(kRow) * width), ...);
+    sum[j] = a, product[j] = p;
+  }
+}
+
+template <Sum kSum, typename T>
+INLINE void AddRows(const Values<T>& v, const float* b, const float* c, int64_t at, int64_t end, int64_t width,
+                    float* sum, float* product) {
+  for (; at + kAtOnce * width <= end; at += kAtOnce * width) {
+    AddSome<kSum>(v, at, b, c, width, sum, product, std::make_index_sequence<kAtOnce>());
+  }
+  for (; at < end; at += width) {
+    AddSome<kSum>(v, at, b, c, std::min(width, end - at), sum, product, std::make_index_sequence<1>());
+  }
+}
+
+template <typename T>
+INLINE void AddAny(Sum kind, const Values<T>& v, const float* b, const float* c, int64_t at, int64_t end, int64_t width,
+                   float* sum, float* product) {
+  switch (kind) {
+    case Sum::kShifted: return AddRows<Sum::kShifted>(v, b, c, at, end, width, sum, product);
+    case Sum::kMoments: return AddRows<Sum::kMoments>(v, b, c, at, end, width, sum, product);
+    case Sum::kGradient: return AddRows<Sum::kGradient>(v, b, c, at, end, width, sum, product);
+    case Sum::kMasked: return AddRows<Sum::kMasked>(v, b, c, at, end, width, sum, product);
+  }
+}
+
+// A template cannot be compiled for each processor.
+namespace {
+FOR_EACH_PROCESSOR void Add(Sum kind, const Values<float>& v, const float* b, const float* c, int64_t at,
+                            int64_t end, int64_t width, float* sum, float* product) {
+  AddAny(kind, v, b, c, at, end, width, sum, product);
+}
+FOR_EACH_PROCESSOR void Add(Sum kind, const Values<Bfloat16>& v, const float* b, const float* c, int64_t at,
+                            int64_t end, int64_t width, float* sum, float* product) {
+  AddAny(kind, v, b, c, at, end, width, sum, product);
+}
+}  // namespace
+
+// Two sums over rows of C values. For kMoments without a center they are around the first row of x.
+template <typename T>
+struct Sums {
+  Sum kind;
+  Values<T> values;
+  int64_t rows, channels;
+  const float *b, *c;  // [C]
+};
+
+// Finds a vector near the mean of the values [first, last), repeated as `Repeated` does: the mean of every kSample-th
+// joined row.
+template <typename T>
+void FindCenter(const Values<T>& v, int64_t first, int64_t last, int64_t channels, std::vector<float>& center) {
+  const int64_t width = center.size();
+  const std::vector<float> zeros(width, 0.0f);
+  std::vector<float> squares(width);
+  int64_t rows = 0;
+  std::fill(center.begin(), center.end(), 0.0f);
+  for (int64_t at = first; at < last; at += kSample * width) {
+    const int64_t end = std::min(at + width, last);
+    Add(Sum::kMoments, v, nullptr, zeros.data(), at, end, width, center.data(), squares.data());
+    rows += (end - at) / channels;
+  }
+  for (int64_t channel = 0; channel < channels; ++channel) {
+    float total = 0;
+    for (int64_t j = channel; j < width; j += channels) total += center[j];
+    for (int64_t j = channel; j < width; j += channels) center[j] = total / static_cast<float>(rows);
+  }
+}
+
+// Adds the sums over rows [first, last) to `total`: C values of the first sum, then C of the second.
+template <typename T>
+void AddPart(const Sums<T>& s, int64_t first, int64_t last, double* total) {
+  const int64_t channels = s.channels, joined = Joined(channels), width = joined * channels;
+  const bool finds_center = s.kind == Sum::kMoments && s.c == nullptr;
+  std::vector<float> sum(width), product(width);
+  std::vector<float> b, c(width);
+  if (s.b != nullptr) b = Repeated(s.b, channels);
+  if (s.c != nullptr) c = Repeated(s.c, channels);
+  for (int64_t start = first; start < last; start += kRows * joined) {
+    const int64_t rows = std::min(kRows * joined, last - start), at = start * channels;
+    if (finds_center) FindCenter(s.values, at, at + rows * channels, channels, c);
+    std::fill(sum.begin(), sum.end(), 0.0f);
+    std::fill(product.begin(), product.end(), 0.0f);
+    Add(s.kind, s.values, b.data(), c.data(), at, at + rows * channels, width, sum.data(), product.data());
+    for (int64_t channel = 0; channel < channels; ++channel) {
+      double a = 0, p = 0;
+      for (int64_t j = channel; j < width; j += channels) a += sum[j], p += product[j];
+      const double d = finds_center ? static_cast<double>(c[channel]) - Wide(s.values.x[channel]) : 0;
+      total[channel] += a + rows * d;
+      total[channels + channel] += p + d * (2 * a + rows * d);
+    }
+  }
+}
+
+// Returns the C values of the first sum, then C of the second. The parts are added in a fixed order.
+template <typename T>
+std::vector<double> Total(xla::ffi::ThreadPool& pool, const Sums<T>& s) {
+  const int64_t count = parts::Count(s.rows * s.channels), both = 2 * s.channels;
+  std::vector<double> totals(count * both, 0.0);
+  parts::Run(pool, count, [&](int64_t part) {
+    AddPart(s, s.rows * part / count, s.rows * (part + 1) / count, &totals[part * both]);
+  });
+  for (int64_t j = both; j < count * both; ++j) totals[j % both] += totals[j];
+  totals.resize(both);
+  return totals;
+}
+
+}  // namespace channels
