@@ -11,7 +11,7 @@ from jaxcnn.layers.compose import Concat, Flatten, Residual, Sequential, ZeroPad
 from jaxcnn.layers.convolution import Conv
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.dropout import Dropout, StochasticDepth, linear_decay
-from jaxcnn.layers.normalization import BATCH_AXIS, BatchNorm, LayerNorm, LocalResponseNorm
+from jaxcnn.layers.normalization import BATCH_AXIS, BatchNorm, LayerNorm, LocalResponseNorm, norm_relu
 from jaxcnn.layers.partial import Partial
 from jaxcnn.layers.pooling import AdaptiveAvgPool, AvgPool, GlobalAvgPool, MaxPool
 
@@ -41,5 +41,6 @@ __all__ = [
     "ZeroPadShortcut",
     "initializers",
     "linear_decay",
+    "norm_relu",
     "relu",
 ]

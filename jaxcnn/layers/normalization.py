@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxcnn import kernels
 from jaxcnn.errors import UsageError
-from jaxcnn.layers import initializers
+from jaxcnn.layers import activation, initializers
 from jaxcnn.layers._dtypes import floating_dtype, wide
 from jaxcnn.layers._window import is_positive
 
@@ -67,7 +67,10 @@ class BatchNorm(nn.Module):
     bias_init: nn.initializers.Initializer = initializers.zeros
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool, *, residual: jax.Array | None = None, relu: bool = False
+    ) -> jax.Array:
+        """Return `BN(x)`, or `BN(x) + residual`, or with a ReLU behind either. Use `norm_relu` for every norm."""
         if not 0.0 <= self.momentum <= 1.0 or not self.epsilon >= 0.0:
             got = f"{self.momentum} and {self.epsilon}"
             raise UsageError(f"BatchNorm needs a momentum in [0, 1] and an epsilon >= 0, got {got}")
@@ -76,7 +79,7 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, channels, statistics)
         scale = self.param("scale", self.scale_init, channels, self.param_dtype) if self.use_scale else None
         bias = self.param("bias", self.bias_init, channels, self.param_dtype) if self.use_bias else None
-        output = floating_dtype(x) if self.dtype is None else self.dtype
+        output = self.output_dtype(x)
         x = x if self.dtype is None else x.astype(jnp.promote_types(x.dtype, self.dtype))
 
         if train:
@@ -91,12 +94,44 @@ class BatchNorm(nn.Module):
                 unbiased=self.unbiased,
                 axis_name=self.axis_name,
                 axis_index_groups=self.axis_index_groups,
+                residual=residual,
+                relu=relu,
+                dtype=output,
             )
             if not self.is_initializing():
                 mean.value, var.value = new_mean, new_var
         else:
-            y = kernels.normalize(x, mean.value, var.value, scale, bias, epsilon=self.epsilon)
-        return y.astype(output)
+            y = kernels.normalize(x, mean.value, var.value, scale, bias, epsilon=self.epsilon).astype(output)
+            y = y if residual is None else residual + y
+            y = activation.relu(y) if relu else y
+        return y
+
+    def output_dtype(self, x: jax.Array) -> Any:
+        """Return the dtype of the output for an input `x`."""
+        return jnp.dtype(floating_dtype(x) if self.dtype is None else self.dtype)
+
+
+def norm_relu(norm: Any, x: jax.Array, train: bool, residual: jax.Array | None = None) -> jax.Array:
+    """Return `relu(norm(x, train))`, or `relu(norm(x, train) + residual)`, `[..., C]`.
+
+    `norm` is a module called as `(x, train)`. In training a `BatchNorm` adds the residual and applies the ReLU itself,
+    in one pass over the data, and rounds once to its dtype; what it returns is then the output of its module. In
+    evaluation, and for other modules, these are separate operations.
+
+    >>> x = jnp.array([[1.0, 2.0, 3.0]])
+    >>> norm_relu(LayerNorm().bind({"params": {"scale": jnp.ones(3), "bias": jnp.zeros(3)}}), x, True, 2 * x).round(2)
+    Array([[0.78, 4.  , 7.22]], dtype=float32)
+    """
+    # A subclass, or a class that Flax has transformed, may have another signature.
+    is_ours = type(norm).__call__ is BatchNorm.__call__
+    if train and is_ours and (residual is None or _is_like(residual, x.shape, norm.output_dtype(x))):
+        return norm(x, train, residual=residual, relu=True)
+    y = norm(x, train)
+    return activation.relu(y if residual is None else residual + y)
+
+
+def _is_like(x: jax.Array, shape: tuple[int, ...], dtype: Any) -> bool:
+    return x.shape == shape and x.dtype == dtype
 
 
 class LayerNorm(nn.Module):

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from jaxcnn.errors import unknown_name
-from jaxcnn.layers import MaxPool, relu
+from jaxcnn.layers import MaxPool, norm_relu
 
 Kind = Literal["imagenet", "cifar"]
 
@@ -40,5 +40,5 @@ class Stem(nn.Module):
         kernel, stride = (7, 2) if self.kind == "imagenet" else (3, 1)
         x = self.conv(self.features, kernel, stride, padding=kernel // 2, name="conv")(x)
         if self.norm is not None:
-            x = relu(self.norm(name="norm")(x, train))
+            x = norm_relu(self.norm(name="norm"), x, train)
         return MaxPool(3, 2, padding=1, name="pool")(x) if self.kind == "imagenet" else x

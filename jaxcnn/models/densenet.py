@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.errors import UsageError
-from jaxcnn.layers import AvgPool, Conv, Dropout, GlobalAvgPool, Partial, initializers, relu
+from jaxcnn.layers import AvgPool, Conv, Dropout, GlobalAvgPool, Partial, initializers, norm_relu
 from jaxcnn.models._classifier import StagedClassifier
 from jaxcnn.models._stages import apply_block, recompute_method
 from jaxcnn.models._stem import Stem
@@ -34,14 +34,15 @@ class DenseLayer(nn.Module):
     def __call__(self, x: Any, train: bool) -> Any:
         y = self.first_convolution(x, train)
         if self.bottleneck:
-            y = self.conv(self.growth_rate, 3, padding=1, name="conv2")(relu(self.norm(name="norm2")(y, train)))
+            y = norm_relu(self.norm(name="norm2"), y, train)
+            y = self.conv(self.growth_rate, 3, padding=1, name="conv2")(y)
         y = Dropout(self.dropout_rate)(y, train)
         return (*x, y) if isinstance(x, tuple) else jnp.concatenate([x, y], axis=-1)
 
     def first_convolution(self, x: Any, train: bool) -> jax.Array:
         """Return the output of the first BN-ReLU-conv for feature maps, or for a tuple of them."""
         x = jnp.concatenate(x, axis=-1) if isinstance(x, tuple) else x
-        x = relu(self.norm(name="norm1")(x, train))
+        x = norm_relu(self.norm(name="norm1"), x, train)
         if self.bottleneck:
             return self.conv(4 * self.growth_rate, 1, name="conv1")(x)
         return self.conv(self.growth_rate, 3, padding=1, name="conv1")(x)
@@ -60,7 +61,7 @@ class Transition(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = relu(self.norm(name="norm")(x, train))
+        x = norm_relu(self.norm(name="norm"), x, train)
         return AvgPool(2, name="pool")(self.conv(self.features, 1, name="conv")(x))
 
 
@@ -109,7 +110,7 @@ class DenseNet(StagedClassifier, kw_only=True):
             if block < len(self.block_sizes):
                 features = int(x.shape[-1] * self.compression)
                 x = Transition(features, conv, norm, name=f"transition{block}")(x, train)
-        x = relu(norm(name="last_norm")(x, train))
+        x = norm_relu(norm(name="last_norm"), x, train)
         return self.logits(GlobalAvgPool()(x))
 
 

@@ -9,7 +9,7 @@ import jax
 from flax.core import FrozenDict
 
 from jaxcnn import layers
-from jaxcnn.layers import Concat, Conv, Dense, Dropout, MaxPool, Partial, Sequential, initializers, relu
+from jaxcnn.layers import Concat, Conv, Dense, Dropout, MaxPool, Partial, Sequential, initializers, norm_relu, relu
 from jaxcnn.models._classifier import Classifier, Norm, StagedClassifier
 from jaxcnn.models._stages import apply_block
 
@@ -40,7 +40,7 @@ class ConvUnit(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = self.conv(self.features, self.kernel_size, self.strides, padding=self.kernel_size // 2, name="conv")(x)
-        return relu(x if self.norm is None else self.norm(name="norm")(x, train))
+        return relu(x) if self.norm is None else norm_relu(self.norm(name="norm"), x, train)
 
 
 class Inception(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxcnn.layers import Conv, Dropout, GlobalAvgPool, Partial, initializers, relu
+from jaxcnn.layers import Conv, Dropout, GlobalAvgPool, Partial, initializers, norm_relu
 from jaxcnn.models._classifier import StagedClassifier
 from jaxcnn.models._stages import apply_residual_stages, drop_path
 from jaxcnn.models._stem import Stem
@@ -28,9 +28,9 @@ class PreActBasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        active = relu(self.norm(name="norm1")(x, train))
+        active = norm_relu(self.norm(name="norm1"), x, train)
         y = self.conv(self.features, 3, self.strides, padding=1, name="conv1")(active)
-        y = Dropout(self.dropout_rate)(relu(self.norm(name="norm2")(y, train)), train)
+        y = Dropout(self.dropout_rate)(norm_relu(self.norm(name="norm2"), y, train), train)
         y = self.conv(self.features, 3, padding=1, name="conv2")(y)
         return drop_path(self.drop_path_rate, y, train) + shortcut(self, x, active, y)
 
@@ -52,11 +52,11 @@ class PreActBottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         first, second = (1, self.strides) if self.stride_on_3x3 else (self.strides, 1)
-        active = relu(self.norm(name="norm1")(x, train))
+        active = norm_relu(self.norm(name="norm1"), x, train)
         y = self.conv(self.features, 1, first, name="conv1")(active)
-        y = relu(self.norm(name="norm2")(y, train))
+        y = norm_relu(self.norm(name="norm2"), y, train)
         y = self.conv(self.features, 3, second, padding=1, name="conv2")(y)
-        y = Dropout(self.dropout_rate)(relu(self.norm(name="norm3")(y, train)), train)
+        y = Dropout(self.dropout_rate)(norm_relu(self.norm(name="norm3"), y, train), train)
         y = self.conv(4 * self.features, 1, name="conv3")(y)
         return drop_path(self.drop_path_rate, y, train) + shortcut(self, x, active, y)
 
@@ -95,7 +95,7 @@ class PreActResNet(StagedClassifier, kw_only=True):
         x = Stem(self.stem, self.stem_width or self.width, conv, stem_norm, name="stem")(x, train)
         block = Partial(self.block, conv=conv, norm=norm, dropout_rate=self.dropout_rate)
         x = apply_residual_stages(self, block, x, train)
-        x = relu(norm(name="last_norm")(x, train))
+        x = norm_relu(norm(name="last_norm"), x, train)
         return self.logits(GlobalAvgPool()(x))
 
 

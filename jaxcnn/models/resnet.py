@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from jaxcnn.errors import unknown_name
-from jaxcnn.layers import Conv, GlobalAvgPool, Partial, ZeroPadShortcut, initializers, relu
+from jaxcnn.layers import Conv, GlobalAvgPool, Partial, ZeroPadShortcut, initializers, norm_relu, relu
 from jaxcnn.models._classifier import StagedClassifier
 from jaxcnn.models._stages import apply_residual_stages, drop_path
 from jaxcnn.models._stem import Stem
@@ -29,10 +29,9 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         y = self.conv(self.features, 3, self.strides, padding=1, name="conv1")(x)
-        y = relu(self.norm(name="norm1")(y, train))
+        y = norm_relu(self.norm(name="norm1"), y, train)
         y = self.conv(self.features, 3, padding=1, name="conv2")(y)
-        y = drop_path(self.drop_path_rate, self.norm(name="norm2")(y, train), train)
-        return relu(add_shortcut(self, x, y, train))
+        return add_shortcut(self, x, y, self.norm(name="norm2"), train)
 
 
 class Bottleneck(nn.Module):
@@ -63,24 +62,30 @@ class Bottleneck(nn.Module):
         width = self.features * self.group_width // 64 * self.groups
         first, second = (1, self.strides) if self.stride_on_3x3 else (self.strides, 1)
         y = self.conv(width, 1, first, name="conv1")(x)
-        y = relu(self.norm(name="norm1")(y, train))
+        y = norm_relu(self.norm(name="norm1"), y, train)
         y = self.conv(width, 3, second, padding=1, feature_group_count=self.groups, name="conv2")(y)
-        y = relu(self.norm(name="norm2")(y, train))
+        y = norm_relu(self.norm(name="norm2"), y, train)
         y = self.conv(4 * self.features, 1, name="conv3")(y)
-        y = drop_path(self.drop_path_rate, self.norm(name="norm3")(y, train), train)
-        return relu(add_shortcut(self, x, y, train))
+        return add_shortcut(self, x, y, self.norm(name="norm3"), train)
 
 
-def add_shortcut(block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array, train: bool) -> jax.Array:
-    """Return `y` plus the shortcut of `x`: the identity if the shapes agree, else the option of section 3.3."""
-    if block.shortcut == "none":
-        return y
-    if x.shape == y.shape:
-        return x + y
+def add_shortcut(block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array, norm: Any, train: bool) -> jax.Array:
+    """Return `relu(norm(y) + shortcut(x))`; `norm` is the normalization behind the block's last convolution."""
+    skip = None if block.shortcut == "none" else shortcut(block, x, y.shape, train)
+    if not block.drop_path_rate:
+        return norm_relu(norm, y, train, residual=skip)
+    y = drop_path(block.drop_path_rate, norm(y, train), train)
+    return relu(y if skip is None else skip + y)
+
+
+def shortcut(block: BasicBlock | Bottleneck, x: jax.Array, shape: tuple[int, ...], train: bool) -> jax.Array:
+    """Return `x` if it has the shape of the block's output, else the option of section 3.3."""
+    if x.shape == shape:
+        return x
     if block.shortcut == "A":
-        return ZeroPadShortcut(y.shape[-1], block.strides)(x) + y
-    projection = block.conv(y.shape[-1], 1, block.strides, name="shortcut_conv")(x)
-    return block.norm(name="shortcut_norm")(projection, train) + y
+        return ZeroPadShortcut(shape[-1], block.strides)(x)
+    projection = block.conv(shape[-1], 1, block.strides, name="shortcut_conv")(x)
+    return block.norm(name="shortcut_norm")(projection, train)
 
 
 class ResNet(StagedClassifier, kw_only=True):

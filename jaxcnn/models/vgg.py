@@ -6,7 +6,19 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxcnn.layers import BatchNorm, Conv, Dense, Dropout, Flatten, GlobalAvgPool, MaxPool, Partial, initializers, relu
+from jaxcnn.layers import (
+    BatchNorm,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    MaxPool,
+    Partial,
+    initializers,
+    norm_relu,
+    relu,
+)
 from jaxcnn.models._classifier import Norm, StagedClassifier
 from jaxcnn.models._stages import apply_block
 
@@ -36,9 +48,8 @@ class ConvStack(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         for layer, kernel in enumerate(self.kernels, start=1):
             x = self.conv(self.width, kernel, padding=kernel // 2, name=f"conv{self.number}_{layer}")(x)
-            if self.norm is not None:
-                x = self.norm(name=f"norm{self.number}_{layer}")(x, train)
-            x = relu(x)
+            norm = self.norm and self.norm(name=f"norm{self.number}_{layer}")
+            x = relu(x) if norm is None else norm_relu(norm, x, train)
         return x
 
 

@@ -78,5 +78,5 @@ class Freezing:
         module = context.module
         is_batch_norm = isinstance(module, BatchNorm) and context.method_name == "__call__"
         if is_batch_norm and matches(self.pattern, "/".join((*module.path, "mean"))):
-            return method(args[0] if args else kwargs["x"], train=False)
+            return method(*args[:1], **{**kwargs, "train": False})
         return method(*args, **kwargs)
