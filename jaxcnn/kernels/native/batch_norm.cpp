@@ -32,12 +32,11 @@ using channels::Wide;
 using Tensor = ffi::AnyBuffer;
 using Vector = ffi::BufferR1<ffi::F32>;
 
-// The affine map (x - mean) factor + shift, with g f in the place of a residual, by vectors that are repeated as rows
-// are joined.
+// The affine map (x - mean) factor + shift of x, to which a residual or g f is added.
 template <typename T>
 struct Map {
-  const T *x, *other, *y;
-  T *result, *kept;
+  const T *x, *other, *y;  // other: the residual, or g
+  T *result, *kept;        // kept: the g that is used, where y > 0
   const float *mean, *factor, *shift, *f;
 };
 
@@ -82,16 +81,19 @@ INLINE void MapAny(Step step, const Map<T>& m, int64_t first, int64_t last, int6
 FOR_EACH_PROCESSOR void MapPart(Step step, const Map<float>& m, int64_t first, int64_t last, int64_t width) {
   MapAny(step, m, first, last, width);
 }
-FOR_EACH_PROCESSOR void MapPart(Step step, const Map<Bfloat16>& m, int64_t first, int64_t last, int64_t width) {
+FOR_EACH_PROCESSOR_OF_16_BITS void MapPart(Step step, const Map<Bfloat16>& m, int64_t first, int64_t last,
+                                           int64_t width) {
   MapAny(step, m, first, last, width);
 }
 
+// Computes a map in parts. Its vectors are [C].
 template <typename T>
 void MapAll(ffi::ThreadPool& pool, Step step, const Map<T>& m, int64_t rows, int64_t channels) {
   std::vector<float> mean = channels::Repeated(m.mean, channels), factor = channels::Repeated(m.factor, channels),
                      shift = channels::Repeated(m.shift, channels), f;
   if (m.f != nullptr) f = channels::Repeated(m.f, channels);
-  const Map<T> repeated = {m.x, m.other, m.y, m.result, m.kept, mean.data(), factor.data(), shift.data(), f.data()};
+  const Map<T> repeated = {m.x,         m.other,       m.y,          m.result, m.kept,
+                           mean.data(), factor.data(), shift.data(), f.data()};
   const int64_t count = parts::Count(rows * channels), width = channels::Joined(channels) * channels;
   parts::Run(pool, count, [&](int64_t part) {
     part = count - 1 - part;  // the sums came to these values last, and they may still be in the cache
@@ -133,7 +135,8 @@ void Normalize(ffi::ThreadPool& pool, const Normalization& n, const Tensor& x, c
                Vector& new_mean, Vector& new_var, Vector& mean, Vector& r) {
   const int64_t count = mean.element_count(), rows = x.element_count() / count;
   const T* const data = Data<const T>(x);
-  const auto totals = channels::Total<T>(pool, {channels::Sum::kMoments, {data, data, data}, rows, count, nullptr, nullptr});
+  const channels::Values<T> values = {data, data, nullptr};
+  const auto totals = channels::Total<T>(pool, {channels::Sum::kMoments, values, rows, count, nullptr, nullptr});
   std::vector<float> factor(count), shift(count);
   for (int64_t c = 0; c < count; ++c) {
     const double offset = totals[c] / rows, square = totals[count + c] / rows;
@@ -151,7 +154,8 @@ void Normalize(ffi::ThreadPool& pool, const Normalization& n, const Tensor& x, c
   }
   const Step step = n.has_residual ? (n.relu ? Step::kResidualRelu : Step::kResidual)
                                    : (n.relu ? Step::kRelu : Step::kPlain);
-  const Map<T> map = {data, Data<const T>(residual), data, Data<T>(y), nullptr, mean.typed_data(), factor.data(), shift.data(), nullptr};
+  const Map<T> map = {data, Data<const T>(residual), nullptr, Data<T>(y), nullptr,
+                      mean.typed_data(), factor.data(), shift.data(), nullptr};
   MapAll(pool, step, map, rows, count);
 }
 
@@ -178,7 +182,8 @@ void Differentiate(ffi::ThreadPool& pool, bool relu, const Tensor& g, const Tens
   using channels::Sum;
   const int64_t count = mean.element_count(), rows = x.element_count() / count;
   const channels::Values<T> values = {Data<const T>(g), Data<const T>(x), Data<const T>(y)};
-  const auto totals = channels::Total<T>(pool, {relu ? Sum::kMasked : Sum::kGradient, values, rows, count, nullptr, mean.typed_data()});
+  const Sum kind = relu ? Sum::kMasked : Sum::kGradient;
+  const auto totals = channels::Total<T>(pool, {kind, values, rows, count, nullptr, mean.typed_data()});
   std::vector<float> f(count), factor(count), shift(count);
   for (int64_t c = 0; c < count; ++c) {
     const double reciprocal = r.typed_data()[c], scaled = reciprocal * totals[count + c];
@@ -189,7 +194,8 @@ void Differentiate(ffi::ThreadPool& pool, bool relu, const Tensor& g, const Tens
     by_scale.typed_data()[c] = static_cast<float>(scaled);
     by_bias.typed_data()[c] = static_cast<float>(totals[c]);
   }
-  const Step step = by_residual.element_count() > 0 ? Step::kKeptGradient : relu ? Step::kMaskedGradient : Step::kGradient;
+  const bool keeps = by_residual.element_count() > 0;
+  const Step step = keeps ? Step::kKeptGradient : relu ? Step::kMaskedGradient : Step::kGradient;
   const Map<T> map = {values.x, values.u, values.y, Data<T>(by_x), Data<T>(by_residual),
                       mean.typed_data(), factor.data(), shift.data(), f.data()};
   MapAll(pool, step, map, rows, count);

@@ -128,12 +128,12 @@ INLINE void AddAny(Sum kind, const Values<T>& v, const float* b, const float* c,
 
 // A template cannot be compiled for each processor.
 namespace {
-FOR_EACH_PROCESSOR void Add(Sum kind, const Values<float>& v, const float* b, const float* c, int64_t at,
-                            int64_t end, int64_t width, float* sum, float* product) {
+FOR_EACH_PROCESSOR void Add(Sum kind, const Values<float>& v, const float* b, const float* c, int64_t at, int64_t end,
+                            int64_t width, float* sum, float* product) {
   AddAny(kind, v, b, c, at, end, width, sum, product);
 }
-FOR_EACH_PROCESSOR void Add(Sum kind, const Values<Bfloat16>& v, const float* b, const float* c, int64_t at,
-                            int64_t end, int64_t width, float* sum, float* product) {
+FOR_EACH_PROCESSOR_OF_16_BITS void Add(Sum kind, const Values<Bfloat16>& v, const float* b, const float* c, int64_t at,
+                                       int64_t end, int64_t width, float* sum, float* product) {
   AddAny(kind, v, b, c, at, end, width, sum, product);
 }
 }  // namespace

@@ -8,3 +8,10 @@
 #else
 #define FOR_EACH_PROCESSOR
 #endif
+
+// The same for code that converts 16-bit values, for which AVX-512 has extensions that GCC 12 can ask for.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#define FOR_EACH_PROCESSOR_OF_16_BITS __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
+#else
+#define FOR_EACH_PROCESSOR_OF_16_BITS FOR_EACH_PROCESSOR
+#endif
