@@ -20,7 +20,7 @@
 namespace channels {
 
 constexpr int64_t kPeriod = 512;  // rows are joined up to this number of values
-constexpr int64_t kRows = 256;    // joined rows whose sums are added in float32
+constexpr int64_t kRows = 64;     // joined rows whose sums are added in float32
 constexpr int64_t kSample = 16;   // of these, the first of as many is in the sample whose mean is near that of all
 constexpr int kAtOnce = 4;        // joined rows that are added to a sum in registers
 

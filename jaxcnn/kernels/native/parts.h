@@ -1,5 +1,5 @@
-// Work in parts, which threads of XLA's pool take. The caller takes parts too and waits only for threads that have begun
-// one: it may be a thread of the pool itself, and all threads of the pool may wait at the same time.
+// Work in parts, which threads of XLA's pool take. The caller takes parts too and waits only for threads that have
+// begun one: it may be a thread of the pool itself, and all threads of the pool may wait at the same time.
 
 #pragma once
 
