@@ -22,7 +22,7 @@ namespace channels {
 constexpr int64_t kPeriod = 512;  // rows are joined up to this number of values
 constexpr int64_t kRows = 64;     // joined rows whose sums are added in float32
 constexpr int64_t kSample = 16;   // of these, the first of as many is in the sample whose mean is near that of all
-constexpr int kAtOnce = 4;        // joined rows that are added to a sum in registers
+constexpr int64_t kLong = 1024;   // a longer row is as long as a page, and few of them fit into the first cache
 
 struct Bfloat16 {
   uint16_t bits;
@@ -78,7 +78,7 @@ struct Values {
   const T *u, *x, *y;  // x, or those that the sum has
 };
 
-// Adds `kCount` rows to `sum` and `product`, all of this width.
+// Adds as many rows as there are `kRow` to `sum` and `product`, all of this width.
 template <Sum kSum, typename T, size_t... kRow>
 INLINE void AddSome(const Values<T>& v, int64_t at, const float* b, const float* c, int64_t width,
                     float* __restrict sum, float* __restrict product, std::index_sequence<kRow...>) {
@@ -107,8 +107,11 @@ INLINE void AddSome(const Values<T>& v, int64_t at, const float* b, const float*
 template <Sum kSum, typename T>
 INLINE void AddRows(const Values<T>& v, const float* b, const float* c, int64_t at, int64_t end, int64_t width,
                     float* sum, float* product) {
-  for (; at + kAtOnce * width <= end; at += kAtOnce * width) {
-    AddSome<kSum>(v, at, b, c, width, sum, product, std::make_index_sequence<kAtOnce>());
+  for (; width <= kLong && at + 8 * width <= end; at += 8 * width) {
+    AddSome<kSum>(v, at, b, c, width, sum, product, std::make_index_sequence<8>());
+  }
+  for (; at + 4 * width <= end; at += 4 * width) {
+    AddSome<kSum>(v, at, b, c, width, sum, product, std::make_index_sequence<4>());
   }
   for (; at < end; at += width) {
     AddSome<kSum>(v, at, b, c, std::min(width, end - at), sum, product, std::make_index_sequence<1>());
@@ -161,10 +164,12 @@ void FindCenter(const Values<T>& v, int64_t first, int64_t last, int64_t channel
     Add(Sum::kMoments, v, nullptr, zeros.data(), at, end, width, center.data(), squares.data());
     rows += (end - at) / channels;
   }
-  for (int64_t channel = 0; channel < channels; ++channel) {
-    float total = 0;
-    for (int64_t j = channel; j < width; j += channels) total += center[j];
-    for (int64_t j = channel; j < width; j += channels) center[j] = total / static_cast<float>(rows);
+  for (int64_t row = channels; row < width; row += channels) {
+    for (int64_t channel = 0; channel < channels; ++channel) center[channel] += center[row + channel];
+  }
+  for (int64_t channel = 0; channel < channels; ++channel) center[channel] /= static_cast<float>(rows);
+  for (int64_t row = channels; row < width; row += channels) {
+    std::copy(center.begin(), center.begin() + channels, center.begin() + row);
   }
 }
 
@@ -175,6 +180,7 @@ void AddPart(const Sums<T>& s, int64_t first, int64_t last, double* total) {
   const bool finds_center = s.kind == Sum::kMoments && s.c == nullptr;
   std::vector<float> sum(width), product(width);
   std::vector<float> b, c(width);
+  std::vector<double> wide(2 * channels);
   if (s.b != nullptr) b = Repeated(s.b, channels);
   if (s.c != nullptr) c = Repeated(s.c, channels);
   for (int64_t start = first; start < last; start += kRows * joined) {
@@ -183,13 +189,18 @@ void AddPart(const Sums<T>& s, int64_t first, int64_t last, double* total) {
     std::fill(sum.begin(), sum.end(), 0.0f);
     std::fill(product.begin(), product.end(), 0.0f);
     Add(s.kind, s.values, b.data(), c.data(), at, at + rows * channels, width, sum.data(), product.data());
-    for (int64_t channel = 0; channel < channels; ++channel) {
-      double a = 0, p = 0;
-      for (int64_t j = channel; j < width; j += channels) a += sum[j], p += product[j];
-      const double d = finds_center ? static_cast<double>(c[channel]) - Wide(s.values.x[channel]) : 0;
-      total[channel] += a + rows * d;
-      total[channels + channel] += p + d * (2 * a + rows * d);
+    std::fill(wide.begin(), wide.end(), 0.0);
+    double *const a = wide.data(), *const p = a + channels, count = static_cast<double>(rows);
+    for (int64_t row = 0; row < width; row += channels) {
+      for (int64_t channel = 0; channel < channels; ++channel) a[channel] += sum[row + channel];
+      for (int64_t channel = 0; channel < channels; ++channel) p[channel] += product[row + channel];
     }
+    for (int64_t channel = 0; finds_center && channel < channels; ++channel) {
+      const double d = static_cast<double>(c[channel]) - Wide(s.values.x[channel]);
+      p[channel] += d * (2 * a[channel] + count * d);
+      a[channel] += count * d;
+    }
+    for (int64_t j = 0; j < 2 * channels; ++j) total[j] += wide[j];
   }
 }
 
