@@ -92,7 +92,7 @@ def bytes_kept(name, **fields):
 @pytest.mark.parametrize(
     ("name", "fields", "share"),
     [
-        *((name, {"remat": True}, 0.5) for name in DEEP),
+        *((name, {"remat": True}, 0.6) for name in DEEP),
         ("resnet20_cifar", {"remat": (1,)}, 0.75),
         ("densenet40_k12", {"memory_efficient": True}, 0.2),
     ],
