@@ -139,6 +139,25 @@ FOR_EACH_PROCESSOR_OF_16_BITS void Add(Sum kind, const Values<Bfloat16>& v, cons
                                        int64_t end, int64_t width, float* sum, float* product) {
   AddAny(kind, v, b, c, at, end, width, sum, product);
 }
+
+// Adds two joined rows of sums around `center`, or around 0 if it is null, to the C values of each sum in `total`.
+// The sums in `total` are around `first`.
+FOR_EACH_PROCESSOR void AddJoined(const float* sum, const float* product, int64_t width, int64_t channels,
+                                  const float* center, const float* first, double count, double* total) {
+  double *const __restrict totals = total, *const __restrict products = total + channels;
+  for (int64_t row = 0; row < width; row += channels) {
+    for (int64_t j = 0; j < channels; ++j) {
+      const double d = center == nullptr ? 0.0 : static_cast<double>(center[j]) - first[j];
+      products[j] += product[row + j] + 2 * d * sum[row + j];
+      totals[j] += sum[row + j];
+    }
+  }
+  for (int64_t j = 0; center != nullptr && j < channels; ++j) {
+    const double d = static_cast<double>(center[j]) - first[j];
+    totals[j] += count * d;
+    products[j] += count * d * d;
+  }
+}
 }  // namespace
 
 // Two sums over rows of C values. For kMoments without a center they are around the first row of x.
@@ -180,7 +199,8 @@ void AddPart(const Sums<T>& s, int64_t first, int64_t last, double* total) {
   const bool finds_center = s.kind == Sum::kMoments && s.c == nullptr;
   std::vector<float> sum(width), product(width);
   std::vector<float> b, c(width);
-  std::vector<double> wide(2 * channels);
+  std::vector<float> middle(channels);  // of all parts
+  for (int64_t channel = 0; finds_center && channel < channels; ++channel) middle[channel] = Wide(s.values.x[channel]);
   if (s.b != nullptr) b = Repeated(s.b, channels);
   if (s.c != nullptr) c = Repeated(s.c, channels);
   for (int64_t start = first; start < last; start += kRows * joined) {
@@ -189,18 +209,8 @@ void AddPart(const Sums<T>& s, int64_t first, int64_t last, double* total) {
     std::fill(sum.begin(), sum.end(), 0.0f);
     std::fill(product.begin(), product.end(), 0.0f);
     Add(s.kind, s.values, b.data(), c.data(), at, at + rows * channels, width, sum.data(), product.data());
-    std::fill(wide.begin(), wide.end(), 0.0);
-    double *const a = wide.data(), *const p = a + channels, count = static_cast<double>(rows);
-    for (int64_t row = 0; row < width; row += channels) {
-      for (int64_t channel = 0; channel < channels; ++channel) a[channel] += sum[row + channel];
-      for (int64_t channel = 0; channel < channels; ++channel) p[channel] += product[row + channel];
-    }
-    for (int64_t channel = 0; finds_center && channel < channels; ++channel) {
-      const double d = static_cast<double>(c[channel]) - Wide(s.values.x[channel]);
-      p[channel] += d * (2 * a[channel] + count * d);
-      a[channel] += count * d;
-    }
-    for (int64_t j = 0; j < 2 * channels; ++j) total[j] += wide[j];
+    const float* const center = finds_center ? c.data() : nullptr;
+    AddJoined(sum.data(), product.data(), width, channels, center, middle.data(), static_cast<double>(rows), total);
   }
 }
 
@@ -212,7 +222,9 @@ std::vector<double> Total(xla::ffi::ThreadPool& pool, const Sums<T>& s) {
   parts::Run(pool, count, [&](int64_t part) {
     AddPart(s, s.rows * part / count, s.rows * (part + 1) / count, &totals[part * both]);
   });
-  for (int64_t j = both; j < count * both; ++j) totals[j % both] += totals[j];
+  for (int64_t part = 1; part < count; ++part) {
+    for (int64_t j = 0; j < both; ++j) totals[j] += totals[part * both + j];
+  }
   totals.resize(both);
   return totals;
 }
