@@ -20,9 +20,13 @@ from jaxcnn.freezing._program import KERNEL, Atom, Op, Program, Value
 from jaxcnn.kernels.activated import activated_conv
 from jaxcnn.kernels.convolution import LAYOUTS, Convolution, Geometry, Role
 from jaxcnn.kernels.fused import fused_conv
+from jaxcnn.kernels.pooling import AvgPool, MaxPool
 
 NARROW = ("relu", "add", "concatenate", "expand_dims", "reduce_window_max", "reshape", "slice", "squeeze", "transpose")
 """Operations that compute in the narrow dtype if an input has it. Others, such as means, compute as in the model."""
+
+NARROW_KERNELS = (MaxPool, AvgPool)
+"""Kernels that do so. The sums of a mean are float32 then too."""
 
 
 class Memo:
@@ -254,10 +258,14 @@ def _narrowed(program: Program, dtype: Any) -> None:
     for op in program.ops:
         if op.name == "dot_general":
             _narrow_product(op, dtype)
-        elif op.name in NARROW and any(value in narrow for value in _floating(op)):
+        elif _may_be_narrow(op) and any(value in narrow for value in _floating(op)):
             op.narrow = dtype
             op.inputs = [atom if isinstance(atom, Value) else _cast(atom, dtype) for atom in op.inputs]
             narrow.update(op.outputs)
+
+
+def _may_be_narrow(op: Op) -> bool:
+    return op.name in NARROW or (op.name == KERNEL and isinstance(op.params["kernel"], NARROW_KERNELS))
 
 
 def _narrow_product(op: Op, dtype: Any) -> None:

@@ -2,8 +2,8 @@
 
 The functions here are ordinary differentiable JAX functions that compute the same on every platform and work under
 every transformation. Where a CPU computes faster in another form than the plain one, they choose it when the program is
-lowered: other JAX operations, or, with `pip install 'jaxcnn[cpu]'`, native code (oneDNN, Winograd's algorithm and sums
-of our own, in `jaxcnn.kernels.native`).
+lowered: other JAX operations, or, with `pip install 'jaxcnn[cpu]'`, native code (oneDNN, Winograd's algorithm, sums and
+pooling of our own, in `jaxcnn.kernels.native`).
 
 One environment variable, `JAXCNN_KERNELS=auto|xla|native`, and one context manager, `use`, select the kernels.
 """
@@ -11,13 +11,14 @@ One environment variable, `JAXCNN_KERNELS=auto|xla|native`, and one context mana
 from jaxcnn.kernels._selection import CHOICES, VARIABLE, check, inlined, on_cpu, selected, use
 from jaxcnn.kernels.convolution import conv, describe
 from jaxcnn.kernels.normalization import batch_norm, normalize
-from jaxcnn.kernels.pooling import max_pool
+from jaxcnn.kernels.pooling import avg_pool, max_pool
 from jaxcnn.kernels.reductions import affine, channel_sums, materialize, moments
 
 __all__ = [
     "CHOICES",
     "VARIABLE",
     "affine",
+    "avg_pool",
     "batch_norm",
     "channel_sums",
     "check",

@@ -1,39 +1,280 @@
-"""Max pooling."""
+"""Largest values and means over windows of images, and their derivatives.
+
+Both take images `[N, H, W, C]` to `[N, H_out, W_out, C]`. The mean is linear, and its adjoint is its gradient. The
+maximum takes one value of each window. Its derivative takes the tangent from the same place, and its gradient adds the
+cotangent there; both are linear, and each is the adjoint of the other. They find the place from the images again, so
+that the forward pass computes nothing for them.
+
+The native library computes values and gradients in float32 and bfloat16 at the speed of memory. XLA on a CPU computes
+the gradient of a maximum as a scatter, 4 to 25 times slower than the gradient of slices, and bfloat16 slower still.
+"""
 
 import functools
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.kernels._selection import is_inlined, on_cpu
+from jaxcnn.kernels import native
+from jaxcnn.kernels._primitive import Form, Kernel, call, instantiated, is_given
+from jaxcnn.kernels.axes import varying_alike
 
 Pair = tuple[int, int]
+Sides = tuple[Pair, Pair]
 
 WIDEST_SLICED = 8
 """Widest window that is computed from slices: each tap is an operation, so wide windows would be large programs."""
 
+LEAST_VALUES = 2**16
+"""Values of images below which calling the native library costs more than it saves.
 
-def max_pool(x: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> jax.Array:
+Forward and gradient of a 2x2 maximum in float32 took 0.06 in place of 0.04 ms for `[8, 28, 28, 6]`, 0.06 to 0.10 in
+place of 0.08 for `[16, 28, 28, 6]`, and 0.07 in place of 0.12 for `[64, 10, 10, 16]`, on two cores with AVX-512.
+"""
+
+
+class Windows(NamedTuple):
+    """Windows over the rows and columns of images: their size, strides and padding."""
+
+    size: Pair
+    strides: Pair
+    padding: Sides
+
+    def outputs(self, image: Sequence[int]) -> Pair:
+        """Return the rows and columns of windows, for images `[N, H, W, C]`."""
+        axes = zip(image[1:3], self.size, self.strides, self.padding, strict=True)
+        rows, columns = ((n + sum(sides) - k) // s + 1 for n, k, s, sides in axes)
+        return rows, columns
+
+
+def max_pool(x: jax.Array, window: Pair, strides: Pair, padding: Sides) -> jax.Array:
     """Return the largest value of each window of images `[N, H, W, C]`.
 
     Padding counts as the lowest value of the dtype, and NaN wins. The gradient goes to the largest value; of
     several equal ones, to the first in row-major order.
     """
-    lowest = np.array(_lowest(x.dtype), x.dtype)
-    if max(window) <= WIDEST_SLICED and on_cpu() and not is_inlined():
-        # XLA's gradient of a window on a CPU is a scatter, 4 to 25 times slower than the gradient of slices.
-        x = jax.lax.pad(x, lowest, ((0, 0, 0), *((*side, 0) for side in padding), (0, 0, 0)))
-        return _max_of_slices(x, window, strides)
+    windows = Windows(window, strides, padding)
+    if not _is_kernel(x):
+        return _largest(windows, x)
+    return call(MaxPool(windows), x)[0]
+
+
+def avg_pool(x: jax.Array, window: Pair, strides: Pair, padding: Sides, counted: Sides) -> jax.Array:
+    """Return the mean of each window of floating-point images `[N, H, W, C]`.
+
+    Padding counts as zeros. Its rows and columns that `counted` names, next to the image, are among the values that a
+    mean divides by. Sums are float32 or wider.
+    """
+    kernel = AvgPool(Windows(window, strides, padding), counted, (x.shape[1], x.shape[2]))
+    return call(kernel, x)[0] if _is_kernel(x) else kernel.form(x)[0]
+
+
+def _is_kernel(x: jax.Array) -> bool:
+    """Return whether an array is one for kernels: of real numbers, and not empty."""
+    return jnp.issubdtype(x.dtype, jnp.floating) and not any(isinstance(n, int) and n == 0 for n in x.shape)
+
+
+class _Pooling(Kernel):
+    """A kernel that computes each image apart."""
+
+    windows: Windows
+
+    def batched(self, operands: Any, dims: Any) -> tuple[Sequence[jax.Array], Sequence[int]]:
+        places = next(x.shape[dim] for x, dim in zip(operands, dims, strict=True) if dim is not None)
+
+        def merged(x: jax.Array, dim: int | None) -> jax.Array:
+            whole = jnp.broadcast_to(x, (places, *x.shape)) if dim is None else jnp.moveaxis(x, dim, 0)
+            return jax.lax.collapse(whole, 0, 2)
+
+        (y,) = call(self, *map(merged, operands, dims))
+        return [y.reshape(places, -1, *y.shape[1:])], [0]
+
+    def _call(self, name: str, image: Any, output: Any, counted: Sides = ((0, 0), (0, 0))) -> Form | None:
+        """Return a function of the native library, or None where it does not support the images."""
+        if image.dtype not in ("float32", "bfloat16") or math.prod(image.shape) < LEAST_VALUES:
+            return None
+        (top, _), (left, _) = self.windows.padding
+        key = (*self.windows.size, *self.windows.strides, top, left, *counted[0], *counted[1])
+        return native.function(name, [output], key=key)
+
+
+@dataclass(frozen=True)
+class MaxPool(_Pooling):
+    """`max_pool` of x."""
+
+    windows: Windows
+
+    def outputs(self, x: Any) -> list[Any]:
+        return [_at_windows(x, self.windows)]
+
+    def form(self, x: jax.Array) -> list[jax.Array]:
+        return [_largest(self.windows, x)]
+
+    def cpu_form(self, x: jax.Array) -> list[jax.Array]:
+        return [_largest_on_cpu(self.windows, x)]
+
+    def native(self, x: Any) -> Form | None:
+        return self._call(native.MAX_POOL, x, *self.outputs(x))
+
+    def derivative(self, operands: Any, outputs: Any, tangents: Any) -> list[jax.Array]:
+        return [*call(TakenLargest(self.windows), *operands, *tangents)]
+
+
+@dataclass(frozen=True)
+class TakenLargest(_Pooling):
+    """Values of images u `[N, H, W, C]` in the places of the largest values of images x, of (x, u)."""
+
+    windows: Windows
+    linear: ClassVar = ((1,),)
+
+    def outputs(self, x: Any, u: Any) -> list[Any]:
+        return [_at_windows(u, self.windows)]
+
+    def form(self, x: jax.Array, u: jax.Array) -> list[jax.Array]:
+        return [_taken(_largest, self.windows, x, u)]
+
+    def cpu_form(self, x: jax.Array, u: jax.Array) -> list[jax.Array]:
+        return [_taken(_largest_on_cpu, self.windows, x, u)]
+
+    def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
+        return [*call(AddedToLargest(self.windows), operands[0], *cts)]
+
+    def derivative(self, operands: Any, outputs: Any, tangents: Any) -> list[jax.Array]:
+        x, u = operands
+        return [*call(self, x, instantiated(tangents[1], u))] if is_given(tangents[1]) else [jnp.zeros_like(outputs[0])]
+
+
+@dataclass(frozen=True)
+class AddedToLargest(_Pooling):
+    """Cotangents g `[N, H_out, W_out, C]` added up in the places of the largest values of images x, of (x, g)."""
+
+    windows: Windows
+    linear: ClassVar = ((1,),)
+
+    def outputs(self, x: Any, g: Any) -> list[Any]:
+        return [g.update(shape=x.shape, weak_type=False)]
+
+    def form(self, x: jax.Array, g: jax.Array) -> list[jax.Array]:
+        return [_added(_largest, self.windows, x, g)]
+
+    def cpu_form(self, x: jax.Array, g: jax.Array) -> list[jax.Array]:
+        return [_added(_largest_on_cpu, self.windows, x, g)]
+
+    def native(self, x: Any, g: Any) -> Form | None:
+        return self._call(native.MAX_POOL_GRADIENT, x, *self.outputs(x, g))
+
+    def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
+        return [*call(TakenLargest(self.windows), operands[0], *cts)]
+
+    def derivative(self, operands: Any, outputs: Any, tangents: Any) -> list[jax.Array]:
+        x, g = operands
+        return [*call(self, x, instantiated(tangents[1], g))] if is_given(tangents[1]) else [jnp.zeros_like(outputs[0])]
+
+
+@dataclass(frozen=True)
+class AvgPool(_Pooling):
+    """`avg_pool` of images `[N, *image, C]`.
+
+    Attributes:
+      windows: the windows.
+      counted: padding that counts.
+      image: rows and columns of the images.
+    """
+
+    windows: Windows
+    counted: Sides
+    image: Pair
+    linear: ClassVar = ((0,),)
+
+    def outputs(self, x: Any) -> list[Any]:
+        return [_at_windows(x, self.windows)]
+
+    def form(self, x: jax.Array) -> list[jax.Array]:
+        values = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # in bfloat16 256 + 1 is 256
+        total = _reduced(self.windows, values, 0, jax.lax.add)
+        # The number of values in each window depends on shapes alone, so it is a constant of the program.
+        counts = np.outer(*(self._values_counted(axis, total.shape[1 + axis]) for axis in (0, 1)))
+        counts = counts[:1, :1] if (counts == counts[0, 0]).all() else counts
+        return [(total / counts[None, :, :, None].astype(values.dtype)).astype(x.dtype)]
+
+    def native(self, x: Any) -> Form | None:
+        return self._call(native.AVG_POOL, x, self.outputs(x)[0], self.counted)
+
+    def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
+        return [*call(AvgPoolGradient(self.windows, self.counted, self.image), *cts)]
+
+    def _values_counted(self, axis: int, outputs: int) -> np.ndarray:
+        """Return the number of values that each of `outputs` windows averages along an axis."""
+        (before, _), (low, high) = self.windows.padding[axis], self.counted[axis]
+        starts = np.arange(outputs) * self.windows.strides[axis] - before
+        return np.minimum(starts + self.windows.size[axis], self.image[axis] + high) - np.maximum(starts, -low)
+
+
+@dataclass(frozen=True)
+class AvgPoolGradient(_Pooling):
+    """The gradient of `avg_pool`, of cotangents `[N, H_out, W_out, C]`. Attributes as in `AvgPool`."""
+
+    windows: Windows
+    counted: Sides
+    image: Pair
+    linear: ClassVar = ((0,),)
+
+    def outputs(self, g: Any) -> list[Any]:
+        return [g.update(shape=(g.shape[0], *self.image, g.shape[3]), weak_type=False)]
+
+    def form(self, g: jax.Array) -> list[jax.Array]:
+        zeros, g = varying_alike(jnp.zeros((g.shape[0], *self.image, g.shape[3]), g.dtype), g)
+        return [*jax.vjp(AvgPool(self.windows, self.counted, self.image).form, zeros)[1]([g])]
+
+    def native(self, g: Any) -> Form | None:
+        (images,) = self.outputs(g)
+        return self._call(native.AVG_POOL_GRADIENT, images, images, self.counted)
+
+    def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
+        return [*call(AvgPool(self.windows, self.counted, self.image), *cts)]
+
+
+def _at_windows(x: Any, windows: Windows) -> Any:
+    return x.update(shape=(x.shape[0], *windows.outputs(x.shape), x.shape[3]), weak_type=False)
+
+
+def _reduced(windows: Windows, x: jax.Array, initial: float, function: Any) -> jax.Array:
+    """Return a reduction of each window. The initial value is NumPy's, without which bfloat16 has no derivative."""
     return jax.lax.reduce_window(
         x,
-        lowest,
-        jax.lax.max,
-        window_dimensions=(1, *window, 1),
-        window_strides=(1, *strides, 1),
-        padding=((0, 0), *padding, (0, 0)),
+        np.array(initial, x.dtype),
+        function,
+        window_dimensions=(1, *windows.size, 1),
+        window_strides=(1, *windows.strides, 1),
+        padding=((0, 0), *windows.padding, (0, 0)),
     )
+
+
+def _largest(windows: Windows, x: jax.Array) -> jax.Array:
+    return _reduced(windows, x, _lowest(x.dtype), jax.lax.max)
+
+
+def _largest_on_cpu(windows: Windows, x: jax.Array) -> jax.Array:
+    if max(windows.size) > WIDEST_SLICED:
+        return _largest(windows, x)
+    lowest = np.array(_lowest(x.dtype), x.dtype)
+    x = jax.lax.pad(x, lowest, ((0, 0, 0), *((*side, 0) for side in windows.padding), (0, 0, 0)))
+    return _max_of_slices(x, windows.size, windows.strides)
+
+
+def _taken(largest: Callable[..., jax.Array], windows: Windows, x: jax.Array, u: jax.Array) -> jax.Array:
+    """Return the derivative of the largest values of x, in the direction u."""
+    return jax.jvp(functools.partial(largest, windows), (x,), (u,))[1]
+
+
+def _added(largest: Callable[..., jax.Array], windows: Windows, x: jax.Array, g: jax.Array) -> jax.Array:
+    """Return the gradient of the largest values of x, for cotangents g."""
+    x, g = varying_alike(x, g)  # otherwise the gradient would be summed over devices
+    return jax.vjp(functools.partial(largest, windows), x)[1](g)[0]
 
 
 def _lowest(dtype: Any) -> float:

@@ -3,11 +3,10 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxcnn import kernels
 from jaxcnn.errors import UsageError
-from jaxcnn.layers._dtypes import floating_dtype, wide
+from jaxcnn.layers._dtypes import floating
 from jaxcnn.layers._window import Padding, Pair, Sides, Size, check_fits, explicit_padding, image_size, pair
 
 
@@ -83,21 +82,8 @@ class AvgPool(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         window, strides, asked, sides = _geometry(self, x)
-        values = wide(x)  # in bfloat16 256 + 1 is 256, and uint8 ends at 255
-        total = jax.lax.reduce_window(
-            values, np.array(0, values.dtype), jax.lax.add, (1, *window, 1), (1, *strides, 1), ((0, 0), *sides, (0, 0))
-        )
-        # The number of values in each window depends on shapes alone, so it is a constant of the program.
-        rows, columns = map(self._values_counted, x.shape[1:3], window, strides, asked, total.shape[1:3])
-        counts = np.outer(rows, columns)
-        counts = counts[:1, :1] if (counts == counts[0, 0]).all() else counts
-        return (total / counts[None, :, :, None].astype(values.dtype)).astype(floating_dtype(x))
-
-    def _values_counted(self, size: int, window: int, stride: int, sides: Pair, outputs: int) -> np.ndarray:
-        """Return the number of values that each of `outputs` windows averages along one axis."""
-        first, last = (0, size + sum(sides)) if self.count_include_pad else (sides[0], sides[0] + size)
-        starts = np.arange(outputs) * stride
-        return np.minimum(starts + window, last) - np.maximum(starts, first)
+        counted = asked if self.count_include_pad else ((0, 0), (0, 0))
+        return kernels.avg_pool(floating(x), window, strides, sides, counted)
 
 
 class GlobalAvgPool(nn.Module):

@@ -1,4 +1,4 @@
-"""The native library: convolutions on a CPU by oneDNN or by Winograd's algorithm, and sums over channels.
+"""The native library: convolutions on a CPU by oneDNN or by Winograd's algorithm, sums over channels, and pooling.
 
 `pip install 'jaxcnn[cpu]'` provides oneDNN, and `jaxcnn.kernels.native._build` compiles the library at first use. A
 convolution is known to it by 25 numbers, its key, which `convolution.cpp` documents: role, shapes, geometry and dtypes.
@@ -24,6 +24,12 @@ NORMALIZATION = "jaxcnn_normalization"
 NORMALIZATION_GRADIENT = "jaxcnn_normalization_gradient"
 BATCH_NORM = "jaxcnn_batch_norm"
 BATCH_NORM_GRADIENT = "jaxcnn_batch_norm_gradient"
+NORMALIZATIONS = (NORMALIZATION, NORMALIZATION_GRADIENT, BATCH_NORM, BATCH_NORM_GRADIENT)
+MAX_POOL = "jaxcnn_max_pool"
+MAX_POOL_GRADIENT = "jaxcnn_max_pool_gradient"
+AVG_POOL = "jaxcnn_avg_pool"
+AVG_POOL_GRADIENT = "jaxcnn_avg_pool_gradient"
+POOLING = (MAX_POOL, MAX_POOL_GRADIENT, AVG_POOL, AVG_POOL_GRADIENT)
 
 
 @functools.cache
@@ -36,7 +42,7 @@ def _library() -> ctypes.CDLL | _build.NotBuilt:
     library.jaxcnn_implementation.restype = ctypes.c_bool
     library.jaxcnn_fused_is_fast.restype = ctypes.c_bool
     library.jaxcnn_activated_is_fast.restype = ctypes.c_bool
-    for name in (CONVOLUTION, CHANNEL_SUMS, NORMALIZATION, NORMALIZATION_GRADIENT, BATCH_NORM, BATCH_NORM_GRADIENT):
+    for name in (CONVOLUTION, CHANNEL_SUMS, *NORMALIZATIONS, *POOLING):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 

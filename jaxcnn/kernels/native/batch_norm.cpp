@@ -24,11 +24,8 @@ struct xla::ffi::AttrBinding<xla::ffi::Span<const double>> {
 namespace {
 
 namespace ffi = xla::ffi;
-using channels::Bfloat16;
 using channels::Masked;
 using channels::Relu;
-using channels::Round;
-using channels::Wide;
 using Tensor = ffi::AnyBuffer;
 using Vector = ffi::BufferR1<ffi::F32>;
 
@@ -50,16 +47,16 @@ INLINE void MapRows(const Map<T>& m, int64_t first, int64_t last, int64_t width)
     const T* const x = m.x + at;
     T* __restrict const result = m.result + at;
     for (int64_t j = 0; j < given; ++j) {
-      float z = (Wide(x[j]) - m.mean[j]) * m.factor[j] + m.shift[j];
-      if constexpr (kStep == Step::kResidual || kStep == Step::kResidualRelu) z += Wide(m.other[at + j]);
+      float z = (Widen(x[j]) - m.mean[j]) * m.factor[j] + m.shift[j];
+      if constexpr (kStep == Step::kResidual || kStep == Step::kResidualRelu) z += Widen(m.other[at + j]);
       if constexpr (kStep == Step::kRelu || kStep == Step::kResidualRelu) z = Relu(z);
-      if constexpr (kStep == Step::kGradient) z += Wide(m.other[at + j]) * m.f[j];
+      if constexpr (kStep == Step::kGradient) z += Widen(m.other[at + j]) * m.f[j];
       if constexpr (kStep == Step::kMaskedGradient || kStep == Step::kKeptGradient) {
-        const float g = Masked(Wide(m.other[at + j]), Wide(m.y[at + j]));
-        if constexpr (kStep == Step::kKeptGradient) Round(g, &kept[at + j]);
+        const float g = Masked(Widen(m.other[at + j]), Widen(m.y[at + j]));
+        if constexpr (kStep == Step::kKeptGradient) Narrow(g, &kept[at + j]);
         z += g * m.f[j];
       }
-      Round(z, &result[j]);
+      Narrow(z, &result[j]);
     }
   }
 }
@@ -140,7 +137,7 @@ void Normalize(ffi::ThreadPool& pool, const Normalization& n, const Tensor& x, c
   std::vector<float> factor(count), shift(count);
   for (int64_t c = 0; c < count; ++c) {
     const double offset = totals[c] / rows, square = totals[count + c] / rows;
-    const double middle = Wide(data[c]) + offset;
+    const double middle = Widen(data[c]) + offset;
     const double var = std::max(square - offset * offset, 0.0);  // keeps NaN
     const double reciprocal = 1 / std::sqrt(var + n.epsilon), own = reciprocal * scale.typed_data()[c];
     const float rounded = static_cast<float>(middle);

@@ -8,14 +8,12 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <utility>
 #include <vector>
 
+#include "bfloat16.h"
 #include "parts.h"
 #include "processors.h"
-
-#define INLINE inline __attribute__((always_inline))
 
 namespace channels {
 
@@ -23,31 +21,6 @@ constexpr int64_t kPeriod = 512;  // rows are joined up to this number of values
 constexpr int64_t kRows = 64;     // joined rows whose sums are added in float32
 constexpr int64_t kSample = 16;   // of these, the first of as many is in the sample whose mean is near that of all
 constexpr int64_t kLong = 1024;   // a longer row is as long as a page, and few of them fit into the first cache
-
-struct Bfloat16 {
-  uint16_t bits;
-};
-
-template <typename To, typename From>
-INLINE To BitCast(From from) {
-  static_assert(sizeof(To) == sizeof(From));
-  To to;
-  std::memcpy(&to, &from, sizeof(To));
-  return to;
-}
-
-INLINE float Wide(float x) { return x; }
-INLINE float Wide(Bfloat16 x) { return BitCast<float>(static_cast<uint32_t>(x.bits) << 16); }
-
-INLINE void Round(float x, float* to) { *to = x; }
-
-// Rounds to the nearest, of two equally near ones to the even one, in integers, which every processor has.
-INLINE void Round(float x, Bfloat16* to) {
-  const uint32_t bits = BitCast<uint32_t>(x);
-  const uint32_t is_nan = x != x ? ~0u : 0u;
-  const uint32_t rounded = bits + ((0x7fff + ((bits >> 16) & 1)) & ~is_nan);
-  to->bits = static_cast<uint16_t>((rounded | (is_nan & 0x400000)) >> 16);
-}
 
 // Both in a form that compilers turn into vectors. NaN is kept.
 INLINE float Relu(float x) { return BitCast<float>(BitCast<uint32_t>(x) & (x <= 0 ? 0u : ~0u)); }
@@ -85,16 +58,16 @@ INLINE void AddSome(const Values<T>& v, int64_t at, const float* b, const float*
   for (int64_t j = 0; j < width; ++j) {
     float a = sum[j], p = product[j];
     const auto add = [&](int64_t i) __attribute__((always_inline)) {
-      const float d = Wide(v.x[i]) - c[j];
+      const float d = Widen(v.x[i]) - c[j];
       float value;
       if constexpr (kSum == Sum::kMoments) {
         value = d;
       } else if constexpr (kSum == Sum::kShifted) {
-        value = Wide(v.u[i]) - b[j];
+        value = Widen(v.u[i]) - b[j];
       } else if constexpr (kSum == Sum::kGradient) {
-        value = Wide(v.u[i]);
+        value = Widen(v.u[i]);
       } else {
-        value = Masked(Wide(v.u[i]), Wide(v.y[i]));
+        value = Masked(Widen(v.u[i]), Widen(v.y[i]));
       }
       a += value;
       p += value * d;
@@ -200,7 +173,7 @@ void AddPart(const Sums<T>& s, int64_t first, int64_t last, double* total) {
   std::vector<float> sum(width), product(width);
   std::vector<float> b, c(width);
   std::vector<float> middle(channels);  // of all parts
-  for (int64_t channel = 0; finds_center && channel < channels; ++channel) middle[channel] = Wide(s.values.x[channel]);
+  for (int64_t channel = 0; finds_center && channel < channels; ++channel) middle[channel] = Widen(s.values.x[channel]);
   if (s.b != nullptr) b = Repeated(s.b, channels);
   if (s.c != nullptr) c = Repeated(s.c, channels);
   for (int64_t start = first; start < last; start += kRows * joined) {
