@@ -185,6 +185,19 @@ def call(kernel: Kernel, *operands: jax.Array) -> Sequence[jax.Array]:
     return kernel_p.bind(*varying_alike(*operands), kernel=kernel)
 
 
+def merged(operands: Sequence[jax.Array], dims: Sequence[int | None]) -> tuple[list[jax.Array], int]:
+    """Merge a mapped axis into the first axis of all operands, of which at least one has it, for `Kernel.batched`.
+
+    Returns the operands, and the number of places on the mapped axis. An operand without it is repeated.
+    """
+    places = next(x.shape[dim] for x, dim in zip(operands, dims, strict=True) if dim is not None)
+    results = []
+    for x, dim in zip(operands, dims, strict=True):
+        whole = jnp.broadcast_to(x, (places, *x.shape)) if dim is None else jnp.moveaxis(x, dim, 0)
+        results.append(jax.lax.collapse(whole, 0, 2))
+    return results, places
+
+
 def _is_supported(x: jax.Array) -> bool:
     """Return whether an operand's shape is known, and not divided over an explicit mesh."""
     return all(isinstance(n, int) for n in x.shape) and not any(getattr(jax.typeof(x).sharding, "spec", ()))

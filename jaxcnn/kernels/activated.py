@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.kernels import native
-from jaxcnn.kernels._primitive import Form, Kernel, call
+from jaxcnn.kernels._primitive import Form, Kernel, call, merged
 from jaxcnn.kernels.convolution import LEAST_WORK, Geometry
 from jaxcnn.kernels.fused import Content, FusedConvolution, content_of
 from jaxcnn.kernels.reductions import row
@@ -78,13 +78,6 @@ class ActivatedConvolution(Kernel):
         if any(dim is not None for dim in dims[:4]):
             # The kernel differs from place to place, so that it cannot be packed.
             return jax.vmap(self.form, in_axes=tuple(dims))(*operands), [0]
-        maps, places = operands[4:], dims[4:]
-        size = next(x.shape[dim] for x, dim in zip(maps, places, strict=True) if dim is not None)
-
-        def merged(x: jax.Array, dim: int | None) -> jax.Array:
-            whole = jnp.broadcast_to(x, (size, *x.shape)) if dim is None else jnp.moveaxis(x, dim, 0)
-            return whole.reshape(size * whole.shape[1], *whole.shape[2:])
-
-        together = [merged(x, dim) for x, dim in zip(maps, places, strict=True)]
-        y = call(self, *operands[:4], *together)[0]
-        return [y.reshape(size, y.shape[0] // size, *y.shape[1:])], [0]
+        maps, places = merged(operands[4:], dims[4:])
+        y = call(self, *operands[:4], *maps)[0]
+        return [y.reshape(places, -1, *y.shape[1:])], [0]

@@ -22,7 +22,7 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from jaxcnn.kernels import native
-from jaxcnn.kernels._primitive import Form, Kernel, call
+from jaxcnn.kernels._primitive import Form, Kernel, call, merged
 from jaxcnn.kernels._selection import on_cpu, uses_native
 
 Pair = tuple[int, int]
@@ -178,11 +178,10 @@ class Convolution(Kernel):
         (a, b), (along, other) = operands, dims
         if self.role is Role.KERNEL or along is None or other is not None:
             return super().batched(operands, dims)
-        a = jnp.moveaxis(a, along, 0)
-        times, examples = a.shape[:2]
-        merged = self.geometry._replace(image=(times * examples, *self.geometry.image[1:]))
-        y = call(replace(self, geometry=merged), a.reshape(times * examples, *a.shape[2:]), b)[0]
-        return [y.reshape(times, examples, *y.shape[1:])], [0]
+        (a,), places = merged([a], [along])
+        geometry = self.geometry._replace(image=(places * self.geometry.image[0], *self.geometry.image[1:]))
+        y = call(replace(self, geometry=geometry), a, b)[0]
+        return [y.reshape(places, -1, *y.shape[1:])], [0]
 
     def _by_transposing(self, compute: Any, a: jax.Array, b: jax.Array) -> jax.Array:
         """Compute the role from the function of a geometry, images and a kernel that computes the output."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.kernels import native
-from jaxcnn.kernels._primitive import Form, Kernel, call, instantiated, is_given
+from jaxcnn.kernels._primitive import Form, Kernel, call, instantiated, is_given, merged
 from jaxcnn.kernels.convolution import LEAST_WORK, Convolution, Geometry, Role, product, windows
 from jaxcnn.kernels.reductions import row
 
@@ -113,18 +113,10 @@ class FusedConvolution(Kernel):
         if dims[1] is not None or dims[2] is not None:
             # The operand W differs from place to place, so that it cannot be packed.
             return jax.vmap(self.form, in_axes=tuple(dims))(*operands), [0]
-        places = next(value.shape[dim] for value, dim in zip(operands, dims, strict=True) if dim is not None)
-
-        def merged(value: jax.Array, dim: int | None) -> jax.Array:
-            shape = value.shape if dim is None else (*value.shape[:dim], *value.shape[dim + 1 :])
-            whole = jnp.broadcast_to(value, (places, *shape)) if dim is None else jnp.moveaxis(value, dim, 0)
-            return whole.reshape(places * shape[0], *shape[1:])
-
-        examples = self.geometry.image[0]
-        geometry = self.geometry._replace(image=(places * examples, *self.geometry.image[1:]))
-        others = [merged(value, dim) for value, dim in zip(residual, dims[3:], strict=True)]
-        y = call(replace(self, geometry=geometry), merged(x, dims[0]), kernel, bias, *others)[0]
-        return [y.reshape(places, examples, *y.shape[1:])], [0]
+        (x, *residual), places = merged([x, *residual], [dims[0], *dims[3:]])
+        geometry = self.geometry._replace(image=(places * self.geometry.image[0], *self.geometry.image[1:]))
+        y = call(replace(self, geometry=geometry), x, kernel, bias, *residual)[0]
+        return [y.reshape(places, -1, *y.shape[1:])], [0]
 
     def _finished(self, y: jax.Array, bias: jax.Array, residual: Sequence[jax.Array]) -> jax.Array:
         """Return the result from the convolution alone, in its dtype; the sums are in the dtype of the bias."""

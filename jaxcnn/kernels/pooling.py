@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.kernels import native
-from jaxcnn.kernels._primitive import Form, Kernel, call, instantiated, is_given
+from jaxcnn.kernels._primitive import Form, Kernel, call, instantiated, is_given, merged
 from jaxcnn.kernels.axes import varying_alike
 
 Pair = tuple[int, int]
@@ -84,13 +84,8 @@ class _Pooling(Kernel):
     windows: Windows
 
     def batched(self, operands: Any, dims: Any) -> tuple[Sequence[jax.Array], Sequence[int]]:
-        places = next(x.shape[dim] for x, dim in zip(operands, dims, strict=True) if dim is not None)
-
-        def merged(x: jax.Array, dim: int | None) -> jax.Array:
-            whole = jnp.broadcast_to(x, (places, *x.shape)) if dim is None else jnp.moveaxis(x, dim, 0)
-            return jax.lax.collapse(whole, 0, 2)
-
-        (y,) = call(self, *map(merged, operands, dims))
+        images, places = merged(operands, dims)
+        (y,) = call(self, *images)
         return [y.reshape(places, -1, *y.shape[1:])], [0]
 
     def _call(self, name: str, image: Any, output: Any, counted: Sides = ((0, 0), (0, 0))) -> Form | None:
