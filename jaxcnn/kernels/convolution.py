@@ -7,7 +7,7 @@ kernel with three roles is closed under differentiation, in forward and reverse 
 
 Where Winograd's algorithm computes a 3x3 convolution or one of its gradients, its error is at most 3e-6 of the largest
 sum of products of magnitudes in the same 4x4 outputs. It computes only operands without NaN, infinities and values that
-are extreme or much larger than their surroundings (`native/winograd.h` has the limits); others are summed exactly.
+are extreme or much larger than their surroundings (`native/winograd/range.h`); others are summed exactly.
 """
 
 import functools

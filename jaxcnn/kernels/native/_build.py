@@ -19,8 +19,8 @@ from pathlib import Path
 
 import jax
 
-SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
-HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
+HERE = Path(__file__).parent
+SOURCES, HEADERS = (tuple(sorted(HERE.rglob(pattern))) for pattern in ("*.cpp", "*.h"))
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
 DIGEST = 32
 SPINS = 2000
@@ -98,7 +98,8 @@ def _build(compiler: str, include: Path, shared: Path, library: Path) -> None:
     os.close(handle)
     built = Path(name)
     command = [
-        *(compiler, *FLAGS, *_openmp(compiler), f"-I{jax.ffi.include_dir()}", f"-I{include}", *map(str, SOURCES)),
+        *(compiler, *FLAGS, *_openmp(compiler), f"-I{HERE}", f"-I{jax.ffi.include_dir()}", f"-I{include}"),
+        *map(str, SOURCES),
         *(f"-Wl,-rpath,{shared.parent}", str(shared), "-lpthread", "-o", name),
     ]
     try:

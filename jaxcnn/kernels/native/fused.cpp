@@ -4,7 +4,7 @@
 // Everything except the numbers is in `key`, 25 numbers: the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out]
 // and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups, and 0 or
 // 1 for: ReLU, a residual R of the shape of Y, bfloat16 X, R and Y (else float32), exact sums of products (else a faster
-// algorithm is allowed, `winograd.h`). b is [C_out] in float32. W is in float32 or bfloat16.
+// algorithm is allowed, `winograd/winograd.h`). b is [C_out] in float32. W is in float32 or bfloat16.
 //
 // `content`, two numbers, is a digest of W. The caller promises that every execution of the call passes this W. So the
 // packed W depends on no pointer, and calls with the same W share it, such as those of programs for different batches.
@@ -24,7 +24,7 @@
 
 #include "oneapi/dnnl/dnnl.hpp"
 #include "packed.h"
-#include "winograd.h"
+#include "winograd/winograd.h"
 #include "worker.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -80,7 +80,7 @@ dnnl::convolution_forward::primitive_desc Describe(const dnnl::engine& engine, c
           attributes};
 }
 
-// Returns the key by which `winograd.h` knows the convolution.
+// Returns the key by which `winograd/winograd.h` knows the convolution.
 winograd::Key WinogradKey(const Key& key) {
   winograd::Key same = {0};
   same.insert(same.end(), key.begin(), key.begin() + 21);

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "winograd_transforms.h"
+#include "transforms.h"
 
 namespace winograd {
 namespace {

@@ -1,4 +1,4 @@
-// Plans and matrix products of Winograd's algorithm. Its equations and transforms are in `winograd_transforms.h`.
+// Plans and matrix products of Winograd's algorithm. Its equations and transforms are in `transforms.h`.
 
 #include "winograd.h"
 
@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "threads.h"
-#include "winograd_range.h"
-#include "winograd_transforms.h"
+#include "range.h"
+#include "transforms.h"
 
 namespace winograd {
 namespace {
