@@ -5,8 +5,8 @@ maximum takes one value of each window. Its derivative takes the tangent from th
 cotangent there; both are linear, and each is the adjoint of the other. They find the place from the images again, so
 that the forward pass computes nothing for them.
 
-The native library computes values and gradients in float32 and bfloat16 at the speed of memory. XLA on a CPU computes
-the gradient of a maximum as a scatter, 4 to 25 times slower than the gradient of slices, and bfloat16 slower still.
+The native library computes values and gradients in float32 and bfloat16. XLA on a CPU computes the gradient of a
+maximum as a scatter, 4 to 25 times slower than the gradient of slices, and both slowly where channels are few.
 """
 
 import functools
