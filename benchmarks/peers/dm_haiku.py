@@ -38,7 +38,7 @@ def block(x, features, stride, bottleneck, pad_shortcut):
     if x.shape != y.shape:
         if pad_shortcut:
             more = y.shape[-1] - x.shape[-1]
-            x = jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (more // 2, more - more // 2)))
+            x = jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (0, more)))
         else:
             x = norm()(conv(y.shape[-1], 1, stride)(x), True)
     return jax.nn.relu(x + y)

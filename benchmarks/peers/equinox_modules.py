@@ -73,7 +73,7 @@ class Block(eqx.Module):
             x, state = self.shortcut(x, state)
         elif x.shape != y.shape:
             more = y.shape[0] - x.shape[0]
-            x = jnp.pad(x[:, :: self.stride, :: self.stride], ((more // 2, more - more // 2), (0, 0), (0, 0)))
+            x = jnp.pad(x[:, :: self.stride, :: self.stride], ((0, more), (0, 0), (0, 0)))
         return jax.nn.relu(x + y), state
 
 

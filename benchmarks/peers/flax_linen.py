@@ -47,7 +47,7 @@ class Block(nn.Module):
         if x.shape != y.shape:
             if self.pad_shortcut:
                 more = y.shape[-1] - x.shape[-1]
-                around = ((0, 0), (0, 0), (0, 0), (more // 2, more - more // 2))
+                around = ((0, 0), (0, 0), (0, 0), (0, more))
                 x = jnp.pad(x[:, :: self.stride, :: self.stride], around)
             else:
                 x = self.norm()(self.conv(y.shape[-1], (1, 1), strides)(x))

@@ -46,7 +46,7 @@ def block(x, features, stride, bottleneck, pad_shortcut):
         if pad_shortcut:
             more = y.shape[-1] - x.shape[-1]
             x = x[:, ::stride, ::stride]
-            x = keras.ops.pad(x, ((0, 0), (0, 0), (0, 0), (more // 2, more - more // 2)))
+            x = keras.ops.pad(x, ((0, 0), (0, 0), (0, 0), (0, more)))
         else:
             x = unit(x, y.shape[-1], 1, stride)
     return layers.ReLU()(layers.Add()([x, y]))

@@ -37,7 +37,7 @@ class Block(nn.Module):
         if self.shortcut is not None:
             x = self.shortcut(x)
         elif self.more or self.stride > 1:
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
         return F.relu(x + y, inplace=True)
 
 
