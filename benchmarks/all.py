@@ -39,6 +39,8 @@ BUDGETS: dict[str, list[tuple[str, str, str]]] = {
         ("many", "many", "--networks 1 --how turns --epochs 0.02"),
         ("transformations", "transformations", "--models lenet5:2 --rounds 1"),
         ("input", "input", "--seconds 0.5 --repeats 1"),
+        ("precision/gradients", "precision.gradients", "--models lenet5 --batches 1 --batch-size 4"),
+        ("precision/accuracy", "precision.accuracy", "--models lenet5 --seeds 2 --steps 2"),
     ],
     "small": [
         ("peers", "peers", "--models lenet5,resnet20_cifar,resnet50 --rounds 5 --seconds 1 --timeout 150"),
@@ -52,6 +54,8 @@ BUDGETS: dict[str, list[tuple[str, str, str]]] = {
         ("many", "many", "--networks 1,10 --timeout 120"),
         ("transformations", "transformations", "--models lenet5:64 --rounds 5"),
         ("input", "input", "--seconds 2 --repeats 2"),
+        ("precision/gradients", "precision.gradients", "--models lenet5,resnet20_cifar"),
+        ("precision/accuracy", "precision.accuracy", "--models lenet5"),
     ],
     "full": [
         ("peers", "peers", f"--models {','.join(MODELS)} --rounds 15 --seconds 2"),
@@ -64,6 +68,8 @@ BUDGETS: dict[str, list[tuple[str, str, str]]] = {
         ("many", "many", ""),
         ("transformations", "transformations", ""),
         ("input", "input", ""),
+        ("precision/gradients", "precision.gradients", ""),
+        ("precision/accuracy", "precision.accuracy", ""),
     ],
 }
 
@@ -91,7 +97,7 @@ def main(args: list[str] | None = None) -> int:
     incomplete = []
     for folder, suite, flags in BUDGETS[arguments.budget]:
         command = [sys.executable, "-m", f"benchmarks.{suite}", *flags.split()]
-        if suite == "peers":
+        if suite in ("peers", "precision.gradients"):
             command += ["--environments", str(arguments.environments)]
             command += ["--no-install"] if arguments.no_install else []
         if suite == "input":

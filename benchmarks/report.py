@@ -31,6 +31,8 @@ ORDER = (
     "time_to_accuracy",
     "many",
     "transformations",
+    "precision/accuracy",
+    "precision/gradients",
     "gpu",
 )
 

@@ -20,7 +20,8 @@ OVER_MEASURE = {"batch_sizes": batch_sizes, "devices": devices, "compile": compi
 def test_every_suite_of_a_budget_exists_and_takes_its_flags(budget, monkeypatch, tmp_path):
     for folder, suite, flags in everything.BUDGETS[budget]:
         if suite not in OVER_MEASURE:
-            assert (ROOT / "benchmarks" / suite).is_dir() or (ROOT / "benchmarks" / f"{suite}.py").exists()
+            path = ROOT / "benchmarks" / suite.replace(".", "/")
+            assert path.is_dir() or path.with_name(f"{path.name}.py").exists()
             continue
         asked = []
         monkeypatch.setattr(OVER_MEASURE[suite], "measure", lambda cases, *_, asked=asked: asked.extend(cases) or [])
