@@ -16,9 +16,8 @@ A residual R and a ReLU may follow, `y = max(0, BN(x) + R)`. With the mask `m = 
 `m (T(u, s, b) + R')` for a tangent R' of R, and its adjoint is `G(m g)` and `m g`, the gradient with respect to R.
 
 In JAX operations a batch normalization is a dozen small computations on `[C]`, which take XLA on a CPU longer to
-compile than the network's real work. The native library does them in one call a direction. In bfloat16, and backward
-in float32, the same call computes what is `[..., C]`: XLA rounds bfloat16 after each operation, in software, and writes
-a ReLU's gradient to memory before the sums read it. The output in float32 is computed faster by XLA.
+compile than the network's real work. The native library does them in one call a direction. In bfloat16 the same call
+computes what is `[..., C]`: XLA rounds after each operation, in software. In float32 XLA computes that as fast.
 """
 
 import functools
@@ -41,7 +40,7 @@ SAMPLE_STRIDE = 4
 """Distance between the rows, and between the columns, whose mean is the center of a channel's sums."""
 
 LEAST_CHANNELS = 24
-"""Channels below which a batch normalization in float32 leaves its vectors to XLA: LLVM unrolls the short loop over
+"""Channels below which the output in float32 leaves its vectors to XLA too: LLVM unrolls the short loop over
 channels that remains, and does not vectorize it (16 channels: 0.6 of the speed forward; from 24 on: no difference)."""
 
 
@@ -198,7 +197,7 @@ class BatchNorm(Kernel):
         vectors, residual = (running_mean, *others[:3]), others[3:]
         numbers = self.momentum, self.epsilon, _bessel(_count(x), self.unbiased)
         outputs = self.outputs(x, running_mean)
-        if is_native(x, vectors, outputs[0], *residual, dtypes=("bfloat16",)):
+        if is_native(x, vectors, outputs[0], *residual):
             whole = native.function(
                 native.BATCH_NORM, outputs, numbers=[*map(float, numbers), float(self.relu), float(bool(residual))]
             )
@@ -298,9 +297,7 @@ class Gradient(Kernel):
         return [by_x.astype(x.dtype), by_scale, by_bias, *[own] * self.residual]
 
     def native(self, g: Any, x: Any, mean: Any, r: Any, scale: Any, *y: Any) -> Form | None:
-        # In float32 XLA writes two arrays `[..., C]` faster, unless it does not vectorize the loop over channels.
-        is_whole = not self.residual or x.shape[-1] < LEAST_CHANNELS
-        if is_native(x, (mean, r, scale), g, dtypes=("bfloat16", *["float32"] * is_whole)):
+        if is_native(x, (mean, r, scale), g):
             by_residual = g if self.residual else g.update(shape=(0,))
             outputs = [*self.outputs(g, x, mean)[:3], by_residual]
             whole = native.function(native.BATCH_NORM_GRADIENT, outputs, numbers=[float(self.relu)])
@@ -327,10 +324,10 @@ class Gradient(Kernel):
         return [*call(kernel, by_x, by_scale, by_bias, *by_residual, *operands[1:])]
 
 
-def is_native(x: Any, vectors: Sequence[Any], *others: Any, dtypes: Sequence[str]) -> bool:
-    """Return whether one native call takes these abstract values: images of one of the dtypes, vectors, more images."""
-    is_known = x.dtype in dtypes and all(v.dtype == x.dtype for v in others)
-    return is_known and math.prod(x.shape) >= LEAST_VALUES and all(v.dtype == "float32" for v in vectors)
+def is_native(x: Any, vectors: Sequence[Any], *others: Any) -> bool:
+    """Return whether one native call takes these abstract values: bfloat16 images, float32 vectors, more images."""
+    is_large = math.prod(x.shape) >= LEAST_VALUES
+    return is_large and all(v.dtype == "bfloat16" for v in (x, *others)) and all(v.dtype == "float32" for v in vectors)
 
 
 def finished(y: jax.Array, residual: Sequence[jax.Array], relu: bool, dtype: Any) -> jax.Array:

@@ -248,20 +248,17 @@ def test_over_devices_the_statistics_are_those_of_the_whole_batch(how, dtype):
 
 @pytest.mark.skipif(not native.is_available(), reason="jaxcnn[cpu] is not installed")
 def test_bfloat16_is_one_call_in_each_direction_where_it_can_be():
-    def called(shape, dtype, sharding=None, **ending):
+    def called(shape, dtype, sharding=None):
         x = jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
         vector = jax.ShapeDtypeStruct(shape[-1:], F32)
-        loss = lambda *operands: layer(*operands, **ending).astype(F32).sum()  # noqa: E731
+        loss = lambda *operands: layer(*operands).astype(F32).sum()  # noqa: E731
         text = jax.jit(jax.grad(loss, ALL)).lower(x, vector, vector, x).as_text()
         return [text.count(f"custom_call @{name}(") for name in (native.BATCH_NORM, native.BATCH_NORM_GRADIENT)]
 
     large, small = (8, LEAST_VALUES // 128, 16), (8, LEAST_VALUES // 256, 16)
     mesh = Mesh(np.array(jax.devices()[:4]), ("d",))
-    wide = (8, LEAST_VALUES // 128, 32)
     assert called(large, BF16) == [1, 1]
-    assert called(large, F32) == [0, 1]
-    assert called(wide, F32) == [0, 0]  # XLA is faster with a residual
-    assert called(wide, F32, with_residual=False) == [0, 1]
+    assert called(large, F32) == [0, 0]  # XLA is as fast
     assert called(small, BF16) == [0, 0]
     assert called(large, jnp.float16) == [0, 0]
     assert called(large, BF16, jax.NamedSharding(mesh, P("d"))) == [0, 0]

@@ -1,8 +1,9 @@
 // Batch normalization in training, with a residual and a ReLU, in one call in each direction: y = relu(BN(x) + R).
 //
-// x, y, R and their gradients are [..., C], all in float32 or all in bfloat16; vectors are [C] in float32. The forward
-// call makes two passes over the data: sums around a value near the mean of each block, so that a large mean takes no
-// digits of the variance, then the output. The backward call makes two as well: sums, then the gradient.
+// x, y, R and their gradients are [..., C] in bfloat16; vectors are [C] in float32. (In float32 XLA computes what is
+// [..., C] as fast, from the vectors of channel_sums.cpp.) The forward call makes two passes over the data: sums around
+// a value near the mean of each block, so that a large mean takes no digits of the variance, then the output. The
+// backward call makes two as well: sums, then the gradient.
 
 #include <algorithm>
 #include <cmath>
@@ -30,22 +31,21 @@ using Tensor = ffi::AnyBuffer;
 using Vector = ffi::BufferR1<ffi::F32>;
 
 // The affine map (x - mean) factor + shift of x, to which a residual or g f is added.
-template <typename T>
 struct Map {
-  const T *x, *other, *y;  // other: the residual, or g
-  T *result, *kept;        // kept: the g that is used, where y > 0
+  const Bfloat16 *x, *other, *y;  // other: the residual, or g
+  Bfloat16 *result, *kept;        // kept: the g that is used, where y > 0
   const float *mean, *factor, *shift, *f;
 };
 
 enum class Step { kPlain, kRelu, kResidual, kResidualRelu, kGradient, kMaskedGradient, kKeptGradient };
 
-template <Step kStep, typename T>
-INLINE void MapRows(const Map<T>& m, int64_t first, int64_t last, int64_t width) {
-  T* __restrict const kept = m.kept;
+template <Step kStep>
+INLINE void MapRows(const Map& m, int64_t first, int64_t last, int64_t width) {
+  Bfloat16* __restrict const kept = m.kept;
   for (int64_t at = first; at < last; at += width) {
     const int64_t given = std::min(width, last - at);
-    const T* const x = m.x + at;
-    T* __restrict const result = m.result + at;
+    const Bfloat16* const x = m.x + at;
+    Bfloat16* __restrict const result = m.result + at;
     for (int64_t j = 0; j < given; ++j) {
       float z = (Widen(x[j]) - m.mean[j]) * m.factor[j] + m.shift[j];
       if constexpr (kStep == Step::kResidual || kStep == Step::kResidualRelu) z += Widen(m.other[at + j]);
@@ -61,8 +61,7 @@ INLINE void MapRows(const Map<T>& m, int64_t first, int64_t last, int64_t width)
   }
 }
 
-template <typename T>
-INLINE void MapAny(Step step, const Map<T>& m, int64_t first, int64_t last, int64_t width) {
+FOR_EACH_PROCESSOR_OF_16_BITS void MapPart(Step step, const Map& m, int64_t first, int64_t last, int64_t width) {
   switch (step) {
     case Step::kPlain: return MapRows<Step::kPlain>(m, first, last, width);
     case Step::kRelu: return MapRows<Step::kRelu>(m, first, last, width);
@@ -74,23 +73,13 @@ INLINE void MapAny(Step step, const Map<T>& m, int64_t first, int64_t last, int6
   }
 }
 
-// A template cannot be compiled for each processor.
-FOR_EACH_PROCESSOR void MapPart(Step step, const Map<float>& m, int64_t first, int64_t last, int64_t width) {
-  MapAny(step, m, first, last, width);
-}
-FOR_EACH_PROCESSOR_OF_16_BITS void MapPart(Step step, const Map<Bfloat16>& m, int64_t first, int64_t last,
-                                           int64_t width) {
-  MapAny(step, m, first, last, width);
-}
-
 // Computes a map in parts. Its vectors are [C].
-template <typename T>
-void MapAll(ffi::ThreadPool& pool, Step step, const Map<T>& m, int64_t rows, int64_t channels) {
+void MapAll(ffi::ThreadPool& pool, Step step, const Map& m, int64_t rows, int64_t channels) {
   std::vector<float> mean = channels::Repeated(m.mean, channels), factor = channels::Repeated(m.factor, channels),
                      shift = channels::Repeated(m.shift, channels), f;
   if (m.f != nullptr) f = channels::Repeated(m.f, channels);
-  const Map<T> repeated = {m.x,         m.other,       m.y,          m.result, m.kept,
-                           mean.data(), factor.data(), shift.data(), f.data()};
+  const Map repeated = {m.x,         m.other,       m.y,          m.result, m.kept,
+                        mean.data(), factor.data(), shift.data(), f.data()};
   const int64_t count = parts::Count(rows * channels), width = channels::Joined(channels) * channels;
   parts::Run(pool, count, [&](int64_t part) {
     part = count - 1 - part;  // the sums came to these values last, and they may still be in the cache
@@ -104,21 +93,17 @@ bool AreOf(size_t channels, const Vectors&... vectors) {
   return channels > 0 && ((vectors.element_count() == channels) && ...);
 }
 
-// Returns whether all are of one type that is known here, and of one size that is a multiple of the channels.
+// Returns whether all are bfloat16 and of one size, which is a multiple of the channels.
 template <typename... Tensors>
 bool AreAlike(size_t channels, const Tensor& x, const Tensors&... others) {
-  const auto type = x.element_type();
-  return (type == ffi::F32 || type == ffi::BF16) && x.element_count() % channels == 0 &&
-         ((others.element_type() == type && others.element_count() == x.element_count()) && ...);
+  return x.element_type() == ffi::BF16 && x.element_count() % channels == 0 &&
+         ((others.element_type() == ffi::BF16 && others.element_count() == x.element_count()) && ...);
 }
 
-template <typename T>
-T* Data(const Tensor& x) {
-  return static_cast<T*>(x.untyped_data());
-}
+Bfloat16* Data(const Tensor& x) { return static_cast<Bfloat16*>(x.untyped_data()); }
 
 ffi::Error Unfit() {
-  return ffi::Error::InvalidArgument("images must be [..., C], all float32 or all bfloat16, and the rest float32 [C]");
+  return ffi::Error::InvalidArgument("images must be bfloat16 [..., C], and the rest float32 [C]");
 }
 
 struct Normalization {
@@ -126,14 +111,13 @@ struct Normalization {
   bool relu, has_residual;
 };
 
-template <typename T>
 void Normalize(ffi::ThreadPool& pool, const Normalization& n, const Tensor& x, const Vector& old_mean,
                const Vector& old_var, const Vector& scale, const Vector& bias, const Tensor& residual, Tensor& y,
                Vector& new_mean, Vector& new_var, Vector& mean, Vector& r) {
   const int64_t count = mean.element_count(), rows = x.element_count() / count;
-  const T* const data = Data<const T>(x);
-  const channels::Values<T> values = {data, data, nullptr};
-  const auto totals = channels::Total<T>(pool, {channels::Sum::kMoments, values, rows, count, nullptr, nullptr});
+  const Bfloat16* const data = Data(x);
+  const channels::Values<Bfloat16> values = {data, data, nullptr};
+  const auto totals = channels::Total<Bfloat16>(pool, {channels::Sum::kMoments, values, rows, count, nullptr, nullptr});
   std::vector<float> factor(count), shift(count);
   for (int64_t c = 0; c < count; ++c) {
     const double offset = totals[c] / rows, square = totals[count + c] / rows;
@@ -151,8 +135,8 @@ void Normalize(ffi::ThreadPool& pool, const Normalization& n, const Tensor& x, c
   }
   const Step step = n.has_residual ? (n.relu ? Step::kResidualRelu : Step::kResidual)
                                    : (n.relu ? Step::kRelu : Step::kPlain);
-  const Map<T> map = {data, Data<const T>(residual), nullptr, Data<T>(y), nullptr,
-                      mean.typed_data(), factor.data(), shift.data(), nullptr};
+  const Map map = {data, Data(residual), nullptr, Data(y), nullptr,
+                   mean.typed_data(), factor.data(), shift.data(), nullptr};
   MapAll(pool, step, map, rows, count);
 }
 
@@ -167,20 +151,18 @@ ffi::Error BatchNorm(ffi::ThreadPool pool, Tensor x, Vector old_mean, Vector old
     return Unfit();
   }
   const Normalization n = {numbers[0], numbers[1], numbers[2], numbers[3] != 0, numbers[4] != 0};
-  const auto normalize = x.element_type() == ffi::F32 ? Normalize<float> : Normalize<Bfloat16>;
-  normalize(pool, n, x, old_mean, old_var, scale, bias, residual, *y, *new_mean, *new_var, *mean, *r);
+  Normalize(pool, n, x, old_mean, old_var, scale, bias, residual, *y, *new_mean, *new_var, *mean, *r);
   return ffi::Error::Success();
 }
 
-template <typename T>
 void Differentiate(ffi::ThreadPool& pool, bool relu, const Tensor& g, const Tensor& x, const Tensor& y,
                    const Vector& mean, const Vector& r, const Vector& scale, Tensor& by_x, Vector& by_scale,
                    Vector& by_bias, Tensor& by_residual) {
   using channels::Sum;
   const int64_t count = mean.element_count(), rows = x.element_count() / count;
-  const channels::Values<T> values = {Data<const T>(g), Data<const T>(x), Data<const T>(y)};
+  const channels::Values<Bfloat16> values = {Data(g), Data(x), Data(y)};
   const Sum kind = relu ? Sum::kMasked : Sum::kGradient;
-  const auto totals = channels::Total<T>(pool, {kind, values, rows, count, nullptr, mean.typed_data()});
+  const auto totals = channels::Total<Bfloat16>(pool, {kind, values, rows, count, nullptr, mean.typed_data()});
   std::vector<float> f(count), factor(count), shift(count);
   for (int64_t c = 0; c < count; ++c) {
     const double reciprocal = r.typed_data()[c], scaled = reciprocal * totals[count + c];
@@ -193,8 +175,8 @@ void Differentiate(ffi::ThreadPool& pool, bool relu, const Tensor& g, const Tens
   }
   const bool keeps = by_residual.element_count() > 0;
   const Step step = keeps ? Step::kKeptGradient : relu ? Step::kMaskedGradient : Step::kGradient;
-  const Map<T> map = {values.x, values.u, values.y, Data<T>(by_x), Data<T>(by_residual),
-                      mean.typed_data(), factor.data(), shift.data(), f.data()};
+  const Map map = {values.x, values.u, values.y, Data(by_x), Data(by_residual),
+                   mean.typed_data(), factor.data(), shift.data(), f.data()};
   MapAll(pool, step, map, rows, count);
 }
 
@@ -207,8 +189,7 @@ ffi::Error BatchNormGradient(ffi::ThreadPool pool, Tensor g, Tensor x, Tensor y,
       (by_residual->element_count() > 0 && !AreAlike(channels, x, *by_residual))) {
     return Unfit();
   }
-  const auto differentiate = x.element_type() == ffi::F32 ? Differentiate<float> : Differentiate<Bfloat16>;
-  differentiate(pool, numbers[0] != 0, g, x, y, mean, r, scale, *by_x, *by_scale, *by_bias, *by_residual);
+  Differentiate(pool, numbers[0] != 0, g, x, y, mean, r, scale, *by_x, *by_scale, *by_bias, *by_residual);
   return ffi::Error::Success();
 }
 
