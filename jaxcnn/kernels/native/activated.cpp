@@ -61,7 +61,7 @@ FOR_EACH_PROCESSOR void RectifyWide(const float* x, int64_t rows, int64_t channe
 }
 
 // Returns max(x f + o, 0), rounded to the nearest bfloat16 and to even, from and to the upper half of 32 bits.
-inline __attribute__((always_inline)) uint32_t Rectified(uint32_t x, float factor, float offset) {
+INLINE uint32_t Rectified(uint32_t x, float factor, float offset) {
   float value;
   std::memcpy(&value, &x, sizeof value);
   value = value * factor + offset;

@@ -6,9 +6,7 @@
 // backward call makes two as well: sums, then the gradient.
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
-#include <string_view>
 #include <vector>
 
 #include "channels.h"
@@ -16,15 +14,10 @@
 #include "processors.h"
 #include "xla/ffi/api/ffi.h"
 
-template <>
-struct xla::ffi::AttrBinding<xla::ffi::Span<const double>> {
-  using Attr = xla::ffi::Span<const double>;
-  static constexpr std::string_view name() { return "numbers"; }
-};
-
 namespace {
 
 namespace ffi = xla::ffi;
+using channels::AreOf;
 using channels::Masked;
 using channels::Relu;
 using Tensor = ffi::AnyBuffer;
@@ -87,12 +80,6 @@ void MapAll(ffi::ThreadPool& pool, Step step, const Map& m, int64_t rows, int64_
   });
 }
 
-// Returns whether all vectors have this number of channels.
-template <typename... Vectors>
-bool AreOf(size_t channels, const Vectors&... vectors) {
-  return channels > 0 && ((vectors.element_count() == channels) && ...);
-}
-
 // Returns whether all are bfloat16 and of one size, which is a multiple of the channels.
 template <typename... Tensors>
 bool AreAlike(size_t channels, const Tensor& x, const Tensors&... others) {
@@ -119,20 +106,10 @@ void Normalize(ffi::ThreadPool& pool, const Normalization& n, const Tensor& x, c
   const channels::Values<Bfloat16> values = {data, data, nullptr};
   const auto totals = channels::Total<Bfloat16>(pool, {channels::Sum::kMoments, values, rows, count, nullptr, nullptr});
   std::vector<float> factor(count), shift(count);
-  for (int64_t c = 0; c < count; ++c) {
-    const double offset = totals[c] / rows, square = totals[count + c] / rows;
-    const double middle = Widen(data[c]) + offset;
-    const double var = std::max(square - offset * offset, 0.0);  // keeps NaN
-    const double reciprocal = 1 / std::sqrt(var + n.epsilon), own = reciprocal * scale.typed_data()[c];
-    const float rounded = static_cast<float>(middle);
-    mean.typed_data()[c] = rounded;
-    r.typed_data()[c] = static_cast<float>(reciprocal);
-    factor[c] = static_cast<float>(own);
-    shift[c] = static_cast<float>(bias.typed_data()[c] - (middle - rounded) * own);
-    const double of_mean = old_mean.typed_data()[c], of_var = old_var.typed_data()[c];
-    new_mean.typed_data()[c] = static_cast<float>(n.momentum * of_mean + (1 - n.momentum) * middle);
-    new_var.typed_data()[c] = static_cast<float>(n.momentum * of_var + (1 - n.momentum) * n.correction * var);
-  }
+  channels::Normalize(totals, data, rows, n.momentum, n.epsilon, n.correction,
+                      {old_mean.typed_data(), old_var.typed_data(), scale.typed_data(), bias.typed_data(),
+                       mean.typed_data(), r.typed_data(), factor.data(), shift.data(), new_mean.typed_data(),
+                       new_var.typed_data()});
   const Step step = n.has_residual ? (n.relu ? Step::kResidualRelu : Step::kResidual)
                                    : (n.relu ? Step::kRelu : Step::kPlain);
   const Map map = {data, Data(residual), nullptr, Data(y), nullptr,
@@ -164,15 +141,8 @@ void Differentiate(ffi::ThreadPool& pool, bool relu, const Tensor& g, const Tens
   const Sum kind = relu ? Sum::kMasked : Sum::kGradient;
   const auto totals = channels::Total<Bfloat16>(pool, {kind, values, rows, count, nullptr, mean.typed_data()});
   std::vector<float> f(count), factor(count), shift(count);
-  for (int64_t c = 0; c < count; ++c) {
-    const double reciprocal = r.typed_data()[c], scaled = reciprocal * totals[count + c];
-    const double own = reciprocal * scale.typed_data()[c];
-    f[c] = static_cast<float>(own);
-    factor[c] = static_cast<float>(-own * reciprocal * scaled / rows);
-    shift[c] = static_cast<float>(-own * totals[c] / rows);
-    by_scale.typed_data()[c] = static_cast<float>(scaled);
-    by_bias.typed_data()[c] = static_cast<float>(totals[c]);
-  }
+  channels::Differentiate(totals, rows, {r.typed_data(), scale.typed_data(), f.data(), factor.data(), shift.data(),
+                                         by_scale.typed_data(), by_bias.typed_data()});
   const bool keeps = by_residual.element_count() > 0;
   const Step step = keeps ? Step::kKeptGradient : relu ? Step::kMaskedGradient : Step::kGradient;
   const Map map = {values.x, values.u, values.y, Data(by_x), Data(by_residual),

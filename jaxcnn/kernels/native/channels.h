@@ -1,5 +1,5 @@
 // Passes over values [..., C] in float32 or bfloat16, computed in float32: sums over everything except channels, and
-// affine maps of each channel.
+// affine maps of each channel. Also what batch normalization derives from the sums.
 //
 // A loop over a few channels is short and seldom a multiple of a vector. So rows of C channels are joined to longer
 // rows, and vectors [C] are repeated as often. Sums are added in float32 over some of the longer rows, then in double.
@@ -7,13 +7,22 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "bfloat16.h"
 #include "parts.h"
 #include "processors.h"
+
+// The binding of the attribute `numbers`, which handlers infer from their signatures.
+template <>
+struct xla::ffi::AttrBinding<xla::ffi::Span<const double>> {
+  using Attr = xla::ffi::Span<const double>;
+  static constexpr std::string_view name() { return "numbers"; }
+};
 
 namespace channels {
 
@@ -200,6 +209,59 @@ std::vector<double> Total(xla::ffi::ThreadPool& pool, const Sums<T>& s) {
   }
   totals.resize(both);
   return totals;
+}
+
+// Returns whether all vectors have this number of channels.
+template <typename... Vectors>
+bool AreOf(size_t channels, const Vectors&... vectors) {
+  return channels > 0 && ((vectors.element_count() == channels) && ...);
+}
+
+// The vectors [C] of batch normalization. Its output is (x - mean) factor + shift, where shift is the bias and a
+// correction for the rounding of the mean.
+struct Statistics {
+  const float *old_mean, *old_var, *scale, *bias;
+  float *mean, *r, *factor, *shift, *new_mean, *new_var;
+};
+
+// Computes them from the totals of kMoments over `rows` rows; `x` are the values, and `correction` is Bessel's.
+template <typename T>
+void Normalize(const std::vector<double>& totals, const T* x, int64_t rows, double momentum, double epsilon,
+               double correction, const Statistics& s) {
+  const int64_t channels = totals.size() / 2;
+  for (int64_t c = 0; c < channels; ++c) {
+    const double offset = totals[c] / rows, square = totals[channels + c] / rows;
+    const double middle = Widen(x[c]) + offset;
+    const double var = std::max(square - offset * offset, 0.0);  // keeps NaN
+    const double reciprocal = 1 / std::sqrt(var + epsilon), own = reciprocal * s.scale[c];
+    const float rounded = static_cast<float>(middle);
+    s.mean[c] = rounded;
+    s.r[c] = static_cast<float>(reciprocal);
+    s.factor[c] = static_cast<float>(own);
+    s.shift[c] = static_cast<float>(s.bias[c] - (middle - rounded) * own);
+    s.new_mean[c] = static_cast<float>(momentum * s.old_mean[c] + (1 - momentum) * middle);
+    s.new_var[c] = static_cast<float>(momentum * s.old_var[c] + (1 - momentum) * correction * var);
+  }
+}
+
+// The vectors [C] of its gradient, which is g f + (x - mean) factor + shift with respect to x.
+struct GradientVectors {
+  const float *r, *scale;
+  float *f, *factor, *shift, *by_scale, *by_bias;
+};
+
+// Computes them from the totals of kGradient or kMasked over `rows` rows.
+inline void Differentiate(const std::vector<double>& totals, int64_t rows, const GradientVectors& v) {
+  const int64_t channels = totals.size() / 2;
+  for (int64_t c = 0; c < channels; ++c) {
+    const double total = totals[c], reciprocal = v.r[c], scaled = reciprocal * totals[channels + c];
+    const double own = reciprocal * v.scale[c];
+    v.f[c] = static_cast<float>(own);
+    v.factor[c] = static_cast<float>(-own * reciprocal * scaled / rows);
+    v.shift[c] = static_cast<float>(-own * total / rows);
+    v.by_scale[c] = static_cast<float>(scaled);
+    v.by_bias[c] = static_cast<float>(total);
+  }
 }
 
 }  // namespace channels

@@ -6,9 +6,10 @@
 //   role 0, output:  (X, W) -> Y      role 1, image:  (G, W) -> dX      role 2, kernel:  (X, G) -> dW
 //
 // Everything else is in `key`, 25 numbers: the role, the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out]
-// and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups, whether
-// it must be the exact sum of products (1) or may use a faster algorithm (0, `winograd/winograd.h`), and whether X, Y and G, and
-// whether W and dW, are bfloat16 (1) or float32 (0). With bfloat16 images, W is rounded to bfloat16 as it is packed.
+// and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups,
+// whether it must be the exact sum of products (1) or may use a faster algorithm (0, `winograd/winograd.h`), and
+// whether X, Y and G, and whether W and dW, are bfloat16 (1) or float32 (0). With bfloat16 images, W is rounded to
+// bfloat16 as it is packed.
 
 #include <algorithm>
 #include <array>

@@ -9,8 +9,6 @@
 
 #include "bfloat16.h"
 
-#define INLINE inline __attribute__((always_inline))
-
 namespace pooling {
 
 constexpr int64_t kLeastWidth = 16;  // of a loop over channels

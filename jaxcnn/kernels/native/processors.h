@@ -1,6 +1,8 @@
-// Marks functions that are compiled once for each instruction set.
+// Marks functions that are compiled once for each instruction set, and those that are compiled into their callers.
 
 #pragma once
+
+#define INLINE inline __attribute__((always_inline))
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 // The library is cached per user, and may run on another processor than the one that built it.

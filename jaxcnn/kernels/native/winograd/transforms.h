@@ -20,8 +20,6 @@
 
 #include "processors.h"
 
-#define INLINE inline __attribute__((always_inline))
-
 namespace winograd {
 
 constexpr int64_t kSide = 4, kPlaces = 36;  // outputs along a side of a tile; transformed values
