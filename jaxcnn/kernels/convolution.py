@@ -53,17 +53,23 @@ def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sides, dilatio
 def describe(dtype: str = "float32") -> str:
     """Return what computes convolutions of images in this dtype on this machine.
 
-    "XLA", "oneDNN" or, where it is faster for 3x3 kernels, "oneDNN+Winograd". In bfloat16 the instructions that oneDNN
-    uses follow, as in "oneDNN avx512_core_bf16" or "oneDNN avx512_core_amx". Where the processor has none, it is
-    "oneDNN float32": images and kernels are widened.
+    "XLA", "oneDNN" or, where Winograd's algorithm is faster for some 3x3 kernels, "oneDNN+Winograd". In bfloat16 the
+    instructions that oneDNN uses follow, as in "oneDNN+Winograd avx512_core_bf16" or "oneDNN avx512_core_amx". Where the
+    processor has none, it is "oneDNN+Winograd float32": images and kernels are widened.
     """
     if not on_cpu() or not uses_native() or dtype not in ("float32", "bfloat16"):
         return "XLA"
-    if dtype == "float32":
-        return "oneDNN" if native.requires_exact_sums() else "oneDNN+Winograd"
     typical = Geometry((8, 28, 28, 128), (3, 3, 128, 128), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
-    name, is_fast = native.implementation(Convolution(Role.OUTPUT, typical, "float32")._key(dtype))
-    return f"oneDNN {name.rpartition(':')[2]}" if is_fast else "oneDNN float32"
+
+    def implementation(role: Role, dtype: str) -> tuple[str, bool]:
+        return native.implementation(Convolution(role, typical, "float32")._key(dtype))
+
+    name, is_fast = implementation(Role.OUTPUT, dtype)
+    computed = dtype if is_fast else "float32"
+    library = "oneDNN+Winograd" if implementation(Role.KERNEL, computed)[0] == "winograd" else "oneDNN"
+    if dtype == "float32":
+        return library
+    return f"{library} {name.rpartition(':')[2] if is_fast else 'float32'}"
 
 
 class Role(IntEnum):

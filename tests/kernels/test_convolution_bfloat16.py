@@ -11,7 +11,7 @@ import pytest
 
 from jaxcnn import kernels
 from jaxcnn.kernels import native
-from jaxcnn.kernels.convolution import Geometry
+from jaxcnn.kernels.convolution import Convolution, Geometry, Role
 from jaxcnn.layers import Conv
 from tests.kernels.test_convolution import FORMS, needs_native, ours, output_and_gradients, selected
 
@@ -133,3 +133,60 @@ def test_an_implementation_counts_by_its_name():
         b"ref:any": False,
     }
     assert {name: library.jaxcnn_has_bfloat16(name) for name in cases} == cases
+
+
+def with_winograd(channels: int, size: int, images: int) -> Geometry:
+    shape = (images, size, size, channels), (3, 3, channels, channels)
+    return Geometry(*shape, (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+
+
+def names(geometry: Geometry) -> list[str]:
+    keys = (Convolution(role, geometry, "float32")._key("bfloat16") for role in Role)
+    return [native.implementation(key)[0] for key in keys]
+
+
+def has_bfloat16_without_amx() -> bool:
+    name, is_fast = native.implementation(Convolution(Role.OUTPUT, GEOMETRIES["3x3"], "float32")._key("bfloat16"))
+    return is_fast and "amx" not in name
+
+
+needs_bfloat16_without_amx = pytest.mark.skipif(
+    not has_bfloat16_without_amx(), reason="only a processor with instructions for bfloat16 and no AMX does this"
+)
+
+
+@needs_bfloat16_without_amx
+def test_winograds_algorithm_computes_what_it_computes_faster_than_bfloat16():
+    """Gradients of kernels, and all roles where there are many channels and tiles."""
+    assert [name == "winograd" for name in names(with_winograd(64, 28, 1))] == [False, False, True]
+    assert [name == "winograd" for name in names(with_winograd(256, 16, 10))] == [True, True, True]
+    with jax.default_matmul_precision("highest"):
+        assert "winograd" not in names(with_winograd(256, 16, 10))
+
+
+@pytest.mark.parametrize("geometry", [with_winograd(36, 28, 2), with_winograd(256, 16, 10)], ids=["gradient", "all"])
+def test_winograds_algorithm_rounds_like_exact_sums(geometry):
+    """Kernels are rounded to bfloat16 before they are transformed, and results once."""
+    x, kernel, g = tensors(geometry)
+    values = (x, kernel * (1 + ROUNDING / 3), g)
+    with selected("auto"):
+        found = output_and_gradients(ours, geometry, values)
+        with jax.default_matmul_precision("highest"):
+            exact = output_and_gradients(ours, geometry, values)
+    for actual, expected in zip(found, exact, strict=True):
+        assert actual.dtype == expected.dtype
+        a, b = (np.asarray(value, np.float64) for value in (actual, expected))
+        unit = ROUNDING if actual.dtype == "bfloat16" else 0.0
+        assert (np.abs(a - b) <= 2 * unit * np.abs(b) + 1e-5 * np.abs(b).max()).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_an_unusual_value_reaches_only_what_an_exact_sum_lets_it_reach(value):
+    geometry = with_winograd(36, 28, 2)
+    x, kernel, g = tensors(geometry)
+    x = x.at[1, 5, 7, 3].set(value)
+    with selected("auto"):
+        by_kernel = np.asarray(output_and_gradients(ours, geometry, (x, kernel, g))[2], np.float64)
+    is_usual = np.abs(by_kernel) < 1e6
+    assert not is_usual[:, :, 3].any()
+    assert np.delete(is_usual, 3, axis=2).all()

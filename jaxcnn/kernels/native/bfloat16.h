@@ -32,6 +32,13 @@ INLINE void Narrow(float x, Bfloat16* to) {
   to->bits = static_cast<uint16_t>((rounded | (is_nan & 0x400000)) >> 16);
 }
 
+// Returns the nearest bfloat16.
+INLINE float Round(float x) {
+  Bfloat16 rounded;
+  Narrow(x, &rounded);
+  return Widen(rounded);
+}
+
 // Narrows a number that is a bfloat16.
 INLINE void NarrowExactly(float x, float* to) { *to = x; }
 INLINE void NarrowExactly(float x, Bfloat16* to) { to->bits = static_cast<uint16_t>(BitCast<uint32_t>(x) >> 16); }

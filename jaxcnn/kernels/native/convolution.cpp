@@ -43,7 +43,8 @@ using Key = std::vector<int64_t>;
 using Tensor = ffi::AnyBuffer;
 
 constexpr int kImage = 0, kKernel = 1, kOutput = 2;  // the tensors, in the order of their shapes in the key
-constexpr int kExact = 22, kImageType = 23, kKernelType = 24;  // places in the key
+constexpr int kExact = 22;  // a place in the key
+using winograd::kImageType, winograd::kKernelType;
 constexpr size_t kKeySize = 25, kMostKnown = 1024, kAlignment = 64;
 constexpr int kYields = 200;  // how often an idle thread lets others run before it sleeps
 
@@ -174,12 +175,17 @@ class Worker {
   const Implementation& Find(const Key& key) {
     const auto known = known_.find(key);
     if (known != known_.end()) return known->second;
+    const bool may_transform = key[kExact] == 0 && winograd::IsFaster(key);
     Implementation chosen;
-    if (key[kExact] == 0 && key[kImageType] == 0 && winograd::IsFaster(key)) {
-      chosen.winograd = std::make_unique<winograd::Convolution>(engine_, key);
-    } else {
+    if (!may_transform || key[kImageType] != 0) {
       chosen = Make(engine_, key, false);
       if (IsReference(chosen)) chosen = Make(engine_, key, true);
+    }
+    // Products of bfloat16 matrices by AMX are faster than fewer products in float32. Without any instructions for
+    // bfloat16, the exact sums that replace the algorithm where it rounds too much would be slow.
+    const std::string& name = chosen.implementation;
+    if (may_transform && (key[kImageType] == 0 || (HasBfloat16(name) && name.find("amx") == std::string::npos))) {
+      chosen.winograd = std::make_unique<winograd::Convolution>(engine_, key);
     }
     if (known_.size() >= kMostKnown) known_.clear();
     return known_.emplace(key, std::move(chosen)).first->second;
@@ -290,7 +296,7 @@ extern "C" bool jaxcnn_implementation(const int64_t* numbers, char* name, size_t
       const Implementation& chosen = worker.Find(key);
       const std::string found = chosen.winograd ? "winograd" : chosen.implementation;
       name[found.copy(name, size - 1)] = 0;
-      fast = !IsReference(chosen) && (key[kImageType] == 0 || HasBfloat16(found));
+      fast = !IsReference(chosen) && (key[kImageType] == 0 || HasBfloat16(chosen.implementation));
     });
     return fast;
   } catch (const std::exception&) {

@@ -84,7 +84,7 @@ dnnl::convolution_forward::primitive_desc Describe(const dnnl::engine& engine, c
 winograd::Key WinogradKey(const Key& key) {
   winograd::Key same = {0};
   same.insert(same.end(), key.begin(), key.begin() + 21);
-  same.push_back(key[24]);
+  same.insert(same.end(), {key[24], 0, 0});  // float32
   return same;
 }
 

@@ -17,7 +17,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
+#include "bfloat16.h"
 #include "processors.h"
 
 namespace winograd {
@@ -112,6 +114,33 @@ struct TransposedG {
   }
 };
 
+// A float that is rounded to bfloat16 where it is read.
+struct Rounded {
+  float value;
+};
+
+// Reads and writes W numbers in the dtype of a tensor.
+
+template <int W, typename T>
+INLINE void Read(const T* from, float* to) {
+  if constexpr (std::is_same_v<T, float>) {
+    std::memcpy(to, from, W * sizeof(float));
+  } else if constexpr (std::is_same_v<T, Rounded>) {
+    for (int k = 0; k < W; ++k) to[k] = Round(from[k].value);
+  } else {
+    for (int k = 0; k < W; ++k) to[k] = Widen(from[k]);
+  }
+}
+
+template <int W, typename T>
+INLINE void Write(const float* from, T* to) {
+  if constexpr (std::is_same_v<T, float>) {
+    std::memcpy(to, from, W * sizeof(float));
+  } else {
+    for (int k = 0; k < W; ++k) Narrow(from[k], to + k);
+  }
+}
+
 // Addresses of the values of a tile, by index: at equal distances, or arbitrary.
 
 template <typename T>
@@ -131,10 +160,10 @@ struct Scattered {
 template <typename M, int W, typename From, typename To>
 INLINE void TransformSome(int64_t c, const From& from, const To& to) {
   float x[kPlaces][W], y[kPlaces][W];
-  for (int i = 0; i < M::kFrom * M::kFrom; ++i) std::memcpy(x[i], from(i) + c, sizeof x[i]);
+  for (int i = 0; i < M::kFrom * M::kFrom; ++i) Read<W>(from(i) + c, x[i]);
   for (int column = 0; column < M::kFrom; ++column) M::template Apply<W>(x + column, M::kFrom, y + column, M::kFrom);
   for (int row = 0; row < M::kTo; ++row) M::template Apply<W>(y + M::kFrom * row, 1, x + M::kTo * row, 1);
-  for (int i = 0; i < M::kTo * M::kTo; ++i) std::memcpy(to(i) + c, x[i], sizeof x[i]);
+  for (int i = 0; i < M::kTo * M::kTo; ++i) Write<W>(x[i], to(i) + c);
 }
 
 // Computes M x M' for all channels.
@@ -154,10 +183,11 @@ INLINE int32_t Magnitude(float value) {
 }
 
 // Finds the largest magnitude of each of `count` vectors [channels].
-INLINE void FindLargest(const float* data, int64_t count, int64_t channels, int32_t* largest) {
+template <typename T>
+INLINE void FindLargest(const T* data, int64_t count, int64_t channels, int32_t* largest) {
   for (int64_t i = 0; i < count; ++i, data += channels) {
     int32_t most = 0;
-    for (int64_t c = 0; c < channels; ++c) most = std::max(most, Magnitude(data[c]));
+    for (int64_t c = 0; c < channels; ++c) most = std::max(most, Magnitude(Widen(data[c])));
     largest[i] = most;
   }
 }
@@ -227,19 +257,36 @@ struct Tiles {
 
 // Transforms tiles [first, last) to [36, tiles, C], and finds the largest magnitude of their pixels; `between` points to
 // the first tile.
-template <typename M>
-INLINE void ReadTiles(const Tiles<const float>& image, const float* zeros, int64_t first, int64_t last, float* between,
+template <typename M, typename T>
+INLINE void ReadTiles(const Tiles<const T>& image, const T* zeros, int64_t first, int64_t last, float* between,
                       int64_t distance, int32_t* largest) {
-  const float* places[kPlaces];
+  const T* places[kPlaces];
   for (int64_t tile = first; tile < last; ++tile, between += image.channels) {
     image.Places(tile, M::kFrom, zeros, places);
     image.FindLargestOf(tile, M::kFrom, largest);
-    Transform<M>(image.channels, Scattered<const float>{places}, Strided<float>{between, distance});
+    Transform<M>(image.channels, Scattered<const T>{places}, Strided<float>{between, distance});
   }
 }
 
+template <typename T>
+INLINE void WriteTiles(const Tiles<T>& image, T* outside, int64_t first, int64_t last, const float* between,
+                       int64_t distance) {
+  T* places[kPlaces];
+  for (int64_t tile = first; tile < last; ++tile, between += image.channels) {
+    image.Places(tile, kSide, outside, places);
+    Transform<TransposedA>(image.channels, Strided<const float>{between, distance}, Scattered<T>{places});
+  }
+}
+
+// A function that is compiled for each processor cannot be a template.
+
 FOR_EACH_PROCESSOR void ReadImage(const Tiles<const float>& image, const float* zeros, int64_t first, int64_t last,
                                   float* between, int64_t distance, int32_t* largest) {
+  ReadTiles<B>(image, zeros, first, last, between, distance, largest);
+}
+
+FOR_EACH_PROCESSOR_OF_16_BITS void ReadImage(const Tiles<const Bfloat16>& image, const Bfloat16* zeros, int64_t first,
+                                             int64_t last, float* between, int64_t distance, int32_t* largest) {
   ReadTiles<B>(image, zeros, first, last, between, distance, largest);
 }
 
@@ -248,13 +295,20 @@ FOR_EACH_PROCESSOR void ReadCotangent(const Tiles<const float>& image, const flo
   ReadTiles<A>(image, zeros, first, last, between, distance, largest);
 }
 
+FOR_EACH_PROCESSOR_OF_16_BITS void ReadCotangent(const Tiles<const Bfloat16>& image, const Bfloat16* zeros,
+                                                 int64_t first, int64_t last, float* between, int64_t distance,
+                                                 int32_t* largest) {
+  ReadTiles<A>(image, zeros, first, last, between, distance, largest);
+}
+
 FOR_EACH_PROCESSOR void WriteOutput(const Tiles<float>& image, float* outside, int64_t first, int64_t last,
                                     const float* between, int64_t distance) {
-  float* places[kPlaces];
-  for (int64_t tile = first; tile < last; ++tile, between += image.channels) {
-    image.Places(tile, kSide, outside, places);
-    Transform<TransposedA>(image.channels, Strided<const float>{between, distance}, Scattered<float>{places});
-  }
+  WriteTiles(image, outside, first, last, between, distance);
+}
+
+FOR_EACH_PROCESSOR_OF_16_BITS void WriteOutput(const Tiles<Bfloat16>& image, Bfloat16* outside, int64_t first,
+                                               int64_t last, const float* between, int64_t distance) {
+  WriteTiles(image, outside, first, last, between, distance);
 }
 
 // Likewise, with an epilogue whose bias is given.
@@ -279,35 +333,56 @@ struct Panels {
 };
 
 // Transforms one row of a kernel [3, 3, rows, columns] to [36, rows, columns].
-FOR_EACH_PROCESSOR void ReadKernel(const float* kernel, int64_t rows, int64_t columns, int64_t row,
-                                   const Panels& panels, float* between) {
+template <typename T>
+INLINE void ReadRow(const T* kernel, int64_t rows, int64_t columns, int64_t row, const Panels& panels, float* between) {
   for (int64_t column = 0; column < columns; column += panels.width) {
     Transform<G>(std::min(panels.width, columns - column),
-                 Strided<const float>{kernel + row * columns + column, rows * columns},
+                 Strided<const T>{kernel + row * columns + column, rows * columns},
                  Strided<float>{between + panels.At(row, column), panels.place});
   }
 }
 
+FOR_EACH_PROCESSOR void ReadKernel(const float* kernel, int64_t rows, int64_t columns, int64_t row,
+                                   const Panels& panels, float* between) {
+  ReadRow(kernel, rows, columns, row, panels, between);
+}
+
+FOR_EACH_PROCESSOR void ReadKernel(const Rounded* kernel, int64_t rows, int64_t columns, int64_t row,
+                                   const Panels& panels, float* between) {
+  ReadRow(kernel, rows, columns, row, panels, between);
+}
+
 // Transforms up to kWidth columns of a kernel [3, 3, columns, rows], rotated by 180 degrees.
-FOR_EACH_PROCESSOR void ReadTurnedKernel(const float* kernel, int64_t rows, int64_t columns, int64_t column,
-                                         const Panels& panels, float* between) {
+template <typename T>
+INLINE void ReadTurnedColumns(const T* kernel, int64_t rows, int64_t columns, int64_t column, const Panels& panels,
+                              float* between) {
   constexpr int64_t kTaps = 9;
   const int64_t wide = std::min(kWidth, columns - column);
-  float turned[kTaps][kWidth][kWidth];  // transposed from the column-major source
+  T turned[kTaps][kWidth][kWidth];  // transposed from the column-major source
   for (int64_t row = 0; row < rows; row += kWidth) {
     const int64_t high = std::min(kWidth, rows - row);
     for (int64_t tap = 0; tap < kTaps; ++tap) {
-      const float* const from = kernel + ((kTaps - 1 - tap) * columns + column) * rows + row;
+      const T* const from = kernel + ((kTaps - 1 - tap) * columns + column) * rows + row;
       for (int64_t j = 0; j < wide; ++j) {
         __builtin_prefetch(from + j * rows + kWidth);  // the hardware does not prefetch at this distance
         for (int64_t i = 0; i < high; ++i) turned[tap][i][j] = from[j * rows + i];
       }
     }
     for (int64_t i = 0; i < high; ++i) {
-      Transform<G>(wide, Strided<const float>{turned[0][i], kWidth * kWidth},
+      Transform<G>(wide, Strided<const T>{turned[0][i], kWidth * kWidth},
                    Strided<float>{between + panels.At(row + i, column), panels.place});
     }
   }
+}
+
+FOR_EACH_PROCESSOR void ReadTurnedKernel(const float* kernel, int64_t rows, int64_t columns, int64_t column,
+                                         const Panels& panels, float* between) {
+  ReadTurnedColumns(kernel, rows, columns, column, panels, between);
+}
+
+FOR_EACH_PROCESSOR void ReadTurnedKernel(const Rounded* kernel, int64_t rows, int64_t columns, int64_t column,
+                                         const Panels& panels, float* between) {
+  ReadTurnedColumns(kernel, rows, columns, column, panels, between);
 }
 
 FOR_EACH_PROCESSOR void FindLargestOfRows(const float* data, int64_t rows, int64_t columns, int32_t* largest) {

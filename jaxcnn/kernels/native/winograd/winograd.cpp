@@ -24,6 +24,12 @@ constexpr int64_t kLeastChannels = 32, kLeastTiles = 48, kLeastWork = 1 << 24;  
 constexpr int64_t kLeastTilesOnce = 16;  // if the kernel is transformed once
 constexpr double kLeastShare = 0.55;  // mean fraction of a tile that lies within the image
 
+// Limits for bfloat16, in which the processor multiplies twice as fast. A kernel's gradient gains more: its exact sums are
+// the slowest of the three.
+constexpr int64_t kLeastChannelsOf16Bits = 256, kLeastTilesOf16Bits = 160;  // for output and image
+constexpr double kLeastShareOf16Bits = 0.9;
+constexpr int64_t kFewPairs = 1 << 15;  // pairs of channels up to which a kernel's gradient gains with any share
+
 // Sizes of images [N, H, W, C] and outputs [N, H_out, W_out, C_out].
 struct Sizes {
   int64_t images, height, width, channels, out_height, out_width, out_channels, top, left;
@@ -112,6 +118,7 @@ Panels PanelsOf(const dnnl::memory::desc& layout, int64_t inner, int64_t columns
 struct Convolution::Plan {
   dnnl::engine engine;
   int role;
+  bool is_bfloat16;
   Sizes sizes, turned;  // `turned`: the sizes of role 1
   bool apart;
   int threads;
@@ -125,7 +132,7 @@ struct Convolution::Plan {
   int64_t of_kernel, of_image, of_output, of_scratch;  // sizes per thread, if each has its own
 
   Plan(const dnnl::engine& given, const Key& key)
-      : engine(given), role(key[0]), sizes(FromKey(key, role == 1)), turned(FromKey(key, true)) {
+      : engine(given), role(key[0]), is_bfloat16(key[kImageType] != 0), sizes(FromKey(key, role == 1)), turned(FromKey(key, true)) {
     const int64_t cell = sizes.channels * sizes.out_channels, all = sizes.AllTiles();
     const int64_t bytes = kPlaces * (sizes.channels + sizes.out_channels) * sizeof(float);
     threads = omp_get_max_threads();
@@ -139,15 +146,15 @@ struct Convolution::Plan {
     for (int thread = 0; thread < threads; ++thread) streams.emplace_back(engine);
 
     const int64_t each = apart ? threads : 1;
-    of_kernel = Rounded(kPlaces * cell);
-    of_image = Rounded(kPlaces * rows * sizes.channels);
-    of_output = Rounded(kPlaces * rows * sizes.out_channels);
+    of_kernel = Whole(kPlaces * cell);
+    of_image = Whole(kPlaces * rows * sizes.channels);
+    of_output = Whole(kPlaces * rows * sizes.out_channels);
     of_scratch = 0;
     for (const Products* some : {&products[0], &products[1], &first}) {
-      of_scratch = std::max(of_scratch, Rounded(some->Scratch()));
+      of_scratch = std::max(of_scratch, Whole(some->Scratch()));
     }
     zeros = Take(std::max(sizes.channels, sizes.out_channels));
-    outside = Take(threads * Rounded(sizes.out_channels));
+    outside = Take(threads * Whole(sizes.out_channels));
     kernel = Take((role == 2 ? each : 1) * of_kernel);
     image = Take(each * of_image);
     output = Take(each * of_output);
@@ -181,11 +188,11 @@ struct Convolution::Plan {
     }
   }
 
-  static int64_t Rounded(int64_t values) { return (values + kWidth - 1) / kWidth * kWidth; }
+  static int64_t Whole(int64_t values) { return (values + kWidth - 1) / kWidth * kWidth; }
 
   int64_t Take(int64_t values) {
     const int64_t start = size;
-    size += Rounded(values);
+    size += Whole(values);
     return start;
   }
 
@@ -243,60 +250,76 @@ struct Convolution::Plan {
     return IsEvenImage({largest, s.height, s.width, 1, -s.top, -s.left, s.Down(), s.Across()}, s.images);
   }
 
-  // Returns whether the kernel is even, and transforms it if so.
-  bool Transform(const float* w, float* transformed, float* memory) {
+  // Returns whether the kernel is even.
+  bool IsEven(const float* w, float* memory) const {
     int32_t* const of_w = reinterpret_cast<int32_t*>(memory + second_largest);
     const int64_t rows_of_w = turned.out_channels;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t row = 0; row < 9 * rows_of_w; ++row) {
       FindLargestOfRows(w + row * turned.channels, 1, turned.channels, of_w + row);
     }
-    if (!IsEvenKernel(of_w, rows_of_w)) return false;
+    return IsEvenKernel(of_w, rows_of_w);
+  }
+
+  // Transforms a kernel of floats, which are rounded to bfloat16 first if their type is `Rounded`.
+  template <typename Weight>
+  void Transform(const Weight* w, float* transformed) const {
     const bool turned = role == 1;
     const int64_t channels = sizes.channels, out_channels = sizes.out_channels;
     const int64_t count = turned ? out_channels : channels, step = turned ? kWidth : 1;
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t start = 0; start < count; start += step) {
-      (turned ? ReadTurnedKernel : ReadKernel)(w, channels, out_channels, start, panels, transformed);
+      if (turned) {
+        ReadTurnedKernel(w, channels, out_channels, start, panels, transformed);
+      } else {
+        ReadKernel(w, channels, out_channels, start, panels, transformed);
+      }
     }
-    return true;
   }
 
-  // Returns whether the image is even. Otherwise the result is of no use.
-  bool Multiply(const float* x, float* transformed, float* y, float* memory, const Epilogue& then) {
+  // Multiplies all tiles of an image by a transformed kernel, and returns whether the image is even; otherwise the result
+  // is of no use. `write` writes a part of the output from the products, which are `distance` apart.
+  template <typename T, typename WritePart>
+  bool Multiply(const T* x, float* transformed, float* memory, const WritePart& write) const {
     int32_t* const of_x = reinterpret_cast<int32_t*>(memory + first_largest);
     const int64_t channels = sizes.channels, out_channels = sizes.out_channels;
     const auto images = sizes.Images(x);
-    const auto outputs = sizes.Outputs(y);
+    const T* const around = reinterpret_cast<const T*>(memory + zeros);
     ForAllTiles(
         memory,
         [&](const Part& part) {
-          ReadImage(images, memory + zeros, part.first, part.last, part.image + part.offset * channels,
-                    part.tiles * channels, of_x);
+          ReadImage(images, around, part.first, part.last, part.image + part.offset * channels, part.tiles * channels,
+                    of_x);
         },
         [&](const Part& part, const Products& product) {
           product.Run(engine, streams[part.thread], part.image, transformed, part.output, part.scratch);
         },
         [&](const Part& part) {
-          float* const beyond = memory + outside + part.thread * Rounded(out_channels);
-          const float* const from = part.output + part.offset * out_channels;
-          const int64_t distance = part.tiles * out_channels;
-          if (then.bias == nullptr) return WriteOutput(outputs, beyond, part.first, part.last, from, distance);
-          FinishOutput(outputs, beyond, part.first, part.last, from, distance, then);
+          float* const beyond = memory + outside + part.thread * Whole(out_channels);
+          write(part, beyond, part.output + part.offset * out_channels, part.tiles * out_channels);
         });
     return AreEven(of_x, sizes);
   }
 
   // Like `KernelGradient`, returns whether both operands are even. Otherwise the result is of no use.
-  bool Forward(const float* x, const float* w, float* y, float* memory) {
-    return Transform(w, memory + kernel, memory) && Multiply(x, memory + kernel, y, memory, {});
+  template <typename Weight, typename T>
+  bool Forward(const T* x, const float* w, T* y, float* memory) const {
+    if (!IsEven(w, memory)) return false;
+    Transform(reinterpret_cast<const Weight*>(w), memory + kernel);
+    const auto outputs = sizes.Outputs(y);
+    return Multiply(x, memory + kernel, memory,
+                    [&](const Part& part, float* beyond, const float* from, int64_t distance) {
+                      WriteOutput(outputs, reinterpret_cast<T*>(beyond), part.first, part.last, from, distance);
+                    });
   }
 
-  bool KernelGradient(const float* x, const float* g, float* w, float* memory) {
+  template <typename T>
+  bool KernelGradient(const T* x, const T* g, float* w, float* memory) const {
     int32_t* const of_x = reinterpret_cast<int32_t*>(memory + first_largest);
     int32_t* const of_g = reinterpret_cast<int32_t*>(memory + second_largest);
     const int64_t channels = sizes.channels, out_channels = sizes.out_channels;
     const auto images = sizes.Images(x), outputs = sizes.Outputs(g);
+    const T* const around = reinterpret_cast<const T*>(memory + zeros);
     const int64_t owners = apart ? threads : 1;
     float* const sums = memory + kernel;
     if (apart) {
@@ -306,9 +329,9 @@ struct Convolution::Plan {
     ForAllTiles(
         memory,
         [&](const Part& part) {
-          ReadImage(images, memory + zeros, part.first, part.last, part.image + part.offset * channels,
-                    part.tiles * channels, of_x);
-          ReadCotangent(outputs, memory + zeros, part.first, part.last, part.output + part.offset * out_channels,
+          ReadImage(images, around, part.first, part.last, part.image + part.offset * channels, part.tiles * channels,
+                    of_x);
+          ReadCotangent(outputs, around, part.first, part.last, part.output + part.offset * out_channels,
                         part.tiles * out_channels, of_g);
         },
         [&](const Part& part, const Products& product) {
@@ -324,6 +347,19 @@ struct Convolution::Plan {
     for (int64_t row = 0; row < channels; ++row) WriteKernel(sums, channels, out_channels, row, w);
     return AreEven(of_x, sizes) && AreEven(of_g, turned);
   }
+
+  // Computes the tensor of the role. Images and outputs have dtype T.
+  template <typename Weight, typename T>
+  bool Run(T* x, float* w, T* y, float* memory) const {
+    ClearZeros(memory);
+    if (role == 0) return Forward<Weight>(x, w, y, memory);
+    if (role == 1) return Forward<Weight>(y, w, x, memory);
+    return KernelGradient(x, y, w, memory);
+  }
+
+  void ClearZeros(float* memory) const {
+    std::fill_n(memory + zeros, std::max(sizes.channels, sizes.out_channels), 0.0f);
+  }
 };
 
 Convolution::Convolution(const dnnl::engine& engine, const Key& key) : plan_(std::make_unique<Plan>(engine, key)) {}
@@ -337,38 +373,48 @@ std::array<int64_t, 4> Convolution::KernelSizes() const {
 }
 
 bool Convolution::TransformKernel(const float* kernel, float* data, void* scratch) const {
-  return plan_->Transform(kernel, data, static_cast<float*>(scratch));
+  if (!plan_->IsEven(kernel, static_cast<float*>(scratch))) return false;
+  plan_->Transform(kernel, data);
+  return true;
 }
 
 bool Convolution::Infer(const float* image, const float* kernel, const float* bias, const float* residual, bool relu,
                         float* output, void* scratch) const {
   float* const memory = static_cast<float*>(scratch);
-  std::fill_n(memory + plan_->zeros, std::max(plan_->sizes.channels, plan_->sizes.out_channels), 0.0f);
-  return plan_->Multiply(image, const_cast<float*>(kernel), output, memory, {bias, residual, relu});
+  plan_->ClearZeros(memory);
+  const auto outputs = plan_->sizes.Outputs(output);
+  const Epilogue then = {bias, residual, relu};
+  return plan_->Multiply(image, const_cast<float*>(kernel), memory,
+                         [&](const Plan::Part& part, float* beyond, const float* from, int64_t distance) {
+                           FinishOutput(outputs, beyond, part.first, part.last, from, distance, then);
+                         });
 }
 
 bool Convolution::Run(const std::array<void*, 3>& data, void* scratch) const {
-  float* const image = static_cast<float*>(data[0]);
   float* const kernel = static_cast<float*>(data[1]);
-  float* const output = static_cast<float*>(data[2]);
   float* const memory = static_cast<float*>(scratch);
-  const int64_t values = std::max(plan_->sizes.channels, plan_->sizes.out_channels);
-  std::fill(memory + plan_->zeros, memory + plan_->zeros + values, 0.0f);
-  if (plan_->role == 0) return plan_->Forward(image, kernel, output, memory);
-  if (plan_->role == 1) return plan_->Forward(output, kernel, image, memory);
-  return plan_->KernelGradient(image, output, kernel, memory);
+  if (plan_->is_bfloat16) {
+    return plan_->Run<Rounded>(static_cast<Bfloat16*>(data[0]), kernel, static_cast<Bfloat16*>(data[2]), memory);
+  }
+  return plan_->Run<float>(static_cast<float*>(data[0]), kernel, static_cast<float*>(data[2]), memory);
 }
 
 bool IsFaster(const Key& key, bool once) {
-  if (!kHasThreads) return false;
+  if (!kHasThreads || key[kKernelType] != 0) return false;
   const bool fits = key[5] == 3 && key[6] == 3 && key[13] == 1 && key[14] == 1 && key[19] == 1 && key[20] == 1 &&
                     key[21] == 1 && *std::max_element(&key[15], &key[19]) <= 2;
   if (!fits) return false;
   const Sizes sizes = FromKey(key, key[0] == 1);
   const int64_t outputs = sizes.images * sizes.out_height * sizes.out_width, tiles = sizes.AllTiles();
-  return std::min(sizes.channels, sizes.out_channels) >= kLeastChannels &&
-         tiles >= (once ? kLeastTilesOnce : kLeastTiles) && outputs >= kLeastShare * tiles * kSide * kSide &&
-         9 * outputs * sizes.channels * sizes.out_channels >= kLeastWork;
+  const int64_t channels = std::min(sizes.channels, sizes.out_channels), pairs = sizes.channels * sizes.out_channels;
+  const double share = static_cast<double>(outputs) / (tiles * kSide * kSide);
+  if (channels < kLeastChannels || tiles < (once ? kLeastTilesOnce : kLeastTiles) || share < kLeastShare ||
+      9 * outputs * pairs < kLeastWork) {
+    return false;
+  }
+  if (key[kImageType] == 0) return true;
+  if (key[0] == 2) return share >= kLeastShareOf16Bits || pairs <= kFewPairs;
+  return share >= kLeastShareOf16Bits && channels >= kLeastChannelsOf16Bits && tiles >= kLeastTilesOf16Bits;
 }
 
 }  // namespace winograd

@@ -1,5 +1,8 @@
 // 3x3 convolutions at stride 1 by Winograd's algorithm, with 36 multiplications in place of 144.
 //
+// Images and outputs are float32 or bfloat16, kernels and their gradients float32. All sums are in float32. A kernel for
+// bfloat16 images is rounded to bfloat16 as it is read.
+//
 // The algorithm rounds in proportion to the largest value of a 6x6 tile of the image, which some 3x3 windows of the tile
 // do not contain, and it spreads NaN and infinity over the tile. So both operands must be even:
 //
@@ -20,6 +23,7 @@
 namespace winograd {
 
 using Key = std::vector<int64_t>;  // documented in `convolution.cpp`
+constexpr int kImageType = 23, kKernelType = 24;  // places in the key
 
 // Returns whether the algorithm supports this convolution, and is faster than the exact sum of products. `once`: whether
 // the kernel is transformed once and not at every execution.
