@@ -10,7 +10,7 @@ from flax.linen.dtypes import promote_dtype
 from jaxcnn import kernels
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
-from jaxcnn.layers._dtypes import add_bias
+from jaxcnn.layers._dtypes import add_bias, unrounded
 from jaxcnn.layers._window import Padding, Size, check_fits, explicit_padding, image_size, is_positive, pair
 
 
@@ -77,8 +77,9 @@ class Conv(nn.Module):
         kernel_init = initializers.zeros if self.has_variable("params", "kernel") else self.kernel_init
         kernel = self.param("kernel", kernel_init, shape, self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
-        given = kernel
+        given, given_bias = kernel, bias
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        if jnp.promote_types(given.dtype, kernel.dtype) == given.dtype:
-            kernel = given  # its gradient need not be rounded
+        kernel = unrounded(given, kernel)
+        if bias is not None:
+            bias = unrounded(given_bias, bias)
         return add_bias(kernels.conv(x, kernel, strides, padding, dilation, groups), bias)
