@@ -10,6 +10,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from jaxcnn.kernels.axes import varying_alike
+from jaxcnn.kernels.convolution import BiasedConvolution
 from jaxcnn.kernels.reductions import Materialize
 
 KERNEL = "jaxcnn_kernel"
@@ -165,9 +166,13 @@ def _equation(ops: list[Op], eqn: JaxprEqn, inputs: list[Atom]) -> Sequence[Atom
         return _run(ops, called.jaxpr if is_closed else called, called.consts if is_closed else (), inputs)
     if _is_constant(eqn, inputs):
         return _evaluated(eqn, inputs)
-    is_materialized = name == KERNEL and isinstance(eqn.params["kernel"], Materialize)
-    if name in BARRIERS or is_materialized:
+    kernel = eqn.params["kernel"] if name == KERNEL else None
+    if name in BARRIERS or isinstance(kernel, Materialize):
         return inputs
+    if isinstance(kernel, BiasedConvolution):  # as a convolution and an affine map, which can be fused
+        avals: Any = [variable.aval for variable in eqn.invars]
+        plain = jax.make_jaxpr(kernel.form)(*(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals))
+        return _run(ops, plain.jaxpr, plain.consts, inputs)
     outputs = [Value(tuple(aval.shape), aval.dtype) for aval in _avals(eqn)]
     if is_relu(eqn):
         kept = [atom for atom in inputs if isinstance(atom, Value)]

@@ -12,11 +12,12 @@ from jaxcnn.kernels._selection import CHOICES, VARIABLE, check, inlined, on_cpu,
 from jaxcnn.kernels.convolution import conv, describe
 from jaxcnn.kernels.normalization import batch_norm, normalize
 from jaxcnn.kernels.pooling import avg_pool, max_pool
-from jaxcnn.kernels.reductions import affine, channel_sums, materialize, moments
+from jaxcnn.kernels.reductions import add_bias, affine, channel_sums, materialize, moments
 
 __all__ = [
     "CHOICES",
     "VARIABLE",
+    "add_bias",
     "affine",
     "avg_pool",
     "batch_norm",

@@ -22,8 +22,9 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from jaxcnn.kernels import native
-from jaxcnn.kernels._primitive import Form, Kernel, call, merged
+from jaxcnn.kernels._primitive import Form, Kernel, call, is_given, merged
 from jaxcnn.kernels._selection import on_cpu, uses_native
+from jaxcnn.kernels.reductions import add_bias
 
 Pair = tuple[int, int]
 Sides = tuple[Pair, Pair]
@@ -36,26 +37,39 @@ LEAST_WORK = 2**20
 """Multiply-adds below which calling oneDNN's thread costs more than oneDNN saves."""
 
 
-def conv(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sides, dilation: Pair, groups: int) -> jax.Array:
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Pair,
+    padding: Sides,
+    dilation: Pair,
+    groups: int,
+    bias: jax.Array | None = None,
+) -> jax.Array:
     """Convolve images `[N, H, W, C_in]` with a kernel `[kH, kW, C_in / groups, C_out]`, whose dtype may be wider.
 
     Strides and dilation are (vertical, horizontal), and padding is `((top, bottom), (left, right))` rows of zeros. The
     kernel is not flipped. Returns `[N, H_out, W_out, C_out]` in the dtype of x, to which a wider kernel is rounded. Its
     gradient has its own dtype: on a CPU, the gradient of a float32 kernel over bfloat16 images is summed in float32 and
     not rounded.
+
+    A bias `[C_out]` is added in float32 or wider, and its gradient is summed likewise.
     """
     geometry = Geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
     if not jnp.issubdtype(x.dtype, jnp.floating) or 0 in (*x.shape, *kernel.shape):
-        return windows(geometry, x, kernel)
-    return call(Convolution(Role.OUTPUT, geometry, kernel.dtype.name), x, kernel)[0]
+        return add_bias(windows(geometry, x, kernel), bias)
+    convolution = Convolution(Role.OUTPUT, geometry, kernel.dtype.name)
+    if bias is not None and (x.dtype, bias.dtype) == ("bfloat16", "float32"):
+        return call(BiasedConvolution(convolution), x, kernel, bias)[0]
+    return add_bias(call(convolution, x, kernel)[0], bias)
 
 
 def describe(dtype: str = "float32") -> str:
     """Return what computes convolutions of images in this dtype on this machine.
 
     "XLA", "oneDNN" or, where Winograd's algorithm is faster for some 3x3 kernels, "oneDNN+Winograd". In bfloat16 the
-    instructions that oneDNN uses follow, as in "oneDNN+Winograd avx512_core_bf16" or "oneDNN avx512_core_amx". Where the
-    processor has none, it is "oneDNN+Winograd float32": images and kernels are widened.
+    instructions that oneDNN uses follow, as in "oneDNN+Winograd avx512_core_bf16" or "oneDNN avx512_core_amx". Where
+    the processor has none, it is "oneDNN+Winograd float32": images and kernels are widened.
     """
     if not on_cpu() or not uses_native() or dtype not in ("float32", "bfloat16"):
         return "XLA"
@@ -185,9 +199,13 @@ class Convolution(Kernel):
         if self.role is Role.KERNEL or along is None or other is not None:
             return super().batched(operands, dims)
         (a,), places = merged([a], [along])
-        geometry = self.geometry._replace(image=(places * self.geometry.image[0], *self.geometry.image[1:]))
-        y = call(replace(self, geometry=geometry), a, b)[0]
+        y = call(self.times(places), a, b)[0]
         return [y.reshape(places, -1, *y.shape[1:])], [0]
+
+    def times(self, places: int) -> "Convolution":
+        """Return the convolution of this many times the images."""
+        images, *size = self.geometry.image
+        return replace(self, geometry=self.geometry._replace(image=(places * images, *size)))
 
     def _by_transposing(self, compute: Any, a: jax.Array, b: jax.Array) -> jax.Array:
         """Compute the role from the function of a geometry, images and a kernel that computes the output."""
@@ -206,14 +224,59 @@ class Convolution(Kernel):
         shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (a, b))
         return jaxpr_as_fun(jax.make_jaxpr(transposed)(*shapes))(a, b)[0]
 
-    def _key(self, dtype: str) -> tuple[int, ...]:
+    def _key(self, dtype: str, has_bias: bool = False) -> tuple[int, ...]:
         """Return the numbers by which `convolution.cpp` knows the convolution, of images in this dtype."""
         g = self.geometry
         (top, bottom), (left, right) = g.padding
         sizes = (*g.image, *g.kernel, *g.output)
         types = int(dtype == "bfloat16"), int(self.kernel_dtype == "bfloat16")
         exact = int(native.requires_exact_sums())
-        return (int(self.role), *sizes, *g.strides, top, left, bottom, right, *g.dilation, g.groups, exact, *types)
+        numbers = (*g.strides, top, left, bottom, right, *g.dilation, g.groups, exact, *types, int(has_bias))
+        return (int(self.role), *sizes, *numbers)
+
+
+@dataclass(frozen=True)
+class BiasedConvolution(Kernel):
+    """`W * X + b` of bfloat16 images X and a float32 bias b `[C_out]`. oneDNN adds b before it rounds."""
+
+    convolution: Convolution
+    is_looped: ClassVar = True
+
+    def outputs(self, x: Any, kernel: Any, bias: Any) -> list[Any]:
+        return self.convolution.outputs(x, kernel)
+
+    def form(self, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> list[jax.Array]:
+        return [add_bias(self.convolution.form(x, kernel)[0], bias)]
+
+    def cpu_form(self, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> list[jax.Array]:
+        return [add_bias(self.convolution.cpu_form(x, kernel)[0], bias)]
+
+    def native(self, x: Any, kernel: Any, bias: Any) -> Form | None:
+        alone = self.convolution.native(x, kernel)
+        if alone is None:
+            return None
+        key = self.convolution._key("bfloat16", has_bias=True)
+        if native.is_fast(key):
+            return native.function(native.BIASED_CONVOLUTION, self.outputs(x, kernel, bias), key=key)
+        return lambda x, kernel, bias: [add_bias(alone(x, kernel)[0], bias)]
+
+    def derivative(self, operands: Any, outputs: Any, tangents: Any) -> list[jax.Array]:
+        x, kernel, _ = operands
+        x_dot, kernel_dot, bias_dot = tangents
+        parts = [call(self.convolution, x_dot, kernel)[0]] if is_given(x_dot) else []
+        if is_given(kernel_dot):
+            parts.append(call(self.convolution, x, kernel_dot)[0])
+        if is_given(bias_dot):
+            y = parts.pop() if parts else jnp.zeros_like(outputs[0])
+            parts.append(add_bias(y, bias_dot))
+        return [functools.reduce(jnp.add, parts)]
+
+    def batched(self, operands: Any, dims: Any) -> Any:
+        if dims[0] is None or dims[1:] != (None, None):
+            return super().batched(operands, dims)
+        (x,), places = merged([operands[0]], [dims[0]])
+        y = call(BiasedConvolution(self.convolution.times(places)), x, *operands[1:])[0]
+        return [y.reshape(places, -1, *y.shape[1:])], [0]
 
 
 def windows(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:

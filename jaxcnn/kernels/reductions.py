@@ -43,6 +43,18 @@ def row(vector: jax.Array, like: Any) -> jax.Array:
     return jax.lax.broadcast_in_dim(vector, like.shape, (like.ndim - 1,))
 
 
+def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """Return `[..., C] + [C]` in the dtype of y, or y if there is no bias.
+
+    The sum, and the sum that is the gradient of the bias, are in float32 or wider and rounded once: XLA on a CPU sums
+    bfloat16 in bfloat16, in which 256 + 1 is 256.
+    """
+    if bias is None:
+        return y
+    wide = jnp.promote_types(jnp.promote_types(y.dtype, bias.dtype), jnp.float32)
+    return (y.astype(wide) + bias.astype(wide).reshape((1,) * (y.ndim - 1) + (-1,))).astype(y.dtype)
+
+
 def is_native_size(*operands: Any) -> bool:
     """Return whether the native library takes these abstract values, of which the first is the largest."""
     return math.prod(operands[0].shape) >= LEAST_VALUES and all(x.dtype == "float32" for x in operands)

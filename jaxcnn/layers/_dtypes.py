@@ -26,15 +26,3 @@ def wide(x: jax.Array, dtype: Any = None) -> jax.Array:
 def unrounded(parameter: jax.Array, promoted: jax.Array) -> jax.Array:
     """Return the parameter itself if its dtype is the wider one, so that its gradient need not be rounded."""
     return parameter if jnp.promote_types(parameter.dtype, promoted.dtype) == parameter.dtype else promoted
-
-
-def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """Return `[..., C] + [C]` in the dtype of `y`, or `y` if there is no bias.
-
-    The sum, and the sum that is the gradient of the bias, are in float32 or wider and rounded once: XLA on a CPU sums
-    bfloat16 in bfloat16, in which 256 + 1 is 256.
-    """
-    if bias is None:
-        return y
-    row = wide(bias, y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
-    return (y.astype(row.dtype) + row).astype(y.dtype)

@@ -10,7 +10,7 @@ from flax.linen.dtypes import promote_dtype
 from jaxcnn import kernels
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
-from jaxcnn.layers._dtypes import add_bias, unrounded
+from jaxcnn.layers._dtypes import unrounded
 from jaxcnn.layers._window import Padding, Size, check_fits, explicit_padding, image_size, is_positive, pair
 
 
@@ -80,6 +80,6 @@ class Conv(nn.Module):
         given, given_bias = kernel, bias
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         kernel = unrounded(given, kernel)
-        if bias is not None:
+        if bias is not None and given_bias is not None:
             bias = unrounded(given_bias, bias)
-        return add_bias(kernels.conv(x, kernel, strides, padding, dilation, groups), bias)
+        return kernels.conv(x, kernel, strides, padding, dilation, groups, bias)

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
+from jaxcnn import kernels
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
-from jaxcnn.layers._dtypes import add_bias
+from jaxcnn.layers._dtypes import unrounded
 from jaxcnn.layers._window import is_positive
 
 
@@ -39,5 +40,8 @@ class Dense(nn.Module):
             raise UsageError(f"Dense needs a whole number of features, at least 1, got features={self.features!r}")
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        given_bias = bias
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return add_bias(x @ kernel, bias)
+        if bias is not None and given_bias is not None:
+            bias = unrounded(given_bias, bias)
+        return kernels.add_bias(x @ kernel, bias)

@@ -190,3 +190,64 @@ def test_an_unusual_value_reaches_only_what_an_exact_sum_lets_it_reach(value):
     is_usual = np.abs(by_kernel) < 1e6
     assert not is_usual[:, :, 3].any()
     assert np.delete(is_usual, 3, axis=2).all()
+
+
+BIASED = {
+    "exact sums": GEOMETRIES["3x3"],
+    "first layer": GEOMETRIES["first layer"],
+    "grouped": GEOMETRIES["grouped"],
+    "winograd": with_winograd(256, 16, 10),
+}
+
+
+def biased(geometry: Geometry, x, kernel, bias):
+    return kernels.conv(x, kernel, *geometry[2:], bias=bias)
+
+
+@pytest.mark.parametrize("geometry", BIASED.values(), ids=BIASED)
+def test_a_bias_is_added_before_the_sum_is_rounded(geometry):
+    """A bias that the convolution nearly cancels shows whether the convolution was rounded before."""
+    x, kernel, _ = tensors(geometry)
+    with selected("auto"), jax.default_matmul_precision("highest"):
+        exact = kernels.conv(x.astype("float32"), kernel, *geometry[2:])
+    bias = -exact[0, 2, 2]
+    with selected("auto"):
+        y = biased(geometry, x, kernel, bias)
+    assert y.dtype == "bfloat16"
+    expected = np.asarray(exact + bias, np.float64)
+    assert (
+        np.abs(np.asarray(y, np.float64) - expected) <= ROUNDING * np.abs(expected) + 2e-5 * np.abs(exact).max()
+    ).all()
+
+
+def test_derivatives_with_a_bias(form):
+    """In both modes; the gradient of the bias is a float32 sum that is not rounded."""
+    geometry = GEOMETRIES["3x3"]
+    x, kernel, g = tensors(geometry)
+    bias = jnp.linspace(-1, 1, geometry.kernel[3])
+    y, pull = jax.vjp(lambda *values: biased(geometry, *values), x, kernel, bias)
+    by_x, by_kernel, by_bias = pull(g)
+    alone = output_and_gradients(ours, geometry, (x, kernel, g))
+    assert (by_bias.dtype, y.dtype) == ("float32", "bfloat16")
+    for found, expected in ((by_x, alone[1]), (by_kernel, alone[2])):
+        np.testing.assert_array_equal(np.asarray(found, np.float32), np.asarray(expected, np.float32))
+    np.testing.assert_allclose(by_bias, np.asarray(g, np.float64).sum((0, 1, 2)), rtol=1e-5, atol=1e-5)
+
+    dots = x, kernel, bias
+    y_dot = jax.jvp(lambda *values: biased(geometry, *values), (x, kernel, bias), dots)[1]
+    expected = 2 * np.asarray(alone[0], np.float64) + np.asarray(bias, np.float64)
+    assert np.abs(np.asarray(y_dot, np.float64) - expected).max() <= 4 * ROUNDING * np.abs(expected).max()
+
+
+def test_a_mapped_axis_with_a_bias(form):
+    geometry = GEOMETRIES["3x3"]
+    x, kernel, _ = tensors(geometry)
+    bias = jnp.linspace(-1, 1, geometry.kernel[3])
+    one = partial(biased, geometry)
+    for axes in ((0, None, None), (None, None, 0), (0, 0, 0)):
+        given = [jnp.stack([v, 2 * v]) if axis == 0 else v for v, axis in zip((x, kernel, bias), axes, strict=True)]
+        together = jax.vmap(one, in_axes=axes)(*given)
+        for place in range(2):
+            alone = one(*(v[place] if axis == 0 else v for v, axis in zip(given, axes, strict=True)))
+            gap = np.abs(np.asarray(together[place], np.float64) - np.asarray(alone, np.float64))
+            assert gap.max() <= 1e-2 * np.abs(np.asarray(alone, np.float64)).max()

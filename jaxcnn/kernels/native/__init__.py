@@ -1,7 +1,7 @@
 """The native library: convolutions on a CPU by oneDNN or by Winograd's algorithm, sums over channels, and pooling.
 
 `pip install 'jaxcnn[cpu]'` provides oneDNN, and `jaxcnn.kernels.native._build` compiles the library at first use. A
-convolution is known to it by 25 numbers, its key, which `convolution.cpp` documents: role, shapes, geometry and dtypes.
+convolution is known to it by 26 numbers, its key, which `convolution.cpp` documents: role, shapes, geometry and dtypes.
 """
 
 import ctypes
@@ -17,6 +17,7 @@ from jaxcnn.errors import UsageError
 from jaxcnn.kernels.native import _build
 
 CONVOLUTION = "jaxcnn_convolution"
+BIASED_CONVOLUTION = "jaxcnn_biased_convolution"
 FUSED_CONVOLUTION = "jaxcnn_fused_convolution"
 ACTIVATED_CONVOLUTION = "jaxcnn_activated_convolution"
 CHANNEL_SUMS = "jaxcnn_channel_sums"
@@ -42,7 +43,7 @@ def _library() -> ctypes.CDLL | _build.NotBuilt:
     library.jaxcnn_implementation.restype = ctypes.c_bool
     library.jaxcnn_fused_is_fast.restype = ctypes.c_bool
     library.jaxcnn_activated_is_fast.restype = ctypes.c_bool
-    for name in (CONVOLUTION, CHANNEL_SUMS, *NORMALIZATIONS, *POOLING):
+    for name in (CONVOLUTION, BIASED_CONVOLUTION, CHANNEL_SUMS, *NORMALIZATIONS, *POOLING):
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     return library
 

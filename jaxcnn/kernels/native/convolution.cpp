@@ -5,11 +5,13 @@
 //
 //   role 0, output:  (X, W) -> Y      role 1, image:  (G, W) -> dX      role 2, kernel:  (X, G) -> dW
 //
-// Everything else is in `key`, 25 numbers: the role, the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out]
+// A second call computes the output with a bias, (X, W, b) -> Y, which is rounded once.
+//
+// Everything else is in `key`, 26 numbers: the role, the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out]
 // and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups,
 // whether it must be the exact sum of products (1) or may use a faster algorithm (0, `winograd/winograd.h`), and
-// whether X, Y and G, and whether W and dW, are bfloat16 (1) or float32 (0). With bfloat16 images, W is rounded to
-// bfloat16 as it is packed.
+// whether X, Y and G, and whether W and dW, are bfloat16 (1) or float32 (0), and whether there is a bias, which is
+// float32. With bfloat16 images, W is rounded to bfloat16 as it is packed.
 
 #include <algorithm>
 #include <array>
@@ -41,11 +43,12 @@ namespace ffi = xla::ffi;
 using dnnl::memory;
 using Key = std::vector<int64_t>;
 using Tensor = ffi::AnyBuffer;
+using Vector = ffi::Buffer<ffi::F32, 1>;
 
 constexpr int kImage = 0, kKernel = 1, kOutput = 2;  // the tensors, in the order of their shapes in the key
-constexpr int kExact = 22;  // a place in the key
+constexpr int kExact = 22, kHasBias = 25;  // places in the key
 using winograd::kImageType, winograd::kKernelType;
-constexpr size_t kKeySize = 25, kMostKnown = 1024, kAlignment = 64;
+constexpr size_t kKeySize = 26, kMostKnown = 1024, kAlignment = 64;
 constexpr int kYields = 200;  // how often an idle thread lets others run before it sleeps
 
 // The operands and then the result of each role.
@@ -69,6 +72,8 @@ memory::desc Plain(const Key& key, int tensor) {
   const int64_t features = d[3] / groups;
   return {{groups, features, d[2], d[0], d[1]}, type, {features, 1, d[3], rows, columns}};
 }
+
+memory::desc Bias(const Key& key) { return {{key[12]}, memory::data_type::f32, memory::format_tag::a}; }
 
 // The implementation for one key: a primitive and the layout of each tensor, or Winograd's algorithm.
 struct Implementation {
@@ -105,9 +110,10 @@ Implementation Make(const dnnl::engine& engine, const Key& key, bool free) {
   const auto direct = dnnl::algorithm::convolution_direct;
   memory::desc hint = wanted[kKernel];
   if (key[0] == 2) hint = memory::desc(hint.get_dims(), Type(IsBfloat16(key, kImage)), any);
+  const memory::desc bias = key[kHasBias] != 0 ? Bias(key) : memory::desc();
   const dnnl::convolution_forward::primitive_desc forward(engine, dnnl::prop_kind::forward_training, direct,
-                                                          wanted[kImage], hint, wanted[kOutput], strides, dilation,
-                                                          before, after, attributes);
+                                                          wanted[kImage], hint, bias, wanted[kOutput], strides,
+                                                          dilation, before, after, attributes);
   if (key[0] == 0) return Finish(forward, forward.src_desc(), forward.weights_desc(), forward.dst_desc());
   if (key[0] == 1) {
     const dnnl::convolution_backward_data::primitive_desc backward(
@@ -191,13 +197,13 @@ class Worker {
     return known_.emplace(key, std::move(chosen)).first->second;
   }
 
-  void Convolve(const Key& key, const std::array<void*, 3>& data) {
+  void Convolve(const Key& key, const std::array<void*, 3>& data, float* bias) {
     const Implementation& chosen = Find(key);
     if (chosen.winograd) {
-      if (chosen.winograd->Run(data, buffers_[3].Get(chosen.winograd->ScratchBytes()))) return;
+      if (chosen.winograd->Run(data, bias, buffers_[3].Get(chosen.winograd->ScratchBytes()))) return;
       Key exact = key;
       exact[kExact] = 1;
-      return Convolve(exact, data);
+      return Convolve(exact, data, bias);
     }
     const int* const tensors = kTensors[key[0]];
     std::array<memory, 3> given, used;
@@ -213,6 +219,7 @@ class Worker {
         stream_, {{gradient_of[kImage] ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, used[kImage]},
                   {gradient_of[kKernel] ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, used[kKernel]},
                   {gradient_of[kOutput] ? DNNL_ARG_DIFF_DST : DNNL_ARG_DST, used[kOutput]},
+                  {DNNL_ARG_BIAS, bias == nullptr ? memory() : memory(Bias(key), engine_, bias)},
                   {DNNL_ARG_SCRATCHPAD, memory(chosen.scratchpad, engine_, buffers_[3].Get(chosen.scratchpad.get_size()))}});
     const int result = tensors[2];
     if (used[result].get_desc() != given[result].get_desc()) {
@@ -255,12 +262,9 @@ class Worker {
   std::array<Buffer, 4> buffers_;  // the three tensors in oneDNN's layout, and scratch memory
 };
 
-ffi::Error Convolve(Tensor a, Tensor b, ffi::Result<Tensor> c, ffi::Span<const int64_t> numbers) {
-  const Key key(numbers.begin(), numbers.end());
-  if (key.size() != kKeySize || key[0] < 0 || key[0] > 2) return ffi::Error::InvalidArgument("a key of 25 numbers is needed");
+ffi::Error Run(const std::array<const Tensor*, 3>& given, float* bias, const Key& key) {
   const int* const tensors = kTensors[key[0]];
   std::array<void*, 3> data;
-  const std::array<const Tensor*, 3> given = {&a, &b, &*c};
   for (int place = 0; place < 3; ++place) {
     const int tensor = tensors[place];
     const auto shape = given[place]->dimensions();
@@ -270,11 +274,27 @@ ffi::Error Convolve(Tensor a, Tensor b, ffi::Result<Tensor> c, ffi::Span<const i
     data[tensor] = given[place]->untyped_data();
   }
   try {
-    Worker::Get().Run([&](Worker& worker) { worker.Convolve(key, data); });
+    Worker::Get().Run([&](Worker& worker) { worker.Convolve(key, data, bias); });
   } catch (const std::exception& error) {
     return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
   }
   return ffi::Error::Success();
+}
+
+ffi::Error Convolve(Tensor a, Tensor b, ffi::Result<Tensor> c, ffi::Span<const int64_t> numbers) {
+  const Key key(numbers.begin(), numbers.end());
+  if (key.size() != kKeySize || key[0] < 0 || key[0] > 2 || key[kHasBias] != 0) {
+    return ffi::Error::InvalidArgument("a key of 26 numbers without a bias is needed");
+  }
+  return Run({&a, &b, &*c}, nullptr, key);
+}
+
+ffi::Error ConvolveAndAdd(Tensor x, Tensor kernel, Vector bias, ffi::Result<Tensor> y, ffi::Span<const int64_t> numbers) {
+  const Key key(numbers.begin(), numbers.end());
+  if (key.size() != kKeySize || key[0] != 0 || key[kHasBias] != 1 || bias.dimensions()[0] != key[12]) {
+    return ffi::Error::InvalidArgument("a key of 26 numbers with a bias is needed");
+  }
+  return Run({&x, &kernel, &*y}, bias.typed_data(), key);
 }
 
 }  // namespace
@@ -285,6 +305,14 @@ void worker::Run(const std::function<void(const Context&)>& job) {
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_convolution, Convolve,
                               ffi::Ffi::Bind().Arg<Tensor>().Arg<Tensor>().Ret<Tensor>().Attr<ffi::Span<const int64_t>>("key"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_biased_convolution, ConvolveAndAdd,
+                              ffi::Ffi::Bind()
+                                  .Arg<Tensor>()
+                                  .Arg<Tensor>()
+                                  .Arg<Vector>()
+                                  .Ret<Tensor>()
+                                  .Attr<ffi::Span<const int64_t>>("key"));
 
 // Writes the name of the implementation for this key, at most `size` characters. Returns whether it is fast: for
 // float32 not oneDNN's reference loops, and for bfloat16 one that uses the processor's instructions for bfloat16.

@@ -1,16 +1,13 @@
 // The transforms of Winograd's algorithm: images, cotangents and kernels to transformed values, and back.
 //
 // A tile has 4x4 outputs and needs 6x6 values of the image: F(4x4, 3x3) of Lavin and Gray (*Fast Algorithms for
-// Convolutional Neural Networks*, 2016). With matrices A, B and G, which are functions below,
+// Convolutional Neural Networks*, 2016). With matrices A, B and G, which `matrices.h` has as functions,
 //
 //   output:  Y = A' [(G W G') . (B X B')] A      kernel:  dW = G' [(A dY A') . (B X B')] G
 //
 // where "." multiplies elementwise and ' transposes. Over channels and tiles, each of the 36 transformed values is a
 // product of matrices, [tiles, C_in] [C_in, C_out]. The image gradient is a convolution of the cotangent with the
 // transposed kernel, rotated by 180 degrees.
-//
-// The algorithm interpolates at six points, which decide how much it rounds. With the usual 0, +-1, +-2 and infinity
-// the error is 5 times that of exact sums; with 0, +-3/4, +-3/2 and infinity it is twice (float32, 64 channels).
 
 #pragma once
 
@@ -20,6 +17,7 @@
 #include <type_traits>
 
 #include "bfloat16.h"
+#include "matrices.h"
 #include "processors.h"
 
 namespace winograd {
@@ -28,91 +26,6 @@ constexpr int64_t kSide = 4, kPlaces = 36;  // outputs along a side of a tile; t
 constexpr int64_t kWidth = 16;              // channels at a time
 
 namespace {
-
-// The matrices, applied along one dimension for W channels. Inputs are `s` apart, outputs `r`.
-
-constexpr float kA = 0.75f, kB = 1.5f, kA2 = kA * kA, kB2 = kB * kB, kA3 = kA2 * kA, kB3 = kB2 * kB;
-constexpr float kG0 = 1 / (kA2 * kB2), kGA = 1 / (2 * kA2 * (kA2 - kB2)), kGB = 1 / (2 * kB2 * (kB2 - kA2));
-
-struct B {
-  static constexpr int kFrom = 6, kTo = 6;
-  template <int W>
-  static INLINE void Apply(const float (*x)[W], int s, float (*y)[W], int r) {
-    for (int k = 0; k < W; ++k) {
-      const float even_a = x[4 * s][k] - kB2 * x[2 * s][k], odd_a = kA * (x[3 * s][k] - kB2 * x[s][k]);
-      const float even_b = x[4 * s][k] - kA2 * x[2 * s][k], odd_b = kB * (x[3 * s][k] - kA2 * x[s][k]);
-      y[0][k] = kA2 * kB2 * x[0][k] - (kA2 + kB2) * x[2 * s][k] + x[4 * s][k];
-      y[r][k] = even_a + odd_a;
-      y[2 * r][k] = even_a - odd_a;
-      y[3 * r][k] = even_b + odd_b;
-      y[4 * r][k] = even_b - odd_b;
-      y[5 * r][k] = kA2 * kB2 * x[s][k] - (kA2 + kB2) * x[3 * s][k] + x[5 * s][k];
-    }
-  }
-};
-
-struct A {
-  static constexpr int kFrom = 4, kTo = 6;
-  template <int W>
-  static INLINE void Apply(const float (*x)[W], int s, float (*y)[W], int r) {
-    for (int k = 0; k < W; ++k) {
-      const float even_a = x[0][k] + kA2 * x[2 * s][k], odd_a = kA * x[s][k] + kA3 * x[3 * s][k];
-      const float even_b = x[0][k] + kB2 * x[2 * s][k], odd_b = kB * x[s][k] + kB3 * x[3 * s][k];
-      y[0][k] = x[0][k];
-      y[r][k] = even_a + odd_a;
-      y[2 * r][k] = even_a - odd_a;
-      y[3 * r][k] = even_b + odd_b;
-      y[4 * r][k] = even_b - odd_b;
-      y[5 * r][k] = x[3 * s][k];
-    }
-  }
-};
-
-struct TransposedA {
-  static constexpr int kFrom = 6, kTo = 4;
-  template <int W>
-  static INLINE void Apply(const float (*x)[W], int s, float (*y)[W], int r) {
-    for (int k = 0; k < W; ++k) {
-      const float sum_a = x[s][k] + x[2 * s][k], difference_a = x[s][k] - x[2 * s][k];
-      const float sum_b = x[3 * s][k] + x[4 * s][k], difference_b = x[3 * s][k] - x[4 * s][k];
-      y[0][k] = x[0][k] + sum_a + sum_b;
-      y[r][k] = kA * difference_a + kB * difference_b;
-      y[2 * r][k] = kA2 * sum_a + kB2 * sum_b;
-      y[3 * r][k] = kA3 * difference_a + kB3 * difference_b + x[5 * s][k];
-    }
-  }
-};
-
-struct G {
-  static constexpr int kFrom = 3, kTo = 6;
-  template <int W>
-  static INLINE void Apply(const float (*x)[W], int s, float (*y)[W], int r) {
-    for (int k = 0; k < W; ++k) {
-      const float even_a = kGA * (x[0][k] + kA2 * x[2 * s][k]), odd_a = kGA * kA * x[s][k];
-      const float even_b = kGB * (x[0][k] + kB2 * x[2 * s][k]), odd_b = kGB * kB * x[s][k];
-      y[0][k] = kG0 * x[0][k];
-      y[r][k] = even_a + odd_a;
-      y[2 * r][k] = even_a - odd_a;
-      y[3 * r][k] = even_b + odd_b;
-      y[4 * r][k] = even_b - odd_b;
-      y[5 * r][k] = x[2 * s][k];
-    }
-  }
-};
-
-struct TransposedG {
-  static constexpr int kFrom = 6, kTo = 3;
-  template <int W>
-  static INLINE void Apply(const float (*x)[W], int s, float (*y)[W], int r) {
-    for (int k = 0; k < W; ++k) {
-      const float sum_a = kGA * (x[s][k] + x[2 * s][k]), difference_a = kGA * (x[s][k] - x[2 * s][k]);
-      const float sum_b = kGB * (x[3 * s][k] + x[4 * s][k]), difference_b = kGB * (x[3 * s][k] - x[4 * s][k]);
-      y[0][k] = kG0 * x[0][k] + sum_a + sum_b;
-      y[r][k] = kA * difference_a + kB * difference_b;
-      y[2 * r][k] = kA2 * sum_a + kB2 * sum_b + x[5 * s][k];
-    }
-  }
-};
 
 // A float that is rounded to bfloat16 where it is read.
 struct Rounded {
@@ -192,17 +105,20 @@ INLINE void FindLargest(const T* data, int64_t count, int64_t channels, int32_t*
   }
 }
 
-// What follows a convolution: relu(y + bias + residual), each if given. `bias` is [C], `residual` is like the output.
+// What follows a convolution: relu(y + bias + residual), the latter two if given. `bias` is [C], `residual` is like the
+// output.
+template <typename T>
 struct Epilogue {
-  const float *bias = nullptr, *residual = nullptr;
+  const float* bias;
+  const T* residual = nullptr;
   bool relu = false;
 };
 
 // Computes A' M A for W channels, beginning with channel c, and the epilogue. `to` are addresses in the output from
 // `start`; a residual is read where it corresponds to the output, which `inside` marks.
-template <int W>
-INLINE void FinishSome(int64_t c, const Strided<const float>& from, float* const* to, const bool* inside,
-                       const float* start, const Epilogue& then) {
+template <int W, typename T>
+INLINE void FinishSome(int64_t c, const Strided<const float>& from, T* const* to, const bool* inside, const T* start,
+                       const Epilogue<T>& then) {
   float y[kSide * kSide][W], bias[W];
   TransformSome<TransposedA, W>(c, from, Strided<float>{y[0] - c, W});
   std::memcpy(bias, then.bias + c, sizeof bias);
@@ -210,12 +126,12 @@ INLINE void FinishSome(int64_t c, const Strided<const float>& from, float* const
     for (int k = 0; k < W; ++k) y[i][k] += bias[k];
     if (then.residual != nullptr && inside[i]) {
       float residual[W];
-      std::memcpy(residual, then.residual + (to[i] - start) + c, sizeof residual);
+      Read<W>(then.residual + (to[i] - start) + c, residual);
       for (int k = 0; k < W; ++k) y[i][k] += residual[k];
     }
     // NaN stays NaN.
     if (then.relu) for (int k = 0; k < W; ++k) y[i][k] = y[i][k] < 0.0f ? 0.0f : y[i][k];
-    std::memcpy(to[i] + c, y[i], sizeof y[i]);
+    Write<W>(y[i], to[i] + c);
   }
 }
 
@@ -278,6 +194,23 @@ INLINE void WriteTiles(const Tiles<T>& image, T* outside, int64_t first, int64_t
   }
 }
 
+// Likewise, with an epilogue.
+template <typename T>
+INLINE void FinishTiles(const Tiles<T>& image, T* outside, int64_t first, int64_t last, const float* between,
+                        int64_t distance, const Epilogue<T>& then) {
+  T* places[kPlaces];
+  bool inside[kPlaces];
+  for (int64_t tile = first; tile < last; ++tile, between += image.channels) {
+    image.Places(tile, kSide, outside, places);
+    for (int i = 0; i < kSide * kSide; ++i) inside[i] = places[i] != outside;
+    const Strided<const float> from{between, distance};
+    const T* const start = image.data;
+    int64_t c = 0;
+    for (; c + kWidth <= image.channels; c += kWidth) FinishSome<kWidth>(c, from, places, inside, start, then);
+    for (; c < image.channels; ++c) FinishSome<1>(c, from, places, inside, start, then);
+  }
+}
+
 // A function that is compiled for each processor cannot be a template.
 
 FOR_EACH_PROCESSOR void ReadImage(const Tiles<const float>& image, const float* zeros, int64_t first, int64_t last,
@@ -311,19 +244,15 @@ FOR_EACH_PROCESSOR_OF_16_BITS void WriteOutput(const Tiles<Bfloat16>& image, Bfl
   WriteTiles(image, outside, first, last, between, distance);
 }
 
-// Likewise, with an epilogue whose bias is given.
 FOR_EACH_PROCESSOR void FinishOutput(const Tiles<float>& image, float* outside, int64_t first, int64_t last,
-                                     const float* between, int64_t distance, const Epilogue& then) {
-  float* places[kPlaces];
-  bool inside[kPlaces];
-  for (int64_t tile = first; tile < last; ++tile, between += image.channels) {
-    image.Places(tile, kSide, outside, places);
-    for (int i = 0; i < kSide * kSide; ++i) inside[i] = places[i] != outside;
-    const Strided<const float> from{between, distance};
-    int64_t c = 0;
-    for (; c + kWidth <= image.channels; c += kWidth) FinishSome<kWidth>(c, from, places, inside, image.data, then);
-    for (; c < image.channels; ++c) FinishSome<1>(c, from, places, inside, image.data, then);
-  }
+                                     const float* between, int64_t distance, const Epilogue<float>& then) {
+  FinishTiles(image, outside, first, last, between, distance, then);
+}
+
+FOR_EACH_PROCESSOR_OF_16_BITS void FinishOutput(const Tiles<Bfloat16>& image, Bfloat16* outside, int64_t first,
+                                                int64_t last, const float* between, int64_t distance,
+                                                const Epilogue<Bfloat16>& then) {
+  FinishTiles(image, outside, first, last, between, distance, then);
 }
 
 // Layout of the second matrix of a product: panels of `width` columns, row-major, `distance` apart.

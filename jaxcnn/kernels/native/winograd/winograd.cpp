@@ -1,4 +1,4 @@
-// Plans and matrix products of Winograd's algorithm. Its equations and transforms are in `transforms.h`.
+// Plans of Winograd's algorithm. Its equations and transforms are in `transforms.h`.
 
 #include "winograd.h"
 
@@ -8,8 +8,9 @@
 #include <stdexcept>
 #include <vector>
 
-#include "threads.h"
+#include "products.h"
 #include "range.h"
+#include "threads.h"
 #include "transforms.h"
 
 namespace winograd {
@@ -57,58 +58,6 @@ Sizes FromKey(const Key& key, bool turned) {
 struct Team {
   int me = omp_get_thread_num(), size = omp_get_num_threads();
 };
-
-// 36 products of matrices [rows, inner] and [inner, columns], stored or added. The first matrix is row-major or, if
-// transposed, column-major. The second is row-major or, if `free`, in oneDNN's preferred layout.
-class Products {
- public:
-  Products() = default;
-
-  Products(const dnnl::engine& engine, int64_t rows, int64_t inner, int64_t columns, bool transposed, bool add,
-           bool free) {
-    using memory = dnnl::memory;
-    const auto f32 = memory::data_type::f32;
-    const memory::dims by_row = {rows * inner, inner, 1}, by_column = {rows * inner, 1, rows};
-    first_ = memory::desc({kPlaces, rows, inner}, f32, transposed ? by_column : by_row);
-    const auto any = memory::format_tag::any, plain = memory::format_tag::abc;
-    const memory::desc second({kPlaces, inner, columns}, f32, free ? any : plain);
-    result_ = memory::desc({kPlaces, rows, columns}, f32, plain);
-    dnnl::primitive_attr attributes;
-    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
-    if (add) {
-      dnnl::post_ops sum;
-      sum.append_sum();
-      attributes.set_post_ops(sum);
-    }
-    const dnnl::matmul::primitive_desc description(engine, first_, second, result_, attributes);
-    second_ = description.weights_desc();
-    scratchpad_ = description.scratchpad_desc();
-    primitive_ = dnnl::matmul(description);
-  }
-
-  int64_t Scratch() const { return scratchpad_ ? scratchpad_.get_size() / sizeof(float) + 1 : 0; }
-  const dnnl::memory::desc& Second() const { return second_; }
-
-  void Run(const dnnl::engine& engine, dnnl::stream& stream, float* a, float* b, float* c, float* scratch) const {
-    primitive_.execute(stream, {{DNNL_ARG_SRC, {first_, engine, a}},
-                                {DNNL_ARG_WEIGHTS, {second_, engine, b}},
-                                {DNNL_ARG_DST, {result_, engine, c}},
-                                {DNNL_ARG_SCRATCHPAD, {scratchpad_, engine, scratch}}});
-    stream.wait();
-  }
-
- private:
-  dnnl::memory::desc first_, second_, result_, scratchpad_;
-  dnnl::primitive primitive_;
-};
-
-// Returns the layout of a second matrix if it consists of panels without gaps, else panels of width 0.
-Panels PanelsOf(const dnnl::memory::desc& layout, int64_t inner, int64_t columns) {
-  const auto blocks = layout.get_inner_blks(), axes = layout.get_inner_idxs(), strides = layout.get_strides();
-  const bool blocked = blocks.size() == 2 && axes[0] == 1 && axes[1] == 2 && blocks[1] % kWidth == 0 &&
-                       inner % blocks[0] == 0 && columns % blocks[1] == 0 && strides[1] == blocks[0] * blocks[1];
-  return blocked ? Panels{blocks[1], strides[2], strides[0]} : Panels{0, 0, 0};
-}
 
 }  // namespace
 
@@ -301,16 +250,23 @@ struct Convolution::Plan {
     return AreEven(of_x, sizes);
   }
 
+  // Multiplies an image by a transformed kernel, and writes the output after an epilogue, if there is one with a bias.
+  template <typename T>
+  bool Finish(const T* x, float* transformed, T* y, const Epilogue<T>& then, float* memory) const {
+    const auto outputs = sizes.Outputs(y);
+    return Multiply(x, transformed, memory, [&](const Part& part, float* beyond, const float* from, int64_t distance) {
+      T* const around = reinterpret_cast<T*>(beyond);
+      if (then.bias == nullptr) return WriteOutput(outputs, around, part.first, part.last, from, distance);
+      FinishOutput(outputs, around, part.first, part.last, from, distance, then);
+    });
+  }
+
   // Like `KernelGradient`, returns whether both operands are even. Otherwise the result is of no use.
   template <typename Weight, typename T>
-  bool Forward(const T* x, const float* w, T* y, float* memory) const {
+  bool Forward(const T* x, const float* w, const float* bias, T* y, float* memory) const {
     if (!IsEven(w, memory)) return false;
     Transform(reinterpret_cast<const Weight*>(w), memory + kernel);
-    const auto outputs = sizes.Outputs(y);
-    return Multiply(x, memory + kernel, memory,
-                    [&](const Part& part, float* beyond, const float* from, int64_t distance) {
-                      WriteOutput(outputs, reinterpret_cast<T*>(beyond), part.first, part.last, from, distance);
-                    });
+    return Finish<T>(x, memory + kernel, y, {bias}, memory);
   }
 
   template <typename T>
@@ -350,10 +306,10 @@ struct Convolution::Plan {
 
   // Computes the tensor of the role. Images and outputs have dtype T.
   template <typename Weight, typename T>
-  bool Run(T* x, float* w, T* y, float* memory) const {
+  bool Run(T* x, float* w, T* y, const float* bias, float* memory) const {
     ClearZeros(memory);
-    if (role == 0) return Forward<Weight>(x, w, y, memory);
-    if (role == 1) return Forward<Weight>(y, w, x, memory);
+    if (role == 0) return Forward<Weight>(x, w, bias, y, memory);
+    if (role == 1) return Forward<Weight>(y, w, bias, x, memory);
     return KernelGradient(x, y, w, memory);
   }
 
@@ -382,21 +338,16 @@ bool Convolution::Infer(const float* image, const float* kernel, const float* bi
                         float* output, void* scratch) const {
   float* const memory = static_cast<float*>(scratch);
   plan_->ClearZeros(memory);
-  const auto outputs = plan_->sizes.Outputs(output);
-  const Epilogue then = {bias, residual, relu};
-  return plan_->Multiply(image, const_cast<float*>(kernel), memory,
-                         [&](const Plan::Part& part, float* beyond, const float* from, int64_t distance) {
-                           FinishOutput(outputs, beyond, part.first, part.last, from, distance, then);
-                         });
+  return plan_->Finish<float>(image, const_cast<float*>(kernel), output, {bias, residual, relu}, memory);
 }
 
-bool Convolution::Run(const std::array<void*, 3>& data, void* scratch) const {
+bool Convolution::Run(const std::array<void*, 3>& data, const float* bias, void* scratch) const {
   float* const kernel = static_cast<float*>(data[1]);
   float* const memory = static_cast<float*>(scratch);
   if (plan_->is_bfloat16) {
-    return plan_->Run<Rounded>(static_cast<Bfloat16*>(data[0]), kernel, static_cast<Bfloat16*>(data[2]), memory);
+    return plan_->Run<Rounded>(static_cast<Bfloat16*>(data[0]), kernel, static_cast<Bfloat16*>(data[2]), bias, memory);
   }
-  return plan_->Run<float>(static_cast<float*>(data[0]), kernel, static_cast<float*>(data[2]), memory);
+  return plan_->Run<float>(static_cast<float*>(data[0]), kernel, static_cast<float*>(data[2]), bias, memory);
 }
 
 bool IsFaster(const Key& key, bool once) {

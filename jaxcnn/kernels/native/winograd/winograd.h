@@ -39,8 +39,9 @@ class Convolution {
   size_t ScratchBytes() const;
 
   // Computes the tensor of the key's role from the other two. Returns false if these are not even; the result is then to
-  // be computed by exact sums. `data` has image, kernel and output in XLA's layout.
-  bool Run(const std::array<void*, 3>& data, void* scratch) const;
+  // be computed by exact sums. `data` has image, kernel and output in XLA's layout. A bias [C_out], or null, is added to
+  // the output.
+  bool Run(const std::array<void*, 3>& data, const float* bias, void* scratch) const;
 
   // For inference, where the kernel is transformed once. Returns the sizes of the transformed kernel: of its memory in
   // floats, and of its layout. Kernels of the same sizes can be shared.
