@@ -11,6 +11,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from jaxcnn.kernels.axes import varying_alike
 from jaxcnn.kernels.convolution import BiasedConvolution
+from jaxcnn.kernels.products import Dense
 from jaxcnn.kernels.reductions import Materialize
 
 KERNEL = "jaxcnn_kernel"
@@ -169,7 +170,7 @@ def _equation(ops: list[Op], eqn: JaxprEqn, inputs: list[Atom]) -> Sequence[Atom
     kernel = eqn.params["kernel"] if name == KERNEL else None
     if name in BARRIERS or isinstance(kernel, Materialize):
         return inputs
-    if isinstance(kernel, BiasedConvolution):  # as a convolution and an affine map, which can be fused
+    if isinstance(kernel, BiasedConvolution | Dense):  # as operations that can be fused, with constants rounded here
         avals: Any = [variable.aval for variable in eqn.invars]
         plain = jax.make_jaxpr(kernel.form)(*(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals))
         return _run(ops, plain.jaxpr, plain.consts, inputs)

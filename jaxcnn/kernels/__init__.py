@@ -12,6 +12,7 @@ from jaxcnn.kernels._selection import CHOICES, VARIABLE, check, inlined, on_cpu,
 from jaxcnn.kernels.convolution import conv, describe
 from jaxcnn.kernels.normalization import batch_norm, normalize
 from jaxcnn.kernels.pooling import avg_pool, max_pool
+from jaxcnn.kernels.products import dense
 from jaxcnn.kernels.reductions import add_bias, affine, channel_sums, materialize, moments
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "channel_sums",
     "check",
     "conv",
+    "dense",
     "describe",
     "inlined",
     "materialize",

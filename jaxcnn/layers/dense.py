@@ -40,8 +40,10 @@ class Dense(nn.Module):
             raise UsageError(f"Dense needs a whole number of features, at least 1, got features={self.features!r}")
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
-        given_bias = bias
+        given, given_bias = kernel, bias
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         if bias is not None and given_bias is not None:
             bias = unrounded(given_bias, bias)
+        if x.dtype == jnp.bfloat16:
+            return kernels.add_bias(kernels.dense(x, unrounded(given, kernel)), bias)
         return kernels.add_bias(x @ kernel, bias)

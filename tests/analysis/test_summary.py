@@ -227,6 +227,11 @@ def test_rows_of_a_plain_function_are_equations_in_their_scopes():
     assert summary.macs == 16 * 16 * 9 * 4 + 1280
 
 
+def test_a_dense_layer_in_bfloat16_counts_as_in_float32():
+    rows = [summarize(Dense(5, dtype=dtype), (4, 4, 3)).rows for dtype in (jnp.bfloat16, jnp.float32)]
+    assert rows[0][0].macs == rows[1][0].macs == 4 * 4 * 3 * 5
+
+
 def test_of_a_conditional_the_costliest_branch_counts():
     def function(x):
         return jax.lax.switch(1, [lambda y: conv(y, 3), lambda y: conv(y, 5), lambda y: y], x)

@@ -223,3 +223,11 @@ def test_values_that_do_not_fold_stay_apart():
     ours, theirs = freeze(model, variables)(X), apply(model, variables, X)
     assert jnp.array_equal(jnp.isnan(ours), jnp.isnan(theirs))
     assert jnp.array_equal(jnp.isinf(ours), jnp.isinf(theirs))
+
+
+def test_the_kernel_of_a_dense_layer_in_bfloat16_is_rounded_once():
+    model, x = Sequential([Dense(8, dtype=jnp.bfloat16)]), images(4, 16)
+    frozen = check(model, x, 0, tolerance=1e-6, Dense=0, dot_general=1)
+    program = jax.jit(frozen).lower(x).as_text()
+    assert "tensor<16x8xbf16>" in program
+    assert "tensor<16x8xf32>" not in program

@@ -50,3 +50,13 @@ def test_computes_in_bfloat16_with_parameters_in_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     expected = fully_connected(x, np.asarray(variables["params"]["kernel"]), np.zeros(3))
     np.testing.assert_allclose(y.astype(np.float32), expected, atol=0.05)
+
+
+@pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
+def test_the_gradient_of_the_kernel_has_the_dtype_of_the_parameters(param_dtype):
+    layer = Dense(3, dtype=jnp.bfloat16, param_dtype=param_dtype)
+    x = jnp.asarray([[256.0], [1.0]], jnp.bfloat16)
+    variables = layer.init(jax.random.key(0), x)
+    gradient = jax.jit(jax.grad(lambda v: layer.apply(v, x).sum()))(variables)["params"]["kernel"]
+    assert gradient.dtype == param_dtype
+    assert (gradient == (257 if param_dtype == "float32" else 256)).all()
