@@ -27,7 +27,7 @@ from jaxcnn.train.gradient import Gradient
 from jaxcnn.train.parts import PREFIX, CustomParts
 from jaxcnn.train.runtime import _pictures, integrity, preprocessing, workdir
 from jaxcnn.train.runtime._progress import PreparationDisplay, ProgressDisplay, print_summary
-from jaxcnn.train.runtime.callbacks import built_in, check_wandb, parse_profile
+from jaxcnn.train.runtime.callbacks import built_in, check_wandb, has_tensorboard, parse_profile
 from jaxcnn.train.runtime.data_identity import with_name_of_data
 from jaxcnn.train.runtime.loop import Loop, is_out_of_patience
 from jaxcnn.train.runtime.plan import Plan, make_plan
@@ -227,7 +227,10 @@ def _notes(plan: Plan) -> list[str]:
     height, width, channels = plan.pipeline.image_shape
     resuming = getattr(plan.pipeline, "note", None)
     slow = startup.advice(plan.batch_size * height * width * channels, plan.parallel.devices[0].platform)
-    return [*plan.notes(), *(note for note in (resuming, slow) if note is not None)]
+    events = None
+    if not has_tensorboard():
+        events = "TensorBoard events are not written: tensorboardX is not installed. Run: pip install tensorboardX"
+    return [*plan.notes(), *(note for note in (resuming, slow, events) if note is not None)]
 
 
 def _open_record(folder: Path, first_step: int) -> Record | nullcontext[Ignored]:

@@ -1,10 +1,12 @@
-"""Decode JPEG with libjpeg-turbo, at reduced resolution and without rows that are not needed."""
+"""Decode JPEG with libjpeg-turbo, at reduced resolution and without rows that are not needed.
+
+`simplejpeg` is imported by the functions that call it, so that machines without it can train on images in memory.
+"""
 
 import threading
 from typing import Any
 
 import numpy as np
-import simplejpeg
 
 from jaxcnn.data.decode import pillow
 
@@ -24,6 +26,8 @@ def is_jpeg(content: bytes) -> bool:
 
 def stored_size(content: bytes) -> tuple[int, int]:
     """Return the height and width in the header of a JPEG, before its orientation is applied."""
+    import simplejpeg
+
     try:
         header: Any = simplejpeg.decode_jpeg_header(content, strict=False)
         height, width = header[:2]
@@ -36,6 +40,8 @@ def stored_size(content: bytes) -> tuple[int, int]:
 
 def is_intact(content: bytes) -> bool:
     """Return whether libjpeg-turbo decodes a JPEG to RGB without a warning. The lowest resolution shows it fastest."""
+    import simplejpeg
+
     stored_size(content)  # limits the memory
     try:
         return simplejpeg.decode_jpeg(content, "RGB", min_height=1, min_width=1, strict=True) is not None
@@ -55,6 +61,8 @@ def decode_rgb(content: bytes, min_height: int, min_width: int, buffer: Any = No
     Returns:
       Pixels, uint8 `[H, W, 3]`; or None if libjpeg-turbo cannot decode the file to RGB, such as CMYK.
     """
+    import simplejpeg
+
     try:
         return simplejpeg.decode_jpeg(
             content, "RGB", min_height=min_height, min_width=min_width, buffer=buffer, strict=False

@@ -5,16 +5,17 @@ from collections.abc import Callable
 from jaxcnn.train.callbacks import Callback
 from jaxcnn.train.devices.distributed import is_first
 from jaxcnn.train.runtime.callbacks.profile import Profile, parse_profile
-from jaxcnn.train.runtime.callbacks.tensorboard import TensorBoard
+from jaxcnn.train.runtime.callbacks.tensorboard import TensorBoard, has_tensorboard
 from jaxcnn.train.runtime.callbacks.wandb import WeightsAndBiases, check_wandb
 
-__all__ = ["Profile", "TensorBoard", "WeightsAndBiases", "built_in", "check_wandb", "parse_profile"]
+__all__ = ["Profile", "TensorBoard", "WeightsAndBiases", "built_in", "check_wandb", "has_tensorboard", "parse_profile"]
 
 
 def built_in(*, wandb: bool, profile: tuple[int, int] | None, show: Callable[[str], object]) -> list[Callback]:
     """Return the callbacks of a run in this process.
 
-    Only the first process has those that write metrics. All have the profile, since it decides which steps go together.
+    Only the first process has those that write metrics. TensorBoard's is left out if tensorboardX is not installed. All
+    have the profile, since it decides which steps go together.
 
     Args:
       wandb: whether to send metrics to Weights & Biases.
@@ -22,7 +23,7 @@ def built_in(*, wandb: bool, profile: tuple[int, int] | None, show: Callable[[st
       show: prints a line.
     """
     callbacks: list[Callback] = []
-    if is_first():
+    if is_first() and has_tensorboard():
         callbacks.append(TensorBoard())
     if is_first() and wandb:
         callbacks.append(WeightsAndBiases())

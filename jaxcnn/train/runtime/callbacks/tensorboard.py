@@ -1,6 +1,7 @@
 """TensorBoard events of a run."""
 
 import contextlib
+import importlib.util
 import os
 import socket
 import struct
@@ -13,6 +14,11 @@ from jaxcnn.train.runtime.record import Row, numbers_to_plot
 from jaxcnn.train.runtime.workdir import writing
 
 _NOT_PLOTTED = ("epoch", "examples")
+
+
+def has_tensorboard() -> bool:
+    """Return whether tensorboardX, whose messages events consist of, is installed."""
+    return importlib.util.find_spec("tensorboardX") is not None
 
 
 class TensorBoard(Callback):
