@@ -1,11 +1,13 @@
 """Cost of training many networks: in one program, in turns, and in processes.
 
     python -m benchmarks.many [--networks 1,10,100] [--how together,turns,processes] [--epochs 1]
+                              [--data bundled|synthetic]
 
 LeNet-5 at batch 64, networks that differ in their seeds. Each row is one call of `jaxcnn.train.fit_many` in a fresh
 process, without a cache of compiled programs: the time has the start of JAX, compiling, training, tests, and the run
 directory of each network. Column "networks' cost" is that time divided by the time of one network in turns. Processes
-are measured on a CPU only.
+are measured on a CPU only. Synthetic images need no tensorflow-datasets, and have the number and the shape of the
+images inside the package.
 """
 
 import argparse
@@ -19,19 +21,27 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from benchmarks.results import RESULTS, write
 from benchmarks.suite import numbers, words
 from jaxcnn import startup
+from jaxcnn.data import Dataset, from_arrays
 from jaxcnn.measure.probes import machine
 from jaxcnn.train import Config, fit_many
 
+TITLE = "Many networks at once"
 WAYS = ("together", "turns", "processes")
+DATA = ("bundled", "synthetic")
 
 
-def measure(model: str, batch_size: int, epochs: float, networks: int, how: str, timeout: float) -> dict[str, Any]:
-    """Return the row of one call in a fresh process, with an error if it fails or exceeds `timeout` seconds."""
-    case = {"model": model, "batch_size": batch_size, "epochs": epochs, "networks": networks, "how": how}
+def measure(case: dict[str, Any], timeout: float) -> dict[str, Any]:
+    """Return the row of one call in a fresh process, with an error if it fails or exceeds `timeout` seconds.
+
+    Args:
+      case: "model", "batch_size", "epochs", "data", "networks" and "how".
+      timeout: time limit in seconds.
+    """
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     command = [sys.executable, "-m", "benchmarks.many", "--case", json.dumps(case)]
     started = time.perf_counter()
@@ -49,8 +59,10 @@ def measure(model: str, batch_size: int, epochs: float, networks: int, how: str,
 def run_case(case: dict[str, Any]) -> dict[str, Any]:
     """Train the networks of a case in this process; return what the row says of it."""
     config = Config(model=case["model"], batch_size=case["batch_size"], epochs=case["epochs"], progress=False)
+    data = synthetic() if case["data"] == "synthetic" else None
     with tempfile.TemporaryDirectory() as folder:
-        results = fit_many(config, seeds=range(case["networks"]), workdir=Path(folder) / "sweep", together=case["how"])
+        workdir = Path(folder) / "sweep"
+        results = fit_many(config, seeds=range(case["networks"]), data=data, workdir=workdir, together=case["how"])
     (setting,) = results.settings
     device = jax.local_devices()[0]
     return {
@@ -59,7 +71,20 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         "devices": len(jax.local_devices()),
         "device_kind": machine.device_name(device),
         "platform": device.platform,
+        "machine": machine.describe(),
     }
+
+
+def synthetic() -> Dataset:
+    """Return 10,000 training and 2,000 test images of noise, 28x28, whose brightness tells their class of ten."""
+    generator = np.random.default_rng(0)
+
+    def split(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = generator.integers(0, 10, count).astype(np.int32)
+        noise = generator.integers(0, 100, (count, 28, 28, 1))
+        return (noise + 15 * labels[:, None, None, None]).astype(np.uint8), labels
+
+    return from_arrays(train=split(10_000), test=split(2_000))
 
 
 def with_costs(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -113,6 +138,7 @@ def main(args: list[str] | None = None) -> int:
     )
     parser.add_argument("--how", type=words, default=",".join(WAYS), help="ways to train (default: %(default)s)")
     parser.add_argument("--epochs", type=float, default=1.0, help="epochs of each network (default: %(default)s)")
+    parser.add_argument("--data", choices=DATA, default="bundled", help="images to train on (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=1200.0, help="seconds for each row (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=RESULTS / "many", help="folder for the results")
     parser.add_argument("--case", help=argparse.SUPPRESS)
@@ -124,7 +150,8 @@ def main(args: list[str] | None = None) -> int:
     rows: list[dict[str, Any]] = []
     for networks in arguments.networks:
         for how in arguments.how:
-            row = measure(arguments.model, arguments.batch_size, arguments.epochs, networks, how, arguments.timeout)
+            case = {"model": arguments.model, "batch_size": arguments.batch_size, "epochs": arguments.epochs}
+            row = measure({**case, "data": arguments.data, "networks": networks, "how": how}, arguments.timeout)
             rows.append(row)
             print(
                 f"  {networks} {how}: {row['error'] or format(row['seconds'], '.1f') + ' s'}",
@@ -132,7 +159,7 @@ def main(args: list[str] | None = None) -> int:
                 flush=True,
             )
             complete = with_costs(rows)
-            write(arguments.out, "Many networks at once", complete, to_markdown(complete), machine=machine.describe())
+            write(arguments.out, TITLE, complete, to_markdown(complete))
     print(to_markdown(with_costs(rows)))
     return 0
 

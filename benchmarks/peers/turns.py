@@ -6,6 +6,7 @@ import selectors
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,16 @@ class PeerError(RuntimeError):
 
 
 class Turn:
-    """The process of one library, which runs training steps on request."""
+    """The process of one library, which runs training steps on request.
 
-    def __init__(self, python: str, module: str, task: dict[str, Any]):
+    Args:
+      python: path of the interpreter.
+      module: of the library, in this folder.
+      task: what it computes.
+      environment: environment variables that it gets in addition to those of this process.
+    """
+
+    def __init__(self, python: str, module: str, task: dict[str, Any], environment: Mapping[str, str] | None = None):
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by `close`
         self._process = subprocess.Popen(
             [python, str(HERE / "worker.py"), module, json.dumps(task)],
@@ -28,7 +36,12 @@ class Turn:
             stderr=self._errors,
             text=True,
             # All processes share the GPU. By default, the first JAX process would allocate most of its memory.
-            env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TOKENIZERS_PARALLELISM": "false"},
+            env={
+                **os.environ,
+                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+                "TOKENIZERS_PARALLELISM": "false",
+                **(environment or {}),
+            },
             cwd=HERE.parents[1],
         )
 

@@ -21,8 +21,8 @@ from typing import Any, NoReturn
 from jaxcnn.errors import RunError, UsageError, printable, unknown_name
 from jaxcnn.version import __version__
 
-Settle = Callable[[int | None], object]
-"""Makes the settings of the process, given the number of values in a batch of images, if known."""
+Settle = Callable[[int | None, str | None], object]
+"""Makes the settings of the process, given the number of values in a batch of images, if known, and an XLA preset."""
 
 # The file of a command is imported when the command is called. Its function `run(args)` may return an exit status.
 COMMANDS = {
@@ -49,7 +49,19 @@ def main(args: Sequence[str] | None = None) -> int:
     Args:
       args: the command and its flags; those of the process by default.
     """
-    return _main(sys.argv[1:] if args is None else list(args), settle=lambda batch_values: None)
+    return _main(sys.argv[1:] if args is None else list(args), settle=leave_alone)
+
+
+def leave_alone(batch_values: int | None, xla_preset: str | None) -> None:
+    """Make no settings of the process.
+
+    Raises:
+      UsageError: if a preset is asked for.
+    """
+    if xla_preset is not None:
+        raise UsageError(
+            f"--xla-preset {xla_preset} is a setting of the process. Call jaxcnn.startup.settle(xla_preset=...) instead"
+        )
 
 
 def _main(args: list[str], settle: Settle) -> int:
@@ -83,7 +95,7 @@ def _run_command(name: str, args: list[str], settle: Settle) -> int:
     command = _import_command(name)
     if name == "train":  # settles when it knows the batch size
         return command.run(args, settle) or 0
-    settle(None)
+    settle(None, None)
     return command.run(args) or 0
 
 
@@ -151,10 +163,10 @@ def _exit_before_start(*_: object) -> NoReturn:
     os._exit(130)
 
 
-def _settle(batch_values: int | None) -> object:
+def _settle(batch_values: int | None, xla_preset: str | None) -> object:
     from jaxcnn import startup  # imports JAX, which the overview of the commands does not need
 
-    return startup.settle(batch_values)
+    return startup.settle(batch_values, xla_preset)
 
 
 def _flushed(status: int) -> int:

@@ -111,7 +111,7 @@ def environment() -> dict[str, str]:
     """Return the environment variables that are set and affect a measurement."""
     names = (
         *("XLA_FLAGS", "JAX_PLATFORMS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_OPTIMIZATION_LEVEL"),
-        *(kernels.VARIABLE, startup.XLA_SWITCH, startup.MEMORY_SWITCH),
+        *(kernels.VARIABLE, startup.XLA_SWITCH, startup.MEMORY_SWITCH, startup.presets.VARIABLE),
     )
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 

@@ -16,9 +16,9 @@ def row(networks, how, seconds, error=None):
 def test_the_table_gives_the_cost_in_networks(tmp_path, monkeypatch, capsys):
     seconds = {(1, "turns"): 10.0, (1, "together"): 20.0, (10, "turns"): 40.0, (10, "together"): None}
 
-    def measure(model, batch_size, epochs, networks, how, timeout):
-        found = seconds[networks, how]
-        return row(networks, how, found, None if found else "took more than 5 s")
+    def measure(case, timeout):
+        found = seconds[case["networks"], case["how"]]
+        return row(case["networks"], case["how"], found, None if found else "took more than 5 s")
 
     monkeypatch.setattr(many, "measure", measure)
     flags = ["--networks", "1,10", "--how", "turns,together", "--timeout", "5", "--out", str(tmp_path)]
@@ -34,6 +34,7 @@ def test_the_table_gives_the_cost_in_networks(tmp_path, monkeypatch, capsys):
 
 
 def test_a_row_says_why_its_process_failed():
-    found = many.measure("lenet6", 64, 1.0, 1, "turns", 100.0)
+    case = {"model": "lenet6", "batch_size": 64, "epochs": 1.0, "data": "synthetic", "networks": 1, "how": "turns"}
+    found = many.measure(case, 100.0)
     assert "did you mean 'lenet5'?" in found["error"]
     assert "seconds" not in found

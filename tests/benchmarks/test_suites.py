@@ -1,14 +1,13 @@
 """The scripts in benchmarks/: what they ask for can be measured, and what they leave can be read."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks import all as everything
-from benchmarks import batch_sizes, compile, devices, gpu, loop_overhead, report, time_to_accuracy
+from benchmarks import batch_sizes, compile, devices, loop_overhead, report, time_to_accuracy
 from benchmarks.results import write
 from jaxcnn.measure import results
 
@@ -45,32 +44,6 @@ def test_a_suite_measures_and_leaves_files(tmp_path, monkeypatch, capsys):
     assert [row["batch_size"] for row in results.read(tmp_path)] == [1, 2]
     assert (tmp_path / "throughput.png").exists()
     assert "2 of 2: lenet5 infer float32 pmap batch 2 on 1: 100 ms, 20 images/s" in capsys.readouterr().err
-
-
-def test_the_gpu_plan_is_sound_in_full_and_tiny():
-    for plan in gpu.PARTS.values():
-        for case in plan():
-            case.validate()
-            small = gpu.tiny(case)
-            small.validate()
-            assert small.batch_size <= 2
-            assert small.steps <= 2
-    asked = {(case.model, case.dtype) for plan in gpu.PARTS.values() for case in plan()}
-    models = ("lenet5", "resnet18", "resnet50", "vgg16", "densenet121")
-    assert {(model, dtype) for model in models for dtype in ("bfloat16", "float32")} <= asked
-    assert {case.parallel for case in gpu.spread()} == {"pmap", "shard_map", "jit"}
-
-
-def test_a_case_without_time_left_is_a_row_that_says_so(tmp_path, capsys):
-    assert gpu.main(["--seconds", "0", "--parts", "headline,peers,spread", "--out", str(tmp_path)]) == 0
-    rows = results.read(tmp_path)
-    assert len(rows) == len(gpu.headline()) + len(gpu.spread())
-    assert {row["error"] for row in rows} == {"not run: time limit reached"}
-    assert "resnet50: not run" in capsys.readouterr().out
-
-
-def test_the_gpu_script_is_a_script():
-    assert subprocess.run(["bash", "-n", str(ROOT / "benchmarks" / "gpu.sh")]).returncode == 0
 
 
 def test_suites_that_hang_are_stopped():

@@ -13,7 +13,7 @@ import jax
 from rich.console import Console
 
 from jaxcnn import train
-from jaxcnn.cli import Settle, tell
+from jaxcnn.cli import Settle, leave_alone, tell
 from jaxcnn.cli._recipe import recipe_defaults, values_of
 from jaxcnn.cli._training_flags import parse_training
 from jaxcnn.errors import RunError, UsageError
@@ -51,6 +51,8 @@ class Flags(train.Config):
     """Index of this process, from 0."""
     heartbeat: int = HEARTBEAT_SECONDS
     """Seconds without a heartbeat after which a process counts as dead."""
+    xla_preset: str | None = None
+    """Preset of XLA's options for GPUs, such as latency-hiding or nhwc (default: JAXCNN_XLA_PRESET, or none)."""
 
 
 # Least and most of the flags that are no fields of `Config`. Each process takes memory and processor time.
@@ -66,11 +68,11 @@ RANGES = {
 SUPERVISOR_FLAGS = ("--processes", "--devices-per-process", "--max-restarts")
 
 
-def run(args: Sequence[str], settle: Settle = lambda batch_values: None) -> int | None:
+def run(args: Sequence[str], settle: Settle = leave_alone) -> int | None:
     """Train; call `settle` with the number of values in a batch of images, if known, before JAX starts."""
     flags = parse_training(Flags, "train", args, recipe_defaults(Flags, args))
     _check(flags)
-    settle(_batch_values(flags))
+    settle(_batch_values(flags), flags.xla_preset)
     if flags.processes is not None:
         return _supervise(flags, args)
     if flags.distributed:

@@ -321,7 +321,7 @@ def test_a_run_says_what_it_loses_only_where_it_does(monkeypatch):
     line = startup.advice(2**20, "cpu")
     assert "call jaxcnn.startup.settle() before JAX starts" in line
     assert len(line.splitlines()) == 1
-    table = (Path(__file__).parents[1] / "benchmarks" / "README.md").read_text()
+    table = (Path(__file__).parents[2] / "benchmarks" / "README.md").read_text()
     (row,) = (text for text in table.splitlines() if "`jaxcnn.startup.settle`" in text)
     assert "1.10" in line and "(1.10)" in row  # noqa: PT018
     assert "1.35" in line and "(1.35 times)" in row  # noqa: PT018

@@ -1,4 +1,4 @@
-"""Process-wide settings that make training on a CPU faster, made by one call before JAX starts.
+"""Process-wide settings that make training faster, made by one call before JAX starts.
 
 A library must not change its process, so importing and using jaxcnn sets none of them. The command line calls `settle`,
 and so can a program of your own:
@@ -24,6 +24,8 @@ from pathlib import Path
 import jax
 
 from jaxcnn import kernels
+from jaxcnn.errors import UsageError
+from jaxcnn.startup import presets
 
 OFF = ("0", "false", "off")
 
@@ -72,6 +74,7 @@ class Settings:
       compilation_cache: folder in which JAX stores compiled programs, if `settle` chose it.
       left_alone: pairs of a setting's name and the reason why it was not made.
       is_late: whether JAX had created its devices before freed memory was kept, so that a part is still returned.
+      xla_preset: name of the preset whose flags are in `XLA_FLAGS`, if one was asked for.
     """
 
     keeps_freed_memory: bool
@@ -79,6 +82,7 @@ class Settings:
     compilation_cache: Path | None
     left_alone: tuple[tuple[str, str], ...]
     is_late: bool = False
+    xla_preset: str | None = None
 
     def __str__(self) -> str:
         made = {
@@ -90,6 +94,8 @@ class Settings:
         parts = [f"{name}: {value or f'unchanged ({reasons[name]})'}" for name, value in made.items()]
         if self.is_late and self.keeps_freed_memory:
             parts[0] += " from now on (JAX has already started: memory that its threads hold stays as it is)"
+        if self.xla_preset is not None:
+            parts.append(f"XLA preset: {self.xla_preset}")
         return "; ".join(parts)
 
 
@@ -97,8 +103,8 @@ class Settings:
 _settings: Settings | None = None
 
 
-def settle(batch_values: int | None = None) -> Settings:
-    """Make this process's CPU settings, and return what was set. Call it before JAX starts.
+def settle(batch_values: int | None = None, xla_preset: str | None = None) -> Settings:
+    """Make this process's settings, and return what was set. Call it before JAX starts.
 
     - Freed memory is kept. On Linux, XLA allocates the memory of a step anew at every call, and the system fills each
       page with zeros first: that is a tenth (ResNet-50) to a quarter (ResNet-20) of a training step. The process's
@@ -107,6 +113,7 @@ def settle(batch_values: int | None = None) -> Settings:
       takes about a second; the answer is cached.
     - Compiled programs are stored for the next process, unless these options are used: JAX cannot serialize programs
       that call oneDNN.
+    - The flags of a preset of XLA's options for GPUs are added to `XLA_FLAGS`, if one is asked for.
 
     Settings of the user are never changed. Each setting has an environment variable to disable it:
     `JAXCNN_KEEP_MEMORY=0`, `JAXCNN_XLA_OPTIONS=0`, and JAX's own `JAX_ENABLE_COMPILATION_CACHE=false`.
@@ -114,8 +121,16 @@ def settle(batch_values: int | None = None) -> Settings:
     Args:
       batch_values: number of values in a batch of images, `N H W C`, if known. Small batches gain nothing from the
         first two settings, which are then left alone.
+      xla_preset: name of a preset (`jaxcnn.startup.presets`). Default: that of `JAXCNN_XLA_PRESET`, or none.
+
+    Raises:
+      UsageError: if there is no such preset, if the installed XLA does not have its flags, or if JAX has already
+        started without them.
     """
     global _settings
+    preset = xla_preset or os.environ.get(presets.VARIABLE) or None
+    if preset is not None:
+        _use_preset(preset)
     left_alone: dict[str, str] = {}
     is_late = _jax_has_started() and not keeps_freed_memory()
     reason = _why_not_keep_memory(os.environ, batch_values)
@@ -142,8 +157,16 @@ def settle(batch_values: int | None = None) -> Settings:
     else:
         left_alone["compilation cache"] = reason
 
-    _settings = Settings(keeps, options, folder, tuple(left_alone.items()), is_late)
+    _settings = Settings(keeps, options, folder, tuple(left_alone.items()), is_late, preset)
     return _settings
+
+
+def _use_preset(name: str) -> None:
+    """Add the flags of a preset to `XLA_FLAGS`."""
+    flags = presets.flags_of(name, os.environ)
+    if flags and _jax_has_started():
+        raise UsageError(f"XLA preset {name!r} comes too late: JAX has already started. Call settle before it.")
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
 
 
 def settled() -> Settings | None:
