@@ -7,7 +7,6 @@ import statistics
 import sys
 from typing import Any
 
-from benchmarks.gpu.cases import tiny_model
 from benchmarks.gpu.run import MIN_SECONDS, TIME_LIMIT, Run
 from benchmarks.peers.__main__ import image_shape
 from benchmarks.peers.turns import PeerError, Turn, alternate
@@ -23,7 +22,7 @@ Row = dict[str, Any]
 
 def xla(run: Run) -> list[Row]:
     """Return a row without a preset, and one for each preset, with its step time relative to that without."""
-    model = tiny_model("lenet5" if run.tiny else "resnet50")
+    model = "lenet5" if run.tiny else "resnet50"
     about = {"model": model, "mode": "train", "dtype": "bfloat16", "image_shape": image_shape(model)}
     task = {**about, "batch_size": 2 if run.tiny else 128}
     names = TINY if run.tiny else tuple(PRESETS)
