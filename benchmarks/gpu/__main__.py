@@ -33,12 +33,12 @@ def _plan(name: str) -> Part:
 
 
 PARTS: dict[str, tuple[float, Part]] = {
-    "correctness": (4.0, correctness),
-    "resnet50": (9.0, resnet50),
+    "correctness": (5.0, correctness),
+    "resnet50": (12.0, resnet50),
     "speedrun": (3.0, speedrun),
     "sweep": (3.0, _plan("sweep")),
     "many": (3.0, many),
-    "peers": (2.0, peers),
+    "peers": (1.0, peers),
     "spread": (1.0, _plan("spread")),
     "dispatch": (1.0, _plan("dispatch")),
     "xla": (2.0, xla),

@@ -102,6 +102,24 @@ def test_each_part_gets_its_weight_of_the_time_that_is_left(tmp_path, monkeypatc
     assert shares == pytest.approx([600, 500, 1000], rel=0.02)
 
 
+def test_a_comparison_that_would_not_end_in_time_is_not_started(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def compare(flags):
+        clock[0] += 80
+        folder = Path(flags[flags.index("--out") + 1])
+        folder.mkdir(parents=True)
+        row = {"peer": "jaxcnn", "model": "resnet50", "mode": "train", "batch_size": 1, "dtype": "bfloat16"}
+        row |= {"image_shape": [224, 224, 3], "error": None, "step_ms": 1.0, "images_per_second": 1.0}
+        row |= {"device_kind": "A GPU", "compile_seconds": 1.0, "versions": "x", "samples_ms": [1.0]}
+        (folder / "rows.json").write_text(json.dumps({"rows": [row]}))
+
+    monkeypatch.setattr(turns, "compare", compare)
+    rows = turns.resnet50(Run(tmp_path, 200.0, tiny=False))
+    assert [row["error"] for row in rows] == [None, None, TIME_LIMIT, TIME_LIMIT]
+
+
 def test_without_the_recipe_there_is_no_speedrun(tmp_path, monkeypatch):
     monkeypatch.setattr(speedrun, "RECIPE", tmp_path / "cifar10_speedrun.py")
     outcome = run_part("speedrun", speedrun.speedrun, a_run(tmp_path))
