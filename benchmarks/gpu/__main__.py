@@ -130,7 +130,9 @@ def main(args: list[str] | None = None) -> int:
     for index, name in enumerate(arguments.parts):
         weight, part = PARTS[name]
         left = deadline - time.monotonic()
-        share = left * weight / sum(PARTS[later][0] for later in arguments.parts[index:])
+        # Small versions are all to run: they share one limit.
+        fraction = 1.0 if arguments.tiny else weight / sum(PARTS[later][0] for later in arguments.parts[index:])
+        share = left * fraction
         print(f"== {name}: {share:.0f} of {left:.0f} s left", flush=True)
         run = Run(arguments.out / name, time.monotonic() + share, arguments.tiny)
         outcomes.append(run_part(name, part, run))

@@ -1,11 +1,11 @@
 """One training step from a stored state, in a process of its own.
 
     python -m benchmarks.gpu.one_step reference MODEL BATCH FILE
-    python -m benchmarks.gpu.one_step compare MODEL FILE
+    python -m benchmarks.gpu.one_step compare MODEL FILE STRIDE
 
 The first form makes a state and a batch, trains one step in float32 on the CPU with exact sums, and stores all of it.
-The second form trains the same step on all devices of this process in every form of `FORMS`, and prints a line of JSON
-with the relative differences of each. A relative difference is the Euclidean norm of the difference of two arrays,
+The second form trains the same step on all devices of this process in the forms `FORMS[::STRIDE]`, and prints a line of
+JSON with the relative differences of each. A relative difference is the Euclidean norm of the difference of two arrays,
 divided by that of the reference.
 """
 
@@ -29,7 +29,7 @@ FORMS: tuple[Form, ...] = (
     *((parallel, "bfloat16", None) for parallel in ("pmap", "shard_map", "jit")),
     ("pmap", "float32", None),
 )
-"""The forms of the step, in the order of their measurement."""
+"""The forms of the step, in the order of their measurement. Every third one is one of each dtype and precision."""
 
 NEGLIGIBLE = 1e-6
 """Norm of an array, relative to that of the whole quantity, below which its own difference means nothing.
@@ -137,7 +137,7 @@ def reference(model: str, batch_size: int, path: Path) -> None:
     np.savez(path, **{**{f"batch/{name}": x for name, x in batch.items()}, **arrays})  # type: ignore[arg-type]
 
 
-def compare(model: str, path: Path) -> Iterator[dict[str, Any]]:
+def compare(model: str, path: Path, stride: int = 1) -> Iterator[dict[str, Any]]:
     """Yield a row for each form of the step: its relative differences to the stored one, or an error."""
     import jax
 
@@ -150,7 +150,7 @@ def compare(model: str, path: Path) -> Iterator[dict[str, Any]]:
     devices = jax.local_devices()
     about = {"model": model, "batch_size": len(batch["image"]), "devices": len(devices)}
     about |= {"device_kind": device_name(devices[0]), "platform": devices[0].platform}
-    for form in FORMS:
+    for form in FORMS[::stride]:
         row = {**about, "parallel": form[0], "dtype": form[1], "precision": form[2] or "default", "error": None}
         try:
             row |= differences(train_once(model, stored, batch, form), stored)
@@ -166,7 +166,7 @@ def main(args: list[str]) -> None:
     # Drivers may write to file descriptor 1, which would corrupt the JSON lines.
     messages = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    for row in compare(args[1], Path(args[2])):
+    for row in compare(args[1], Path(args[2]), int(args[3])):
         messages.write(json.dumps(row) + "\n")
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.gpu.cases import tiny_model
 from benchmarks.gpu.run import MIN_SECONDS, TIME_LIMIT, Run
 from benchmarks.peers.__main__ import TITLE
 from benchmarks.peers.__main__ import main as compare
@@ -33,7 +32,7 @@ PEERS = (
     Task("vgg16", 128),
     Task("resnet18", 512),
 )
-TINY = {"resnet50": (Task("resnet50", 2),), "peers": (Task("lenet5", 2, ("jaxcnn", "flax", "torch")),)}
+TINY = {"resnet50": (Task("resnet20_cifar", 2),), "peers": (Task("lenet5", 2, ("jaxcnn", "flax", "torch")),)}
 
 
 def resnet50(run: Run) -> list[dict[str, Any]]:
@@ -54,7 +53,8 @@ def run_tasks(tasks: Sequence[Task], run: Run) -> list[dict[str, Any]]:
     for task in tasks:
         started = time.monotonic()
         if run.seconds_left < needed:
-            rows += [{"peer": name, **_columns(task, run), "error": TIME_LIMIT} for name in task.libraries]
+            columns = {"model": task.model, "mode": "train", "batch_size": task.batch, "dtype": "bfloat16"}
+            rows += [{"peer": name, **columns, "error": TIME_LIMIT} for name in task.libraries]
             print(f"  {task.model} batch {task.batch}: {TIME_LIMIT}", flush=True)
         else:
             rows += _measure(task, run)
@@ -63,16 +63,10 @@ def run_tasks(tasks: Sequence[Task], run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def _columns(task: Task, run: Run) -> dict[str, Any]:
-    model = tiny_model(task.model) if run.tiny else task.model
-    return {"model": model, "mode": "train", "batch_size": task.batch, "dtype": "bfloat16"}
-
-
 def _measure(task: Task, run: Run) -> list[dict[str, Any]]:
-    model = _columns(task, run)["model"]
-    folder = run.folder / f"{model}-{task.batch}"
+    folder = run.folder / f"{task.model}-{task.batch}"
     flags = {
-        "--models": model,
+        "--models": task.model,
         "--columns": "train-bfloat16",
         "--batch-size": str(task.batch),
         "--peers": ",".join(task.libraries),
