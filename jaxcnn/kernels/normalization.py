@@ -32,12 +32,15 @@ import jax.numpy as jnp
 from jaxcnn.kernels import native
 from jaxcnn.kernels._primitive import Form, Kernel, call, instantiated, is_given
 from jaxcnn.kernels.axes import is_bound, needs_mean
-from jaxcnn.kernels.reductions import LEAST_VALUES, Affine, affine, channel_sums, is_native_size, moments, row
-
-Groups = tuple[tuple[int, ...], ...]
-
-SAMPLE_STRIDE = 4
-"""Distance between the rows, and between the columns, whose mean is the center of a channel's sums."""
+from jaxcnn.kernels.reductions import LEAST_VALUES, Affine, affine, channel_sums, is_native_size, row
+from jaxcnn.kernels.statistics import (
+    count_of_values,
+    known_center,
+    sample_mean,
+    statistics_around,
+    statistics_of_whole_batch,
+)
+from jaxcnn.kernels.synchronized import Groups, is_narrower
 
 LEAST_CHANNELS = 24
 """Channels below which the output in float32 leaves its vectors to XLA too: LLVM unrolls the short loop over
@@ -46,7 +49,17 @@ channels that remains, and does not vectorize it (16 channels: 0.6 of the speed 
 
 # A deep network has hundreds of batch normalizations of a few shapes. `jit` traces and differentiates each shape once.
 @functools.partial(
-    jax.jit, static_argnames=("momentum", "epsilon", "unbiased", "axis_name", "axis_index_groups", "relu", "dtype")
+    jax.jit,
+    static_argnames=(
+        "momentum",
+        "epsilon",
+        "unbiased",
+        "axis_name",
+        "axis_index_groups",
+        "reduce_dtype",
+        "relu",
+        "dtype",
+    ),
 )
 def batch_norm(
     x: jax.Array,
@@ -60,6 +73,7 @@ def batch_norm(
     unbiased: bool,
     axis_name: str | None = None,
     axis_index_groups: Groups | None = None,
+    reduce_dtype: Any = "float32",
     residual: jax.Array | None = None,
     relu: bool = False,
     dtype: Any = None,
@@ -69,7 +83,7 @@ def batch_norm(
     Args:
       x: `[..., C]`.
       running_mean, running_var, scale, bias: `[C]`. None stands for a scale of ones and a bias of zeros.
-      momentum, epsilon, unbiased, axis_index_groups: as in `jaxcnn.layers.BatchNorm`.
+      momentum, epsilon, unbiased, axis_index_groups, reduce_dtype: as in `jaxcnn.layers.BatchNorm`.
       axis_name: likewise; an unbound name counts as None.
       residual: `[..., C]`, added to the normalized x.
       relu: whether the output is `max(0, y)`, whose derivative at 0 is 0.
@@ -80,14 +94,14 @@ def batch_norm(
     """
     vectors = _wide_vectors(x, running_mean, running_var, scale, bias)
     axis_name = axis_name if axis_name is not None and is_bound(axis_name) else None
-    is_local = axis_name is None or not needs_mean(axis_name, x)
     others = () if residual is None else (residual.astype(dtype or vectors[0].dtype),)
-    if is_local:
+    if axis_name is None or not needs_mean(axis_name, x):
         kernel = BatchNorm(momentum, epsilon, unbiased, relu, dtype and jnp.dtype(dtype))
         y, new_mean, new_var, *_ = call(kernel, x, *vectors, *others)
     else:
         wide_mean, wide_var, gamma, beta = vectors
-        center, offset, var, count = _statistics(x, wide_mean.dtype, axis_name, axis_index_groups)
+        near = known_center(wide_mean)
+        center, offset, var, count = statistics_of_whole_batch(x, near, axis_name, axis_index_groups, reduce_dtype)
         y = finished(_normalized(x, center, offset, var, gamma, beta, epsilon), others, relu, dtype)
         new_mean = momentum * wide_mean + (1 - momentum) * (center + offset)
         new_var = momentum * wide_var + (1 - momentum) * _bessel(count, unbiased) * var
@@ -109,46 +123,10 @@ def _wide_vectors(x: jax.Array, mean: Any, var: Any, scale: Any, bias: Any) -> l
     return [vector.astype(wide) for vector in (mean, var, gamma, beta)]
 
 
-def _statistics(
-    x: jax.Array, dtype: Any, axis_name: str | None, groups: Groups | None
-) -> tuple[jax.Array, jax.Array, jax.Array, int]:
-    """Return center, mean minus center, and variance `[C]` over everything except channels, and the number of values.
-
-    For every center c, `Var(x) = E[(x - c)^2] - (E[x] - c)^2`, which takes one pass over the data. The center is near
-    the mean, so that the difference keeps the digits that `E[x^2] - E[x]^2` loses.
-    """
-    count, center = _count(x), jax.lax.stop_gradient(_sample_mean(x, dtype))
-    if axis_name is not None and needs_mean(axis_name, center):
-        center = jax.lax.pmean(center, axis_name, axis_index_groups=groups)
-    offset, square = (total / count for total in moments(x, center))
-    if axis_name is not None:
-        if needs_mean(axis_name, offset):
-            offset, square = jax.lax.pmean(jnp.stack([offset, square]), axis_name, axis_index_groups=groups)
-        count *= len(groups[0]) if groups else jax.lax.axis_size(axis_name)
-    return center, offset, jnp.maximum(square - jnp.square(offset), 0.0), count
-
-
-def _sample_mean(x: jax.Array, dtype: Any) -> jax.Array:
-    """Return the mean `[C]` over every fourth row and column of each image.
-
-    The square of the difference between this mean and the mean of all values is at most 16 times the variance: a
-    sixteenth of the values cannot differ more from the others. Images are averaged one by one, because a long sum of
-    large values loses digits.
-    """
-    strides = (1, *(SAMPLE_STRIDE,) * (x.ndim - 2), 1)[-x.ndim :]
-    sample = jax.lax.slice(x, (0,) * x.ndim, x.shape, strides).astype(dtype)
-    of_examples = sample.mean(tuple(range(1, x.ndim - 1)))
-    return of_examples.mean(tuple(range(of_examples.ndim - 1)))
-
-
 def _normalized(x: jax.Array, center: Any, offset: Any, var: Any, gamma: Any, beta: Any, epsilon: float) -> jax.Array:
     """Normalize by the mean `center + offset`. The center is a constant, so that its gradient takes no further sum."""
     factor = jax.lax.rsqrt(var + epsilon) * gamma
     return affine(factor, beta - offset * factor, x, center)
-
-
-def _count(x: Any) -> int:
-    return math.prod(x.shape[:-1])
 
 
 def _bessel(count: Any, unbiased: bool) -> Any:
@@ -179,23 +157,34 @@ class BatchNorm(Kernel):
         y = x.update(dtype=self.dtype or running_mean.dtype, weak_type=False)
         return [y, *[running_mean.update(weak_type=False)] * 4]
 
-    def form(
-        self, x: Any, running_mean: Any, running_var: Any, scale: Any, bias: Any, *residual: Any
+    def form(self, x: Any, running_mean: Any, *others: Any) -> list[jax.Array]:
+        if not is_narrower(x.dtype, running_mean.dtype):
+            return self.cpu_form(x, running_mean, *others)
+        # A center that is known before x lets XLA take the sums in the pass that computes x.
+        return self._around(known_center(running_mean), x, running_mean, *others)
+
+    def cpu_form(self, x: Any, running_mean: Any, *others: Any) -> list[jax.Array]:
+        return self._around(sample_mean(x, running_mean.dtype), x, running_mean, *others)
+
+    def _around(
+        self, near: Any, x: Any, running_mean: Any, running_var: Any, scale: Any, bias: Any, *residual: Any
     ) -> list[jax.Array]:
-        center, offset, var, count = _statistics(x, running_mean.dtype, None, None)
+        """Compute the kernel from sums around a center near the mean."""
+        center = jax.lax.stop_gradient(near)
+        offset, var = statistics_around(x, center)
         mean = center + offset
         y = _normalized(x, center, offset, var, scale, bias, self.epsilon)
         return [
             finished(y, residual, self.relu, self.dtype),
             self.momentum * running_mean + (1 - self.momentum) * mean,
-            self.momentum * running_var + (1 - self.momentum) * _bessel(count, self.unbiased) * var,
+            self.momentum * running_var + (1 - self.momentum) * _bessel(count_of_values(x), self.unbiased) * var,
             mean,
             jax.lax.rsqrt(var + self.epsilon),
         ]
 
     def native(self, x: Any, running_mean: Any, *others: Any) -> Form | None:
         vectors, residual = (running_mean, *others[:3]), others[3:]
-        numbers = self.momentum, self.epsilon, _bessel(_count(x), self.unbiased)
+        numbers = self.momentum, self.epsilon, _bessel(count_of_values(x), self.unbiased)
         outputs = self.outputs(x, running_mean)
         if is_native(x, vectors, outputs[0], *residual):
             whole = native.function(
@@ -223,13 +212,13 @@ class BatchNorm(Kernel):
             kernel = Tangent(self.relu, bool(residual), y.dtype)
             y_dot = call(kernel, x_dot, by_scale, by_bias, *added, x, mean, r, scale, *[y] * self.relu)[0]
             total, product = channel_sums(x_dot, x, mean)
-            mean_dot, variance_dot = total / _count(x), 2 * product / _count(x)
+            mean_dot, variance_dot = total / count_of_values(x), 2 * product / count_of_values(x)
         else:
             y_dot = affine(r * by_scale, by_bias, x, mean)
             y_dot = masked(finished(y_dot, added, relu=False, dtype=y.dtype), *[y] * self.relu)
             mean_dot = variance_dot = jnp.zeros_like(mean)
         new_mean_dot = (1 - self.momentum) * mean_dot
-        new_var_dot = (1 - self.momentum) * _bessel(_count(x), self.unbiased) * variance_dot
+        new_var_dot = (1 - self.momentum) * _bessel(count_of_values(x), self.unbiased) * variance_dot
         if is_given(running_mean_dot):
             new_mean_dot += self.momentum * running_mean_dot
         if is_given(running_var_dot):
@@ -345,6 +334,6 @@ def masked(g: jax.Array, y: jax.Array | None = None) -> jax.Array:
 def _parts(u: Any, x: Any, mean: Any, r: Any, scale: Any) -> tuple[jax.Array, ...]:
     """Return `f u`, the factor and shift of x that make it L(u), and the contributions of u to scale and bias."""
     total, product = channel_sums(u, x, mean)
-    f, count = r * scale, _count(x)
+    f, count = r * scale, count_of_values(x)
     by_scale = r * product
     return u.astype(f.dtype) * row(f, u), -f * r * by_scale / count, -f * total / count, by_scale, total

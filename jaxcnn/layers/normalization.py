@@ -42,6 +42,7 @@ class BatchNorm(nn.Module):
         or m (as in Flax and TensorFlow).
       axis_name: mapped axis to synchronize over; None lets each device use its own part of the batch.
       axis_index_groups: groups of device indices to synchronize within, in place of all devices.
+      reduce_dtype: dtype in which devices exchange statistics and their gradients, such as "bfloat16".
       dtype, param_dtype: dtypes of the output (None: that of the input, or float32 for integers) and of the parameters.
       scale_init, bias_init: initializers.
 
@@ -61,6 +62,7 @@ class BatchNorm(nn.Module):
     unbiased: bool = True
     axis_name: str | None = BATCH_AXIS
     axis_index_groups: tuple[tuple[int, ...], ...] | None = None
+    reduce_dtype: Any = "float32"
     dtype: Any = None
     param_dtype: Any = jnp.float32
     scale_init: nn.initializers.Initializer = initializers.ones
@@ -94,6 +96,7 @@ class BatchNorm(nn.Module):
                 unbiased=self.unbiased,
                 axis_name=self.axis_name,
                 axis_index_groups=self.axis_index_groups,
+                reduce_dtype=self.reduce_dtype,
                 residual=residual,
                 relu=relu,
                 dtype=output,

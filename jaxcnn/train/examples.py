@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxcnn.errors import UsageError
 from jaxcnn.kernels.axes import is_bound, needs_mean
 from jaxcnn.layers import BATCH_AXIS
+from jaxcnn.train.devices.reduction import sum_of_trees
 
 
 def count_examples(batch: Any) -> int:
@@ -67,9 +68,17 @@ def across_devices(x: jax.Array) -> jax.Array:
 
 def mean_over_devices(tree: Any) -> Any:
     """Return the mean over all devices of arrays, such as gradients. On one device, return the arrays unchanged."""
-    return jax.lax.pmean(tree, BATCH_AXIS) if needs_mean(BATCH_AXIS, tree) else tree
+    return reduce_over_devices(tree, {})[0]
 
 
 def sum_over_devices(tree: Any) -> Any:
     """Return the sum of arrays over all devices. On one device, return the arrays unchanged."""
-    return jax.lax.psum(tree, BATCH_AXIS) if needs_mean(BATCH_AXIS, tree) else tree
+    return reduce_over_devices({}, tree)[1]
+
+
+def reduce_over_devices(means: Any, sums: Any) -> tuple[Any, Any]:
+    """Return `(mean_over_devices(means), sum_over_devices(sums))`, in as few messages as one of them."""
+    if not needs_mean(BATCH_AXIS, means, sums):
+        return means, sums
+    means, sums = sum_of_trees((means, sums), BATCH_AXIS)
+    return jax.tree.map(lambda x: x / jax.lax.axis_size(BATCH_AXIS), means), sums

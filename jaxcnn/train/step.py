@@ -17,7 +17,7 @@ from jaxcnn.errors import UsageError
 from jaxcnn.kernels.axes import is_bound, needs_mean
 from jaxcnn.layers import BATCH_AXIS
 from jaxcnn.train import metrics
-from jaxcnn.train.examples import count_examples, device_index, mean_over_devices, sum_over_devices
+from jaxcnn.train.examples import count_examples, device_index, reduce_over_devices, sum_over_devices
 from jaxcnn.train.gradient import BatchLoss, Gradient, fill_in, leave_out_as, of_each_example, plain
 from jaxcnn.train.metrics import Sums
 from jaxcnn.train.optim import ema
@@ -136,8 +136,8 @@ def _over_devices(gradient: Gradient, loss: BatchLoss, params: Any) -> tuple[Any
     gradients, (batch_stats, sums) = gradient(loss, params)
     # Running statistics are already equal on all devices if batch normalization is synchronized. Otherwise their mean
     # is the best single value: the state must not depend on which device it is read from.
-    gradients, batch_stats = mean_over_devices((gradients, batch_stats))
-    return gradients, batch_stats, _summed(sums)
+    (gradients, batch_stats), sums = reduce_over_devices((gradients, batch_stats), sums)
+    return gradients, batch_stats, _with_mean(sums)
 
 
 def _of_examples(gradient: Gradient, loss: BatchLoss, params: Any) -> tuple[Any, Any, Sums]:
@@ -150,12 +150,11 @@ def _of_examples(gradient: Gradient, loss: BatchLoss, params: Any) -> tuple[Any,
     gradients, (batch_stats, sums) = of_each_example(loss, params)
     if needs_mean(BATCH_AXIS, gradients, sums):
         gradients = jax.tree.map(lambda g: jax.lax.all_gather(g, BATCH_AXIS, tiled=True), gradients)
-    return gradients, batch_stats, _summed(sums)
+    return gradients, batch_stats, _with_mean(sum_over_devices(sums))
 
 
-def _summed(sums: Sums) -> Sums:
-    """Return the sums over all devices. Each device's `total` is a mean over its examples, so their mean is taken."""
-    sums = sum_over_devices(sums)
+def _with_mean(sums: Sums) -> Sums:
+    """Return sums over all devices with the mean of `total`, which is a mean over the examples of each device."""
     if not is_bound(BATCH_AXIS):
         return sums
     return {**sums, "total": sums["total"] / jax.lax.axis_size(BATCH_AXIS)}

@@ -219,6 +219,8 @@ class Config:
     sync_batch_norm: Literal["all", "none"] | int = "all"
     """Devices that share batch normalization statistics: all, none (each device its own), or the number of devices in
     a group."""
+    batch_norm_reduce_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision in which these devices exchange statistics and their gradients."""
     shard_state: bool = False
     """Shard large parameters and optimizer state over the devices (parallel jit only)."""
     steps_per_dispatch: Annotated[int, checks.AT_LEAST_ONE, checks.at_most(10_000)] = 1
@@ -288,6 +290,7 @@ _ADDED: dict[str, Any] = {
     "gradient": "plain",
     "init_scale": 1.0,
     "profile": None,
+    "batch_norm_reduce_dtype": "float32",
 }
 
 

@@ -207,21 +207,35 @@ def make_parallel(name: str = "auto", devices: Sequence[Any] | None = None, *, s
     return Parallel(name, by_process, None if name == "jit" else BATCH_AXIS, shard_state)
 
 
-def batch_norm_fields(sync: str | int, parallel: Parallel) -> dict[str, Any]:
+def batch_norm_fields(sync: str | int, parallel: Parallel, reduce_dtype: str = "float32") -> dict[str, Any]:
     """Return the fields of `BatchNorm` that synchronize its statistics over all devices, none, or groups of `sync`.
 
+    Args:
+      sync: "all", "none", or the number of devices in a group.
+      parallel: how the step is distributed.
+      reduce_dtype: dtype in which devices exchange statistics.
+
     Raises:
-      UsageError: if `sync` does not divide the number of devices, or is not "all" under `jit`.
+      UsageError: if `sync` does not divide the number of devices, or if an argument needs another way to distribute
+        than `jit`.
     """
     devices = len(parallel.devices)
-    if sync == "all":
-        return {}
     if parallel.axis_name is None:
-        raise UsageError(
-            f"sync_batch_norm must be 'all' under parallel 'jit', got {sync!r}. Use parallel 'pmap' or 'shard_map'."
-        )
+        _check_default("sync_batch_norm", sync, "all")
+        _check_default("batch_norm_reduce_dtype", reduce_dtype, "float32")
     if sync == "none":
         return {"axis_name": None}
+    fields = {} if reduce_dtype == "float32" else {"reduce_dtype": reduce_dtype}
+    if sync == "all":
+        return fields
     if isinstance(sync, str | bool) or sync < 1 or devices % sync:
         raise UsageError(f"sync_batch_norm must be 'all', 'none' or a divisor of the {devices} devices, got {sync!r}")
-    return {"axis_index_groups": tuple(tuple(range(start, start + sync)) for start in range(0, devices, sync))}
+    groups = tuple(tuple(range(start, start + sync)) for start in range(0, devices, sync))
+    return {**fields, "axis_index_groups": groups}
+
+
+def _check_default(name: str, value: Any, default: str) -> None:
+    if value != default:
+        raise UsageError(
+            f"{name} must be {default!r} under parallel 'jit', got {value!r}. Use parallel 'pmap' or 'shard_map'."
+        )

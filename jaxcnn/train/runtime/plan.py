@@ -232,7 +232,8 @@ def make_plan(
         )
     preprocessing = recorded or Preprocessing.of(dataset, config)
     parallel, batch_size, accumulate = _distribute(config, dataset.examples["train"], devices)
-    model = build_model(config, custom, dataset.num_classes, batch_norm_fields(config.sync_batch_norm, parallel))
+    norm_fields = batch_norm_fields(config.sync_batch_norm, parallel, config.batch_norm_reduce_dtype)
+    model = build_model(config, custom, dataset.num_classes, norm_fields)
     weights = None if config.class_weights is None else normalized_weights(config.class_weights, dataset)
     augmentations = () if custom.task is not None else build_augmentations(config, custom)
     pipeline = open_pipeline(

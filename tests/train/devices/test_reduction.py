@@ -1,0 +1,62 @@
+"""Sums of a tree over devices: the same numbers however they are sent, and few messages on GPUs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from jaxcnn.train.devices import reduction
+from jaxcnn.train.devices.reduction import buckets, sum_of_trees
+
+
+def tree():
+    """Return arrays of several dtypes with an axis of eight devices in front."""
+    random = np.random.default_rng(0)
+    floats = {name: random.normal(size=(8, *shape)).astype(np.float32) for name, shape in SHAPES.items()}
+    return floats | {"count": np.arange(8, dtype=np.int32), "half": jnp.asarray(floats["a"], jnp.bfloat16)}
+
+
+SHAPES = {"a": (3, 5), "b": (), "c": (7,), "d": (2, 2, 2)}
+
+
+def mapped(function):
+    mesh = Mesh(np.array(jax.devices()[:8]), ("d",))
+    one = lambda values: function(jax.tree.map(lambda x: x[0], values))  # noqa: E731
+    return jax.jit(jax.shard_map(one, mesh=mesh, in_specs=P("d"), out_specs=P(), check_vma=False))
+
+
+def assert_same(found, right):
+    jax.tree.map(np.testing.assert_array_equal, found, right)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), found) == jax.tree.map(lambda x: (x.shape, x.dtype), right)
+
+
+@pytest.mark.parametrize("size", [8, 40, 2**20])
+def test_sums_in_buckets_are_the_sums_of_single_arrays(size, monkeypatch):
+    monkeypatch.setattr(reduction, "BUCKET_BYTES", size)
+    right = mapped(lambda values: jax.tree.map(lambda x: jax.lax.psum(x, "d"), values))(tree())
+    assert_same(mapped(lambda values: sum_of_trees(values, "d"))(tree()), right)
+
+    def in_buckets(values):
+        leaves, structure = jax.tree.flatten(values)
+        return jax.tree.unflatten(structure, reduction._in_buckets(tuple(leaves), "d"))
+
+    assert_same(mapped(in_buckets)(tree()), right)
+
+
+def test_gpus_get_a_message_for_each_dtype_and_others_one_for_each_array():
+    def messages(platform):
+        traced = mapped(lambda values: sum_of_trees(values, "d")).trace(tree())
+        return traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.all_reduce")
+
+    assert [messages(platform) for platform in ("cuda", "rocm", "tpu", "cpu")] == [3, 3, 6, 6]
+
+
+def test_buckets_have_a_size_and_large_arrays_are_alone(monkeypatch):
+    monkeypatch.setattr(reduction, "BUCKET_BYTES", 48)
+    monkeypatch.setattr(reduction, "LARGE_BYTES", 40)
+    sizes = [4, 10, 6, 6, 1, 8, 2]
+    arrays = [jax.ShapeDtypeStruct((size,), "float32") for size in sizes]
+    found = buckets(arrays)
+    assert found == [[0, 2], [1], [3, 4], [5, 6]]
