@@ -9,10 +9,9 @@ are equally large, so the whole batch has the mean `c + o` and the variance v, w
 
 `v = E_d[v_d + o_d^2] - o^2` needs one sum over devices, and loses digits where c is far from the mean. Without a center
 that all devices know, `gathered` has each device gather the numbers of all, and use the center of the first. That is
-one message too, but what a device receives grows with the number of devices. In reverse mode both take one sum.
+one message too, but what a device receives grows with the number of devices. In reverse mode both take one message.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -39,8 +38,7 @@ def count_of_parts(axis_name: str, groups: Groups | None) -> int:
     return len(groups[0]) if groups else jax.lax.axis_size(axis_name)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def gathered(axis_name: str, groups: Groups | None, center: Any, offset: Any, var: Any) -> Statistics:
+def gathered(axis_name: str, groups: Groups | None, center: jax.Array, offset: jax.Array, var: jax.Array) -> Statistics:
     """Return a common center, the mean minus this center, and the variance of the whole batch, each `[C]`.
 
     Args:
@@ -51,21 +49,10 @@ def gathered(axis_name: str, groups: Groups | None, center: Any, offset: Any, va
       var: variance of this device's part.
     """
     parts = jax.lax.all_gather(jnp.stack([center, offset, var]), axis_name, axis_index_groups=groups)
-    common = parts[0, 0]
-    offsets = (parts[:, 0] - common) + parts[:, 1]
+    centers = jax.lax.stop_gradient(parts[:, 0])
+    offsets = (centers - centers[0]) + parts[:, 1]
     mean = offsets.mean(0)
-    return common, mean, (parts[:, 2] + jnp.square(offsets - mean)).mean(0)
-
-
-@gathered.defjvp
-def _(axis_name: str, groups: Groups | None, primals: Any, tangents: Any) -> tuple[Statistics, Statistics]:
-    center, offset, _ = primals
-    _, offset_dot, var_dot = tangents
-    common, mean, var = gathered(axis_name, groups, *primals)
-    own = (center - common) + offset
-    dots = jnp.stack([offset_dot, var_dot + 2 * (own - mean) * offset_dot])
-    mean_dot, whole_dot = jax.lax.pmean(dots, axis_name, axis_index_groups=groups)
-    return (common, mean, var), (jnp.zeros_like(common), mean_dot, whole_dot)
+    return centers[0], mean, (parts[:, 2] + jnp.square(offsets - mean)).mean(0)
 
 
 def mean_of_parts(x: jax.Array, axis_name: str, groups: Groups | None, dtype: Any) -> jax.Array:
