@@ -32,7 +32,8 @@ class BatchNorm(nn.Module):
     `batch_stats`: `mean` and `var`, `[C]`, in float32 or `param_dtype`, whichever is wider; cast ones are accepted. The
     computation is in the widest of float32, the input's dtype and `dtype`. If the batch is sharded over devices,
     statistics are those of the whole batch: `pmap` and `shard_map` average them over the axis named `axis_name`, and on
-    one device or in `jit` over a mesh the program sees the whole batch.
+    one device or in `jit` over a mesh the program sees the whole batch. The running statistics passed in must then be
+    equal on all devices that synchronize.
 
     Fields:
       momentum: fraction of the old running statistics that is kept (torch's `1 - momentum`).

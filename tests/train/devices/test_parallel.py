@@ -235,6 +235,15 @@ def test_jit_takes_statistics_over_all(sync):
         batch_norm_fields(sync, make_parallel("jit"))
 
 
+def test_the_dtype_of_statistics_between_devices():
+    assert batch_norm_fields("all", make_parallel("pmap"), "bfloat16") == {"reduce_dtype": "bfloat16"}
+    groups = batch_norm_fields(4, make_parallel("shard_map"), "bfloat16")
+    assert groups == {"reduce_dtype": "bfloat16", "axis_index_groups": ((0, 1, 2, 3), (4, 5, 6, 7))}
+    assert batch_norm_fields("none", make_parallel("pmap"), "bfloat16") == {"axis_name": None}
+    with pytest.raises(UsageError, match="batch_norm_reduce_dtype must be 'float32' under parallel 'jit'"):
+        batch_norm_fields("all", make_parallel("jit"), "bfloat16")
+
+
 @pytest.mark.parametrize("strategy", ["pmap", "shard_map"])
 def test_only_jit_divides_the_state(strategy):
     with pytest.raises(UsageError, match="shard_state needs parallel 'jit'"):
