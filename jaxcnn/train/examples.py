@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from jaxcnn.errors import UsageError
 from jaxcnn.kernels.axes import is_bound, needs_mean
+from jaxcnn.kernels.device_sums import sum_of_trees
 from jaxcnn.layers import BATCH_AXIS
-from jaxcnn.train.devices.reduction import sum_of_trees
 
 
 def count_examples(batch: Any) -> int:

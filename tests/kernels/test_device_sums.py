@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxcnn.train.devices import reduction
-from jaxcnn.train.devices.reduction import buckets, sum_of_trees
+from jaxcnn.kernels import device_sums
+from jaxcnn.kernels.device_sums import buckets, sum_of_trees
 
 
 def tree():
@@ -34,13 +34,13 @@ def assert_same(found, right):
 
 @pytest.mark.parametrize("size", [8, 40, 2**20])
 def test_sums_in_buckets_are_the_sums_of_single_arrays(size, monkeypatch):
-    monkeypatch.setattr(reduction, "BUCKET_BYTES", size)
+    monkeypatch.setattr(device_sums, "BUCKET_BYTES", size)
     right = mapped(lambda values: jax.tree.map(lambda x: jax.lax.psum(x, "d"), values))(tree())
     assert_same(mapped(lambda values: sum_of_trees(values, "d"))(tree()), right)
 
     def in_buckets(values):
         leaves, structure = jax.tree.flatten(values)
-        return jax.tree.unflatten(structure, reduction._in_buckets(tuple(leaves), "d"))
+        return jax.tree.unflatten(structure, device_sums._in_buckets(tuple(leaves), "d"))
 
     assert_same(mapped(in_buckets)(tree()), right)
 
@@ -54,8 +54,8 @@ def test_gpus_get_a_message_for_each_dtype_and_others_one_for_each_array():
 
 
 def test_buckets_have_a_size_and_large_arrays_are_alone(monkeypatch):
-    monkeypatch.setattr(reduction, "BUCKET_BYTES", 48)
-    monkeypatch.setattr(reduction, "LARGE_BYTES", 40)
+    monkeypatch.setattr(device_sums, "BUCKET_BYTES", 48)
+    monkeypatch.setattr(device_sums, "LARGE_BYTES", 40)
     sizes = [4, 10, 6, 6, 1, 8, 2]
     arrays = [jax.ShapeDtypeStruct((size,), "float32") for size in sizes]
     found = buckets(arrays)
