@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from jaxcnn.data import normalize
 from jaxcnn.layers import BatchNorm, Partial
@@ -56,7 +57,7 @@ def messages(jaxpr):
         if name in found:
             found[name] += 1
         if name != "cond":
-            for inner in jax.core.jaxprs_in_params(equation.params):
+            for inner in jaxprs_in_params(equation.params):
                 for kind, count in messages(inner).items():
                     found[kind] += count
     return found
