@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jaxcnn.errors import UsageError
 from jaxcnn.measure.case import Case
@@ -40,6 +41,38 @@ def measure_isolated(
     Raises:
       UsageError: if the case cannot run on the available devices.
     """
+    row, error = run_child(
+        child, dataclasses.asdict(case), "row", report, timeout=timeout, environment=environment or {}
+    )
+    return {**case_columns(case), "error": error} if row is None else row
+
+
+def run_child(
+    child: Sequence[str],
+    task: Any,
+    result: str,
+    report: Report = lambda stage: None,
+    *,
+    timeout: float | None = None,
+    environment: Mapping[str, str],
+) -> tuple[Any, str | None]:
+    """Give a task to a fresh process, and return its result, and why there is none.
+
+    Args:
+      child: command to run. It reads the task from standard input, and writes one JSON object per line: `doing` with
+        the current stage, then the result, or `mistake` with a mistake of the user.
+      task: JSON value.
+      result: key of the result.
+      report: called with the current stage.
+      timeout: time limit in seconds, after which the process is killed.
+      environment: environment variables that the process gets in addition to those of this process.
+
+    Returns:
+      The result and None, or None and the reason in one line.
+
+    Raises:
+      UsageError: if the process reports a mistake of the user.
+    """
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             child,
@@ -47,7 +80,7 @@ def measure_isolated(
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **environment},
         )
         assert process.stdin is not None
         assert process.stdout is not None
@@ -58,22 +91,22 @@ def measure_isolated(
             process.kill()
 
         timer = threading.Timer(timeout, kill_late_process) if timeout else None
-        row: Row | None = None
+        found: Any = None
         try:
             if timer:
                 timer.start()
             try:
-                process.stdin.write(json.dumps(dataclasses.asdict(case)))
+                process.stdin.write(json.dumps(task))
                 process.stdin.close()
             except BrokenPipeError:
-                pass  # the process ended before it read the case; its exit status is reported below
+                pass  # the process ended before it read the task; its exit status is reported below
             for line in process.stdout:
                 message = json.loads(line)
                 if "mistake" in message:
                     raise UsageError(message["mistake"])
                 if "doing" in message:
                     report(message["doing"])
-                row = message.get("row", row)
+                found = message.get(result, found)
             status = process.wait()
         finally:
             if timer:
@@ -81,15 +114,14 @@ def measure_isolated(
             process.kill()
             process.wait()
             process.stdout.close()
-        if row is not None:
-            return row
+        if found is not None:
+            return found, None
         errors.seek(0)
-        reason = f"took more than {timeout:g} s" if timed_out.is_set() else _exit_reason(status, errors.read())
-        return {**case_columns(case), "error": reason}
+        return None, f"took more than {timeout:g} s" if timed_out.is_set() else _exit_reason(status, errors.read())
 
 
 def _exit_reason(status: int, errors: str) -> str:
-    """Return one line that says why a process ended without a row.
+    """Return one line that says why a process ended without a result.
 
     Args:
       status: exit status of the process; negative for a signal.

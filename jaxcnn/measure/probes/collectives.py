@@ -42,8 +42,10 @@ def collectives(compiled: Any) -> list[Collective]:
     found = []
     for match in _INSTRUCTION.finditer(text):
         sizes = [_bytes(array) for array in _ARRAY.finditer(match["type"])]
-        if match["start"] and match["kind"] != "all-reduce" and match["type"].startswith("("):
-            sizes = sizes[len(sizes) // 2 :]  # the type is (operands, results); all-reduce-start has results only
+        # The type is (operands, results). Older compilers give all-reduce-start the results only.
+        prefix = "((" if match["kind"] == "all-reduce" else "("
+        if match["start"] and match["type"].startswith(prefix):
+            sizes = sizes[len(sizes) // 2 :]
         found.append(Collective(match["kind"], sum(sizes), len(sizes)))
     return found
 

@@ -27,10 +27,12 @@ def test_asynchronous_and_tuple_forms_are_read():
       %d = s32[] all-reduce(%n), to_apply=%add
       %e = pred[10]{0} collective-permute(%p)
       %f = f32[64]{0} add(%x, %all-reduce.7)
+      %g = ((f32[61]{0}, s32[2]{0}), (f32[61]{0}, s32[2]{0})) all-reduce-start(%x, %y), to_apply=%add
     """
     assert [(c.kind, c.bytes) for c in collectives(text)] == [
         ("all-reduce", 32 + 16),
         ("all-gather", 64),
         ("all-reduce", 4),
         ("collective-permute", 10),
+        ("all-reduce", 4 * 61 + 8),
     ]

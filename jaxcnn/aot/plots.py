@@ -1,0 +1,135 @@
+"""Plot reports: the roofline of each step, and the throughput by number of chips."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxcnn.aot.collectives import Transfer, seconds
+from jaxcnn.aot.report import Report, with_times
+from jaxcnn.aot.targets import Target, parse_target
+from jaxcnn.hardware import look_up
+
+COUNTS = tuple(2**power for power in range(9))
+"""Numbers of chips of the scaling plot."""
+
+
+def draw(reports: Sequence[Report], title: str, folder: Path) -> list[Path]:
+    """Write `roofline.png` and `scaling.png` of the reports that have times, and return the paths.
+
+    Args:
+      reports: the reports.
+      title: title of the plots.
+      folder: an existing folder.
+    """
+    known = [report for report in reports if report.step_seconds is not None]
+    files = []
+    for name, plot in PLOTS.items():
+        file = folder / f"{name}.png"
+        if known:
+            _figure(known, title, file, plot)
+            files.append(file)
+        else:
+            file.unlink(missing_ok=True)  # a plot of an earlier result would not match these reports
+    return files
+
+
+def _figure(reports: Sequence[Report], title: str, file: Path, plot: Callable[[Any, Sequence[Report]], None]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.8), layout="constrained", dpi=130)
+    axes = figure.subplots()
+    plot(axes, reports)
+    axes.grid(alpha=0.3, which="both")
+    handles, labels = axes.get_legend_handles_labels()
+    # A long legend inside the axes would cover the lines.
+    position: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(labels) > 5 else {}
+    axes.legend(handles, labels, fontsize="small", **position)
+    figure.suptitle(title)
+    compilers = sorted({report.compiler for report in reports})
+    axes.set_title(f"predicted, not measured · {', '.join(compilers)}", fontsize="small", color="0.35")
+    figure.savefig(file)
+
+
+def _roofline(axes: Any, reports: Sequence[Report]) -> None:
+    """Plot attainable FLOP/s by arithmetic intensity for each kind of chip, and each step on its roof."""
+    intensities = [report.intensity or 1.0 for report in reports]
+    low, high = min(*intensities, 10.0) / 3, max(*intensities, 500.0) * 3
+    x = np.geomspace(low, high, 200)
+    colors: dict[str, str] = {}
+    for report in reports:
+        target = parse_target(report.target)
+        device, peak = target.device, look_up(target.kind, report.dtype)
+        if device is None or device.bandwidth is None or peak is None:
+            continue
+        if target.chip not in colors:
+            colors[target.chip] = f"C{len(colors)}"
+            roof = np.minimum(peak.flops, x * device.bandwidth) / 1e12
+            axes.plot(x, roof, color=colors[target.chip], lw=1.2, label=f"{target.chip} ({peak.arithmetic})")
+        reached = (report.flops or 0.0) / (report.step_seconds or 1.0) / 1e12
+        axes.plot([report.intensity], [reached], "o", ms=5, color=colors[target.chip])
+        axes.annotate(
+            f"{report.target}, {report.batch_per_chip}",
+            (report.intensity, reached),
+            textcoords="offset points",
+            xytext=(5, -9),
+            fontsize="x-small",
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set(
+        xlabel="arithmetic intensity (FLOPs per byte); points are labeled with the target and the batch per chip",
+        ylabel="TFLOP/s of a chip",
+    )
+    axes.xaxis.label.set_size("small")
+
+
+def _scaling(axes: Any, reports: Sequence[Report]) -> None:
+    """Plot the bound of the throughput by number of chips, with the batch of each chip held constant."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    drawn: set[str] = set()
+    for report in reports:
+        target = parse_target(report.target)
+        line = f"{target.chip}, {report.batch_per_chip} images per chip"
+        color = f"C{len(drawn)}"
+        if line not in drawn:
+            drawn.add(line)
+            points = [(count, scaled(report, target, count)) for count in COUNTS]
+            ideal = [(count, count * points[0][1]) for count in COUNTS]
+            axes.plot(*zip(*points, strict=True), color=color, lw=1.2, label=line)
+            axes.plot(*zip(*ideal, strict=True), "--", color=color, lw=0.8, alpha=0.5)
+            axes.plot([report.chips], [report.images_per_second], "o", ms=5, color=color)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set(xlabel="chips (points: compiled; dashed: without links)", ylabel="images per second, upper bound")
+    axes.xaxis.set_major_locator(FixedLocator(COUNTS))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
+
+
+def scaled(report: Report, target: Target, count: int) -> float:
+    """Return the bound of the throughput with `count` chips and the same batch on each.
+
+    The FLOPs and bytes of a chip stay as they are. Collective operations over all chips of the report are over all
+    `count` chips. A report of one chip has none: there, one all-reduce of the gradients is assumed.
+
+    Args:
+      report: a report with times.
+      target: its target.
+      count: number of chips, a power of two.
+    """
+    whole = report.collectives
+    if report.chips == 1 and report.memory is not None:
+        whole = [Transfer("all-reduce", 1, 1, report.memory.parameters)]
+    other = target.scaled(count)
+    transfers = [dataclasses.replace(t, group=count if t.group == report.chips else min(t.group, count)) for t in whole]
+    kept = tuple({**vars(t), "seconds": seconds(t, other)} for t in transfers if t.group > 1)
+    batch = (report.batch_per_chip or 0) * count
+    changed = dataclasses.replace(report, chips=count, batch_size=batch, transfers=kept)
+    return with_times(changed, other).images_per_second or 0.0
+
+
+PLOTS: dict[str, Callable[[Any, Sequence[Report]], None]] = {"roofline": _roofline, "scaling": _scaling}

@@ -1,0 +1,231 @@
+"""Targets: TPU slices, GPUs and the CPU that a step is compiled for."""
+
+import importlib.util
+import math
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.aot.gpu_configs import GPU_CONFIGS
+from jaxcnn.errors import UsageError, shortened, unknown_name
+from jaxcnn.hardware import Device, Links, find_device
+from jaxcnn.startup import XLA_OPTIONS
+
+# Device kind by name of the chip.
+TPUS = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
+GPUS = {name: config.kind for name, config in GPU_CONFIGS.items()}
+CHIPS = (*TPUS, *GPUS, "cpu")
+
+LARGEST = {"v4": 4096, "v5e": 256, "v5p": 6144, "v6e": 256}
+"""Chips of the largest slice, from the Cloud TPU documentation."""
+MOST_GPUS = 1024
+
+TPU_ENVIRONMENT = {
+    # libtpu would ask the metadata server of a TPU virtual machine.
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",  # of the host; the topology decides what is compiled
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_LOG_DIR": "disabled",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a step is compiled for.
+
+    Attributes:
+      name: as the user writes it, such as "v5e:2x4".
+      chip: name in `CHIPS`.
+      platform: "tpu", "cuda" or "cpu".
+      shape: lengths of the axes of a TPU slice; the number of GPUs; `(1,)` for a CPU.
+    """
+
+    name: str
+    chip: str
+    platform: str
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of chips."""
+        return math.prod(self.shape)
+
+    @property
+    def kind(self) -> str:
+        """Device kind, as JAX names it."""
+        return {**TPUS, **GPUS}.get(self.chip, "cpu")
+
+    @property
+    def device(self) -> Device | None:
+        """What a chip can do; None for a CPU."""
+        return find_device(self.kind)
+
+    @property
+    def links(self) -> Links | None:
+        """How the chips are connected; None for a CPU."""
+        return None if self.device is None else self.device.links
+
+    def scaled(self, count: int) -> "Target":
+        """Return the same chips in another number, a power of two: the most compact slice."""
+        if self.platform != "tpu":
+            return parse_target(self.chip if count == 1 else f"{self.chip}:{count}")
+        axes = len(self.shape)
+        shape = [1] * axes
+        for _ in range(round(math.log2(count))):
+            # The last of the shortest axes grows: 2x4 and not 4x2, as slices are named.
+            shortest = max(range(axes), key=lambda axis: (-shape[axis], axis))
+            shape[shortest] *= 2
+        return parse_target(f"{self.chip}:{'x'.join(map(str, sorted(shape)))}")
+
+
+def parse_target(text: str) -> Target:
+    """Return the target of a name: `v5e:2x4`, `h100`, `h100:8` or `cpu`.
+
+    Raises:
+      UsageError: if the chip is unknown, or the shape or the number of chips does not exist.
+
+    >>> parse_target("v5p:2x2x2").count, parse_target("h100").kind
+    (8, 'NVIDIA H100 80GB HBM3')
+    """
+    name = text.strip()
+    chip, colon, size = name.partition(":")
+    if chip not in CHIPS:
+        raise unknown_name("target", chip, CHIPS)
+    if chip in TPUS:
+        return Target(name, chip, "tpu", _slice_shape(name, chip, size))
+    if chip == "cpu":
+        if colon:
+            raise UsageError(f"target {shortened(name)!r} has a number of chips. Use cpu.")
+        return Target(name, chip, "cpu", (1,))
+    return Target(name, chip, "cuda", (_number_of_gpus(name, chip, size) if colon else 1,))
+
+
+def _slice_shape(name: str, chip: str, size: str) -> tuple[int, ...]:
+    axes = 2 if LARGEST[chip] == 256 else 3
+    example = f"{chip}:{'2x4' if axes == 2 else '2x2x2'}"
+    if not re.fullmatch(r"\d+(x\d+)*", size):
+        raise UsageError(f"target {shortened(name)!r} has no slice shape. Give one such as {example}.")
+    shape = tuple(map(int, size.split("x")))
+    if len(shape) != axes:
+        raise UsageError(f"target {shortened(name)!r} needs a slice shape of {axes} axes. Give one such as {example}.")
+    if min(shape) < 1 or any(length > 1 and length % 2 for length in shape):
+        raise UsageError(f"target {shortened(name)!r} has an axis that is neither 1 nor even. Use even lengths.")
+    if math.prod(shape) > LARGEST[chip]:
+        raise UsageError(
+            f"target {shortened(name)!r} has {math.prod(shape):,} chips. A {chip} slice has at most {LARGEST[chip]:,}."
+        )
+    return shape
+
+
+def _number_of_gpus(name: str, chip: str, size: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", size) or int(size) < 1:
+        raise UsageError(f"target {shortened(name)!r} has no number of GPUs. Give one such as {chip}:8.")
+    count, links = int(size), find_device(GPUS[chip])
+    node = links.links.node if links is not None and links.links is not None else 8
+    if count > node and count % node:
+        above = -(-count // node) * node
+        raise UsageError(f"target {name!r} does not fill its nodes of {node} GPUs. Use {chip}:{above}.")
+    if count > MOST_GPUS:
+        raise UsageError(f"target {name!r} has too many GPUs: {count:,}. Use at most {MOST_GPUS:,}.")
+    return count
+
+
+def parse_targets(text: str) -> list[Target]:
+    """Return the targets of names separated by commas.
+
+    Raises:
+      UsageError: as `parse_target`, and for an empty list.
+    """
+    names = [name for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"no target given: {text!r}. Give one or more, such as v5e:2x4,h100:8.")
+    return [parse_target(name) for name in names]
+
+
+def check_installed(target: Target) -> None:
+    """Raise `UsageError` with the command that installs the compiler of a target, unless it is installed."""
+    if target.platform == "tpu":
+        pin = _pin_of_libtpu()
+        if importlib.util.find_spec("libtpu") is None:
+            raise UsageError(f"target {target.name} needs the TPU compiler. Run: pip install '{pin}'")
+        wanted, found = pin.partition("==")[2].rstrip(".*"), metadata.version("libtpu")
+        if wanted and not found.startswith(wanted):
+            raise UsageError(f"libtpu {found} does not match jax {metadata.version('jax')}. Run: pip install '{pin}'")
+    elif target.platform == "cuda":
+        version = metadata.version("jaxlib")
+        if not any(_has_module(f"jax_plugins.xla_cuda{major}") for major in (12, 13)):
+            raise UsageError(
+                f"target {target.name} needs JAX's GPU compiler. "
+                f"Run: pip install jax-cuda13-plugin=={version} jax-cuda13-pjrt=={version} nvidia-cuda-nvcc"
+            )
+        if not has_ptxas():
+            raise UsageError(f"target {target.name} needs NVIDIA's assembler ptxas. Run: pip install nvidia-cuda-nvcc")
+
+
+def _has_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def has_ptxas() -> bool:
+    """Return whether `ptxas` is on the path or in a package of NVIDIA."""
+    if shutil.which("ptxas") is not None:
+        return True
+    folders = [Path(path) / "nvidia" for path in sys.path if path]
+    return any(next(folder.glob("*/bin/ptxas"), None) is not None for folder in folders)
+
+
+def _pin_of_libtpu() -> str:
+    """Return the requirement of libtpu in the metadata of the installed jax, such as "libtpu==0.0.50.*"."""
+    for requirement in metadata.requires("jax") or ():
+        name = requirement.partition(";")[0].strip()
+        if name.startswith("libtpu"):
+            return name
+    return "libtpu"
+
+
+def environment(target: Target) -> Mapping[str, str]:
+    """Return the environment variables of a process that compiles for a target. They must be set before JAX starts."""
+    variables = {
+        "JAX_PLATFORMS": "cpu",  # topologies need no backend of their own
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # a cached program would have no compile time
+    }
+    if target.platform == "cpu":
+        return variables
+    # `startup.settle` adds options for CPUs, which other compilers may not know: an unknown option ends the process.
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag not in XLA_OPTIONS]
+    variables["XLA_FLAGS"] = " ".join(flags)
+    return {**variables, **TPU_ENVIRONMENT} if target.platform == "tpu" else variables
+
+
+def topology_devices(target: Target) -> list[Any]:
+    """Return the devices of a target, which need not exist. The process needs the variables of `environment`.
+
+    Raises:
+      UsageError: if the compiler does not know the shape of the slice.
+    """
+    import jax
+    from jax.experimental import topologies
+
+    if target.platform == "cpu":
+        return jax.local_devices(backend="cpu")[:1]
+    if target.platform == "cuda":
+        node = min(target.count, target.links.node if target.links is not None else target.count)
+        text, layout = GPU_CONFIGS[target.chip].text(), f"1x{target.count // node}x{node}"
+        return topologies.get_topology_desc(platform="cuda", target_config=text, topology=layout).devices
+    # The two cores of a v4 chip work as one device.
+    extra = {"chip_config_name": "megacore"} if target.chip == "v4" else {}
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=target.name, **extra).devices
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"target {target.name} is no slice that the TPU compiler knows: {reason}") from None
