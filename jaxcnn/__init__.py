@@ -15,13 +15,14 @@ from jaxcnn.errors import UsageError
 from jaxcnn.version import __version__
 
 if TYPE_CHECKING:
-    from jaxcnn import analysis, data, layers, measure, models, startup, train, weights
+    from jaxcnn import analysis, aot, data, layers, measure, models, startup, train, weights
     from jaxcnn.models import create_model, list_models
 
 __all__ = [
     "UsageError",
     "__version__",
     "analysis",
+    "aot",
     "create_model",
     "data",
     "layers",
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 _PACKAGES = (
-    *("analysis", "data", "export", "kernels", "layers", "measure", "models", "predict", "startup", "train"),
+    *("analysis", "aot", "data", "export", "kernels", "layers", "measure", "models", "predict", "startup", "train"),
     *("visualize", "weights"),
 )
 

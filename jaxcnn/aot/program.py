@@ -49,8 +49,13 @@ def plan_of(config: Config, images: Images, devices: Sequence[Any]) -> Plan:
     return make_plan(without_data(config, images), data=ShapeDataset.of(images), devices=devices)
 
 
-def lower(plan: Plan) -> Any:
-    """Trace and lower the step that `jaxcnn train` runs. State and batch are shapes and shardings."""
+def lower(plan: Plan, platforms: tuple[str, ...] | None = None) -> Any:
+    """Trace and lower the step that `jaxcnn train` runs. State and batch are shapes and shardings.
+
+    Args:
+      plan: the parts of the run.
+      platforms: platforms to lower for. Default: that of the plan's devices.
+    """
     count, mesh = plan.config.steps_per_dispatch, plan.parallel.mesh
     state = jax.tree.map(_placed, plan.template, plan.parallel.state_sharding(plan.template))
     rows = (plan.batch_size,) if count == 1 else (count, plan.batch_size)
@@ -59,7 +64,7 @@ def lower(plan: Plan) -> Any:
         lambda x: jax.ShapeDtypeStruct((*rows, *x.shape[1:]), x.dtype, sharding=sharding), plan.example
     )
     step = plan.compile_train_step() if count == 1 else plan.compile_train_steps(count)
-    return step.lower(state, batch)
+    return step.trace(state, batch).lower(lowering_platforms=platforms)
 
 
 def _placed(x: Any, sharding: Any) -> Any:

@@ -155,8 +155,15 @@ class _Progress:
             self._console.print(plain(f"{report.target}: {printable(report.error)}"), style="red", soft_wrap=True)
 
 
-def _milliseconds(value: float | None) -> str:
-    return "" if value is None else f"{value * 1e3:.3g} ms"
+def _time(seconds: float | None) -> str:
+    """Return a time in the unit that suits it.
+
+    >>> _time(0.0478), _time(7.94e-7)
+    ('47.8 ms', '0.794 µs')
+    """
+    if seconds is None:
+        return ""
+    return f"{seconds * 1e3:,.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} µs"
 
 
 def _thousands(value: float | None) -> str:
@@ -215,14 +222,14 @@ ROWS: tuple[tuple[str, Callable[[aot.Report], str]], ...] = (
     ("FLOPs", lambda report: _scaled(report.flops)),
     ("bytes accessed", lambda report: _scaled(report.bytes_accessed, "B")),
     ("FLOPs per byte", lambda report: "" if report.intensity is None else f"{report.intensity:.3g}"),
-    ("time by compute", lambda report: _milliseconds(report.compute_seconds)),
-    ("time by memory", lambda report: _milliseconds(report.memory_seconds)),
-    ("time by network", lambda report: _milliseconds(report.network_seconds)),
+    ("time by compute", lambda report: _time(report.compute_seconds)),
+    ("time by memory", lambda report: _time(report.memory_seconds)),
+    ("time by network", lambda report: _time(report.network_seconds)),
     ("bound", lambda report: report.bound or ""),
     ("images/s per chip, at most", lambda report: _thousands(_per_chip(report))),
     ("images/s, at most", lambda report: _thousands(report.images_per_second)),
     ("MFU, at most", lambda report: "" if report.mfu is None else f"{report.mfu:.1%}"),
-    ("padding", lambda report: "" if report.padding is None else f"{report.padding:.1%}"),
+    ("padding to tiles", lambda report: f"{report.padding:.1%}" if report.padding else ""),
     ("collectives", _collectives),
     ("bytes of collectives", _collective_bytes),
     ("compile, CPU seconds", lambda report: _thousands(report.compile_cpu_seconds)),
