@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from jaxcnn.analysis import summarize
-from jaxcnn.aot import Images, parse_target, report as reports
+from jaxcnn.aot import Images, parse_target
+from jaxcnn.aot import report as reports
 from jaxcnn.aot.program import compile_plan, lower, plan_of
 from jaxcnn.aot.report import Report
 from jaxcnn.aot.targets import topology_devices
@@ -101,7 +102,7 @@ def test_a_report_is_a_json_value(program):
     ("message", "missing"),
     [
         (
-            "RESOURCE_EXHAUSTED: E1000: total memory required for HLO temporaries (64.00G) exceeds available HBM (15.75G).",
+            "RESOURCE_EXHAUSTED: E1000: the total memory required (64.00G) exceeds available HBM (15.75G).",
             48.25,
         ),
         ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 31.50G of 15.75G hbm.", 15.75),

@@ -100,7 +100,7 @@ def test_a_missing_compiler_is_named_with_the_command_that_installs_it(monkeypat
 def test_a_missing_assembler_is_named(monkeypatch):
     monkeypatch.setattr(targets.importlib.util, "find_spec", lambda name: "here")
     monkeypatch.setattr(targets, "has_ptxas", lambda: False)
-    with pytest.raises(UsageError, match="ptxas. Run: pip install nvidia-cuda-nvcc"):
+    with pytest.raises(UsageError, match=r"ptxas\. Run: pip install nvidia-cuda-nvcc"):
         targets.check_installed(parse_target("h100"))
 
 
