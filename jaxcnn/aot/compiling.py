@@ -127,7 +127,7 @@ def _compile(
 def _with_largest_batch(
     target: Target, config: Config, images: Images, effort: Effort, timeout: float | None, show: Show
 ) -> Report:
-    if target.device is None or target.device.memory is None:
+    if target.memory is None:
         raise UsageError(f"--batch-size auto needs a target whose memory is known, not {target.name}. Give a number.")
 
     def compile_step(size: int) -> Report:

@@ -33,7 +33,7 @@ class Memory:
       code: the program.
       other: results that do not replace the state, and padding of arguments and results.
       total: all of them, as XLA counts them.
-      available: bytes that a program can use on the chip; None for a CPU.
+      available: bytes that a program can use on the chip (`Target.memory`); None for a CPU.
     """
 
     parameters: int
@@ -69,7 +69,8 @@ class Report:
       error: why there is no result, in one line.
       fits: whether the step fits the chip's memory.
       missing_bytes: bytes by which it does not fit; 0 if it does.
-      memory: the parts of the memory; None if XLA refused to compile because they do not fit.
+      memory: the parts of the memory. If XLA refused to compile because they do not fit, it states the total only: what
+        is neither state nor batch then counts as temporaries.
       model_flops: floating-point operations by the usual convention, three forward passes of multiply-adds.
       flops: operations that the step makes, as XLA counts them. Where it does not (GPUs, accumulation), those of
         convolutions and matrix products, without taps on padding and without the first layer's input gradient.
@@ -220,23 +221,27 @@ def with_times(report: Report, target: Target) -> Report:
 
 def memory_of(target: Target, program: Program) -> Memory:
     """Return the parts of a chip's memory, from XLA's analysis and the shapes of the state."""
-    plan, stats = program.plan, program.compiled.memory_analysis()
+    stats, state = program.compiled.memory_analysis(), _memory_of_state(program.plan)
+    code, temporaries = stats.generated_code_size_in_bytes, stats.temp_size_in_bytes
+    total = predicted_bytes(program.compiled) or 0
+    other = total - sum(state) - temporaries - code
+    return Memory(*state, temporaries, code, other, total, target.memory)
+
+
+def _memory_of_state(plan: Plan) -> tuple[int, int, int, int]:
+    """Return the bytes of parameters, optimizer state, averages and batch on each chip, without padding."""
     template, parallel = plan.template, plan.parallel
 
     def size(tree: Any) -> int:
         return bytes_on_device(tree, parallel.state_sharding(tree))
 
-    parameters = size((template.params, template.batch_stats))
-    optimizer = size((template.step, template.opt_state, template.key))
-    averages = size(template.ema)
     examples = plan.batch_size * plan.config.steps_per_dispatch // len(parallel.devices)
-    batch = examples * sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(plan.example))
-    code, temporaries = stats.generated_code_size_in_bytes, stats.temp_size_in_bytes
-    total = predicted_bytes(program.compiled) or 0
-    device = target.device
-    known = parameters + optimizer + averages + batch + temporaries + code
-    available = None if device is None else device.memory
-    return Memory(parameters, optimizer, averages, batch, temporaries, code, total - known, total, available)
+    return (
+        size((template.params, template.batch_stats)),
+        size((template.step, template.opt_state, template.key)),
+        size(template.ema),
+        examples * sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(plan.example)),
+    )
 
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -251,12 +256,14 @@ def out_of_memory(target: Target, plan: Plan, message: str) -> Report:
       plan: the parts of the run.
       message: the compiler's error, which states the bytes that the step needs.
     """
-    found, device = _NEEDED.search(message), target.device
-    available = None if device is None else device.memory
-    missing = None
-    if found is not None and available is not None:
-        missing = max(1, round(float(found[1]) * _UNITS[found[2]]) - available)
-    return dataclasses.replace(describe(target, plan), fits=False, missing_bytes=missing)
+    found, available = _NEEDED.search(message), target.memory
+    if found is None or available is None:
+        return dataclasses.replace(describe(target, plan), fits=False)
+    total = round(float(found[1]) * _UNITS[found[2]])
+    state = _memory_of_state(plan)
+    memory = Memory(*state, temporaries=total - sum(state), code=0, other=0, total=total, available=available)
+    missing = max(1, total - available)
+    return dataclasses.replace(describe(target, plan), fits=False, missing_bytes=missing, memory=memory)
 
 
 def failed(target_name: str, like: Mapping[str, Any], error: str) -> Report:

@@ -26,6 +26,8 @@ LARGEST = {"v4": 4096, "v5e": 256, "v5p": 6144, "v6e": 256}
 """Chips of the largest slice, from the Cloud TPU documentation."""
 MOST_GPUS = 1024
 
+FRACTION_VARIABLE, GPU_FRACTION = "XLA_PYTHON_CLIENT_MEM_FRACTION", 0.75
+
 TPU_ENVIRONMENT = {
     # libtpu would ask the metadata server of a TPU virtual machine.
     "TPU_SKIP_MDS_QUERY": "1",
@@ -66,6 +68,22 @@ class Target:
     def device(self) -> Device | None:
         """What a chip can do; None for a CPU."""
         return find_device(self.kind)
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes of a chip's memory that programs can use; None for a CPU.
+
+        JAX reserves a part of a GPU's memory for its programs: `XLA_PYTHON_CLIENT_MEM_FRACTION`, by default 0.75.
+        """
+        if self.device is None or self.device.memory is None:
+            return None
+        if self.platform != "cuda":
+            return self.device.memory
+        given = os.environ.get(FRACTION_VARIABLE, "")
+        try:
+            return int(self.device.memory * float(given or GPU_FRACTION))
+        except ValueError:
+            raise UsageError(f"{FRACTION_VARIABLE} is not a number: {given!r}. Give one such as 0.9.") from None
 
     @property
     def links(self) -> Links | None:

@@ -80,6 +80,19 @@ def test_every_chip_has_memory_bandwidth_links_and_sources():
     assert all(device.source for device in DEVICES.values())
 
 
+def test_programs_can_use_the_part_of_a_gpu_that_jax_reserves(monkeypatch):
+    monkeypatch.delenv(targets.FRACTION_VARIABLE, raising=False)
+    whole = find_device("NVIDIA H100 80GB HBM3").memory
+    assert parse_target("h100").memory == int(0.75 * whole)
+    monkeypatch.setenv(targets.FRACTION_VARIABLE, "0.9")
+    assert parse_target("h100").memory == int(0.9 * whole)
+    assert parse_target("v5e:1x1").memory == int(15.75 * 2**30)
+    assert parse_target("cpu").memory is None
+    monkeypatch.setenv(targets.FRACTION_VARIABLE, "most")
+    with pytest.raises(UsageError, match="is not a number: 'most'"):
+        _ = parse_target("h100").memory
+
+
 @pytest.mark.parametrize("name", GPU_CONFIGS)
 def test_the_text_of_a_gpu_has_the_numbers_of_the_hardware_table(name):
     text, device = GPU_CONFIGS[name].text(), find_device(GPU_CONFIGS[name].kind)

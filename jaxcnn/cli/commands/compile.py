@@ -197,8 +197,8 @@ def _fit(report: aot.Report) -> str:
 
 
 def _available(report: aot.Report) -> str:
-    device = aot.parse_target(report.target).device
-    return "" if device is None or device.memory is None else format_bytes(device.memory)
+    available = aot.parse_target(report.target).memory
+    return "" if available is None else format_bytes(available)
 
 
 def _collectives(report: aot.Report) -> str:
@@ -217,7 +217,7 @@ ROWS: tuple[tuple[str, Callable[[aot.Report], str]], ...] = (
     ("averages", lambda report: _part("averages")(report) if report.memory and report.memory.averages else ""),
     ("activations, temporaries", _part("temporaries")),
     ("total memory", _part("total")),
-    ("memory of the chip", _available),
+    ("memory for programs", _available),
     ("fits", _fit),
     ("FLOPs", lambda report: _scaled(report.flops)),
     ("bytes accessed", lambda report: _scaled(report.bytes_accessed, "B")),

@@ -92,7 +92,8 @@ def _flags_of(command: str) -> Iterator[tuple[str, Values | None]]:
 def _flags(kind: Any, command: str, prefix: str = "") -> Iterator[tuple[str, Values | None]]:
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
-        hint, name = hints[field.name], prefix + field.name.replace("_", "-")
+        hint = hints[field.name]
+        name = prefix + _name_of_flag(hint, field.name)
         if hint is OptimizerConfig:
             yield from _flags(hint, command, f"{name}.")
             yield from _optimizer_keywords(f"{name}.")
@@ -104,6 +105,12 @@ def _flags(kind: Any, command: str, prefix: str = "") -> Iterator[tuple[str, Val
             yield f"--no-{name}" if field.default is True else f"--{name}", None
         elif not _is_positional(hint):
             yield f"--{name}", _names().get(name) or _choices(hint)
+
+
+def _name_of_flag(hint: Any, field: str) -> str:
+    """Return the name of a field's flag: the one that the hint gives it, such as "for", or else that of the field."""
+    given = [getattr(mark, "name", None) for mark in get_args(hint)[1:]] if get_origin(hint) is Annotated else []
+    return next((name for name in given if isinstance(name, str)), field.replace("_", "-"))
 
 
 def _optimizer_keywords(prefix: str) -> Iterator[tuple[str, Values]]:
