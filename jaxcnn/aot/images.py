@@ -29,8 +29,8 @@ KNOWN: dict[str, tuple[tuple[int | None, int | None, int], int, int]] = {
 IMAGENET_SIDE = 224
 """Side of the images of models whose images are cropped from larger ones of any size."""
 
-ENDLESS = 2**31
-"""Training images where their number is unknown: more than any batch."""
+STEPS_PER_EPOCH = 1000
+"""Steps of an epoch where the number of training images is unknown."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,10 @@ class ShapeDataset(Dataset):
     size: tuple[int, int] = (1, 1)
 
     @staticmethod
-    def of(images: Images) -> "ShapeDataset":
-        """Return the dataset of these images."""
+    def of(images: Images, batch_size: int) -> "ShapeDataset":
+        """Return the dataset of these images: `STEPS_PER_EPOCH` batches if their number is unknown."""
         names = tuple(str(index) for index in range(images.classes))
-        count = images.count or ENDLESS
+        count = images.count or STEPS_PER_EPOCH * batch_size
         return ShapeDataset(
             name="arrays",
             image_shape=images.shape,

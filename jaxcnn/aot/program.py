@@ -46,7 +46,9 @@ def plan_of(config: Config, images: Images, devices: Sequence[Any]) -> Plan:
     """
     if config.parallel in ("auto", "pmap"):
         config = dataclasses.replace(config, parallel="shard_map")
-    return make_plan(without_data(config, images), data=ShapeDataset.of(images), devices=devices)
+    batch_size = 1 if config.batch_size == "full" else config.batch_size  # "full" has a known number of images
+    data = ShapeDataset.of(images, batch_size)
+    return make_plan(without_data(config, images), data=data, devices=devices)
 
 
 def lower(plan: Plan, platforms: tuple[str, ...] | None = None) -> Any:
