@@ -94,5 +94,5 @@ def test_a_failure_of_every_target_is_an_exit_status(monkeypatch, capsys):
 
 def test_trials_of_the_largest_batch_are_listed(capsys):
     tried = ((32, True), (496, True), (512, False))
-    command.print_reports(Console(width=80), [report("v5e:1x1", tried=tried)], Config(model="resnet50"))
-    assert "v5e:1x1, batch per chip: 32 fits, 496 fits, 512 does not fit" in capsys.readouterr().out
+    command.print_reports(Console(width=80), [report("v5e:2x4", tried=tried)], Config(model="resnet50"))
+    assert "v5e:2x4, batch per chip: 32 fits, 496 fits, 512 does not fit" in capsys.readouterr().out
