@@ -151,8 +151,17 @@ class _Progress:
 
     def show_report(self, report: aot.Report) -> None:
         self._bar.reset(self._task)
+        line = plain(f"{report.target}: ")
         if report.error is not None:
-            self._console.print(plain(f"{report.target}: {printable(report.error)}"), style="red", soft_wrap=True)
+            line.append(printable(report.error), "red")
+        elif not report.fits:
+            line.append("does not fit", "red")
+        elif report.images_per_second is None:
+            line.append(f"{_scaled(report.flops)} FLOPs, {_scaled(report.bytes_accessed, 'B')} accessed")
+        else:
+            line.append("at most ").append(f"{report.images_per_second:,.0f}", "bold")
+            line.append(f" images/s, bound by {report.bound}")
+        self._console.print(line, soft_wrap=True)
 
 
 def _time(seconds: float | None) -> str:

@@ -86,6 +86,21 @@ def test_the_cpu_is_compiled_for_and_reported_as_json(capsys, tmp_path):
     assert json.loads((tmp_path / "out" / command.REPORTS).read_text())["reports"] == [found]
 
 
+def test_each_target_has_a_line_when_it_is_done(monkeypatch, capsys):
+    done = [report("v5e:2x4"), report("h100", fits=False), report("cpu"), report("h200", error="took too long")]
+
+    def compile_all(*_, on_report, **__):
+        for made in done:
+            on_report(made)
+        return done
+
+    monkeypatch.setattr(command.aot, "compile_all", compile_all)
+    assert main(["compile", "--for", "v5e:2x4,h100,cpu,h200"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "v5e:2x4: at most 24,739 images/s, bound by memory"
+    assert lines[1:4] == ["h100: does not fit", "cpu: 3.09 T FLOPs, 33.9 GB accessed", "h200: took too long"]
+
+
 def test_a_failure_of_every_target_is_an_exit_status(monkeypatch, capsys):
     monkeypatch.setattr(command.aot, "compile_all", lambda *_, **__: [report("h100", error="took more than 1 s")])
     assert main(["compile", "--for", "h100"]) == 1
