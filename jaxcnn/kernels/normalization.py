@@ -102,7 +102,8 @@ def batch_norm(
         wide_mean, wide_var, gamma, beta = vectors
         near = known_center(wide_mean)
         center, offset, var, count = statistics_of_whole_batch(x, near, axis_name, axis_index_groups, reduce_dtype)
-        y = finished(_normalized(x, center, offset, var, gamma, beta, epsilon), others, relu, dtype)
+        y = finished(_normalized(x, center, offset, var, gamma, beta, epsilon), others, relu=False, dtype=None)
+        y = _rectified(jnp.dtype(dtype or y.dtype), y) if relu else y.astype(dtype or y.dtype)
         new_mean = momentum * wide_mean + (1 - momentum) * (center + offset)
         new_var = momentum * wide_var + (1 - momentum) * _bessel(count, unbiased) * var
     return y, new_mean.astype(running_mean.dtype), new_var.astype(running_var.dtype)
@@ -324,6 +325,18 @@ def finished(y: jax.Array, residual: Sequence[jax.Array], relu: bool, dtype: Any
     for value in residual:
         y = jax.lax.add(y, value.astype(y.dtype))
     return (jax.nn.relu(y) if relu else y).astype(dtype or y.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _rectified(dtype: Any, y: jax.Array) -> jax.Array:
+    """Return `max(0, y)` in a dtype. The derivative reads the result, which is kept anyway, and not y, which is not."""
+    return jax.nn.relu(y).astype(dtype)
+
+
+@_rectified.defjvp
+def _(dtype: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    result = _rectified(dtype, *primals)
+    return result, masked(tangents[0].astype(dtype), result)
 
 
 def masked(g: jax.Array, y: jax.Array | None = None) -> jax.Array:
