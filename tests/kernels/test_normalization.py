@@ -298,3 +298,17 @@ def test_works_without_jit_and_where_rank_promotion_is_an_error():
         assert_all_close(jax.jit(jax.grad(as_loss(layer), ALL))(*primals), expected, 1e-6, 1e-6)
         with jax.disable_jit():
             assert_all_close(jax.grad(as_loss(layer), ALL)(*primals), expected, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("near", [0.0, 3.0, 30.0, np.nan, np.inf])
+def test_sums_around_a_running_mean_keep_the_digits_of_bfloat16(near):
+    x = jnp.asarray(3 + np.random.default_rng(0).normal(size=(16, 8, 8, 5)), jnp.bfloat16)
+    vectors = [jnp.full(5, near), jnp.ones(5), jnp.ones(5), jnp.zeros(5)]
+    kernel = Kernel(momentum=0.0, epsilon=1e-5, unbiased=False, dtype=jnp.dtype("bfloat16"))
+    around_sample, around_running = jax.jit(kernel.cpu_form)(x, *vectors), jax.jit(kernel.form)(x, *vectors)
+    y, _, _, mean, r = (np.asarray(a, np.float64) for a in around_running)
+    right = two_passes(np.asarray(x), np.asarray(x), np.float64)
+    np.testing.assert_allclose(mean, right[0], rtol=1e-5)
+    distance = near - 3 if np.isfinite(near) else -3
+    np.testing.assert_allclose(1 / r**2 - 1e-5, right[1], rtol=1e-5 + 4 * 2**-24 * distance**2)
+    np.testing.assert_allclose(y, np.asarray(around_sample[0], np.float64), atol=2**-6)
