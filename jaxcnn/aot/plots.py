@@ -59,6 +59,7 @@ def _roofline(axes: Any, reports: Sequence[Report]) -> None:
     low, high = min(*intensities, 10.0) / 3, max(*intensities, 500.0) * 3
     x = np.geomspace(low, high, 200)
     colors: dict[str, str] = {}
+    points: dict[tuple[str, str], list[Report]] = {}  # steps of a kind of chip that lie at the same place
     for report in reports:
         target = parse_target(report.target)
         device, peak = target.device, look_up(target.kind, report.dtype)
@@ -68,39 +69,39 @@ def _roofline(axes: Any, reports: Sequence[Report]) -> None:
             colors[target.chip] = f"C{len(colors)}"
             roof = np.minimum(peak.flops, x * device.bandwidth) / 1e12
             axes.plot(x, roof, color=colors[target.chip], lw=1.2, label=f"{target.chip} ({peak.arithmetic})")
-        reached = (report.flops or 0.0) / (report.step_seconds or 1.0) / 1e12
-        axes.plot([report.intensity], [reached], "o", ms=5, color=colors[target.chip])
-        axes.annotate(
-            f"{report.target}, {report.batch_per_chip}",
-            (report.intensity, reached),
-            textcoords="offset points",
-            xytext=(5, -9),
-            fontsize="x-small",
-        )
+        points.setdefault((target.chip, f"{report.intensity:.2g} {_reached(report):.2g}"), []).append(report)
+    for (chip, _), together in points.items():
+        place = (together[0].intensity, _reached(together[0]))
+        axes.plot(*place, "o", ms=5, color=colors[chip])
+        text = f"{', '.join(report.target for report in together)}: {together[0].batch_per_chip}"
+        axes.annotate(text, place, textcoords="offset points", xytext=(6, -9), fontsize="x-small", color=colors[chip])
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set(
-        xlabel="arithmetic intensity (FLOPs per byte); points are labeled with the target and the batch per chip",
-        ylabel="TFLOP/s of a chip",
-    )
-    axes.xaxis.label.set_size("small")
+    axes.set(xlabel="FLOPs per byte; points: target and batch per chip", ylabel="TFLOP/s of a chip")
+
+
+def _reached(report: Report) -> float:
+    """Return the TFLOP/s of a chip at the bound."""
+    return (report.flops or 0.0) / (report.step_seconds or 1.0) / 1e12
 
 
 def _scaling(axes: Any, reports: Sequence[Report]) -> None:
     """Plot the bound of the throughput by number of chips, with the batch of each chip held constant."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
-    drawn: set[str] = set()
+    lines: dict[str, list[Report]] = {}
     for report in reports:
-        target = parse_target(report.target)
-        line = f"{target.chip}, {report.batch_per_chip} images per chip"
-        color = f"C{len(drawn)}"
-        if line not in drawn:
-            drawn.add(line)
-            points = [(count, scaled(report, target, count)) for count in COUNTS]
-            ideal = [(count, count * points[0][1]) for count in COUNTS]
-            axes.plot(*zip(*points, strict=True), color=color, lw=1.2, label=line)
-            axes.plot(*zip(*ideal, strict=True), "--", color=color, lw=0.8, alpha=0.5)
+        chip = parse_target(report.target).chip
+        lines.setdefault(f"{chip}, {report.batch_per_chip} images per chip", []).append(report)
+    for index, (label, group) in enumerate(lines.items()):
+        # The report of most chips has the collective operations; one chip has none.
+        widest, color = max(group, key=lambda report: report.chips), f"C{index}"
+        target = parse_target(widest.target)
+        points = [(count, scaled(widest, target, count)) for count in COUNTS]
+        ideal = [(count, count * points[0][1]) for count in COUNTS]
+        axes.plot(*zip(*points, strict=True), color=color, lw=1.2, label=label)
+        axes.plot(*zip(*ideal, strict=True), "--", color=color, lw=0.8, alpha=0.5)
+        for report in group:
             axes.plot([report.chips], [report.images_per_second], "o", ms=5, color=color)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
