@@ -70,11 +70,15 @@ def _roofline(axes: Any, reports: Sequence[Report]) -> None:
             roof = np.minimum(peak.flops, x * device.bandwidth) / 1e12
             axes.plot(x, roof, color=colors[target.chip], lw=1.2, label=f"{target.chip} ({peak.arithmetic})")
         points.setdefault((target.chip, f"{report.intensity:.2g} {_reached(report):.2g}"), []).append(report)
-    for (chip, _), together in points.items():
+    in_order = sorted(points.items(), key=lambda item: _reached(item[1][0]))
+    for index, ((chip, _), together) in enumerate(in_order):
         place = (together[0].intensity, _reached(together[0]))
         axes.plot(*place, "o", ms=5, color=colors[chip])
         text = f"{', '.join(report.target for report in together)}: {together[0].batch_per_chip}"
-        axes.annotate(text, place, textcoords="offset points", xytext=(6, -9), fontsize="x-small", color=colors[chip])
+        # Neighbors of the same model are close: labels take turns on both sides of the roofs.
+        offset, side = ((6, -9), "left") if index % 2 else ((-6, 5), "right")
+        style: dict[str, Any] = {"fontsize": "x-small", "color": colors[chip], "ha": side}
+        axes.annotate(text, place, textcoords="offset points", xytext=offset, **style)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set(xlabel="FLOPs per byte; points: target and batch per chip", ylabel="TFLOP/s of a chip")
