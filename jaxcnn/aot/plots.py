@@ -76,7 +76,7 @@ def _roofline(axes: Any, reports: Sequence[Report]) -> None:
         axes.plot(*place, "o", ms=5, color=colors[chip])
         text = f"{', '.join(report.target for report in together)}: {together[0].batch_per_chip}"
         # Neighbors of the same model are close: labels take turns on both sides of the roofs.
-        offset, side = ((6, -9), "left") if index % 2 else ((-6, 5), "right")
+        offset, side = ((-6, 5), "right") if index % 2 else ((6, -9), "left")
         style: dict[str, Any] = {"fontsize": "x-small", "color": colors[chip], "ha": side}
         axes.annotate(text, place, textcoords="offset points", xytext=offset, **style)
     axes.set_xscale("log")
