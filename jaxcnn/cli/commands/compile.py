@@ -256,15 +256,15 @@ def print_reports(console: Console, reports: Sequence[aot.Report], config: train
     rows = [(name, cells) for name, cells in rows if any(cells)]
     shape = "×".join(map(str, reports[0].image_shape))
     title = f"{_title(config)}, images {shape}, {config.optimizer.name}"
+    console.print(plain(title), soft_wrap=True, highlight=False)
     for columns in _pages([report.target for report in reports], rows):
-        table = Table(title=printable(title), title_justify="left", width=None)
+        table = Table()
         table.add_column("per chip", no_wrap=True)
         for index in columns:
             table.add_column(plain(reports[index].target), justify="right", no_wrap=True)
         for name, cells in rows:
             table.add_row(name, *(plain(cells[index]) for index in columns))
         Console(file=console.file, width=max(console.width, WIDTH)).print(table)
-        title = ""
     for note in _notes(reports, config):
         console.print(plain(note), soft_wrap=True, highlight=False)
 
