@@ -22,7 +22,7 @@ from jaxcnn.train.config import from_dict
 
 
 def run(job: Job, show: Callable[[str], None] = lambda stage: None) -> Report:
-    """Compile the step of a job in this process, which has the variables of `targets.environment`.
+    """Compile the step of a job in this process, which has the variables of `Job.environment`.
 
     Raises:
       UsageError: if the configuration or the target cannot work.
@@ -32,7 +32,7 @@ def run(job: Job, show: Callable[[str], None] = lambda stage: None) -> Report:
     plan = plan_of(from_dict(job.config), Images.from_dict(job.images), topology_devices(target))
     show("compiling")
     try:
-        program = compile_plan(plan, job.options(target))
+        program = compile_plan(plan)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

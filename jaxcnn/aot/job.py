@@ -38,9 +38,12 @@ class Job:
     def of(target: Target, config: Config, images: Images, effort: Effort) -> "Job":
         return Job(target.name, to_dict(config), images.to_dict(), effort)
 
-    def options(self, target: Target) -> dict[str, Any] | None:
-        """Return the options of XLA's compiler."""
-        return {"optimization_level": "O1"} if target.platform == "tpu" and self.effort == "O1" else None
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables of the process that compiles."""
+        target = parse_target(self.target)
+        # The variable works with all supported versions of jax; 0.10.2 does not take the level as a compiler option.
+        level = {"JAX_OPTIMIZATION_LEVEL": "O1"} if target.platform == "tpu" and self.effort == "O1" else {}
+        return {**environment(target), **level}
 
     def run(self, show: Callable[[str], None] = lambda stage: None, timeout: float | None = None) -> Report:
         """Compile in a fresh process, and return the report.
@@ -52,9 +55,8 @@ class Job:
         Raises:
           UsageError: if the configuration or the target cannot work.
         """
-        target = parse_target(self.target)
         found, error = run_child(
-            CHILD, dataclasses.asdict(self), "report", show, timeout=timeout, environment=environment(target)
+            CHILD, dataclasses.asdict(self), "report", show, timeout=timeout, environment=self.environment()
         )
         return self.failure(error or "no result") if found is None else Report.from_dict(found)
 

@@ -73,17 +73,12 @@ def _placed(x: Any, sharding: Any) -> Any:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
-def compile_plan(plan: Plan, options: dict[str, Any] | None = None) -> Program:
-    """Lower and compile the step of a plan.
-
-    Args:
-      plan: the parts of the run.
-      options: options of XLA's compiler.
-    """
+def compile_plan(plan: Plan) -> Program:
+    """Lower and compile the step of a plan."""
     started = time.perf_counter()
     lowered = lower(plan)
     traced, cpu = time.perf_counter(), time.process_time()
-    compiled = lowered.compile(compiler_options=options)
+    compiled = lowered.compile()
     ended = time.perf_counter()
     return Program(plan, lowered, compiled, traced - started, ended - traced, time.process_time() - cpu)
 

@@ -35,6 +35,8 @@ TPU_ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_WORKER_ID": "0",
     "TPU_LOG_DIR": "disabled",
+    # Processes that only compile do not compete for a TPU.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 

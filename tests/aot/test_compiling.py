@@ -82,6 +82,17 @@ def test_a_process_that_fails_or_takes_too_long_is_an_error_in_the_report(monkey
     assert compile_for("cpu", Config(batch_size=8), timeout=0.5).error == "took more than 0.5 s"
 
 
+@pytest.mark.parametrize(
+    ("name", "effort", "level"),
+    [("v5e:2x4", "O1", "O1"), ("v5e:2x4", "default", None), ("h100", "O1", None), ("cpu", "O1", None)],
+)
+def test_only_tpu_programs_are_compiled_with_less_effort(name, effort, level):
+    images = Images((28, 28, 1), (28, 28), 10)
+    variables = job.Job.of(parse_target(name), Config(), images, effort).environment()
+    assert variables.get("JAX_OPTIMIZATION_LEVEL") == level
+    assert variables["JAX_PLATFORMS"] == "cpu"
+
+
 def test_targets_are_checked_before_the_first_compilation(monkeypatch):
     monkeypatch.setattr(targets, "check_installed", targets.check_installed)
     monkeypatch.setattr(compiling, "check_installed", lambda target: (_ for _ in ()).throw(UsageError(target.name)))
