@@ -1,9 +1,13 @@
 """Collective operations: count, bytes and time, against numbers by hand."""
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import PartitionSpec
 
 from jaxcnn.aot import hlo, parse_target
 from jaxcnn.aot.collectives import Transfer, seconds, torus_bandwidth, transfers
+from jaxcnn.train.devices.sharding import make_mesh
 
 # Of programs for eight TPUs and eight GPUs.
 TPU = """ENTRY %main (a: f32[6]) -> f32[6] {
@@ -74,3 +78,16 @@ def test_the_time_behind_a_switch_and_between_nodes():
     taken = seconds(Transfer("all-reduce", 16, 1, 1e9), parse_target("h100:16"))
     assert taken == pytest.approx(max(1.75 * 1e9 / 450e9, 1.0 * 1e9 / 8 / 50e9) + 5e-6)
     assert seconds(Transfer("all-reduce", 2, 1, 1e6), parse_target("cpu")) is None
+
+
+@pytest.mark.parametrize("groups", [None, [[0, 1, 2, 3], [4, 5, 6, 7]], [[0, 1], [2, 3], [4, 5], [6, 7]]])
+def test_groups_of_a_compiled_program_are_read(groups):
+    def summed(x):
+        return jax.lax.psum(x, "batch", axis_index_groups=groups)
+
+    mesh = make_mesh(jax.local_devices(backend="cpu")[:8])
+    spec = PartitionSpec("batch")
+    mapped = jax.jit(jax.shard_map(summed, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))
+    compiled = mapped.lower(jax.ShapeDtypeStruct((8, 100), jnp.float32)).compile()
+    size = 8 if groups is None else len(groups[0])
+    assert transfers(hlo.parse(compiled.as_text()), 8) == [Transfer("all-reduce", size, 1, 400)]
