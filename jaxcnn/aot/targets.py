@@ -238,6 +238,10 @@ def topology_devices(target: Target) -> list[Any]:
         node = min(target.count, target.links.node if target.links is not None else target.count)
         text, layout = GPU_CONFIGS[target.chip].text(), f"1x{target.count // node}x{node}"
         return topologies.get_topology_desc(platform="cuda", target_config=text, topology=layout).devices
+    # Hosts have 2x2 chips; libtpu before 0.0.50 does not know that a smaller slice is a part of one.
+    bounds = (*(min(2, length) for length in target.shape[:2]), 1)
     # The two cores of a v4 chip work as one device.
     extra = {"chip_config_name": "megacore"} if target.chip == "v4" else {}
-    return topologies.get_topology_desc(platform="tpu", topology_name=target.name, **extra).devices
+    return topologies.get_topology_desc(
+        platform="tpu", topology_name=target.name, chips_per_host_bounds=bounds, **extra
+    ).devices
