@@ -77,9 +77,12 @@ def _next(tried: dict[int, Report], unit: int) -> int | None:
     step = max(unit, granularity(best))
     if best + step >= limit:
         return None
-    guess = _rounded(_predicted(tried, best), unit)
-    # The next candidate at least, and a size that is known to fail at most less one candidate.
-    return min(max(guess, best + step), _rounded(limit - 1, unit))
+    guess = max(_rounded(_predicted(tried, best), unit), best + step)
+    if guess < limit:
+        return guess
+    # The prediction is a size that is known to fail: memory does not grow evenly.
+    middle = _rounded((best + limit) / 2, unit) if fails else LARGEST // unit * unit
+    return max(middle, best + step)
 
 
 def _predicted(tried: dict[int, Report], best: int) -> float:

@@ -1,5 +1,7 @@
 """The search for the largest batch that fits, on chips whose memory is a formula."""
 
+import dataclasses
+
 import pytest
 
 from jaxcnn.aot.auto_batch import LARGEST, MOST_TRIALS, granularity, largest_batch
@@ -43,6 +45,19 @@ def test_the_result_fits_and_the_next_candidate_does_not(fixed, slope, quadratic
     assert len(called) - 1 <= MOST_TRIALS
     assert [size for size, _ in report.tried] == called[:-1]
     assert dict(report.tried)[best]
+
+
+def test_memory_that_jumps_is_bracketed():
+    smooth, called = chip(0, 10_000)
+
+    def compile_step(size):
+        report = smooth(size)
+        return report if size <= 45_000 else dataclasses.replace(report, fits=False, memory=None)
+
+    report = largest_batch(compile_step)
+    best = report.batch_size
+    assert best <= 45_000 < best + granularity(best)
+    assert len(called) <= MOST_TRIALS
 
 
 def test_the_search_ends_at_a_size_that_no_run_needs():
