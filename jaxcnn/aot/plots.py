@@ -59,7 +59,7 @@ def _roofline(axes: Any, reports: Sequence[Report]) -> None:
     low, high = min(*intensities, 10.0) / 3, max(*intensities, 500.0) * 3
     x = np.geomspace(low, high, 200)
     colors: dict[str, str] = {}
-    points: dict[tuple[str, str], list[Report]] = {}  # steps of a kind of chip that lie at the same place
+    points: list[tuple[str, list[Report]]] = []  # steps of a kind of chip that lie at nearly the same place
     for report in reports:
         target = parse_target(report.target)
         device, peak = target.device, look_up(target.kind, report.dtype)
@@ -69,9 +69,13 @@ def _roofline(axes: Any, reports: Sequence[Report]) -> None:
             colors[target.chip] = f"C{len(colors)}"
             roof = np.minimum(peak.flops, x * device.bandwidth) / 1e12
             axes.plot(x, roof, color=colors[target.chip], lw=1.2, label=f"{target.chip} ({peak.arithmetic})")
-        points.setdefault((target.chip, f"{report.intensity:.2g} {_reached(report):.2g}"), []).append(report)
-    in_order = sorted(points.items(), key=lambda item: _reached(item[1][0]))
-    for index, ((chip, _), together) in enumerate(in_order):
+        near = [group for chip, group in points if chip == target.chip and _is_near(report, group[0])]
+        if near:
+            near[0].append(report)
+        else:
+            points.append((target.chip, [report]))
+    points.sort(key=lambda point: _reached(point[1][0]))
+    for index, (chip, together) in enumerate(points):
         place = (together[0].intensity, _reached(together[0]))
         axes.plot(*place, "o", ms=5, color=colors[chip])
         text = f"{', '.join(report.target for report in together)}: {together[0].batch_per_chip}"
@@ -82,6 +86,12 @@ def _roofline(axes: Any, reports: Sequence[Report]) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set(xlabel="FLOPs per byte; points: target and batch per chip", ylabel="TFLOP/s of a chip")
+
+
+def _is_near(one: Report, other: Report) -> bool:
+    """Return whether the points of two steps would cover each other."""
+    pairs = (one.intensity or 1.0, other.intensity or 1.0), (_reached(one), _reached(other))
+    return one.batch_per_chip == other.batch_per_chip and all(abs(a - b) <= 0.05 * b for a, b in pairs)
 
 
 def _reached(report: Report) -> float:
