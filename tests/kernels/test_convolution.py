@@ -138,7 +138,7 @@ def shapes_of_models() -> list[Geometry]:
     repeated = {name for pattern, kept in DEEPER.items() for name in set(list_models(pattern)) - set(kept)}
     found = set()
 
-    def note(x, kernel, strides, padding, dilation, groups):
+    def note(x, kernel, strides, padding, dilation, groups, bias=None):
         def fewer(channels: int) -> int:
             return channels if channels <= 32 else 32 + channels % 16
 

@@ -91,7 +91,7 @@ def convolutions_of_models() -> set[Geometry]:
     """Return the different 3x3 convolutions at stride 1 of the registered models, for 8 images of each model's size."""
     found: set[Geometry] = set()
 
-    def note(x, kernel, strides, padding, dilation, groups):
+    def note(x, kernel, strides, padding, dilation, groups, bias=None):
         geometry = Geometry((8, *x.shape[1:]), kernel.shape, strides, padding, dilation, groups)
         if kernel.shape[:2] == (3, 3) and strides == (1, 1) and groups == 1:
             found.add(geometry)
