@@ -13,7 +13,6 @@ are extreme or much larger than their surroundings (`native/winograd/range.h`); 
 import functools
 import math
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -24,6 +23,7 @@ from jax.extend.core import jaxpr_as_fun
 from jaxcnn.kernels import native
 from jaxcnn.kernels._primitive import Form, Kernel, call, is_given, merged
 from jaxcnn.kernels._selection import on_cpu, uses_native
+from jaxcnn.kernels._trilinear import Role, Trilinear
 from jaxcnn.kernels.reductions import add_bias
 
 Pair = tuple[int, int]
@@ -86,22 +86,6 @@ def describe(dtype: str = "float32") -> str:
     return f"{library} {name.rpartition(':')[2] if is_fast else 'float32'}"
 
 
-class Role(IntEnum):
-    """The tensor of `<G, W * X>` with respect to which a convolution differentiates."""
-
-    OUTPUT = 0
-    IMAGE = 1
-    KERNEL = 2
-
-
-OPERANDS = {
-    Role.OUTPUT: (Role.IMAGE, Role.KERNEL),
-    Role.IMAGE: (Role.OUTPUT, Role.KERNEL),
-    Role.KERNEL: (Role.IMAGE, Role.OUTPUT),
-}
-"""The two tensors from which each role is computed, in the order of its operands."""
-
-
 class Geometry(NamedTuple):
     """Everything about a convolution except its numbers."""
 
@@ -134,7 +118,7 @@ class Geometry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Convolution(Kernel):
+class Convolution(Trilinear):
     """One of the three tensors of a convolution, computed from the other two.
 
     Attributes:
@@ -147,7 +131,6 @@ class Convolution(Kernel):
     role: Role
     geometry: Geometry
     kernel_dtype: str
-    linear: ClassVar = ((0,), (1,))
     is_looped: ClassVar = True  # under `vmap`, XLA's convolution has groups, which are slow
 
     def outputs(self, a: Any, b: Any) -> list[Any]:
@@ -186,13 +169,6 @@ class Convolution(Kernel):
         # This processor has no instructions for bfloat16.
         function = native.function(native.CONVOLUTION, [x.update(dtype=np.dtype("float32")) for x in result], key=key)
         return lambda a, b: [function(a.astype("float32"), b.astype("float32"))[0].astype(result[0].dtype)]
-
-    def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
-        (index,) = group
-        wanted, other = OPERANDS[self.role][index], OPERANDS[self.role][1 - index]
-        given = {self.role: cts[0], other: operands[1 - index]}
-        first, second = OPERANDS[wanted]
-        return [*call(replace(self, role=wanted), given[first], given[second])]
 
     def batched(self, operands: Any, dims: Any) -> Any:
         (a, b), (along, other) = operands, dims

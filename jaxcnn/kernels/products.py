@@ -8,15 +8,15 @@ JAX's own gradient of a product has the dtype of its operands. For a float32 ker
 copy, which is widened again: with few rows of data both take longer than the product.
 """
 
-from dataclasses import dataclass, replace
-from enum import IntEnum
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.kernels._primitive import Kernel, call
+from jaxcnn.kernels._primitive import call
+from jaxcnn.kernels._trilinear import Role, Trilinear
 
 
 def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -28,24 +28,8 @@ def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return call(Dense(Role.OUTPUT, kernel.dtype.name), x, kernel)[0]
 
 
-class Role(IntEnum):
-    """The tensor of `<G, X W>` with respect to which a product differentiates."""
-
-    OUTPUT = 0
-    INPUT = 1
-    KERNEL = 2
-
-
-OPERANDS = {
-    Role.OUTPUT: (Role.INPUT, Role.KERNEL),
-    Role.INPUT: (Role.OUTPUT, Role.KERNEL),
-    Role.KERNEL: (Role.INPUT, Role.OUTPUT),
-}
-"""The two tensors from which each role is computed, in the order of its operands."""
-
-
 @dataclass(frozen=True)
-class Dense(Kernel):
+class Dense(Trilinear):
     """One of the three tensors of a product, computed from the other two.
 
     Attributes:
@@ -56,7 +40,6 @@ class Dense(Kernel):
 
     role: Role
     kernel_dtype: str
-    linear: ClassVar = ((0,), (1,))
 
     def outputs(self, a: Any, b: Any) -> list[Any]:
         if self.role is Role.KERNEL:
@@ -71,13 +54,6 @@ class Dense(Kernel):
             return [y.astype(self.kernel_dtype)]
         axes = (a.ndim - 1,), (self.role.value,)
         return [jax.lax.dot_general(a, b.astype(a.dtype), (axes, ((), ())), preferred_element_type=a.dtype)]
-
-    def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
-        (index,) = group
-        wanted, other = OPERANDS[self.role][index], OPERANDS[self.role][1 - index]
-        given = {self.role: cts[0], other: operands[1 - index]}
-        first, second = OPERANDS[wanted]
-        return [*call(replace(self, role=wanted), given[first], given[second])]
 
     def batched(self, operands: Any, dims: Any) -> Any:
         (a, b), (along, other) = operands, dims
