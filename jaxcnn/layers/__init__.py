@@ -23,6 +23,7 @@ from jaxcnn.layers.activation import (
     sigmoid,
     silu,
 )
+from jaxcnn.layers.channels import ChannelShuffle, LayerScale
 from jaxcnn.layers.compose import Concat, Flatten, Residual, Sequential, ZeroPadShortcut
 from jaxcnn.layers.convolution import Conv
 from jaxcnn.layers.dense import Dense
@@ -39,6 +40,7 @@ __all__ = [
     "AdaptiveAvgPool",
     "AvgPool",
     "BatchNorm",
+    "ChannelShuffle",
     "Concat",
     "Conv",
     "Dense",
@@ -48,6 +50,7 @@ __all__ = [
     "HardSigmoid",
     "HardSwish",
     "LayerNorm",
+    "LayerScale",
     "LocalResponseNorm",
     "MaxPool",
     "Partial",

@@ -20,7 +20,7 @@ class Dense(nn.Module):
     `[..., C_in] -> [..., features]`. Parameters: `kernel` `[C_in, features]` and `bias` `[features]`.
 
     Raises:
-      UsageError: `features` is not a positive integer.
+      UsageError: `features` is not a positive integer, or the layer's weights are for another number of inputs.
 
     >>> y, variables = Dense(10).init_with_output(jax.random.key(0), jnp.ones((2, 84)))
     >>> y.shape, variables["params"]["kernel"].shape
@@ -38,6 +38,13 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         if not is_positive(self.features):
             raise UsageError(f"Dense needs a whole number of features, at least 1, got features={self.features!r}")
+        if self.has_variable("params", "kernel"):
+            inputs = self.get_variable("params", "kernel").shape[0]
+            if inputs != x.shape[-1]:
+                raise UsageError(
+                    f"{self.name or 'Dense'} has weights for {inputs} inputs, got {x.shape[-1]}. Behind flattened "
+                    "feature maps, use images of the size that the weights belong to."
+                )
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
         given, given_bias = kernel, bias

@@ -103,7 +103,8 @@ class AdaptiveAvgPool(nn.Module):
     """Mean over each of `output_size` x `output_size` regions that cover the image, `[N, H, W, C] -> [N, n, n, C]`.
 
     Region i of n runs from row `floor(i H / n)` to row `ceil((i + 1) H / n)`. Neighboring regions overlap where n does
-    not divide H (torch's rule).
+    not divide H (torch's rule). An image smaller than the output is enlarged by repeating rows and columns. An image of
+    the size of the output is returned unchanged.
 
     Raises:
       UsageError: an output size that is not positive.
@@ -117,6 +118,8 @@ class AdaptiveAvgPool(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         rows, columns = pair(self.output_size, "output_size")
         height, width = image_size("AdaptiveAvgPool", x.shape)
+        if (height, width) == (rows, columns):
+            return floating(x)
         y = jnp.stack([x[:, i * height // rows : -(-(i + 1) * height // rows)].mean(1) for i in range(rows)], 1)
         strips = [y[:, :, i * width // columns : -(-(i + 1) * width // columns)].mean(2) for i in range(columns)]
         return jnp.stack(strips, 2)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.errors import UsageError
-from jaxcnn.layers import BatchNorm, Dense
+from jaxcnn.layers import AdaptiveAvgPool, BatchNorm, Dense, Flatten
 from jaxcnn.models._stages import Remat
 from jaxcnn.models._stem import IMAGE_SHAPES, Kind, check_stem
 
@@ -42,6 +42,23 @@ class Classifier(nn.Module, kw_only=True):
     def policy(self) -> dict[str, Any]:
         """The fields that every layer with parameters takes from the model."""
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+    @nn.nowrap
+    def flatten(self, x: jax.Array, layer: str, positions: int | None) -> jax.Array:
+        """Return feature maps `[N, H, W, C]` as the input `[N, inputs]` of the fully connected layer named `layer`.
+
+        `positions` is the number of rows and of columns to which they are averaged first, or None for no averaging.
+        Raise `UsageError` if the layer has weights for another number of positions.
+        """
+        x = x if positions is None else AdaptiveAvgPool(positions)(x)
+        _, height, width, channels = x.shape
+        weights = self.get_variable("params", layer)["kernel"] if self.has_variable("params", layer) else None
+        if weights is not None and weights.shape[0] != height * width * channels:
+            raise UsageError(
+                f"{layer} has weights for {weights.shape[0] / channels:g} positions, and images of this size leave "
+                f"{height}x{width}. Use images of another size, or pass adaptive=True to the model."
+            )
+        return Flatten()(x)
 
     @nn.nowrap
     def logits(self, x: jax.Array) -> jax.Array:

@@ -26,19 +26,22 @@ class Stem(nn.Module):
 
     `[N, H, W, C] -> [N, ceil(H / 4), ceil(W / 4), features]`, or `[N, H, W, features]` for "cifar".
 
-    `conv` and `norm` are constructors. A ReLU follows the normalization; None omits both.
+    `conv` and `norm` are constructors. A ReLU follows the normalization; None omits both. `kernel_size` and `pool` are
+    the size of the kernel and whether there is a pooling, for "imagenet".
     """
 
     kind: Kind
     features: int
     conv: Callable[..., Any]
     norm: Callable[..., Any] | None
+    kernel_size: int = 7
+    pool: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         check_stem(self.kind)
-        kernel, stride = (7, 2) if self.kind == "imagenet" else (3, 1)
+        kernel, stride = (self.kernel_size, 2) if self.kind == "imagenet" else (3, 1)
         x = self.conv(self.features, kernel, stride, padding=kernel // 2, name="conv")(x)
         if self.norm is not None:
             x = norm_relu(self.norm(name="norm"), x, train)
-        return MaxPool(3, 2, padding=1, name="pool")(x) if self.kind == "imagenet" else x
+        return MaxPool(3, 2, padding=1, name="pool")(x) if self.kind == "imagenet" and self.pool else x

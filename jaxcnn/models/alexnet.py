@@ -8,17 +8,21 @@ import flax.linen as nn
 import jax
 
 from jaxcnn.errors import unknown_name
-from jaxcnn.layers import Conv, Dense, Dropout, Flatten, LocalResponseNorm, MaxPool, Partial, initializers, relu
+from jaxcnn.layers import Conv, Dense, Dropout, LocalResponseNorm, MaxPool, Partial, initializers, relu
 from jaxcnn.models._classifier import Classifier
 
 DropoutAt = Literal["inputs", "outputs"]
+
+POSITIONS = 6
+"""Rows and columns in front of the first fully connected layer for images of the paper's size."""
 
 
 class AlexNet(Classifier, kw_only=True):
     """Five convolutions, three of them followed by max pooling, and three fully connected layers (figure 2).
 
     `[N, 224, 224, C] -> [N, num_classes]`. Any image size of at least 63 works (67 without padding). The first fully
-    connected layer has an input for each position that remains, 6x6 at 224. The defaults are the single tower of *One
+    connected layer has an input for each position that remains, 6x6 at 224, so that its weights belong to one image
+    size. With `adaptive`, weights for 224x224 work at every size. The defaults are the single tower of *One
     weird trick for parallelizing convolutional neural networks* (Krizhevsky, 2014), as in torchvision. The paper's two
     towers, one a GPU, are convolutions in two groups.
 
@@ -26,17 +30,19 @@ class AlexNet(Classifier, kw_only=True):
       features, groups: output channels and groups of each convolution.
       padding: padding of the first convolution. The paper's sizes need images of 227 without padding.
       response_norm: constructor of the normalization behind the first two ReLUs (section 3.3); None for none.
+      adaptive: whether to average the last feature maps to 6x6 positions, as torchvision does.
       hidden, dropout_rate: width and dropout rate of the two hidden fully connected layers (section 4.2).
       dropout_at: apply dropout to the "inputs" (torchvision) or the "outputs" (the paper) of the hidden layers.
 
     Raises:
-      UsageError: an unknown `dropout_at`.
+      UsageError: an unknown `dropout_at`, or the weights of the first fully connected layer are for another image size.
     """
 
     features: tuple[int, ...] = (64, 192, 384, 256, 256)
     groups: tuple[int, ...] = (1, 1, 1, 1, 1)
     padding: int = 2
     response_norm: Callable[[], Any] | None = None
+    adaptive: bool = False
     hidden: int = 4096
     dropout_rate: float = 0.5
     dropout_at: DropoutAt = "inputs"
@@ -62,7 +68,7 @@ class AlexNet(Classifier, kw_only=True):
         x = relu(conv(c3, 3, padding=1, feature_group_count=g3, name="conv3")(x))
         x = relu(conv(c4, 3, padding=1, feature_group_count=g4, name="conv4")(x))
         x = relu(conv(c5, 3, padding=1, feature_group_count=g5, name="conv5")(x))
-        x = Flatten()(MaxPool(3, 2)(x))
+        x = self.flatten(MaxPool(3, 2)(x), "fc6", POSITIONS if self.adaptive else None)
         for name in ("fc6", "fc7"):
             x = drop(x, train) if self.dropout_at == "inputs" else x
             x = relu(dense(self.hidden, name=name)(x))

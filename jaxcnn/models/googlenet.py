@@ -10,6 +10,7 @@ from flax.core import FrozenDict
 
 from jaxcnn import layers
 from jaxcnn.layers import Concat, Conv, Dense, Dropout, MaxPool, Partial, Sequential, initializers, norm_relu, relu
+from jaxcnn.layers._window import Size, pair
 from jaxcnn.models._classifier import Classifier, Norm, StagedClassifier
 from jaxcnn.models._stages import apply_block
 
@@ -29,17 +30,23 @@ AUXILIARY_HEADS = {"4a": "aux1", "4d": "aux2"}
 
 
 class ConvUnit(nn.Module):
-    """A convolution, a normalization (if any), and a ReLU. `[N, H, W, C] -> [N, H/s, W/s, features]`."""
+    """A convolution, a normalization (if any), and a ReLU. `[N, H, W, C] -> [N, H/s, W/s, features]`.
+
+    `padding` None keeps the size at stride 1.
+    """
 
     features: int
-    kernel_size: int
+    kernel_size: Size
     conv: Callable[..., Any]
     norm: Norm | None
     strides: int = 1
+    padding: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        x = self.conv(self.features, self.kernel_size, self.strides, padding=self.kernel_size // 2, name="conv")(x)
+        height, width = pair(self.kernel_size, "kernel_size")
+        padding = (height // 2, width // 2) if self.padding is None else self.padding
+        x = self.conv(self.features, self.kernel_size, self.strides, padding=padding, name="conv")(x)
         return relu(x) if self.norm is None else norm_relu(self.norm(name="norm"), x, train)
 
 
@@ -82,11 +89,15 @@ class AuxiliaryHead(Classifier, kw_only=True):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         x = self.unit(128, 1, name="reduce")(self.pool()(x), train)
         x = relu(Dense(1024, kernel_init=initializers.he_normal, **self.policy, name="fc")(layers.Flatten()(x)))
-        logits = self.logits(Dropout(self.dropout_rate)(x, train))
-        if not self.is_initializing():
-            # By default `sow` collects a tuple of the values of all calls.
-            self.sow("aux_logits", "logits", logits, init_fn=lambda: logits, reduce_fn=lambda _, new: new)
-        return logits
+        return sow_logits(self, self.logits(Dropout(self.dropout_rate)(x, train)))
+
+
+def sow_logits(head: Classifier, logits: jax.Array) -> jax.Array:
+    """Return the logits of an auxiliary head, after sowing them in `aux_logits`."""
+    if not head.is_initializing():
+        # By default `sow` collects a tuple of the values of all calls.
+        head.sow("aux_logits", "logits", logits, init_fn=lambda: logits, reduce_fn=lambda _, new: new)
+    return logits
 
 
 class GoogLeNet(StagedClassifier, kw_only=True):

@@ -11,7 +11,6 @@ from jaxcnn.layers import (
     Conv,
     Dense,
     Dropout,
-    Flatten,
     GlobalAvgPool,
     MaxPool,
     Partial,
@@ -29,6 +28,9 @@ COLUMN_C = ((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1))
 COLUMN_D = ((3, 3), (3, 3), (3, 3, 3), (3, 3, 3), (3, 3, 3))
 COLUMN_E = ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3))
 WIDTHS = (64, 128, 256, 512, 512)
+
+POSITIONS = 7
+"""Rows and columns in front of the first fully connected layer for images of 224x224."""
 
 
 class ConvStack(nn.Module):
@@ -57,20 +59,26 @@ class VGG(StagedClassifier, kw_only=True):
     """Five stacks of 3x3 convolutions, each followed by max pooling, and three fully connected layers (table 1).
 
     `[N, 224, 224, C] -> [N, num_classes]`. Any image size of at least 32 works. The first fully connected layer has an
-    input for each position that remains, 7x7 at 224. Kernels start with He's variance. With the paper's standard
+    input for each position that remains, 7x7 at 224, so that its weights belong to one image size. With `adaptive`,
+    weights for 224x224 work at every size. Kernels start with He's variance. With the paper's standard
     deviation of 0.01, deep columns train only if their first layers come from a trained shallow one.
 
     Fields, besides those of `StagedClassifier`, whose `remat` takes the numbers of stacks:
       column: the kernel sizes of each stack, a column of table 1.
       widths: output channels of each stack.
+      adaptive: whether to average the last feature maps to 7x7 positions, as torchvision does.
       hidden, dropout_rate: width and dropout rate of the two hidden fully connected layers (section 3.1).
       stem: "cifar" replaces the last pooling and the hidden layers, which hold most of the parameters, by global
         average pooling.
       norm: normalization behind each convolution; None, as in the paper, for none.
+
+    Raises:
+      UsageError: the weights of the first fully connected layer are for another image size.
     """
 
     column: tuple[tuple[int, ...], ...]
     widths: tuple[int, ...] = WIDTHS
+    adaptive: bool = False
     hidden: int = 4096
     dropout_rate: float = 0.5
     norm: Norm | None = None
@@ -91,7 +99,7 @@ class VGG(StagedClassifier, kw_only=True):
 
         if self.stem == "cifar":
             return self.logits(GlobalAvgPool()(x))
-        x = Flatten()(x)
+        x = self.flatten(x, "fc6", POSITIONS if self.adaptive else None)
         x = Dropout(self.dropout_rate)(relu(dense(self.hidden, name="fc6")(x)), train)
         x = Dropout(self.dropout_rate)(relu(dense(self.hidden, name="fc7")(x)), train)
         return self.logits(x)

@@ -11,4 +11,5 @@ from jaxcnn.models.resnet import Bottleneck, ResNet
 MODELS = {
     "wide_resnet28_10": partial(cifar, stage_sizes=(4, 4, 4), block=PreActBasicBlock, width=160, stem_width=16),
     "wide_resnet50_2": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Partial(Bottleneck, group_width=128)),
+    "wide_resnet101_2": partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Partial(Bottleneck, group_width=128)),
 }

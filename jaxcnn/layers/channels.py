@@ -1,0 +1,62 @@
+"""Layers that rearrange or scale the channels at each position."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.errors import UsageError
+from jaxcnn.layers import initializers
+from jaxcnn.layers._dtypes import floating_dtype
+from jaxcnn.layers._window import is_positive
+
+
+class ChannelShuffle(nn.Module):
+    """Interleave groups of channels, so that the next grouped convolution sees channels of every group.
+
+    Zhang, Zhou, Lin and Sun, *ShuffleNet*, 2018, section 3.1 and figure 2: the channels of a position, as a matrix of
+    `groups` rows, are transposed. `[..., C] -> [..., C]`; channel `i C / groups + j` becomes channel `j groups + i`.
+
+    Raises:
+      UsageError: `groups` is not a positive integer that divides the number of channels.
+
+    >>> ChannelShuffle(2)(jnp.arange(6).reshape(1, 6)).tolist()
+    [[0, 3, 1, 4, 2, 5]]
+    """
+
+    groups: int
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if not is_positive(self.groups) or x.shape[-1] % self.groups:
+            raise UsageError(
+                f"ChannelShuffle needs groups that divide the input's {x.shape[-1]} channels, got {self.groups!r}"
+            )
+        return x.reshape(*x.shape[:-1], self.groups, -1).swapaxes(-1, -2).reshape(x.shape)
+
+
+class LayerScale(nn.Module):
+    """Multiply each channel by a learned factor that starts close to 0: `y_c = gamma_c x_c`.
+
+    Touvron, Cord, Sablayrolles, Synnaeve and Jegou, *Going deeper with Image Transformers*, 2021, section 2.2. Place it
+    at the end of a residual branch: a deep network of such blocks starts near the identity. `[..., C] -> [..., C]`.
+    Parameter: `gamma` `[C]`.
+
+    Fields:
+      initial: value of `gamma` at the start, 1e-6 in ConvNeXt.
+      dtype, param_dtype: dtypes of the result (None for the input's, or float32 for integers) and of the parameter.
+
+    >>> y, variables = LayerScale(0.5).init_with_output(jax.random.key(0), jnp.ones((1, 3)))
+    >>> y.tolist(), variables["params"]["gamma"].shape
+    ([[0.5, 0.5, 0.5]], (3,))
+    """
+
+    initial: float = 1e-6
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gamma = self.param("gamma", initializers.constant(self.initial), x.shape[-1:], self.param_dtype)
+        dtype = floating_dtype(x) if self.dtype is None else self.dtype
+        return x.astype(dtype) * gamma.astype(dtype).reshape(*(1,) * (x.ndim - 1), -1)

@@ -1,0 +1,186 @@
+"""Inception v3 (Szegedy, Vanhoucke, Ioffe, Shlens, Wojna: Rethinking the Inception Architecture ..., 2015)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax.core import FrozenDict
+
+from jaxcnn.layers import (
+    AdaptiveAvgPool,
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    Dropout,
+    GlobalAvgPool,
+    MaxPool,
+    Partial,
+    Sequential,
+    initializers,
+)
+from jaxcnn.models._classifier import Classifier, Norm, StagedClassifier
+from jaxcnn.models._stages import apply_block
+from jaxcnn.models._stem import IMAGE_SHAPES
+from jaxcnn.models.googlenet import ConvUnit, sow_logits
+
+WIDE, HIGH = (1, 7), (7, 1)
+SPLIT = ((384, (1, 3)), (384, (3, 1)))
+
+
+def figure_5(pooled: int) -> Any:
+    """Return the branches of a module at 35x35; `pooled` is the number of channels behind the pooling."""
+    return {
+        "branch1x1": ((64, 1),),
+        "branch5x5": ((48, 1), (64, 5)),
+        "branch3x3_double": ((64, 1), (96, 3), (96, 3)),
+        "branch_pool": ((pooled, 1),),
+    }
+
+
+def figure_6(width: int) -> Any:
+    """Return the branches of a module at 17x17; `width` is the number of channels between the 7x1 and 1x7 kernels."""
+    return {
+        "branch1x1": ((192, 1),),
+        "branch7x7": ((width, 1), (width, WIDE), (192, HIGH)),
+        "branch7x7_double": ((width, 1), (width, HIGH), (width, WIDE), (width, HIGH), (192, WIDE)),
+        "branch_pool": ((192, 1),),
+    }
+
+
+# Modules at 8x8, whose last 3x3 kernels are split into 1x3 and 3x1 kernels side by side.
+FIGURE_7 = {
+    "branch1x1": ((320, 1),),
+    "branch3x3": ((384, 1), SPLIT),
+    "branch3x3_double": ((448, 1), (384, 3), SPLIT),
+    "branch_pool": ((192, 1),),
+}
+
+# Table 1, as the authors published it with their code: the channels and kernel sizes of each branch, by module. The
+# modules "a" halve the size: the last kernels have stride 2, beside a max pooling (figure 10).
+MODULES = {
+    "5b": figure_5(32),
+    "5c": figure_5(64),
+    "5d": figure_5(64),
+    "6a": {"branch3x3": ((384, 3),), "branch3x3_double": ((64, 1), (96, 3), (96, 3))},
+    "6b": figure_6(128),
+    "6c": figure_6(160),
+    "6d": figure_6(160),
+    "6e": figure_6(192),
+    "7a": {"branch3x3": ((192, 1), (320, 3)), "branch7x7x3": ((192, 1), (192, WIDE), (192, HIGH), (192, 3))},
+    "7b": FIGURE_7,
+    "7c": FIGURE_7,
+}
+
+
+class Mixed(nn.Module):
+    """Branches of convolutions in parallel, whose outputs are concatenated. `[N, H, W, C] -> [N, H, W, C']`.
+
+    `branches` has the convolutions of each branch, in the form of `MODULES`, and `unit` is the constructor of a
+    `ConvUnit`. With `reduce`, the last convolutions have stride 2 and no padding, and a max pooling is one more branch.
+    """
+
+    branches: Mapping[str, Any]
+    unit: Callable[..., Any]
+    reduce: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        branches: list[Any] = []
+        for name, sizes in self.branches.items():
+            layers: list[Any] = [AvgPool(3, 1, padding=1)] if name == "branch_pool" else []
+            for number, size in enumerate(sizes, start=1):
+                is_strided = self.reduce and number == len(sizes)
+                fields = {"strides": 2, "padding": 0} if is_strided else {}
+                layers.append(self.layer(f"{name}_{number}", size, **fields))
+            branches.append(Sequential(layers))
+        if self.reduce:
+            branches.append(MaxPool(3, 2))
+        return Concat(branches)(x, train)
+
+    def layer(self, name: str, size: Any, **fields: Any) -> Any:
+        """Return a unit of `size`, or the units of several sizes side by side."""
+        if isinstance(size[0], tuple):
+            return Concat([self.unit(*part, name=f"{name}{letter}") for part, letter in zip(size, "ab", strict=True)])
+        return self.unit(*size, **fields, name=name)
+
+
+class AuxiliaryHead(Classifier, kw_only=True):
+    """A small classifier of intermediate features (figure 8), which sows its `logits` in the collection `aux_logits`.
+
+    `[N, H, W, C] -> [N, num_classes]`. `unit` and `pool` are the constructors of a `ConvUnit` and of the first layer.
+    """
+
+    unit: Callable[..., Any]
+    pool: Callable[..., Any]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = self.unit(128, 1, name="reduce")(self.pool()(x), train)
+        x = self.unit(768, 5, padding=0, name="conv")(x, train)
+        return sow_logits(self, self.logits(GlobalAvgPool()(x)))
+
+
+class InceptionV3(StagedClassifier, kw_only=True):
+    """A convolutional stem, eleven modules of parallel convolutions, and one auxiliary classifier in training.
+
+    `[N, 299, 299, C] -> [N, num_classes]` (table 1). Any image size of at least 75 works in evaluation. The auxiliary
+    head follows the last module at 17x17 and sows `aux1/logits` in the collection `aux_logits`. It exists in training
+    only, as in `GoogLeNet`, and needs images of at least 299 with the default `aux_pool`.
+
+    Fields, besides those of `StagedClassifier`, whose `remat` takes the stages 5, 6 and 7:
+      modules: the branches of each module, by name.
+      norm: normalization behind each convolution.
+      stem: "cifar" is one 3x3 convolution at full size.
+      aux_heads: whether there is an auxiliary head.
+      aux_pool: constructor of the pooling in front of it, which must leave at least 5x5 positions. None is the paper's
+        average of 5x5 positions at stride 3, or with the stem "cifar" `AdaptiveAvgPool(5)`.
+      dropout_rate: dropout rate in front of the logits.
+    """
+
+    modules: Mapping[str, Any] = FrozenDict(MODULES)
+    norm: Norm | None = Partial(BatchNorm, epsilon=1e-3)
+    aux_heads: bool = True
+    aux_pool: Callable[..., Any] | None = None
+    dropout_rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        self.modules = FrozenDict(self.modules)  # hashable
+        super().__post_init__()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape `(H, W, C)` of the images in the paper."""
+        return (299, 299, 3) if self.stem == "imagenet" else IMAGE_SHAPES[self.stem]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        self.check_fields(stages={int(name[0]) for name in self.modules})
+        conv = Partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **self.policy)
+        unit = Partial(ConvUnit, conv=conv, norm=Partial(self.norm, **self.policy))
+
+        if self.stem == "imagenet":
+            x = unit(32, 3, strides=2, padding=0, name="conv1a")(x, train)
+            x = unit(32, 3, padding=0, name="conv2a")(x, train)
+            x = MaxPool(3, 2, name="pool1")(unit(64, 3, name="conv2b")(x, train))
+            x = unit(80, 1, name="conv3b")(x, train)
+            x = MaxPool(3, 2, name="pool2")(unit(192, 3, padding=0, name="conv4a")(x, train))
+        else:
+            x = unit(192, 3, name="conv1a")(x, train)
+        for name, branches in self.modules.items():
+            if name == "7a" and train and self.aux_heads:
+                self.auxiliary_head(x, unit)
+            module = Mixed(branches, unit, reduce=name.endswith("a"), name=f"mixed{name}")
+            x = apply_block(module, x, train, int(name[0]), self.remat, materialize=False)
+        return self.logits(Dropout(self.dropout_rate)(GlobalAvgPool()(x), train))
+
+    def auxiliary_head(self, x: jax.Array, unit: Callable[..., Any]) -> None:
+        """Apply the auxiliary head in training, if it has parameters."""
+        if self.is_initializing() or self.has_variable("params", "aux1"):
+            default = Partial(AvgPool, 5, 3) if self.stem == "imagenet" else Partial(AdaptiveAvgPool, 5)
+            fields = {"num_classes": self.num_classes, "pool": self.aux_pool or default, **self.policy}
+            AuxiliaryHead(unit=unit, **fields, name="aux1")(x, train=True)
+
+
+MODELS = {"inception_v3": InceptionV3}
