@@ -219,7 +219,7 @@ def to_torchvision(
             )
         channels = FLATTENED_CHANNELS.get(model_name, {}).get(module_of(name))
         theirs = torch_name(name, names)
-        state[theirs] = layout.to_torch(array, channels)
+        state[theirs] = layout.to_torch(array, channels, name.rpartition("/")[2])
         rows.append(Row(name, theirs, array.shape, state[theirs].shape, layout.change(array.shape, channels)))
         if name.endswith("/var"):
             state[theirs.replace("running_var", COUNTER)] = np.zeros((), np.int64)

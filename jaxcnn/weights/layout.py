@@ -5,7 +5,8 @@
 | convolution kernel | `[out, in / groups, height, width]` | `[height, width, in / groups, out]` |
 | dense kernel | `[out, in]` | `[in, out]` |
 | dense kernel after a flattened feature map | `[out, channels * height * width]` | `[height * width * channels, out]` |
-| array of one axis | unchanged | unchanged |
+| layer scale | `[channels, 1, 1]` | `[channels]` |
+| other array of one axis | unchanged | unchanged |
 
 `flattened_channels` is the number of channels of the flattened feature map, or None if there is none.
 """
@@ -20,7 +21,14 @@ from jaxcnn.errors import UsageError
 Change = Literal["unchanged", "transposed", "rows permuted, transposed"]
 
 # Last part of the name of an array, jaxcnn -> torch, where they differ.
-FIELDS = {"kernel": "weight", "bias": "bias", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+FIELDS = {
+    "kernel": "weight",
+    "bias": "bias",
+    "scale": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+    "gamma": "layer_scale",
+}
 
 
 def change(ours: tuple[int, ...], flattened_channels: int | None) -> Change:
@@ -75,8 +83,10 @@ def from_torch(array: np.ndarray, ours: tuple[int, ...], flattened_channels: int
     return array.reshape(torch_shape(ours)).T
 
 
-def to_torch(array: np.ndarray, flattened_channels: int | None) -> np.ndarray:
-    """Convert an array to the layout of torch. This is the inverse of `from_torch`."""
+def to_torch(array: np.ndarray, flattened_channels: int | None, field: str = "kernel") -> np.ndarray:
+    """Convert an array to the layout of torch, given the last part of its name. This is the inverse of `from_torch`."""
+    if field == "gamma":
+        return array[:, None, None]
     if array.ndim == 4:
         return array.transpose(3, 2, 0, 1)
     if array.ndim == 2 and flattened_channels is not None:

@@ -16,8 +16,7 @@ import flax.linen as nn
 
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model
-
-Names = dict[str, str]
+from jaxcnn.weights._efficient_names import EFFICIENT, Names
 
 
 def alexnet(model: Any) -> Names:
@@ -99,9 +98,10 @@ TORCHVISION: dict[str, Callable[[Any], Names]] = {
     **{f"vgg{layers}{norm}": vgg for layers in (11, 13, 16, 19) for norm in ("", "_bn")},
     "googlenet_bn": googlenet,
     **{f"resnet{layers}": resnet for layers in (18, 34, 50, 101, 152)},
-    "resnext50_32x4d": resnet,
-    "wide_resnet50_2": resnet,
+    **dict.fromkeys(("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"), resnet),
+    **dict.fromkeys(("wide_resnet50_2", "wide_resnet101_2"), resnet),
     **{f"densenet{layers}": densenet for layers in (121, 161, 169, 201)},
+    **EFFICIENT,
 }
 
 # Function that returns timm's names, where they differ from torchvision's.

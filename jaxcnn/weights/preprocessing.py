@@ -98,11 +98,30 @@ IMAGENET = Preprocessing(
 # in [0, 1], ((p - m) / s) * (s / 0.5) + (m - 0.5) / 0.5 = (p - 0.5) / 0.5.
 _INCEPTION = dataclasses.replace(IMAGENET, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
-# torchvision's second set of weights (IMAGENET1K_V2).
-_V2 = dataclasses.replace(IMAGENET, resize=232, crop_fraction=224 / 232)
 
-# Preprocessing of published weights by the name of the model. In torchvision, only GoogLeNet sets `transform_input`.
-PUBLISHED: dict[str, Preprocessing] = {**dict.fromkeys(TORCHVISION, IMAGENET), "googlenet_bn": _INCEPTION}
+def _resized(resize: int, side: int = 224, base: Preprocessing = IMAGENET, **fields: Any) -> Preprocessing:
+    """Return a preprocessing with a center crop of `side` pixels of an image whose shorter side is `resize`."""
+    return dataclasses.replace(base, image_size=(side, side), resize=resize, crop_fraction=side / resize, **fields)
+
+
+# torchvision's second set of weights (IMAGENET1K_V2).
+_V2 = _resized(232)
+
+# Weights pretrained on other images (SWAG) and then trained whole (END_TO_END) or in their last layer (LINEAR).
+_END_TO_END, _LINEAR = (_resized(side, side, interpolation="bicubic") for side in (384, 224))
+
+# Preprocessing of published weights by the name of the model. In torchvision, only GoogLeNet and Inception v3 set
+# `transform_input`.
+PUBLISHED: dict[str, Preprocessing] = {
+    **dict.fromkeys(TORCHVISION, IMAGENET),
+    "googlenet_bn": _INCEPTION,
+    "inception_v3": _resized(342, 299, _INCEPTION),
+    "convnext_tiny": _resized(236),
+    "convnext_small": _resized(230),
+    **dict.fromkeys(("convnext_base", "convnext_large", "resnext101_64x4d"), _V2),
+    **dict.fromkeys(("shufflenet_v2_x1_5", "shufflenet_v2_x2_0"), _V2),
+    "regnet_y_128gf": _LINEAR,
+}
 
 # Preprocessing of published files, by the names of the files, where it differs from that of other files of the model.
 PUBLISHED_FILES: dict[str, Preprocessing] = {
@@ -111,6 +130,27 @@ PUBLISHED_FILES: dict[str, Preprocessing] = {
     "resnet152-f82ba261.pth": _V2,
     "resnext50_32x4d-1a0047aa.pth": _V2,
     "wide_resnet50_2-9ba9bcbe.pth": _V2,
+    "resnext101_32x8d-110c445d.pth": _V2,
+    "wide_resnet101_2-d733dc28.pth": _V2,
+    "regnet_x_400mf-62229a5f.pth": _V2,
+    "regnet_x_800mf-94a99ebd.pth": _V2,
+    "regnet_x_1_6gf-a12f2b72.pth": _V2,
+    "regnet_x_3_2gf-7071aa85.pth": _V2,
+    "regnet_x_8gf-2b70d774.pth": _V2,
+    "regnet_x_16gf-ba3796d7.pth": _V2,
+    "regnet_x_32gf-6eb8fdc6.pth": _V2,
+    "regnet_y_400mf-e6988f5f.pth": _V2,
+    "regnet_y_800mf-58fc7688.pth": _V2,
+    "regnet_y_1_6gf-0d7bc02a.pth": _V2,
+    "regnet_y_3_2gf-9180c971.pth": _V2,
+    "regnet_y_8gf-dc2b1b54.pth": _V2,
+    "regnet_y_16gf-3e4a00f9.pth": _V2,
+    "regnet_y_32gf-8db6d4b5.pth": _V2,
+    "regnet_y_16gf_lc_swag-f3ec0043.pth": _LINEAR,
+    "regnet_y_32gf_lc_swag-e1583746.pth": _LINEAR,
+    "regnet_y_16gf_swag-43afe44d.pth": _END_TO_END,
+    "regnet_y_32gf_swag-04fdfa75.pth": _END_TO_END,
+    "regnet_y_128gf_swag-c8ce3e52.pth": _END_TO_END,
 }
 
 

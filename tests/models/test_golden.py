@@ -18,7 +18,7 @@ from jaxcnn.weights.names import FLATTENED_CHANNELS
 
 FOLDER = Path(__file__).parent / "golden"
 TOLERANCE = 1e-4  # of the largest logit; torch's own float32 is up to 2e-5 away from its double precision
-OURS = {"googlenet": "googlenet_bn"}
+OURS = {"googlenet": "googlenet_bn", "alexnet_adaptive": "alexnet"}
 
 
 def load_formula() -> Any:
@@ -33,10 +33,10 @@ def load_formula() -> Any:
 formula = load_formula()
 
 
-def without_dropout(name: str) -> nn.Module:
+def without_dropout(name: str, **fields: Any) -> nn.Module:
     """The model as the recording script has it, every dropout at 0."""
-    model = create_model(name)
-    rates = [field for field in ("dropout_rate", "aux_dropout_rate") if hasattr(model, field)]
+    model = create_model(name, **fields)
+    rates = [field for field in ("dropout_rate", "aux_dropout_rate", "drop_path_rate") if hasattr(model, field)]
     return model.clone(**dict.fromkeys(rates, 0.0))
 
 
@@ -56,16 +56,20 @@ def formula_variables(name: str, model: nn.Module, images: np.ndarray) -> tuple[
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
 
+QUICK = ("alexnet", "googlenet", "resnet18", "shufflenet_v2_x1_0", "squeezenet1_1")
+
+
 def goldens() -> list[Any]:
     """One network of each kind of layer by default; the others repeat these layers and take longer."""
-    names, quick = sorted(path.stem for path in FOLDER.glob("*.npz")), ("alexnet", "googlenet", "resnet18")
-    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    names = sorted(path.stem for path in FOLDER.glob("*.npz"))
+    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 @pytest.mark.parametrize("theirs", goldens())
 def test_answers_are_torchvisions_in_evaluation_and_in_training(theirs):
     golden, name = np.load(FOLDER / f"{theirs}.npz"), OURS.get(theirs, theirs)
-    model, images = without_dropout(name), formula.images(int(golden["batch"]), int(golden["size"]))
+    model = without_dropout(name, **({"adaptive": True} if theirs.endswith("_adaptive") else {}))
+    images = formula.images(*(int(golden[field]) for field in ("batch", "size", "width") if field in golden))
     variables, names = formula_variables(name, model, images)
     tested: Any = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images)
     trained, updates = jax.jit(lambda v, x: model.apply(v, x, train=True, mutable=["batch_stats", "aux_logits"]))(

@@ -125,17 +125,17 @@ class AuxiliaryHead(Classifier, kw_only=True):
 class InceptionV3(StagedClassifier, kw_only=True):
     """A convolutional stem, eleven modules of parallel convolutions, and one auxiliary classifier in training.
 
-    `[N, 299, 299, C] -> [N, num_classes]` (table 1). Any image size of at least 75 works in evaluation. The auxiliary
-    head follows the last module at 17x17 and sows `aux1/logits` in the collection `aux_logits`. It exists in training
-    only, as in `GoogLeNet`, and needs images of at least 299 with the default `aux_pool`.
+    `[N, 299, 299, C] -> [N, num_classes]` (table 1). Any image size of at least 75 works. The auxiliary head follows
+    the last module at 17x17 and sows `aux1/logits` in the collection `aux_logits`. It exists in training only, as in
+    `GoogLeNet`.
 
     Fields, besides those of `StagedClassifier`, whose `remat` takes the stages 5, 6 and 7:
       modules: the branches of each module, by name.
       norm: normalization behind each convolution.
       stem: "cifar" is one 3x3 convolution at full size.
       aux_heads: whether there is an auxiliary head.
-      aux_pool: constructor of the pooling in front of it, which must leave at least 5x5 positions. None is the paper's
-        average of 5x5 positions at stride 3, or with the stem "cifar" `AdaptiveAvgPool(5)`.
+      aux_pool: constructor of the pooling in front of it, which must leave at least 5x5 positions. None is the average
+        of 5x5 positions at stride 3, or for feature maps smaller than 17x17 `AdaptiveAvgPool(5)`.
       dropout_rate: dropout rate in front of the logits.
     """
 
@@ -178,7 +178,7 @@ class InceptionV3(StagedClassifier, kw_only=True):
     def auxiliary_head(self, x: jax.Array, unit: Callable[..., Any]) -> None:
         """Apply the auxiliary head in training, if it has parameters."""
         if self.is_initializing() or self.has_variable("params", "aux1"):
-            default = Partial(AvgPool, 5, 3) if self.stem == "imagenet" else Partial(AdaptiveAvgPool, 5)
+            default = Partial(AvgPool, 5, 3) if min(x.shape[1:3]) >= 17 else Partial(AdaptiveAvgPool, 5)
             fields = {"num_classes": self.num_classes, "pool": self.aux_pool or default, **self.policy}
             AuxiliaryHead(unit=unit, **fields, name="aux1")(x, train=True)
 

@@ -27,8 +27,8 @@ def parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if field == "weight" and len(shape) > 1:
         limit = math.sqrt(6 / math.prod(shape[1:]))  # variance 2 / fan-in (He), which ReLU halves
         return uniform(name, shape, -limit, limit)
-    if name.endswith(".bn3.weight"):
-        # A bottleneck's last normalisation: in evaluation nothing else stops the variance doubling at every block.
+    if name.endswith((".bn3.weight", ".f.c.1.weight", ".layer_scale")):
+        # The end of a residual branch: in evaluation nothing else stops the variance doubling at every block.
         return uniform(name, shape, 0.25, 0.75)
     low, high = {"weight": (0.5, 1.5), "bias": (-0.2, 0.2), "running_mean": (-0.2, 0.2), "running_var": (0.5, 1.5)}[
         field
@@ -36,15 +36,16 @@ def parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return uniform(name, shape, low, high)
 
 
-def images(batch: int, size: int) -> np.ndarray:
-    """Float32 images from -2 to 2, `[batch, size, size, 3]`; `size` is a multiple of 16.
+def images(batch: int, size: int, width: int | None = None) -> np.ndarray:
+    """Float32 images from -2 to 2, `[batch, size, width or size, 3]`; `size` and `width` are multiples of 16.
 
     White noise alone would look the same to a network in every image once it is averaged over space: each image has
     a colour of its own and coarse squares besides.
     """
     colour = uniform("images.colour", (batch, 1, 1, 3), -0.5, 0.5)
-    coarse = uniform("images.coarse", (batch, size // 16, size // 16, 3), -1.0, 1.0).repeat(16, 1).repeat(16, 2)
-    fine = uniform("images.fine", (batch, size, size, 3), -0.5, 0.5)
+    width = width or size
+    coarse = uniform("images.coarse", (batch, size // 16, width // 16, 3), -1.0, 1.0).repeat(16, 1).repeat(16, 2)
+    fine = uniform("images.fine", (batch, size, width, 3), -0.5, 0.5)
     return colour + coarse + fine
 
 

@@ -8,10 +8,11 @@ Needs torch and torchvision, which the tests do not. Last run with torch 2.13.0+
 
 A file holds
 - `eval`: logits in evaluation mode, `[batch, 1000]`;
-- `train`: logits in training mode, every dropout at 0; for GoogLeNet `train_aux1` (after 4a), `train_aux2` (4d) too;
+- `train`: logits in training mode, every dropout at 0; for GoogLeNet `train_aux1` (after 4a), `train_aux2` (4d) too,
+  and for Inception v3 `train_aux1`;
 - `stat_names` and `stats`: for networks with batch normalisation, each running statistic after that one pass in
   training mode, as its mean over channels and its first channel's value, `[names, 2]`;
-- `size` and `batch`, the arguments of `formula.images`; `torch` and `torchvision`, the versions.
+- `batch`, `size` and `width`, the arguments of `formula.images`; `torch` and `torchvision`, the versions.
 
 PyTorch computes in double precision, and float32 is stored. What is printed is how far its own float32 is from that,
 over the largest logit: the error that a correct float32 implementation may have.
@@ -22,9 +23,11 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 
-# Batch and size. torchvision's AlexNet and VGG pool adaptively before the classifier, which at 224 changes nothing.
-# GoogLeNet does so before its auxiliary heads: 96 makes 6x6 into 4x4 by windows that overlap, as 224 does of 14x14.
+# Batch, height and width. torchvision's AlexNet and VGG pool adaptively before the classifier, which at 224 changes
+# nothing: "alexnet_adaptive" is AlexNet where that enlarges 2x4 to 6x6. GoogLeNet does so before its auxiliary heads:
+# 96 makes 6x6 into 4x4 by windows that overlap, as 224 does of 14x14. The auxiliary head of Inception v3 needs 299.
 MODELS = {
+    "alexnet_adaptive": (2, 96, 160),
     "alexnet": (2, 224),
     "vgg11": (2, 224),
     "vgg16_bn": (2, 224),
@@ -34,6 +37,13 @@ MODELS = {
     "resnext50_32x4d": (4, 64),
     "wide_resnet50_2": (4, 64),
     "densenet121": (4, 64),
+    "convnext_tiny": (2, 64, 96),
+    "inception_v3": (4, 304),
+    "regnet_x_400mf": (4, 64, 96),
+    "regnet_y_400mf": (4, 64, 96),
+    "shufflenet_v2_x1_0": (4, 64, 96),
+    "squeezenet1_0": (2, 96, 64),
+    "squeezenet1_1": (2, 96, 64),
 }
 TOLERANCE = 2e-5
 
@@ -50,7 +60,18 @@ def import_torchvision():
         for operator in ("nms", "qnms"):
             torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
         import torchvision
+    # RegNet computes its widths with tensors, which must have values where those of weights have none.
+    params = torchvision.models.regnet.BlockParams
+    params.from_init_params = on_cpu(torch, params.from_init_params)
     return torch, torchvision
+
+
+def on_cpu(torch, function):
+    def call(*args, **kwargs):
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return call
 
 
 def build(name: str):
@@ -58,9 +79,10 @@ def build(name: str):
     from formula import parameter
 
     torch, torchvision = import_torchvision()
-    options = {"aux_logits": True, "transform_input": False, "init_weights": False} if name == "googlenet" else {}
+    has_auxiliary_heads = name in ("googlenet", "inception_v3")
+    options = {"aux_logits": True, "transform_input": False, "init_weights": False} if has_auxiliary_heads else {}
     with torch.device("meta"):  # no time spent on weights to be replaced
-        model = getattr(torchvision.models, name)(weights=None, **options)
+        model = getattr(torchvision.models, name.removesuffix("_adaptive"))(weights=None, **options)
     model.to_empty(device="cpu")
     with torch.no_grad():
         for key, value in model.state_dict().items():
@@ -69,7 +91,7 @@ def build(name: str):
             else:
                 value.copy_(torch.from_numpy(parameter(key, tuple(value.shape))))
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
+        if isinstance(module, torch.nn.Dropout | torchvision.ops.StochasticDepth):
             module.p = 0.0
     return model
 
@@ -83,7 +105,9 @@ def answer(model, x) -> dict:
         results = {"eval": model.eval()(x)}
         outputs = model.train()(x)
     if isinstance(outputs, tuple):
-        results |= {"train": outputs.logits, "train_aux1": outputs.aux_logits1, "train_aux2": outputs.aux_logits2}
+        names = {"aux_logits": "train_aux1", "aux_logits1": "train_aux1", "aux_logits2": "train_aux2"}
+        results["train"] = outputs.logits
+        results |= {names[field]: getattr(outputs, field) for field in names if hasattr(outputs, field)}
     else:
         results["train"] = outputs
     results = {key: value.double().numpy() for key, value in results.items()}
@@ -99,8 +123,8 @@ def record(name: str) -> None:
     from formula import images
 
     torch, torchvision = import_torchvision()
-    batch, size = MODELS[name]
-    x = torch.from_numpy(images(batch, size).transpose(0, 3, 1, 2).copy())
+    batch, size, width = (*MODELS[name], MODELS[name][1])[:3]
+    x = torch.from_numpy(images(batch, size, width).transpose(0, 3, 1, 2).copy())
     model = build(name)
     single = answer(model, x)
     # The pass in training mode has changed the statistics, so `double` is of a network built anew.
@@ -119,6 +143,7 @@ def record(name: str) -> None:
         **arrays,
         batch=batch,
         size=size,
+        width=width,
         torch=torch.__version__,
         torchvision=torchvision.__version__,
     )

@@ -17,7 +17,11 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 TORCHVISION = """
 alexnet vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn googlenet resnet18 resnet34 resnet50 resnet101
-resnet152 resnext50_32x4d wide_resnet50_2 densenet121 densenet161 densenet169 densenet201
+resnet152 resnext50_32x4d wide_resnet50_2 densenet121 densenet161 densenet169 densenet201 resnext101_32x8d
+resnext101_64x4d wide_resnet101_2 convnext_tiny convnext_small convnext_base convnext_large inception_v3
+regnet_x_400mf regnet_x_800mf regnet_x_1_6gf regnet_x_3_2gf regnet_x_8gf regnet_x_16gf regnet_x_32gf
+regnet_y_400mf regnet_y_800mf regnet_y_1_6gf regnet_y_3_2gf regnet_y_8gf regnet_y_16gf regnet_y_32gf regnet_y_128gf
+shufflenet_v2_x0_5 shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0 squeezenet1_0 squeezenet1_1
 """
 TIMM = "vgg11 vgg16_bn resnet18 resnet50 resnext50_32x4d wide_resnet50_2 densenet121"
 
@@ -74,7 +78,8 @@ def main() -> None:
     signatures = {"torchvision": {}, "timm": {}}
     with torch.device("meta"):
         for name in TORCHVISION.split():
-            options = {"aux_logits": True, "init_weights": False} if name == "googlenet" else {}
+            has_auxiliary_heads = name in ("googlenet", "inception_v3")
+            options = {"aux_logits": True, "init_weights": False} if has_auxiliary_heads else {}
             signatures["torchvision"][name] = signature(getattr(torchvision.models, name)(**options).state_dict())
         for name in TIMM.split():
             signatures["timm"][name] = signature(timm.create_model(name).state_dict())
