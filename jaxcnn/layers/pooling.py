@@ -26,10 +26,12 @@ def _geometry(layer: "MaxPool | AvgPool", x: jax.Array) -> tuple[Pair, Pair, Sid
     strides = window if layer.strides is None else pair(layer.strides, "strides")
     size = image_size(name, x.shape)
     sides = explicit_padding(layer.padding, size, window, strides)
-    check_fits(name, size, window, sides)
+    (top, bottom), (left, right) = sides
+    # In `ceil_mode` the first window may reach beyond the image, but by less than a stride.
+    down, across = (s - 1 if layer.ceil_mode else 0 for s in strides)
+    check_fits(name, size, window, ((top, bottom + down), (left, right + across)))
     if any(side >= k for k, pads in zip(window, sides, strict=True) for side in pads):
         raise UsageError(f"{name} padding {sides} must be smaller than its window {window}")
-    (top, bottom), (left, right) = sides
     below, beside = map(_ceil_overhang, size, window, strides, sides) if layer.ceil_mode else (0, 0)
     return window, strides, sides, ((top, bottom + below), (left, right + beside))
 

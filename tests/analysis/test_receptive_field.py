@@ -45,6 +45,20 @@ MODELS: dict[str, tuple[str, dict[str, Any], str, int]] = {
     "resnet50": ("resnet50", {"stage_sizes": (1, 2), "width": 4}, "stage2_block2", 95),
     "resnet50_v1": ("resnet50_v1", {"stage_sizes": (1, 2), "width": 4}, "stage2_block2", 95),
     "preact_resnet164_cifar": ("preact_resnet164_cifar", {"stage_sizes": (1, 1, 1), "width": 4}, "last_norm", 31),
+    "convnext_tiny": (
+        "convnext_tiny",
+        {"stage_sizes": (1, 1), "widths": (4, 4), "layer_scale": 1.0},
+        "stage1_block1",
+        63,
+    ),
+    "regnet_x_400mf": (
+        "regnet_x_400mf",
+        {"stage_sizes": (1, 1), "widths": (4, 4), "group_width": 4},
+        "stage2_block1",
+        63,
+    ),
+    "shufflenet": ("shufflenet_v2_x1_0", {"stage_sizes": (2,), "widths": (8, 8)}, "stage2_block2", 95),
+    "squeezenet1_1": ("squeezenet1_1", {"stages": (((2, 4),), ((2, 4),)), "stem_width": 4}, "fire3", 63),
     "densenet_bc100_k12": ("densenet_bc100_k12", {"block_sizes": (2, 2), "growth_rate": 2}, "last_norm", 31),
 }
 

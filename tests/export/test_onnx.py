@@ -27,25 +27,34 @@ SMALL = {
     "preact_resnet18": {"stage_sizes": (1, 1), "width": 16},
     "resnet20_cifar": {},
     "densenet121": {"block_sizes": (2, 2), "growth_rate": 4, "stem_width": 8},
+    "convnext_tiny": {"stage_sizes": (1, 1), "widths": (8, 16), "layer_scale": 1.0},
+    "regnet_y_400mf": {"stage_sizes": (1, 1), "widths": (8, 16), "group_width": 8},
+    "shufflenet_v2_x1_0": {"stage_sizes": (2,), "widths": (16, 32), "stem_width": 8},
+    "squeezenet1_1": {"stages": (((4, 8),), ((4, 8),)), "stem_width": 8},
 }
 
 # The models that CI exports: one of each family, and a deep one.
 SAMPLE = (
     "alexnet",
+    "convnext_tiny",
     "densenet121",
     "googlenet",
+    "inception_v3",
     "lenet5",
     "plain20_cifar",
     "preact_resnet18",
+    "regnet_y_400mf",
     "resnet50",
     "resnet110_cifar",
     "resnext50_32x4d",
+    "shufflenet_v2_x1_0",
+    "squeezenet1_1",
     "vgg11",
     "wide_resnet28_10",
 )
 
 # Sides of images: of the smallest that a model takes, or of images with some positions left in the last feature map.
-SIDES = {"alexnet": 63, "alexnet_two_tower": 67, "googlenet": 64, "googlenet_naive": 64}
+SIDES = {"alexnet": 63, "alexnet_two_tower": 67, "googlenet": 64, "googlenet_naive": 64, "inception_v3": 75}
 
 
 def random_array(name, path, shape):

@@ -14,6 +14,7 @@ TOLERANCE = 1e-5
 IN_BFLOAT16 = 2e-2
 
 MODULES = FrozenDict(dict.fromkeys(("4a", "5a"), (8, (8, 8), (8, 8), 8)))
+BRANCHES = {"branch1x1": ((8, 1),), "branch3x3": ((8, 1), ((8, (1, 3)), (8, (3, 1)))), "branch_pool": ((8, 1),)}
 # The fields that make a model of each family small, the side of its images, its convolutions, and its affine maps.
 SMALL = {
     "lenet5": ({}, 28, 2),
@@ -29,6 +30,11 @@ SMALL = {
     "wide_resnet28_10": ({"stage_sizes": (1, 1), "width": 16}, 16, None),
     "preact_resnet18": ({"stage_sizes": (1, 1), "width": 16}, 32, 6),
     "densenet121": ({"block_sizes": (2, 2), "growth_rate": 4, "stem_width": 8}, 32, 10),
+    "convnext_tiny": ({"stage_sizes": (1, 1), "widths": (8, 16), "layer_scale": 1.0}, 32, 4),
+    "inception_v3": ({"modules": {"5b": BRANCHES, "6a": {"branch3x3": ((8, 1), (8, 3))}}}, 75, 12),
+    "regnet_y_400mf": ({"stage_sizes": (1, 2), "widths": (8, 16), "group_width": 8}, 32, None),
+    "shufflenet_v2_x1_0": ({"stage_sizes": (2,), "widths": (16, 32), "stem_width": 8}, 32, 10),
+    "squeezenet1_1": ({"stages": (((4, 8),), ((4, 8),)), "stem_width": 8}, 32, 8),
 }
 
 
@@ -68,7 +74,14 @@ def test_resnet18_is_twenty_convolutions_a_pool_and_a_product():
 
 
 # Sides of images: of the smallest that a model takes, or of images with some positions left in the last feature map.
-SIDES = {"alexnet": 63, "alexnet_two_tower": 67, "googlenet": 64, "googlenet_naive": 64, "googlenet_bn": 64}
+SIDES = {
+    "alexnet": 63,
+    "alexnet_two_tower": 67,
+    "googlenet": 64,
+    "googlenet_naive": 64,
+    "googlenet_bn": 64,
+    "inception_v3": 75,
+}
 
 
 @pytest.fixture

@@ -87,6 +87,7 @@ def test_padding_as_large_as_the_window(layer, padding):
         (MaxPool(7), "7x7"),
         (AvgPool((2, 9), 1), "2x9"),
         (MaxPool(9, 1, 1, ceil_mode=True), "7x7"),
+        (MaxPool(9, 3, ceil_mode=True), "7x7"),
     ],
 )
 def test_an_image_too_small(layer, least):

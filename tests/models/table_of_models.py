@@ -43,6 +43,13 @@ MODULES = FrozenDict(dict.fromkeys(("4a", "4d", "5a"), (8, (8, 8), (8, 8), 8)))
 GOOGLENET = ({"modules": MODULES}, 79)
 RESNET = ({"stage_sizes": (1, 1), "width": 16}, 16)
 DENSENET = ({"block_sizes": (1, 1), "growth_rate": 4, "stem_width": 8}, 16)
+CONVNEXT = ({"stage_sizes": (1, 1), "widths": (8, 16), "layer_scale": 1.0, "drop_path_rate": 0.5}, 16)
+BRANCHES = {"branch1x1": ((8, 1),), "branch3x3": ((8, 1), ((8, (1, 3)), (8, (3, 1)))), "branch_pool": ((8, 1),)}
+REDUCED = {"branch3x3": ((8, 1), (8, 3))}
+INCEPTION_V3 = ({"modules": {"5b": BRANCHES, "6a": REDUCED, "6b": BRANCHES, "7a": REDUCED}}, 75)
+REGNET = ({"stage_sizes": (1, 1), "widths": (16, 32), "group_width": 8}, 16)
+SHUFFLENET = ({"stage_sizes": (2, 1), "widths": (16, 32, 32)}, 16)
+SQUEEZENET = ({"stages": (((4, 8),), ((4, 8),)), "stem_width": 8}, 32)
 ANY, POOLED = (1, 1), (4, 4)
 
 # Multiply-adds without a dot are not published; `test_operations.py` counts them by hand.
@@ -60,9 +67,9 @@ TABLE = {
     "vgg13_bn": Row(133_053_736, "11.308", "ND", *VGG, (32, 32)),
     "vgg16_bn": Row(138_365_992, "15.470", "ND", *VGG, (32, 32)),
     "vgg19_bn": Row(143_678_248, "19.632", "ND", *VGG, (32, 32)),
-    "googlenet": Row(6_998_552, "1.583", "D", *GOOGLENET, (47, 79)),
-    "googlenet_naive": Row(97_526_008, "12568061056", "D", *GOOGLENET, (47, 79)),
-    "googlenet_bn": Row(6_624_904, "1.498", "ND", *GOOGLENET, (31, 31)),
+    "googlenet": Row(6_998_552, "1.583", "D", *GOOGLENET, (31, 79)),
+    "googlenet_naive": Row(97_526_008, "12568061056", "D", *GOOGLENET, (31, 79)),
+    "googlenet_bn": Row(6_624_904, "1.498", "ND", *GOOGLENET, (15, 15)),
     "resnet18": Row(11_689_512, "1.814", "N", *RESNET, ANY),
     "resnet34": Row(21_797_672, "3.664", "N", *RESNET, ANY),
     "resnet50": Row(25_557_032, "4.089", "N", *RESNET, ANY),
@@ -73,6 +80,35 @@ TABLE = {
     "resnet152_v1": Row(60_192_808, "11.282", "N", *RESNET, ANY),
     "resnext50_32x4d": Row(25_028_904, "4.230", "N", *RESNET, ANY),
     "wide_resnet50_2": Row(68_883_240, "11.398", "N", *RESNET, ANY),
+    "resnext101_32x8d": Row(88_791_336, "16.414", "N", *RESNET, ANY),
+    "resnext101_64x4d": Row(83_455_272, "15.460", "N", *RESNET, ANY),
+    "wide_resnet101_2": Row(126_886_696, "22.753", "N", *RESNET, ANY),
+    "convnext_tiny": Row(28_589_128, "4.456", "D", *CONVNEXT, (32, 32)),
+    "convnext_small": Row(50_223_688, "8.684", "D", *CONVNEXT, (32, 32)),
+    "convnext_base": Row(88_591_464, "15.355", "D", *CONVNEXT, (32, 32)),
+    "convnext_large": Row(197_767_336, "34.361", "D", *CONVNEXT, (32, 32)),
+    "inception_v3": Row(23_834_568, "5.713", "ND", *INCEPTION_V3, (75, 75)),
+    "regnet_x_400mf": Row(5_495_976, "0.414", "N", *REGNET, ANY),
+    "regnet_x_800mf": Row(7_259_656, "0.800", "N", *REGNET, ANY),
+    "regnet_x_1_6gf": Row(9_190_136, "1.603", "N", *REGNET, ANY),
+    "regnet_x_3_2gf": Row(15_296_552, "3.177", "N", *REGNET, ANY),
+    "regnet_x_8gf": Row(39_572_648, "7.995", "N", *REGNET, ANY),
+    "regnet_x_16gf": Row(54_278_536, "15.941", "N", *REGNET, ANY),
+    "regnet_x_32gf": Row(107_811_560, "31.736", "N", *REGNET, ANY),
+    "regnet_y_400mf": Row(4_344_144, "0.402", "N", *REGNET, ANY),
+    "regnet_y_800mf": Row(6_432_512, "0.834", "N", *REGNET, ANY),
+    "regnet_y_1_6gf": Row(11_202_430, "1.612", "N", *REGNET, ANY),
+    "regnet_y_3_2gf": Row(19_436_338, "3.176", "N", *REGNET, ANY),
+    "regnet_y_8gf": Row(39_381_472, "8.473", "N", *REGNET, ANY),
+    "regnet_y_16gf": Row(83_590_140, "15.912", "N", *REGNET, ANY),
+    "regnet_y_32gf": Row(145_046_770, "32.280", "N", *REGNET, ANY),
+    "regnet_y_128gf": Row(644_812_894, "127.518", "N", *REGNET, ANY),
+    "shufflenet_v2_x0_5": Row(1_366_792, "0.040", "N", *SHUFFLENET, ANY),
+    "shufflenet_v2_x1_0": Row(2_278_604, "0.145", "N", *SHUFFLENET, ANY),
+    "shufflenet_v2_x1_5": Row(3_503_624, "0.296", "N", *SHUFFLENET, ANY),
+    "shufflenet_v2_x2_0": Row(7_393_996, "0.583", "N", *SHUFFLENET, ANY),
+    "squeezenet1_0": Row(1_248_424, "0.819", "D", *SQUEEZENET, (21, 21)),
+    "squeezenet1_1": Row(1_235_496, "0.349", "D", *SQUEEZENET, (17, 17)),
     "preact_resnet18": Row(11_687_848, "1814073344", "N", *RESNET, ANY),
     "preact_resnet34": Row(21_796_008, "3663761408", "N", *RESNET, ANY),
     "preact_resnet50": Row(25_549_480, "4089184256", "N", *RESNET, ANY),

@@ -19,6 +19,8 @@ from jaxcnn.models.resnet import BasicBlock
 
 # A small model of each family, and the size of its images.
 ROW = (4, (4, 4), (4, 4), 4)
+BRANCHES = {"branch1x1": ((4, 1),), "branch3x3": ((4, 1), ((4, (1, 3)), (4, (3, 1)))), "branch_pool": ((4, 1),)}
+REDUCED = {"branch3x3": ((4, 1), (4, 3))}
 SMALL: dict[str, tuple[dict[str, Any], int]] = {
     "lenet5": ({}, 28),
     "lenet5_1998": ({}, 28),
@@ -28,6 +30,11 @@ SMALL: dict[str, tuple[dict[str, Any], int]] = {
     "resnet18": ({"stage_sizes": (1, 1), "width": 4, "stem": "cifar"}, 8),
     "resnext50_32x4d": ({"stage_sizes": (1, 1), "width": 16}, 16),
     "preact_resnet18": ({"stage_sizes": (1, 1), "width": 4, "stem": "cifar"}, 8),
+    "convnext_tiny": ({"stage_sizes": (1, 1), "widths": (4, 8), "layer_scale": 1.0, "stem": "cifar"}, 8),
+    "regnet_y_400mf": ({"stage_sizes": (1, 1), "widths": (8, 8), "group_width": 4, "stem": "cifar"}, 8),
+    "shufflenet_v2_x1_0": ({"stage_sizes": (2,), "widths": (8, 8), "stem_width": 4, "stem": "cifar"}, 8),
+    "squeezenet1_1": ({"stages": (((2, 4),),), "stem_width": 4, "stem": "cifar"}, 8),
+    "inception_v3": ({"modules": {"6b": BRANCHES, "7a": REDUCED}, "stem": "cifar"}, 8),
     "densenet_bc100_k12": ({"block_sizes": (1, 1), "growth_rate": 4, "stem_width": 4, "dropout_rate": 0.2}, 8),
 }
 every_family = pytest.mark.parametrize("name", SMALL)
@@ -136,6 +143,8 @@ def test_any_module_that_is_called_with_train_can_be_the_normalization(name, nor
 
 # `train` by position, for Flax's lifted transformations.
 
+RATES = ("dropout_rate", "aux_dropout_rate", "drop_path_rate")
+
 
 def lifted(transform: Any, name: str, **arguments: Any) -> nn.Module:
     model = small(name)
@@ -143,7 +152,7 @@ def lifted(transform: Any, name: str, **arguments: Any) -> nn.Module:
         field: getattr(model, field) for field in type(model).__dataclass_fields__ if field not in ("parent", "name")
     }
     # nn.jit and nn.scan give a module other random numbers.
-    rates = [field for field in fields if field.endswith("dropout_rate")] if transform is nn.jit else ()
+    rates = [field for field in fields if field in RATES] if transform is nn.jit else ()
     return transform(type(model), **arguments)(**{**fields, **dict.fromkeys(rates, 0.0)})
 
 
@@ -158,7 +167,7 @@ mostly_slow = pytest.mark.parametrize(
 @pytest.mark.parametrize("transform", [nn.remat, nn.jit])
 def test_remat_and_jit_of_a_model(transform, name, train):
     model, variables, x = lifted(transform, name, static_argnums=(2,)), variables_of(name), images(name)
-    rates = {field: getattr(model, field) for field in ("dropout_rate", "aux_dropout_rate") if hasattr(model, field)}
+    rates = {field: getattr(model, field) for field in RATES if hasattr(model, field)}
     assert_same(run(model, variables, x, train), run(small(name, **rates), variables, x, train))
 
 

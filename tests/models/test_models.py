@@ -35,6 +35,9 @@ def test_every_model_has_a_row_and_every_row_a_model():
 
 # Tracing these takes 2 to 30 seconds. The other models of their families have the same code.
 DEEPEST = {
+    "convnext_base",
+    "convnext_large",
+    "convnext_small",
     "densenet100_k12",
     "densenet100_k24",
     "densenet161",
@@ -43,7 +46,9 @@ DEEPEST = {
     "densenet_bc250_k24",
     "preact_resnet1001_cifar",
     "preact_resnet200",
+    *(name for name in TABLE if name.startswith("regnet") and not name.endswith("00mf")),
     "resnet1202_cifar",
+    "resnext101_64x4d",
 }
 every_model_the_deepest_slowly = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEEPEST else name for name in TABLE]
@@ -212,7 +217,8 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_statistics_and_logit
     wide = [kind for kind, dtypes in found if dtypes != {"bfloat16"}]
     # Only the classifiers, the last and the auxiliary ones, compute float32 logits.
     heads = 1 + len(jax.tree.leaves(updates.get("aux_logits", {})))
-    assert wide == ["dot_general"] * (heads if name != "lenet5_1998" else 0)
+    kind = "conv_general_dilated" if name.startswith("squeezenet") else "dot_general"
+    assert wide == [kind] * (heads if name != "lenet5_1998" else 0)
 
 
 @every_model

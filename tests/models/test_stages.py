@@ -16,6 +16,9 @@ SMALL = {
     "googlenet_bn": {"stem": "cifar", "modules": {"3a": (8, (8, 8), (8, 8), 8), "4a": (8, (8, 8), (8, 8), 8)}},
     "densenet_bc100_k12": {"block_sizes": (2, 2), "growth_rate": 4, "stem_width": 8, "dropout_rate": 0.2},
     "densenet40_k12": {"block_sizes": (2, 2), "growth_rate": 4, "stem_width": 8},
+    "convnext_tiny": {"stage_sizes": (1, 1), "widths": (8, 16), "layer_scale": 1.0},
+    "regnet_y_400mf": {"stage_sizes": (1, 1), "widths": (8, 16), "group_width": 8},
+    "shufflenet_v2_x1_0": {"stage_sizes": (2, 2), "widths": (8, 16, 16), "stem_width": 8},
 }
 WAYS = [
     # Whole networks take long to compile; parts of them show the same.
@@ -69,6 +72,11 @@ DEEP = {
     "vgg16_bn": {"stem": "cifar"},
     "googlenet_bn": {"stem": "cifar"},
     "densenet40_k12": {},
+    "convnext_tiny": {"stage_sizes": (6, 6), "widths": (8, 16), "stem": "cifar"},
+    "inception_v3": {"stem": "cifar"},
+    "regnet_x_400mf": {"stage_sizes": (6, 6), "widths": (8, 16), "group_width": 8, "stem": "cifar"},
+    "shufflenet_v2_x1_0": {"stem": "cifar"},
+    "squeezenet1_1": {"stem": "cifar"},
 }
 
 

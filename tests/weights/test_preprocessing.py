@@ -31,11 +31,13 @@ def lenet():
 
 def test_every_model_with_published_weights_has_a_preprocessing():
     assert set(PUBLISHED) == set(TORCHVISION)
-    assert {name for name, known in PUBLISHED.items() if known != IMAGENET} == {"googlenet_bn"}
+    transformed = {name for name, known in PUBLISHED.items() if known.mean != IMAGENET.mean}
+    assert transformed == {"googlenet_bn", "inception_v3"}
     for known in (*PUBLISHED.values(), *PUBLISHED_FILES.values()):
-        # A crop of 224 pixels of an image whose shorter side is `resize`.
-        assert known.crop_fraction * known.resize == pytest.approx(224)
+        # A crop of an image whose shorter side is `resize`.
+        assert known.crop_fraction * known.resize == pytest.approx(known.image_size[0])
         assert Preprocessing.from_text(known.to_text()) == known
+    assert {known.image_size for known in PUBLISHED.values()} == {(224, 224), (299, 299)}
 
 
 def test_googlenets_preprocessing_is_what_torchvision_computes_inside_of_the_model():
