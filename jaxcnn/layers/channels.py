@@ -15,7 +15,7 @@ from jaxcnn.layers._window import is_positive
 class ChannelShuffle(nn.Module):
     """Interleave groups of channels, so that the next grouped convolution sees channels of every group.
 
-    Zhang, Zhou, Lin and Sun, *ShuffleNet*, 2018, section 3.1 and figure 2: the channels of a position, as a matrix of
+    Zhang, Zhou, Lin and Sun, *ShuffleNet*, 2018, section 3.1 and figure 1: the channels of a position, as a matrix of
     `groups` rows, are transposed. `[..., C] -> [..., C]`; channel `i C / groups + j` becomes channel `j groups + i`.
 
     Raises:
@@ -28,17 +28,19 @@ class ChannelShuffle(nn.Module):
     groups: int
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        if not is_positive(self.groups) or x.shape[-1] % self.groups:
+        *positions, channels = x.shape
+        if not is_positive(self.groups) or channels % self.groups:
             raise UsageError(
-                f"ChannelShuffle needs groups that divide the input's {x.shape[-1]} channels, got {self.groups!r}"
+                f"ChannelShuffle needs a number of groups that divides the input's {channels} channels, "
+                f"got {self.groups!r}"
             )
-        return x.reshape(*x.shape[:-1], self.groups, -1).swapaxes(-1, -2).reshape(x.shape)
+        return x.reshape(*positions, self.groups, channels // self.groups).swapaxes(-1, -2).reshape(x.shape)
 
 
 class LayerScale(nn.Module):
     """Multiply each channel by a learned factor that starts close to 0: `y_c = gamma_c x_c`.
 
-    Touvron, Cord, Sablayrolles, Synnaeve and Jegou, *Going deeper with Image Transformers*, 2021, section 2.2. Place it
+    Touvron, Cord, Sablayrolles, Synnaeve and Jegou, *Going deeper with Image Transformers*, 2021, section 2. Place it
     at the end of a residual branch: a deep network of such blocks starts near the identity. `[..., C] -> [..., C]`.
     Parameter: `gamma` `[C]`.
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxcnn.errors import UsageError
 from jaxcnn.layers import Dense
 
 
@@ -60,3 +61,9 @@ def test_the_gradient_of_the_kernel_has_the_dtype_of_the_parameters(param_dtype)
     gradient = jax.jit(jax.grad(lambda v: layer.apply(v, x).sum()))(variables)["params"]["kernel"]
     assert gradient.dtype == param_dtype
     assert (gradient == (257 if param_dtype == "float32" else 256)).all()
+
+
+def test_weights_for_another_number_of_inputs_are_refused_in_one_line():
+    variables = Dense(3, name="fc").init(jax.random.key(0), jnp.zeros((1, 8)))
+    with pytest.raises(UsageError, match=r"^fc has weights for 8 inputs, got 12\. Behind flattened feature maps, use"):
+        Dense(3, name="fc").apply(variables, jnp.zeros((1, 12)))

@@ -21,6 +21,8 @@ LAYERS = {
     "AdaptiveAvgPool": layers.AdaptiveAvgPool(3),
     "BatchNorm": layers.BatchNorm(),
     "LayerNorm": layers.LayerNorm(),
+    "LayerScale": layers.LayerScale(0.5),
+    "ChannelShuffle": layers.ChannelShuffle(2),
     "LocalResponseNorm": layers.LocalResponseNorm(),
     "ReLU": layers.ReLU(),
     "GELU": layers.GELU(),
@@ -40,7 +42,7 @@ LAYERS = {
     "Concat": layers.Concat([layers.ReLU(), layers.AvgPool(3, 1, 1)]),
     "Sequential": layers.Sequential([layers.Flatten(), layers.Dense(3)]),
 }
-KEEPS_INTEGERS = {"MaxPool", "padded MaxPool", "wide MaxPool", "ReLU", "Flatten", "ZeroPadShortcut"}
+KEEPS_INTEGERS = {"MaxPool", "padded MaxPool", "wide MaxPool", "ReLU", "Flatten", "ZeroPadShortcut", "ChannelShuffle"}
 SENSITIVE = {"MaxPool", "Sigmoid", "Softmax", "Residual"}
 """Layers that fail in ways of their own for other integers and for booleans."""
 
