@@ -115,7 +115,7 @@ def _nearest_multiple(width: int, divisor: int) -> int:
 regnet_x = RegNet
 regnet_y = partial(RegNet, squeeze_ratio=0.25)
 
-# Depth, w_0, w_a, w_m and group width of the paper's RegNetX and RegNetY, as the authors published them with their code.
+# Depth, w_0, w_a, w_m and group width of RegNetX and RegNetY, as the authors published them with their code.
 MODELS = {
     "regnet_x_400mf": partial(regnet_x, **design(22, 24, 24.48, 2.54, 16)),
     "regnet_x_800mf": partial(regnet_x, **design(16, 56, 35.73, 2.28, 16)),
