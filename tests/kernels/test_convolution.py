@@ -128,6 +128,11 @@ DEEPER = {
     "plain*": ("plain20_cifar",),
     "preact*": ("preact_resnet18", "preact_resnet50", "preact_resnet110_cifar", "preact_resnet164_cifar"),
     "densenet*": ("densenet40_k12", "densenet_bc100_k12", "densenet121"),
+    "resnext*": ("resnext50_32x4d",),
+    "wide_resnet*_2": ("wide_resnet50_2",),
+    "convnext*": ("convnext_tiny",),
+    "regnet*": ("regnet_x_400mf", "regnet_y_400mf", "regnet_y_1_6gf"),
+    "shufflenet*": ("shufflenet_v2_x1_0",),
 }
 """Families whose deeper members repeat the shapes of these: same kernels and strides, other numbers of channels."""
 

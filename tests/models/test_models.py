@@ -33,11 +33,8 @@ def test_every_model_has_a_row_and_every_row_a_model():
     assert sorted(TABLE) == list_models()
 
 
-# Tracing these takes 2 to 30 seconds. The other models of their families have the same code.
+# Tracing these takes long, or they repeat the layers of a smaller model of their family in other widths.
 DEEPEST = {
-    "convnext_base",
-    "convnext_large",
-    "convnext_small",
     "densenet100_k12",
     "densenet100_k24",
     "densenet161",
@@ -46,10 +43,14 @@ DEEPEST = {
     "densenet_bc250_k24",
     "preact_resnet1001_cifar",
     "preact_resnet200",
-    *(name for name in TABLE if name.startswith("regnet") and not name.endswith("00mf")),
     "resnet1202_cifar",
+    "resnext101_32x8d",
     "resnext101_64x4d",
-}
+    "wide_resnet101_2",
+    *list_models("convnext_*"),
+    *list_models("regnet_*"),
+    *list_models("shufflenet_v2_*"),
+} - {"convnext_tiny", "regnet_y_400mf", "shufflenet_v2_x1_0"}
 every_model_the_deepest_slowly = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEEPEST else name for name in TABLE]
 )
@@ -248,7 +249,7 @@ def refusal(model: nn.Module, height: int, width: int, channels: int, train: boo
     return None
 
 
-@every_model
+@every_model_the_deepest_slowly
 def test_any_size_that_the_strides_allow_works_and_a_smaller_one_is_refused_in_one_line(name):
     model = shallow(name)
     channels = model.image_shape[2]
@@ -262,7 +263,11 @@ def test_any_size_that_the_strides_allow_works_and_a_smaller_one_is_refused_in_o
             assert "\n" not in message
 
 
-STEMMED = sorted(name for name in TABLE if hasattr(create_model(name), "stem"))
+STEMMED = [
+    pytest.param(name, marks=pytest.mark.slow) if name in DEEPEST else name
+    for name in sorted(TABLE)
+    if hasattr(create_model(name), "stem")
+]
 
 
 @functools.cache
