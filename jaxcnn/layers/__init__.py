@@ -6,14 +6,32 @@ Images are `[N, H, W, C]`: batch, height, width, channels. A layer that behaves 
 """
 
 from jaxcnn.layers import initializers
-from jaxcnn.layers.activation import GELU, ReLU, Sigmoid, Softmax, Tanh, relu
+from jaxcnn.layers.activation import (
+    GELU,
+    HardSigmoid,
+    HardSwish,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
+    hard_sigmoid,
+    hard_swish,
+    relu,
+    relu6,
+    sigmoid,
+    silu,
+)
 from jaxcnn.layers.compose import Concat, Flatten, Residual, Sequential, ZeroPadShortcut
 from jaxcnn.layers.convolution import Conv
 from jaxcnn.layers.dense import Dense
-from jaxcnn.layers.dropout import Dropout, StochasticDepth, linear_decay
+from jaxcnn.layers.dropout import Dropout
 from jaxcnn.layers.normalization import BATCH_AXIS, BatchNorm, LayerNorm, LocalResponseNorm, norm_relu
 from jaxcnn.layers.partial import Partial
 from jaxcnn.layers.pooling import AdaptiveAvgPool, AvgPool, GlobalAvgPool, MaxPool
+from jaxcnn.layers.squeeze_excitation import SqueezeExcitation
+from jaxcnn.layers.stochastic_depth import StochasticDepth, linear_decay
 
 __all__ = [
     "BATCH_AXIS",
@@ -27,20 +45,30 @@ __all__ = [
     "Dropout",
     "Flatten",
     "GlobalAvgPool",
+    "HardSigmoid",
+    "HardSwish",
     "LayerNorm",
     "LocalResponseNorm",
     "MaxPool",
     "Partial",
     "ReLU",
+    "ReLU6",
     "Residual",
     "Sequential",
+    "SiLU",
     "Sigmoid",
     "Softmax",
+    "SqueezeExcitation",
     "StochasticDepth",
     "Tanh",
     "ZeroPadShortcut",
+    "hard_sigmoid",
+    "hard_swish",
     "initializers",
     "linear_decay",
     "norm_relu",
     "relu",
+    "relu6",
+    "sigmoid",
+    "silu",
 ]

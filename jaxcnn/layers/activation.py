@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcnn.layers._dtypes import floating
 
@@ -10,6 +11,33 @@ from jaxcnn.layers._dtypes import floating
 def relu(x: jax.Array) -> jax.Array:
     """Return `max(0, x)`. The function form of `ReLU`, and unlike `jax.nn.relu` picklable as a field of a module."""
     return nn.relu(x)
+
+
+def relu6(x: jax.Array) -> jax.Array:
+    """Return `min(max(0, x), 6)`. The function form of `ReLU6`."""
+    x = floating(x)
+    # The derivative of `clamp` at 0 and 6 is 0, as in torch; that of `minimum` and `maximum` is 1/2.
+    return jax.lax.clamp(np.zeros((), x.dtype), x, np.full((), 6, x.dtype))
+
+
+def sigmoid(x: jax.Array) -> jax.Array:
+    """Return `1 / (1 + exp(-x))`. The function form of `Sigmoid`."""
+    return nn.sigmoid(floating(x))
+
+
+def silu(x: jax.Array) -> jax.Array:
+    """Return `x * sigmoid(x)`. The function form of `SiLU`."""
+    return nn.silu(floating(x))
+
+
+def hard_sigmoid(x: jax.Array) -> jax.Array:
+    """Return `relu6(x + 3) / 6`. The function form of `HardSigmoid`."""
+    return relu6(floating(x) + 3) / 6
+
+
+def hard_swish(x: jax.Array) -> jax.Array:
+    """Return `x * hard_sigmoid(x)`. The function form of `HardSwish`."""
+    return floating(x) * hard_sigmoid(x)
 
 
 class ReLU(nn.Module):
@@ -21,6 +49,60 @@ class ReLU(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return relu(x)
+
+
+class ReLU6(nn.Module):
+    """Rectified linear unit with an upper bound, `min(max(0, x), 6)`. Keeps the shape.
+
+    Howard et al., *MobileNets*, 2017; Sandler et al., *MobileNetV2*, 2018, section 5: a bounded activation needs fewer
+    bits. Its derivative at 0 and at 6 is 0.
+
+    >>> ReLU6()(jnp.array([-2.0, 3.0, 8.0])).tolist()
+    [0.0, 3.0, 6.0]
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return relu6(x)
+
+
+class SiLU(nn.Module):
+    """Sigmoid-weighted linear unit, or swish, `x * sigmoid(x)`. Keeps the shape.
+
+    Hendrycks and Gimpel, *Gaussian Error Linear Units*, 2016, section 2; Ramachandran, Zoph and Le, *Searching for
+    Activation Functions*, 2017, equation 1 with `beta = 1`.
+
+    >>> SiLU()(jnp.zeros(2)).tolist()
+    [0.0, 0.0]
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return silu(x)
+
+
+class HardSigmoid(nn.Module):
+    """A sigmoid of three straight lines, `relu6(x + 3) / 6`. Keeps the shape.
+
+    Howard et al., *Searching for MobileNetV3*, 2019, section 5.2.
+
+    >>> HardSigmoid()(jnp.array([-3.0, 0.0, 3.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return hard_sigmoid(x)
+
+
+class HardSwish(nn.Module):
+    """`SiLU` with `HardSigmoid` in place of the sigmoid, `x * relu6(x + 3) / 6`. Keeps the shape.
+
+    Howard et al., *Searching for MobileNetV3*, 2019, section 5.2.
+
+    >>> HardSwish()(jnp.array([-1.5, 0.0, 3.0])).tolist()
+    [-0.375, 0.0, 3.0]
+    """
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return hard_swish(x)
 
 
 class GELU(nn.Module):
@@ -47,7 +129,7 @@ class Sigmoid(nn.Module):
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.sigmoid(floating(x))
+        return sigmoid(x)
 
 
 class Tanh(nn.Module):

@@ -8,7 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxcnn.layers import ReLU, Sigmoid, Softmax, Tanh
+from jaxcnn.layers import (
+    HardSigmoid,
+    HardSwish,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Tanh,
+    hard_sigmoid,
+    hard_swish,
+    relu,
+    relu6,
+    sigmoid,
+    silu,
+)
 
 values = hnp.arrays(np.float32, (3, 4), elements=st.floats(-30, 30, width=32, allow_subnormal=False))
 in_float32 = {"rtol": 1e-5, "atol": 1e-7}
@@ -21,6 +36,54 @@ def test_relu(x):
     np.testing.assert_array_equal(ReLU()(jnp.asarray(x)), np.where(x > 0, x, 0))
     slope = jax.grad(lambda x: ReLU()(x).sum())(jnp.asarray(x))
     np.testing.assert_array_equal(slope, x > 0)
+
+
+@given(values)
+@few
+def test_relu6(x):
+    np.testing.assert_array_equal(ReLU6()(jnp.asarray(x)), np.clip(x, 0, 6))
+    slope = jax.grad(lambda x: ReLU6()(x).sum())(jnp.asarray(x))
+    np.testing.assert_array_equal(slope, (x > 0) & (x < 6))
+
+
+@given(values)
+@few
+def test_silu(x):
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(SiLU()(jnp.asarray(x)), wide / (1 + np.exp(-wide)), **in_float32)
+
+
+@given(values)
+@few
+def test_hard_sigmoid_and_hard_swish(x):
+    wide = x.astype(np.float64)
+    lines = np.clip(wide + 3, 0, 6) / 6
+    np.testing.assert_allclose(HardSigmoid()(jnp.asarray(x)), lines, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(HardSwish()(jnp.asarray(x)), wide * lines, rtol=1e-5, atol=1e-5)
+    slope = jax.grad(lambda x: HardSwish()(x).sum())(jnp.asarray(x))
+    expected = np.where(wide <= -3, 0, np.where(wide < 3, wide / 3 + 0.5, 1))
+    np.testing.assert_allclose(slope, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_bounded_activations_do_not_pass_gradients_at_their_bounds():
+    np.testing.assert_array_equal(jax.vmap(jax.grad(relu6))(jnp.array([0.0, 6.0])), [0, 0])
+    np.testing.assert_array_equal(jax.vmap(jax.grad(hard_sigmoid))(jnp.array([-3.0, 3.0])), [0, 0])
+
+
+@pytest.mark.parametrize(
+    ("function", "layer"),
+    [
+        (relu, ReLU()),
+        (relu6, ReLU6()),
+        (sigmoid, Sigmoid()),
+        (silu, SiLU()),
+        (hard_sigmoid, HardSigmoid()),
+        (hard_swish, HardSwish()),
+    ],
+)
+def test_functions_are_those_of_the_layers(function, layer):
+    x = jnp.linspace(-8, 8, 33)
+    np.testing.assert_array_equal(function(x), layer(x))
 
 
 @given(values)
@@ -66,7 +129,9 @@ def test_huge_values_saturate_and_do_not_overflow(size):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("layer", [ReLU(), Sigmoid(), Tanh(1.7159, 2 / 3), Softmax()], ids=repr)
+@pytest.mark.parametrize(
+    "layer", [ReLU(), ReLU6(), Sigmoid(), SiLU(), HardSigmoid(), HardSwish(), Tanh(1.7159, 2 / 3), Softmax()], ids=repr
+)
 def test_keeps_shape_and_dtype_without_parameters(layer, dtype):
     y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 3, 3, 4), dtype))
     assert (y.shape, y.dtype) == ((2, 3, 3, 4), dtype)
