@@ -4,8 +4,9 @@ A model is called as `model.apply(variables, images, train=...)` with images `[N
 `[N, num_classes]` in float32. As for layers, `train` is accepted by position and by keyword, and a model is a value,
 which can be a static argument of `jax.jit`.
 
-Each file lists its models in a dict `MODELS`, which this package finds: a new architecture is one new file. Files with
-an underscore are shared by several families. `_classifier` also documents what a normalization must accept.
+Each file lists its models in a dict `MODELS`, which this package finds, also in packages such as `mobile`: a new
+architecture is one new file. Files with an underscore are shared by several families. `_classifier` also documents what
+a normalization must accept.
 """
 
 import fnmatch
@@ -29,7 +30,7 @@ MAX_CLASSES = 10_000_000
 def _registry() -> dict[str, tuple[Callable[..., nn.Module], str]]:
     """Return the constructor of each model and the name of the Python module that lists it."""
     models = {}
-    for file in pkgutil.iter_modules(__path__, prefix=f"{__name__}."):
+    for file in pkgutil.walk_packages(__path__, prefix=f"{__name__}."):
         module = importlib.import_module(file.name)
         for name, constructor in getattr(module, "MODELS", {}).items():
             if name in models:

@@ -16,6 +16,7 @@ import flax.linen as nn
 
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model
+from jaxcnn.weights._mobile_names import MOBILE
 
 Names = dict[str, str]
 
@@ -102,6 +103,7 @@ TORCHVISION: dict[str, Callable[[Any], Names]] = {
     "resnext50_32x4d": resnet,
     "wide_resnet50_2": resnet,
     **{f"densenet{layers}": densenet for layers in (121, 161, 169, 201)},
+    **MOBILE,
 }
 
 # Function that returns timm's names, where they differ from torchvision's.

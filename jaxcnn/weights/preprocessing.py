@@ -101,8 +101,29 @@ _INCEPTION = dataclasses.replace(IMAGENET, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 
 # torchvision's second set of weights (IMAGENET1K_V2).
 _V2 = dataclasses.replace(IMAGENET, resize=232, crop_fraction=224 / 232)
 
+
+def _sized(size: int, resize: int, interpolation: str = "bilinear") -> Preprocessing:
+    """Return ImageNet's preprocessing for images of another size."""
+    crop, sides = size / resize, (size, size)
+    return dataclasses.replace(
+        IMAGENET, image_size=sides, resize=resize, crop_fraction=crop, interpolation=interpolation
+    )
+
+
+_EFFICIENTNET_SIZES = ((224, 256), (240, 256), (288, 288), (300, 320), (380, 384), (456, 456), (528, 528), (600, 600))
+_EFFICIENTNET_V2_L = dataclasses.replace(_sized(480, 480, "bicubic"), mean=_INCEPTION.mean, std=_INCEPTION.std)
+
 # Preprocessing of published weights by the name of the model. In torchvision, only GoogLeNet sets `transform_input`.
-PUBLISHED: dict[str, Preprocessing] = {**dict.fromkeys(TORCHVISION, IMAGENET), "googlenet_bn": _INCEPTION}
+PUBLISHED: dict[str, Preprocessing] = {
+    **dict.fromkeys(TORCHVISION, IMAGENET),
+    "googlenet_bn": _INCEPTION,
+    "mnasnet0_75": _V2,
+    "mnasnet1_3": _V2,
+    **{f"efficientnet_b{n}": _sized(*sizes, "bicubic") for n, sizes in enumerate(_EFFICIENTNET_SIZES)},
+    "efficientnet_v2_s": _sized(384, 384),
+    "efficientnet_v2_m": _sized(480, 480),
+    "efficientnet_v2_l": _EFFICIENTNET_V2_L,
+}
 
 # Preprocessing of published files, by the names of the files, where it differs from that of other files of the model.
 PUBLISHED_FILES: dict[str, Preprocessing] = {
@@ -111,6 +132,9 @@ PUBLISHED_FILES: dict[str, Preprocessing] = {
     "resnet152-f82ba261.pth": _V2,
     "resnext50_32x4d-1a0047aa.pth": _V2,
     "wide_resnet50_2-9ba9bcbe.pth": _V2,
+    "mobilenet_v2-7ebf99e0.pth": _V2,
+    "mobilenet_v3_large-5c1a4163.pth": _V2,
+    "efficientnet_b1-c27df63c.pth": _sized(240, 255),
 }
 
 
