@@ -1,6 +1,7 @@
 """A network exported as ONNX gives the network's own predictions in ONNX Runtime."""
 
 import dataclasses
+import re
 from collections import Counter
 
 import flax.linen as nn
@@ -27,14 +28,22 @@ SMALL = {
     "preact_resnet18": {"stage_sizes": (1, 1), "width": 16},
     "resnet20_cifar": {},
     "densenet121": {"block_sizes": (2, 2), "growth_rate": 4, "stem_width": 8},
+    "mobilenet_v2": {"table": ((1, 8, 1, 1), (6, 8, 2, 2))},
+    "mobilenet_v3_small": {"table": (((3, 16, 8, True, "RE", 2),), ((5, 24, 8, True, "HS", 1),))},
+    "efficientnet_v2_s": {"table": ((4, 8, 2, 2, 3, True), (4, 16, 1, 2))},
 }
 
 # The models that CI exports: one of each family, and a deep one.
 SAMPLE = (
     "alexnet",
     "densenet121",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
     "googlenet",
     "lenet5",
+    "mnasnet1_0",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
     "plain20_cifar",
     "preact_resnet18",
     "resnet50",
@@ -54,7 +63,8 @@ def random_array(name, path, shape):
     if path[-1] == "kernel":
         return values * np.sqrt(2 / np.prod(shape[:-1]))
     if path[-1] == "scale":
-        return (0.3 if "resne" in name else 0.9) * np.exp(0.2 * values)  # the sum of a shortcut and a branch grows
+        # The sum of a shortcut and a branch grows.
+        return (0.3 if re.search("resne|mobile|mnas|efficient", name) else 0.9) * np.exp(0.2 * values)
     return np.exp(0.2 * values) if path[-1] == "var" else 0.1 * values
 
 

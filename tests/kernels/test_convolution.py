@@ -128,6 +128,8 @@ DEEPER = {
     "plain*": ("plain20_cifar",),
     "preact*": ("preact_resnet18", "preact_resnet50", "preact_resnet110_cifar", "preact_resnet164_cifar"),
     "densenet*": ("densenet40_k12", "densenet_bc100_k12", "densenet121"),
+    "mnasnet*": ("mnasnet1_0",),
+    "efficientnet*": ("efficientnet_b0", "efficientnet_v2_s"),
 }
 """Families whose deeper members repeat the shapes of these: same kernels and strides, other numbers of channels."""
 

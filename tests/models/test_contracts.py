@@ -15,6 +15,8 @@ from flax.traverse_util import flatten_dict
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, LayerNorm, Partial
 from jaxcnn.models import create_model, list_models
+from jaxcnn.models.mobile._inverted_residual import Row
+from jaxcnn.models.mobile.mobilenet_v3 import Bneck
 from jaxcnn.models.resnet import BasicBlock
 
 # A small model of each family, and the size of its images.
@@ -28,6 +30,9 @@ SMALL: dict[str, tuple[dict[str, Any], int]] = {
     "resnet18": ({"stage_sizes": (1, 1), "width": 4, "stem": "cifar"}, 8),
     "resnext50_32x4d": ({"stage_sizes": (1, 1), "width": 16}, 16),
     "preact_resnet18": ({"stage_sizes": (1, 1), "width": 4, "stem": "cifar"}, 8),
+    "mobilenet_v2": ({"table": (Row(1, 8, 1, 1), Row(2, 8, 2, 2)), "width": 0.5, "stem": "cifar"}, 8),
+    "mobilenet_v3_small": ({"table": ((Bneck(3, 16, 8, True, "HS", 2),),), "hidden": 8}, 8),
+    "efficientnet_v2_s": ({"table": (Row(2, 8, 1, 1, fused=True), Row(1, 8, 2, 2))}, 8),
     "densenet_bc100_k12": ({"block_sizes": (1, 1), "growth_rate": 4, "stem_width": 4, "dropout_rate": 0.2}, 8),
 }
 every_family = pytest.mark.parametrize("name", SMALL)
@@ -143,7 +148,7 @@ def lifted(transform: Any, name: str, **arguments: Any) -> nn.Module:
         field: getattr(model, field) for field in type(model).__dataclass_fields__ if field not in ("parent", "name")
     }
     # nn.jit and nn.scan give a module other random numbers.
-    rates = [field for field in fields if field.endswith("dropout_rate")] if transform is nn.jit else ()
+    rates = [field for field in fields if field.endswith("_rate")] if transform is nn.jit else ()
     return transform(type(model), **arguments)(**{**fields, **dict.fromkeys(rates, 0.0)})
 
 
@@ -158,7 +163,8 @@ mostly_slow = pytest.mark.parametrize(
 @pytest.mark.parametrize("transform", [nn.remat, nn.jit])
 def test_remat_and_jit_of_a_model(transform, name, train):
     model, variables, x = lifted(transform, name, static_argnums=(2,)), variables_of(name), images(name)
-    rates = {field: getattr(model, field) for field in ("dropout_rate", "aux_dropout_rate") if hasattr(model, field)}
+    names = ("dropout_rate", "aux_dropout_rate", "drop_path_rate")
+    rates = {field: getattr(model, field) for field in names if hasattr(model, field)}
     assert_same(run(model, variables, x, train), run(small(name, **rates), variables, x, train))
 
 

@@ -36,7 +36,7 @@ formula = load_formula()
 def without_dropout(name: str) -> nn.Module:
     """The model as the recording script has it, every dropout at 0."""
     model = create_model(name)
-    rates = [field for field in ("dropout_rate", "aux_dropout_rate") if hasattr(model, field)]
+    rates = [field for field in ("dropout_rate", "aux_dropout_rate", "drop_path_rate") if hasattr(model, field)]
     return model.clone(**dict.fromkeys(rates, 0.0))
 
 

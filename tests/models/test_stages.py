@@ -7,6 +7,7 @@ import pytest
 
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model
+from jaxcnn.models.mobile._inverted_residual import Row
 from jaxcnn.train.losses import cross_entropy
 
 SMALL = {
@@ -16,6 +17,7 @@ SMALL = {
     "googlenet_bn": {"stem": "cifar", "modules": {"3a": (8, (8, 8), (8, 8), 8), "4a": (8, (8, 8), (8, 8), 8)}},
     "densenet_bc100_k12": {"block_sizes": (2, 2), "growth_rate": 4, "stem_width": 8, "dropout_rate": 0.2},
     "densenet40_k12": {"block_sizes": (2, 2), "growth_rate": 4, "stem_width": 8},
+    "efficientnet_v2_s": {"table": (Row(2, 8, 2, 1, fused=True), Row(2, 8, 2, 2))},
 }
 WAYS = [
     # Whole networks take long to compile; parts of them show the same.
@@ -69,6 +71,7 @@ DEEP = {
     "vgg16_bn": {"stem": "cifar"},
     "googlenet_bn": {"stem": "cifar"},
     "densenet40_k12": {},
+    "efficientnet_b0": {"stem": "cifar"},
 }
 
 
@@ -102,7 +105,10 @@ def test_less_is_kept_for_the_backward_pass(name, fields, share):
     assert bytes_kept(name, **fields) < share * bytes_kept(name)
 
 
-@pytest.mark.parametrize(("name", "remat"), [("resnet18", (0,)), ("vgg16", (6,)), ("googlenet", (2,)), ("resnet18", 1)])
+@pytest.mark.parametrize(
+    ("name", "remat"),
+    [("resnet18", (0,)), ("vgg16", (6,)), ("googlenet", (2,)), ("mobilenet_v2", (8,)), ("resnet18", 1)],
+)
 def test_a_stage_that_is_not_there_is_refused(name, remat):
     model = create_model(name, remat=remat)
     if remat == 1:  # a number alone is one stage, and must be in a tuple

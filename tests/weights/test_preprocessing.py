@@ -31,11 +31,17 @@ def lenet():
 
 def test_every_model_with_published_weights_has_a_preprocessing():
     assert set(PUBLISHED) == set(TORCHVISION)
-    assert {name for name, known in PUBLISHED.items() if known != IMAGENET} == {"googlenet_bn"}
+    others = {name for name, known in PUBLISHED.items() if known != IMAGENET and not name.startswith("efficientnet")}
+    assert others == {"googlenet_bn", "mnasnet0_75", "mnasnet1_3"}
     for known in (*PUBLISHED.values(), *PUBLISHED_FILES.values()):
-        # A crop of 224 pixels of an image whose shorter side is `resize`.
-        assert known.crop_fraction * known.resize == pytest.approx(224)
+        # A crop of `image_size` pixels of an image whose shorter side is `resize`.
+        assert known.crop_fraction * known.resize == pytest.approx(known.image_size[0])
         assert Preprocessing.from_text(known.to_text()) == known
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name.startswith("efficientnet")])
+def test_efficientnets_are_evaluated_at_the_size_of_the_model(name):
+    assert (*PUBLISHED[name].image_size, 3) == create_model(name).image_shape
 
 
 def test_googlenets_preprocessing_is_what_torchvision_computes_inside_of_the_model():

@@ -34,6 +34,11 @@ MODELS = {
     "resnext50_32x4d": (4, 64),
     "wide_resnet50_2": (4, 64),
     "densenet121": (4, 64),
+    "mobilenet_v2": (4, 64),
+    "mobilenet_v3_small": (4, 64),
+    "mnasnet0_5": (4, 64),
+    "efficientnet_b0": (4, 64),
+    "efficientnet_v2_s": (4, 64),
 }
 TOLERANCE = 2e-5
 
@@ -69,7 +74,7 @@ def build(name: str):
             else:
                 value.copy_(torch.from_numpy(parameter(key, tuple(value.shape))))
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
+        if isinstance(module, torch.nn.Dropout | torchvision.ops.StochasticDepth):
             module.p = 0.0
     return model
 
