@@ -17,6 +17,7 @@ import flax.linen as nn
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model
 from jaxcnn.weights._efficient_names import EFFICIENT, Names
+from jaxcnn.weights._mobile_names import MOBILE
 
 
 def alexnet(model: Any) -> Names:
@@ -102,6 +103,7 @@ TORCHVISION: dict[str, Callable[[Any], Names]] = {
     **dict.fromkeys(("wide_resnet50_2", "wide_resnet101_2"), resnet),
     **{f"densenet{layers}": densenet for layers in (121, 161, 169, 201)},
     **EFFICIENT,
+    **MOBILE,
 }
 
 # Function that returns timm's names, where they differ from torchvision's.

@@ -99,28 +99,38 @@ IMAGENET = Preprocessing(
 _INCEPTION = dataclasses.replace(IMAGENET, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
-def _resized(resize: int, side: int = 224, base: Preprocessing = IMAGENET, **fields: Any) -> Preprocessing:
+def _sized(side: int, resize: int, interpolation: str = "bilinear", base: Preprocessing = IMAGENET) -> Preprocessing:
     """Return a preprocessing with a center crop of `side` pixels of an image whose shorter side is `resize`."""
-    return dataclasses.replace(base, image_size=(side, side), resize=resize, crop_fraction=side / resize, **fields)
+    crop, sides = side / resize, (side, side)
+    return dataclasses.replace(base, image_size=sides, resize=resize, crop_fraction=crop, interpolation=interpolation)
 
 
 # torchvision's second set of weights (IMAGENET1K_V2).
-_V2 = _resized(232)
+_V2 = _sized(224, 232)
 
 # Weights pretrained on other images (SWAG) and then trained whole (END_TO_END) or in their last layer (LINEAR).
-_END_TO_END, _LINEAR = (_resized(side, side, interpolation="bicubic") for side in (384, 224))
+_END_TO_END, _LINEAR = (_sized(side, side, "bicubic") for side in (384, 224))
+
+_EFFICIENTNET_SIZES = ((224, 256), (240, 256), (288, 288), (300, 320), (380, 384), (456, 456), (528, 528), (600, 600))
+_EFFICIENTNET_V2_L = dataclasses.replace(_sized(480, 480, "bicubic"), mean=_INCEPTION.mean, std=_INCEPTION.std)
 
 # Preprocessing of published weights by the name of the model. In torchvision, only GoogLeNet and Inception v3 set
 # `transform_input`.
 PUBLISHED: dict[str, Preprocessing] = {
     **dict.fromkeys(TORCHVISION, IMAGENET),
     "googlenet_bn": _INCEPTION,
-    "inception_v3": _resized(342, 299, _INCEPTION),
-    "convnext_tiny": _resized(236),
-    "convnext_small": _resized(230),
+    "inception_v3": _sized(299, 342, base=_INCEPTION),
+    "convnext_tiny": _sized(224, 236),
+    "convnext_small": _sized(224, 230),
     **dict.fromkeys(("convnext_base", "convnext_large", "resnext101_64x4d"), _V2),
     **dict.fromkeys(("shufflenet_v2_x1_5", "shufflenet_v2_x2_0"), _V2),
     "regnet_y_128gf": _LINEAR,
+    "mnasnet0_75": _V2,
+    "mnasnet1_3": _V2,
+    **{f"efficientnet_b{n}": _sized(*sizes, "bicubic") for n, sizes in enumerate(_EFFICIENTNET_SIZES)},
+    "efficientnet_v2_s": _sized(384, 384),
+    "efficientnet_v2_m": _sized(480, 480),
+    "efficientnet_v2_l": _EFFICIENTNET_V2_L,
 }
 
 # Preprocessing of published files, by the names of the files, where it differs from that of other files of the model.
@@ -151,6 +161,9 @@ PUBLISHED_FILES: dict[str, Preprocessing] = {
     "regnet_y_16gf_swag-43afe44d.pth": _END_TO_END,
     "regnet_y_32gf_swag-04fdfa75.pth": _END_TO_END,
     "regnet_y_128gf_swag-c8ce3e52.pth": _END_TO_END,
+    "mobilenet_v2-7ebf99e0.pth": _V2,
+    "mobilenet_v3_large-5c1a4163.pth": _V2,
+    "efficientnet_b1-c27df63c.pth": _sized(240, 255),
 }
 
 

@@ -1,6 +1,7 @@
 """A network exported as ONNX gives the network's own predictions in ONNX Runtime."""
 
 import dataclasses
+import re
 from collections import Counter
 
 import flax.linen as nn
@@ -31,6 +32,9 @@ SMALL = {
     "regnet_y_400mf": {"stage_sizes": (1, 1), "widths": (8, 16), "group_width": 8},
     "shufflenet_v2_x1_0": {"stage_sizes": (2,), "widths": (16, 32), "stem_width": 8},
     "squeezenet1_1": {"stages": (((4, 8),), ((4, 8),)), "stem_width": 8},
+    "mobilenet_v2": {"table": ((1, 8, 1, 1), (6, 8, 2, 2))},
+    "mobilenet_v3_small": {"table": (((3, 16, 8, True, "RE", 2),), ((5, 24, 8, True, "HS", 1),))},
+    "efficientnet_v2_s": {"table": ((4, 8, 2, 2, 3, True), (4, 16, 1, 2))},
 }
 
 # Layers over the channels of a position, and channel shuffles, are computed with the channels last or apart.
@@ -41,9 +45,14 @@ SAMPLE = (
     "alexnet",
     "convnext_tiny",
     "densenet121",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
     "googlenet",
     "inception_v3",
     "lenet5",
+    "mnasnet1_0",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
     "plain20_cifar",
     "preact_resnet18",
     "regnet_y_400mf",
@@ -66,7 +75,8 @@ def random_array(name, path, shape):
     if path[-1] == "kernel":
         return values * np.sqrt(2 / np.prod(shape[:-1]))
     if path[-1] == "scale":
-        return (0.3 if "resne" in name else 0.9) * np.exp(0.2 * values)  # the sum of a shortcut and a branch grows
+        # The sum of a shortcut and a branch grows.
+        return (0.3 if re.search("resne|mobile|mnas|efficient", name) else 0.9) * np.exp(0.2 * values)
     return np.exp(0.2 * values) if path[-1] == "var" else 0.1 * values
 
 

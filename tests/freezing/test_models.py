@@ -1,5 +1,7 @@
 """A frozen model returns the logits of the model: every family, and in a slow test every name."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,11 @@ SMALL = {
     "plain20_cifar": ({}, 32, 19),
     "wide_resnet28_10": ({"stage_sizes": (1, 1), "width": 16}, 16, None),
     "preact_resnet18": ({"stage_sizes": (1, 1), "width": 16}, 32, 6),
+    "mobilenet_v2": ({"table": ((1, 8, 1, 1), (6, 8, 2, 2))}, 32, 10),
+    "mobilenet_v3_small": ({"table": (((3, 16, 8, True, "RE", 2),), ((5, 24, 8, True, "HS", 1),))}, 32, 11),
+    "mnasnet0_5": ({"table": ((1, 8, 1, 1), (6, 8, 2, 2))}, 32, 10),
+    "efficientnet_b0": ({"table": ((1, 8, 1, 1), (6, 8, 2, 2))}, 32, 16),
+    "efficientnet_v2_s": ({"table": ((1, 8, 2, 1, 3, True), (4, 8, 2, 2, 3, True), (4, 16, 1, 2))}, 32, 13),
     "densenet121": ({"block_sizes": (2, 2), "growth_rate": 4, "stem_width": 8}, 32, 10),
     "convnext_tiny": ({"stage_sizes": (1, 1), "widths": (8, 16), "layer_scale": 1.0}, 32, 4),
     "inception_v3": ({"modules": {"5b": BRANCHES, "6a": {"branch3x3": ((8, 1), (8, 3))}}}, 75, 12),
@@ -46,7 +53,8 @@ def made(name, side, **fields):
     model = create_model(name, 10, **fields)
     x = images(2, side, side, 1 if name.startswith("lenet") else 3)
     # The sum of a shortcut and a branch grows from block to block.
-    return model, random_variables(model, x, scale=0.3 if "resne" in name else 0.9, train=False), x
+    scale = 0.3 if re.search("resne|mobile|mnas|efficient", name) else 0.9
+    return model, random_variables(model, x, scale=scale, train=False), x
 
 
 @pytest.mark.usefixtures("compile_quickly")

@@ -18,7 +18,9 @@ AUGMENTATIONS = ("flip", "shift:1", "crop:2", "cutout:4", "resized_crop", "randa
 KNOWN: Mapping[str, Sequence[str]] = {
     "model": ("lenet5",),
     # All but the deepest, of which tracing alone takes about 10 seconds. The small ones come more often.
-    "summary model": [name for name in list_models() if not re.search(r"(1001|1202)_|bc190|bc250", name)]
+    "summary model": [
+        name for name in list_models() if not re.search(r"(1001|1202)_|bc190|bc250|net_b[3-7]|v2_[ml]", name)
+    ]
     + ["lenet5", "resnet20_cifar", "alexnet", "resnet18", "vgg11"] * 20,
     "convert model": ("lenet5", "resnet18", "squeezenet1_1"),
     "dataset": ("fashion_mnist_mini", "imagefolder:pictures"),

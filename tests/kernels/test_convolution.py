@@ -133,6 +133,8 @@ DEEPER = {
     "convnext*": ("convnext_tiny",),
     "regnet*": ("regnet_x_400mf", "regnet_y_400mf", "regnet_y_1_6gf"),
     "shufflenet*": ("shufflenet_v2_x1_0",),
+    "mnasnet*": ("mnasnet1_0",),
+    "efficientnet*": ("efficientnet_b0", "efficientnet_v2_s"),
 }
 """Families whose deeper members repeat the shapes of these: same kernels and strides, other numbers of channels."""
 

@@ -13,6 +13,8 @@ import pytest
 from flax.core import FrozenDict
 
 from jaxcnn.models import create_model
+from jaxcnn.models.mobile._inverted_residual import Row as Blocks
+from jaxcnn.models.mobile.mobilenet_v3 import Bneck
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,13 @@ INCEPTION_V3 = ({"modules": {"5b": BRANCHES, "6a": REDUCED, "6b": BRANCHES, "7a"
 REGNET = ({"stage_sizes": (1, 1), "widths": (16, 32), "group_width": 8}, 16)
 SHUFFLENET = ({"stage_sizes": (2, 1), "widths": (16, 32, 32)}, 16)
 SQUEEZENET = ({"stages": (((4, 8),), ((4, 8),)), "stem_width": 8}, 32)
+MOBILE = ({"table": (Blocks(1, 8, 1, 1), Blocks(3, 8, 2, 2, kernel_size=5))}, 16)
+MOBILE_V3 = ({"table": ((Bneck(3, 16, 8, True, "RE", 1),), (Bneck(5, 24, 8, True, "HS", 2),)), "hidden": 16}, 16)
+EFFICIENTNET = ({**MOBILE[0], "width": 1.0, "depth": 1.0}, 16)
+EFFICIENTNET_V2 = (
+    {"table": (Blocks(1, 8, 1, 1, fused=True), Blocks(4, 8, 2, 2, fused=True), Blocks(4, 16, 1, 2))},
+    16,
+)
 ANY, POOLED = (1, 1), (4, 4)
 
 # Multiply-adds without a dot are not published; `test_operations.py` counts them by hand.
@@ -130,6 +139,24 @@ TABLE = {
     "preact_resnet164_cifar": Row(1_703_258, "244500992", "N", *RESNET, ANY),
     "preact_resnet1001_cifar": Row(10_327_706, "1487849984", "N", *RESNET, ANY),
     "wide_resnet28_10": Row(36_479_194, "5243328768", "N", *RESNET, ANY),
+    "mobilenet_v2": Row(3_504_872, "0.301", "ND", *MOBILE, ANY),
+    "mobilenet_v3_large": Row(5_483_032, "0.217", "ND", *MOBILE_V3, ANY),
+    "mobilenet_v3_small": Row(2_542_856, "0.057", "ND", *MOBILE_V3, ANY),
+    "mnasnet0_5": Row(2_218_512, "0.104", "ND", *MOBILE, ANY),
+    "mnasnet0_75": Row(3_170_208, "0.215", "ND", *MOBILE, ANY),
+    "mnasnet1_0": Row(4_383_312, "0.314", "ND", *MOBILE, ANY),
+    "mnasnet1_3": Row(6_282_256, "0.526", "ND", *MOBILE, ANY),
+    "efficientnet_b0": Row(5_288_548, "0.386", "ND", *EFFICIENTNET, ANY),
+    "efficientnet_b1": Row(7_794_184, "0.687", "ND", *EFFICIENTNET, ANY),
+    "efficientnet_b2": Row(9_109_994, "1.088", "ND", *EFFICIENTNET, ANY),
+    "efficientnet_b3": Row(12_233_232, "1.827", "ND", *EFFICIENTNET, ANY),
+    "efficientnet_b4": Row(19_341_616, "4.394", "ND", *EFFICIENTNET, ANY),
+    "efficientnet_b5": Row(30_389_784, "10.266", "ND", *EFFICIENTNET, ANY),
+    "efficientnet_b6": Row(43_040_704, "19.068", "ND", *EFFICIENTNET, ANY),
+    "efficientnet_b7": Row(66_347_960, "37.746", "ND", *EFFICIENTNET, ANY),
+    "efficientnet_v2_s": Row(21_458_488, "8.366", "ND", *EFFICIENTNET_V2, ANY),
+    "efficientnet_v2_m": Row(54_139_356, "24.582", "ND", *EFFICIENTNET_V2, ANY),
+    "efficientnet_v2_l": Row(118_515_272, "56.080", "ND", *EFFICIENTNET_V2, ANY),
     "densenet121": Row(7_978_856, "2.834", "N", *DENSENET, (29, 29)),
     "densenet161": Row(28_681_000, "7.728", "N", *DENSENET, (29, 29)),
     "densenet169": Row(14_149_480, "3.360", "N", *DENSENET, (29, 29)),

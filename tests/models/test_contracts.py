@@ -15,6 +15,8 @@ from flax.traverse_util import flatten_dict
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, LayerNorm, Partial
 from jaxcnn.models import create_model, list_models
+from jaxcnn.models.mobile._inverted_residual import Row
+from jaxcnn.models.mobile.mobilenet_v3 import Bneck
 from jaxcnn.models.resnet import BasicBlock
 
 # A small model of each family, and the size of its images.
@@ -35,6 +37,9 @@ SMALL: dict[str, tuple[dict[str, Any], int]] = {
     "shufflenet_v2_x1_0": ({"stage_sizes": (2,), "widths": (8, 8), "stem_width": 4, "stem": "cifar"}, 8),
     "squeezenet1_1": ({"stages": (((2, 4),),), "stem_width": 4, "stem": "cifar"}, 8),
     "inception_v3": ({"modules": {"6b": BRANCHES, "7a": REDUCED}, "stem": "cifar"}, 8),
+    "mobilenet_v2": ({"table": (Row(1, 8, 1, 1), Row(2, 8, 2, 2)), "width": 0.5, "stem": "cifar"}, 8),
+    "mobilenet_v3_small": ({"table": ((Bneck(3, 16, 8, True, "HS", 2),),), "hidden": 8}, 8),
+    "efficientnet_v2_s": ({"table": (Row(2, 8, 1, 1, fused=True), Row(1, 8, 2, 2))}, 8),
     "densenet_bc100_k12": ({"block_sizes": (1, 1), "growth_rate": 4, "stem_width": 4, "dropout_rate": 0.2}, 8),
 }
 every_family = pytest.mark.parametrize("name", SMALL)

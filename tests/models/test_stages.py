@@ -7,6 +7,7 @@ import pytest
 
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model
+from jaxcnn.models.mobile._inverted_residual import Row
 from jaxcnn.train.losses import cross_entropy
 
 SMALL = {
@@ -19,6 +20,7 @@ SMALL = {
     "convnext_tiny": {"stage_sizes": (1, 1), "widths": (8, 16), "layer_scale": 1.0},
     "regnet_y_400mf": {"stage_sizes": (1, 1), "widths": (8, 16), "group_width": 8},
     "shufflenet_v2_x1_0": {"stage_sizes": (2, 2), "widths": (8, 16, 16), "stem_width": 8},
+    "efficientnet_v2_s": {"table": (Row(2, 8, 2, 1, fused=True), Row(2, 8, 2, 2))},
 }
 WAYS = [
     # Whole networks take long to compile; parts of them show the same.
@@ -77,6 +79,7 @@ DEEP = {
     "regnet_x_400mf": {"stage_sizes": (6, 6), "widths": (8, 16), "group_width": 8, "stem": "cifar"},
     "shufflenet_v2_x1_0": {"stem": "cifar"},
     "squeezenet1_1": {"stem": "cifar"},
+    "efficientnet_b0": {"stem": "cifar"},
 }
 
 
@@ -110,7 +113,10 @@ def test_less_is_kept_for_the_backward_pass(name, fields, share):
     assert bytes_kept(name, **fields) < share * bytes_kept(name)
 
 
-@pytest.mark.parametrize(("name", "remat"), [("resnet18", (0,)), ("vgg16", (6,)), ("googlenet", (2,)), ("resnet18", 1)])
+@pytest.mark.parametrize(
+    ("name", "remat"),
+    [("resnet18", (0,)), ("vgg16", (6,)), ("googlenet", (2,)), ("mobilenet_v2", (8,)), ("resnet18", 1)],
+)
 def test_a_stage_that_is_not_there_is_refused(name, remat):
     model = create_model(name, remat=remat)
     if remat == 1:  # a number alone is one stage, and must be in a tuple

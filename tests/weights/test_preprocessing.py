@@ -32,12 +32,16 @@ def lenet():
 def test_every_model_with_published_weights_has_a_preprocessing():
     assert set(PUBLISHED) == set(TORCHVISION)
     transformed = {name for name, known in PUBLISHED.items() if known.mean != IMAGENET.mean}
-    assert transformed == {"googlenet_bn", "inception_v3"}
+    assert transformed == {"googlenet_bn", "inception_v3", "efficientnet_v2_l"}
     for known in (*PUBLISHED.values(), *PUBLISHED_FILES.values()):
-        # A crop of an image whose shorter side is `resize`.
+        # A crop of `image_size` pixels of an image whose shorter side is `resize`.
         assert known.crop_fraction * known.resize == pytest.approx(known.image_size[0])
         assert Preprocessing.from_text(known.to_text()) == known
-    assert {known.image_size for known in PUBLISHED.values()} == {(224, 224), (299, 299)}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_weights_are_evaluated_at_the_size_of_the_model(name):
+    assert (*PUBLISHED[name].image_size, 3) == create_model(name).image_shape
 
 
 def test_googlenets_preprocessing_is_what_torchvision_computes_inside_of_the_model():

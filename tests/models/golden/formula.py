@@ -27,9 +27,12 @@ def parameter(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if field == "weight" and len(shape) > 1:
         limit = math.sqrt(6 / math.prod(shape[1:]))  # variance 2 / fan-in (He), which ReLU halves
         return uniform(name, shape, -limit, limit)
-    if name.endswith((".bn3.weight", ".f.c.1.weight", ".layer_scale")):
-        # The end of a residual branch: in evaluation nothing else stops the variance doubling at every block.
+    # The end of a residual branch: in evaluation nothing else stops the variance growing at every block.
+    if name.endswith((".bn3.weight", ".conv.3.weight", ".layers.7.weight", ".f.c.1.weight", ".layer_scale")):
         return uniform(name, shape, 0.25, 0.75)
+    if name.endswith((".block.2.1.weight", ".block.3.1.weight")):
+        # Large values would saturate the sigmoids of squeeze-and-excitation, whose inputs then lose their digits.
+        return uniform(name, shape, 0.05, 0.15)
     low, high = {"weight": (0.5, 1.5), "bias": (-0.2, 0.2), "running_mean": (-0.2, 0.2), "running_var": (0.5, 1.5)}[
         field
     ]

@@ -44,6 +44,11 @@ MODELS = {
     "shufflenet_v2_x1_0": (4, 64, 96),
     "squeezenet1_0": (2, 96, 64),
     "squeezenet1_1": (2, 96, 64),
+    "mobilenet_v2": (4, 64),
+    "mobilenet_v3_small": (4, 64),
+    "mnasnet0_5": (4, 64),
+    "efficientnet_b0": (4, 64),
+    "efficientnet_v2_s": (4, 64),
 }
 TOLERANCE = 2e-5
 

@@ -1,0 +1,211 @@
+"""Inverted residual blocks, and the network around them: a stem, stages, a last 1x1 convolution and a classifier."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from jaxcnn.layers import (
+    Conv,
+    GlobalAvgPool,
+    Partial,
+    SqueezeExcitation,
+    initializers,
+    linear_decay,
+    norm_relu,
+    relu,
+)
+from jaxcnn.models._classifier import StagedClassifier
+from jaxcnn.models._stages import apply_block, drop_path
+
+Activation = Callable[[jax.Array], jax.Array]
+
+Stages = Sequence[Sequence[Partial]]
+"""Constructors of the blocks of each stage. They lack only `unit`, `drop_path_rate` and `name`."""
+
+
+class Row(NamedTuple):
+    """Equal blocks in a paper's table.
+
+    Fields:
+      expansion: channels of the depthwise convolution, as a multiple of the input channels.
+      features: output channels.
+      blocks: number of blocks. All but the first have stride 1.
+      strides: stride of the first block.
+      kernel_size: side of the depthwise kernel.
+      fused: whether the blocks are `FusedMBConv`, in EfficientNetV2.
+    """
+
+    expansion: int
+    features: int
+    blocks: int
+    strides: int
+    kernel_size: int = 3
+    fused: bool = False
+
+    def scaled(self, width: float, depth: float = 1.0) -> "Row":
+        """Return the row with this multiple of its channels and of its blocks."""
+        features, blocks = make_divisible(self.features * width), math.ceil(self.blocks * depth)
+        return self._replace(features=features, blocks=blocks)
+
+
+def make_divisible(channels: float) -> int:
+    """Return the multiple of 8 that is nearest to a number of channels, and at least 90% of it.
+
+    The rule of the authors' code for MobileNetV2 and all that follow it.
+
+    >>> [make_divisible(channels) for channels in (3, 19, 20, 17.6)]
+    [8, 24, 24, 16]
+    """
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * channels else nearest + 8
+
+
+def stages_of(table: Sequence[Row], inputs: int, block: Callable[[int, Row], Any]) -> Stages:
+    """Return the constructors of all blocks of a table.
+
+    Args:
+      table: a row for each stage.
+      inputs: channels in front of the first stage.
+      block: returns the constructor of a block for its number of input channels and its row, with its own stride.
+    """
+    stages = []
+    for row in table:
+        first = block(inputs, row)
+        stages.append([first, *[block(row.features, row._replace(strides=1))] * (row.blocks - 1)])
+        inputs = row.features
+    return stages
+
+
+class ConvUnit(nn.Module):
+    """A convolution, a normalization and an activation. `[N, H, W, C] -> [N, H/s, W/s, features]`.
+
+    `groups` is `features` for a depthwise convolution. `conv` and `norm` are constructors. None is no activation.
+    """
+
+    features: int
+    kernel_size: int
+    conv: Callable[..., Any]
+    norm: Callable[..., Any]
+    strides: int = 1
+    groups: int = 1
+    activation: Activation | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        padding, groups = self.kernel_size // 2, self.groups
+        conv = self.conv(
+            self.features, self.kernel_size, self.strides, padding, feature_group_count=groups, name="conv"
+        )
+        norm = self.norm(name="norm")
+        if self.activation is relu:
+            return norm_relu(norm, conv(x), train)
+        x = norm(conv(x), train)
+        return x if self.activation is None else self.activation(x)
+
+
+class InvertedResidual(nn.Module):
+    """A 1x1 convolution that widens, a depthwise convolution, a 1x1 that narrows without activation, and a shortcut.
+
+    Sandler et al., *MobileNetV2*, 2018, table 1 and figure 4d. `[N, H, W, C] -> [N, H/s, W/s, features]`. The first
+    1x1 is left out if there is nothing to widen, and the shortcut if the block changes size or channels.
+
+    Fields:
+      expanded: channels of the depthwise convolution.
+      features: output channels.
+      kernel_size, strides: of the depthwise convolution.
+      unit: constructor of a `ConvUnit`.
+      activation: activation behind the first two convolutions.
+      squeeze: channels of `excitation`; 0 leaves it out.
+      excitation: constructor of a `SqueezeExcitation` behind the depthwise convolution (*MobileNetV3*, figure 4).
+      drop_path_rate: rate of stochastic depth.
+    """
+
+    expanded: int
+    features: int
+    kernel_size: int
+    strides: int
+    unit: Callable[..., Any]
+    activation: Activation
+    squeeze: int = 0
+    excitation: Callable[..., Any] = SqueezeExcitation
+    drop_path_rate: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        y, wide = x, self.expanded
+        if wide != x.shape[-1]:
+            y = self.unit(wide, 1, activation=self.activation, name="expand")(y, train)
+        depthwise = Partial(self.unit, wide, self.kernel_size, strides=self.strides, groups=wide)
+        y = depthwise(activation=self.activation, name="depthwise")(y, train)
+        if self.squeeze:
+            y = self.excitation(self.squeeze, name="excitation")(y)
+        y = self.unit(self.features, 1, name="project")(y, train)
+        return add_shortcut(self, x, y, train)
+
+
+def add_shortcut(block: Any, x: jax.Array, y: jax.Array, train: bool) -> jax.Array:
+    """Return `y + x` for the input `x` and the output `y` of a block's branch, or `y` if their shapes differ."""
+    if block.strides != 1 or x.shape[-1] != block.features:
+        return y
+    return drop_path(block.drop_path_rate, y, train) + x
+
+
+class InvertedResidualNet(StagedClassifier, kw_only=True):
+    """A 3x3 convolution of stride 2, stages of blocks, a 1x1 convolution, global average pooling, and a classifier.
+
+    Kernels start with He's variance for their fan-in, which is that of a single channel in a depthwise convolution.
+
+    Fields, besides those of `StagedClassifier`:
+      dropout_rate: dropout rate in front of the logits.
+      drop_path_rate: rate of stochastic depth, times the fraction of blocks that precede a block.
+      image_size: side of the images in the paper.
+      stem: "cifar" has stride 1 in the first two of the layers that halve the image.
+    """
+
+    dropout_rate: float = 0.2
+    drop_path_rate: float = 0.0
+    image_size: int = 224
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape `(H, W, C)` of the images in the paper."""
+        return (self.image_size, self.image_size, 3) if self.stem == "imagenet" else super().image_shape
+
+    @nn.nowrap
+    def excitation(self, **functions: Activation) -> Any:
+        """Return the constructor of the model's `SqueezeExcitation` with these activations."""
+        return Partial(SqueezeExcitation, kernel_init=initializers.he_normal, **functions, **self.policy)
+
+    @nn.nowrap
+    def pooled(
+        self, x: jax.Array, train: bool, *, stem: int, stages: Stages, last: int, activation: Activation
+    ) -> jax.Array:
+        """Return the features `[N, last]` in front of the classifier.
+
+        Args:
+          x: images `[N, H, W, C]`.
+          train: whether to train.
+          stem, last: output channels of the first and of the last convolution.
+          stages: constructors of the blocks.
+          activation: activation behind the first and behind the last convolution.
+        """
+        self.check_fields(stages=range(1, len(stages) + 1))
+        conv = Partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **self.policy)
+        unit = Partial(ConvUnit, conv=conv, norm=Partial(self.norm, **self.policy))
+        keeps_size = self.stem == "cifar"
+
+        x = unit(stem, 3, strides=1 if keeps_size else 2, activation=activation, name="stem")(x, train)
+        depth, blocks = 0, sum(map(len, stages))
+        for stage, constructors in enumerate(stages, start=1):
+            for index, block in enumerate(constructors, start=1):
+                if keeps_size and block.keywords["strides"] > 1:
+                    block, keeps_size = Partial(block, strides=1), False
+                rate = linear_decay(self.drop_path_rate, depth, blocks)
+                layer = block(unit=unit, drop_path_rate=rate, name=f"stage{stage}_block{index}")
+                x = apply_block(layer, x, train, stage, self.remat)
+                depth += 1
+        x = unit(last, 1, activation=activation, name="last")(x, train)
+        return GlobalAvgPool()(x)

@@ -1,0 +1,67 @@
+"""MnasNet (Tan, Chen, Pang, Vasudevan et al.: MnasNet: Platform-Aware Neural Architecture Search for Mobile, 2019)."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+
+from jaxcnn.layers import BatchNorm, Dropout, Partial, relu
+from jaxcnn.models._classifier import Norm
+from jaxcnn.models.mobile._inverted_residual import (
+    InvertedResidual,
+    InvertedResidualNet,
+    Row,
+    make_divisible,
+    stages_of,
+)
+
+# Model B1 of the authors' code: figure 7 without squeeze-and-excitation. The first row is their SepConv.
+TABLE = (
+    Row(1, 16, 1, 1),
+    Row(3, 24, 3, 2),
+    Row(3, 40, 3, 2, kernel_size=5),
+    Row(6, 80, 3, 2, kernel_size=5),
+    Row(6, 96, 2, 1),
+    Row(6, 192, 4, 2, kernel_size=5),
+    Row(6, 320, 1, 1),
+)
+
+
+class MNASNet(InvertedResidualNet, kw_only=True):
+    """Inverted residual blocks found by search for latency, with ReLU. `[N, H, W, C] -> [N, num_classes]`.
+
+    Fields, besides those of `InvertedResidualNet`, whose `remat` takes the numbers of rows:
+      table: the rows of model B1.
+      width: multiple of all channels except those of the last convolution.
+      norm: the default has the momentum of the paper, 0.9997.
+    """
+
+    table: tuple[Row, ...] = TABLE
+    width: float = 1.0
+    norm: Norm | None = Partial(BatchNorm, momentum=0.9997)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of the table at this width."""
+        return [Row(*row).scaled(self.width) for row in self.table]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        stem = make_divisible(32 * self.width)
+        stages = stages_of(self.rows, stem, mb_conv)
+        x = self.pooled(x, train, stem=stem, stages=stages, last=1280, activation=relu)
+        return self.logits(Dropout(self.dropout_rate)(x, train))
+
+
+def mb_conv(inputs: int, row: Row) -> Partial:
+    """Return the constructor of a block in a row of the table."""
+    fields = {"features": row.features, "kernel_size": row.kernel_size, "strides": row.strides}
+    return Partial(InvertedResidual, expanded=inputs * row.expansion, **fields, activation=relu)
+
+
+MODELS = {
+    "mnasnet0_5": partial(MNASNet, width=0.5),
+    "mnasnet0_75": partial(MNASNet, width=0.75),
+    "mnasnet1_0": MNASNet,
+    "mnasnet1_3": partial(MNASNet, width=1.3),
+}

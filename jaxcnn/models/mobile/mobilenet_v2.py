@@ -1,0 +1,58 @@
+"""MobileNetV2 (Sandler, Howard, Zhu, Zhmoginov, Chen: MobileNetV2: Inverted Residuals and Linear Bottlenecks, 2018)."""
+
+import flax.linen as nn
+import jax
+
+from jaxcnn.layers import Dropout, Partial, relu6
+from jaxcnn.models.mobile._inverted_residual import (
+    InvertedResidual,
+    InvertedResidualNet,
+    Row,
+    make_divisible,
+    stages_of,
+)
+
+# Table 2: t, c, n and s of each sequence of bottlenecks.
+TABLE = (
+    Row(1, 16, 1, 1),
+    Row(6, 24, 2, 2),
+    Row(6, 32, 3, 2),
+    Row(6, 64, 4, 2),
+    Row(6, 96, 3, 1),
+    Row(6, 160, 3, 2),
+    Row(6, 320, 1, 1),
+)
+
+
+class MobileNetV2(InvertedResidualNet, kw_only=True):
+    """Inverted residual blocks with ReLU6 (table 2). `[N, H, W, C] -> [N, num_classes]`.
+
+    Fields, besides those of `InvertedResidualNet`, whose `remat` takes the numbers of rows:
+      table: the rows of table 2.
+      width: multiple of all channels (section 4); below 1 it does not apply to the last convolution.
+    """
+
+    table: tuple[Row, ...] = TABLE
+    width: float = 1.0
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of the table at this width."""
+        return [Row(*row).scaled(self.width) for row in self.table]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        stem = make_divisible(32 * self.width)
+        last = make_divisible(1280 * max(self.width, 1.0))
+        stages = stages_of(self.rows, stem, bottleneck)
+        x = self.pooled(x, train, stem=stem, stages=stages, last=last, activation=relu6)
+        return self.logits(Dropout(self.dropout_rate)(x, train))
+
+
+def bottleneck(inputs: int, row: Row) -> Partial:
+    """Return the constructor of a block in a row of table 2."""
+    fields = {"features": row.features, "kernel_size": row.kernel_size, "strides": row.strides}
+    return Partial(InvertedResidual, expanded=inputs * row.expansion, **fields, activation=relu6)
+
+
+MODELS = {"mobilenet_v2": MobileNetV2}

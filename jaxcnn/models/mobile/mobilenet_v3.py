@@ -1,0 +1,116 @@
+"""MobileNetV3 (Howard, Sandler, Chu, Chen, Chen, Tan, Wang et al.: Searching for MobileNetV3, 2019)."""
+
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+
+from jaxcnn.layers import BatchNorm, Dense, Dropout, Partial, hard_sigmoid, hard_swish, initializers, relu
+from jaxcnn.models._classifier import Norm
+from jaxcnn.models.mobile._inverted_residual import InvertedResidual, InvertedResidualNet, make_divisible
+
+
+class Bneck(NamedTuple):
+    """A row of table 1 or 2: an inverted residual block.
+
+    Fields:
+      kernel_size: side of the depthwise kernel.
+      expanded: channels of the depthwise convolution ("exp size").
+      features: output channels ("#out").
+      squeezes: whether there is a squeeze-and-excitation ("SE").
+      activation: "RE" for ReLU, "HS" for hard swish ("NL").
+      strides: stride of the depthwise convolution ("s").
+    """
+
+    kernel_size: int
+    expanded: int
+    features: int
+    squeezes: bool
+    activation: str
+    strides: int
+
+
+Table = tuple[tuple[Bneck, ...], ...]
+"""The rows of a table by stage: a stage ends where the next block has stride 2."""
+
+# Table 1.
+LARGE: Table = (
+    (Bneck(3, 16, 16, False, "RE", 1),),
+    (Bneck(3, 64, 24, False, "RE", 2), Bneck(3, 72, 24, False, "RE", 1)),
+    (Bneck(5, 72, 40, True, "RE", 2), Bneck(5, 120, 40, True, "RE", 1), Bneck(5, 120, 40, True, "RE", 1)),
+    (
+        Bneck(3, 240, 80, False, "HS", 2),
+        Bneck(3, 200, 80, False, "HS", 1),
+        Bneck(3, 184, 80, False, "HS", 1),
+        Bneck(3, 184, 80, False, "HS", 1),
+        Bneck(3, 480, 112, True, "HS", 1),
+        Bneck(3, 672, 112, True, "HS", 1),
+    ),
+    (Bneck(5, 672, 160, True, "HS", 2), Bneck(5, 960, 160, True, "HS", 1), Bneck(5, 960, 160, True, "HS", 1)),
+)
+# Table 2.
+SMALL: Table = (
+    (Bneck(3, 16, 16, True, "RE", 2),),
+    (Bneck(3, 72, 24, False, "RE", 2), Bneck(3, 88, 24, False, "RE", 1)),
+    (
+        Bneck(5, 96, 40, True, "HS", 2),
+        Bneck(5, 240, 40, True, "HS", 1),
+        Bneck(5, 240, 40, True, "HS", 1),
+        Bneck(5, 120, 48, True, "HS", 1),
+        Bneck(5, 144, 48, True, "HS", 1),
+    ),
+    (Bneck(5, 288, 96, True, "HS", 2), Bneck(5, 576, 96, True, "HS", 1), Bneck(5, 576, 96, True, "HS", 1)),
+)
+
+
+class MobileNetV3(InvertedResidualNet, kw_only=True):
+    """Inverted residual blocks found by search, with hard swish (tables 1 and 2). `[N, H, W, C] -> [N, num_classes]`.
+
+    Fields, besides those of `InvertedResidualNet`, whose `remat` takes the numbers of stages:
+      table: the rows of table 1 or 2, by stage.
+      width: multiple of all channels (section 6.1).
+      hidden: width of the fully connected layer in front of the classifier.
+      norm: the default has the epsilon and the momentum of published weights.
+    """
+
+    table: Table
+    hidden: int
+    width: float = 1.0
+    norm: Norm | None = Partial(BatchNorm, momentum=0.99, epsilon=1e-3)
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        stages = [[self.bneck(row) for row in stage] for stage in self.table]
+        last = 6 * stages[-1][-1].keywords["features"]
+        x = self.pooled(x, train, stem=self.stem_features, stages=stages, last=last, activation=hard_swish)
+        hidden = make_divisible(self.hidden * self.width)
+        x = hard_swish(Dense(hidden, kernel_init=initializers.he_normal, **self.policy, name="fc")(x))
+        return self.logits(Dropout(self.dropout_rate)(x, train))
+
+    @property
+    def stem_features(self) -> int:
+        """Output channels of the first convolution."""
+        return make_divisible(16 * self.width)
+
+    @nn.nowrap
+    def bneck(self, row: Bneck) -> Partial:
+        """Return the constructor of a block. Its squeeze is a quarter of its widest layer."""
+        row = Bneck(*row)
+        expanded = make_divisible(row.expanded * self.width)
+        return Partial(
+            InvertedResidual,
+            expanded=expanded,
+            features=make_divisible(row.features * self.width),
+            kernel_size=row.kernel_size,
+            strides=row.strides,
+            activation={"RE": relu, "HS": hard_swish}[row.activation],
+            squeeze=make_divisible(expanded // 4) if row.squeezes else 0,
+            excitation=self.excitation(gate=hard_sigmoid),
+        )
+
+
+MODELS = {
+    "mobilenet_v3_large": partial(MobileNetV3, table=LARGE, hidden=1280),
+    "mobilenet_v3_small": partial(MobileNetV3, table=SMALL, hidden=1024),
+}
