@@ -25,7 +25,8 @@ FOLDER = Path(__file__).parent
 
 # Batch, height and width. torchvision's AlexNet and VGG pool adaptively before the classifier, which at 224 changes
 # nothing: "alexnet_adaptive" is AlexNet where that enlarges 2x4 to 6x6. GoogLeNet does so before its auxiliary heads:
-# 96 makes 6x6 into 4x4 by windows that overlap, as 224 does of 14x14. The auxiliary head of Inception v3 needs 299.
+# 96 makes 6x6 into 4x4 by windows that overlap, as 224 does of 14x14. The auxiliary head of Inception v3 needs 299, and
+# 347 to have more than one position, over which to normalize.
 MODELS = {
     "alexnet_adaptive": (2, 96, 160),
     "alexnet": (2, 224),
@@ -38,7 +39,7 @@ MODELS = {
     "wide_resnet50_2": (4, 64),
     "densenet121": (4, 64),
     "convnext_tiny": (2, 64, 96),
-    "inception_v3": (4, 304),
+    "inception_v3": (4, 352),
     "regnet_x_400mf": (4, 64, 96),
     "regnet_y_400mf": (4, 64, 96),
     "shufflenet_v2_x1_0": (4, 64, 96),
