@@ -131,7 +131,12 @@ def test_each_kind_of_block_is_exported(name, lenet_run):
 @pytest.mark.slow
 @pytest.mark.usefixtures("compile_quickly")
 @pytest.mark.parametrize(
-    "name", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.exhaustive) for name in list_models()]
+    "name",
+    [
+        name if name in SAMPLE else pytest.param(name, marks=pytest.mark.exhaustive)
+        for name in list_models()
+        if name != "regnet_y_128gf"  # 2.6 GB, and an ONNX model holds 2 GB
+    ],
 )
 def test_every_model_is_exported(name, lenet_run):
     exported(with_model(load_run(lenet_run.workdir), name, SIDES.get(name, 32)))

@@ -114,6 +114,7 @@ def test_every_model(name):
     side = SIDES.get(name, 28 if name.startswith("lenet5") else 32)
     # The convolutions are those of the paper; the large dense layers are not folded.
     fields = {"hidden": 64} if name.startswith(("alexnet", "vgg")) else {}
+    fields |= {"widths": (264, 264, 528, 528)} if name == "regnet_y_128gf" else {}  # of 645 million parameters
     model, variables, x = made(name, side, **fields)
     frozen = freeze(model, variables)
     expected = jax.jit(lambda variables, x: model.apply(variables, x, train=False))(variables, x)

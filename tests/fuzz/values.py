@@ -19,7 +19,9 @@ KNOWN: Mapping[str, Sequence[str]] = {
     "model": ("lenet5",),
     # All but the deepest, of which tracing alone takes about 10 seconds. The small ones come more often.
     "summary model": [
-        name for name in list_models() if not re.search(r"(1001|1202)_|bc190|bc250|net_b[3-7]|v2_[ml]", name)
+        name
+        for name in list_models()
+        if not re.search(r"(1001|1202)_|bc190|bc250|net_b[3-7]|v2_[ml]|convnext_[sbl]|regnet_.*gf", name)
     ]
     + ["lenet5", "resnet20_cifar", "alexnet", "resnet18", "vgg11"] * 20,
     "convert model": ("lenet5", "resnet18", "squeezenet1_1"),
