@@ -8,10 +8,11 @@ import flax.linen as nn
 from jaxcnn.errors import UsageError
 from jaxcnn.local_path import local_path
 from jaxcnn.models import create_model
-from jaxcnn.weights import _hub, safetensors, torch_file
+from jaxcnn.weights import _hub, formats, safetensors
 from jaxcnn.weights._nested import without_prefix
 from jaxcnn.weights._stored import Stored
 from jaxcnn.weights.conversion import IMAGENET, Channels, Conversion, Row, as_stored, from_file, to_ours, to_torchvision
+from jaxcnn.weights.formats import files_of, is_weight_folder
 from jaxcnn.weights.names import TORCHVISION, torchvision_names
 from jaxcnn.weights.preprocessing import ENTRY, PUBLISHED, Preprocessing, recorded
 
@@ -19,36 +20,27 @@ from jaxcnn.weights.preprocessing import ENTRY, PUBLISHED, Preprocessing, record
 def read_arrays(path: str | Path) -> dict[str, Stored]:
     """Return the arrays in a weight file, by their names in the file.
 
+    In a checkpoint, which contains more than a state dict, names begin with their place: "state_dict.conv1.weight".
+
     Args:
-      path: a `.safetensors` file, or a `.pth`, `.pt` or `.bin` file of PyTorch.
+      path: a safetensors file or a file of `torch.save`, with any suffix; an index of several files (`*.index.json`);
+        or a folder of Hugging Face.
 
     Raises:
-      UsageError: the file is missing, damaged, of another format, or contains anything other than arrays.
+      UsageError: the file is missing, damaged, of another format, or contains no arrays.
     """
-    path = local_path("weight file", path)
-    readers = {
-        ".safetensors": safetensors.read,
-        ".pth": torch_file.read,
-        ".pt": torch_file.read,
-        ".bin": torch_file.read,
-    }
-    if path.suffix not in readers:
-        raise UsageError(f"unknown suffix of a weight file: {path}. Give a file with one of {', '.join(readers)}.")
-    try:
-        if not path.is_file():
-            raise UsageError(f"weight file does not exist: {path}. Check the path.")
-        return readers[path.suffix](path)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
+    return formats.read_arrays(local_path("weight file", path))
 
 
 def local_file(source: str | Path) -> Path:
     """Return the path of a weight file; download `hf:OWNER/NAME` from the Hugging Face hub unless it is cached.
 
     Raises:
-      UsageError: the download fails.
+      UsageError: the download fails, or a folder has no weight file.
     """
-    return _hub.fetch(str(source)) if str(source).startswith(_hub.PREFIX) else local_path("weight file", source)
+    if str(source).startswith(_hub.PREFIX):
+        return _hub.fetch(str(source))
+    return formats.file_in(local_path("weight file", source))
 
 
 def convert(
@@ -60,6 +52,7 @@ def convert(
     image_shape: tuple[int, ...] | None = None,
     seed: int = 0,
     channels: Channels = "exact",
+    part: str | None = None,
     **fields: Any,
 ) -> Conversion:
     """Read the variables of a model from a file, and report on each array.
@@ -77,8 +70,7 @@ def convert(
     path = local_file(path)
     stored = read_arrays(path)
     if image_shape is None:
-        text = safetensors.metadata(path).get("image_shape") if path.suffix == ".safetensors" else None
-        image_shape = _parse_shape(text) or IMAGENET
+        image_shape = _parse_shape(safetensors.recorded(path, "image_shape")) or IMAGENET
     try:
         return from_file(
             model_name,
@@ -90,6 +82,7 @@ def convert(
             seed=seed,
             channels=channels,
             preprocessing=recorded(path),
+            part=part,
         )
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
@@ -104,6 +97,7 @@ def load(
     image_shape: tuple[int, ...] | None = None,
     seed: int = 0,
     channels: Channels = "exact",
+    part: str | None = None,
     **fields: Any,
 ) -> dict[str, Any]:
     """Read the variables of a model from a weight file.
@@ -112,14 +106,18 @@ def load(
 
     Args:
       model_name: one of `jaxcnn.list_models()`.
-      path: a `.safetensors`, `.pth`, `.pt` or `.bin` file with the array names of torchvision, timm or `save`; or
-        `hf:OWNER/NAME`, to download the file from the Hugging Face hub.
+      path: a file of `torch.save` or a safetensors file, with any suffix and with the array names of torchvision, timm
+        or `save`; an index of several files; a folder of Hugging Face; or `hf:OWNER/NAME`, to download the file from
+        the Hugging Face hub. A file may be a checkpoint that contains more than the state dict of the model, and names
+        may have prefixes such as "module.".
       num_classes: number of logits. Default: the number of classes in the file.
       drop_head: whether to replace the classifiers in the file by newly initialized ones.
       image_shape: `(H, W, C)` of the images. Default: the shape recorded in the file, or (224, 224, 3).
       seed: seed of newly initialized classifiers.
       channels: "sum" converts color weights for gray images: it sums the first kernel over its input channels. The
         first feature maps are then those of the gray image repeated in each channel.
+      part: path of the arrays in the file, such as "model_ema". Default: the part that fits the model best, and of
+        equal ones the network itself before its moving averages.
       **fields: fields of the model, as for `create_model`.
 
     Returns:
@@ -136,6 +134,7 @@ def load(
         image_shape=image_shape,
         seed=seed,
         channels=channels,
+        part=part,
         **fields,
     ).variables
 
@@ -208,7 +207,9 @@ __all__ = [
     "Row",
     "as_stored",
     "convert",
+    "files_of",
     "from_file",
+    "is_weight_folder",
     "load",
     "local_file",
     "read_arrays",

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.errors import UsageError
@@ -85,7 +86,9 @@ def check_arrays(
             missing.append(location.name if location else name)
             continue
         theirs = stored[location.name]
-        if not np.issubdtype(theirs.dtype, np.floating) and theirs.dtype.name != "bfloat16":
+        if theirs.problem:
+            mismatched.append(f"{location.name} is {theirs.problem}")
+        elif not jnp.issubdtype(theirs.dtype, np.floating):
             mismatched.append(f"{location.name} of {theirs.dtype}, not float")
         elif name in summed:
             continue
@@ -94,9 +97,17 @@ def check_arrays(
         elif not location.same_layout and not layout.fits(theirs.shape, ours.shape, location.flattened_channels):
             mismatched.append(f"{location.name} {list(theirs.shape)}, not {list(layout.torch_shape(ours.shape))}")
     used = {locations[name].name for name in shapes if name in locations}
-    dropped_in_file = {locations[name].name for name in dropped}
+    # A dropped classifier may be another module in the file, such as "fc.0" and "fc.2" in place of "fc".
+    dropped_in_file = tuple(
+        f"{locations[name].name.rpartition('.')[0]}." for name in dropped if "." in locations[name].name
+    )
     unused = [name for name in stored if name not in used]
-    unexpected = [name for name in unused if name not in dropped_in_file and not name.endswith(COUNTER)]
+    dropped_names = {locations[name].name for name in dropped}
+    unexpected = [
+        name
+        for name in unused
+        if name not in dropped_names and not name.startswith(dropped_in_file) and not name.endswith(COUNTER)
+    ]
     problems = {"missing": missing, "unexpected": unexpected, "of the wrong shape or dtype": mismatched}
     if any(problems.values()):
         details = "; ".join(f"{len(names)} {kind} ({_abbreviate(names)})" for kind, names in problems.items() if names)

@@ -37,37 +37,46 @@ def torch_name(name: str, names: Names) -> str:
     return f"{names[module_of(name)]}.{layout.FIELDS.get(field, field)}"
 
 
-def normalize_names(stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Remove the prefix "module." of DataParallel, and replace names of old versions of torch."""
-    prefix = "module." if all(name.startswith("module.") for name in stored) else ""
+def modern_names(stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Replace names of old versions of torch."""
     old, new = OLD_NAMES
-    return {old.sub(new, name.removeprefix(prefix)): array for name, array in stored.items()}
+    return {old.sub(new, name): array for name, array in stored.items()}
 
 
-def locate(model_name: str, model: nn.Module, ours: Iterable[str], stored: Mapping[str, Stored]) -> dict[str, Location]:
-    """Return the location of each array, under the naming scheme that matches the most names in the file."""
-    candidates = [{name: Location(name, None, True) for name in ours}]
+def schemes(model_name: str, model: nn.Module, ours: Iterable[str]) -> list[dict[str, Location]]:
+    """Return the location of each array under our names, torchvision's and timm's, as far as they have the model."""
+    ours = list(ours)
+    found = [{name: Location(name, None, True) for name in ours}]
     channels = FLATTENED_CHANNELS.get(model_name, {})
     for library in (TORCHVISION, TIMM):
         if model_name in library:
             names = library[model_name](model)
-            candidates.append(
+            found.append(
                 {
                     name: Location(torch_name(name, names), channels.get(module_of(name)), False)
                     for name in ours
                     if module_of(name) in names
                 }
             )
+    return found
+
+
+def best_scheme(model_name: str, found: list[dict[str, Location]], stored: Mapping[str, Stored]) -> dict[str, Location]:
+    """Return the scheme that matches the most names in the file.
+
+    Raises:
+      UsageError: no scheme matches any.
+    """
 
     def matches(locations: dict[str, Location]) -> int:
         return sum(location.name in stored for location in locations.values())
 
-    best = max(candidates, key=matches)
+    best = max(found, key=matches)
     if matches(best) == 0:
         example = next(iter(stored), "no array")
-        schemes = "jaxcnn, torchvision, timm" if model_name in TORCHVISION else "jaxcnn"
+        known = "jaxcnn, torchvision, timm" if model_name in TORCHVISION else "jaxcnn"
         raise UsageError(
-            f"the array names in the file do not match {model_name} (names of {schemes}): {example[:60]!r}. "
+            f"the array names in the file do not match {model_name} (names of {known}): {example[:60]!r}. "
             "Check the model name and the file."
         )
     return best

@@ -15,11 +15,13 @@ class Stored(NamedTuple):
       shape: shape of the array.
       dtype: dtype of the array.
       read: function that reads the values.
+      problem: what the array is, if its values cannot be read, such as "a quantized tensor".
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
+    problem: str = ""
 
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

@@ -16,7 +16,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.weights import layout
 from jaxcnn.weights._fit import Channels, check_arrays, check_finite, kernels_to_sum
-from jaxcnn.weights._locations import Location, locate, module_of, normalize_names, torch_name
+from jaxcnn.weights._locations import Location, best_scheme, modern_names, module_of, schemes, torch_name
+from jaxcnn.weights._parts import find_part
 from jaxcnn.weights._stored import Stored
 from jaxcnn.weights.names import COUNTER, FLATTENED_CHANNELS, HEADS, torchvision_names
 from jaxcnn.weights.preprocessing import PUBLISHED, Preprocessing
@@ -57,6 +58,8 @@ class Conversion:
       classes_in_file: number of classes of the classifier in the file, or None if the file has no classifier.
       preprocessing: preparation of the images that the weights were trained with, or None if it is not known.
       summed_channels: number of input channels over which the first kernel was summed, or None if it was not.
+      part: path of the arrays in the file, such as "state_dict.module", or "" if they are the whole file.
+      other_parts: paths of other parts of the file that fit the model, such as a moving average.
     """
 
     variables: Variables
@@ -67,6 +70,8 @@ class Conversion:
     classes_in_file: int | None = None
     preprocessing: Preprocessing | None = None
     summed_channels: int | None = None
+    part: str = ""
+    other_parts: tuple[str, ...] = ()
 
 
 def template(model: nn.Module, image_shape: tuple[int, ...], *, train: bool = True) -> dict[str, jax.ShapeDtypeStruct]:
@@ -90,6 +95,7 @@ def from_file(
     seed: int = 0,
     channels: Channels = "exact",
     preprocessing: Preprocessing | None = None,
+    part: str | None = None,
 ) -> Conversion:
     """Convert arrays with our names, torchvision's or timm's to the variables of a model.
 
@@ -106,16 +112,21 @@ def from_file(
         first feature maps are then those of the gray image repeated in each channel.
       preprocessing: preprocessing that the file records. Default: that of torchvision's published weights of the model,
         if the file has torchvision's or timm's names.
+      part: path of the arrays in the file, such as "model_ema". Default: the part that fits the model best.
 
     Raises:
-      UsageError: arrays are missing, unexpected, of the wrong shape or dtype, or not finite. The message lists them.
+      UsageError: several parts of the file fit equally well, or arrays are missing, unexpected, of the wrong shape or
+        dtype, or not finite. The message lists them.
     """
     if channels not in get_args(Channels):
         raise unknown_name("treatment of channels", channels, get_args(Channels))
     model = build(num_classes)
     shapes = template(model, image_shape)
-    stored = normalize_names(stored)
-    locations = locate(model_name, model, shapes, stored)
+    named = schemes(model_name, model, shapes)
+    names = [{location.name for location in scheme.values()} for scheme in named]
+    found = find_part(stored, names, part)
+    stored = modern_names(found.arrays)
+    locations = best_scheme(model_name, named, stored)
     classes_in_file = _classes_in_file(locations, stored)
     if drop_head is None:
         drop_head = "params/head/bias" in locations and classes_in_file != num_classes
@@ -178,6 +189,8 @@ def from_file(
         classes_in_file=classes_in_file,
         preprocessing=preprocessing,
         summed_channels=next(iter(summed.values()), None),
+        part=found.name,
+        other_parts=found.others,
     )
 
 

@@ -173,7 +173,7 @@ def recorded(path: Path) -> Preprocessing | None:
     Raises:
       UsageError: the recorded preprocessing, or its description, is damaged.
     """
-    text = safetensors.metadata(path).get(ENTRY) if path.suffix == ".safetensors" else None
+    text = safetensors.recorded(path, ENTRY) if path.is_file() else None
     described = path.with_name(_hub.DESCRIPTION)
     try:
         if text is not None:

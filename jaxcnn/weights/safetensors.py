@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from jaxcnn.errors import UsageError
@@ -25,6 +26,8 @@ DTYPES = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": BFLOAT16,
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
     "I16": np.dtype("<i2"),
@@ -68,6 +71,22 @@ def metadata(path: Path) -> dict[str, str]:
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
         raise _damaged(path, "its __metadata__ is not an object of strings")
     return table
+
+
+def is_safetensors(path: Path) -> bool:
+    """Return whether a file begins as a safetensors file does: with a length, and the brace of a header."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES
+
+
+def recorded(path: Path, entry: str) -> str | None:
+    """Return an entry of the metadata of a file, or None if the file is no safetensors file or lacks the entry.
+
+    Raises:
+      UsageError: the file is truncated, or its header is invalid.
+    """
+    return metadata(path).get(entry) if path.suffix == ".safetensors" or is_safetensors(path) else None
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

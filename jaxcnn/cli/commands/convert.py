@@ -25,8 +25,9 @@ class Flags(RunOptions):
 
     The last line has the flags that prepare images as the weights expect them. The file that is written records them.
 
-    FILE is a state dict of torchvision or timm (.pth, .safetensors), a .safetensors file of jaxcnn, or hf:OWNER/NAME,
-    which is downloaded from the Hugging Face hub. To convert the weights of a training run, give --workdir instead.
+    FILE is a file of torch.save or a safetensors file, with the names of torchvision, timm or jaxcnn; an index of
+    several files; a folder of Hugging Face; or hf:OWNER/NAME, which is downloaded from the Hugging Face hub. It may
+    be a checkpoint that holds more than the weights. To convert the weights of a training run, give --workdir instead.
     """
 
     file: tyro.conf.Positional[str | None] = None
@@ -44,6 +45,8 @@ class Flags(RunOptions):
     """Number of logits (default: the number of classes in the file)."""
     drop_head: bool = False
     """Replace the classifier in the file by a newly initialized one."""
+    part: str | None = None
+    """Part of the file to read, such as model_ema (default: the part that fits the model best)."""
     json: bool = False
     """Print the report as JSON."""
 
@@ -60,7 +63,7 @@ class _Source:
       rows: report on each array.
       unused: names of arrays in a file that the model does not need.
       model: the model of a run.
-      note: the checkpoint of a run.
+      note: the checkpoint of a run, or the part of a file.
     """
 
     name: str
@@ -98,8 +101,8 @@ def run(args: Sequence[str]) -> None:
 
 def _of_run(flags: Flags, folder: str) -> _Source:
     """Return the weights of a checkpoint of a run."""
-    if flags.num_classes is not None or flags.drop_head:
-        raise UsageError("--num-classes and --drop-head apply only to files. Omit them with --workdir.")
+    if flags.num_classes is not None or flags.drop_head or flags.part is not None:
+        raise UsageError("--num-classes, --drop-head and --part apply only to files. Omit them with --workdir.")
     trained = open_run(folder, flags)
     around = trained.preprocessing
     return _Source(
@@ -121,7 +124,7 @@ def _of_file(flags: Flags) -> _Source:
     if flags.checkpoint is not None:
         raise UsageError("--checkpoint applies only to runs. Omit it with a file.")
     conversion = weights.convert(
-        flags.model, flags.file or "", num_classes=flags.num_classes, drop_head=flags.drop_head
+        flags.model, flags.file or "", num_classes=flags.num_classes, drop_head=flags.drop_head, part=flags.part
     )
     rows = conversion.rows
     if flags.to == "torchvision":
@@ -133,7 +136,15 @@ def _of_file(flags: Flags) -> _Source:
         conversion.preprocessing,
         rows,
         conversion.unused,
+        note=_part_note(conversion),
     )
+
+
+def _part_note(conversion: weights.Conversion) -> str:
+    """Return the part of the file that was read, and those that fit as well, or "" if it is the whole file."""
+    others = ", ".join(map(repr, conversion.other_parts[:6]))
+    read = f"read: {conversion.part!r} in the file" if conversion.part or others else ""
+    return f"{read}; it also has {others}, which --part chooses" if others else read
 
 
 def _output_rows(name: str, variables: dict[str, Any], model: nn.Module | None, to: str) -> list[weights.Row]:
@@ -166,7 +177,7 @@ def _print(source: _Source, flags: Flags) -> None:
     known = "not recorded in the file" if source.preprocessing is None else _format_preprocessing(source.preprocessing)
     print(printable(f"preprocessing: {known}"))
     if source.note:
-        print(source.note)
+        print(printable(source.note))
 
 
 def _format_preprocessing(preprocessing: weights.Preprocessing) -> str:

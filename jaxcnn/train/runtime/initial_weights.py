@@ -77,8 +77,8 @@ def read_initial_weights(
     classifier; see `jaxcnn.weights.without_prefix`.
 
     Args:
-      source: a `.safetensors` or `.pth` file with jaxcnn's, torchvision's or timm's names; `hf:OWNER/NAME`; a run
-        directory; or the record of one of these.
+      source: a safetensors file or a file of `torch.save` with jaxcnn's, torchvision's or timm's names; a folder of
+        Hugging Face; `hf:OWNER/NAME`; a run directory; or the record of one of these.
       model_name: selects the names of torchvision and timm for the model's parts.
       model: the network to initialize.
       num_classes: number of logits of the model.
@@ -94,7 +94,7 @@ def read_initial_weights(
     if _RECORDED.search(source):
         return None
     folder, prefix = local_path("init_from", source), None
-    if folder.is_dir():
+    if folder.is_dir() and not weights.is_weight_folder(folder):
         variables, around = _of_run(folder)
         stored, prefix = weights.without_prefix(weights.as_stored(variables), model, preprocessing.image_shape)
         known = recordable(around)
@@ -122,6 +122,9 @@ def read_initial_weights(
     if len(arrays) < len(conversion.rows):
         in_file = "no classifier" if conversion.classes_in_file is None else f"{conversion.classes_in_file} classes"
         note += f", which has {in_file}: a fresh classifier for {num_classes}"
+    if conversion.part:
+        note += f"; of the file, {conversion.part!r} was read"
+        note += f", and not {', '.join(map(repr, conversion.other_parts[:4]))}" if conversion.other_parts else ""
     if conversion.summed_channels is not None:
         note += (
             f"; its first kernel is summed over {conversion.summed_channels} channels, which is exact only if their "
@@ -170,5 +173,8 @@ def _normalization_note(source: str, theirs: weights.Preprocessing | None, ours:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digests = []
+    for part in weights.files_of(path):
+        with part.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
