@@ -20,6 +20,7 @@ import flax.linen as nn
 
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.layers.partial import module_fields
+from jaxcnn.models._facts import Facts, facts_of
 from jaxcnn.models._intermediates import features
 
 MAX_CLASSES = 10_000_000
@@ -61,6 +62,19 @@ def paper(name: str) -> str:
     return (importlib.import_module(_registry()[name][1]).__doc__ or "").splitlines()[0]
 
 
+def facts(name: str) -> Facts:
+    """Return the paper, the size and the default images of the model `name`, without building its parameters.
+
+    Raises:
+      UsageError: an unknown name.
+
+    >>> facts("resnet50").params
+    25557032
+    """
+    model: Any = create_model(name)
+    return facts_of(name, paper(name), model.image_shape)
+
+
 def create_model(name: str, num_classes: int | None = None, **fields: Any) -> nn.Module:
     """Return the model `name`, one of `list_models()`, as a Linen module, which holds no parameters.
 
@@ -88,4 +102,4 @@ def create_model(name: str, num_classes: int | None = None, **fields: Any) -> nn
     return constructor(**fields)
 
 
-__all__ = ["create_model", "features", "list_models", "model_fields", "paper"]
+__all__ = ["Facts", "create_model", "facts", "features", "list_models", "model_fields", "paper"]

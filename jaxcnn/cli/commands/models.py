@@ -1,29 +1,86 @@
 """`jaxcnn models`: list the models."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import tyro
 
 from jaxcnn import models
 from jaxcnn.cli._flags import parse
 from jaxcnn.cli._output import print_rows
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.models import Facts
+from jaxcnn.weights import TORCHVISION
 
 
 @dataclass(frozen=True)
 class Flags:
-    """List the registered models and their papers."""
+    """List the registered models: year, parameters, multiply-adds for one image, and default image size.
+
+    The last column names the library whose published weights `jaxcnn convert` and `--init-from` read.
+    """
 
     pattern: tyro.conf.Positional[str] = "*"
     """Shell pattern of model names, such as 'resnet*'."""
+    family: str | None = None
+    """Show the models of one architecture, such as ResNet."""
+    sort: Literal["name", "year", "params", "macs", "image"] = "name"
+    """Column to sort by."""
+    papers: bool = False
+    """Show the authors and titles of the papers."""
     json: bool = False
-    """Print the list as JSON."""
+    """Print the list as JSON, papers included."""
 
 
 def run(args: Sequence[str]) -> None:
     flags = parse(Flags, "models", args)
-    rows = [{"name": name, "paper": models.paper(name)} for name in models.list_models(flags.pattern)]
-    if not rows:
+    found = [models.facts(name) for name in models.list_models(flags.pattern)]
+    if not found:
         raise UsageError(f"no model matches {flags.pattern!r}; run `jaxcnn models` to list all models")
+    if flags.family is not None:
+        families = {facts.family.lower(): facts.family for facts in map(models.facts, models.list_models())}
+        if flags.family.lower() not in families:
+            raise unknown_name("family of models", flags.family, sorted(families.values()))
+        found = [facts for facts in found if facts.family.lower() == flags.family.lower()]
+        if not found:
+            raise UsageError(f"no model of the family {flags.family} matches {flags.pattern!r}; omit the pattern")
+    key = {"image": "image_shape"}.get(flags.sort, flags.sort)
+    found.sort(key=lambda facts: getattr(facts, key))  # models of equal rank stay in the order of their names
+    rows = [_json_row(facts) if flags.json else _table_row(facts, papers=flags.papers) for facts in found]
     print_rows(rows, as_json=flags.json)
+
+
+def _json_row(facts: Facts) -> dict[str, Any]:
+    return {**dataclasses.asdict(facts), "weights": _weights(facts.name), "paper": models.paper(facts.name)}
+
+
+def _table_row(facts: Facts, *, papers: bool) -> dict[str, Any]:
+    height, width, channels = facts.image_shape
+    row = {
+        "name": facts.name,
+        "family": facts.family,
+        "year": str(facts.year),
+        "params": _short(facts.params),
+        "macs": _short(facts.macs),
+        "image": f"{height}x{width}x{channels}",
+        "weights": ", ".join(_weights(facts.name)),
+    }
+    return {**row, "paper": f"{facts.authors}: {facts.title}"} if papers else row
+
+
+def _weights(name: str) -> list[str]:
+    return ["torchvision"] if name in TORCHVISION else []
+
+
+def _short(count: int) -> str:
+    """Return a count in thousands, millions or thousand millions.
+
+    >>> _short(25_557_032), _short(4_089_184_256), _short(416_520)
+    ('25.6M', '4.09G', '417k')
+    """
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)

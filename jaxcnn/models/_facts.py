@@ -1,0 +1,55 @@
+"""Facts about the registered models, which do not need to be computed: papers and published sizes."""
+
+import functools
+import importlib.resources
+import json
+import re
+from dataclasses import dataclass
+
+_PAPER = re.compile(r"(?P<family>.+?) \((?P<authors>.+?): (?P<title>.+), (?P<year>\d{4})\)")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model with its default fields.
+
+    Attributes:
+      name: name of the model.
+      family: name of the architecture, such as "ResNet".
+      authors: authors of the paper.
+      title: title of the paper.
+      year: year of the paper.
+      params: number of trainable parameters.
+      macs: multiply-adds for one image.
+      image_shape: `(H, W, C)` of the images.
+    """
+
+    name: str
+    family: str
+    authors: str
+    title: str
+    year: int
+    params: int
+    macs: int
+    image_shape: tuple[int, int, int]
+
+
+@functools.cache
+def _counts() -> dict[str, dict[str, int]]:
+    """Return the parameters and multiply-adds of each model. `tests/models/make_counts.py` writes the file."""
+    return json.loads((importlib.resources.files("jaxcnn.models") / "counts.json").read_text(encoding="utf-8"))
+
+
+def facts_of(name: str, paper: str, image_shape: tuple[int, int, int]) -> Facts:
+    """Return the facts about a model.
+
+    Args:
+      name: name of the model.
+      paper: first line of the docstring of its file.
+      image_shape: `(H, W, C)` of its images.
+    """
+    found = _PAPER.match(paper)
+    if found is None:
+        raise RuntimeError(f"the docstring of {name} does not begin with its paper: {paper!r}")
+    about = {**found.groupdict(), "year": int(found["year"])}
+    return Facts(name=name, image_shape=image_shape, **about, **_counts()[name])
