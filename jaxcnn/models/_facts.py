@@ -51,5 +51,12 @@ def facts_of(name: str, paper: str, image_shape: tuple[int, int, int]) -> Facts:
     found = _PAPER.match(paper)
     if found is None:
         raise RuntimeError(f"the docstring of {name} does not begin with its paper: {paper!r}")
-    about = {**found.groupdict(), "year": int(found["year"])}
-    return Facts(name=name, image_shape=image_shape, **about, **_counts()[name])
+    return Facts(
+        name=name,
+        family=found["family"],
+        authors=found["authors"],
+        title=found["title"],
+        year=int(found["year"]),
+        image_shape=image_shape,
+        **_counts()[name],
+    )

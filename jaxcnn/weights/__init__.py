@@ -10,11 +10,12 @@ from jaxcnn.local_path import local_path
 from jaxcnn.models import create_model
 from jaxcnn.weights import _hub, formats, safetensors
 from jaxcnn.weights._nested import without_prefix
+from jaxcnn.weights._published import PUBLISHED, Published, fetch, is_published, list_published, published, recorded
 from jaxcnn.weights._stored import Stored
 from jaxcnn.weights.conversion import IMAGENET, Channels, Conversion, Row, as_stored, from_file, to_ours, to_torchvision
 from jaxcnn.weights.formats import files_of, is_weight_folder
 from jaxcnn.weights.names import TORCHVISION, torchvision_names
-from jaxcnn.weights.preprocessing import ENTRY, PUBLISHED, Preprocessing, recorded
+from jaxcnn.weights.preprocessing import ENTRY, Preprocessing
 
 
 def read_arrays(path: str | Path) -> dict[str, Stored]:
@@ -33,11 +34,15 @@ def read_arrays(path: str | Path) -> dict[str, Stored]:
 
 
 def local_file(source: str | Path) -> Path:
-    """Return the path of a weight file; download `hf:OWNER/NAME` from the Hugging Face hub unless it is cached.
+    """Return the path of a weight file.
+
+    `hf:OWNER/NAME` and ids such as `timm:resnet50.a1_in1k` are downloaded unless there is a local copy.
 
     Raises:
-      UsageError: the download fails, or a folder has no weight file.
+      UsageError: an unknown id, the download fails, or a folder has no weight file.
     """
+    if is_published(str(source)):
+        return fetch(str(source))
     if str(source).startswith(_hub.PREFIX):
         return _hub.fetch(str(source))
     return formats.file_in(local_path("weight file", source))
@@ -67,7 +72,7 @@ def convert(
         return create_model(model_name, classes, **fields)
 
     build(num_classes)  # reports an unknown name before the file is opened
-    path = local_file(path)
+    source, path = str(path), local_file(path)
     stored = read_arrays(path)
     if image_shape is None:
         image_shape = _parse_shape(safetensors.recorded(path, "image_shape")) or IMAGENET
@@ -81,7 +86,7 @@ def convert(
             drop_head=drop_head,
             seed=seed,
             channels=channels,
-            preprocessing=recorded(path),
+            preprocessing=published(source).preprocessing if is_published(source) else recorded(path),
             part=part,
         )
     except UsageError as error:
@@ -107,9 +112,9 @@ def load(
     Args:
       model_name: one of `jaxcnn.list_models()`.
       path: a file of `torch.save` or a safetensors file, with any suffix and with the array names of torchvision, timm
-        or `save`; an index of several files; a folder of Hugging Face; or `hf:OWNER/NAME`, to download the file from
-        the Hugging Face hub. A file may be a checkpoint that contains more than the state dict of the model, and names
-        may have prefixes such as "module.".
+        or `save`; an index of several files; a folder of Hugging Face; `hf:OWNER/NAME`, to download the file from the
+        Hugging Face hub; or one of `list_published()`, such as `timm:resnet50.a1_in1k`. A file may be a checkpoint
+        that contains more than the state dict of the model, and names may have prefixes such as "module.".
       num_classes: number of logits. Default: the number of classes in the file.
       drop_head: whether to replace the classifiers in the file by newly initialized ones.
       image_shape: `(H, W, C)` of the images. Default: the shape recorded in the file, or (224, 224, 3).
@@ -204,14 +209,18 @@ __all__ = [
     "Channels",
     "Conversion",
     "Preprocessing",
+    "Published",
     "Row",
     "as_stored",
     "convert",
     "files_of",
     "from_file",
+    "is_published",
     "is_weight_folder",
+    "list_published",
     "load",
     "local_file",
+    "published",
     "read_arrays",
     "recorded",
     "save",

@@ -18,9 +18,10 @@ from jaxcnn.weights import layout
 from jaxcnn.weights._fit import Channels, check_arrays, check_finite, kernels_to_sum
 from jaxcnn.weights._locations import Location, best_scheme, modern_names, module_of, schemes, torch_name
 from jaxcnn.weights._parts import find_part
+from jaxcnn.weights._published import PUBLISHED
 from jaxcnn.weights._stored import Stored
 from jaxcnn.weights.names import COUNTER, FLATTENED_CHANNELS, HEADS, torchvision_names
-from jaxcnn.weights.preprocessing import PUBLISHED, Preprocessing
+from jaxcnn.weights.preprocessing import Preprocessing
 
 Variables = dict[str, Any]
 IMAGENET = (224, 224, 3)

@@ -5,7 +5,7 @@ the same directory. A state dict alone does not tell, so that the preprocessing 
 the same model applies.
 
 References:
-  torchvision 0.28: the `transforms` of each `WeightsEnum`, and `GoogLeNet._transform_input`.
+  torchvision 0.28: the `transforms` of each `WeightsEnum`.
   timm 1.0: `pretrained_cfg` of the models on the Hugging Face hub.
 """
 
@@ -19,7 +19,6 @@ from typing import Any
 
 from jaxcnn.errors import UsageError
 from jaxcnn.weights import _hub, safetensors
-from jaxcnn.weights.names import TORCHVISION
 
 # Name of the entry in the metadata of a safetensors file.
 ENTRY = "preprocessing"
@@ -89,86 +88,14 @@ class Preprocessing:
         return _checked(values)
 
 
-# torchvision resizes the shorter side to 256 pixels and crops the central 224x224, unless stated otherwise below.
+# torchvision resizes the shorter side to 256 pixels and crops the central 224x224 for most models.
 IMAGENET = Preprocessing(
     mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), image_size=(224, 224), resize=256, crop_fraction=224 / 256
 )
 
-# torchvision's `transform_input` undoes ImageNet's normalization in the model and then applies this one: for pixels p
-# in [0, 1], ((p - m) / s) * (s / 0.5) + (m - 0.5) / 0.5 = (p - 0.5) / 0.5.
-_INCEPTION = dataclasses.replace(IMAGENET, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
-
-def _sized(side: int, resize: int, interpolation: str = "bilinear", base: Preprocessing = IMAGENET) -> Preprocessing:
-    """Return a preprocessing with a center crop of `side` pixels of an image whose shorter side is `resize`."""
-    crop, sides = side / resize, (side, side)
-    return dataclasses.replace(base, image_size=sides, resize=resize, crop_fraction=crop, interpolation=interpolation)
-
-
-# torchvision's second set of weights (IMAGENET1K_V2).
-_V2 = _sized(224, 232)
-
-# Weights pretrained on other images (SWAG) and then trained whole (END_TO_END) or in their last layer (LINEAR).
-_END_TO_END, _LINEAR = (_sized(side, side, "bicubic") for side in (384, 224))
-
-_EFFICIENTNET_SIZES = ((224, 256), (240, 256), (288, 288), (300, 320), (380, 384), (456, 456), (528, 528), (600, 600))
-_EFFICIENTNET_V2_L = dataclasses.replace(_sized(480, 480, "bicubic"), mean=_INCEPTION.mean, std=_INCEPTION.std)
-
-# Preprocessing of published weights by the name of the model. In torchvision, only GoogLeNet and Inception v3 set
-# `transform_input`.
-PUBLISHED: dict[str, Preprocessing] = {
-    **dict.fromkeys(TORCHVISION, IMAGENET),
-    "googlenet_bn": _INCEPTION,
-    "inception_v3": _sized(299, 342, base=_INCEPTION),
-    "convnext_tiny": _sized(224, 236),
-    "convnext_small": _sized(224, 230),
-    **dict.fromkeys(("convnext_base", "convnext_large", "resnext101_64x4d"), _V2),
-    **dict.fromkeys(("shufflenet_v2_x1_5", "shufflenet_v2_x2_0"), _V2),
-    "regnet_y_128gf": _LINEAR,
-    "mnasnet0_75": _V2,
-    "mnasnet1_3": _V2,
-    **{f"efficientnet_b{n}": _sized(*sizes, "bicubic") for n, sizes in enumerate(_EFFICIENTNET_SIZES)},
-    "efficientnet_v2_s": _sized(384, 384),
-    "efficientnet_v2_m": _sized(480, 480),
-    "efficientnet_v2_l": _EFFICIENTNET_V2_L,
-}
-
-# Preprocessing of published files, by the names of the files, where it differs from that of other files of the model.
-PUBLISHED_FILES: dict[str, Preprocessing] = {
-    "resnet50-11ad3fa6.pth": _V2,
-    "resnet101-cd907fc2.pth": _V2,
-    "resnet152-f82ba261.pth": _V2,
-    "resnext50_32x4d-1a0047aa.pth": _V2,
-    "wide_resnet50_2-9ba9bcbe.pth": _V2,
-    "resnext101_32x8d-110c445d.pth": _V2,
-    "wide_resnet101_2-d733dc28.pth": _V2,
-    "regnet_x_400mf-62229a5f.pth": _V2,
-    "regnet_x_800mf-94a99ebd.pth": _V2,
-    "regnet_x_1_6gf-a12f2b72.pth": _V2,
-    "regnet_x_3_2gf-7071aa85.pth": _V2,
-    "regnet_x_8gf-2b70d774.pth": _V2,
-    "regnet_x_16gf-ba3796d7.pth": _V2,
-    "regnet_x_32gf-6eb8fdc6.pth": _V2,
-    "regnet_y_400mf-e6988f5f.pth": _V2,
-    "regnet_y_800mf-58fc7688.pth": _V2,
-    "regnet_y_1_6gf-0d7bc02a.pth": _V2,
-    "regnet_y_3_2gf-9180c971.pth": _V2,
-    "regnet_y_8gf-dc2b1b54.pth": _V2,
-    "regnet_y_16gf-3e4a00f9.pth": _V2,
-    "regnet_y_32gf-8db6d4b5.pth": _V2,
-    "regnet_y_16gf_lc_swag-f3ec0043.pth": _LINEAR,
-    "regnet_y_32gf_lc_swag-e1583746.pth": _LINEAR,
-    "regnet_y_16gf_swag-43afe44d.pth": _END_TO_END,
-    "regnet_y_32gf_swag-04fdfa75.pth": _END_TO_END,
-    "regnet_y_128gf_swag-c8ce3e52.pth": _END_TO_END,
-    "mobilenet_v2-7ebf99e0.pth": _V2,
-    "mobilenet_v3_large-5c1a4163.pth": _V2,
-    "efficientnet_b1-c27df63c.pth": _sized(240, 255),
-}
-
-
-def recorded(path: Path) -> Preprocessing | None:
-    """Return the preprocessing that is known for this file: recorded in it, described by timm, or published by name.
+def recorded_with(path: Path) -> Preprocessing | None:
+    """Return the preprocessing that is recorded in a file, or that timm describes beside it, or None.
 
     Raises:
       UsageError: the recorded preprocessing, or its description, is damaged.
@@ -178,7 +105,7 @@ def recorded(path: Path) -> Preprocessing | None:
     try:
         if text is not None:
             return Preprocessing.from_text(text)
-        return _described_by_timm(described) or PUBLISHED_FILES.get(path.name)
+        return _described_by_timm(described)
     except ValueError as error:
         reason = " ".join(str(error).split())[:160]
         where = f"described in {described}" if text is None else f"recorded in {path}"

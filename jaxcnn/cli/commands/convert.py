@@ -27,14 +27,17 @@ class Flags(RunOptions):
 
     FILE is a file of torch.save or a safetensors file, with the names of torchvision, timm or jaxcnn; an index of
     several files; a folder of Hugging Face; or hf:OWNER/NAME, which is downloaded from the Hugging Face hub. It may
-    be a checkpoint that holds more than the weights. To convert the weights of a training run, give --workdir instead.
+    be a checkpoint that holds more than the weights. Published weights have ids, such as timm:resnet50.a1_in1k and
+    torchvision:ResNet50_Weights.IMAGENET1K_V2: give the id with --model, or as FILE. `jaxcnn models --ids` lists them.
+    To convert the weights of a training run, give --workdir instead.
     """
 
     file: tyro.conf.Positional[str | None] = None
     """Weights to convert: a file, or hf:OWNER/NAME."""
     model: str | None = None
-    """With a file: the architecture of the weights, such as resnet50. With --workdir: own model of the run, as
-    FILE.py:NAME or MODULE:NAME, where NAME is a Linen module, or a class or function that returns one."""
+    """The architecture of the weights in a file, such as resnet50, or the id of published weights, whose file is then
+    downloaded if FILE is missing. With --workdir: own model of the run, as FILE.py:NAME or MODULE:NAME, where NAME is a
+    Linen module, or a class or function that returns one."""
     workdir: str | None = None
     """Run directory whose trained weights to convert, instead of a file."""
     out: str | None = None
@@ -79,6 +82,8 @@ class _Source:
 def run(args: Sequence[str]) -> None:
     """Run `jaxcnn convert`."""
     flags = parse(Flags, "convert", args)
+    if flags.file is None and flags.workdir is None and weights.is_published(flags.model or ""):
+        flags = dataclasses.replace(flags, file=flags.model)
     if (flags.file is None) == (flags.workdir is None):
         given = "neither" if flags.file is None else "both"
         raise UsageError(f"{given} of FILE and --workdir given. Give either a weight file or a run directory.")
@@ -123,17 +128,19 @@ def _of_file(flags: Flags) -> _Source:
         raise UsageError("the architecture of the file is missing. Give it with --model; see `jaxcnn models`.")
     if flags.checkpoint is not None:
         raise UsageError("--checkpoint applies only to runs. Omit it with a file.")
+    known = weights.published(flags.model) if weights.is_published(flags.model) else None
+    name = flags.model if known is None else known.model
     conversion = weights.convert(
-        flags.model, flags.file or "", num_classes=flags.num_classes, drop_head=flags.drop_head, part=flags.part
+        name, flags.file or "", num_classes=flags.num_classes, drop_head=flags.drop_head, part=flags.part
     )
     rows = conversion.rows
     if flags.to == "torchvision":
-        rows = _output_rows(flags.model, conversion.variables, None, "torchvision")
+        rows = _output_rows(name, conversion.variables, None, "torchvision")
     return _Source(
-        flags.model,
+        name,
         conversion.variables,
         conversion.image_shape,
-        conversion.preprocessing,
+        conversion.preprocessing if known is None else known.preprocessing,
         rows,
         conversion.unused,
         note=_part_note(conversion),

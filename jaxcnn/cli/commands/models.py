@@ -12,7 +12,7 @@ from jaxcnn.cli._flags import parse
 from jaxcnn.cli._output import print_rows
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.models import Facts
-from jaxcnn.weights import TORCHVISION
+from jaxcnn.weights import TORCHVISION, list_published, published
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Flags:
     """Column to sort by."""
     papers: bool = False
     """Show the authors and titles of the papers."""
+    ids: bool = False
+    """List the ids of published weights instead, for `jaxcnn convert` and `--init-from`."""
     json: bool = False
     """Print the list as JSON, papers included."""
 
@@ -47,6 +49,9 @@ def run(args: Sequence[str]) -> None:
         if not found:
             raise UsageError(f"no model of the family {flags.family} matches {flags.pattern!r}; omit the pattern")
     key = {"image": "image_shape"}.get(flags.sort, flags.sort)
+    if flags.ids:
+        print_rows([row for facts in found for row in _rows_of_weights(facts.name)], as_json=flags.json)
+        return
     found.sort(key=lambda facts: getattr(facts, key))  # models of equal rank stay in the order of their names
     rows = [_json_row(facts) if flags.json else _table_row(facts, papers=flags.papers) for facts in found]
     print_rows(rows, as_json=flags.json)
@@ -68,6 +73,24 @@ def _table_row(facts: Facts, *, papers: bool) -> dict[str, Any]:
         "weights": ", ".join(_weights(facts.name)),
     }
     return {**row, "paper": f"{facts.authors}: {facts.title}"} if papers else row
+
+
+def _rows_of_weights(model: str) -> list[dict[str, Any]]:
+    """Return a row for each of the published weights of a model."""
+    rows = []
+    for name in list_published(model=model):
+        known = published(name)
+        height, width = known.preprocessing.image_size
+        rows.append(
+            {
+                "id": name,
+                "model": model,
+                "image": f"{height}x{width}",
+                "classes": known.classes,
+                "ImageNet %": known.accuracy,
+            }
+        )
+    return rows
 
 
 def _weights(name: str) -> list[str]:

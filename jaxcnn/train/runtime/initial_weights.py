@@ -78,7 +78,7 @@ def read_initial_weights(
 
     Args:
       source: a safetensors file or a file of `torch.save` with jaxcnn's, torchvision's or timm's names; a folder of
-        Hugging Face; `hf:OWNER/NAME`; a run directory; or the record of one of these.
+        Hugging Face; `hf:OWNER/NAME`; an id of published weights; a run directory; or the record of one of these.
       model_name: selects the names of torchvision and timm for the model's parts.
       model: the network to initialize.
       num_classes: number of logits of the model.
@@ -101,7 +101,8 @@ def read_initial_weights(
         name, digest = folder.resolve().name, integrity.sha256(variables)
     else:
         path = weights.local_file(source)
-        stored, known = weights.read_arrays(path), weights.recorded(path)
+        stored = weights.read_arrays(path)
+        known = weights.published(source).preprocessing if weights.is_published(source) else weights.recorded(path)
         name, digest = source.rpartition("/")[2], _sha256(path)
     try:
         conversion = weights.from_file(

@@ -1,0 +1,167 @@
+"""Published weights by their ids: `torchvision:ResNet50_Weights.IMAGENET1K_V2`, `timm:resnet50.a1_in1k`.
+
+An id stands for a file, its architecture and its preprocessing. torchvision's files are looked for where torch keeps
+them, and downloaded to there; timm's are on the Hugging Face hub.
+
+References:
+  torchvision 0.28, the `WeightsEnum` of each model; timm 1.0.31, its `pretrained_cfg`.
+  `tests/weights/golden/make_ids.py` writes the table.
+"""
+
+import fnmatch
+import functools
+import hashlib
+import importlib.resources
+import json
+import os
+import tempfile
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.weights import _hub
+from jaxcnn.weights.names import TORCHVISION
+from jaxcnn.weights.preprocessing import Preprocessing, recorded_with
+
+PREFIXES = ("torchvision:", "timm:")
+URL = "https://download.pytorch.org/models/"
+SECONDS_TO_CONNECT = 30.0
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Published:
+    """Published weights.
+
+    Attributes:
+      name: the id.
+      model: name of the architecture in jaxcnn.
+      file: name of the file of torchvision, or "".
+      repository: repository of timm on the Hugging Face hub, or "".
+      classes: number of classes of the classifier, or 0 for weights without one.
+      accuracy: accuracy on ImageNet in percent, or None if it is not published with the weights.
+      preprocessing: preparation of the images.
+    """
+
+    name: str
+    model: str
+    file: str
+    repository: str
+    classes: int
+    accuracy: float | None
+    preprocessing: Preprocessing
+
+
+@functools.cache
+def _table() -> dict[str, dict[str, Any]]:
+    return json.loads((importlib.resources.files("jaxcnn.weights") / "published.json").read_text(encoding="utf-8"))
+
+
+def is_published(name: str) -> bool:
+    """Return whether a name has the form of an id, whether or not it is known."""
+    return name.startswith(PREFIXES)
+
+
+def list_published(pattern: str = "*", model: str | None = None) -> list[str]:
+    """Return the ids that match a shell pattern, such as "timm:*", of all models or of one."""
+    return [name for name in fnmatch.filter(_table(), pattern) if model in (None, _table()[name]["model"])]
+
+
+def published(name: str) -> Published:
+    """Return what is known of published weights.
+
+    Raises:
+      UsageError: an unknown id. The message suggests the closest one.
+
+    >>> published("torchvision:ResNet50_Weights.IMAGENET1K_V2").file
+    'resnet50-11ad3fa6.pth'
+    """
+    if name not in _table():
+        raise unknown_name("id of published weights", name, _table())
+    entry = _table()[name]
+    return Published(
+        name=name,
+        model=entry["model"],
+        file=entry.get("file", ""),
+        repository=entry.get("repository", ""),
+        classes=entry["classes"],
+        accuracy=entry.get("accuracy"),
+        preprocessing=Preprocessing.from_text(json.dumps(entry["preprocessing"])),
+    )
+
+
+def _first_of_each_model() -> dict[str, Preprocessing]:
+    """Return the preprocessing of torchvision's first weights of each model."""
+    found: dict[str, Preprocessing] = {}
+    for name, entry in _table().items():
+        if entry["model"] in TORCHVISION and "file" in entry and entry["model"] not in found:
+            found[entry["model"]] = published(name).preprocessing
+    return found
+
+
+PUBLISHED = _first_of_each_model()
+"""Preprocessing of the published weights of each model, for files that do not say which ones they are."""
+
+
+def recorded(path: Path) -> Preprocessing | None:
+    """Return the preprocessing that is known for this file: recorded in it, described by timm, or published by name.
+
+    Raises:
+      UsageError: the recorded preprocessing, or its description, is damaged.
+    """
+    found = recorded_with(path)
+    name = next((name for name, entry in _table().items() if entry.get("file") == path.name), None)
+    return published(name).preprocessing if found is None and name is not None else found
+
+
+def fetch(name: str) -> Path:
+    """Return the local copy of published weights. Download them unless there is one.
+
+    Raises:
+      UsageError: an unknown id, or the download fails.
+    """
+    weights = published(name)
+    if weights.repository:
+        return _hub.fetch(f"{_hub.PREFIX}{weights.repository}")
+    path = torch_folder() / weights.file
+    if not path.is_file():
+        try:
+            _download(f"{URL}{weights.file}", path)
+        except OSError as error:  # of the network or of the disk
+            reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
+            raise UsageError(
+                f"cannot download {name}: {reason}. Copy {URL}{weights.file} to {path}, and repeat the command."
+            ) from None
+    return path
+
+
+def torch_folder() -> Path:
+    """Return the folder in which `torch.hub` keeps files: below TORCH_HOME, XDG_CACHE_HOME or ~/.cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    return Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch") / "hub" / "checkpoints"
+
+
+def _download(url: str, path: Path) -> None:
+    """Download a file whose name ends in the first eight digits of its SHA-256, as torchvision's do.
+
+    Raises:
+      OSError: the download fails, or the contents are wrong. Nothing is left at `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            with urllib.request.urlopen(url, timeout=SECONDS_TO_CONNECT) as answer:
+                while chunk := answer.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                    file.write(chunk)
+            expected = path.stem.rpartition("-")[2]
+            if not digest.hexdigest().startswith(expected):
+                raise OSError(f"the file should have a SHA-256 that starts with {expected}, and it has another one")
+            file.close()
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
