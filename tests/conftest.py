@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import zlib
 from pathlib import Path
 
 # Set these before JAX initializes its backends. Tests run on the CPU even where there is an accelerator.
@@ -16,6 +17,22 @@ import pytest
 
 # Parallel code is tested as such on any machine.
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("jaxcnn")
+    group.addoption("--one-in", type=int, default=1, metavar="N", help="run one in N of the tests, drawn by their names")
+    group.addoption("--draw", type=int, default=0, metavar="D", help="which of the N draws of --one-in (default: 0)")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests that `--one-in` does not draw. The draws 0 to N-1 together run each test once."""
+    one_in, draw = config.getoption("--one-in"), config.getoption("--draw")
+    if one_in < 1:
+        raise pytest.UsageError(f"--one-in must be 1 or more, and it is {one_in}")
+    drawn = [zlib.crc32(item.nodeid.encode()) % one_in == draw % one_in for item in items]
+    config.hook.pytest_deselected(items=[item for item, kept in zip(items, drawn, strict=True) if not kept])
+    items[:] = [item for item, kept in zip(items, drawn, strict=True) if kept]
 
 
 @pytest.fixture
