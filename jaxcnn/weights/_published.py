@@ -96,7 +96,8 @@ def _first_of_each_model() -> dict[str, Preprocessing]:
     """Return the preprocessing of torchvision's first weights of each model."""
     found: dict[str, Preprocessing] = {}
     for name, entry in _table().items():
-        if entry["model"] in TORCHVISION and "file" in entry and entry["model"] not in found:
+        first = entry["model"] not in found or name.endswith(".IMAGENET1K_V1")
+        if first and entry["model"] in TORCHVISION and "file" in entry:
             found[entry["model"]] = published(name).preprocessing
     return found
 
