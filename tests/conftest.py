@@ -21,7 +21,9 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 def pytest_addoption(parser):
     group = parser.getgroup("jaxcnn")
-    group.addoption("--one-in", type=int, default=1, metavar="N", help="run one in N of the tests, drawn by their names")
+    group.addoption(
+        "--one-in", type=int, default=1, metavar="N", help="run one in N of the tests, drawn by their names"
+    )
     group.addoption("--draw", type=int, default=0, metavar="D", help="which of the N draws of --one-in (default: 0)")
 
 

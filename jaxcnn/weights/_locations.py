@@ -31,8 +31,16 @@ def module_of(name: str) -> str:
     return name.partition("/")[2].rpartition("/")[0]
 
 
+def is_named(name: str, names: Names) -> bool:
+    """Return whether the array `name` or its module has a name in torch."""
+    return name.partition("/")[2] in names or module_of(name) in names
+
+
 def torch_name(name: str, names: Names) -> str:
     """Return the name in torch of the array `name`."""
+    _, _, path = name.partition("/")
+    if path in names:
+        return names[path]
     field = name.rpartition("/")[2]
     return f"{names[module_of(name)]}.{layout.FIELDS.get(field, field)}"
 
@@ -55,7 +63,7 @@ def schemes(model_name: str, model: nn.Module, ours: Iterable[str]) -> list[dict
                 {
                     name: Location(torch_name(name, names), channels.get(module_of(name)), False)
                     for name in ours
-                    if module_of(name) in names
+                    if is_named(name, names)
                 }
             )
     return found

@@ -16,8 +16,9 @@ import flax.linen as nn
 
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model
-from jaxcnn.weights._efficient_names import EFFICIENT, Names
-from jaxcnn.weights._mobile_names import MOBILE
+from jaxcnn.weights.naming import timm
+from jaxcnn.weights.naming.efficient import EFFICIENT, Names
+from jaxcnn.weights.naming.mobile import MOBILE
 
 
 def alexnet(model: Any) -> Names:
@@ -107,7 +108,10 @@ TORCHVISION: dict[str, Callable[[Any], Names]] = {
 }
 
 # Function that returns timm's names, where they differ from torchvision's.
-TIMM: dict[str, Callable[[Any], Names]] = {name: timm_vgg for name in TORCHVISION if name.startswith("vgg")}
+TIMM: dict[str, Callable[[Any], Names]] = {
+    **{name: timm_vgg for name in TORCHVISION if name.startswith("vgg")},
+    **timm.TIMM,
+}
 
 # Channels of the feature map that is flattened before a dense layer. torch flattens [C, H, W], jaxcnn [H, W, C].
 FLATTENED_CHANNELS = {

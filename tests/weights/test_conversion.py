@@ -13,9 +13,12 @@ from jaxcnn import weights
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model
 from jaxcnn.weights import layout, safetensors
+from jaxcnn.weights._locations import torch_name
 from jaxcnn.weights._stored import Stored
 from jaxcnn.weights.conversion import from_file, template
-from jaxcnn.weights.names import COUNTER, TORCHVISION, TORCHVISION_MODEL
+from jaxcnn.weights.layout import torch_shape
+from jaxcnn.weights.names import COUNTER, TIMM, TORCHVISION, TORCHVISION_MODEL
+from jaxcnn.weights.naming.timm import TIMM_MODELS
 
 # One model of each kind of block and classifier; the deeper and wider ones take long to trace and are slow tests.
 SAMPLE = {"alexnet", "vgg11", "vgg16_bn", "googlenet_bn", "resnet18", "resnet50", "resnext50_32x4d", "densenet121"}
@@ -82,7 +85,7 @@ def test_the_state_dict_is_torchvisions_in_names_types_and_shapes(name):
     blank = {key: np.broadcast_to(np.float32(0), shape.shape) for key, shape in shapes.items()}  # takes no memory
     state, _ = weights.to_torchvision(name, unflatten(blank))
     assert signature(state) == SIGNATURES["torchvision"][TORCHVISION_MODEL.get(name, name)]
-    if name in SIGNATURES["timm"] and not name.startswith("vgg"):
+    if name in SIGNATURES["timm"] and name not in TIMM:
         assert signature(state) == SIGNATURES["timm"][name]
 
 
@@ -108,6 +111,29 @@ def test_the_first_fully_connected_layer_sees_the_same_numbers():
     torchs = maps.transpose(0, 3, 1, 2).reshape(5, -1) @ theirs.T
     np.testing.assert_allclose(maps.reshape(5, -1) @ ours, torchs)
     np.testing.assert_array_equal(layout.to_torch(ours, 512), theirs)
+
+
+TIMM_SAMPLE = {"convnext_tiny", "regnety_004", "resnet50"}
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        pytest.param(name, marks=[] if name in TIMM_SAMPLE else pytest.mark.slow)
+        for name in SIGNATURES["timm"]
+        if not name.startswith("vgg")
+    ],
+)
+def test_the_arrays_of_timm_have_the_names_types_and_shapes_that_are_read(theirs):
+    ours = TIMM_MODELS.get(theirs, theirs)
+    model, state = create_model(ours), {}
+    names = TIMM.get(ours, TORCHVISION[ours])(model)
+    for name, array in shapes_of(model).items():
+        key = torch_name(name, names)
+        state[key] = np.broadcast_to(np.float32(0), torch_shape(array.shape))
+        if key.endswith("running_var"):
+            state[key.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
+    assert signature(state) == SIGNATURES["timm"][theirs]
 
 
 @pytest.mark.parametrize("name", ["vgg11", "vgg16_bn"])

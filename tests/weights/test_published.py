@@ -110,5 +110,7 @@ def weights_of(model: str):
     from jaxcnn.models import create_model
 
     made = create_model(model)
-    shapes = jax.eval_shape(made.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    shapes = jax.eval_shape(
+        lambda key, x: made.init(key, x, train=False), jax.random.key(0), jnp.zeros((1, 224, 224, 3))
+    )
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

@@ -26,7 +26,12 @@ mobilenet_v2 mobilenet_v3_large mobilenet_v3_small mnasnet0_5 mnasnet0_75
 mnasnet1_0 mnasnet1_3 efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5
 efficientnet_b6 efficientnet_b7 efficientnet_v2_s efficientnet_v2_m efficientnet_v2_l
 """
-TIMM = "vgg11 vgg16_bn resnet18 resnet50 resnext50_32x4d wide_resnet50_2 densenet121"
+TIMM = """
+vgg11 vgg16_bn resnet18 resnet50 resnext50_32x4d wide_resnet50_2 densenet121
+convnext_tiny convnext_small convnext_base convnext_large
+regnetx_004_tv regnetx_008 regnetx_016 regnetx_032 regnetx_080 regnetx_160 regnetx_320
+regnety_004 regnety_008_tv regnety_016 regnety_032 regnety_080_tv regnety_160 regnety_320 regnety_1280
+"""
 
 
 def signature(state) -> dict:
