@@ -19,8 +19,6 @@ TRANSFORMERS = ("vit_", "swin_", "maxvit_")
 OURS = {theirs: ours for ours, theirs in TORCHVISION_MODEL.items()}
 CLASSIFIERS = torchvision.models.list_models(module=torchvision.models)
 NAMES = [name for name in CLASSIFIERS if not name.startswith(TRANSFORMERS)]
-    name for name in torchvision.models.list_models(module=torchvision.models) if not name.startswith(TRANSFORMERS)
-]
 
 # Small models of each family, which CI compares. The others together take about half an hour on two cores.
 SAMPLE = {"alexnet", "vgg11", "resnet18", "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5"}
