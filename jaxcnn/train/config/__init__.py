@@ -376,16 +376,17 @@ def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "optimizer": {**optimizer, "momentum": momentum, "options": {}}}
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def differences(old: Any, new: dict[str, Any], left_out: tuple[str, ...] = NOT_PART_OF_THE_RUN) -> list[str]:
     """Return the fields of the run in which two configurations (as dicts) differ, as "name: old -> new".
 
-    `old` may come from version 0.1, or from a damaged file, which differs in the fields it lacks.
+    `old` may come from version 0.1, or from a damaged file, which differs in the fields it lacks. Fields in `left_out`
+    are not compared.
     """
     old = old if isinstance(old, dict) else {}
     with contextlib.suppress(KeyError, TypeError):
         old = _upgraded(old)
-    left_out = dict.fromkeys(NOT_PART_OF_THE_RUN)
-    return _differences({**old, **left_out}, {**new, **left_out}, prefix="")
+    equal = dict.fromkeys(left_out)
+    return _differences({**old, **equal}, {**new, **equal}, prefix="")
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[str]:

@@ -7,7 +7,9 @@ writes the run directory, and it sends what it reads to the others.
 import json
 import os
 import re
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -63,6 +65,9 @@ def initialize(
 ) -> None:
     """Join a multi-process job. Call it before JAX is used in any other way.
 
+    SIGTERM keeps its handler. `fit` saves and stops after it, and before `fit` it ends the process. For programs with a
+    loop of their own, `jax.distributed.initialize` also offers `multihost_utils.reached_preemption_sync_point`.
+
     Args:
       coordinator: "HOST:PORT" at which the first process listens.
       num_processes: number of processes.
@@ -73,6 +78,7 @@ def initialize(
       UsageError: if a value is invalid, or if none is given and no cluster is detected.
     """
     check_flags(coordinator, num_processes, process_id, heartbeat)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(
             coordinator,
@@ -87,6 +93,10 @@ def initialize(
             "no cluster was detected (SLURM, Open MPI, TPU pod). Give --coordinator HOST:PORT, --num-processes N and "
             "--process-id I."
         ) from error
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        # JAX has installed a handler that only takes note of the first SIGTERM. A process that is asked to stop while
+        # it prepares its data would go on.
+        signal.signal(signal.SIGTERM, handler)
 
 
 def leave(status: int) -> NoReturn:

@@ -22,12 +22,20 @@ from jaxcnn.train.devices.sharding import by_rows, divided, make_mesh, whole
 Strategy = Callable[[Callable[..., Any], "Parallel", bool, int], Callable[..., Any]]
 
 
-def check_batch_divides(batch_size: int, devices: int) -> None:
-    """Raise `UsageError`, which names the nearest valid batch sizes, if `devices` does not divide `batch_size`."""
-    if batch_size % devices:
-        below, above = batch_size // devices * devices, -(-batch_size // devices) * devices
-        right = f"{below} or {above}" if below else f"{above}"
-        raise UsageError(f"batch_size {batch_size} cannot be divided over {devices} devices; use {right}")
+def check_batch_divides(batch_size: int, devices: int, most: int | None = None) -> None:
+    """Raise `UsageError`, which names the nearest valid batch sizes, if `devices` does not divide `batch_size`.
+
+    Args:
+      batch_size: examples in a batch of all devices together.
+      devices: number of devices.
+      most: largest valid batch size, the number of training examples.
+    """
+    if batch_size % devices == 0:
+        return
+    below = batch_size // devices * devices
+    valid = [size for size in (below, below + devices) if size and (most is None or size <= most)]
+    remedy = f"use {' or '.join(map(str, valid))}" if valid else f"use fewer devices: there are {most} training images"
+    raise UsageError(f"batch_size {batch_size} cannot be divided over {devices} devices; {remedy}")
 
 
 @dataclass(frozen=True)

@@ -365,9 +365,9 @@ def _distribute(config: Config, examples: int, devices: Sequence[Any] | None) ->
     count = len(parallel.devices)
     if config.batch_size == "full":
         if examples % count:
+            remedy = f"use {examples // count * count}" if examples > count else "use fewer devices"
             raise UsageError(
-                f"batch_size full: {examples} training images cannot be divided over {count} devices; "
-                f"use {examples // count * count}"
+                f"batch_size full: {examples} training images cannot be divided over {count} devices; {remedy}"
             )
         images = examples // count
         if (config.accumulate or 1) > images:
@@ -378,7 +378,7 @@ def _distribute(config: Config, examples: int, devices: Sequence[Any] | None) ->
         return parallel, examples, config.accumulate or parts_of_full_batch(images)
     if config.batch_size > examples:
         raise UsageError(f"batch_size {config.batch_size} is more than the {examples} training images")
-    check_batch_divides(config.batch_size, count)
+    check_batch_divides(config.batch_size, count, most=examples)
     images, accumulate = config.batch_size // count, config.accumulate or 1
     if images % accumulate:
         divisor = max(parts for parts in range(1, min(accumulate, images + 1)) if images % parts == 0)

@@ -1,6 +1,9 @@
 """The state that a run starts from: its initial state, or its latest checkpoint."""
 
 import contextlib
+import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +12,25 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcnn.errors import UsageError
+from jaxcnn.train.config import differences, to_dict
 from jaxcnn.train.devices.distributed import Ignored, from_first, gather, is_first, together
 from jaxcnn.train.runtime import data_identity, preprocessing, workdir
 from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.plan import Plan
 from jaxcnn.train.state import TrainState
+
+MOST_NAMED = 8
+"""Number of differences between processes that an error names."""
+
+OWN_OF_A_PROCESS = (
+    *("accept_changed_data", "data_dir", "data_fingerprint", "dataset", "init_from", "workdir"),
+    *("profile", "tensorboard_images", "wandb", "progress"),
+)
+"""Fields of the configuration that may differ between processes: paths, and what only the first process uses.
+
+The others decide about computations that the processes make together.
+"""
 
 NOTHING_YET = {
     "seconds": 0.0,
@@ -69,10 +86,12 @@ def claimed(plan: Plan) -> Iterator[Start]:
     """Hold the run directory for this run, and give what the run starts from.
 
     Raises:
-      UsageError: in all processes, if the directory cannot be used or has no intact checkpoint among several.
+      UsageError: in all processes, if the directory cannot be used or has no intact checkpoint among several, or if the
+        processes have different configurations or data.
     """
+    identity = _common_identity(plan) if plan.parallel.share[1] > 1 else None
     with contextlib.ExitStack() as held:
-        mine = together(lambda: _open(plan, held) if is_first() else None)
+        mine = together(lambda: _open(plan, held, identity) if is_first() else None)
         told = gather(mine and [str(mine.folder), mine.meta, mine.continued, mine.finished])[0]
         blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), plan.template)
         state = from_first(mine.state if mine else blank)
@@ -93,10 +112,39 @@ def _upgraded(epoch_total: dict[str, Any] | None) -> dict[str, Any] | None:
     return {"accuracy" if name == "correct" else name: total for name, total in epoch_total.items()}
 
 
-def _open(plan: Plan, held: contextlib.ExitStack) -> Start:
+def _common_identity(plan: Plan) -> data_identity.Identity:
+    """Return the identity of the data, which is the same in all processes. Every process must call it.
+
+    Each process chooses its rows of a batch from its own copy of the data. With another copy in one process, examples
+    would come twice or never, and nothing would show it.
+
+    Raises:
+      UsageError: in all processes, if they have different configurations, data or preprocessing.
+    """
+    identity = together(lambda: data_identity.identity(plan.dataset, plan.config))
+    mine = {"config": to_dict(plan.config), "data": identity, "preprocessing": dataclasses.asdict(plan.preprocessing)}
+    mine["config"] |= dict.fromkeys(OWN_OF_A_PROCESS)
+    digests = gather(hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest())
+    if len({*digests}) == 1:
+        return identity
+    first, *others = gather(mine)
+    for process, other in enumerate(others, 1):
+        found = differences(first["config"], other["config"], OWN_OF_A_PROCESS)
+        found += data_identity.differences(first["data"], other["data"])
+        found += differences(first["preprocessing"], other["preprocessing"], ())
+        if found:
+            more = f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+            raise UsageError(
+                f"process {process} differs from process 0: {'; '.join(found[:MOST_NAMED])}{more}. Start all processes "
+                "with the same flags and the same data."
+            )
+    return identity
+
+
+def _open(plan: Plan, held: contextlib.ExitStack, identity: data_identity.Identity | None) -> Start:
     folder = held.enter_context(workdir.claim(plan.config))
     config = plan.config
-    identity = data_identity.identity(plan.dataset, config)
+    identity = identity or data_identity.identity(plan.dataset, config)
     accept = config.accept_changed_data
     note = data_identity.check(folder, identity, accept=accept)
     checkpoints = held.enter_context(Checkpoints(folder / workdir.CHECKPOINTS))

@@ -6,21 +6,19 @@ import os
 import random
 import runpy
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from jobs import environment, finish, free_port, process_of, result, run_together, start, wait_for_step
 
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train.devices import distributed
 from jaxcnn.train.runtime.integrity import named_leaves
 
-ROOT = Path(__file__).parents[3]
 ONE_OF_MANY = Path(__file__).with_name("one_of_many.py")
 FIT_OF_MANY = Path(__file__).with_name("fit_of_many.py")
 STEPS = 100
@@ -29,74 +27,7 @@ RUN = f"--steps {STEPS} --batch-size 256 --checkpoint-every 10 --log-every 5 --n
 TWO = ["--processes", "2", "--devices-per-process", "2"]
 
 
-def environment(**more):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **more}
-    return {name: value for name, value in env.items() if name != "XLA_FLAGS"}
-
-
-def start(args, **options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "jaxcnn.cli", "train", *args],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
-def finish(process):
-    """Exit status, standard output and standard error."""
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
-
-
-def process_of(supervisor, index):
-    """The id of the child with this index, once it is there."""
-    while supervisor.poll() is None:
-        children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text().split()
-        for child in children:
-            arguments = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
-            if "--process-id" in arguments and arguments[arguments.index("--process-id") + 1] == str(index):
-                return int(child)
-        time.sleep(0.01)
-    raise AssertionError(f"the supervisor has ended: {finish(supervisor)}")
-
-
-def wait_for_step(supervisor, folder, step):
-    """Waits until the run has recorded a training step."""
-    metrics = folder / "metrics.jsonl"
-    while not (metrics.exists() and metrics.read_bytes().count(b'"train"') >= step):
-        assert supervisor.poll() is None, f"the run ended too early: {finish(supervisor)}"
-        time.sleep(0.005)
-
-
-def result(folder):
-    return json.loads((folder / "result.json").read_text())
-
-
 # The numbers
-
-
-def run_together(script, folder, processes, devices, *args):
-    """Run a script in several processes of one job. Each must end with status 0."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    command = [sys.executable, str(script), f"127.0.0.1:{port}", str(processes)]
-    started = [
-        subprocess.Popen(
-            [*command, str(index), str(folder), *args],
-            env=environment(JAX_NUM_CPU_DEVICES=str(devices)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(processes)
-    ]
-    for process in started:
-        said, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, said
 
 
 def start_together(folder, processes, devices, ways):
@@ -206,6 +137,20 @@ def test_a_mistake_that_only_the_processes_can_see_is_one_line_and_is_not_tried_
 
 
 # In one process
+
+
+TERMINATED = """
+import os, signal, sys
+from jaxcnn.train.devices import distributed
+distributed.initialize(sys.argv[1], 1, 0)
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_process_that_prepares_its_data_is_ended_by_sigterm():
+    # JAX's own handler would swallow the signal, and nobody would ask for it.
+    command = [sys.executable, "-c", TERMINATED, f"127.0.0.1:{free_port()}"]
+    assert subprocess.run(command, env=environment(), capture_output=True, timeout=100).returncode == -signal.SIGTERM
 
 
 def test_alone_a_process_agrees_with_itself():

@@ -1,0 +1,87 @@
+"""Jobs of several processes on this machine: their start, their signals and their end."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+
+
+def environment(**more):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **more}
+    return {name: value for name, value in env.items() if name != "XLA_FLAGS"}
+
+
+def start(args, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxcnn.cli", "train", *args],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def start_members(args_of_each):
+    """Start one process for each list of flags, as a scheduler does: no supervisor watches them."""
+    job = ["--distributed", "--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", str(len(args_of_each))]
+    return [start([*args, *job, "--process-id", str(index)]) for index, args in enumerate(args_of_each)]
+
+
+def finish(process, seconds=300):
+    """Exit status, standard output and standard error of a process, which must end within these seconds."""
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
+def process_of(supervisor, index):
+    """The id of the child with this index, once it is there."""
+    while supervisor.poll() is None:
+        children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text().split()
+        for child in children:
+            arguments = Path(f"/proc/{child}/cmdline").read_bytes().decode().split("\0")
+            if "--process-id" in arguments and arguments[arguments.index("--process-id") + 1] == str(index):
+                return int(child)
+        time.sleep(0.01)
+    raise AssertionError(f"the supervisor has ended: {finish(supervisor)}")
+
+
+def wait_for_step(supervisor, folder, step):
+    """Waits until the run has recorded a training step."""
+    metrics = folder / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_bytes().count(b'"train"') >= step):
+        assert supervisor.poll() is None, f"the run ended too early: {finish(supervisor)}"
+        time.sleep(0.005)
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def run_together(script, folder, processes, devices, *args):
+    """Run a script in several processes of one job. Each must end with status 0."""
+    command = [sys.executable, str(script), f"127.0.0.1:{free_port()}", str(processes)]
+    started = [
+        subprocess.Popen(
+            [*command, str(index), str(folder), *args],
+            env=environment(JAX_NUM_CPU_DEVICES=str(devices)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(processes)
+    ]
+    for process in started:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
