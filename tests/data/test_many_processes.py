@@ -105,9 +105,7 @@ def test_every_epoch_is_divided_without_a_gap_or_an_overlap(examples, processes)
 def test_processes_share_the_evaluation(datasets, place, processes):
     # Most processes have no example in the second batch, and some have one row of padding beside one example.
     dataset, _ = datasets[place]
-    preprocessing = Preprocessing(
-        image_shape=(SIDE, SIDE, 1), mean=(0.5,), std=(0.5,), class_names=dataset.class_names
-    )
+    preprocessing = Preprocessing(image_shape=(SIDE, SIDE, 1), mean=(0.5,), std=(0.5,), class_names=dataset.class_names)
     alone = numbers(dataset.decoded("test", preprocessing.geometry)["image"])
     assert {*alone.tolist()} == {*range(TESTED)}
     batch_size = 256

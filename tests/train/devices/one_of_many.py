@@ -6,6 +6,7 @@ Writes this process's state after ten steps with each strategy to `FOLDER/STRATE
 """
 
 import sys
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -16,6 +17,7 @@ from jaxcnn.data.pipeline import rows_of
 from jaxcnn.layers import BatchNorm, Conv, Dense, GlobalAvgPool, Sequential, Tanh
 from jaxcnn.train import Classification, create_state, make_parallel, make_train_step
 from jaxcnn.train.devices import distributed
+from jaxcnn.train.devices.parallel import batch_norm_fields
 from jaxcnn.train.runtime.integrity import named_leaves
 
 BATCH, SHAPE, STEPS = 64, (8, 8, 3), 10
@@ -28,10 +30,12 @@ class Network(nn.Module):
     whether it passes, which changes gradients by 1e-4.
     """
 
+    norm: object = BatchNorm
+
     @nn.compact
     def __call__(self, x, *, train):
         for width in (64, 64):
-            x = Sequential([Conv(width, 3, padding=1), BatchNorm(), Tanh()])(x, train=train)
+            x = Sequential([Conv(width, 3, padding=1), self.norm(), Tanh()])(x, train=train)
         return Dense(10)(GlobalAvgPool()(x))
 
 
@@ -44,12 +48,16 @@ def batches(share=(0, 1)):
 
 
 def train(way, devices=None):
-    """Return the state after ten steps, on the devices, and its strategy. "sharded" is `jit` with a sharded state."""
+    """Return the state after ten steps, on the devices, and its strategy.
+
+    "sharded" is `jit` with a sharded state, and "groups" normalizes over pairs of devices.
+    """
     optimizer = optax.sgd(0.05, momentum=0.9)
-    parallel = make_parallel("jit" if way == "sharded" else way, devices, shard_state=way == "sharded")
-    step = make_train_step(Network(), optimizer, Classification(normalize=lambda x: x / 128.0 - 1.0))
+    parallel = make_parallel({"sharded": "jit", "groups": "auto"}.get(way, way), devices, shard_state=way == "sharded")
+    model = Network(partial(BatchNorm, **batch_norm_fields(2 if way == "groups" else "all", parallel)))
+    step = make_train_step(model, optimizer, Classification(normalize=lambda x: x / 128.0 - 1.0))
     compiled = parallel.compile(step, donate_state=True)
-    state = jax.device_get(create_state(Network(), optimizer, SHAPE, seed=0))
+    state = jax.device_get(create_state(model, optimizer, SHAPE, seed=0))
     state = parallel.place_state(distributed.from_first(state))
     for batch in batches(parallel.share):
         state, sums = compiled(state, parallel.place_batch(batch))

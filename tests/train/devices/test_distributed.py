@@ -41,15 +41,27 @@ def differences(a, b):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "devices", "ways"), [(2, 2, ["auto", "jit", "sharded"]), (4, 1, ["auto"])])
+@pytest.mark.parametrize(
+    ("processes", "devices", "ways"),
+    [
+        (2, 2, ["auto", "jit", "sharded", "groups"]),
+        (4, 1, ["auto"]),
+        pytest.param(8, 1, ["auto", "jit", "sharded", "groups"], marks=pytest.mark.exhaustive),
+    ],
+)
 def test_many_processes_learn_what_one_process_learns(tmp_path, processes, devices, ways):
-    state, parallel = runpy.run_path(str(ONE_OF_MANY))["train"]("pmap", jax.devices()[:4])
-    alone = named_leaves(parallel.fetch_state(state))
-    for states in start_together(tmp_path, processes, devices, ways).values():
+    train, local = runpy.run_path(str(ONE_OF_MANY))["train"], jax.devices()[: processes * devices]
+    alone = {}
+    for way in {"pmap", *ways} & {"pmap", "groups"}:
+        state, parallel = train(way, local)
+        alone[way] = named_leaves(parallel.fetch_state(state))
+    for way, states in start_together(tmp_path, processes, devices, ways).items():
         for other in states[1:]:
             assert differences(states[0], other) == 0.0
-        assert states[0].keys() == alone.keys()
-        assert differences(states[0], alone) < 1e-5
+        assert states[0].keys() == alone["pmap"].keys()
+        assert differences(states[0], alone["groups" if way == "groups" else "pmap"]) < 1e-5
+    if "groups" in alone:
+        assert differences(alone["groups"], alone["pmap"]) > 1e-4
 
 
 @pytest.mark.slow

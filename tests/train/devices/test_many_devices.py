@@ -81,5 +81,7 @@ def test_a_run_that_sigterm_stops_on_64_devices_goes_on_there_on_256_and_on_one(
         # Another order of examples would change the losses in the second digit.
         np.testing.assert_allclose([row["loss"] for row in rows], [row["loss"] for row in expected_rows], rtol=1e-5)
         for name, array in state.items():
-            np.testing.assert_allclose(array, expected_state[name], atol=1e-5 * max(1, np.abs(array).max()), err_msg=name)
+            np.testing.assert_allclose(
+                array, expected_state[name], atol=1e-5 * max(1, np.abs(array).max()), err_msg=name
+            )
         assert found["test_accuracy"] == pytest.approx(expected["test_accuracy"], abs=1e-9)
