@@ -1,7 +1,9 @@
 """Jobs of several processes on this machine: their start, their signals and their end."""
 
+import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -16,10 +18,10 @@ def environment(**more):
     return {name: value for name, value in env.items() if name != "XLA_FLAGS"}
 
 
-def start(args, **options):
+def start(args, env=None, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "jaxcnn.cli", "train", *args],
-        env=environment(),
+        env=environment(**(env or {})),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -31,6 +33,22 @@ def start_members(args_of_each):
     """Start one process for each list of flags, as a scheduler does: no supervisor watches them."""
     job = ["--distributed", "--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", str(len(args_of_each))]
     return [start([*args, *job, "--process-id", str(index)]) for index, args in enumerate(args_of_each)]
+
+
+def start_tasks(args, tasks):
+    """Start the tasks of a SLURM job on one node, as far as JAX sees one: with the variables that `srun` sets."""
+    job = {"SLURM_JOB_ID": str(job_with_free_port()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(tasks)}
+    indices = [{"SLURM_PROCID": str(index), "SLURM_LOCALID": str(index)} for index in range(tasks)]
+    return [start([*args, "--distributed"], env={**job, **index}) for index in indices]
+
+
+def job_with_free_port():
+    """Return the number of a job for which JAX chooses a free port: 61440 more than the number modulo 4096."""
+    while True:
+        number = random.randrange(10**6)
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", 61440 + number % 4096))
+            return number
 
 
 def finish(process, seconds=300):

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from jobs import finish, process_of, result, start, start_members, wait_for_step
+from jobs import finish, process_of, result, start, start_members, start_tasks, wait_for_step
 from PIL import Image
 
 from jaxcnn.train import evaluate, load_run
@@ -120,6 +120,20 @@ def test_sigterm_to_any_processes_stops_all_which_go_on_to_the_same_bits(undistu
         assert status == 0, err
     assert result(tmp_path)["state_sha256"] == result(expected)["state_sha256"]
     assert training_rows(tmp_path) == training_rows(expected)
+
+
+@pytest.mark.slow
+def test_tasks_of_slurm_find_each_other_and_a_requeued_job_goes_on(undisturbed, tmp_path):
+    flags = [*RUN, "--workdir", str(tmp_path)]
+    job = start_tasks(flags, 4)
+    wait_for_step(job[0], tmp_path, 10)
+    for task in job:
+        task.send_signal(signal.SIGTERM)
+    assert [finish(task, BOUND)[0] for task in job] == [143] * 4
+    for status, _, err in [finish(task) for task in start_tasks(flags, 4)]:
+        assert status == 0, err
+    assert result(tmp_path)["processes"] == 4
+    assert result(tmp_path)["state_sha256"] == result(undisturbed(4))["state_sha256"]
 
 
 @pytest.mark.slow

@@ -23,8 +23,9 @@ def run_on(devices, script, *args):
     return ended.stdout
 
 
-def test_batches_and_groups_of_64_devices():
-    said = run_on(64, MANY_DEVICES, "order", "epochs", "refusals", "groups")
+@pytest.mark.parametrize("devices", [64, pytest.param(256, marks=pytest.mark.slow)])
+def test_batches_and_groups_of_many_devices(devices):
+    said = run_on(devices, MANY_DEVICES, "order", "epochs", "refusals", "groups")
     assert said.count("checked: ") == 4
 
 
@@ -35,13 +36,6 @@ def test_many_devices_learn_and_evaluate_as_one(devices, checks):
     said = run_on(devices, MANY_DEVICES, *checks)
     print(said)
     assert said.count("checked: ") == len(checks)
-
-
-@pytest.mark.slow
-@pytest.mark.exhaustive
-def test_batches_and_groups_of_256_devices():
-    said = run_on(256, MANY_DEVICES, "order", "epochs", "refusals", "groups")
-    assert said.count("checked: ") == 4
 
 
 def fit_on(devices, folder, stop_at=None):
