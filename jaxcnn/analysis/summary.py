@@ -18,6 +18,7 @@ from jaxcnn.analysis.image_size import too_small
 from jaxcnn.analysis.receptive_field import Field, Interval
 from jaxcnn.analysis.walk import Step, Walk, marked
 from jaxcnn.errors import TooSmallError, UsageError
+from jaxcnn.layers.loops import unrolled
 
 Pair = tuple[float, float]
 
@@ -155,7 +156,7 @@ def summarize(
     else:
         variables, function = {}, lambda _, images: fn_or_model(images)
 
-    with kernels.inlined():  # as JAX operations, which the walk knows
+    with kernels.inlined(), unrolled():  # as JAX operations, which the walk knows, and each module at its own path
         closed = jax.make_jaxpr(marked(function))(variables, images)
     seen: Field = (Interval(axis=1), Interval(axis=2))
     walk = Walk(count_padding)

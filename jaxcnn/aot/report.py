@@ -72,8 +72,9 @@ class Report:
       memory: the parts of the memory. If XLA refused to compile because they do not fit, it states the total only: what
         is neither state nor batch then counts as temporaries.
       model_flops: floating-point operations by the usual convention, three forward passes of multiply-adds.
-      flops: operations that the step makes, as XLA counts them. Where it does not (GPUs, accumulation), those of
-        convolutions and matrix products, without taps on padding and without the first layer's input gradient.
+      flops: operations that the step makes, as XLA counts them. Where it does not (GPUs, accumulation, loops over
+        blocks), those of convolutions and matrix products, without taps on padding, without the first layer's input
+        gradient, and without recomputation.
       bytes_accessed: bytes read from and written to the chip's memory, see `jaxcnn.aot.hlo`.
       xla_bytes_accessed: the same as XLA counts it, with the body of each loop once; None on GPUs.
       intensity: `flops / bytes_accessed`.
@@ -175,7 +176,8 @@ def measure(target: Target, program: Program) -> Report:
     by_xla = compiled.cost_analysis() or {}  # None for a GPU that is not there
     counted = by_xla.get("flops", 0.0)
     # XLA counts the body of a loop once. The loop over the steps of a call then has the count of one step.
-    is_counted = counted > 0 and plan.accumulate == 1 and target.platform != "cpu"
+    has_inner_loops = plan.accumulate > 1 or getattr(plan.model, "scan_blocks", False)
+    is_counted = counted > 0 and not has_inner_loops and target.platform != "cpu"
     images = plan.batch_size / len(plan.parallel.devices)
     flops = counted if is_counted else _convolution_flops(plan) * images
     bytes_accessed = module.bytes_accessed() / steps

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxcnn import kernels
 from jaxcnn.errors import RunError, UsageError
+from jaxcnn.layers.loops import unrolled
 from jaxcnn.train import Trained
 from jaxcnn.train.runtime.trained import FrozenModel
 
@@ -57,7 +58,7 @@ def convert(trained: Trained) -> bytes:
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *trained.preprocessing.image_shape), trained.preprocessing.dtype)
     try:
-        with kernels.inlined():
+        with kernels.inlined(), unrolled():
             model = translate(
                 logits, frozen.variables, images, input_name="images", output_name="logits", named=_constants(frozen)
             )

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxcnn.errors import UsageError, shortened
 from jaxcnn.freezing import _fold, _program
+from jaxcnn.layers.loops import unrolled
 
 DTYPES = ("float32", "bfloat16", "float16")
 """Dtypes that a frozen model can compute in."""
@@ -115,7 +116,8 @@ class Frozen:
             return self._apply(jax.tree.unflatten(tree, leaves), x)
 
         try:
-            traced, shapes = jax.make_jaxpr(apply, return_shape=True)(leaves, x)
+            with unrolled():  # a loop hides its convolutions
+                traced, shapes = jax.make_jaxpr(apply, return_shape=True)(leaves, x)
         except UsageError:
             raise
         except Exception as error:

@@ -1,5 +1,7 @@
 """Dropout of single units."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -27,11 +29,13 @@ class Dropout(nn.Module):
         return drop(self, x, x.shape, self.rate, train)
 
 
-def drop(layer: nn.Module, x: jax.Array, mask_shape: tuple[int, ...], rate: float, train: bool) -> jax.Array:
+def drop(layer: nn.Module, x: jax.Array, mask_shape: tuple[int, ...], rate: Any, train: bool) -> jax.Array:
     """Multiply `x` by a random mask of 0 and `1 / (1 - rate)`, broadcast from `mask_shape`."""
-    if not 0.0 <= rate < 1.0:
+    is_known = not isinstance(rate, jax.Array)  # an array in a loop over blocks: `init` has checked it
+    if is_known and not 0.0 <= rate < 1.0:
         raise UsageError(f"{type(layer).__name__} needs a rate in [0, 1), the probability of dropping; got {rate}")
-    if not train or rate == 0.0:
+    if not train or (is_known and rate == 0.0):
         return x
-    keep = jax.random.bernoulli(layer.make_rng("dropout"), 1.0 - rate, mask_shape)
-    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+    kept = 1.0 - rate
+    keep = jax.random.bernoulli(layer.make_rng("dropout"), kept, mask_shape)
+    return jnp.where(keep, x / (kept if is_known else kept.astype(x.dtype)), jnp.zeros_like(x))

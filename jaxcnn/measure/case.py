@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import flax.linen as nn
+
 from jaxcnn import kernels, startup
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.models import create_model
 from jaxcnn.train import make_parallel
 from jaxcnn.train.config.checks import MAX_SIDE
+from jaxcnn.train.parts import parse_option
 
 MODES = ("train", "infer")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -34,6 +37,7 @@ class Case:
 
     Attributes:
       model: a name from `jaxcnn.list_models()`. The model keeps its default number of classes.
+      model_options: fields of the architecture to change: "NAME=VALUE", such as "remat=True".
       batch_size: images per step, over all devices.
       mode: "train" times the step of `jaxcnn.train.make_train_step` with momentum. "infer" times the forward pass and
         the loss.
@@ -57,6 +61,10 @@ class Case:
     steps: int = 20
     steps_per_dispatch: int = 1
     memory_limit: int | None = None
+    model_options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model_options", tuple(self.model_options))  # a list in JSON
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -69,13 +77,21 @@ class Case:
         """Number of values in the images of a batch."""
         return self.batch_size * math.prod(self.image_shape)
 
+    def create_model(self, **fields: Any) -> nn.Module:
+        """Return the model with its options and with other fields.
+
+        Raises:
+          UsageError: if the model or a field is unknown.
+        """
+        return create_model(self.model, **dict(map(parse_option, self.model_options)), **fields)
+
     def validate(self) -> None:
         """Check the values that do not depend on the available devices.
 
         Raises:
           UsageError: if a value is invalid.
         """
-        create_model(self.model)
+        self.create_model()
         for kind, value, known in (("mode", self.mode, MODES), ("dtype", self.dtype, DTYPES)):
             if value not in known:
                 raise unknown_name(kind, value, known)
@@ -96,6 +112,8 @@ class Case:
         """Return the command that repeats this measurement, with the environment variables that affect it."""
         parts = [f"{name}={shlex.quote(value)}" for name, value in environment().items()]
         parts += ["jaxcnn benchmark", f"--model {self.model}", f"--batch-sizes {self.batch_size}"]
+        if self.model_options:
+            parts.append(f"--model-options {shlex.join(self.model_options)}")
         parts += [f"--mode {self.mode}", f"--dtype {self.dtype}", f"--parallel {self.parallel}"]
         parts += [f"--steps {self.steps}", f"--image-size {self.image_shape[0]}"]
         if self.devices is not None:

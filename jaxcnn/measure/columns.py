@@ -49,6 +49,7 @@ def _number(value: float) -> str:
 
 COLUMNS = (
     Column("model", "model", "name of the model"),
+    Column("model_options", "options", "fields of the model that were changed"),
     Column("params", "params", "number of trainable parameters", "{:,}".format),
     Column("gmacs", "GMACs", "multiply-adds in the forward pass of one image, in units of 10^9", "{:.3g}".format),
     Column("image_size", "image", "image shape: height x width x channels"),

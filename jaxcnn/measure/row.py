@@ -32,6 +32,7 @@ def case_columns(case: Case) -> Row:
     """Return the columns that are known before the measurement."""
     return {
         "model": case.model,
+        "model_options": " ".join(case.model_options) or None,
         "image_size": "x".join(map(str, case.image_shape)),
         "batch_size": case.batch_size,
         "mode": case.mode,

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-_EQUAL_COLUMNS = ("model", "image_size", "mode", "dtype", "parallel", "steps_per_dispatch", "device_kind")
+_EQUAL_COLUMNS = (
+    *("model", "model_options", "image_size", "mode", "dtype", "parallel", "steps_per_dispatch", "device_kind"),
+)
 
 
 def add_scaling(rows: Sequence[dict[str, Any]]) -> None:

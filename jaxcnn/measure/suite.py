@@ -30,6 +30,7 @@ def benchmark(
     image_size: int | None = None,
     steps: int = 20,
     memory_limit: int | None = None,
+    model_options: Sequence[str] = (),
     timeout: float | None = None,
     on_row: Callable[[Row], None] = lambda row: None,
     listen: Listener = lambda case, stage: None,
@@ -40,7 +41,8 @@ def benchmark(
       model: one model name or several.
       batch_sizes: images per step over all devices. "auto" tries 8, 16, 32, ... until memory runs out; the last row
         is the one that failed. For 3 devices the sizes are 9, 18, 36, ..., multiples of their number.
-      modes, dtypes, parallel, devices, steps_per_dispatch, image_size, steps, memory_limit: fields of `Case`.
+      modes, dtypes, parallel, devices, steps_per_dispatch, image_size, steps, memory_limit, model_options: fields of
+        `Case`.
       timeout: time limit per row in seconds.
       on_row: called with each row when it is complete.
       listen: called with the current case and its current stage, such as "compiling".
@@ -65,6 +67,7 @@ def benchmark(
         image_size=image_size,
         steps=steps,
         memory_limit=memory_limit,
+        model_options=tuple(model_options),
     )
 
     def measure(case: Case, report: Callable[[str], None]) -> Row:
@@ -118,5 +121,6 @@ def _double_batch(case: Case, rows: list[Row]) -> Iterator[Case]:
 
 def describe_row(row: Row) -> dict[str, Any]:
     """Return the columns that identify the case of a row. A second measurement of the case has the same values."""
-    names = ("model", "image_size", "batch_size", "mode", "dtype", "parallel", "devices", "steps_per_dispatch")
+    names = ("model", "model_options", "image_size", "batch_size", "mode", "dtype", "parallel", "devices")
+    names += ("steps_per_dispatch",)
     return {name: row.get(name) for name in names}

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import AdaptiveAvgPool, BatchNorm, Dense, Flatten
-from jaxcnn.models._stages import Remat
+from jaxcnn.layers.recomputation import parse_size, plan
+from jaxcnn.models._stages import Recomputed, Remat
 from jaxcnn.models._stem import IMAGE_SHAPES, Kind, check_stem
 
 Norm = Callable[..., Any]
@@ -72,6 +73,8 @@ class StagedClassifier(Classifier, kw_only=True):
     Fields:
       norm: constructor of the normalization layers, such as `Partial(BatchNorm, axis_name=None)`; see `Norm`.
       remat: stages to recompute in the backward pass, for less memory and more time: True, or a tuple of their numbers.
+        A size such as "8GB" recomputes single blocks: as many as are needed to keep at most 8 GB of activations on each
+        device (of all devices in `jit` over a mesh), at a low cost; see `jaxcnn.layers.recomputation`.
       stem: "imagenet" for large images, or "cifar" for images of 28x28 and 32x32.
     """
 
@@ -85,11 +88,24 @@ class StagedClassifier(Classifier, kw_only=True):
         return IMAGE_SHAPES[self.stem]
 
     @nn.nowrap
-    def check_fields(self, stages: Collection[int]) -> None:
-        """Raise `UsageError` if `stem` is unknown or `remat` names a stage that is not in `stages`."""
+    def recomputation(self, x: jax.Array, train: bool, stages: Collection[int]) -> Recomputed:
+        """Return what `remat` asks for with images `x`, with the names of blocks in place of a size.
+
+        Raises:
+          UsageError: `stem` is unknown, `remat` names a stage that is not in `stages`, or a size that is too small.
+        """
         check_stem(self.stem)
         remat = self.remat
+        if isinstance(remat, str):
+            if (budget := parse_size(remat)) is None:
+                raise UsageError(f"remat is no size: {remat!r}. Give a number with a unit, such as '8GB' or '512MiB'.")
+            if not train or self.is_initializing():
+                return False
+            return plan(self.clone(parent=None, name=None, remat=False), self.variables, x, budget).recomputed
         named = () if isinstance(remat, bool) else remat if isinstance(remat, tuple | list) else (remat,)
         if any(isinstance(stage, bool) or stage not in stages for stage in named):
             known = ", ".join(map(str, sorted(stages)))
-            raise UsageError(f"remat must be True, False or a tuple of stages out of {known}, got {remat!r}")
+            raise UsageError(
+                f"remat must be True, False or a tuple of stages out of {known}, or a size such as '8GB', got {remat!r}"
+            )
+        return remat

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 
 from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.layers.loops import unrolled
 
 HEAD = "head"
 """Path of the last layer of every registered model."""
@@ -63,7 +64,7 @@ def features(
         return output
 
     mutable = [collection for collection in variables if collection != "params"] if train else False
-    with nn.intercept_methods(tap):
+    with nn.intercept_methods(tap), unrolled():
         model.apply(variables, x, train=train, rngs=rngs, mutable=mutable)
     for path in wanted:
         if path not in found and at is None:

@@ -94,7 +94,7 @@ class DenseNet(StagedClassifier, kw_only=True):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if not 0.0 < self.compression <= 1.0:
             raise UsageError(f"DenseNet needs a compression in (0, 1], got {self.compression}")
-        self.check_fields(stages=range(1, len(self.block_sizes) + 1))
+        remat = self.recomputation(x, train, stages=range(1, len(self.block_sizes) + 1))
         conv = Partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **self.policy)
         norm = Partial(self.norm, **self.policy)
         layer = MemoryEfficientDenseLayer if self.memory_efficient and train else DenseLayer
@@ -105,7 +105,7 @@ class DenseNet(StagedClassifier, kw_only=True):
             maps: Any = (x,) if self.memory_efficient else x
             for index in range(1, layers + 1):
                 module = layer(name=f"block{block}_layer{index}")
-                maps = apply_block(module, maps, train, block, self.remat, materialize=not self.memory_efficient)
+                maps = apply_block(module, maps, train, block, remat, materialize=not self.memory_efficient)
             x = jnp.concatenate(maps, axis=-1) if self.memory_efficient else maps
             if block < len(self.block_sizes):
                 features = int(x.shape[-1] * self.compression)

@@ -137,7 +137,7 @@ class GoogLeNet(StagedClassifier, kw_only=True):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        self.check_fields(stages={int(name[0]) for name in self.modules})
+        remat = self.recomputation(x, train, stages={int(name[0]) for name in self.modules})
         conv = Partial(Conv, use_bias=self.norm is None, kernel_init=initializers.he_normal, **self.policy)
         unit = Partial(ConvUnit, conv=conv, norm=self.norm and Partial(self.norm, **self.policy))
 
@@ -157,7 +157,7 @@ class GoogLeNet(StagedClassifier, kw_only=True):
             if name == "5a":
                 x = MaxPool(self.last_pool, 2, ceil_mode=True, name="pool4")(x)
             module = Inception(row, unit, self.naive, self.largest, name=f"inception{name}")
-            x = apply_block(module, x, train, int(name[0]), self.remat, materialize=False)
+            x = apply_block(module, x, train, int(name[0]), remat, materialize=False)
             head = AUXILIARY_HEADS.get(name)
             if head and train and self.aux_heads and (self.is_initializing() or self.has_variable("params", head)):
                 fields = {"num_classes": self.num_classes, "dropout_rate": self.aux_dropout_rate, **self.policy}

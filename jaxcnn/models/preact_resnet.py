@@ -76,6 +76,7 @@ class PreActResNet(StagedClassifier, kw_only=True):
       stem_width: output channels of the stem; None for `width`. The stem "cifar" has no normalization.
       dropout_rate: dropout rate inside the blocks.
       drop_path_rate: rate of stochastic depth in the last block; see `linear_decay` for the others.
+      scan_blocks: see `apply_residual_stages`.
     """
 
     stage_sizes: tuple[int, ...]
@@ -84,17 +85,18 @@ class PreActResNet(StagedClassifier, kw_only=True):
     stem_width: int | None = None
     dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
+    scan_blocks: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        self.check_fields(stages=range(1, len(self.stage_sizes) + 1))
+        remat = self.recomputation(x, train, stages=range(1, len(self.stage_sizes) + 1))
         conv = Partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **self.policy)
         norm = Partial(self.norm, **self.policy)
 
         stem_norm = norm if self.stem == "imagenet" else None
         x = Stem(self.stem, self.stem_width or self.width, conv, stem_norm, name="stem")(x, train)
         block = Partial(self.block, conv=conv, norm=norm, dropout_rate=self.dropout_rate)
-        x = apply_residual_stages(self, block, x, train)
+        x = apply_residual_stages(self, block, x, train, remat)
         x = norm_relu(norm(name="last_norm"), x, train)
         return self.logits(GlobalAvgPool()(x))
 

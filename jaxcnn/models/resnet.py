@@ -10,7 +10,7 @@ import jax
 from jaxcnn.errors import unknown_name
 from jaxcnn.layers import Conv, GlobalAvgPool, Partial, ZeroPadShortcut, initializers, norm_relu, relu
 from jaxcnn.models._classifier import StagedClassifier
-from jaxcnn.models._stages import apply_residual_stages, drop_path
+from jaxcnn.models._stages import apply_residual_stages, drop_path, drops_paths
 from jaxcnn.models._stem import Stem
 
 Shortcut = Literal["A", "B", "none"]
@@ -72,7 +72,7 @@ class Bottleneck(nn.Module):
 def add_shortcut(block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array, norm: Any, train: bool) -> jax.Array:
     """Return `relu(norm(y) + shortcut(x))`; `norm` is the normalization behind the block's last convolution."""
     skip = None if block.shortcut == "none" else shortcut(block, x, y.shape, train)
-    if not block.drop_path_rate:
+    if not drops_paths(block.drop_path_rate):
         return norm_relu(norm, y, train, residual=skip)
     y = drop_path(block.drop_path_rate, norm(y, train), train)
     return relu(y if skip is None else skip + y)
@@ -97,6 +97,7 @@ class ResNet(StagedClassifier, kw_only=True):
       width: `features` of the blocks in the first stage. Each later stage has twice as many, at half the size.
       shortcut: where the shape changes, "A" pads with zeros and "B" projects. "none" makes a plain network.
       drop_path_rate: rate of stochastic depth in the last block; see `linear_decay` for the others.
+      scan_blocks: see `apply_residual_stages`.
 
     Raises:
       UsageError: an unknown shortcut.
@@ -107,18 +108,19 @@ class ResNet(StagedClassifier, kw_only=True):
     width: int = 64
     shortcut: Shortcut = "B"
     drop_path_rate: float = 0.0
+    scan_blocks: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if self.shortcut not in get_args(Shortcut):
             raise unknown_name("shortcut", self.shortcut, get_args(Shortcut))
-        self.check_fields(stages=range(1, len(self.stage_sizes) + 1))
+        remat = self.recomputation(x, train, stages=range(1, len(self.stage_sizes) + 1))
         conv = Partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **self.policy)
         norm = Partial(self.norm, **self.policy)
 
         x = Stem(self.stem, self.width, conv, norm, name="stem")(x, train)
         block = Partial(self.block, shortcut=self.shortcut, conv=conv, norm=norm)
-        x = apply_residual_stages(self, block, x, train)
+        x = apply_residual_stages(self, block, x, train, remat)
         return self.logits(GlobalAvgPool()(x))
 
 

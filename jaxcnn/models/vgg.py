@@ -85,7 +85,7 @@ class VGG(StagedClassifier, kw_only=True):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        self.check_fields(stages=range(1, len(self.column) + 1))
+        remat = self.recomputation(x, train, stages=range(1, len(self.column) + 1))
         conv = Partial(Conv, kernel_init=initializers.he_normal, **self.policy)
         dense = Partial(Dense, kernel_init=initializers.he_normal, **self.policy)
         norm = self.norm and Partial(self.norm, **self.policy)
@@ -93,7 +93,7 @@ class VGG(StagedClassifier, kw_only=True):
         for number, (kernels, width) in enumerate(zip(self.column, self.widths, strict=True), start=1):
             stack = ConvStack(number, kernels, width, conv, norm)
             nn.share_scope(self, stack)  # its parameters are the model's own: "conv1_1"
-            x = apply_block(stack, x, train, number, self.remat, materialize=False)
+            x = apply_block(stack, x, train, number, remat, materialize=False)
             if self.stem == "imagenet" or number < len(self.column):
                 x = MaxPool(2, name=f"pool{number}")(x)
 

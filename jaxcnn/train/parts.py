@@ -137,7 +137,7 @@ def build_model(
     dtype: dict[str, Any] = {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
 
     def named_model() -> nn.Module:
-        fields = dict(map(_parse_option, config.model_options))
+        fields = dict(map(parse_option, config.model_options))
         return create_model(config.model, num_classes, **fields, **dtype)
 
     if custom.model is not None:
@@ -164,8 +164,12 @@ def _check_model(model: nn.Module, config: Config) -> None:
         raise UsageError(f"dtype {config.dtype}: {name} has no field `dtype` to take it")
 
 
-def _parse_option(option: str) -> tuple[str, Any]:
-    """Parse "drop_path_rate=0.1" or "stem=cifar": a field and its value, a Python literal or else a string."""
+def parse_option(option: str) -> tuple[str, Any]:
+    """Parse "drop_path_rate=0.1" or "stem=cifar": a field and its value, a Python literal or else a string.
+
+    Raises:
+      UsageError: If it has another form, or the field is set by other flags.
+    """
     name, equals, value = option.partition("=")
     if not name or not equals:
         raise UsageError(f"model_options are of the form NAME=VALUE, got {option!r}")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.layers.loops import unrolled
 
 
 def layer_names(model: nn.Module, variables: Any, image_shape: tuple[int, ...]) -> list[str]:
@@ -60,7 +61,7 @@ def logits_and_output(run: Callable[[], Any], layer: str, offset: Any = None) ->
         outputs.append(output)
         return output if offset is None else output + offset
 
-    with nn.intercept_methods(_on_outputs(change)):
+    with nn.intercept_methods(_on_outputs(change)), unrolled():
         logits = run()
     return logits, outputs[0]
 
@@ -75,7 +76,7 @@ def _shapes(model: nn.Module, variables: Any, image_shape: tuple[int, ...]) -> d
         return output
 
     def run() -> Any:
-        with nn.intercept_methods(_on_outputs(record)):
+        with nn.intercept_methods(_on_outputs(record)), unrolled():
             return model.apply(variables, jnp.zeros((1, *image_shape)), train=False)
 
     jax.eval_shape(run)

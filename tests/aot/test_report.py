@@ -70,6 +70,14 @@ def test_micro_batches_count_as_often_as_they_run():
     assert in_parts.bytes_accessed > 1.5 * in_parts.xla_bytes_accessed
 
 
+def test_loops_over_blocks_have_the_operations_of_all_rounds():
+    config = dataclasses.replace(CONFIG, model="resnet20_cifar", model_options=("stage_sizes=(3,)", "width=4"))
+    one = compiled(config)
+    loops = compiled(dataclasses.replace(config, model_options=(*config.model_options, "scan_blocks=True")))
+    tpu = parse_target("v5e:2x2")  # for which XLA's count is used, unless there are loops
+    assert reports.measure(tpu, loops).flops == reports.measure(CPU, one).flops != reports.measure(tpu, one).flops
+
+
 def test_the_cost_is_that_of_one_step_of_a_call():
     one, four = (compiled(dataclasses.replace(CONFIG, steps_per_dispatch=count)) for count in (1, 4))
     of_one, of_four = reports.measure(CPU, one), reports.measure(CPU, four)

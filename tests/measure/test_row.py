@@ -13,6 +13,7 @@ from jaxcnn.errors import UsageError
 from jaxcnn.measure import Case, Peak, add_scaling, benchmark, grid, measure_case, measure_cases, measure_isolated
 from jaxcnn.measure.columns import COLUMNS
 from jaxcnn.measure.row import one_line
+from jaxcnn.models import create_model
 
 TINY = Case("lenet5", 8, devices=1, steps=2)
 ONLY_OF_SEVERAL_DEVICES = {"scaling", "scaling_efficiency"}
@@ -52,6 +53,7 @@ def test_the_stored_command_measures_the_same_case(row, monkeypatch):
         Case("resnet50", 64, "infer", "bfloat16", "jit", 4, 160, 7),
         Case("vgg16", 6, steps_per_dispatch=3, memory_limit=2**31),
         Case("lenet5", 1, parallel="shard_map"),
+        Case("resnet50", 8, model_options=("scan_blocks=True", "remat=(1, 2)")),
     ],
 )
 def test_the_command_contains_the_whole_case(case, monkeypatch):
@@ -77,6 +79,15 @@ def test_the_command_contains_the_whole_case(case, monkeypatch):
     assert options["steps"] == case.steps
     assert options["steps_per_dispatch"] == [case.steps_per_dispatch]
     assert options["memory_limit"] == case.memory_limit
+    assert options["model_options"] == case.model_options
+
+
+def test_a_case_builds_the_model_with_its_options():
+    case = Case("resnet20_cifar", model_options=("scan_blocks=True",))
+    assert case.create_model() == create_model("resnet20_cifar", scan_blocks=True)
+    assert Case("lenet5", model_options=["a=1"]) == Case("lenet5", model_options=("a=1",))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"^unknown field of lenet5 'scan_blocks'"):
+        grid(["lenet5"], model_options=("scan_blocks=True",))
 
 
 @pytest.mark.usefixtures("compile_quickly")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxcnn.errors import UsageError
+from jaxcnn.layers.recomputation import plan
 from jaxcnn.models import create_model
 from jaxcnn.models.mobile._inverted_residual import Row
 from jaxcnn.train.losses import cross_entropy
@@ -23,6 +24,8 @@ SMALL = {
     "efficientnet_v2_s": {"table": (Row(2, 8, 2, 1, fused=True), Row(2, 8, 2, 2))},
 }
 WAYS = [
+    pytest.param("resnet20_cifar", {"remat": "130KB"}, marks=pytest.mark.slow),
+    pytest.param("densenet_bc100_k12", {"remat": "180KB"}, marks=pytest.mark.slow),
     # Whole networks take long to compile; parts of them show the same.
     *(pytest.param(name, {"remat": True}, marks=pytest.mark.slow) for name in SMALL),
     ("resnet20_cifar", {"remat": (2,)}),
@@ -31,6 +34,7 @@ WAYS = [
     pytest.param("densenet40_k12", {"memory_efficient": True}, marks=pytest.mark.slow),
     pytest.param("densenet40_k12", {"memory_efficient": True, "remat": (1,)}, marks=pytest.mark.slow),
 ]
+KEY = jax.random.key(0)
 
 
 def value_and_gradients(model, variables, x):
@@ -97,7 +101,8 @@ def bytes_kept(name, **fields):
         return jax.vjp(logits, variables)[1]
 
     kept = jax.tree.leaves(jax.eval_shape(backward, variables, x))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in kept if leaf.ndim == 4 and leaf.shape[0] == 16)
+    # Maps are [N, H, W, C]; a loop stacks those of its blocks.
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in kept if leaf.ndim >= 4 and leaf.shape[-4] == 16)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +116,44 @@ def bytes_kept(name, **fields):
 )
 def test_less_is_kept_for_the_backward_pass(name, fields, share):
     assert bytes_kept(name, **fields) < share * bytes_kept(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        *((name, {}) for name in ("resnet20_cifar", "vgg16_bn")),
+        *((name, {"scan_blocks": True}) for name in ("resnet20_cifar", "preact_resnet110_cifar")),
+        *(pytest.param(name, {}, marks=pytest.mark.slow) for name in ("googlenet_bn", "densenet40_k12")),
+    ],
+    ids=str,
+)
+def test_a_size_recomputes_some_of_the_blocks(name, fields):
+    model, x = create_model(name, 10, **DEEP[name]), jax.ShapeDtypeStruct((16, 32, 32, 3), jnp.float32)
+    keys = {"params": KEY, "dropout": KEY}
+    variables = jax.eval_shape(lambda x: model.init(keys, x, train=True), x)
+    everything = plan(model, variables, x, 10**12)
+    size = round(0.7 * everything.peak_bytes)
+    some = plan(model, variables, x, size)
+    assert everything.recomputed < some.recomputed
+    assert some.peak_bytes <= size
+    none, these, all_blocks = (bytes_kept(name, **fields, remat=remat) for remat in ("1GB", f"{size / 1e6}MB", True))
+    assert none == bytes_kept(name) > these > all_blocks
+
+
+def test_a_size_applies_to_training_only():
+    model, x = create_model("resnet18", remat="1KB"), jnp.zeros((1, 64, 64, 3))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=True))
+    jax.eval_shape(lambda v: model.apply(v, x, train=False), variables)
+    with pytest.raises(
+        UsageError, match=r"^remat 1KB is too small: recomputing all 8 blocks needs 65.*KB. Give at least"
+    ):
+        jax.eval_shape(lambda v: model.apply(v, x, train=True, mutable=["batch_stats"]), variables)
+
+
+@pytest.mark.parametrize("size", ["8", "8 gigabytes", "auto", ""])
+def test_what_is_no_size_is_refused(size):
+    with pytest.raises(UsageError, match=r"^remat is no size: .* Give a number with a unit, such as '8GB'"):
+        jax.eval_shape(lambda: create_model("vgg11", remat=size).init(KEY, jnp.zeros((1, 224, 224, 3)), train=False))
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ class Flags:
 
     model: str = "resnet50"
     """Model names; `jaxcnn models` lists them."""
+    model_options: tuple[str, ...] = ()
+    """Fields of all models to change: NAME=VALUE, such as remat=True."""
     batch_sizes: str = "32"
     """Images per step, over all devices. auto: try 8, 16, 32, ... until memory runs out."""
     mode: str = "train"
@@ -109,6 +111,7 @@ def _measure(flags: Flags) -> None:
             image_size=flags.image_size,
             steps=flags.steps,
             memory_limit=_gib_to_bytes(flags.memory_limit),
+            model_options=flags.model_options,
             timeout=_positive("timeout", flags.timeout),
             on_row=on_row,
             listen=progress.show_stage,
@@ -219,6 +222,7 @@ class _Progress:
 # The columns that fit a terminal. The files contain all columns.
 _PRINTED_COLUMNS = (
     "model",
+    "model_options",
     "mode",
     "dtype",
     "parallel",
@@ -236,8 +240,8 @@ _PRINTED_COLUMNS = (
 )
 
 
-_TEXT_COLUMNS = ("model", "mode", "dtype", "parallel", "error")
-_CASE_COLUMNS = ("model", "mode", "dtype", "parallel", "devices", "batch_size")
+_TEXT_COLUMNS = ("model", "model_options", "mode", "dtype", "parallel", "error")
+_CASE_COLUMNS = ("model", "model_options", "mode", "dtype", "parallel", "devices", "batch_size")
 
 
 def _print_rows(console: Console, rows: list[dict[str, Any]]) -> None:

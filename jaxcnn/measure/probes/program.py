@@ -14,7 +14,6 @@ from jaxcnn.analysis import summarize
 from jaxcnn.data import Padded, normalize
 from jaxcnn.errors import UsageError
 from jaxcnn.measure.case import Case
-from jaxcnn.models import create_model
 from jaxcnn.train import (
     Classification,
     OptimizerConfig,
@@ -46,7 +45,7 @@ class Program:
 
 
 def build_model(case: Case) -> nn.Module:
-    return create_model(case.model, dtype=None if case.dtype == "float32" else case.dtype)
+    return case.create_model(dtype=None if case.dtype == "float32" else case.dtype)
 
 
 def choose_devices(count: int | None) -> list[Any]:

@@ -263,6 +263,9 @@ NOT_PART_OF_THE_RUN = (
     "progress",
 )
 
+# Fields of models that change how a step is computed, but not what is learned; they may change in the same way.
+_OPTIONS_NOT_PART_OF_THE_RUN = ("memory_efficient", "remat", "scan_blocks")
+
 # Version 0.1 recorded a momentum for every optimizer. Only these optimizers used it.
 _USED_MOMENTUM_IN_0_1 = ("momentum", "nesterov", "lars", "muon")
 
@@ -385,8 +388,17 @@ def differences(old: Any, new: dict[str, Any], left_out: tuple[str, ...] = NOT_P
     old = old if isinstance(old, dict) else {}
     with contextlib.suppress(KeyError, TypeError):
         old = _upgraded(old)
-    equal = dict.fromkeys(left_out)
-    return _differences({**old, **equal}, {**new, **equal}, prefix="")
+    return _differences(_without(old, left_out), _without(new, left_out), prefix="")
+
+
+def _without(values: dict[str, Any], left_out: tuple[str, ...]) -> dict[str, Any]:
+    """Return a configuration, as a dict, without some fields, and without options that may differ in the same run."""
+    kept = {**values, **dict.fromkeys(left_out)}
+    if isinstance(options := values.get("model_options"), list):
+        kept["model_options"] = [
+            option for option in options if str(option).partition("=")[0] not in _OPTIONS_NOT_PART_OF_THE_RUN
+        ]
+    return kept
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[str]:

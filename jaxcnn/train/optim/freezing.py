@@ -16,6 +16,7 @@ import optax
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm
+from jaxcnn.layers.loops import unrolled
 from jaxcnn.train.gradient import BatchLoss, Gradient, fill_in, leave_out
 from jaxcnn.train.optim.adapters import adapt
 from jaxcnn.train.parameter_paths import check_matches, matches, matching
@@ -49,12 +50,13 @@ class Freezing:
         The backward pass ends at the lowest trainable layer. Frozen batch normalization (`jaxcnn.layers.BatchNorm`)
         uses its running statistics in training too, like timm's `freeze` and torchvision's detection models, so that
         a frozen part computes the same in training and in testing. Other kinds of batch normalization use the
-        statistics of the batch. Frozen running statistics are left out too, so that they do not change.
+        statistics of the batch. Frozen running statistics are left out too, so that they do not change. Models are
+        traced without loops over blocks (`scan_blocks`), since the pattern is matched with the path of each module.
         """
 
         def of_trainable(loss: BatchLoss, params: Any) -> tuple[Any, Any]:
             def function(trainable: Any, *rest: Any) -> tuple[jax.Array, Any]:
-                with nn.intercept_methods(self._use_running_statistics):
+                with nn.intercept_methods(self._use_running_statistics), unrolled():
                     return loss.function(fill_in(trainable, params), *rest)
 
             trainable = leave_out(params, matching(self.pattern, params))
