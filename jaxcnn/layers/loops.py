@@ -6,6 +6,10 @@ the results apart behind it. Checkpoints, converted weights, optimizers and para
 the loop. The price is a copy of these variables and of their gradients in each step. `nn.scan` would store them stacked
 instead.
 
+On a CPU, convolutions within a loop are as fast as outside, with XLA's kernels too: jaxcnn arranges them in the layout
+for which XLA has a fast routine. A loop over training steps of ResNet-20 takes 0.99x (0.97-1.00) the time of single
+steps (`benchmarks/results/transformations`).
+
 Within the loop, all modules have the path of none: interceptors, and functions that read a program module by module,
 need the modules one by one. They trace the model within `unrolled`.
 """

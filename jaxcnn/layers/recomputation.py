@@ -241,36 +241,11 @@ def _kept(function: Callable[[Any, Any], Any], variables: Any, x: Any) -> "tuple
 
 CHEAP = frozenset(
     (
-        *(
-            "abs",
-            "add",
-            "add_any",
-            "and",
-            "bitcast_convert_type",
-            "broadcast_in_dim",
-            "convert_element_type",
-            "copy",
-            "copy_p",
-            "div",
-            "eq",
-        ),
-        *("erf", "exp", "expand_dims", "ge", "gt", "integer_pow", "le", "log", "logistic", "lt", "max", "min", "mul"),
-        *(
-            "ne",
-            "neg",
-            "not",
-            "or",
-            "pcast",
-            "pow",
-            "pvary",
-            "reshape",
-            "rsqrt",
-            "select_n",
-            "shift_right_logical",
-            "sign",
-            "sqrt",
-        ),
-        *("square", "squeeze", "stop_gradient", "sub", "tanh", "transpose"),
+        *("abs", "add", "add_any", "and", "bitcast_convert_type", "broadcast_in_dim", "convert_element_type"),
+        *("copy", "copy_p", "div", "eq", "erf", "exp", "expand_dims", "ge", "gt", "integer_pow", "le", "log"),
+        *("logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pcast", "pow", "pvary", "reshape"),
+        *("rsqrt", "select_n", "shift_right_logical", "sign", "sqrt", "square", "squeeze", "stop_gradient"),
+        *("sub", "tanh", "transpose"),
     )
 )
 """Operations that XLA fuses into those that read their results."""

@@ -76,7 +76,7 @@ class PreActResNet(StagedClassifier, kw_only=True):
       stem_width: output channels of the stem; None for `width`. The stem "cifar" has no normalization.
       dropout_rate: dropout rate inside the blocks.
       drop_path_rate: rate of stochastic depth in the last block; see `linear_decay` for the others.
-      scan_blocks: see `apply_residual_stages`.
+      scan_blocks: compute equal blocks of a stage by one loop in the program; see `apply_residual_stages`.
     """
 
     stage_sizes: tuple[int, ...]

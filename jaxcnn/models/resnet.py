@@ -97,7 +97,7 @@ class ResNet(StagedClassifier, kw_only=True):
       width: `features` of the blocks in the first stage. Each later stage has twice as many, at half the size.
       shortcut: where the shape changes, "A" pads with zeros and "B" projects. "none" makes a plain network.
       drop_path_rate: rate of stochastic depth in the last block; see `linear_decay` for the others.
-      scan_blocks: see `apply_residual_stages`.
+      scan_blocks: compute equal blocks of a stage by one loop in the program; see `apply_residual_stages`.
 
     Raises:
       UsageError: an unknown shortcut.

@@ -165,11 +165,7 @@ def _check_model(model: nn.Module, config: Config) -> None:
 
 
 def parse_option(option: str) -> tuple[str, Any]:
-    """Parse "drop_path_rate=0.1" or "stem=cifar": a field and its value, a Python literal or else a string.
-
-    Raises:
-      UsageError: If it has another form, or the field is set by other flags.
-    """
+    """Parse "drop_path_rate=0.1" or "stem=cifar": a field and its value, a Python literal or else a string."""
     name, equals, value = option.partition("=")
     if not name or not equals:
         raise UsageError(f"model_options are of the form NAME=VALUE, got {option!r}")

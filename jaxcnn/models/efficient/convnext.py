@@ -62,7 +62,7 @@ class ConvNeXt(StagedClassifier, kw_only=True):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        self.check_fields(stages=range(1, len(self.stage_sizes) + 1))
+        remat = self.recomputation(x, train, stages=range(1, len(self.stage_sizes) + 1))
         if self.patch_size < 1:
             raise UsageError(f"patch_size must be at least 1, got {self.patch_size}")
         initial = {"kernel_init": initializers.truncated_normal(0.02), **self.policy}
@@ -82,7 +82,7 @@ class ConvNeXt(StagedClassifier, kw_only=True):
             for number in range(1, size + 1):
                 rate = linear_decay(self.drop_path_rate, index, max(blocks - 1, 1))
                 block = ConvNeXtBlock(conv, dense, norm, scale, rate, name=f"stage{stage}_block{number}")
-                x = apply_block(block, x, train, stage, self.remat)
+                x = apply_block(block, x, train, stage, remat)
                 index += 1
         return self.logits(norm(name="last_norm")(GlobalAvgPool()(x), train))
 

@@ -156,7 +156,7 @@ class InceptionV3(StagedClassifier, kw_only=True):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        self.check_fields(stages={int(name[0]) for name in self.modules})
+        remat = self.recomputation(x, train, stages={int(name[0]) for name in self.modules})
         conv = Partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **self.policy)
         unit = Partial(ConvUnit, conv=conv, norm=Partial(self.norm, **self.policy))
 
@@ -172,7 +172,7 @@ class InceptionV3(StagedClassifier, kw_only=True):
             if name == "7a" and train and self.aux_heads:
                 self.auxiliary_head(x, unit)
             module = Mixed(branches, unit, reduce=name.endswith("a"), name=f"mixed{name}")
-            x = apply_block(module, x, train, int(name[0]), self.remat, materialize=False)
+            x = apply_block(module, x, train, int(name[0]), remat, materialize=False)
         return self.logits(Dropout(self.dropout_rate)(GlobalAvgPool()(x), train))
 
     def auxiliary_head(self, x: jax.Array, unit: Callable[..., Any]) -> None:

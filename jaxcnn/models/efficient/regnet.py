@@ -71,7 +71,7 @@ class RegNet(StagedClassifier, kw_only=True):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        self.check_fields(stages=range(1, len(self.stage_sizes) + 1))
+        remat = self.recomputation(x, train, stages=range(1, len(self.stage_sizes) + 1))
         conv = Partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **self.policy)
         norm = Partial(self.norm, **self.policy)
         squeeze = Partial(SqueezeExcitation, kernel_init=initializers.he_normal, **self.policy)
@@ -83,7 +83,7 @@ class RegNet(StagedClassifier, kw_only=True):
             for index in range(1, blocks + 1):
                 strides = 2 if index == 1 and not (stage == 1 and self.stem == "cifar") else 1
                 layer = block(width, strides, group_width, name=f"stage{stage}_block{index}")
-                x = apply_block(layer, x, train, stage, self.remat)
+                x = apply_block(layer, x, train, stage, remat)
         return self.logits(GlobalAvgPool()(x))
 
 

@@ -65,7 +65,7 @@ class ShuffleNetV2(StagedClassifier, kw_only=True):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        self.check_fields(stages=range(2, len(self.stage_sizes) + 2))
+        remat = self.recomputation(x, train, stages=range(2, len(self.stage_sizes) + 2))
         conv = Partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **self.policy)
         norm = Partial(self.norm, **self.policy)
         *widths, last_width = self.widths
@@ -74,7 +74,7 @@ class ShuffleNetV2(StagedClassifier, kw_only=True):
         for stage, (units, width) in enumerate(zip(self.stage_sizes, widths, strict=True), start=2):
             for index in range(1, units + 1):
                 unit = ShuffleUnit(width, 2 if index == 1 else 1, conv, norm, name=f"stage{stage}_block{index}")
-                x = apply_block(unit, x, train, stage, self.remat)
+                x = apply_block(unit, x, train, stage, remat)
         x = norm_relu(norm(name="last_norm"), conv(last_width, 1, name="last_conv")(x), train)
         return self.logits(GlobalAvgPool()(x))
 

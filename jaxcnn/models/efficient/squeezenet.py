@@ -56,7 +56,7 @@ class SqueezeNet(StagedClassifier, kw_only=True):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        self.check_fields(stages=range(1, len(self.stages) + 1))
+        remat = self.recomputation(x, train, stages=range(1, len(self.stages) + 1))
         conv = Partial(Conv, use_bias=self.norm is None, kernel_init=initializers.he_uniform, **self.policy)
         unit = Partial(ConvUnit, conv=conv, norm=self.norm and Partial(self.norm, **self.policy))
 
@@ -69,7 +69,7 @@ class SqueezeNet(StagedClassifier, kw_only=True):
             if stage > 1 or self.stem == "imagenet":
                 x = MaxPool(3, 2, ceil_mode=True, name=f"pool{stage}")(x)
             for squeeze, expand in fires:
-                x = apply_block(Fire(squeeze, expand, unit, name=f"fire{number}"), x, train, stage, self.remat)
+                x = apply_block(Fire(squeeze, expand, unit, name=f"fire{number}"), x, train, stage, remat)
                 number += 1
         maps = Partial(Conv, self.num_classes, 1, kernel_init=initializers.normal(0.01), param_dtype=self.param_dtype)
         x = Dropout(self.dropout_rate)(x, train)

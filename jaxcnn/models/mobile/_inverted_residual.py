@@ -192,7 +192,7 @@ class InvertedResidualNet(StagedClassifier, kw_only=True):
           stages: constructors of the blocks.
           activation: activation behind the first and behind the last convolution.
         """
-        self.check_fields(stages=range(1, len(stages) + 1))
+        remat = self.recomputation(x, train, stages=range(1, len(stages) + 1))
         conv = Partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **self.policy)
         unit = Partial(ConvUnit, conv=conv, norm=Partial(self.norm, **self.policy))
         keeps_size = self.stem == "cifar"
@@ -205,7 +205,7 @@ class InvertedResidualNet(StagedClassifier, kw_only=True):
                     block, keeps_size = Partial(block, strides=1), False
                 rate = linear_decay(self.drop_path_rate, depth, blocks)
                 layer = block(unit=unit, drop_path_rate=rate, name=f"stage{stage}_block{index}")
-                x = apply_block(layer, x, train, stage, self.remat)
+                x = apply_block(layer, x, train, stage, remat)
                 depth += 1
         x = unit(last, 1, activation=activation, name="last")(x, train)
         return GlobalAvgPool()(x)

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxcnn.errors import UsageError, shortened
 from jaxcnn.train.config import checks
+from jaxcnn.train.config.identity import NOT_PART_OF_THE_RUN, of_the_run
 
 Keywords = tuple[tuple[str, Any], ...]
 """Keyword arguments as pairs sorted by name: immutable and hashable."""
@@ -123,7 +124,8 @@ class Config:
     model: str = "lenet5"
     """Architecture; `jaxcnn models` lists them."""
     model_options: tuple[str, ...] = ()
-    """Fields of the architecture to change: NAME=VALUE, such as stem=cifar."""
+    """Fields of the architecture to change: NAME=VALUE, such as stem=cifar. scan_blocks=True compiles deep residual
+    networks faster; remat=True recomputes activations to save memory, and remat=8GB as few as needed to keep 8 GB."""
     init_from: str | None = None
     """Initial weights: a .safetensors or .pth file with jaxcnn's, torchvision's or timm's names, hf:OWNER/NAME, or a
     run directory, whose network may contain the model. A classifier for another number of classes is left out."""
@@ -248,24 +250,6 @@ class Config:
         _make_immutable(self)
 
 
-# Fields that may change between two starts of the same run: where it is stored and how it is watched.
-NOT_PART_OF_THE_RUN = (
-    "accept_changed_data",
-    "data_dir",
-    "data_fingerprint",
-    "workdir",
-    "steps_per_dispatch",
-    "checkpoint_every",
-    "log_every",
-    "profile",
-    "tensorboard_images",
-    "wandb",
-    "progress",
-)
-
-# Fields of models that change how a step is computed, but not what is learned; they may change in the same way.
-_OPTIONS_NOT_PART_OF_THE_RUN = ("memory_efficient", "remat", "scan_blocks")
-
 # Version 0.1 recorded a momentum for every optimizer. Only these optimizers used it.
 _USED_MOMENTUM_IN_0_1 = ("momentum", "nesterov", "lars", "muon")
 
@@ -388,17 +372,7 @@ def differences(old: Any, new: dict[str, Any], left_out: tuple[str, ...] = NOT_P
     old = old if isinstance(old, dict) else {}
     with contextlib.suppress(KeyError, TypeError):
         old = _upgraded(old)
-    return _differences(_without(old, left_out), _without(new, left_out), prefix="")
-
-
-def _without(values: dict[str, Any], left_out: tuple[str, ...]) -> dict[str, Any]:
-    """Return a configuration, as a dict, without some fields, and without options that may differ in the same run."""
-    kept = {**values, **dict.fromkeys(left_out)}
-    if isinstance(options := values.get("model_options"), list):
-        kept["model_options"] = [
-            option for option in options if str(option).partition("=")[0] not in _OPTIONS_NOT_PART_OF_THE_RUN
-        ]
-    return kept
+    return _differences(of_the_run(old, left_out), of_the_run(new, left_out), prefix="")
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[str]:
