@@ -50,6 +50,7 @@ def test_what_changes_only_the_computation_is_no_part_of_the_run():
     assert "remat" not in difference
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_and_without_loops(tmp_path):
     def run(name, *options, steps):
         return fit(with_options(CONFIG, *options, steps=steps, workdir=str(tmp_path / name)), data=DATA)
@@ -62,6 +63,7 @@ def test_a_run_resumes_with_and_without_loops(tmp_path):
     assert_close(resumed, whole)
 
 
+@pytest.mark.slow
 def test_frozen_layers_within_a_stage_of_equal_blocks(tmp_path):
     def run(name, *options):
         frozen = with_options(CONFIG, *options, freeze="stem|stage1_block[12]", workdir=str(tmp_path / name))
