@@ -113,8 +113,8 @@ def fit(
         that is given, and nothing is printed otherwise.
 
     Raises:
-      UsageError: if the configuration cannot work, before anything is written, or if another process is training in
-        the run directory.
+      UsageError: if the configuration cannot work, before anything is written, if another process is training in the
+        run directory, or if the processes of the run have different configurations or data.
       DivergedError: if the loss or the state became infinite or NaN.
       SaveError: if a checkpoint could not be written.
       InterruptedRunError: if a signal asked the run to stop.
