@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 import jax
 import numpy as np
 
+from jaxcnn.data import alternating
 from jaxcnn.data import augment as augmentations
 from jaxcnn.data.dataset import Batch, Dataset
 from jaxcnn.data.decode import Geometry, RandomBox
@@ -80,6 +81,7 @@ class Pipeline:
       device_augment: augmentations that the step has to apply on the device; decoding has applied the others.
       residence: where the training images are kept: decoded on the "device" or in "memory", or encoded on the "disk".
       share: `(p, P)`, process index and count: batches contain part p of P equal parts of the whole ones.
+      mirrors: whether images are mirrored in every other epoch; see `alternating`.
       example_bytes: bytes of a decoded example, by which `evaluation_batches` chooses where to keep a split.
       waited: seconds spent waiting for training batches to be made. Putting them on the devices does not count.
     """
@@ -95,6 +97,7 @@ class Pipeline:
     workers: int
     example_bytes: int
     order: Order = shuffled
+    mirrors: bool = False
     waited: float = 0.0
     _random_box: RandomBox | None = None
     _example: list[Any] = field(default_factory=list, repr=False)
@@ -150,6 +153,16 @@ class Pipeline:
         whole = batch_indices(step, examples=examples, batch_size=self.batch_size, seed=self.seed, order=self.order)
         return whole[rows_of(self.share, self.batch_size)]
 
+    def mirrored(self, step: int) -> np.ndarray:
+        """Return which examples of this process's part of a step's batch are mirrored, bool `[N]`."""
+        examples = self.dataset.examples["train"]
+        rows = rows_of(self.share, self.batch_size)
+        epochs = (step * self.batch_size + np.arange(rows.start, rows.stop)) // examples
+        return alternating.mirrored(self.indices(step), epochs, examples=examples, seed=self.seed)
+
+    def _finished(self, batch: Batch, step: int) -> Batch:
+        return alternating.mirror(batch, self.mirrored(step)) if self.mirrors else batch
+
     def state_after(self, step: int) -> Any:
         """Return what to store beside a checkpoint after `step` steps to continue from there: nothing, None.
 
@@ -161,7 +174,7 @@ class Pipeline:
         """Continue from what `state_after` returned. There is nothing to do: `batches` begins at any step."""
 
     def _training_batch_from_memory(self, step: int) -> Batch:
-        return _rows(self._kept("train"), self.indices(step))
+        return self._finished(_rows(self._kept("train"), self.indices(step)), step)
 
     def _training_batch_from_disk(self, step: int) -> Batch:
         indices = self.indices(step).tolist()
@@ -170,13 +183,14 @@ class Pipeline:
         if self._random_box is not None:
             # Seeded by the position in the whole batch, so that crops do not depend on the number of processes.
             randoms = [np.random.default_rng((self.seed, step, first + place)) for place in range(len(indices))]
-        return self.dataset.load("train", indices, self.geometry, random_box=self._random_box, randoms=randoms)
+        batch = self.dataset.load("train", indices, self.geometry, random_box=self._random_box, randoms=randoms)
+        return self._finished(batch, step)
 
     def _from_device(self, first_step: int) -> Iterator[Batch]:
         if not self._on_device:
             self._on_device.append(jax.device_put(self._kept("train")))
         for step in itertools.count(first_step):
-            yield _gather(self._on_device[0], jax.device_put(self.indices(step)))
+            yield self._finished(_gather(self._on_device[0], jax.device_put(self.indices(step))), step)
 
     def _evaluation_batch(self, step: int, split: str, batch_size: int) -> Padded:
         whole = np.arange(step * batch_size, (step + 1) * batch_size)
@@ -244,7 +258,7 @@ def open_pipeline(
         Training takes a random box instead of the center crop if `augment` begins with "resized_crop" and the images
         do not have this size already.
       augment: augmentations by name or function. The pipeline's `device_augment` lists those that are left for the
-        device.
+        device. "alternating_flip" is not: the pipeline mirrors the images.
       residence: where to keep the training images; "auto" chooses by available memory.
       share: `(p, P)`, process index and count: make part p of P equal parts of each batch.
       workers: number of threads that read and decode.
@@ -252,7 +266,8 @@ def open_pipeline(
 
     Raises:
       UsageError: if the batch size is not between 1 and the number of training images, if images differ in size and
-        no `geometry` is given, or if `sampling` is "balanced" and the examples do not have one class each.
+        no `geometry` is given, or if `sampling` is "balanced" and the examples do not have one class each, or are to
+        be mirrored in every other epoch.
     """
     if not dataset.random_access:
         return cast(Any, dataset).open_stream(
@@ -263,6 +278,7 @@ def open_pipeline(
         raise UsageError(f"batch_size must be from 1 to the {examples} training images, got {batch_size}")
     geometry = geometry or dataset.geometry()
     assert geometry.size is not None
+    augment, mirrors = _without_alternating_flip(augment, sampling)
     random_box, on_device = _division(augment, crops_on_host=not dataset.keeps_pixels(geometry))
     shape = (*geometry.size, dataset.image_shape[-1])
     example_bytes = dataset.example_bytes(geometry)
@@ -279,8 +295,21 @@ def open_pipeline(
         workers=max(1, workers),
         example_bytes=example_bytes,
         order=_choose_order(dataset, sampling),
+        mirrors=mirrors,
         _random_box=random_box,
     )
+
+
+def _without_alternating_flip(augment: Sequence[Any], sampling: str) -> tuple[tuple[Any, ...], bool]:
+    """Return the other augmentations, and whether the images are mirrored in every other epoch."""
+    others = tuple(spec for spec in augment if not (isinstance(spec, str) and spec == alternating.NAME))
+    mirrors = len(others) < len(augment)
+    if mirrors and sampling != "shuffle":
+        raise UsageError(
+            f"augmentation {alternating.NAME!r} needs each image once an epoch, which sampling {sampling!r} does not "
+            "give. Use sampling 'shuffle' or augmentation 'flip'."
+        )
+    return others, mirrors
 
 
 def _choose_order(dataset: Dataset, sampling: Sampling) -> Order:

@@ -39,6 +39,30 @@ he_normal = Partial(_draw, jax_initializers.he_normal, ())
 lecun_normal = Partial(_draw, jax_initializers.lecun_normal, ())
 
 
+def torch_uniform(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Draw from the uniform distribution on `+-1 / sqrt(fan_in)`: the default of torch's layers."""
+    return jax_initializers.variance_scaling(1 / 3, "fan_in", "uniform")(key, shape, dtype)
+
+
+def dirac(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Return a kernel `[kH, kW, C_in, C_out]` that passes on its input in its first C_in output channels.
+
+    Kernels of further output channels are those of `torch_uniform`. Of fewer output channels than input channels, each
+    passes on the input channel of its number.
+
+    Zagoruyko and Komodakis, *DiracNets*, 2017, section 3.1, without its separate weight; in this form, Jordan, *94% on
+    CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024, section 3.2.
+
+    >>> dirac(jax.random.key(0), (3, 3, 2, 4))[1, 1, :, :2].tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    height, width, inputs, outputs = shape
+    passing = min(inputs, outputs)
+    identity = jnp.zeros((height, width, inputs, passing), dtype)
+    identity = identity.at[height // 2, width // 2].set(jnp.eye(inputs, passing, dtype=dtype))
+    return jnp.concatenate([identity, torch_uniform(key, shape, dtype)[..., passing:]], axis=-1)
+
+
 def constant(value: float) -> Initializer:
     """Return an initializer that fills arrays with `value`."""
     return Partial(_draw, jax_initializers.constant, (value,))
@@ -62,11 +86,13 @@ def truncated_normal(stddev: float = 0.02) -> Initializer:
 
 __all__ = [
     "constant",
+    "dirac",
     "he_normal",
     "he_uniform",
     "lecun_normal",
     "normal",
     "ones",
+    "torch_uniform",
     "truncated_normal",
     "xavier_normal",
     "xavier_uniform",

@@ -126,7 +126,9 @@ def find_learning_rate(
     plan = make_plan(dataclasses.replace(config, steps=steps, epochs=Config.epochs), parts, data=data)
     factor = (highest / lowest) ** (1 / (steps - 1))
     rates = [lowest * factor**step for step in range(steps)]
-    plan = dataclasses.replace(plan, optimizer=build_optimizer(config, parts, lambda step: lowest * factor**step))
+    steps_per_epoch = plan.dataset.examples["train"] / plan.batch_size
+    optimizer = build_optimizer(config, parts, lambda step: lowest * factor**step, steps_per_epoch)
+    plan = dataclasses.replace(plan, optimizer=optimizer)
     train_step = plan.compile_train_step()
     state = plan.parallel.place_state(plan.initial_state())
 

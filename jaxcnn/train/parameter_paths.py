@@ -46,30 +46,47 @@ def check_matches(field: str, pattern: str, params: Any) -> None:
         raise UsageError(f"{field} matches no parameter: {wrong}")
 
 
-def parse_scales(scales: Sequence[str]) -> list[tuple[str, float]]:
-    """Parse strings of the form "EXPRESSION=FACTOR" into pairs.
+def parse_numbers(
+    field: str, values: Sequence[str], kind: str = "FACTOR", example: str = "stem|stage1=0.1"
+) -> list[tuple[str, float]]:
+    """Parse strings of the form "EXPRESSION=NUMBER" into pairs.
+
+    Args:
+      field: of the configuration, for the message.
+      values: the strings.
+      kind: what the number is, for the message.
+      example: of a string, for the message.
 
     Raises:
-      UsageError: If a string has another form, or a factor is not a positive number.
+      UsageError: If a string has another form, or a number is not positive.
 
-    >>> parse_scales(["stem|stage1=0.1", "head=10"])
+    >>> parse_numbers("optimizer.learning_rate_scales", ["stem|stage1=0.1", "head=10"])
     [('stem|stage1', 0.1), ('head', 10.0)]
     """
     parsed = []
-    for scale in scales:
-        pattern, _, factor = scale.rpartition("=")
+    for value in values:
+        pattern, _, text = value.rpartition("=")
         try:
-            number = float(factor)
+            number = float(text)
         except ValueError:
             number = 0.0
         if not pattern or not 0.0 < number < float("inf"):
             raise UsageError(
-                "optimizer.learning_rate_scales must have the form EXPRESSION=FACTOR with a positive factor, such as "
-                f"'stem|stage1=0.1', got {scale!r}. Parameters that must not change are a case for freeze"
+                f"{field} must have the form EXPRESSION={kind} with a positive {kind.lower()}, such as {example!r}, "
+                f"got {value!r}. Parameters that must not change are a case for freeze"
             )
-        check_pattern("optimizer.learning_rate_scales", pattern)
+        check_pattern(field, pattern)
         parsed.append((pattern, number))
     return parsed
+
+
+def first_matching(values: Sequence[tuple[str, float]], tree: Any, default: float) -> Any:
+    """Return a tree of numbers: for each leaf of `tree`, that of the first expression that matches its path."""
+
+    def number(path: Any, _: Any) -> float:
+        return next((number for pattern, number in values if matches(pattern, _join(path))), default)
+
+    return jax.tree_util.tree_map_with_path(number, tree)
 
 
 def _join(path: Any) -> str:

@@ -24,12 +24,13 @@ from jaxcnn.errors import TooSmallError, UsageError, unknown_name
 from jaxcnn.layers import Partial
 from jaxcnn.layers.partial import module_fields
 from jaxcnn.models import create_model
-from jaxcnn.train.config import Config, OptimizerConfig, immutable
+from jaxcnn.train.config import Config, OptimizerConfig
+from jaxcnn.train.config.parts import immutable
 from jaxcnn.train.gradient import Gradient, accumulated, plain, scaled
 from jaxcnn.train.losses import Loss, make_loss, weighted
 from jaxcnn.train.metrics import Metric, as_metrics, make_metrics
 from jaxcnn.train.mixing import make_mix
-from jaxcnn.train.optim.freezing import Freezing
+from jaxcnn.train.optim.freezing import Freezing, freeze_after
 from jaxcnn.train.optim.mixed_precision import dynamic_loss_scale, loss_scale
 from jaxcnn.train.optim.optimizers import make_optimizer, resolve
 from jaxcnn.train.state import TrainState
@@ -235,7 +236,7 @@ def build_task(
         mix=make_mix(config.mixup, config.cutmix),
         metrics=build_metrics(config, custom, num_classes, soft=soft),
         aux_weight=config.aux_weight,
-        flip_test=config.tta == "flip",
+        tta=config.tta,
     )
 
 
@@ -291,8 +292,13 @@ def build_augmentations(config: Config, custom: CustomParts) -> tuple[Any, ...]:
     return config.augment
 
 
-def build_optimizer(config: Config, custom: CustomParts, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Return the optimizer of the trainable parameters, with a loss scale in float16. See also `build_gradient`."""
+def build_optimizer(
+    config: Config, custom: CustomParts, schedule: optax.Schedule, steps_per_epoch: float = 1.0
+) -> optax.GradientTransformation:
+    """Return the optimizer of the trainable parameters, with a loss scale in float16. See also `build_gradient`.
+
+    The tree of its state depends on neither the schedule nor the number of steps in an epoch.
+    """
     own = custom.optimizer
     if own is not None:
         _check_unused(config.optimizer, uses_schedule=not isinstance(own, optax.GradientTransformation))
@@ -302,6 +308,7 @@ def build_optimizer(config: Config, custom: CustomParts, schedule: optax.Schedul
         own = own(schedule)
     name = config.optimizer.name
     optimizer = named_or_custom("optimizer", name, own, lambda: make_optimizer(config.optimizer, schedule))
+    optimizer = freeze_after(optimizer, config.freeze_after, steps_per_epoch)
     if config.freeze is not None:
         optimizer = Freezing(config.freeze).optimizer(optimizer)
     return dynamic_loss_scale(optimizer) if config.dtype == "float16" else optimizer

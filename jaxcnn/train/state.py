@@ -24,7 +24,8 @@ class TrainState:
       params: the model's parameters.
       batch_stats: running statistics of batch normalization; empty for models without it.
       opt_state: the adapted optimizer's state (`optim.adapters`), with the loss scale in float16.
-      ema: moving averages of `params` and `batch_stats`, in a dict of these names; empty if not averaged.
+      ema: moving averages of `params` and `batch_stats`, or their slow copies (`optim.lookahead`), in a dict of these
+        names; empty without either.
       key: raw key data, uint32 `[2]`, the same for the whole run. Each step folds its number into it.
     """
 
@@ -53,7 +54,7 @@ def create_state(
       optimizer: any Optax transformation.
       image_shape: `(H, W, C)`.
       seed: seed of all randomness.
-      averaged: keep moving averages of parameters and statistics (`ema`).
+      averaged: keep moving averages or slow copies of parameters and statistics (`ema`).
       init: returns the model's variables, given random keys by name. Default: `model.init` on one image of zeros.
       init_scale: factor on the initial kernels (parameters of two axes or more).
     """

@@ -22,6 +22,7 @@ from jaxcnn.train.gradient import BatchLoss, Gradient, fill_in, leave_out_as, of
 from jaxcnn.train.metrics import Sums
 from jaxcnn.train.optim import ema
 from jaxcnn.train.optim.adapters import adapt, needs_example_gradients
+from jaxcnn.train.optim.lookahead import Lookahead
 from jaxcnn.train.state import TrainState, evaluation_variables
 from jaxcnn.train.task import Classification, Task
 
@@ -33,6 +34,7 @@ def make_train_step(
     *,
     gradient: Gradient = plain,
     ema_decay: float = 0.0,
+    lookahead: Lookahead | None = None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Sums]]:
     """Return the pure function `(state, batch) -> (state, sums)` that makes one training step.
 
@@ -55,6 +57,7 @@ def make_train_step(
       task: what is learned. Default: `Classification()`.
       gradient: `(loss, params) -> (gradients, aux)`; see `gradient`. float16 needs `gradient.scaled`.
       ema_decay: decay of the moving averages in the state's `ema`, if it has them.
+      lookahead: in place of moving averages, `ema` has the slow network, from which training goes on every few steps.
 
     Raises:
       UsageError: from the step, when it is traced, if the task cannot use the batch, or if the optimizer needs the
@@ -99,12 +102,17 @@ def make_train_step(
             grad_fn=lambda params, _=0: mean_gradient(fill_in(params, state.params))[0],
         )
         learned = {"params": optax.apply_updates(trainable, updates), "batch_stats": batch_stats}
+        average = state.ema
+        if lookahead is not None:
+            average, learned = _looked_ahead(state, learned, lookahead)
+        elif average:
+            average = _averaged(state, learned, ema_decay)
         new_state = dataclasses.replace(
             state,
             step=state.step + 1,
             **fill_in(learned, {"params": state.params, "batch_stats": state.batch_stats}),
             opt_state=opt_state,
-            ema=_averaged(state, learned, ema_decay) if state.ema else {},
+            ema=average,
         )
         return new_state, sums
 
@@ -194,6 +202,12 @@ def _averaged(state: TrainState, learned: Any, decay: float) -> Any:
     """Return the moving averages after the step. What the gradient has left out keeps its average."""
     average = ema.update(leave_out_as(state.ema, learned), learned, decay, state.step)
     return fill_in(average, state.ema)
+
+
+def _looked_ahead(state: TrainState, learned: Any, lookahead: Lookahead) -> tuple[Any, Any]:
+    """Return the slow network and what was learned after the step. What the gradient has left out stays as it is."""
+    slow, fast = lookahead.update(leave_out_as(state.ema, learned), learned, state.step)
+    return fill_in(slow, state.ema), fast
 
 
 def make_eval_step(model: Any, task: Task | None = None) -> Callable[[TrainState, Any], Sums]:

@@ -7,7 +7,7 @@ segmentation, distillation and a network with several heads.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +137,7 @@ class Classification(Task):
       normalize: function from pixels `[N, H, W, C]` to the model's input. Default: standardization by the run's data.
       metrics: further metrics of evaluations by name, in addition to `loss` and `accuracy`.
       aux_weight: weight of the loss of each auxiliary classifier, whose logits the model sows in `aux_logits`.
-      flip_test: average the logits of each test image and its mirror image.
+      tta: test-time augmentation, whose views' logits are averaged; see `views`.
     """
 
     train_loss: Loss = cross_entropy
@@ -147,7 +147,7 @@ class Classification(Task):
     normalize: Callable[[jax.Array], jax.Array] | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     aux_weight: float = 0.3
-    flip_test: bool = False
+    tta: Literal["none", "flip", "flip_shift"] = "none"
 
     monitor = "accuracy"
 
@@ -194,13 +194,28 @@ class Classification(Task):
 
     def scores(self, model: Any, variables: Any, batch: Batch) -> jax.Array:
         images = self._inputs(batch)
-        logits = model.apply(variables, images, train=False)
-        if not self.flip_test:
-            return logits
-        return (logits + model.apply(variables, jnp.flip(images, axis=2), train=False)) / 2
+        weighted = [weight * model.apply(variables, view, train=False) for weight, view in views(images, self.tta)]
+        return sum(weighted[1:], start=weighted[0])
 
     def _inputs(self, batch: Batch) -> jax.Array:
         return batch["image"] if self.normalize is None else self.normalize(batch["image"])
+
+
+def views(images: jax.Array, tta: str) -> list[tuple[float, jax.Array]]:
+    """Return the views of images `[N, H, W, C]` that test-time augmentation averages, with their weights.
+
+    "none" is the images alone, and "flip" the images and their mirror images. "flip_shift" adds both, shifted by a
+    pixel up and left, and down and right, with reflection at the border. The two unshifted views have half the weight
+    (Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024, section 3.5).
+    """
+    if tta == "none":
+        return [(1.0, images)]
+    shifts = [(1.0, images)]
+    if tta == "flip_shift":
+        height, width = images.shape[1:3]
+        padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+        shifts = [(0.5, images), *((0.25, padded[:, s : s + height, s : s + width]) for s in (0, 2))]
+    return [(weight / 2, view) for weight, shifted in shifts for view in (shifted, jnp.flip(shifted, axis=2))]
 
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:

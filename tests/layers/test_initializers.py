@@ -49,10 +49,30 @@ def test_uniform(name, kernel):
     np.testing.assert_allclose([weights.min(), weights.max()], [-bound, bound], rtol=0.005)
 
 
-@pytest.mark.parametrize("name", ["xavier_uniform", "xavier_normal", "he_uniform", "he_normal", "lecun_normal"])
+@pytest.mark.parametrize(
+    "name", ["xavier_uniform", "xavier_normal", "he_uniform", "he_normal", "lecun_normal", "torch_uniform"]
+)
 def test_the_key_decides(name):
     np.testing.assert_array_equal(draw(name, (4, 4), 1), draw(name, (4, 4), 1))
     assert (draw(name, (4, 4), 1) != draw(name, (4, 4), 2)).all()
+
+
+@kernels
+def test_torch_uniform(kernel):
+    shape, fan_in, _ = KERNELS[kernel]
+    weights = draw("torch_uniform", shape)
+    np.testing.assert_allclose([weights.min(), weights.max()], [-(fan_in**-0.5), fan_in**-0.5], rtol=0.005)
+    assert weights.var() == pytest.approx(1 / (3 * fan_in), rel=0.02)
+
+
+@pytest.mark.parametrize("outputs", [3, 5, 12])
+def test_a_dirac_kernel_passes_on_its_input(outputs):
+    x = np.random.default_rng(0).normal(size=(2, 6, 7, 5)).astype(np.float32)
+    conv = Conv(outputs, 3, padding=1, use_bias=False, kernel_init=initializers.dirac)
+    y, variables = conv.init_with_output(jax.random.key(0), x)
+    np.testing.assert_allclose(y[..., :5], x[..., :outputs], atol=1e-6)
+    rest = variables["params"]["kernel"][..., 5:]
+    assert rest.size == 0 or rest.std() > 0.05
 
 
 @pytest.mark.parametrize("layer", [Conv, Dense])

@@ -59,6 +59,7 @@ EFFICIENTNET_V2 = (
     {"table": (Blocks(1, 8, 1, 1, fused=True), Blocks(4, 8, 2, 2, fused=True), Blocks(4, 16, 1, 2))},
     16,
 )
+SPEEDRUN = ({"widths": (8, 8)}, 12)
 ANY, POOLED = (1, 1), (4, 4)
 
 # Multiply-adds without a dot are not published; `test_operations.py` counts them by hand.
@@ -167,6 +168,8 @@ TABLE = {
     "densenet_bc100_k12": Row(769_162, "287929692", "N", *DENSENET, POOLED),
     "densenet_bc250_k24": Row(15_324_406, "5418785724", "N", *DENSENET, POOLED),
     "densenet_bc190_k40": Row(25_624_430, "9301945740", "N", *DENSENET, POOLED),
+    "speedrun": Row(1_971_640, "118147360", "N", *SPEEDRUN, (9, 9)),
+    "speedrun96": Row(12_717_752, "615201056", "N", *SPEEDRUN, (9, 9)),
 }
 every_model = pytest.mark.parametrize("name", TABLE)
 KEYS = {"params": jax.random.key(0), "dropout": jax.random.key(1)}

@@ -40,6 +40,7 @@ SMALL: dict[str, tuple[dict[str, Any], int]] = {
     "mobilenet_v2": ({"table": (Row(1, 8, 1, 1), Row(2, 8, 2, 2)), "width": 0.5, "stem": "cifar"}, 8),
     "mobilenet_v3_small": ({"table": ((Bneck(3, 16, 8, True, "HS", 2),),), "hidden": 8}, 8),
     "efficientnet_v2_s": ({"table": (Row(2, 8, 1, 1, fused=True), Row(1, 8, 2, 2))}, 8),
+    "speedrun96": ({"widths": (4, 4)}, 8),
     "densenet_bc100_k12": ({"block_sizes": (1, 1), "growth_rate": 4, "stem_width": 4, "dropout_rate": 0.2}, 8),
 }
 every_family = pytest.mark.parametrize("name", SMALL)

@@ -104,6 +104,14 @@ def densenet(depth: int, k: int, bc: bool) -> int:
     return cost + inputs * 10
 
 
+def speedrun(widths: tuple[int, ...], depth: int) -> int:
+    cost, inputs = conv(31, 2, 3, 24) + widths[-1] * 10, 24
+    for size, pooled, width in zip((31, 15, 7), (15, 7, 3), widths, strict=True):
+        cost += conv(size, 3, inputs, width) + (depth - 1) * conv(pooled, 3, width, width)
+        inputs = width
+    return cost
+
+
 BY_HAND = {
     "lenet5": lenet5(),
     "lenet5_1998": lenet5_1998(),
@@ -127,6 +135,8 @@ BY_HAND = {
     "densenet_bc100_k12": densenet(100, 12, bc=True),
     "densenet_bc250_k24": densenet(250, 24, bc=True),
     "densenet_bc190_k40": densenet(190, 40, bc=True),
+    "speedrun": speedrun((64, 256, 256), 2),
+    "speedrun96": speedrun((128, 512, 512), 3),
 }
 
 

@@ -25,6 +25,7 @@ from jaxcnn.train.losses import LOSSES, make_loss
 from jaxcnn.train.mixing import MixedLabels, cutmix, main_labels, make_mix, mixed_loss, mixup
 from jaxcnn.train.optim import ema
 from jaxcnn.train.optim.mixed_precision import INITIAL_SCALE, dynamic_loss_scale, loss_scale
+from jaxcnn.train.task import views
 
 SHAPE = (6, 6, 3)
 
@@ -129,10 +130,21 @@ def test_flipping_takes_the_mean_of_an_image_and_its_mirror_image():
     logits = (apply(test["image"]) + apply(test["image"][:, :, ::-1])) / 2
     expected = cross_entropy(logits, test["label"]).sum()
     np.testing.assert_allclose(
-        make_eval_step(model, Classification(flip_test=True))(state, (test, np.ones(24, bool)))["loss"],
+        make_eval_step(model, Classification(tta="flip"))(state, (test, np.ones(24, bool)))["loss"],
         expected,
         rtol=1e-5,
     )
+
+
+def test_shifted_views_have_half_of_the_weight():
+    images = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4, 1)
+    seen = views(jnp.asarray(images), "flip_shift")
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    shifted = [images, padded[:, :3, :4], padded[:, 2:, 2:]]
+    expected = [view for image in shifted for view in (image, image[:, :, ::-1])]
+    assert [weight for weight, _ in seen] == [0.25, 0.25, 0.125, 0.125, 0.125, 0.125]
+    for (_, view), image in zip(seen, expected, strict=True):
+        np.testing.assert_array_equal(view, image)
 
 
 LOGITS, LABELS = jnp.array([[2.0, -1.0, 0.5], [0.0, 1.0, -2.0]]), jnp.array([0, 2])
@@ -275,7 +287,7 @@ def test_the_step_works_without_rank_promotion_and_without_jit(restricted):
         augment=lambda key, image: image[:, ::-1],
         mix=make_mix(0.5, 0.5),
         normalize=lambda x: x / 2,
-        flip_test=True,
+        tta="flip",
     )
     step = make_train_step(model, optimizer, task, gradient=scaled(loss_scale, accumulated(2)), ema_decay=0.9)
     with restricted():

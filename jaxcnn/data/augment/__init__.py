@@ -35,6 +35,26 @@ def shift(key: jax.Array, image: jax.Array, pixels: int = 2) -> jax.Array:
     return jax.lax.dynamic_slice(padded, (top, left, 0), (height, width, channels))
 
 
+def shift_reflect(key: jax.Array, image: jax.Array, pixels: int = 4) -> jax.Array:
+    """Translate the image by up to `pixels` in each direction and fill the border by reflection.
+
+    References:
+      Zagoruyko and Komodakis, "Wide Residual Networks", 2016, section 3 (4 pixels on CIFAR-10).
+    """
+    height, width, channels = image.shape
+    padded = jnp.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)), mode="reflect")
+    top, left = jax.random.randint(key, (2,), 0, 2 * pixels + 1)
+    return jax.lax.dynamic_slice(padded, (top, left, 0), (height, width, channels))
+
+
+def alternating_flip(key: jax.Array, image: jax.Array) -> jax.Array:
+    """Raise `UsageError`: only the pipeline knows the example and the epoch, by which it mirrors the image.
+
+    `jaxcnn.data.open_pipeline` and `fit` accept the name; see `jaxcnn.data.alternating` for what it does.
+    """
+    raise UsageError("augmentation 'alternating_flip' needs to know the epoch, which only a run does. Use 'flip' here.")
+
+
 def crop(key: jax.Array, image: jax.Array, padding: int = 4) -> jax.Array:
     """Pad the image with `padding` zeros on each side and take a random window of the original size.
 
@@ -151,7 +171,9 @@ def _resize_weights(start: jax.Array, length: jax.Array, size: int) -> jax.Array
 
 AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "flip": flip,
+    "alternating_flip": alternating_flip,
     "shift": shift,
+    "shift_reflect": shift_reflect,
     "crop": crop,
     "cutout": cutout,
     "resized_crop": resized_crop,
@@ -160,7 +182,7 @@ AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-PIXELS = {"shift": "pixels", "crop": "padding", "cutout": "size"}
+PIXELS = {"shift": "pixels", "shift_reflect": "pixels", "crop": "padding", "cutout": "size"}
 """Arguments that must be smaller than the image."""
 
 SMALLEST = 1e-4

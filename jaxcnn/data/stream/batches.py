@@ -8,6 +8,7 @@ from typing import Any, NoReturn, cast
 
 import numpy as np
 
+from jaxcnn.data import alternating
 from jaxcnn.data.dataset import Batch, Dataset
 from jaxcnn.data.decode import Geometry
 from jaxcnn.data.statistics import Statistics
@@ -132,6 +133,8 @@ class BatchesDataset(Dataset):
             raise UsageError(f"batch_size must be from 1 to the {examples} training images, got {batch_size}")
         if sampling != "shuffle":
             self._refuse(f"sampling cannot be {sampling}")
+        if alternating.NAME in augment:
+            self._refuse(f"augmentation cannot be {alternating.NAME}")
         geometry = geometry or self.geometry()
         self._check_geometry(geometry)
         if share[1] > 1:

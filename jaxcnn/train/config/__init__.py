@@ -8,113 +8,19 @@ models, losses, optimizers and other parts are checked where the parts are built
 import contextlib
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
-
-import numpy as np
 
 from jaxcnn.errors import UsageError, shortened
 from jaxcnn.train.config import checks
 from jaxcnn.train.config.identity import NOT_PART_OF_THE_RUN, of_the_run
-
-Keywords = tuple[tuple[str, Any], ...]
-"""Keyword arguments as pairs sorted by name: immutable and hashable."""
-
-
-@dataclass(frozen=True, init=False)
-class OptimizerConfig:
-    """How gradients change the parameters. Every keyword of the Optax function is accepted too: --optimizer.b2 0.95 for
-    adam, --optimizer.nesterov True for momentum."""
-
-    name: str = "momentum"
-    """sgd, momentum, nesterov, rmsprop, adagrad, adam, adamw, lars, lamb, lion or muon."""
-    learning_rate: Annotated[float, checks.POSITIVE, checks.FLOAT32] = 0.05
-    """Peak learning rate of the schedule."""
-    momentum: Annotated[float | None, checks.FRACTION_BELOW_ONE] = None
-    """Momentum coefficient; 0.9 by default for momentum, nesterov, lars and muon."""
-    weight_decay: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(1e6)] = 0.001
-    """Weight decay of kernels. Biases and normalization parameters do not decay."""
-    decay_all: bool = False
-    """Apply weight decay to biases and normalization parameters too."""
-    clip_norm: Annotated[float | None, checks.POSITIVE, checks.at_most(1e30)] = None
-    """Clip the gradient to this global norm, over all parameters together."""
-    learning_rate_scales: Annotated[tuple[str, ...], checks.scales] = ()
-    """Factors on the learning rate of selected parameters: EXPRESSION=FACTOR, such as "stem|stage1=0.1" "head=10".
-    Regular expressions, anchored at the start of the path; the first match wins."""
-    options: Annotated[Keywords, checks.json_values] = ()
-    """Other keywords of the optimizer's Optax function, as pairs sorted by name. Pass them as keywords."""
-
-    def __init__(
-        self,
-        name: str = name,
-        learning_rate: float = learning_rate,
-        momentum: float | None = momentum,
-        weight_decay: float = weight_decay,
-        decay_all: bool = decay_all,
-        clip_norm: float | None = clip_norm,
-        learning_rate_scales: tuple[str, ...] = learning_rate_scales,
-        options: Keywords = options,
-        **keywords: Any,
-    ):
-        """Take the fields, and any keyword of the optimizer's Optax function.
-
-        Keywords are stored in `options`. `optim.optimizers` checks them against the function's signature.
-
-        >>> config = OptimizerConfig("adam", 1e-3, b2=0.95)
-        >>> dataclasses.replace(config, eps=1e-6).options
-        (('b2', 0.95), ('eps', 1e-06))
-        """
-        given = {**dict(options), **keywords}
-        values = {
-            "name": name,
-            "learning_rate": learning_rate,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "decay_all": decay_all,
-            "clip_norm": clip_norm,
-            "learning_rate_scales": learning_rate_scales,
-            "options": tuple((keyword, given[keyword]) for keyword in sorted(given)),
-        }
-        for field, value in values.items():
-            object.__setattr__(self, field, value)  # the dataclass is frozen
-        _make_immutable(self)
-
-
-def _make_immutable(part: Any) -> None:
-    """Replace the values of a new dataclass: NumPy scalars and paths become JSON values, and lists become tuples."""
-    for field in dataclasses.fields(part):
-        object.__setattr__(part, field.name, immutable(getattr(part, field.name)))
-
-
-def immutable(value: Any) -> Any:
-    """Return lists as tuples, NumPy scalars as Python numbers and paths as strings, at any depth."""
-    if isinstance(value, list | tuple):
-        return tuple(map(immutable, value))
-    if isinstance(value, np.generic):
-        return value.item()
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """How the learning rate changes over the run."""
-
-    name: str = "cosine"
-    """constant, step, cosine, linear, polynomial or onecycle."""
-    warmup_epochs: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(1e9)] = 0.0
-    """Epochs of linear warm-up from 0."""
-    milestones: Annotated[tuple[float, ...], checks.MILESTONES] = (0.5, 0.75)
-    """Fractions of the run after which the learning rate drops (step)."""
-    factor: Annotated[float, checks.FRACTION] = 0.1
-    """Factor on the learning rate at each milestone (step)."""
-    power: Annotated[float, checks.POSITIVE, checks.at_most(1000)] = 2.0
-    """Exponent of the decay (polynomial)."""
-    end_factor: Annotated[float, checks.FRACTION] = 0.0
-    """Final learning rate as a fraction of the peak (cosine, linear and polynomial)."""
-
-    def __post_init__(self):
-        _make_immutable(self)
+from jaxcnn.train.config.parts import (
+    Keywords,
+    LookaheadConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    make_immutable,
+)
 
 
 @dataclass(frozen=True)
@@ -135,6 +41,12 @@ class Config:
     freeze: Annotated[str | None, checks.pattern] = None
     """Parameters to freeze: a regular expression, anchored at the start of the path, such as "stem|stage1".
     "(?!head)" freezes all but the classifier (a linear probe)."""
+    freeze_after: Annotated[tuple[str, ...], checks.epochs_of_parameters] = ()
+    """Parameters to train in the first epochs only: EXPRESSION=EPOCHS, such as "stem=3". Regular expressions, anchored
+    at the start of the path; the first match wins."""
+    whiten: str | None = None
+    """Kernel of the first convolution to initialize with the whitening transformation of patches of the training
+    images: its path, such as whiten/kernel. Freeze it to keep it."""
     dataset: str = "fashion_mnist_mini"
     """Dataset; `jaxcnn datasets` lists them. Or imagefolder:PATH, a folder with one folder of images for each class; or
     npz:FILE, a NumPy file with x_train, y_train, x_test, y_test (or train_images, train_labels, ...)."""
@@ -187,8 +99,8 @@ class Config:
     sampling: Literal["shuffle", "balanced"] = "shuffle"
     """Order of the training images: shuffle uses each image once an epoch, balanced draws each class equally often."""
     augment: tuple[str, ...] = ("shift:1",)
-    """Random augmentations of training images, in order: flip, shift:PIXELS, crop:PADDING, cutout:SIZE, resized_crop,
-    randaugment, trivialaugment."""
+    """Random augmentations of training images, in order: flip, alternating_flip, shift:PIXELS, shift_reflect:PIXELS,
+    crop:PADDING, cutout:SIZE, resized_crop, randaugment, trivialaugment."""
     mixup: Annotated[float, checks.NOT_NEGATIVE, checks.MIXING] = 0.0
     """Alpha of mixup, which blends two images and their labels; 0 is off."""
     cutmix: Annotated[float, checks.NOT_NEGATIVE, checks.MIXING] = 0.0
@@ -208,14 +120,16 @@ class Config:
     """Multiply the random initial kernels by this factor."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    lookahead: LookaheadConfig = LookaheadConfig()
     aux_weight: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(1e6)] = 0.3
     """Weight of the loss of each auxiliary classifier (GoogLeNet)."""
     ema_decay: Annotated[float, checks.FRACTION_BELOW_ONE] = 0.0
     """Decay, such as 0.999, of a moving average of parameters and batch statistics, which is then tested; 0 is off."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the computation. Parameters are always float32; float16 uses a dynamic loss scale."""
-    tta: Literal["none", "flip"] = "none"
-    """Test-time augmentation: flip averages the logits of each image and its mirror image."""
+    tta: Literal["none", "flip", "flip_shift"] = "none"
+    """Test-time augmentation: flip averages the logits of each image and its mirror image, flip_shift also those of
+    both shifted by a pixel."""
     parallel: Literal["auto", "pmap", "shard_map", "jit"] = "auto"
     """How a step is distributed over devices. auto is pmap on one process and shard_map on many."""
     sync_batch_norm: Literal["all", "none"] | int = "all"
@@ -247,7 +161,12 @@ class Config:
     """--no-progress prints the result at the end, without a progress bar and a line for each epoch."""
 
     def __post_init__(self):
-        _make_immutable(self)
+        make_immutable(self)
+
+    @property
+    def averages(self) -> bool:
+        """Whether the state has a second network: moving averages, or the slow network of lookahead."""
+        return self.ema_decay > 0 or self.lookahead.period > 0
 
 
 # Version 0.1 recorded a momentum for every optimizer. Only these optimizers used it.
@@ -278,6 +197,13 @@ _ADDED: dict[str, Any] = {
     "init_scale": 1.0,
     "profile": None,
     "batch_norm_reduce_dtype": "float32",
+    "freeze_after": [],
+    "whiten": None,
+}
+_ADDED_TO_PARTS: dict[str, dict[str, Any]] = {
+    "optimizer": {"weight_decay_scales": []},
+    "schedule": {"start_factor": 0.2, "peak_at": 0.23},
+    "lookahead": dataclasses.asdict(LookaheadConfig()),
 }
 
 
@@ -292,6 +218,11 @@ def validate(config: Config) -> None:
         raise UsageError(
             f"epochs and steps are mutually exclusive, got epochs {config.epochs:g} and steps {config.steps}. "
             "Set one of them"
+        )
+    if config.ema_decay and config.lookahead.period:
+        raise UsageError(
+            f"ema_decay and lookahead.period are mutually exclusive, got {config.ema_decay:g} and "
+            f"{config.lookahead.period}. Set one of them to 0"
         )
 
 
@@ -353,7 +284,8 @@ def _read(kind: Any, values: dict[str, Any]) -> Any:
 
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
     """Return the dict of a configuration of an earlier version as this version writes it; a newer one as it is."""
-    values = {**_ADDED, **values}
+    of_parts = {name: {**added, **values.get(name, {})} for name, added in _ADDED_TO_PARTS.items()}
+    values = {**_ADDED, **values, **of_parts}
     if values["steps"] is not None:
         values["epochs"] = Config.epochs  # version 0.1 ignored any other number where steps were given
     optimizer = values["optimizer"]

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from jaxcnn.errors import UsageError, shortened, unknown_name
 from jaxcnn.local_path import check_path
-from jaxcnn.train.parameter_paths import check_pattern, parse_scales
+from jaxcnn.train.parameter_paths import check_pattern, parse_numbers
 
 Check = Callable[[str, Any], None]
 
@@ -186,9 +186,14 @@ def pattern(name: str, value: str) -> None:
     check_pattern(name, value)
 
 
-def scales(name: str, value: Sequence[str]) -> None:
-    """Check that each value has the form EXPRESSION=FACTOR."""
-    parse_scales(value)
+def scales(field: str) -> Check:
+    """Return a check that each value has the form EXPRESSION=FACTOR."""
+    return lambda _, value: parse_numbers(field, value) and None
+
+
+def epochs_of_parameters(name: str, value: Sequence[str]) -> None:
+    """Check that each value has the form EXPRESSION=EPOCHS."""
+    parse_numbers(name, value, "EPOCHS", "stem=3")
 
 
 def path(name: str, value: str) -> None:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxcnn.data import Dataset
+from jaxcnn.data.alternating import mirror
 from jaxcnn.train.many.programs import Programs
 from jaxcnn.train.runtime.plan import Plan
 
@@ -28,7 +29,7 @@ class Batches:
     def __init__(self, plans: Sequence[Plan], whole: Dataset, programs: Programs):
         self._plans, self._whole, self._programs = plans, whole, programs
         self._residence = plans[0].pipeline.residence
-        self.gathers = self._residence == "device"
+        self.gathers = self._residence == "device" and not plans[0].pipeline.mirrors
         self.data: Any = programs.replicate(self._decoded()) if self.gathers else {}
 
     def __call__(self, first_step: int, counts: Iterable[int]) -> Iterator[Any]:
@@ -42,6 +43,10 @@ class Batches:
         for count in counts:
             indices = np.stack([[self._indices(plan, s) for plan in self._plans] for s in range(step, step + count)])
             kept = indices.astype(np.int32) if self.gathers else self._gathered(indices)
+            if self._plans[0].pipeline.mirrors:
+                steps = range(step, step + count)
+                which = np.stack([[plan.pipeline.mirrored(s) for plan in self._plans] for s in steps])
+                kept = mirror(kept, which)
             yield self._programs.place(kept, axis=1)
             step += count
 

@@ -134,14 +134,13 @@ class Programs:
         """Return the plan of a network, with its own values in place of those of the first network."""
         plan, config, changed = self.plans[0], self.plans[0].config, dict[str, Any]()
         if "learning_rate" in values or "weight_decay" in values:
-            schedule = plan.schedule
+            schedule, steps_per_epoch = plan.schedule, plan.dataset.examples["train"] / plan.batch_size
             if "learning_rate" in values:
-                steps_per_epoch = plan.dataset.examples["train"] / plan.batch_size
                 schedule = make_schedule(config.schedule, values["learning_rate"], plan.steps, steps_per_epoch)
             if "weight_decay" in values:
                 decaying = dataclasses.replace(config.optimizer, weight_decay=values["weight_decay"])
                 config = dataclasses.replace(config, optimizer=decaying)
-            changed["optimizer"] = build_optimizer(config, self.parts, schedule)
+            changed["optimizer"] = build_optimizer(config, self.parts, schedule, steps_per_epoch)
         task: Any = plan.task
         if "label_smoothing" in values:
             smoothed = dataclasses.replace(config, label_smoothing=values["label_smoothing"])

@@ -1,4 +1,4 @@
-"""Freeze a part of a network: train only the rest.
+"""Freeze a part of a network, from the start or after some epochs: train only the rest.
 
 A regular expression on the paths of parameters and batch statistics selects the frozen part (`parameter_paths`).
 `Freezing` takes the gradient with respect to the other parameters only; the training step leaves parameters without a
@@ -6,20 +6,72 @@ gradient unchanged.
 """
 
 import dataclasses
+import math
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm
 from jaxcnn.layers.loops import unrolled
+from jaxcnn.train.config import Config
 from jaxcnn.train.gradient import BatchLoss, Gradient, fill_in, leave_out
 from jaxcnn.train.optim.adapters import adapt
-from jaxcnn.train.parameter_paths import check_matches, matches, matching
+from jaxcnn.train.parameter_paths import check_matches, first_matching, matches, matching, parse_numbers
+
+
+def check_expressions(config: Config, params: Any) -> None:
+    """Raise `UsageError` if an expression of the configuration matches no parameter, or `freeze` matches all."""
+    if config.freeze is not None:
+        Freezing(config.freeze).check(params)
+    optimizer = config.optimizer
+    for field, values in (
+        ("optimizer.learning_rate_scales", optimizer.learning_rate_scales),
+        ("optimizer.weight_decay_scales", optimizer.weight_decay_scales),
+        ("freeze_after", config.freeze_after),
+    ):
+        for pattern, _ in parse_numbers(field, values):
+            check_matches(field, pattern, params)
+
+
+def freeze_after(
+    optimizer: optax.GradientTransformation, epochs: Sequence[str], steps_per_epoch: float
+) -> optax.GradientTransformation:
+    """Return the optimizer, which stops changing selected parameters after some epochs (progressive freezing).
+
+    Brock et al., *FreezeOut: Accelerate Training by Progressively Freezing Layers*, 2017. Here the gradient is still
+    computed, so that all steps are one program. Jordan (*94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024)
+    trains the bias of a whitening layer so.
+
+    Args:
+      optimizer: returns the updates of parameters.
+      epochs: "EXPRESSION=EPOCHS"; the first expression that matches a parameter's path counts.
+      steps_per_epoch: number of steps in an epoch; may be a fraction.
+    """
+    if not epochs:
+        return optimizer
+    parsed = [(pattern, number * steps_per_epoch) for pattern, number in parse_numbers("freeze_after", epochs)]
+
+    def mask(last: Any, updates: Any) -> Any:
+        return jax.tree.map(lambda number: number == last, first_matching(parsed, updates, math.inf))
+
+    stops = [
+        optax.masked(optax.scale_by_schedule(partial(_before, last)), partial(mask, last))
+        for last in dict.fromkeys(last for _, last in parsed)
+    ]
+    return optax.chain(optimizer, *stops)
+
+
+def _before(last: float, count: jax.Array) -> jax.Array:
+    """Return 1.0 before step `last` (from 0), and 0.0 from then on."""
+    return (count < round(last)).astype(jnp.float32)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from jaxcnn.errors import UsageError
 from jaxcnn.train.config import OptimizerConfig
-from jaxcnn.train.parameter_paths import matching, parse_scales
+from jaxcnn.train.parameter_paths import first_matching, parse_numbers
 from jaxcnn.train.registry import Registry, check_keywords, keywords_of
 
 Transformation = optax.GradientTransformation
@@ -195,17 +195,33 @@ def resolve(config: OptimizerConfig) -> OptimizerConfig:
 
 def scale_by_path(scales: Sequence[str]) -> Transformation:
     """Multiply the update of each parameter by the factor of the first expression that matches its path."""
-    factors = parse_scales(scales)
+    factors = parse_numbers("optimizer.learning_rate_scales", scales)
 
     def scale(updates: Any, _: Any) -> Any:
-        unmatched = jax.tree.map(lambda _: True, updates)
-        for pattern, factor in factors:
-            now = jax.tree.map(lambda match, left: match and left, matching(pattern, updates), unmatched)
-            updates = jax.tree.map(lambda now, u, factor=factor: factor * u if now else u, now, updates)
-            unmatched = jax.tree.map(lambda now, left: left and not now, now, unmatched)
-        return updates
+        return jax.tree.map(lambda f, u: u if f == 1.0 else f * u, first_matching(factors, updates, 1.0), updates)
 
     return optax.stateless(scale)
+
+
+def decayed(config: OptimizerConfig) -> Transformation:
+    """Return the transformation that adds weight decay: of kernels, or of all parameters, with its factors by path.
+
+    The decay of a parameter with a factor on its learning rate is scaled by it too, unless `weight_decay_scales` has
+    the inverse factor.
+    """
+    if not isinstance(config.weight_decay, jax.Array) and config.weight_decay <= 0:
+        return optax.identity()
+    mask = None if config.decay_all else is_kernel
+    if not config.weight_decay_scales:
+        return optax.add_decayed_weights(config.weight_decay, mask=mask)
+    factors = parse_numbers("optimizer.weight_decay_scales", config.weight_decay_scales)
+
+    def add(updates: Any, params: Any) -> Any:
+        rates = first_matching(factors, updates, 1.0)
+        return jax.tree.map(lambda f, u, p: u + config.weight_decay * f * p, rates, updates, params)
+
+    added = optax.stateless(add)
+    return added if mask is None else optax.masked(added, mask)
 
 
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Transformation:
@@ -225,13 +241,10 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Transfo
     if config.momentum is not None:
         keywords["momentum"] = config.momentum
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    mask = None if config.decay_all else is_kernel
-    decays = isinstance(config.weight_decay, jax.Array) or config.weight_decay > 0
-    decay = optax.add_decayed_weights(config.weight_decay, mask=mask) if decays else optax.identity()
     rate = optax.scale_by_learning_rate(schedule)
     if config.learning_rate_scales:
         rate = optax.chain(rate, scale_by_path(config.learning_rate_scales))
-    made = optax.chain(clip, optimizer.direction(decay, **keywords), rate)
+    made = optax.chain(clip, optimizer.direction(decayed(config), **keywords), rate)
     _try(made, config.name)
     return made
 

@@ -58,6 +58,19 @@ def onecycle(peak: Peak, steps: int) -> optax.Schedule:
     return lambda step: peak * unit(step)
 
 
+def triangle(peak: Peak, steps: int, *, start_factor: float, peak_at: float, end_factor: float) -> optax.Schedule:
+    """Rise linearly from `start_factor * peak` to the peak, then fall linearly to `end_factor * peak`.
+
+    One cycle of Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017, section 3.1. The defaults, and an
+    `end_factor` of 0.07, are those of Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024.
+    """
+    rise = int(peak_at * steps)
+    falling = optax.linear_schedule(peak, end_factor * peak, steps - rise)
+    if not rise:
+        return falling
+    return optax.join_schedules([optax.linear_schedule(start_factor * peak, peak, rise), falling], [rise])
+
+
 # Each entry takes the peak learning rate and the number of steps after the warm-up. Its keyword-only arguments are
 # fields of `ScheduleConfig`, and `warmup`, the number of steps before. The schedule counts steps from the end of the
 # warm-up.
@@ -70,6 +83,7 @@ SCHEDULES: Registry[Callable[..., optax.Schedule]] = Registry(
         "linear": linear,
         "polynomial": polynomial,
         "onecycle": onecycle,
+        "triangle": triangle,
     },
 )
 

@@ -1,4 +1,4 @@
-"""Initial weights of a run: a file of weights, or another run.
+"""Initial weights of a run: a file of weights, another run, or the whitening transformation of its own images.
 
 The run's configuration records the file's name and a hash of its content, so that the run is resumed only with the
 same file.
@@ -19,8 +19,11 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxcnn import weights
-from jaxcnn.errors import UsageError
+from jaxcnn.data import Dataset
+from jaxcnn.data.whitening import whitening_kernel
+from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.local_path import local_path
+from jaxcnn.train.config import Config
 from jaxcnn.train.optim.adapters import adapt
 from jaxcnn.train.parts import PREFIX
 from jaxcnn.train.runtime import integrity, workdir
@@ -29,6 +32,9 @@ from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.runtime.preprocessing import read as read_preprocessing
 from jaxcnn.train.runtime.trained import load_run
 from jaxcnn.train.state import TrainState
+
+WHITENED_IMAGES = 5000
+"""Largest number of training images from whose patches a whitening kernel is computed."""
 
 _RECORDED = re.compile(r" sha256:[0-9a-f]{64}$")
 
@@ -60,6 +66,87 @@ class InitialWeights:
             opt_state=jax.jit(adapt(optimizer).init)(learned["params"]),
             ema=learned if state.ema else {},
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """A kernel that starts as the whitening transformation of patches of the training images.
+
+    Attributes:
+      path: of the kernel, such as "whiten/kernel".
+      dataset: has the images. They are read when they are needed.
+      preprocessing: normalizes them.
+    """
+
+    path: str
+    dataset: Dataset
+    preprocessing: Preprocessing
+    normalization_note = None
+
+    @property
+    def note(self) -> str:
+        """One line for the user."""
+        return f"{self.path} whitens patches of {self._images:,} training images"
+
+    @property
+    def _images(self) -> int:
+        return min(WHITENED_IMAGES, self.dataset.examples["train"])
+
+    def put_into(self, state: TrainState, optimizer: optax.GradientTransformation) -> TrainState:
+        """Return the state before the first step, with this kernel instead of a random one."""
+        size, _, _, features = _kernel_shape(self.path, state.params)
+        # Evenly spaced: a folder of images is sorted by class.
+        indices = np.linspace(0, self.dataset.examples["train"] - 1, self._images).astype(int).tolist()
+        images = self.dataset.load("train", indices, self.preprocessing.geometry)["image"]
+        kernel = whitening_kernel(np.asarray(jax.device_get(self.preprocessing.normalize(images))), size, features)
+        arrays = {f"params/{self.path}": kernel}
+        return InitialWeights("", arrays, self.note).put_into(state, optimizer)
+
+
+def _kernel_shape(path: str, params: Any) -> tuple[int, ...]:
+    """Return the shape of the square kernel at a path.
+
+    Raises:
+      UsageError: If there is none. The message suggests the closest path of a kernel.
+    """
+    kernels = {name: x.shape for name, x in flatten_dict(params, sep="/").items() if x.ndim == 4}
+    if path not in kernels:
+        raise unknown_name("kernel to whiten", path, kernels)
+    shape = kernels[path]
+    if shape[0] != shape[1]:
+        raise UsageError(f"whiten needs a square kernel, but {path} has the shape {shape}")
+    return shape
+
+
+def initial_weights(
+    config: Config, model: nn.Module, dataset: Dataset, preprocessing: Preprocessing, params: Any
+) -> "InitialWeights | Whitening | None":
+    """Return the initial weights that the configuration names, or None.
+
+    Raises:
+      UsageError: If they cannot be used; see `read_initial_weights`.
+    """
+    if config.init_from is None and config.init_channels != "exact":
+        raise UsageError("init_channels applies only to initial weights. Give a file with init_from, or omit it.")
+    if config.whiten is None:
+        if config.init_from is None:
+            return None
+        return read_initial_weights(
+            config.init_from, config.model, model, dataset.num_classes, preprocessing, config.init_channels
+        )
+    if config.init_from is not None:
+        raise UsageError(
+            "whiten and init_from are mutually exclusive: the initial weights have the kernel. Omit whiten."
+        )
+    if not dataset.random_access:
+        raise UsageError(f"whiten needs data with random access, which {dataset.name!r} does not have. Omit whiten.")
+    shape = _kernel_shape(config.whiten, params)
+    if shape[2] != preprocessing.image_shape[2]:
+        raise UsageError(
+            f"whiten needs a kernel on images of {preprocessing.image_shape[2]} channels, but {config.whiten} has the "
+            f"shape {shape}. Give the kernel of the first convolution."
+        )
+    return Whitening(config.whiten, dataset, preprocessing)
 
 
 def read_initial_weights(

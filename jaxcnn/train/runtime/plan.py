@@ -22,9 +22,9 @@ from jaxcnn.train.config import Config, validate
 from jaxcnn.train.config.checks import MAX_STEPS
 from jaxcnn.train.devices.parallel import Parallel, batch_norm_fields, check_batch_divides, make_parallel
 from jaxcnn.train.gradient import Gradient, parts_of_full_batch
-from jaxcnn.train.optim.freezing import Freezing
+from jaxcnn.train.optim.freezing import Freezing, check_expressions
+from jaxcnn.train.optim.lookahead import make_lookahead
 from jaxcnn.train.optim.schedules import make_schedule
-from jaxcnn.train.parameter_paths import check_matches, parse_scales
 from jaxcnn.train.parts import (
     PREFIX,
     CustomParts,
@@ -37,7 +37,7 @@ from jaxcnn.train.parts import (
     check_shapes,
 )
 from jaxcnn.train.runtime.data_identity import check_data
-from jaxcnn.train.runtime.initial_weights import InitialWeights, read_initial_weights
+from jaxcnn.train.runtime.initial_weights import InitialWeights, Whitening, initial_weights
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.state import TrainState, create_state
 from jaxcnn.train.step import make_eval_step, make_train_step
@@ -84,7 +84,7 @@ class Plan:
     accumulate: int
     steps: int
     template: TrainState
-    initial: InitialWeights | None = None
+    initial: InitialWeights | Whitening | None = None
     programs: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def initial_state(self) -> TrainState:
@@ -188,7 +188,12 @@ class Plan:
     def train_step(self) -> Any:
         """Return the training step, `(state, batch) -> (state, sums)`, not compiled."""
         return make_train_step(
-            self.model, self.optimizer, self.task, gradient=self.gradient, ema_decay=self.config.ema_decay
+            self.model,
+            self.optimizer,
+            self.task,
+            gradient=self.gradient,
+            ema_decay=self.config.ema_decay,
+            lookahead=make_lookahead(self.config.lookahead, self.steps),
         )
 
     def summarize(self, sums: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,7 +272,7 @@ def make_plan(
     if steps > MAX_STEPS:
         raise UsageError(f"epochs {config.epochs:g} are too many: {steps:,} steps. Use at most {MAX_STEPS:,} steps")
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps, steps_per_epoch)
-    optimizer = build_optimizer(config, custom, schedule)
+    optimizer = build_optimizer(config, custom, schedule, steps_per_epoch)
     shape, example = pipeline.image_shape, pipeline.example
     template = build_template(
         config,
@@ -275,19 +280,10 @@ def make_plan(
         shape,
         lambda: _create_state(config, model, task, optimizer, example, config.seed, config.init_scale),
     )
-    if config.freeze is not None:
-        Freezing(config.freeze).check(template.params)
-    for pattern, _ in parse_scales(config.optimizer.learning_rate_scales):
-        check_matches("optimizer.learning_rate_scales", pattern, template.params)
-    initial = None
-    if config.init_from is not None:
-        initial = read_initial_weights(
-            config.init_from, config.model, model, dataset.num_classes, preprocessing, config.init_channels
-        )
-        if initial is not None:
-            config = dataclasses.replace(config, init_from=initial.record)
-    elif config.init_channels != "exact":
-        raise UsageError("init_channels applies only to initial weights. Give a file with init_from, or omit it.")
+    check_expressions(config, template.params)
+    initial = initial_weights(config, model, dataset, preprocessing, template.params)
+    if config.init_from is not None and initial is not None:
+        config = dataclasses.replace(config, init_from=initial.record)
     if custom != CustomParts() and isinstance(task, Classification):
         check_shapes(pipeline.image_shape, dataset.num_classes, model, template, task)
     plan = Plan(
@@ -346,8 +342,7 @@ def _create_state(
             model, rngs, jax.tree.map(lambda x: jnp.zeros(x.shape, jax.dtypes.canonicalize_dtype(x.dtype)), example)
         )
 
-    averaged = config.ema_decay > 0
-    return create_state(model, optimizer, (), seed, averaged=averaged, init=init, init_scale=init_scale)
+    return create_state(model, optimizer, (), seed, averaged=config.averages, init=init, init_scale=init_scale)
 
 
 def _distribute(config: Config, examples: int, devices: Sequence[Any] | None) -> tuple[Parallel, int, int]:

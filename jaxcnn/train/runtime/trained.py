@@ -140,8 +140,8 @@ class Trained:
     def bound_task(self) -> Task:
         """What was learned, bound to the preprocessing, with the run's test-time augmentation."""
         task = self.task
-        if isinstance(task, Classification) and self.config.tta == "flip":
-            task = dataclasses.replace(task, flip_test=True)
+        if isinstance(task, Classification):
+            task = dataclasses.replace(task, tta=self.config.tta)
         return task.bind(self.preprocessing)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
@@ -221,12 +221,11 @@ def load_run(
     with np.errstate(over="ignore"):
         # The tree of the optimizer's state does not depend on the schedule.
         transformation = build_optimizer(config, parts, optax.constant_schedule(0.0))
-        averaged = config.ema_decay > 0
         template: Any = _fitting(
             short_name(config.model),
             around.image_shape,
             lambda: jax.eval_shape(
-                lambda: create_state(built, transformation, (), config.seed, averaged=averaged, init=init)
+                lambda: create_state(built, transformation, (), config.seed, averaged=config.averages, init=init)
             ),
         )
     with Checkpoints(folder / workdir.CHECKPOINTS, read_only=True) as checkpoints:

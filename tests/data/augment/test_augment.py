@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxcnn.data import AUGMENTATIONS, compose, normalize
-from jaxcnn.data.augment import check_sizes, crop, crop_box, cutout, flip, resized_crop, shift
+from jaxcnn.data.augment import check_sizes, crop, crop_box, cutout, flip, resized_crop, shift, shift_reflect
 from jaxcnn.errors import UsageError
 
 IMAGE = jnp.arange(1, 1 + 6 * 5 * 2, dtype=jnp.uint8).reshape(6, 5, 2)
@@ -34,6 +34,20 @@ def test_shift_moves_pixels_and_brings_in_black():
     for image in moved:
         windows[image.tobytes()] += 1  # a KeyError if it is none of the 25 shifts by up to 2 pixels
     assert min(windows.values()) > 15  # 40 each on average: 4 standard deviations
+
+
+def test_shift_reflect_moves_pixels_and_brings_in_their_reflections():
+    moved = np.asarray(jax.vmap(functools.partial(shift_reflect, pixels=2), (0, None))(KEYS, IMAGE))
+    padded = np.pad(np.asarray(IMAGE), ((2, 2), (2, 2), (0, 0)), mode="reflect")
+    windows = {padded[y : y + 6, x : x + 5].tobytes(): 0 for y in range(5) for x in range(5)}
+    for image in moved:
+        windows[image.tobytes()] += 1
+    assert min(windows.values()) > 15
+
+
+def test_alternating_flip_is_left_to_the_pipeline():
+    with pytest.raises(UsageError, match="needs to know the epoch"):
+        compose(["alternating_flip"])(KEYS[0], IMAGE)
 
 
 def test_crop_is_a_window_of_the_padded_image():

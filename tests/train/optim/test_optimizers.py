@@ -221,6 +221,27 @@ def test_decay_all_takes_biases_along():
     np.testing.assert_allclose(updates["bias"], -0.1, rtol=1e-6)
 
 
+@pytest.mark.parametrize("decay_all", [False, True])
+def test_factors_on_the_decay_undo_those_on_the_learning_rate(decay_all):
+    scaled = OptimizerConfig(
+        "nesterov",
+        weight_decay=0.1,
+        decay_all=decay_all,
+        learning_rate_scales=("norm=64", "kernel=2"),
+        weight_decay_scales=("norm=0.015625", "kernel=3"),
+    )
+    params = {"kernel": jnp.full((2, 2), 1.0), "norm": jnp.ones(2), "other": jnp.ones((1, 1))}
+    zero, optimizer = jax.tree.map(jnp.zeros_like, params), make_optimizer(scaled, optax.constant_schedule(1.0))
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    for name, factor in (("kernel", 6.0), ("norm", 1.0 if decay_all else 0.0), ("other", 1.0)):
+        np.testing.assert_allclose(updates[name], -0.1 * 1.9 * factor, rtol=1e-6)
+
+
+def test_the_peak_of_a_triangle_may_be_at_its_start():
+    schedule = make_schedule(ScheduleConfig("triangle", peak_at=0.0, end_factor=0.5), 2.0, 10, 1.0)
+    np.testing.assert_allclose([schedule(0), schedule(5), schedule(10)], [2.0, 1.5, 1.0])
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_weight_decay_shrinks_kernels_and_leaves_biases_alone(name):
     optimizer = make_optimizer(OptimizerConfig(name=name, weight_decay=0.1), optax.constant_schedule(0.1))
@@ -251,6 +272,7 @@ FORMULAS = {
         if t < 0.3
         else 4e-6 + (1 - 4e-6) * (1 + math.cos(math.pi * (t - 0.3) / 0.7)) / 2
     ),
+    "triangle": lambda t: 0.2 + 0.8 * t / 0.23 if t < 0.23 else 1 - 0.8 * (t - 0.23) / 0.77,
 }
 
 

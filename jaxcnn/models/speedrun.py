@@ -1,0 +1,122 @@
+"""Airbench (Jordan: 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024)."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.errors import UsageError
+from jaxcnn.layers import GELU, BatchNorm, Conv, Dense, Flatten, MaxPool, Partial, initializers
+from jaxcnn.models._classifier import Classifier, Norm
+from jaxcnn.models._stages import Remat, apply_block
+
+# Section 3.2: no scale, so that a network's size of signals stays that of its identity kernels.
+norm = Partial(BatchNorm, epsilon=1e-12, use_scale=False)
+fast_norm = Partial(BatchNorm, momentum=0.6, epsilon=1e-12, use_scale=False)
+
+
+class ConvBlock(nn.Module):
+    """3x3 convolutions, with max pooling behind the first one. `[N, H, W, C] -> [N, H // 2, W // 2, features]`.
+
+    Each convolution has a normalization and a GELU behind it.
+
+    Fields:
+      features: output channels of each convolution.
+      depth: number of convolutions.
+      residual: whether to add the output of the first convolution to that of the last one, in front of its GELU.
+      conv, norm: constructors of the layers.
+    """
+
+    features: int
+    depth: int
+    residual: bool
+    conv: Any
+    norm: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = self.conv(self.features, 3, padding=1, name="conv1")(x)
+        x = MaxPool(2, name="pool")(x)
+        x = first = GELU()(self.norm(name="norm1")(x, train))
+        for number in range(2, self.depth + 1):
+            x = self.conv(self.features, 3, padding=1, name=f"conv{number}")(x)
+            x = self.norm(name=f"norm{number}")(x, train)
+            x = x + first if self.residual and number == self.depth else x
+            x = GELU()(x)
+        return x
+
+
+class SpeedrunNet(Classifier, kw_only=True):
+    """A whitening convolution, blocks of 3x3 convolutions, and max pooling over what is left (section 3.1).
+
+    `[N, 32, 32, C] -> [N, num_classes]`. Any image size of at least 9 works with three blocks.
+
+    `whiten/kernel` is drawn at random as any other kernel. In the paper it is the whitening transformation of patches
+    of the training images, frozen: `Config(whiten="whiten/kernel", freeze="whiten/kernel")`, or
+    `jaxcnn.data.whitening.whitening_kernel`. It has a kernel for each direction of a patch, and one for its opposite.
+
+    Fields, besides those of `Classifier`:
+      widths: output channels of each block.
+      depth: convolutions in each block.
+      residual: whether blocks have a shortcut around all but their first convolution.
+      patch: height and width of the whitening convolution.
+      logit_scale: factor on the logits (section 3.1).
+      norm: normalization behind each convolution but the first; see `Norm`.
+      remat: blocks to recompute in the backward pass: True, or a tuple of their numbers.
+
+    Raises:
+      UsageError: no block, or a depth below 1.
+    """
+
+    num_classes: int = 10
+    widths: tuple[int, ...] = (64, 256, 256)
+    depth: int = 2
+    residual: bool = False
+    patch: int = 2
+    logit_scale: float = 1 / 9
+    norm: Norm = fast_norm
+    remat: Remat = False
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape `(H, W, C)` of the images in the paper."""
+        return (32, 32, 3)
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        if not self.widths or self.depth < 1:
+            raise UsageError(f"speedrun needs a block and a depth of at least 1, got {self.widths} and {self.depth}")
+        conv = Partial(Conv, use_bias=False, kernel_init=initializers.dirac, **self.policy)
+        directions = 2 * self.patch**2 * x.shape[-1]
+        whiten = Conv(directions, self.patch, kernel_init=initializers.torch_uniform, **self.policy, name="whiten")
+        x = GELU()(whiten(x))
+        for number, width in enumerate(self.widths, start=1):
+            block = ConvBlock(
+                width,
+                self.depth,
+                self.residual,
+                conv,
+                Partial(self.norm, **self.policy),
+                name=f"block{number}",
+            )
+            x = apply_block(block, x, train, number, self.remat)
+        x = Flatten()(MaxPool(x.shape[1:3], name="pool")(x))
+        head = Dense(
+            self.num_classes,
+            use_bias=False,
+            kernel_init=initializers.torch_uniform,
+            dtype=jnp.float32,
+            param_dtype=self.param_dtype,
+            name="head",
+        )
+        return self.logit_scale * head(x)
+
+
+# Section 4, and for 96 % the author's later code: the last GELU behind the shortcut, and the usual momentum of the
+# running statistics.
+MODELS = {
+    "speedrun": SpeedrunNet,
+    "speedrun96": partial(SpeedrunNet, widths=(128, 512, 512), depth=3, residual=True, norm=norm),
+}
