@@ -13,8 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-NAME = "alternating_flip"
-
 MIRRORED = 0x6D6972
 """Part of the seed, so that the choice is independent of the order of training examples."""
 

@@ -302,11 +302,12 @@ def open_pipeline(
 
 def _without_alternating_flip(augment: Sequence[Any], sampling: str) -> tuple[tuple[Any, ...], bool]:
     """Return the other augmentations, and whether the images are mirrored in every other epoch."""
-    others = tuple(spec for spec in augment if not (isinstance(spec, str) and spec == alternating.NAME))
+    (name,) = augmentations.OF_THE_PIPELINE
+    others = tuple(spec for spec in augment if spec != name)
     mirrors = len(others) < len(augment)
     if mirrors and sampling != "shuffle":
         raise UsageError(
-            f"augmentation {alternating.NAME!r} needs each image once an epoch, which sampling {sampling!r} does not "
+            f"augmentation {name!r} needs each image once an epoch, which sampling {sampling!r} does not "
             "give. Use sampling 'shuffle' or augmentation 'flip'."
         )
     return others, mirrors

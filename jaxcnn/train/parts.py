@@ -20,6 +20,7 @@ import optax
 
 from jaxcnn.analysis.image_size import too_small
 from jaxcnn.data import compose
+from jaxcnn.data.augment import OF_THE_PIPELINE
 from jaxcnn.errors import TooSmallError, UsageError, unknown_name
 from jaxcnn.layers import Partial
 from jaxcnn.layers.partial import module_fields
@@ -288,7 +289,8 @@ def build_augmentations(config: Config, custom: CustomParts) -> tuple[Any, ...]:
     if custom.augment is not None:
         return (custom.augment,)
     for spec in config.augment:
-        named_or_custom("augment", spec, None, lambda spec=spec: compose([spec]))  # checks the name
+        if spec not in OF_THE_PIPELINE:
+            named_or_custom("augment", spec, None, lambda spec=spec: compose([spec]))  # checks the name
     return config.augment
 
 
@@ -346,27 +348,6 @@ def build_gradient(config: Config, accumulate: int, custom: CustomParts) -> Grad
     if config.dtype == "float16":
         gradient = scaled(loss_scale, gradient)
     return gradient if config.freeze is None else Freezing(config.freeze).gradient(gradient)
-
-
-def check_shapes(
-    image_shape: tuple[int, ...], num_classes: int, model: nn.Module, template: TrainState, task: Classification
-) -> None:
-    """Raise `UsageError` if a custom part returns an array of another shape than classification needs."""
-    variables = {"params": template.params, "batch_stats": template.batch_stats}
-    key, image = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct(image_shape, jnp.uint8)
-    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
-    labels = jax.ShapeDtypeStruct((2,), jnp.int32)
-    logits = jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
-    _check_shape("model", "two images", logits, (2, num_classes))
-    _check_shape("loss", "two images", jax.eval_shape(task.test_loss or task.train_loss, logits, labels), (2,))
-    if task.augment is not None:
-        _check_shape("augment", "an image", jax.eval_shape(task.augment, key, image), image_shape)
-
-
-def _check_shape(part: str, of: str, returned: Any, wanted: tuple[int, ...]) -> None:
-    got = getattr(returned, "shape", None)
-    if got != wanted:
-        raise UsageError(f"{part} must return an array of shape {wanted} for {of}, got {got or type(returned)}")
 
 
 def describe(part: Any) -> str:

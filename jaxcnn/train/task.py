@@ -194,8 +194,11 @@ class Classification(Task):
 
     def scores(self, model: Any, variables: Any, batch: Batch) -> jax.Array:
         images = self._inputs(batch)
-        weighted = [weight * model.apply(variables, view, train=False) for weight, view in views(images, self.tta)]
-        return sum(weighted[1:], start=weighted[0])
+        (weight, first), *others = views(images, self.tta)
+        logits = weight * model.apply(variables, first, train=False)
+        for weight, view in others:
+            logits = logits + weight * model.apply(variables, view, train=False)
+        return logits
 
     def _inputs(self, batch: Batch) -> jax.Array:
         return batch["image"] if self.normalize is None else self.normalize(batch["image"])

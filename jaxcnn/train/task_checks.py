@@ -1,14 +1,19 @@
-"""Check a task, a gradient and metrics of the user's on two examples, without computing anything."""
+"""Check the user's own parts on two examples, without computing anything."""
 
+import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.errors import unknown_name
+from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.train import metrics
 from jaxcnn.train.optim.adapters import needs_example_gradients
+from jaxcnn.train.state import TrainState
 from jaxcnn.train.step import make_eval_step, make_train_step
+from jaxcnn.train.task import Classification
 
 
 def check_task(plan: Any) -> None:
@@ -29,3 +34,24 @@ def check_task(plan: Any) -> None:
     names = [name for name in metrics.numbers(values) if name != "examples"]
     if plan.monitor not in names:
         raise unknown_name("metric to monitor", plan.monitor, names)
+
+
+def check_shapes(
+    image_shape: tuple[int, ...], num_classes: int, model: nn.Module, template: TrainState, task: Classification
+) -> None:
+    """Raise `UsageError` if a custom part returns an array of another shape than classification needs."""
+    variables = {"params": template.params, "batch_stats": template.batch_stats}
+    key, image = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct(image_shape, jnp.uint8)
+    images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
+    labels = jax.ShapeDtypeStruct((2,), jnp.int32)
+    logits = jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
+    _check_shape("model", "two images", logits, (2, num_classes))
+    _check_shape("loss", "two images", jax.eval_shape(task.test_loss or task.train_loss, logits, labels), (2,))
+    if task.augment is not None:
+        _check_shape("augment", "an image", jax.eval_shape(task.augment, key, image), image_shape)
+
+
+def _check_shape(part: str, of: str, returned: Any, wanted: tuple[int, ...]) -> None:
+    got = getattr(returned, "shape", None)
+    if got != wanted:
+        raise UsageError(f"{part} must return an array of shape {wanted} for {of}, got {got or type(returned)}")

@@ -47,14 +47,6 @@ def shift_reflect(key: jax.Array, image: jax.Array, pixels: int = 4) -> jax.Arra
     return jax.lax.dynamic_slice(padded, (top, left, 0), (height, width, channels))
 
 
-def alternating_flip(key: jax.Array, image: jax.Array) -> jax.Array:
-    """Raise `UsageError`: only the pipeline knows the example and the epoch, by which it mirrors the image.
-
-    `jaxcnn.data.open_pipeline` and `fit` accept the name; see `jaxcnn.data.alternating` for what it does.
-    """
-    raise UsageError("augmentation 'alternating_flip' needs to know the epoch, which only a run does. Use 'flip' here.")
-
-
 def crop(key: jax.Array, image: jax.Array, padding: int = 4) -> jax.Array:
     """Pad the image with `padding` zeros on each side and take a random window of the original size.
 
@@ -171,7 +163,6 @@ def _resize_weights(start: jax.Array, length: jax.Array, size: int) -> jax.Array
 
 AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "flip": flip,
-    "alternating_flip": alternating_flip,
     "shift": shift,
     "shift_reflect": shift_reflect,
     "crop": crop,
@@ -181,6 +172,9 @@ AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "trivialaugment": trivialaugment,
 }
 
+
+OF_THE_PIPELINE = ("alternating_flip",)
+"""Augmentations that depend on the example and on the epoch, so that the pipeline applies them; see `alternating`."""
 
 PIXELS = {"shift": "pixels", "shift_reflect": "pixels", "crop": "padding", "cutout": "size"}
 """Arguments that must be smaller than the image."""
@@ -232,8 +226,10 @@ def parse(spec: str) -> Augmentation:
       UsageError: the name is unknown, or an argument is invalid.
     """
     name, colon, numbers = spec.partition(":")
+    if name in OF_THE_PIPELINE:
+        raise UsageError(f"augmentation '{spec}' depends on the epoch: only a run has it, and without arguments.")
     if name not in AUGMENTATIONS:
-        raise unknown_name("augmentation", name, AUGMENTATIONS)
+        raise unknown_name("augmentation", name, [*AUGMENTATIONS, *OF_THE_PIPELINE])
     function = AUGMENTATIONS[name]
     parameters = list(inspect.signature(function).parameters.values())[2:]
     if not colon:

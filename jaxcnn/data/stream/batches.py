@@ -8,7 +8,7 @@ from typing import Any, NoReturn, cast
 
 import numpy as np
 
-from jaxcnn.data import alternating
+from jaxcnn.data.augment import OF_THE_PIPELINE
 from jaxcnn.data.dataset import Batch, Dataset
 from jaxcnn.data.decode import Geometry
 from jaxcnn.data.statistics import Statistics
@@ -133,8 +133,9 @@ class BatchesDataset(Dataset):
             raise UsageError(f"batch_size must be from 1 to the {examples} training images, got {batch_size}")
         if sampling != "shuffle":
             self._refuse(f"sampling cannot be {sampling}")
-        if alternating.NAME in augment:
-            self._refuse(f"augmentation cannot be {alternating.NAME}")
+        for spec in augment:
+            if spec in OF_THE_PIPELINE:
+                self._refuse(f"augmentation cannot be {spec}")
         geometry = geometry or self.geometry()
         self._check_geometry(geometry)
         if share[1] > 1:

@@ -188,7 +188,11 @@ def pattern(name: str, value: str) -> None:
 
 def scales(field: str) -> Check:
     """Return a check that each value has the form EXPRESSION=FACTOR."""
-    return lambda _, value: parse_numbers(field, value) and None
+
+    def check(_: str, value: Sequence[str]) -> None:
+        parse_numbers(field, value)
+
+    return check
 
 
 def epochs_of_parameters(name: str, value: Sequence[str]) -> None:

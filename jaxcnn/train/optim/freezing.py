@@ -69,9 +69,9 @@ def freeze_after(
     return optax.chain(optimizer, *stops)
 
 
-def _before(last: float, count: jax.Array) -> jax.Array:
+def _before(last: float, count: Any) -> jax.Array:
     """Return 1.0 before step `last` (from 0), and 0.0 from then on."""
-    return (count < round(last)).astype(jnp.float32)
+    return jnp.asarray(count < round(last), jnp.float32)
 
 
 @dataclass(frozen=True)

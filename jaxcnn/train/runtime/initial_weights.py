@@ -109,7 +109,8 @@ def _kernel_shape(path: str, params: Any) -> tuple[int, ...]:
     Raises:
       UsageError: If there is none. The message suggests the closest path of a kernel.
     """
-    kernels = {name: x.shape for name, x in flatten_dict(params, sep="/").items() if x.ndim == 4}
+    arrays: Any = flatten_dict(params, sep="/")
+    kernels = {name: x.shape for name, x in arrays.items() if x.ndim == 4}
     if path not in kernels:
         raise unknown_name("kernel to whiten", path, kernels)
     shape = kernels[path]

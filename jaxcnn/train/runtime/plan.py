@@ -34,7 +34,6 @@ from jaxcnn.train.parts import (
     build_optimizer,
     build_task,
     build_template,
-    check_shapes,
 )
 from jaxcnn.train.runtime.data_identity import check_data
 from jaxcnn.train.runtime.initial_weights import InitialWeights, Whitening, initial_weights
@@ -42,7 +41,7 @@ from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.state import TrainState, create_state
 from jaxcnn.train.step import make_eval_step, make_train_step
 from jaxcnn.train.task import Classification, Task, higher_is_better
-from jaxcnn.train.task_checks import check_task
+from jaxcnn.train.task_checks import check_shapes, check_task
 
 
 @dataclass(frozen=True)
@@ -282,7 +281,7 @@ def make_plan(
     )
     check_expressions(config, template.params)
     initial = initial_weights(config, model, dataset, preprocessing, template.params)
-    if config.init_from is not None and initial is not None:
+    if isinstance(initial, InitialWeights):
         config = dataclasses.replace(config, init_from=initial.record)
     if custom != CustomParts() and isinstance(task, Classification):
         check_shapes(pipeline.image_shape, dataset.num_classes, model, template, task)

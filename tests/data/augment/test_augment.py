@@ -45,9 +45,10 @@ def test_shift_reflect_moves_pixels_and_brings_in_their_reflections():
     assert min(windows.values()) > 15
 
 
-def test_alternating_flip_is_left_to_the_pipeline():
-    with pytest.raises(UsageError, match="needs to know the epoch"):
-        compose(["alternating_flip"])(KEYS[0], IMAGE)
+@pytest.mark.parametrize("spec", ["alternating_flip", "alternating_flip:2"])
+def test_alternating_flip_is_left_to_the_pipeline(spec):
+    with pytest.raises(UsageError, match=f"augmentation '{spec}' depends on the epoch: only a run has it"):
+        compose([spec])
 
 
 def test_crop_is_a_window_of_the_padded_image():
