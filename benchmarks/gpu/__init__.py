@@ -5,7 +5,7 @@
 Parts:
   correctness  one training step against the step on this machine's CPU, in all ways to distribute it, by dtype
   resnet50     ResNet-50 in bfloat16 with three batch sizes, in turns with torch, compiled, channels last
-  speedrun     seconds to 94 % on CIFAR-10, if the recipe exists
+  speedrun     the recipe for 94 % on CIFAR-10, on the images that $CIFAR10 names, or on synthetic ones
   sweep        several models and batch sizes, in bfloat16 and float32
   many         1, 10 and 100 networks at once
   peers        other models in turns with torch and plain Flax

@@ -49,7 +49,7 @@ def test_parts_without_time_are_rows_and_lines_that_say_so(tmp_path, capsys):
     assert "| sweep | not run |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["sweep", "resnet50", "many", "xla"])
+@pytest.mark.parametrize("name", ["sweep", "resnet50", "speedrun", "many", "xla"])
 def test_a_part_whose_time_is_up_measures_nothing_more(tmp_path, name):
     rows = PARTS[name][1](a_run(tmp_path, seconds=MIN_SECONDS - 1))
     assert {row["error"] for row in rows} == {TIME_LIMIT}
@@ -124,10 +124,26 @@ def test_without_the_recipe_there_is_no_speedrun(tmp_path, monkeypatch):
     monkeypatch.setattr(speedrun, "RECIPE", tmp_path / "cifar10_speedrun.py")
     outcome = run_part("speedrun", speedrun.speedrun, a_run(tmp_path))
     assert (outcome.status, outcome.remark) == ("not run", "no speedrun")
-    speedrun.RECIPE.write_text("print('start')\nprint('94.0 % in 3 s')")
-    assert speedrun.speedrun(a_run(tmp_path / "out"))[0]["result"] == "94.0 % in 3 s"
-    speedrun.RECIPE.write_text("raise SystemExit('no data')")
-    assert speedrun.speedrun(a_run(tmp_path / "out"))[0]["error"] == "ended with status 1: no data"
+
+
+def test_the_speedrun_trains_each_precision_until_its_time_is_up(tmp_path, monkeypatch):
+    seen = []
+
+    def measure(case, timeout):
+        seen.append((case["dtype"], case["seed"], case["data"]))
+        clock[0] += 400.0
+        return {**case, "seconds": 3.0, "test_accuracy": 0.94, "error": None, **dict.fromkeys(RESULTS, 1)}
+
+    clock = [0.0]
+    RESULTS = ("steps", "train_seconds", "test_seconds", "compile_seconds")
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(speedrun, "measure", lambda case, timeout: {**measure(case, timeout), "epoch_seconds": [0.3]})
+    monkeypatch.setenv(speedrun.DATA, "cifar10.npz")
+    rows = speedrun.speedrun(Run(tmp_path, 1000.0, tiny=False))
+    assert seen == [(dtype, seed, "cifar10.npz") for dtype, seed in (("bfloat16", 0), ("float32", 0), ("bfloat16", 1))]
+    assert [row["error"] for row in rows] == [None] * 3 + [TIME_LIMIT] * 3
+    assert "jaxcnn: mean accuracy 94.00%" in (tmp_path / "rows.md").read_text()
+    assert all(476 % settings["steps_per_dispatch"] == 0 for settings in speedrun.FULL)
 
 
 # Correctness
