@@ -12,8 +12,7 @@ The author drops the last 848 images of an epoch: 9.9 epochs are then 476 steps,
 that `result.json` gives as `seconds` includes `first_batch_seconds` and `compile_seconds`.
 """
 
-from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig
-from jaxcnn.train.config.parts import LookaheadConfig
+from jaxcnn.train import Config, LookaheadConfig, OptimizerConfig, ScheduleConfig
 
 # Of a constant gradient, Nesterov's momentum makes steps that are longer by this factor. The author's learning rate and
 # weight decay leave it out, and the decay also leaves out the learning rate.

@@ -8,8 +8,7 @@ script also covers a square of 12x12 pixels, but always a whole one, with the me
 may lie partly outside the image. `cifar10_speedrun.py` says more about the steps and about when it is tested.
 """
 
-from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig
-from jaxcnn.train.config.parts import LookaheadConfig
+from jaxcnn.train import Config, LookaheadConfig, OptimizerConfig, ScheduleConfig
 
 MOMENTUM = 0.85
 STRETCH = 1 + 1 / (1 - MOMENTUM)  # see cifar10_speedrun.py

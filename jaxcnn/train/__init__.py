@@ -2,7 +2,7 @@
 
 from jaxcnn.train.api import Result, fit
 from jaxcnn.train.callbacks import Callback, RunView
-from jaxcnn.train.config import Config, OptimizerConfig, ScheduleConfig
+from jaxcnn.train.config import Config, LookaheadConfig, OptimizerConfig, ScheduleConfig
 from jaxcnn.train.devices.parallel import make_parallel
 from jaxcnn.train.evaluation import (
     evaluate,
@@ -39,6 +39,7 @@ __all__ = [
     "InterruptedRunError",
     "InterruptedSweepError",
     "LearningRateFinderResult",
+    "LookaheadConfig",
     "Metric",
     "OneHot",
     "OptimizerConfig",

@@ -35,6 +35,7 @@ SMALL = {
     "mobilenet_v2": {"table": ((1, 8, 1, 1), (6, 8, 2, 2))},
     "mobilenet_v3_small": {"table": (((3, 16, 8, True, "RE", 2),), ((5, 24, 8, True, "HS", 1),))},
     "efficientnet_v2_s": {"table": ((4, 8, 2, 2, 3, True), (4, 16, 1, 2))},
+    "speedrun96": {"widths": (8, 16)},
 }
 
 # Layers over the channels of a position, and channel shuffles, are computed with the channels last or apart.

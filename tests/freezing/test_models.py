@@ -42,6 +42,7 @@ SMALL = {
     "regnet_y_400mf": ({"stage_sizes": (1, 2), "widths": (8, 16), "group_width": 8}, 32, None),
     "shufflenet_v2_x1_0": ({"stage_sizes": (2,), "widths": (16, 32), "stem_width": 8}, 32, 10),
     "squeezenet1_1": ({"stages": (((4, 8),), ((4, 8),)), "stem_width": 8}, 32, 8),
+    "speedrun96": ({"widths": (8, 16)}, 16, 7),
 }
 
 

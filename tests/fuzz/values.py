@@ -14,7 +14,17 @@ from .schema import Command, Flag
 
 # Valid values where the type does not say them. The key is a flag, or a command and a flag.
 # Files and folders are those that `template.py` makes.
-AUGMENTATIONS = ("flip", "shift:1", "crop:2", "cutout:4", "resized_crop", "randaugment", "trivialaugment")
+AUGMENTATIONS = (
+    "flip",
+    "alternating_flip",
+    "shift:1",
+    "shift_reflect:1",
+    "crop:2",
+    "cutout:4",
+    "resized_crop",
+    "randaugment",
+    "trivialaugment",
+)
 KNOWN: Mapping[str, Sequence[str]] = {
     "model": ("lenet5",),
     # All but the deepest, of which tracing alone takes about 10 seconds. The small ones come more often.
@@ -50,9 +60,12 @@ KNOWN: Mapping[str, Sequence[str]] = {
     "augment": AUGMENTATIONS,
     "model-options": ("num_classes=2", "width=8"),
     "freeze": ("(?!head)", "Conv_0"),
+    "freeze-after": (".*=1", "Conv_0=0.5"),
+    "whiten": ("C1/kernel", "Conv_0/kernel"),
+    "optimizer.weight-decay-scales": (".*=0.1", "Conv_0=2"),
     "optimizer.name": ("sgd", "momentum", "adam", "lion"),
     "optimizer.learning-rate-scales": (".*=0.1", "Conv_0=2"),
-    "schedule.name": ("constant", "step", "cosine", "linear", "polynomial", "onecycle"),
+    "schedule.name": ("constant", "step", "cosine", "linear", "polynomial", "onecycle", "triangle"),
     "loss": ("cross_entropy", "binary_cross_entropy"),
     "batch-sizes": ("1", "2,3", "auto"),
     "mode": ("train", "infer"),

@@ -201,7 +201,7 @@ _ADDED: dict[str, Any] = {
     "whiten": None,
 }
 _ADDED_TO_PARTS: dict[str, dict[str, Any]] = {
-    "optimizer": {"weight_decay_scales": []},
+    "optimizer": {"weight_decay_scales": [], "fixed_norm": None},
     "schedule": {"start_factor": 0.2, "peak_at": 0.23},
     "lookahead": dataclasses.asdict(LookaheadConfig()),
 }

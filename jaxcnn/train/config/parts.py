@@ -36,6 +36,9 @@ class OptimizerConfig:
     weight_decay_scales: Annotated[tuple[str, ...], checks.scales("optimizer.weight_decay_scales")] = ()
     """Factors on the weight decay of selected parameters, in the same form. A factor on the learning rate is one on the
     decay too; its inverse here undoes that."""
+    fixed_norm: Annotated[str | None, checks.pattern] = None
+    """Kernels that each step first scales to the norm sqrt(outputs): a regular expression, anchored at the start of the
+    path, such as "block"."""
     options: Annotated[Keywords, checks.json_values] = ()
     """Other keywords of the optimizer's Optax function, as pairs sorted by name. Pass them as keywords."""
 
@@ -49,6 +52,7 @@ class OptimizerConfig:
         clip_norm: float | None = clip_norm,
         learning_rate_scales: tuple[str, ...] = learning_rate_scales,
         weight_decay_scales: tuple[str, ...] = weight_decay_scales,
+        fixed_norm: str | None = fixed_norm,
         options: Keywords = options,
         **keywords: Any,
     ):
@@ -70,6 +74,7 @@ class OptimizerConfig:
             "clip_norm": clip_norm,
             "learning_rate_scales": learning_rate_scales,
             "weight_decay_scales": weight_decay_scales,
+            "fixed_norm": fixed_norm,
             "options": tuple((keyword, given[keyword]) for keyword in sorted(given)),
         }
         for field, value in values.items():

@@ -39,6 +39,8 @@ def check_expressions(config: Config, params: Any) -> None:
     ):
         for pattern, _ in parse_numbers(field, values):
             check_matches(field, pattern, params)
+    if optimizer.fixed_norm is not None:
+        check_matches("optimizer.fixed_norm", optimizer.fixed_norm, params)
 
 
 def freeze_after(

@@ -14,7 +14,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from jaxcnn.errors import UsageError
 from jaxcnn.train.config import OptimizerConfig
-from jaxcnn.train.parameter_paths import first_matching, parse_numbers
+from jaxcnn.train.parameter_paths import check_pattern, first_matching, matching, parse_numbers
 from jaxcnn.train.registry import Registry, check_keywords, keywords_of
 
 Transformation = optax.GradientTransformation
@@ -39,7 +39,7 @@ class Optimizer:
       optax: the Optax function whose keywords are accepted.
       direction: `(decay, **keywords) -> transformation` from gradients to the direction of the step, which the
         learning rate scales later. `decay` is a transformation that adds weight decay. It comes before the
-        direction (as an L2 penalty) or after it (decoupled).
+        direction (as an L2 penalty) or after it (decoupled). Its own keywords are accepted too.
       defaults: keywords whose default differs from Optax's.
       renamed: keywords of `optax` that have another name here.
     """
@@ -51,7 +51,8 @@ class Optimizer:
 
     def keywords(self) -> dict[str, inspect.Parameter]:
         """Return the keywords that are accepted, by name."""
-        parameters = {self.renamed.get(name, name): p for name, p in keywords_of(self.optax).items()}
+        own = {name: p for name, p in keywords_of(self.direction).items() if p.kind is p.KEYWORD_ONLY}
+        parameters = own | {self.renamed.get(name, name): p for name, p in keywords_of(self.optax).items()}
         return {name: parameter for name, parameter in parameters.items() if name not in _NOT_KEYWORDS}
 
 
@@ -127,12 +128,24 @@ def lion(decay: Transformation, /, **moments: Any) -> Transformation:
     return optax.chain(optax.scale_by_lion(**moments), decay)
 
 
-def muon(decay: Transformation, /, *, momentum: float, nesterov: bool = True, **newton_schulz: Any) -> Transformation:
+def muon(
+    decay: Transformation,
+    /,
+    *,
+    momentum: float,
+    nesterov: bool = True,
+    other_momentum: float | None = None,
+    exclude: str = "",
+    **newton_schulz: Any,
+) -> Transformation:
     """Muon (Jordan, 2024): the momentum of each kernel, orthogonalized: all singular values near 1.
 
     A kernel `[kH, kW, C_in, C_out]` is a matrix of `kH kW C_in` inputs and `C_out` outputs. Other parameters are
-    updated by (Nesterov) momentum.
+    updated by (Nesterov) momentum, of their own coefficient if `other_momentum` is given. So are kernels whose path
+    `exclude` matches, such as "head".
     """
+    if exclude:
+        check_pattern("exclude of optimizer muon", exclude)
 
     def widen(update: Any, _: Any) -> Any:
         """Scale up the update of a matrix with more outputs than inputs, as in the author's code."""
@@ -145,7 +158,13 @@ def muon(decay: Transformation, /, *, momentum: float, nesterov: bool = True, **
         scale_by_muon(beta=momentum, nesterov=nesterov, weight_dimension_numbers=as_matrices, **newton_schulz),
         optax.stateless_with_tree_map(widen),
     )
-    directions = optax.partition({True: kernels, False: optax.trace(momentum, nesterov)}, is_kernel)
+
+    def is_matrix(params: Any) -> Any:
+        excluded = matching(exclude or "(?!)", params)
+        return jax.tree.map(lambda kernel, out: kernel and not out, is_kernel(params), excluded)
+
+    others = optax.trace(momentum if other_momentum is None else other_momentum, nesterov)
+    directions = optax.partition({True: kernels, False: others}, is_matrix)
     return optax.chain(directions, decay)
 
 
@@ -224,6 +243,25 @@ def decayed(config: OptimizerConfig) -> Transformation:
     return added if mask is None else optax.masked(added, mask)
 
 
+def with_fixed_norm(pattern: str) -> Transformation:
+    """Add what scales each selected kernel `[..., C_out]` to the norm `sqrt(C_out)` to its update.
+
+    The step then starts from a kernel of this norm, so that the learning rate alone decides how far a step turns it
+    (Jordan, `airbench94_muon.py`, 2024).
+    """
+
+    def add(updates: Any, params: Any) -> Any:
+        def of_kernel(selected: bool, update: Any, kernel: Any) -> Any:
+            if not selected or kernel.ndim < 2:
+                return update
+            norm = jnp.maximum(jnp.sqrt(jnp.sum(jnp.square(kernel))), jnp.finfo(kernel.dtype).tiny)
+            return update + (kernel.shape[-1] ** 0.5 / norm - 1.0) * kernel
+
+        return jax.tree.map(of_kernel, matching(pattern, updates), updates, params)
+
+    return optax.stateless(add)
+
+
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Transformation:
     """Return the named optimizer: clipping, weight decay, direction, and the learning rate of the schedule.
 
@@ -244,6 +282,8 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Transfo
     rate = optax.scale_by_learning_rate(schedule)
     if config.learning_rate_scales:
         rate = optax.chain(rate, scale_by_path(config.learning_rate_scales))
+    if config.fixed_norm is not None:
+        rate = optax.chain(rate, with_fixed_norm(config.fixed_norm))
     made = optax.chain(clip, optimizer.direction(decayed(config), **keywords), rate)
     _try(made, config.name)
     return made

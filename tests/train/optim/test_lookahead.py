@@ -8,9 +8,8 @@ import pytest
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, Sequential
-from jaxcnn.train import Config, create_state, make_eval_step, make_train_step
+from jaxcnn.train import Config, LookaheadConfig, create_state, make_eval_step, make_train_step
 from jaxcnn.train.config import validate
-from jaxcnn.train.config.parts import LookaheadConfig
 from jaxcnn.train.optim.lookahead import Lookahead, make_lookahead
 from jaxcnn.train.state import evaluation_variables
 

@@ -206,6 +206,33 @@ def test_muon_makes_a_convolution_kernel_an_orthogonal_matrix_of_inputs_and_outp
     assert plain.max() / plain.min() > 2
 
 
+def test_muon_leaves_excluded_kernels_to_momentum_with_its_own_coefficient():
+    config = OptimizerConfig("muon", momentum=0.6, other_momentum=0.85, exclude="head", weight_decay=0.0)
+    ours = make_optimizer(config, optax.constant_schedule(0.1))
+    params = {"block": jnp.ones((4, 4)), "head": jnp.ones((4, 4)), "bias": jnp.ones(4)}
+    gradient = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.ndim), p.shape), params)
+    plain, matrix = optax.sgd(0.1, momentum=0.85, nesterov=True), optax.contrib.muon(0.1, beta=0.6)
+    states = [optimizer.init(params) for optimizer in (ours, plain)] + [matrix.init(params["block"])]
+    for _ in range(3):
+        updates, states[0] = ours.update(gradient, states[0], params)
+        expected, states[1] = plain.update(gradient, states[1], params)
+        of_block, states[2] = matrix.update(gradient["block"], states[2], params["block"])
+        np.testing.assert_allclose(updates["head"], expected["head"], rtol=1e-5)
+        np.testing.assert_allclose(updates["bias"], expected["bias"], rtol=1e-5)
+        np.testing.assert_allclose(updates["block"], of_block, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_starts_from_kernels_of_a_fixed_norm():
+    config = OptimizerConfig("sgd", weight_decay=0.0, fixed_norm="block")
+    optimizer = make_optimizer(config, optax.constant_schedule(0.5))
+    params = {"block": {"kernel": jnp.full((3, 4), 7.0), "bias": jnp.ones(4)}, "head": jnp.ones((2, 2))}
+    updates, _ = jax.jit(optimizer.update)(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params)
+    after = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(after["block"]["kernel"], 2 / 12**0.5 - 0.5, rtol=1e-5)  # the norm was sqrt(4)
+    np.testing.assert_allclose(after["block"]["bias"], 0.5)
+    np.testing.assert_allclose(after["head"], 0.5)
+
+
 def test_a_long_gradient_is_clipped_to_its_norm_and_a_short_one_left_alone():
     optimizer = make_optimizer(OptimizerConfig("sgd", weight_decay=0.0, clip_norm=1.0), optax.constant_schedule(1.0))
     params = {"kernel": jnp.zeros((1, 2)), "bias": jnp.zeros(1)}

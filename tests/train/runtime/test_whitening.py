@@ -7,8 +7,7 @@ import pytest
 
 from jaxcnn.data import from_arrays, from_batches
 from jaxcnn.errors import UsageError
-from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig, fit, load_run
-from jaxcnn.train.config.parts import LookaheadConfig
+from jaxcnn.train import Config, LookaheadConfig, OptimizerConfig, ScheduleConfig, fit, load_run
 from jaxcnn.train.runtime.plan import make_plan
 
 CONFIG = Config(
