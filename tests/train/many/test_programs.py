@@ -136,8 +136,10 @@ def test_initial_states_have_the_bits_of_single_networks():
         jax.tree.map(np.testing.assert_array_equal, row(state, index), jax.device_get(single))
 
 
-def test_batches_have_the_order_of_single_networks():
-    plans, _, batches = together(CONFIGS[:3], 1)
+@pytest.mark.parametrize("augment", [("shift:1",), ("alternating_flip",)])
+def test_batches_have_the_order_of_single_networks(augment):
+    plans, _, batches = together([dataclasses.replace(config, augment=augment) for config in CONFIGS[:3]], 1)
+    assert all(plan.pipeline.mirrors == (augment == ("alternating_flip",)) for plan in plans)
     counts = [2, 1, 2]
     singles = [plan.pipeline.batches(first_step=4, counts=iter(counts)) for plan in plans]
     for stacked in batches(4, iter(counts)):
