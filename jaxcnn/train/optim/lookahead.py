@@ -7,8 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.train.config.parts import LookaheadConfig
-
 
 @dataclass(frozen=True)
 class Lookahead:
@@ -39,11 +37,15 @@ class Lookahead:
         return slow, jax.tree.map(lambda s, f: jnp.where(follows, s, f), slow, fast)
 
 
-def make_lookahead(config: LookaheadConfig, steps: int) -> Lookahead | None:
-    """Return the lookahead of a run of `steps` steps, or None if it is off.
+def growing_lookahead(period: int, decay: float, power: float, steps: int) -> Lookahead | None:
+    """Return lookahead that keeps the fraction `decay * (steps made / steps) ** power`, or None for a period of 0.
 
-    The fraction to keep is `decay * (steps made / steps) ** power`.
+    Args:
+      period: number of steps.
+      decay: fraction at the end of the run.
+      power: exponent; 0 is a constant fraction.
+      steps: number of steps of the run.
     """
-    if not config.period:
+    if not period:
         return None
-    return Lookahead(config.period, lambda made: config.decay * (made / steps) ** config.power)
+    return Lookahead(period, lambda made: decay * (made / steps) ** power)

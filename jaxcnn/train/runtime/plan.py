@@ -23,7 +23,7 @@ from jaxcnn.train.config.checks import MAX_STEPS
 from jaxcnn.train.devices.parallel import Parallel, batch_norm_fields, check_batch_divides, make_parallel
 from jaxcnn.train.gradient import Gradient, parts_of_full_batch
 from jaxcnn.train.optim.freezing import Freezing, check_expressions
-from jaxcnn.train.optim.lookahead import make_lookahead
+from jaxcnn.train.optim.lookahead import growing_lookahead
 from jaxcnn.train.optim.schedules import make_schedule
 from jaxcnn.train.parts import (
     PREFIX,
@@ -192,7 +192,7 @@ class Plan:
             self.task,
             gradient=self.gradient,
             ema_decay=self.config.ema_decay,
-            lookahead=make_lookahead(self.config.lookahead, self.steps),
+            lookahead=growing_lookahead(**vars(self.config.lookahead), steps=self.steps),
         )
 
     def summarize(self, sums: Mapping[str, Any]) -> dict[str, Any]:

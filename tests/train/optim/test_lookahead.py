@@ -10,7 +10,7 @@ from jaxcnn.errors import UsageError
 from jaxcnn.layers import BatchNorm, Conv, Sequential
 from jaxcnn.train import Config, LookaheadConfig, create_state, make_eval_step, make_train_step
 from jaxcnn.train.config import validate
-from jaxcnn.train.optim.lookahead import Lookahead, make_lookahead
+from jaxcnn.train.optim.lookahead import Lookahead, growing_lookahead
 from jaxcnn.train.state import evaluation_variables
 
 
@@ -35,10 +35,10 @@ def test_parameters_are_those_of_optax():
 
 
 def test_the_fraction_that_is_kept_grows_with_the_run():
-    lookahead = make_lookahead(LookaheadConfig(5, decay=0.8, power=2.0), steps=100)
+    lookahead = growing_lookahead(5, decay=0.8, power=2.0, steps=100)
     assert lookahead is not None
     np.testing.assert_allclose([lookahead.decay(jnp.int32(made)) for made in (50, 100)], [0.2, 0.8], rtol=1e-6)
-    assert make_lookahead(LookaheadConfig(), steps=100) is None
+    assert growing_lookahead(0, decay=0.8, power=2.0, steps=100) is None
 
 
 def test_a_step_averages_statistics_too_and_the_slow_network_is_tested():
