@@ -158,6 +158,10 @@ def test_mirror_images_and_half_precision_are_exported(lenet_run):
     scale = np.abs(logits).max()
     np.testing.assert_allclose(run(convert(mirrored), images), (logits + backwards) / 2, atol=TOLERANCE * scale)
     np.testing.assert_allclose(run(convert(half), images), logits, atol=TOLERANCE * scale)
+    shifted = dataclasses.replace(trained, config=dataclasses.replace(trained.config, tta="flip_shift"))
+    expected = np.asarray(shifted.logits(images))
+    assert np.abs(expected - logits).max() > 100 * TOLERANCE * scale
+    np.testing.assert_allclose(run(convert(shifted), images), expected, atol=TOLERANCE * scale)
 
 
 def test_a_network_that_onnx_cannot_express_is_one_line(lenet_run, tmp_path):

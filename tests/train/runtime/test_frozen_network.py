@@ -31,9 +31,10 @@ def test_predictions_and_metrics_are_the_same(lenet_run):
     assert ours["test_loss"] == pytest.approx(theirs["test_loss"], rel=1e-5)
 
 
-def test_mirror_images_are_averaged(lenet_run):
+@pytest.mark.parametrize("tta", ["flip", "flip_shift"])
+def test_the_views_of_an_image_are_averaged(lenet_run, tta):
     trained = load_run(lenet_run.workdir)
-    trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, tta="flip"))
+    trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, tta=tta))
     images = open_dataset("fashion_mnist_mini").read("test")[0][:3]
     np.testing.assert_allclose(trained.frozen().logits(images), trained.logits(images), atol=1e-4)
 
