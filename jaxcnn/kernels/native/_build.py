@@ -22,6 +22,8 @@ import jax
 HERE = Path(__file__).parent
 SOURCES, HEADERS = (tuple(sorted(HERE.rglob(pattern))) for pattern in ("*.cpp", "*.h"))
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
+FUNCTION = "jaxcnn_implementation"
+"""A function that every whole library has."""
 DIGEST = 32
 SPINS = 2000
 """How often an idle thread of GCC's OpenMP looks for work before it sleeps: about 20 microseconds."""
@@ -47,12 +49,29 @@ def load() -> ctypes.CDLL:
     except metadata.PackageNotFoundError:
         raise NotBuilt("oneDNN is not installed; pip install 'jaxcnn[cpu]'") from None
     try:
-        library = _library(include, shared)
-        with _waiting_asleep():
-            ctypes.CDLL(str(shared))
-            return ctypes.CDLL(str(library))
+        return _loaded(_library(include, shared), shared)
     except OSError as error:
         raise BuildError(str(error).strip()) from error
+
+
+def _loaded(library: Path, shared: Path) -> ctypes.CDLL:
+    """Load the library. One that cannot be used leaves the cache, so that the next start builds it again.
+
+    Raises:
+      BuildError: the file is no library, or lacks a function: the compiler ended well and wrote something else.
+      OSError: oneDNN cannot be loaded.
+    """
+    with _waiting_asleep():
+        ctypes.CDLL(str(shared))
+        try:
+            loaded = ctypes.CDLL(str(library))
+        except OSError as error:
+            library.unlink(missing_ok=True)
+            raise BuildError(f"the compiler wrote no library that loads: {str(error).strip()}") from error
+    if not hasattr(loaded, FUNCTION):
+        library.unlink(missing_ok=True)
+        raise BuildError(f"the compiler wrote a library without the function {FUNCTION}")
+    return loaded
 
 
 def _packages() -> tuple[Path, Path]:
@@ -129,6 +148,8 @@ def _is_whole(library: Path) -> bool:
     if not library.is_file():
         return False
     content = library.read_bytes()
+    if len(content) <= DIGEST:  # the checksum of nothing, which earlier versions cached
+        return False
     return hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:]
 
 

@@ -1,9 +1,11 @@
 """The native library is built once, checked when loaded, and replaced by XLA with one warning where it fails."""
 
+import hashlib
 import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -99,7 +101,25 @@ def test_a_failing_compiler_is_reported_in_one_line(compiler, tmp_path, program,
     if program is not None:
         (tmp_path / "compiler" / "c++").write_text(program)
     refused(match)
-    assert program is None or not list(compiler.cache.iterdir())
+    assert not list(compiler.cache.iterdir())  # the next start asks the compiler again
+
+
+@needs_onednn
+def test_a_library_without_our_functions_is_not_kept(compiler, real_library):
+    mapped = Path("/proc/self/maps").read_text().split()
+    compiler.output.write_bytes(Path(next(name for name in mapped if "/libm.so" in name)).read_bytes())
+    refused("wrote a library without the function jaxcnn_implementation")
+    assert not list(compiler.cache.iterdir())
+
+
+@needs_onednn
+def test_an_empty_library_in_the_cache_is_built_again(real_library):
+    assert _build.load() is not None
+    (library,) = real_library.cache.iterdir()
+    library.unlink()
+    library.write_bytes(hashlib.sha256(b"").digest())  # as an earlier version kept it
+    assert _build.load() is not None
+    assert real_library.calls == 2
 
 
 @needs_onednn
