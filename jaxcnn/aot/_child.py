@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 
 from jaxcnn import startup
+from jaxcnn._parent import end_with_parent
 from jaxcnn.aot import report as reports
 from jaxcnn.aot.images import Images
 from jaxcnn.aot.job import Job
@@ -42,6 +43,7 @@ def run(job: Job, show: Callable[[str], None] = lambda stage: None) -> Report:
 
 
 def main() -> None:
+    end_with_parent()
     # The compilers may write to file descriptor 1, which would corrupt the JSON lines.
     messages = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

@@ -7,17 +7,15 @@ Exit status: 0 done; 2 a mistake of the user, reported in one line; 130 and 143 
 settings (`jaxcnn.startup`).
 """
 
-import contextlib
 import errno
 import importlib
 import io
-import os
-import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from jaxcnn.cli._signals import CONTINUED, end_by_sigterm, ended_by_ctrl_c
 from jaxcnn.errors import RunError, UsageError, printable, unknown_name
 from jaxcnn.version import __version__
 
@@ -29,6 +27,7 @@ COMMANDS = {
     "train": "train a model, and write everything about the run to its directory",
     "find-lr": "plot the loss against the learning rate, and suggest one",
     "sweep": "train many networks, and compare settings over seeds",
+    "check": "examine a run directory for damage",
     "eval": "evaluate a trained model on the whole test set",
     "predict": "classify images",
     "visualize": "draw what a model has learned and what it sees",
@@ -107,7 +106,7 @@ def _import_command(name: str) -> Any:
 def tell(error: UsageError | RunError | KeyboardInterrupt) -> int:
     """Print one line on what went wrong, and return the exit status for it."""
     if isinstance(error, KeyboardInterrupt):
-        print("jaxcnn: interrupted; the same command with the same --workdir continues", file=sys.stderr)
+        print(f"jaxcnn: interrupted{CONTINUED}", file=sys.stderr)
         return 130
     print(f"jaxcnn: {printable(' '.join(str(error).split()))}", file=sys.stderr)
     return 2 if isinstance(error, UsageError) else error.exit_status
@@ -136,32 +135,11 @@ def run() -> None:
             stream.reconfigure(errors="backslashreplace")
     # Pillow warns about damaged metadata of images, which does not concern their pixels.
     warnings.filterwarnings("ignore", module=r"PIL\b")
-    with _ended_by_ctrl_c():
+    end_by_sigterm(CONTINUED if args and args[0] in ("train", "sweep") else "")
+    with ended_by_ctrl_c():
         if args and args[0] in COMMANDS:
             _import_command(args[0])
     sys.exit(_flushed(_main(args, _settle)))
-
-
-@contextlib.contextmanager
-def _ended_by_ctrl_c() -> Iterator[None]:
-    """End the process with one line when Ctrl-C is pressed in the block, which only imports modules.
-
-    An exception would not do: imports turn it into other errors, or ignore it.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # ignored, as in the background of a script
-        yield
-        return
-    signal.signal(signal.SIGINT, _exit_before_start)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _exit_before_start(*_: object) -> NoReturn:
-    os.write(2, b"jaxcnn: interrupted before the start\n")
-    os._exit(130)
 
 
 def _settle(batch_values: int | None, xla_preset: str | None) -> object:

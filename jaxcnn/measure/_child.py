@@ -11,12 +11,14 @@ import sys
 import jax
 
 from jaxcnn import startup
+from jaxcnn._parent import end_with_parent
 from jaxcnn.errors import UsageError
 from jaxcnn.measure.case import Case
 from jaxcnn.measure.row import measure_case
 
 
 def main() -> None:
+    end_with_parent()
     # Drivers may write to file descriptor 1, which would corrupt the JSON lines.
     messages = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

@@ -121,12 +121,16 @@ def _supervise(flags: Flags, args: Sequence[str]) -> int:
         )
 
 
-def _be_one_of_many(flags: Flags, args: Sequence[str]) -> None:
+def _be_one_of_many(flags: Flags, args: Sequence[str]) -> int | None:
     launch.watch_supervisor()
     try:
         with _kept_standard_output():
             distributed.initialize(flags.coordinator, flags.num_processes, flags.process_id, flags.heartbeat)
             _fit(flags, args)
+    except distributed.PortError as error:
+        # Nobody else is connected yet. A supervisor chooses another port.
+        status = tell(error)
+        return status if launch.command_of_supervisor() is None else launch.TRY_AGAIN
     except (UsageError, RunError, KeyboardInterrupt) as error:
         distributed.leave(tell(error))
     except jax.errors.JaxRuntimeError as error:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -28,6 +29,10 @@ HEARTBEAT_SECONDS = 30
 
 class DisagreementError(RunError):
     """Processes have different states where they must be equal."""
+
+
+class PortError(UsageError):
+    """The first process cannot listen at the port of `--coordinator`."""
 
 
 class Ignored:
@@ -76,9 +81,12 @@ def initialize(
 
     Raises:
       UsageError: if a value is invalid, or if none is given and no cluster is detected.
+      PortError: in the first process, if its port is in use.
     """
     check_flags(coordinator, num_processes, process_id, heartbeat)
     handler = signal.getsignal(signal.SIGTERM)
+    if coordinator is not None and process_id == 0:
+        _check_port(coordinator)
     try:
         jax.distributed.initialize(
             coordinator,
@@ -97,6 +105,20 @@ def initialize(
         # JAX has installed a handler that only takes note of the first SIGTERM. A process that is asked to stop while
         # it prepares its data would go on.
         signal.signal(signal.SIGTERM, handler)
+
+
+def _check_port(coordinator: str) -> None:
+    """Raise `PortError` if a port of this machine is in use: JAX logs the reason only, or crashes."""
+    port = int(coordinator.rpartition(":")[2])
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("", port))
+        except OSError as error:
+            raise PortError(
+                f"--coordinator {coordinator}: port {port} cannot be used on this machine ({error.strerror}). Choose "
+                "another port in all processes, or end the process that uses it."
+            ) from error
 
 
 def leave(status: int) -> NoReturn:

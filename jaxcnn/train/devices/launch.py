@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from jaxcnn._parent import end_with_parent
 from jaxcnn.errors import RunError
 
 SUPERVISED = "JAXCNN_SUPERVISED"
@@ -146,6 +147,7 @@ def watch_supervisor() -> None:
     """In a child process, end the process when its supervisor ends. Without a supervisor, do nothing."""
     if command_of_supervisor() is None:
         return
+    end_with_parent()
 
     def watch() -> None:
         while os.read(0, 1):
@@ -218,7 +220,7 @@ def _last_words(children: Children, index: int) -> str:
 
 def _newest_checkpoint(folder: Path) -> int | None:
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return max((int(name) for name in names if name.isdecimal()), default=None)
+    return max((int(name) for name in names if name.isascii() and name.isdecimal()), default=None)
 
 
 def _devices(index: int, devices: int | None) -> dict[str, str]:

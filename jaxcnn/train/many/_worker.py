@@ -18,6 +18,7 @@ from typing import Any
 import jax
 
 from jaxcnn import startup
+from jaxcnn._parent import end_with_parent
 from jaxcnn.data import Dataset
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train.api import train_plan
@@ -49,6 +50,7 @@ class Job:
 
 
 def main() -> None:
+    end_with_parent()
     # Libraries may write to file descriptor 1, which would corrupt the JSON lines.
     messages = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

@@ -165,6 +165,16 @@ def test_a_process_that_prepares_its_data_is_ended_by_sigterm():
     assert subprocess.run(command, env=environment(), capture_output=True, timeout=100).returncode == -signal.SIGTERM
 
 
+def test_a_port_that_is_in_use_is_one_line():
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = rf"--coordinator 127\.0\.0\.1:{port}: port {port} cannot be used"
+        with pytest.raises(distributed.PortError, match=said):
+            distributed.initialize(f"127.0.0.1:{port}", 2, 0)
+
+
 def test_alone_a_process_agrees_with_itself():
     assert distributed.gather({"a": 1}) == [{"a": 1}]
     assert distributed.on_first(lambda: 2) == 2

@@ -92,6 +92,8 @@ names = "JAXCNN_SUPERVISED", "JAX_NUM_CPU_DEVICES", "JAX_CUDA_VISIBLE_DEVICES"
     assert second.endswith("--num-processes 2 --process-id 1 again 2 2,3")
 
 
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux ends a process with its parent")
+
 SUPERVISOR = """
 import sys
 from pathlib import Path
@@ -130,9 +132,12 @@ def test_a_second_signal_ends_processes_that_do_not_listen(tmp_path):
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
-def test_no_process_outlives_its_supervisor(tmp_path):
+@pytest.mark.parametrize("stopped", [False, pytest.param(True, marks=on_linux)])
+def test_no_process_outlives_its_supervisor_even_if_it_is_stopped(tmp_path, stopped):
     code = "from jaxcnn.train.devices.launch import watch_supervisor\nwatch_supervisor()\nREADY\ntime.sleep(60)"
     supervisor, children = start_supervisor(tmp_path, code)
+    for child in children if stopped else []:
+        os.kill(child, signal.SIGSTOP)
     os.kill(supervisor.pid, signal.SIGKILL)
     supervisor.wait()
     end = time.monotonic() + 20
