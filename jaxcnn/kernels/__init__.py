@@ -8,7 +8,7 @@ pooling of our own, in `jaxcnn.kernels.native`).
 One environment variable, `JAXCNN_KERNELS=auto|xla|native`, and one context manager, `use`, select the kernels.
 """
 
-from jaxcnn.kernels._selection import CHOICES, VARIABLE, check, inlined, on_cpu, selected, use
+from jaxcnn.kernels._selection import CHOICES, VARIABLE, check, in_use, inlined, on_cpu, selected, use
 from jaxcnn.kernels.convolution import conv, describe
 from jaxcnn.kernels.normalization import batch_norm, normalize
 from jaxcnn.kernels.pooling import avg_pool, max_pool
@@ -27,6 +27,7 @@ __all__ = [
     "conv",
     "dense",
     "describe",
+    "in_use",
     "inlined",
     "materialize",
     "max_pool",

@@ -74,6 +74,11 @@ def uses_native() -> bool:
     return selected() in ("auto", "native") and native.is_available()
 
 
+def in_use() -> str:
+    """Return the kernels of programs that are compiled now: "native" (oneDNN's and the library's own) or "xla"."""
+    return "native" if on_cpu() and uses_native() else "xla"
+
+
 def on_cpu() -> bool:
     """Return whether JAX places new computations on a CPU: its default device, else its default backend."""
     device = jax.config.values["jax_default_device"]

@@ -13,6 +13,7 @@ from jaxcnn.train.evaluation import (
 )
 from jaxcnn.train.examples import across_devices, device_index, example_keys, mean_over_devices
 from jaxcnn.train.gradient import BatchLoss, Gradient, accumulated, plain, scaled
+from jaxcnn.train.inspection import Finding, check_run
 from jaxcnn.train.learning_rate_finder import LearningRateFinderResult, find_learning_rate
 from jaxcnn.train.losses import binary_cross_entropy, cross_entropy
 from jaxcnn.train.many import InterruptedSweepError, Results, fit_many
@@ -35,6 +36,7 @@ __all__ = [
     "Classification",
     "Config",
     "DivergedError",
+    "Finding",
     "Gradient",
     "InterruptedRunError",
     "InterruptedSweepError",
@@ -54,6 +56,7 @@ __all__ = [
     "accumulated",
     "across_devices",
     "binary_cross_entropy",
+    "check_run",
     "create_state",
     "cross_entropy",
     "device_index",

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 from rich.console import Console
 
-from jaxcnn import startup
+from jaxcnn import kernels, startup
 from jaxcnn.data import Dataset
 from jaxcnn.errors import printable
 from jaxcnn.local_path import local_folder
@@ -32,7 +32,7 @@ from jaxcnn.train.runtime.data_identity import with_name_of_data
 from jaxcnn.train.runtime.loop import Loop, is_out_of_patience
 from jaxcnn.train.runtime.plan import Plan, make_plan
 from jaxcnn.train.runtime.record import Record, read_rows
-from jaxcnn.train.runtime.resume import claimed, restore_pipeline
+from jaxcnn.train.runtime.resume import Start, claimed, restore_pipeline
 from jaxcnn.train.runtime.signals import StopSignals
 from jaxcnn.train.state import TrainState
 from jaxcnn.train.task import Task, higher_is_better
@@ -162,7 +162,7 @@ def train_plan(
             for note in (*start.notes, *_notes(plan)) if shows else ():
                 console.print(printable(note), markup=False, emoji=False, highlight=False)
             with (
-                _open_record(start.folder, first_step) as record,
+                _open_record(plan, start) as record,
                 ProgressDisplay(
                     console,
                     steps=plan.steps,
@@ -233,8 +233,9 @@ def _notes(plan: Plan) -> list[str]:
     return [*plan.notes(), *(note for note in (resuming, slow, events) if note is not None)]
 
 
-def _open_record(folder: Path, first_step: int) -> Record | nullcontext[Ignored]:
-    return Record(folder, first_step) if distributed.is_first() else nullcontext(Ignored())
+def _open_record(plan: Plan, start: Start) -> Record | nullcontext[Ignored]:
+    is_first = distributed.is_first()
+    return Record(start.folder, int(start.state.step), plan.epoch) if is_first else nullcontext(Ignored())
 
 
 def _write_result(run: Loop, state: TrainState, test_step: int, test: dict[str, Any]) -> None:
@@ -246,9 +247,9 @@ def _write_result(run: Loop, state: TrainState, test_step: int, test: dict[str, 
             title = f"{config.model} on {config.dataset}"
             smoothing = config.label_smoothing
             _pictures.draw_curves(rows, title, picture, monitor=run.plan.monitor, label_smoothing=smoothing)
-        train = _pictures.epoch_means(rows)[0][-1]
+        train = (_pictures.epoch_means(rows)[0] or [{}])[-1]
         values = _result_values(run, state, test_step, test, train)
-        workdir.write_json(folder / workdir.RESULT, values)
+        workdir.write_sealed(folder / workdir.RESULT, values)
 
 
 def _stopped(run: Loop, steps: int) -> str | None:
@@ -304,6 +305,7 @@ def _result_values(
         "data_residence": plan.pipeline.residence,
         "devices": len(plan.parallel.devices),
         "device_kind": plan.parallel.devices[0].device_kind,
+        "kernels": kernels.in_use(),
         "parallel": plan.parallel.name,
         "processes": plan.parallel.share[1],
         "settled": startup.settled() is not None,

@@ -120,7 +120,7 @@ def where_it_fell(workdir: Path, ended: Ended) -> str:
 def outcome(workdir: Path) -> dict[str, Any]:
     """All that a finished run has left, without times."""
     result = json.loads((workdir / "result.json").read_text())
-    for name in ("seconds", "first_batch_seconds", "compile_seconds", "images_per_second", "data_wait"):
+    for name in ("sha256", "seconds", "first_batch_seconds", "compile_seconds", "images_per_second", "data_wait"):
         del result[name]
     return {
         "result": result,

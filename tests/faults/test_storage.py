@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from killing import complete_checkpoints, outcome
 from jaxcnn.errors import RunError
 from jaxcnn.train import DivergedError, OptimizerConfig, SaveError, TrainState, fit
 from jaxcnn.train.runtime import workdir
-from jaxcnn.train.runtime.checkpoint import Checkpoints
+from jaxcnn.train.runtime.checkpoint import Checkpoints, _errors
 from jaxcnn.train.runtime.record import Record
 
 
@@ -184,3 +185,39 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_keeps_the_goo
         )
     assert complete_checkpoints(tmp_path)[-1] == 8
     assert not (tmp_path / "result.json").exists()
+
+
+class Straggler:
+    """Fails in its destructor, as a write of Orbax does whose event loop is closed."""
+
+    def __init__(self, says):
+        self.says = says
+
+    def __del__(self):
+        raise RuntimeError(self.says)
+
+
+class Later:
+    """A timer that rings when it is told to."""
+
+    rings = None
+
+    def __init__(self, seconds, do):
+        Later.rings = do
+
+    def start(self):
+        pass
+
+
+def test_writes_that_end_long_after_a_failed_one_print_nothing(monkeypatch):
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(str(unraisable.exc_value)))
+    monkeypatch.setattr(_errors.threading, "Timer", Later)
+    with pytest.raises(OSError, match="disk"), _errors.quiet_stragglers():
+        raise OSError("disk")
+    Straggler("Event loop is closed")
+    Straggler("another")
+    assert printed == ["another"]
+    Later.rings()
+    Straggler("Event loop is closed")
+    assert printed == ["another", "Event loop is closed"]

@@ -11,9 +11,8 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from jaxcnn.errors import UsageError, shortened
-from jaxcnn.train.config import checks
-from jaxcnn.train.config.identity import NOT_PART_OF_THE_RUN, of_the_run
+from jaxcnn.errors import UsageError
+from jaxcnn.train.config import checks, compare
 from jaxcnn.train.config.parts import (
     Keywords,
     LookaheadConfig,
@@ -295,7 +294,7 @@ def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "optimizer": {**optimizer, "momentum": momentum, "options": {}}}
 
 
-def differences(old: Any, new: dict[str, Any], left_out: tuple[str, ...] = NOT_PART_OF_THE_RUN) -> list[str]:
+def differences(old: Any, new: dict[str, Any], left_out: tuple[str, ...] = compare.SETTINGS) -> list[str]:
     """Return the fields of the run in which two configurations (as dicts) differ, as "name: old -> new".
 
     `old` may come from version 0.1, or from a damaged file, which differs in the fields it lacks. Fields in `left_out`
@@ -304,15 +303,4 @@ def differences(old: Any, new: dict[str, Any], left_out: tuple[str, ...] = NOT_P
     old = old if isinstance(old, dict) else {}
     with contextlib.suppress(KeyError, TypeError):
         old = _upgraded(old)
-    return _differences(of_the_run(old, left_out), of_the_run(new, left_out), prefix="")
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[str]:
-    found = []
-    for name in sorted({*old, *new}):
-        before, after = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += _differences(before, after, f"{prefix}{name}.")
-        elif before != after:
-            found.append(f"{prefix}{name}: {shortened(repr(before))} -> {shortened(repr(after))}")
-    return found
+    return compare.differences(compare.without_settings(old, left_out), compare.without_settings(new, left_out))

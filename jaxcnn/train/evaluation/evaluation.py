@@ -18,9 +18,10 @@ from jaxcnn.train.evaluation.batches import evaluation_batches
 from jaxcnn.train.losses import Loss
 from jaxcnn.train.metrics import METRICS, Metric
 from jaxcnn.train.parts import PREFIX, CustomParts, build_losses, build_metrics
-from jaxcnn.train.runtime import data_identity
+from jaxcnn.train.runtime import data_identity, workdir
 from jaxcnn.train.runtime.loop import EVALUATION_BATCH
 from jaxcnn.train.runtime.plan import has_soft_labels
+from jaxcnn.train.runtime.preprocessing import PREPROCESSING
 from jaxcnn.train.runtime.trained import Trained, load_run
 from jaxcnn.train.step import evaluate_batch
 from jaxcnn.train.task import Classification, Task
@@ -126,6 +127,9 @@ def open_test_set(trained: Trained, dataset: str | None = None, data_dir: str | 
             f"the data of the run is missing: {missing} does not exist. Give its new path with --dataset or --data-dir."
         ) from error
     opened = opened.with_classes(trained.preprocessing.class_names)
+    if trained.folder is not None:
+        unchecked = workdir.note_on_unchecked(trained.folder, (workdir.CONFIG, PREPROCESSING))
+        opened = opened if unchecked is None else dataclasses.replace(opened, notes=(*opened.notes, unchecked))
     own_folder = trained.folder if dataset is None else None
     if own_folder is not None and data_identity.is_divided_otherwise(own_folder, opened):
         opened = dataclasses.replace(opened, notes=(*opened.notes, data_identity.OTHER_TEST_SET))

@@ -47,14 +47,16 @@ class Curve:
 def curve(rows_of_networks: Sequence[Sequence[Row]], metric: str) -> Curve | None:
     """Return the curve of a metric from rows by epoch, one sequence for each network; None if there are no rows."""
     series = [[(row["epoch"], row[metric]) for row in rows if metric in row] for rows in rows_of_networks]
-    longest = max(series, key=len, default=[])
-    if not longest:
+    epochs = sorted({epoch for points in series for epoch, _ in points})
+    if not epochs:
         return None
-    values = np.full((len(series), len(longest)), np.nan)
+    places = {epoch: place for place, epoch in enumerate(epochs)}
+    values = np.full((len(series), len(epochs)), np.nan)
     for network, points in enumerate(series):
-        values[network, : len(points)] = [value if np.isfinite(value) else np.nan for _, value in points]
+        for epoch, value in points:
+            values[network, places[epoch]] = value if np.isfinite(value) else np.nan
     kept = ~np.all(np.isnan(values), axis=0)
-    return Curve(np.asarray([epoch for epoch, _ in longest])[kept], values[:, kept])
+    return Curve(np.asarray(epochs)[kept], values[:, kept])
 
 
 def draw(results: Results, metric: str, path: Path) -> None:

@@ -16,6 +16,7 @@ from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.runtime import workdir as run_directory
 
 SWEEP = "sweep.json"
+REMEDY = "Remove it, and the same command writes it again."
 
 
 @contextlib.contextmanager
@@ -37,9 +38,9 @@ def claimed(folder: Path, how: str, networks: Sequence[Network]) -> Iterator[dic
         path = folder / SWEEP
         if not path.exists() and has_files:
             raise UsageError(f"{folder} is not empty and holds no sweep. Choose another workdir.")
-        earlier = run_directory.read_json(path) if path.exists() else {}
-        if not isinstance(earlier, dict) or not isinstance(earlier.get("runs", []), list):
-            raise UsageError(f"{path} is damaged. Remove it, and the same command writes it again.")
+        earlier = run_directory.read_sealed(path, REMEDY).values if path.exists() else {}
+        if not isinstance(earlier.get("runs", []), list):
+            raise UsageError(f"{path} is damaged: its runs are no list. {REMEDY}")
         before = earlier.get("how", how)
         if (before == "together") != (how == "together") and _is_unfinished(networks):
             raise UsageError(
@@ -116,7 +117,7 @@ class Sweep:
     def write(self) -> None:
         """Write `sweep.json`."""
         with run_directory.writing(self.folder):
-            run_directory.write_json(self.folder / SWEEP, self.results().to_json())
+            run_directory.write_sealed(self.folder / SWEEP, self.results().to_json())
 
 
 def is_finished(network: Network, parts: CustomParts) -> bool:
@@ -124,8 +125,8 @@ def is_finished(network: Network, parts: CustomParts) -> bool:
     folder = network.folder
     if not (folder / run_directory.RESULT).exists():
         return False
-    stored, wanted = run_directory.read_json(folder / run_directory.CONFIG), to_dict(parts.recorded(network.config))
-    if network.config.init_from is not None and isinstance(stored, dict):
+    stored, wanted = run_directory.stored_config(folder), to_dict(parts.recorded(network.config))
+    if network.config.init_from is not None:
         wanted["init_from"] = stored.get("init_from")  # the record of the file, which is read only to start
     if differences(stored, wanted):
         return False

@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxcnn.errors import UsageError
 from jaxcnn.train.config import Config, to_dict
-from jaxcnn.train.config.identity import NOT_PART_OF_THE_RUN
+from jaxcnn.train.config.compare import NOT_PART_OF_THE_RUN
 
 LONGEST_NAME = 120
 """Most characters of a name before it is cut and ends in a hash. File systems allow 255 bytes."""

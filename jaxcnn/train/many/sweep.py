@@ -133,7 +133,7 @@ def fit_many(
         else:
             in_turns(sweep, todo, plans, own_callbacks)
         results = sweep.results()
-        run_directory.write_json(folder / SWEEP, results.to_json())
+        run_directory.write_sealed(folder / SWEEP, results.to_json())
         with run_directory.writing(folder), run_directory.replacing(folder / PICTURE) as picture:
             _curves.draw(results, _metric_of_curves(results), picture)
     if shows or console is not None:

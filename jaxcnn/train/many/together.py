@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from flax import struct
 
+from jaxcnn import kernels
 from jaxcnn.train import metrics
 from jaxcnn.train.config import to_dict
 from jaxcnn.train.devices.dispatch import dispatches
@@ -133,7 +134,7 @@ class Group:
             self.progress = [Progress(**values) for values in meta.get("networks", [{}] * len(self.networks))]
             self.started -= meta.get("seconds", 0.0)
             self.watch = Stopwatch(meta.get("training_seconds", 0.0), meta.get("images_timed", 0))
-            self._rows = Rows(self.folder / ROWS, int(state.step))
+            self._rows = Rows(self.folder / ROWS, int(state.step), len(self.networks), self.plan.epoch)
             with self._rows:
                 self._make_steps(int(state.step))
             self.checkpoints.wait()
@@ -160,7 +161,7 @@ class Group:
         self.folder.mkdir(exist_ok=True)
         members = {network.name: to_dict(network.config) for network in self.networks}
         if not (self.folder / MEMBERS).exists():
-            workdir.write_json(self.folder / MEMBERS, members)
+            workdir.write_sealed(self.folder / MEMBERS, members)
 
     def _make_steps(self, step: int) -> None:
         plan = self.plan
@@ -355,6 +356,7 @@ class Group:
                 "best_accuracy": progress.best_score,
                 "epochs_since_best": progress.epochs_since_best,
                 "stopped_by": None,
+                "kernels": kernels.in_use(),
                 "pipeline": [None],
             }
             last, best = _row(self.shown, index), _row(self.best, index)

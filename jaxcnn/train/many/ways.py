@@ -105,7 +105,7 @@ def _groups(sweep: Sweep, todo: Sequence[Network]) -> list[list[Network]]:
     left = {network.name: network for network in todo}
     every = {network.name: network for network in sweep.networks}
     for path in sorted(sweep.folder.glob(f"{PREFIX}*/{MEMBERS}")):
-        members = run_directory.read_json(path)
+        members = run_directory.read_sealed(path, f"Remove {path.parent}; its networks then start again.").values
         known = all(name in every and not differences(members[name], to_dict(every[name].config)) for name in members)
         if known and not any(name in left for name in members):
             shutil.rmtree(path.parent, ignore_errors=True)  # the process was killed before it had removed the folder

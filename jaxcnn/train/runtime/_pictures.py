@@ -27,13 +27,19 @@ def epoch_means(rows: list[Row]) -> tuple[list[Row], list[Row]]:
     for row in rows:
         if row["split"] == "train":
             since.append(row)
-        elif row["split"] == split:
+        elif row["split"] == split and "epoch" in row:
             evaluations.append(row)
             if since:
-                names = [name for name in since[0] if name not in NOT_METRICS]
-                train.append({"epoch": row["epoch"], **{n: sum(r[n] for r in since) / len(since) for n in names}})
+                train.append({"epoch": row["epoch"], **_means(since)})
             since = []
     return train, evaluations
+
+
+def _means(rows: list[Row]) -> Row:
+    """Return the mean of each metric over the rows that have it: rows of lost steps have none."""
+    names = dict.fromkeys(name for row in rows for name in row if name not in NOT_METRICS)
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: sum(found) / len(found) for name, found in values.items()}
 
 
 NOT_METRICS = ("split", "step", "epoch", "learning_rate", "examples")

@@ -4,6 +4,7 @@
 and sizes of their files. A hash of their contents is added on request (`Config.data_fingerprint`).
 """
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from jaxcnn.train.parts import PREFIX
 from jaxcnn.train.runtime import workdir
 
 DATA = "data.json"
+REMEDY = "Restore it, or go on with the data as it is by --accept-changed-data."
 
 OTHER_TEST_SET = (
     "this run is of version 0.1, which chose other images of the folder as test set: it was trained on some of these "
@@ -49,12 +51,17 @@ def check(folder: Path, found: Identity, *, accept: bool) -> str | None:
       A note for the user if changed data is accepted.
 
     Raises:
-      UsageError: the data has changed and `accept` is False. The message says what has changed.
+      UsageError: the data has changed, or the file is damaged, and `accept` is False. The message says what changed.
     """
     path = folder / DATA
     if not path.exists():
         return None
-    changed = differences(workdir.read_json(path), found)
+    try:
+        changed = differences(workdir.read_sealed(path, REMEDY).values, found)
+    except UsageError as error:
+        if not accept:
+            raise
+        return f"{error} Going on with the data as it is."
     if not changed:
         return None
     said = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more changes" if len(changed) > 8 else "")
@@ -69,19 +76,17 @@ def check(folder: Path, found: Identity, *, accept: bool) -> str | None:
 def write(folder: Path, found: Identity) -> None:
     """Store the identity of the data, with the hashes of unchanged contents that are stored and were not asked for."""
     path = folder / DATA
-    if path.exists():
-        stored = workdir.read_json(path)
-        if stored == found:
-            return
+    with contextlib.suppress(UsageError):  # missing; or damaged, which `check` has accepted
+        stored = workdir.read_sealed(path, REMEDY).values
         if not differences(stored, found):
             kept = {
                 name: {**part, "contents": part["contents"] or stored["parts"].get(name, {}).get("contents")}
                 for name, part in found["parts"].items()
             }
             found = {**found, "parts": kept}
-            if stored == found:
-                return
-    workdir.write_json(path, found)
+        if stored == found:
+            return
+    workdir.write_sealed(path, found)
 
 
 def check_division(folder: Path, dataset: Dataset, *, accept: bool) -> str | None:

@@ -52,6 +52,19 @@ def damaged_leaf(saved: Manifest, state: Any) -> str | None:
     return next((name for name, leaf in named_leaves(state).items() if saved[name]["crc32"] != _crc32(leaf)), None)
 
 
+def damaged_name(saved: Manifest, leaves: dict[str, Any]) -> str | None:
+    """Return the name of the first saved leaf that is missing or whose bytes differ, or None.
+
+    Args:
+      saved: of the whole state.
+      leaves: by name; those of arrays without values are not compared.
+    """
+    for name, form in saved.items():
+        if 0 not in form["shape"] and (name not in leaves or _crc32(leaves[name]) != form["crc32"]):
+            return name
+    return None
+
+
 def non_finite_leaf(state: Any) -> str | None:
     """Return the name of the first leaf of a training state that has an infinite or NaN value, or None.
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcnn import kernels
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train import metrics
 from jaxcnn.train.callbacks import RunView, call, stops_after
@@ -347,6 +348,7 @@ class Loop:
             "best_accuracy": self.best_score,
             "epochs_since_best": self.epochs_since_best,
             "stopped_by": self.stopped_by,
+            "kernels": kernels.in_use(),
             "pipeline": distributed.gather(self.plan.pipeline.state_after(step)),
         }
         self.checkpoints.save(host, meta, None if self.evaluation is None else self.plan.score(self.evaluation))

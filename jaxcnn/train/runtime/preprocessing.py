@@ -19,6 +19,7 @@ from jaxcnn.train.config import Config
 from jaxcnn.train.runtime import workdir
 
 PREPROCESSING = "preprocessing.json"
+REMEDY = "Restore it, or remove it to take it from the dataset."
 
 # Fields that are not in files of version 0.1.
 ADDED = ("resize", "crop_fraction", "background")
@@ -110,7 +111,7 @@ class Preprocessing:
 
 def write(folder: Path, preprocessing: Preprocessing) -> None:
     """Write `preprocessing.json` in a run directory."""
-    workdir.write_json(folder / PREPROCESSING, dataclasses.asdict(preprocessing))
+    workdir.write_sealed(folder / PREPROCESSING, dataclasses.asdict(preprocessing))
 
 
 def read(folder: Path) -> Preprocessing | None:
@@ -125,14 +126,14 @@ def read(folder: Path) -> Preprocessing | None:
     path = folder / PREPROCESSING
     if not path.exists():
         return None
-    values = workdir.read_json(path)
-    if isinstance(values, dict) and not any(name in values for name in ADDED):
+    values = workdir.read_sealed(path, REMEDY).values
+    if not any(name in values for name in ADDED):
         resized = workdir.read_config(folder).image_size is not None
         values = {**values, "crop_fraction": decode.CROP_FRACTION if resized else 1.0}
     try:
         return from_dict(values)
     except (TypeError, ValueError, AttributeError, OverflowError):
-        raise UsageError(f"{path} is damaged. Restore it, or remove it to take it from the dataset.") from None
+        raise UsageError(f"{path} is damaged: a value is missing or wrong. {REMEDY}") from None
 
 
 def from_dict(values: dict[str, Any]) -> Preprocessing:

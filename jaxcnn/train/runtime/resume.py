@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcnn import kernels
 from jaxcnn.errors import UsageError
 from jaxcnn.train.config import differences, to_dict
 from jaxcnn.train.devices.distributed import Ignored, from_first, gather, is_first, together
@@ -41,6 +42,7 @@ NOTHING_YET = {
     "best_accuracy": None,
     "epochs_since_best": 0,
     "stopped_by": None,
+    "kernels": None,
     "pipeline": None,
 }
 """What is saved beside a state, at the start of a run.
@@ -52,6 +54,7 @@ NOTHING_YET = {
 - best_accuracy, epochs_since_best: best monitored metric so far, with the sign changed if the smallest is the best, and
   evaluations since then.
 - stopped_by: class name of the callback that stopped the run.
+- kernels: those of the latest steps; see `jaxcnn.kernels.in_use`.
 - pipeline: state of the iterators of `jaxcnn.data.from_batches`, of each process.
 
 Checkpoints of earlier versions lack some of them.
@@ -144,6 +147,7 @@ def _common_identity(plan: Plan) -> data_identity.Identity:
 def _open(plan: Plan, held: contextlib.ExitStack, identity: data_identity.Identity | None) -> Start:
     folder = held.enter_context(workdir.claim(plan.config))
     config = plan.config
+    unchecked = workdir.note_on_unchecked(folder, [preprocessing.PREPROCESSING])
     identity = identity or data_identity.identity(plan.dataset, config)
     accept = config.accept_changed_data
     note = data_identity.check(folder, identity, accept=accept)
@@ -161,4 +165,16 @@ def _open(plan: Plan, held: contextlib.ExitStack, identity: data_identity.Identi
         data_identity.write(folder, identity)
     if not (folder / preprocessing.PREPROCESSING).exists():
         preprocessing.write(folder, plan.preprocessing)
-    return Start(folder, checkpoints, state, meta, found is not None, finished, () if note is None else (note,))
+    notes = tuple(said for said in (note, _note_on_kernels(meta["kernels"]), unchecked) if said is not None)
+    return Start(folder, checkpoints, state, meta, found is not None, finished, notes)
+
+
+def _note_on_kernels(before: str | None) -> str | None:
+    """Return a note if the steps so far were made with other kernels than the next ones."""
+    now = kernels.in_use()
+    if before in (None, now):
+        return None
+    return (
+        f"the steps so far were made with {before} kernels and the next ones are made with {now} kernels: results "
+        f"differ by rounding from those of one kind. Set {kernels.VARIABLE}={before} to keep to one kind."
+    )

@@ -1,6 +1,7 @@
 """Load a trained network from the directory of its run."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -24,6 +25,8 @@ from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.state import create_state, evaluation_variables
 from jaxcnn.train.task import Classification, Task
+
+_log = logging.getLogger(__name__)
 
 BATCH = 64
 """Images per call of the network in `Trained.predict`."""
@@ -243,14 +246,22 @@ def _tested(folder: Path, steps: Sequence[int]) -> str | int:
     Args:
       folder: the run directory.
       steps: of the checkpoints in it, sorted.
+
+    Raises:
+      UsageError: if `result.json` is damaged.
     """
-    try:
-        values = workdir.read_json(folder / workdir.RESULT)
-    except UsageError:  # the run is not finished
+    if not (folder / workdir.RESULT).exists() or not steps:  # the run is not finished
         return "latest"
+    values = workdir.read_result(folder)
+    if values["steps"] > steps[-1]:
+        _log.warning("%s has no checkpoint of step %d, its last one", folder, values["steps"])
     # A run that goes on after its result has later checkpoints. Results of version 0.1 have no "test_step".
-    is_current = isinstance(values, dict) and bool(steps) and values.get("steps") == steps[-1]
-    return values["test_step"] if is_current and values.get("test_step") in steps[:-1] else "latest"
+    tested = values.get("test_step")
+    if values["steps"] != steps[-1] or not isinstance(tested, int):
+        return "latest"
+    if tested not in steps:
+        _log.warning("%s has no checkpoint of step %d, whose test metrics are in its result", folder, tested)
+    return tested if tested in steps[:-1] else "latest"
 
 
 def _fitting(name: str, image_shape: tuple[int, ...], build: Callable[[], Any]) -> Any:

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from jaxcnn.data.datasets import split_name
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.local_path import local_folder, local_path
 from jaxcnn.train.config import Config, differences, from_dict, to_dict
+from jaxcnn.train.config.compare import without_settings
+from jaxcnn.train.runtime import sealed
 
 CONFIG = "config.json"
 RESULT = "result.json"
@@ -21,6 +23,12 @@ METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
+
+REMEDIES = {
+    CONFIG: "Restore it.",
+    RESULT: "Remove it, and the same command writes it again.",
+}
+"""How to repair a damaged file."""
 
 # Values of `result.json` that are printed or returned, in results of every version.
 RESULT_TEXTS = ("model", "dataset", "device_kind", "parallel")
@@ -79,8 +87,12 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str = "Restore it.") -> Any:
     """Return the value in a JSON file.
+
+    Args:
+      path: of the file.
+      remedy: a sentence that says how to repair a damaged file.
 
     Raises:
       UsageError: if the file is missing or is not JSON.
@@ -89,8 +101,63 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))  # a byte-order mark is ignored
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist. Give the directory of a run.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}. {remedy}") from error
+    except RecursionError:
+        raise UsageError(f"{path} is damaged: its JSON is nested too deeply. {remedy}") from None
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged: it is not JSON ({error}). {remedy}") from error
+
+
+def write_sealed(path: Path, values: dict[str, Any]) -> None:
+    """Write a file of a run directory with a checksum and the identity of the run; see `sealed`."""
+    write_json(path, sealed.seal(values, run_of(path.parent)))
+
+
+def read_sealed(path: Path, remedy: str | None = None) -> sealed.Sealed:
+    """Return the content of a file that `write_sealed` wrote, in this version or in an earlier one.
+
+    Args:
+      path: of the file.
+      remedy: a sentence that says how to repair a damaged file. Default: that of the file's name.
+
+    Raises:
+      UsageError: if the file is missing, damaged, or of another run.
+    """
+    remedy = remedy or REMEDIES.get(path.name, "Restore it.")
+    found = sealed.unseal(path, read_json(path, remedy), remedy)
+    run = run_of(path.parent)
+    if found.is_checked and found.run != run and run is not None:
+        raise UsageError(f"{path} is of another run. {remedy}")
+    return found
+
+
+def note_on_unchecked(folder: Path, names: Sequence[str]) -> str | None:
+    """Return a note that some of these files in a run directory have no checksum, or None if all have one."""
+    found = [name for name in names if (folder / name).exists() and not read_sealed(folder / name).is_checked]
+    if not found:
+        return None
+    which = f"{' and '.join(found)} in {folder}"
+    return f"{which} cannot be checked for damage: no sha256, as an earlier version wrote it or after an edit"
+
+
+def run_of(folder: Path) -> str | None:
+    """Return the identity of the run in a directory, or None if its `config.json` records none."""
+    try:
+        stored = read_json(folder / CONFIG)
+    except UsageError:
+        return None
+    run = stored.get(sealed.RUN) if isinstance(stored, dict) else None
+    return run if isinstance(run, str) else None
+
+
+def stored_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration in a run directory as a dict of JSON values.
+
+    Raises:
+      UsageError: if there is none, or if it is damaged.
+    """
+    return read_sealed(folder / CONFIG).values
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -112,8 +179,7 @@ def is_run_on(folder: Path, dataset: str) -> bool:
     """Return whether a directory has the configuration of a run on this dataset (with an absolute path)."""
     if not (folder / CONFIG).exists():
         return False
-    stored = read_json(folder / CONFIG)
-    name = stored.get("dataset") if isinstance(stored, dict) else None
+    name = stored_config(folder).get("dataset")
     return isinstance(name, str) and _absolute_dataset(name) == dataset
 
 
@@ -138,10 +204,13 @@ def claim(config: Config) -> Iterator[Path]:
             held.enter_context(exclusive(workdir))
             if (workdir / CONFIG).exists():
                 _check_same_run(workdir, config)
+            elif any((workdir / name).exists() for name in (CHECKPOINTS, METRICS, RESULT)):
+                raise UsageError(f"{workdir / CONFIG} is missing from a run. Restore it, or choose another --workdir.")
             elif any(not path.name.startswith(".") for path in workdir.iterdir()):
                 raise UsageError(f"{workdir} is not empty and holds no run. Choose another --workdir.")
             else:
-                write_json(workdir / CONFIG, to_dict(config))
+                values = to_dict(config)
+                write_json(workdir / CONFIG, sealed.seal(values, sealed.identity(without_settings(values))))
         except OSError as error:
             raise UsageError(f"workdir {config.workdir or 'runs'} cannot be written: {error.strerror}") from error
         yield workdir
@@ -155,24 +224,24 @@ def _check_same_run(workdir: Path, config: Config) -> None:
     Raises:
       UsageError: if it holds another run; the differing fields are named.
     """
-    stored, wanted = read_json(workdir / CONFIG), to_dict(config)
-    if isinstance(stored, dict) and isinstance(stored.get("dataset"), str):
-        # Version 0.1 stored the path of a folder as it was typed.
-        stored["dataset"] = _absolute_dataset(stored["dataset"])
+    stored, wanted = stored_config(workdir), to_dict(config)
+    _config(workdir, stored)
+    # Version 0.1 stored the path of a folder as it was typed.
+    stored["dataset"] = _absolute_dataset(stored["dataset"])
     changed = differences(stored, wanted)
     if not changed:
         return
-    longer = {**stored, "epochs": wanted["epochs"], "steps": wanted["steps"]} if isinstance(stored, dict) else {}
+    longer = {**stored, "epochs": wanted["epochs"], "steps": wanted["steps"]}
     if (workdir / RESULT).exists() and not differences(longer, wanted) and _is_longer(stored, wanted):
         return
     raise UsageError(f"{workdir} holds another run ({'; '.join(changed)}). Choose another --workdir.")
 
 
 def write_config(workdir: Path, config: Config) -> None:
-    """Store the configuration of a run, unless the one that is stored is the same run."""
-    wanted = to_dict(config)
-    if differences(read_json(workdir / CONFIG), wanted):
-        write_json(workdir / CONFIG, wanted)
+    """Store the configuration of a run, unless the one that is stored is the same run and has a checksum."""
+    wanted, stored = to_dict(config), read_sealed(workdir / CONFIG)
+    if differences(stored.values, wanted) or not stored.is_checked:
+        write_sealed(workdir / CONFIG, wanted)
 
 
 def _is_longer(old: dict[str, Any], new: dict[str, Any]) -> bool:
@@ -277,33 +346,40 @@ def read_result(workdir: Path) -> dict[str, Any]:
     Raises:
       UsageError: if it is damaged.
     """
-    path = workdir / RESULT
-    values = read_json(path)
-    if isinstance(values, dict):
-        texts = all(isinstance(values.get(name), str) for name in RESULT_TEXTS)
-        texts = texts and isinstance(values.get("stopped") or "", str)
-        numbers = [values.get(name) for name in RESULT_NUMBERS]
-        numbers += [values.get(name, 0.0) for name in LATER_RESULT_NUMBERS]
-        numbers += [values.get(name) for name in RESULT_METRICS if name not in _undefined(values)]
-        if texts and all(isinstance(x, int | float) and not isinstance(x, bool) for x in numbers):
-            return values
-    raise UsageError(f"{path} is damaged. Remove it, and the same command writes it again.")
+    values = read_sealed(workdir / RESULT).values
+    texts = all(isinstance(values.get(name), str) for name in RESULT_TEXTS)
+    texts = texts and isinstance(values.get("stopped") or "", str)
+    numbers = [values.get(name) for name in RESULT_NUMBERS]
+    numbers += [values.get(name, 0.0) for name in LATER_RESULT_NUMBERS]
+    numbers += [values.get(name) for name in RESULT_METRICS if name not in _undefined(values)]
+    if texts and all(isinstance(x, int | float) and not isinstance(x, bool) for x in numbers):
+        return values
+    raise UsageError(f"{workdir / RESULT} is damaged: a value is missing or wrong. {REMEDIES[RESULT]}")
 
 
 def _undefined(values: dict[str, Any]) -> set[str]:
-    """Return the names of numbers that the run's task does not have, so that they are None."""
+    """Return the names of numbers that are None: the run's task does not have them, or rows of metrics were lost."""
     metrics = values.get("metrics")
     if not isinstance(metrics, dict):  # a result of version 0.1
         return set()
-    return {name for name in RESULT_METRICS if name.partition("_")[2] not in metrics and values.get(name, "") is None}
+    absent = {name for name in RESULT_METRICS if values.get(name, "") is None}
+    return {name for name in absent if name.startswith("train_") or name.partition("_")[2] not in metrics}
 
 
 def read_config(workdir: Path) -> Config:
     """Return the configuration of the run in this directory.
 
     Raises:
-      UsageError: if there is none.
+      UsageError: if there is none, or if it is damaged.
     """
     if not workdir.is_dir():
         raise UsageError(f"{workdir} does not exist. Give the directory of a run as --workdir.")
-    return from_dict(read_json(workdir / CONFIG))
+    return _config(workdir, stored_config(workdir))
+
+
+def _config(workdir: Path, stored: dict[str, Any]) -> Config:
+    """Return the configuration that a run directory stores as a dict; raise `UsageError` if it is none."""
+    try:
+        return from_dict(stored)
+    except UsageError as error:
+        raise UsageError(f"{workdir / CONFIG} is damaged: {error}. {REMEDIES[CONFIG]}") from error

@@ -83,6 +83,7 @@ def test_a_run_on_images_of_different_sizes_is_drawn(photographs, tmp_path, caps
 def test_missing_data_is_needed_for_test_images_only(photographs, tmp_path, capsys):
     run = shutil.copytree(photographs, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
+    del config["sha256"]  # as a person accepts an edit
     (run / "config.json").write_text(json.dumps({**config, "dataset": f"imagefolder:{tmp_path / 'gone'}"}))
     assert main(["visualize", "--workdir", str(run)]) == 2
     assert f"{tmp_path / 'gone'} does not exist. Give its new path with --dataset" in capsys.readouterr().err

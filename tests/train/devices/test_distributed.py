@@ -6,6 +6,7 @@ import os
 import random
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path

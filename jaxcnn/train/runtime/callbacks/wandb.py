@@ -12,6 +12,7 @@ from jaxcnn.train.runtime.record import Row, numbers_to_plot
 from jaxcnn.train.runtime.workdir import writing
 
 WANDB = "wandb.json"
+REMEDY = "Remove it, and the metrics go to a new run at Weights & Biases."
 
 
 def check_wandb() -> None:
@@ -37,11 +38,14 @@ class WeightsAndBiases(Callback):
         path = run.folder / WANDB
         if not path.exists():
             with writing(path):
-                workdir.write_json(path, {"id": secrets.token_hex(4)})
+                workdir.write_sealed(path, {"id": secrets.token_hex(4)})
+        known = workdir.read_sealed(path, REMEDY).values.get("id")
+        if not isinstance(known, str):
+            raise UsageError(f"{path} is damaged: it has no id. {REMEDY}")
         self._run = wandb.init(
             project="jaxcnn",
             name=run.folder.resolve().name,
-            id=workdir.read_json(path)["id"],
+            id=known,
             resume="allow",
             dir=str(run.folder),
             config=to_dict(run.config),

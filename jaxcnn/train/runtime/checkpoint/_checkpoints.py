@@ -1,12 +1,9 @@
-"""Checkpoints: the state of a run on disk, written by Orbax while training continues, and verified when read."""
+"""The checkpoints in a folder."""
 
 import contextlib
-import gc
 import logging
 import os
 import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,9 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcnn._scoped import ignored_unraisable, quiet_logger
-from jaxcnn.errors import RunError, UsageError
-from jaxcnn.train.runtime import integrity
+from jaxcnn._scoped import quiet_logger
+from jaxcnn.errors import UsageError
+from jaxcnn.train.runtime import integrity, workdir
+from jaxcnn.train.runtime.checkpoint import _description
+from jaxcnn.train.runtime.checkpoint._errors import DamagedError, SaveError, quiet_stragglers, reason
 from jaxcnn.train.state import TrainState
 
 DAMAGED = "damaged_checkpoints"
@@ -25,19 +24,7 @@ DAMAGED = "damaged_checkpoints"
 OVERHEAD_BYTES = 2**20
 """Upper bound of what Orbax writes beside the arrays."""
 
-IMPLEMENTATION = "jax_default_prng_impl"
-RANDOM_NUMBER_OPTIONS = (IMPLEMENTATION, "jax_threefry_partitionable")
-"""Options of JAX on which random numbers depend. A run can be resumed only under the same values."""
-
 _log = logging.getLogger(__name__)
-
-
-class SaveError(RunError):
-    """A checkpoint could not be written. Earlier checkpoints are kept."""
-
-
-class DamagedError(RunError):
-    """A checkpoint cannot be read, or differs from what was saved."""
 
 
 def to_host(state: TrainState) -> TrainState:
@@ -49,11 +36,14 @@ class Checkpoints:
     """The checkpoints in a folder: the two latest and the one of the best evaluation are kept.
 
     They contain host arrays, so they depend neither on devices nor on the strategy. Use it in a `with` block, whose end
-    waits for unfinished writes.
+    waits for unfinished writes. A checkpoint of another run, or under the name of another step, counts as damaged.
 
     Args:
-      directory: the folder, created if it does not exist.
+      directory: the folder, created if it does not exist. Its parent is the run directory.
       read_only: change nothing in the folder, so that the run may be training meanwhile.
+
+    Raises:
+      UsageError: if there is a file in place of the folder.
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False):
@@ -62,6 +52,9 @@ class Checkpoints:
         self._args = ocp.args
         self._directory = directory.absolute()
         self._read_only = read_only
+        self._run = workdir.run_of(directory.parent)
+        if directory.exists() and not directory.is_dir():
+            raise UsageError(f"{directory} is a file, not the folder of checkpoints. Restore it, or move it away.")
         if not read_only:
             self._directory.mkdir(exist_ok=True)
             self._remove_unfinished()
@@ -99,7 +92,7 @@ class Checkpoints:
                     raise
             finally:
                 # Closing may raise the error of a save again.
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(Exception), quiet_stragglers():
                     self._manager.close()
 
     def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
@@ -116,21 +109,14 @@ class Checkpoints:
         self.wait()
         step = self._saving = int(state.step)
         self._check_disk(state)
-        description = {
-            "meta": meta,
-            "score": score,
-            "leaves": integrity.manifest(state),
-            "random_numbers": _random_numbers(),
-        }
+        description = _description.describe(state, meta, score, self._run)
+        args = self._args.Composite(
+            state=self._args.StandardSave(_without_empty(state)), meta=self._args.JsonSave(integrity.seal(description))
+        )
         try:
-            self._manager.save(
-                step,
-                args=self._args.Composite(
-                    state=self._args.StandardSave(_without_empty(state)),
-                    meta=self._args.JsonSave(integrity.seal(description)),
-                ),
-                force=True,  # otherwise Orbax silently skips a step that it takes for an old one
-            )
+            with quiet_stragglers():
+                # Without `force`, Orbax silently skips a step that it takes for an old one.
+                self._manager.save(step, args=args, force=True)
         except Exception as error:  # Orbax and TensorStore have no common type of errors
             self._fail(error)
         self._scores[step] = score
@@ -144,7 +130,7 @@ class Checkpoints:
         if self._saving is None:
             return
         try:
-            with _quiet_stragglers():
+            with quiet_stragglers():
                 self._manager.wait_until_finished()
             if self._saving not in self.steps():
                 raise OSError("it did not arrive")
@@ -162,7 +148,7 @@ class Checkpoints:
     def check(self) -> None:
         """Raise `SaveError` if an unfinished save has failed already."""
         try:
-            with _quiet_stragglers():
+            with quiet_stragglers():
                 self._manager.check_for_errors()
         except Exception as error:
             self._fail(error)
@@ -171,7 +157,8 @@ class Checkpoints:
         """Return the steps of all checkpoints, including damaged ones, oldest first."""
         if not self._directory.is_dir():
             return []
-        return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdecimal())
+        found = map(_description.step_of, self._directory.iterdir())
+        return sorted(step for step in found if step is not None)
 
     def latest_step(self) -> int | None:
         """Return the step of the newest completely written checkpoint, or None."""
@@ -193,23 +180,25 @@ class Checkpoints:
         where = f"checkpoint {self._directory}/{step}"
         try:
             description = self._description(step)
-            self._check_random_numbers(where, description)
+            _description.check_random_numbers(where, description, read_only=self._read_only)
             try:
                 integrity.check_fits(description["leaves"], template)
             except UsageError as error:
                 raise UsageError(f"{where} is of another model or optimizer: {error}") from None
             like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), template)
             args = self._args.Composite(state=self._args.StandardRestore(_without_empty(like)))
-            with _quiet_stragglers():
+            with quiet_stragglers():
                 stored = self._manager.restore(step, args=args)["state"]
             state = jax.tree.map(lambda x, wanted: x if wanted.size else wanted, stored, like)
         except UsageError:
             raise
         except Exception as error:  # Orbax and TensorStore have no common type of errors for damaged files
-            raise DamagedError(f"{where} is damaged: {_reason(error)}") from error
+            raise DamagedError(f"{where} is damaged: {reason(error)}") from error
         damaged = integrity.damaged_leaf(description["leaves"], state)
         if damaged is not None:
             raise DamagedError(f"{where} is damaged: {damaged} is not what was saved")
+        if int(state.step) != step:
+            raise DamagedError(f"{where} is damaged: it holds the state of step {int(state.step)}")
         return state, description["meta"]
 
     def learned(self) -> dict[str, Any]:
@@ -224,16 +213,33 @@ class Checkpoints:
         if step is None:
             raise UsageError(f"{self._directory} holds no checkpoint yet. Train the run first.")
         try:
-            saved = self._description(step)["leaves"]
-            with _quiet_stragglers():
-                stored = self._manager.restore(step, args=self._args.Composite(state=self._args.StandardRestore()))
-            parts = {name: stored["state"].get(name) or {} for name in ("params", "batch_stats", "ema")}
-        except Exception as error:  # Orbax and TensorStore have no common type of errors for damaged files
-            raise UsageError(f"checkpoint {self._directory}/{step} is damaged: {_reason(error)}") from error
-        damaged = integrity.damaged_leaf(saved, parts)
-        if damaged is not None:
-            raise UsageError(f"checkpoint {self._directory}/{step} is damaged: {damaged} is not what was saved")
+            stored = self.verify(step)
+        except DamagedError as error:
+            raise UsageError(f"{error}. Restore it, or remove its folder to use an earlier one.") from error
+        parts = {name: stored.get(name) or {} for name in ("params", "batch_stats", "ema")}
         return parts["ema"] or {name: parts[name] for name in ("params", "batch_stats")}
+
+    def verify(self, step: int) -> dict[str, Any]:
+        """Return the arrays of a checkpoint as nested dicts, after a check of each. The model is not needed.
+
+        Raises:
+          DamagedError: if the checkpoint cannot be read, or differs from what was saved.
+        """
+        where = f"checkpoint {self._directory}/{step}"
+        try:
+            saved = self._description(step)["leaves"]
+            with quiet_stragglers():
+                stored = self._manager.restore(step, args=self._args.Composite(state=self._args.StandardRestore()))
+            leaves = integrity.named_leaves(stored["state"])
+            damaged = integrity.damaged_name(saved, leaves)
+            found = int(leaves["step"])
+        except Exception as error:  # Orbax and TensorStore have no common type of errors for damaged files
+            raise DamagedError(f"{where} is damaged: {reason(error)}") from error
+        if damaged is not None:
+            raise DamagedError(f"{where} is damaged: {damaged} is not what was saved")
+        if found != step:
+            raise DamagedError(f"{where} is damaged: it holds the state of step {found}")
+        return stored["state"]
 
     def restore_newest(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Return the newest intact checkpoint as `restore` does, or None if there is no checkpoint at all.
@@ -302,9 +308,11 @@ class Checkpoints:
         return int(text)
 
     def _description(self, step: int) -> dict[str, Any]:
-        """Return what is saved beside the state of a step."""
+        """Return what is saved beside the state of a step. Raise some error if it is damaged."""
         args = self._args.Composite(meta=self._args.JsonRestore())
-        return integrity.unseal(self._manager.restore(step, args=args)["meta"])
+        description = integrity.unseal(self._manager.restore(step, args=args)["meta"])
+        _description.check_identity(description, step, self._run)
+        return description
 
     def _score(self, step: int) -> float | None:
         try:
@@ -312,25 +320,6 @@ class Checkpoints:
             return description.get("score", description.get("test_accuracy"))  # the name in version 0.1
         except Exception:  # damaged; `restore` reports it
             return None
-
-    def _check_random_numbers(self, where: str, description: dict[str, Any]) -> None:
-        """Raise `UsageError` if a checkpoint was saved under other options for random numbers.
-
-        Version 0.1 did not record these options, but the length of the key tells most implementations apart. A state
-        that is only read needs no random numbers; only its key must have the same length.
-        """
-        now = _random_numbers()
-        saved = description.get("random_numbers")
-        if saved is None:
-            (words,) = description["leaves"]["key"]["shape"]
-            (expected,) = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
-            saved = {} if words == expected else {IMPLEMENTATION: "threefry2x32" if words == 2 else "rbg"}
-        for name, value in saved.items():
-            if now.get(name) != value and (name == IMPLEMENTATION or not self._read_only):
-                raise UsageError(
-                    f"{where} was saved with {name} {value!r}, but this process uses {now.get(name)!r}, so that its "
-                    f"random numbers would differ. Start it with {name.upper()}={value}"
-                )
 
     def _kept(self) -> set[int]:
         """Return the two latest steps and the one of the best evaluation."""
@@ -352,7 +341,7 @@ class Checkpoints:
         kept = self.latest_step()
         before = f"the checkpoint of step {kept} is kept" if kept is not None else "there is none before it"
         raise SaveError(
-            f"the checkpoint of step {step} could not be written to {self._directory}: {_reason(error)}; {before}"
+            f"the checkpoint of step {step} could not be written to {self._directory}: {reason(error)}; {before}"
         ) from error
 
     def _move_away(self, steps: list[int]) -> None:
@@ -375,26 +364,3 @@ class Checkpoints:
 def _without_empty(state: Any) -> Any:
     """Replace arrays without values, which Orbax cannot save, by arrays of one value."""
     return jax.tree.map(lambda x: x if x.size else np.zeros(1, x.dtype), state)
-
-
-def _random_numbers() -> dict[str, Any]:
-    """Return the options of JAX on which random numbers depend, by name."""
-    return {name: getattr(jax.config, name) for name in RANDOM_NUMBER_OPTIONS}
-
-
-@contextlib.contextmanager
-def _quiet_stragglers() -> Iterator[None]:
-    """Drop what Orbax's other writes print when one of them has failed: a traceback each, after the error."""
-    with ignored_unraisable("Event loop is closed"), quiet_logger("asyncio", logging.CRITICAL):
-        try:
-            yield
-        except Exception:
-            time.sleep(0.5)  # the other writes end within milliseconds if a core is free
-            gc.collect()  # what they print is printed by their destructors
-            raise
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of an error's message."""
-    text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()[0]
-    return text if len(text) < 200 else f"{text[:200]}..."

@@ -1,0 +1,187 @@
+"""Which files of a run directory are sound, and which are damaged."""
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxcnn.errors import RunError, UsageError
+from jaxcnn.local_path import local_folder
+from jaxcnn.train.inspection.events import check_events
+from jaxcnn.train.runtime import data_identity, preprocessing, record, workdir
+from jaxcnn.train.runtime.callbacks.wandb import WANDB
+from jaxcnn.train.runtime.checkpoint import DAMAGED, Checkpoints
+
+Status = Literal["sound", "unchecked", "damaged"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known of one file, or of one checkpoint, of a run directory.
+
+    Attributes:
+      file: path in the run directory.
+      status: "sound"; "unchecked" if there is no checksum to compare the content with; or "damaged".
+      detail: what the file holds, or what is wrong, in one line.
+    """
+
+    file: str
+    status: Status
+    detail: str
+
+
+def check_run(folder: str | Path) -> list[Finding]:
+    """Examine the directory of a run: its checkpoints, configuration, preprocessing, metrics, result and events.
+
+    The run may be training meanwhile. Its data and its own model are not needed.
+
+    Args:
+      folder: the run directory.
+
+    Returns:
+      A finding for each file and each checkpoint. A file that the run must have and lacks is damaged.
+
+    Raises:
+      UsageError: if the directory does not exist, or holds no run.
+    """
+    folder = local_folder("workdir", folder)
+    if not folder.is_dir():
+        raise UsageError(f"{folder} does not exist. Give the directory of a run.")
+    if not any((folder / name).exists() for name in (workdir.CONFIG, workdir.RESULT, workdir.CHECKPOINTS)):
+        raise UsageError(f"{folder} holds no run: it has no {workdir.CONFIG}. Give the directory of a run.")
+    return [*_findings(folder)]
+
+
+def _findings(folder: Path) -> Iterator[Finding]:
+    yield _sealed(folder, workdir.CONFIG, lambda: workdir.read_config(folder), needed=True)
+    yield _sealed(folder, preprocessing.PREPROCESSING, lambda: preprocessing.read(folder), needed=False)
+    yield _sealed(folder, data_identity.DATA, lambda: _check_data(folder), needed=False)
+    if (folder / WANDB).exists():
+        yield _sealed(folder, WANDB, lambda: workdir.read_sealed(folder / WANDB), needed=False)
+    result = _result(folder)
+    if result is not None:
+        yield result
+    values = workdir.read_result(folder) if result is not None and result.status != "damaged" else {}
+    of_checkpoints = [*_checkpoints(folder, values)]
+    sound = [int(found.file.rpartition("/")[2]) for found in of_checkpoints if found.status == "sound"]
+    yield from _metrics(folder, max([*sound, values.get("steps", 0)]), is_finished=bool(values))
+    yield from of_checkpoints
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        problem = check_events(path)
+        yield Finding(path.name, "sound" if problem is None else "damaged", problem or "TensorBoard events")
+    if (folder / workdir.CURVES).exists():
+        problem = _picture_problem(folder / workdir.CURVES)
+        yield Finding(workdir.CURVES, "sound" if problem is None else "damaged", problem or "picture")
+    elif values:
+        yield Finding(workdir.CURVES, "damaged", "missing from a finished run")
+
+
+def _sealed(folder: Path, name: str, read: Callable[[], Any], *, needed: bool) -> Finding:
+    """Return the finding of a JSON file, which `read` reads and checks."""
+    path = folder / name
+    if not path.exists():
+        return Finding(name, "damaged" if needed else "unchecked", "missing")
+    try:
+        read()
+        is_checked = workdir.read_sealed(path).is_checked
+    except UsageError as error:
+        return Finding(name, "damaged", _without_path(error, path))
+    return Finding(name, *(("sound", "sha256 matches") if is_checked else ("unchecked", "no sha256")))
+
+
+def _without_path(error: Exception, path: Path) -> str:
+    """Return the message of an error without the path that it starts with."""
+    return " ".join(str(error).removeprefix(f"{path} ").removeprefix("is damaged: ").split())
+
+
+def _check_data(folder: Path) -> None:
+    """Raise `UsageError` if the identity of the data is damaged."""
+    values = workdir.read_sealed(folder / data_identity.DATA, data_identity.REMEDY).values
+    if not isinstance(values.get("parts"), dict):
+        raise UsageError(f"it has no parts. {data_identity.REMEDY}")
+
+
+def _result(folder: Path) -> Finding | None:
+    """Return the finding of the result, or None if the run is not finished."""
+    if not (folder / workdir.RESULT).exists():
+        return None
+    return _sealed(folder, workdir.RESULT, lambda: workdir.read_result(folder), needed=False)
+
+
+def _metrics(folder: Path, made: int, *, is_finished: bool) -> Iterator[Finding]:
+    """Yield the finding of the metrics.
+
+    Args:
+      folder: the run directory.
+      made: number of steps of which there must be a row: they are written before a checkpoint is.
+      is_finished: whether the run has its result.
+    """
+    name = workdir.METRICS
+    if not (folder / name).exists():
+        if made:
+            yield Finding(name, "damaged", f"missing from a run of {made:,} steps")
+        return
+    try:
+        lines = record.read_lines(folder)
+    except UsageError as error:
+        yield Finding(name, "damaged", _without_path(error, folder / name))
+        return
+    steps = [row["step"] for row in lines.rows if row["split"] == "train"]
+    damaged = lines.damaged[:-1] if lines.is_torn and not is_finished else lines.damaged
+    missing = sorted({*range(1, max(made, *steps, 0) + 1)} - {*steps})
+    if damaged:
+        shown = f"line {damaged[0]}" if len(damaged) == 1 else f"{len(damaged)} lines, the first is line {damaged[0]},"
+        lost = f"; no row of steps {record.ranges(missing)}" if missing else ""
+        yield Finding(name, "damaged", f"{shown} cannot be used{lost}. A resumed run leaves it out.")
+    elif missing:
+        yield Finding(name, "damaged", f"no row of steps {record.ranges(missing)}")
+    elif lines.unchecked:
+        yield Finding(name, "unchecked", f"{lines.unchecked:,} of {len(lines.rows):,} rows have no checksum")
+    else:
+        torn = "; the last line is incomplete, as a killed process leaves it" if lines.is_torn else ""
+        yield Finding(name, "sound", f"{len(lines.rows):,} rows{torn}")
+
+
+def _checkpoints(folder: Path, result: dict[str, Any]) -> Iterator[Finding]:
+    """Yield a finding for each checkpoint.
+
+    Args:
+      folder: the run directory.
+      result: of the run; empty if it is not finished or if the result is damaged.
+    """
+    path = folder / workdir.CHECKPOINTS
+    try:
+        with Checkpoints(path, read_only=True) as checkpoints:
+            steps = checkpoints.steps()
+            for step in steps:
+                name = f"{workdir.CHECKPOINTS}/{step}"
+                try:
+                    checkpoints.verify(step)
+                except RunError as error:
+                    yield Finding(name, "damaged", _without_path(error, Path(f"checkpoint {path.absolute()}/{step}")))
+                else:
+                    yield Finding(name, "sound", f"state of step {step:,}")
+    except UsageError as error:
+        yield Finding(workdir.CHECKPOINTS, "damaged", _without_path(error, path.absolute()))
+        return
+    needed = {result[name] for name in ("steps", "test_step") if isinstance(result.get(name), int)}
+    for step in sorted(needed - {*steps}):
+        yield Finding(f"{workdir.CHECKPOINTS}/{step}", "damaged", f"missing, although {workdir.RESULT} refers to it")
+    aside = folder / DAMAGED
+    if aside.is_dir():
+        names = ", ".join(sorted(path.name for path in aside.iterdir()))
+        yield Finding(DAMAGED, "unchecked", f"checkpoints that an earlier start found damaged: {names}")
+
+
+def _picture_problem(path: Path) -> str | None:
+    """Return what is wrong with a PNG, each part of which has a checksum, or None."""
+    from PIL import Image
+
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            image.verify()
+    except Exception as error:  # Pillow raises many types of errors
+        return f"no sound picture: {str(error).splitlines()[0]}. The end of the run writes it again."
+    return None

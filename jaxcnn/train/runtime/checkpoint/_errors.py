@@ -1,0 +1,47 @@
+"""Errors of checkpoints, and what Orbax prints after them."""
+
+import contextlib
+import gc
+import logging
+import threading
+from collections.abc import Iterator
+
+from jaxcnn._scoped import ignored_unraisable, quiet_logger
+from jaxcnn.errors import RunError
+
+STRAGGLER_SECONDS = 60.0
+"""Time after a failed save or restore for which what Orbax's other threads print is dropped."""
+
+
+class SaveError(RunError):
+    """A checkpoint could not be written. Earlier checkpoints are kept."""
+
+
+class DamagedError(RunError):
+    """A checkpoint cannot be read, or differs from what was saved."""
+
+
+@contextlib.contextmanager
+def quiet_stragglers() -> Iterator[None]:
+    """Drop what Orbax's other writes print when one of them has failed: a traceback each, after the error.
+
+    These writes end at any time after the block, when a core is free for them. So what they print is dropped for some
+    time, or until the process ends.
+    """
+    with contextlib.ExitStack() as held:
+        held.enter_context(ignored_unraisable("Event loop is closed"))
+        held.enter_context(quiet_logger("asyncio", logging.CRITICAL))
+        try:
+            yield
+        except Exception:
+            timer = threading.Timer(STRAGGLER_SECONDS, held.pop_all().close)
+            timer.daemon = True
+            timer.start()
+            gc.collect()  # what they print is printed by their destructors
+            raise
+
+
+def reason(error: BaseException) -> str:
+    """Return the first line of an error's message."""
+    text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()[0]
+    return text if len(text) < 200 else f"{text[:200]}..."
