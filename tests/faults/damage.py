@@ -18,6 +18,7 @@ from PIL import Image
 from jaxcnn import models
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train import Config, OptimizerConfig, check_run, fit, load_run
+from jaxcnn.train.evaluation import evaluation
 from jaxcnn.train.runtime import _pictures, plan
 from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.record import read_rows
@@ -38,6 +39,7 @@ def quick_runs() -> Iterator[None]:
     """Make the tiny model and data known, and let all runs in this process share their programs and a picture."""
     kept: dict[Any, Any] = {}
     before = [(plan, "open_dataset", plan.open_dataset), (_pictures, "draw_curves", _pictures.draw_curves)]
+    before += [(evaluation, "open_dataset", evaluation.open_dataset)]
     before += [(plan.Plan, name, getattr(plan.Plan, name)) for name in ("compile_train_steps", "compile_eval_step")]
 
     def once(name: str, compile_: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,7 +54,7 @@ def quick_runs() -> Iterator[None]:
     Image.new("L", (8, 8)).save(picture, "PNG")
     models._registry()["tiny"] = (worker.Tiny, worker.__name__)
     worker.install()
-    for owner, name, function in before[2:]:
+    for owner, name, function in before[3:]:
         setattr(owner, name, once(name, function))
     _pictures.draw_curves = lambda rows, title, path, **_: path.write_bytes(picture.getvalue())
     try:

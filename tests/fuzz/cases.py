@@ -38,6 +38,7 @@ BASES: Mapping[str, Sequence[Sequence[str]]] = {
         (*TRAINING, *PICTURES, "--optimizer.learning-rate", "0.1,0.01", "--how", "turns"),
         (*TRAINING, *NETWORKS, "--config", "recipe.py", "--json"),
     ),
+    "check": (("run",), ("pictures_run", "--json")),
     "eval": (("--workdir", "run"), ("--workdir", "pictures_run")),
     "predict": (
         ("images", "--workdir", "run"),

@@ -9,7 +9,7 @@ import tyro
 
 from jaxcnn.cli._flags import parse
 from jaxcnn.cli._lines import columns
-from jaxcnn.errors import printable
+from jaxcnn.errors import RunError, printable
 from jaxcnn.train.inspection import check_run
 
 
@@ -26,8 +26,13 @@ class Flags:
     """Print the findings as JSON."""
 
 
-def run(args: Sequence[str]) -> int:
-    """Run `jaxcnn check`, and return its exit status."""
+def run(args: Sequence[str]) -> None:
+    """Run `jaxcnn check`.
+
+    Raises:
+      UsageError: if there is no run.
+      RunError: if something is damaged, after the findings are printed.
+    """
     flags = parse(Flags, "check", args)
     findings = check_run(flags.run)
     if flags.json:
@@ -35,4 +40,6 @@ def run(args: Sequence[str]) -> int:
     else:
         rows = [(finding.status, printable(finding.file), printable(finding.detail)) for finding in findings]
         print("\n".join(columns(rows, numbers_from=3)))
-    return 1 if any(finding.status == "damaged" for finding in findings) else 0
+    damaged = [finding.file for finding in findings if finding.status == "damaged"]
+    if damaged:
+        raise RunError(f"{flags.run} is damaged: {', '.join(damaged)}")

@@ -39,14 +39,22 @@ def claimed(folder: Path, how: str, networks: Sequence[Network]) -> Iterator[dic
         if not path.exists() and has_files:
             raise UsageError(f"{folder} is not empty and holds no sweep. Choose another workdir.")
         earlier = run_directory.read_sealed(path, REMEDY).values if path.exists() else {}
-        if not isinstance(earlier.get("runs", []), list):
-            raise UsageError(f"{path} is damaged: its runs are no list. {REMEDY}")
+        if not _is_sweep(earlier):
+            raise UsageError(f"{path} is damaged: a value is missing or wrong. {REMEDY}")
         before = earlier.get("how", how)
         if (before == "together") != (how == "together") and _is_unfinished(networks):
             raise UsageError(
                 f"{folder} was begun with together={before!r}. Finish it in this way, or choose another workdir."
             )
         yield earlier
+
+
+def _is_sweep(values: dict[str, Any]) -> bool:
+    """Return whether the values of a `sweep.json`, which may be empty, can be used."""
+    runs = values.get("runs", [])
+    needed = {"name", "diverged", "config"}
+    are_runs = isinstance(runs, list) and all(isinstance(run, dict) and needed <= run.keys() for run in runs)
+    return are_runs and isinstance(values.get("seconds", 0.0), int | float)
 
 
 def _is_unfinished(networks: Sequence[Network]) -> bool:

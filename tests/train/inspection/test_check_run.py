@@ -122,7 +122,9 @@ def test_the_command_prints_findings_and_returns_1_on_damage(run, capsys):
     assert capsys.readouterr().out.splitlines()[0].startswith("sound  config.json")
     flip(run / "result.json")
     assert main(["check", str(run), "--json"]) == 1
-    findings = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    assert err == f"jaxcnn: {run} is damaged: result.json\n"
+    findings = json.loads(out)
     assert [finding["file"] for finding in findings if finding["status"] == "damaged"] == ["result.json"]
 
 
