@@ -1,5 +1,6 @@
 """Which files of a run directory are sound, and which are damaged."""
 
+import contextlib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, Literal
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.local_path import local_folder
 from jaxcnn.train.inspection.events import check_events
-from jaxcnn.train.runtime import data_identity, preprocessing, record, workdir
+from jaxcnn.train.runtime import data_identity, preprocessing, record, sealed, workdir
 from jaxcnn.train.runtime.callbacks.wandb import WANDB
 from jaxcnn.train.runtime.checkpoint import DAMAGED, Checkpoints
 
@@ -54,7 +55,10 @@ def check_run(folder: str | Path) -> list[Finding]:
 
 
 def _findings(folder: Path) -> Iterator[Finding]:
-    yield _sealed(folder, workdir.CONFIG, lambda: workdir.read_config(folder), needed=True)
+    config = _sealed(folder, workdir.CONFIG, lambda: workdir.read_config(folder), needed=True)
+    if config.status == "sound" and _is_alone(folder):
+        config = Finding(workdir.CONFIG, "damaged", "of another run than all other files. Restore it.")
+    yield config
     yield _sealed(folder, preprocessing.PREPROCESSING, lambda: preprocessing.read(folder), needed=False)
     yield _sealed(folder, data_identity.DATA, lambda: _check_data(folder), needed=False)
     if (folder / WANDB).exists():
@@ -75,6 +79,15 @@ def _findings(folder: Path) -> Iterator[Finding]:
         yield Finding(workdir.CURVES, "sound" if problem is None else "damaged", problem or "picture")
     elif values:
         yield Finding(workdir.CURVES, "damaged", "missing from a finished run")
+
+
+def _is_alone(folder: Path) -> bool:
+    """Return whether `config.json` is of another run than all other files with the identity of a run."""
+    others = set()
+    for name in (preprocessing.PREPROCESSING, data_identity.DATA, workdir.RESULT):
+        with contextlib.suppress(UsageError):
+            others.add(sealed.unseal(folder / name, workdir.read_json(folder / name), "").run)
+    return len(others) == 1 and others != {workdir.run_of(folder)} and None not in others
 
 
 def _sealed(folder: Path, name: str, read: Callable[[], Any], *, needed: bool) -> Finding:

@@ -128,7 +128,7 @@ def read_sealed(path: Path, remedy: str | None = None) -> sealed.Sealed:
     found = sealed.unseal(path, read_json(path, remedy), remedy)
     run = run_of(path.parent)
     if found.is_checked and found.run != run and run is not None:
-        raise UsageError(f"{path} is of another run. {remedy}")
+        raise UsageError(f"{path} is of another run than {CONFIG} beside it. {remedy}")
     return found
 
 

@@ -88,6 +88,13 @@ def test_a_checkpoint_that_the_result_refers_to_is_missed(run):
     assert damaged.detail.startswith("missing")
 
 
+def test_a_configuration_of_another_run_is_named(run, tmp_path):
+    with workdir.claim(Config(workdir=str(tmp_path / "other"), seed=1)) as other:
+        shutil.copy(other / "config.json", run / "config.json")
+    damaged = {finding.file: finding.detail for finding in check_run(run) if finding.status == "damaged"}
+    assert damaged["config.json"] == "of another run than all other files. Restore it."
+
+
 def test_files_without_checksums_are_unchecked(run):
     values = json.loads((run / "config.json").read_text())
     del values["sha256"]

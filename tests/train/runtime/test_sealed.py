@@ -113,7 +113,7 @@ def test_a_file_of_another_run_is_refused(run, tmp_path):
     folder, _ = run
     other, _ = begun(tmp_path / "other", seed=1)
     (folder / PREPROCESSING).write_text((other / PREPROCESSING).read_text())
-    with pytest.raises(UsageError, match=rf"{PREPROCESSING} is of another run"):
+    with pytest.raises(UsageError, match=rf"{PREPROCESSING} is of another run than config"):
         preprocessing.read(folder)
 
 
