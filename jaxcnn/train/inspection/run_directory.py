@@ -66,7 +66,8 @@ def _findings(folder: Path) -> Iterator[Finding]:
     result = _result(folder)
     if result is not None:
         yield result
-    values = workdir.read_result(folder) if result is not None and result.status != "damaged" else {}
+    has_result = result is not None and result.status != "damaged" and (folder / workdir.RESULT).exists()
+    values = workdir.read_result(folder) if has_result else {}
     of_checkpoints = [*_checkpoints(folder, values)]
     sound = [int(found.file.rpartition("/")[2]) for found in of_checkpoints if found.status == "sound"]
     yield from _metrics(folder, max([*sound, values.get("steps", 0)]), is_finished=bool(values))
@@ -117,8 +118,8 @@ def _check_data(folder: Path) -> None:
 
 def _result(folder: Path) -> Finding | None:
     """Return the finding of the result, or None if the run is not finished."""
-    if not (folder / workdir.RESULT).exists():
-        return None
+    if not (folder / workdir.RESULT).exists() and not (folder / workdir.CURVES).exists():
+        return None  # the curves are drawn just before
     return _sealed(folder, workdir.RESULT, lambda: workdir.read_result(folder), needed=False)
 
 
@@ -150,7 +151,7 @@ def _metrics(folder: Path, made: int, *, is_finished: bool) -> Iterator[Finding]
     elif missing:
         yield Finding(name, "damaged", f"no row of steps {record.ranges(missing)}")
     elif lines.unchecked:
-        yield Finding(name, "unchecked", f"{lines.unchecked:,} of {len(lines.rows):,} rows have no checksum")
+        yield Finding(name, "unchecked", f"{lines.unchecked:,} of {len(lines.rows):,} rows cannot be checked")
     else:
         torn = "; the last line is incomplete, as a killed process leaves it" if lines.is_torn else ""
         yield Finding(name, "sound", f"{len(lines.rows):,} rows{torn}")
@@ -189,12 +190,14 @@ def _checkpoints(folder: Path, result: dict[str, Any]) -> Iterator[Finding]:
 
 def _picture_problem(path: Path) -> str | None:
     """Return what is wrong with a PNG, each part of which has a checksum, or None."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             image.verify()
+    except UnidentifiedImageError:
+        return "no PNG. Remove it and result.json, and the same command writes both again."
     except Exception as error:  # Pillow raises many types of errors
-        return f"no sound picture: {str(error).splitlines()[0]}. The end of the run writes it again."
+        return f"no sound picture: {str(error).splitlines()[0]}. Remove it and result.json, and the same command writes both again."
     return None
