@@ -16,6 +16,9 @@ from jaxcnn.train.runtime.checkpoint import DAMAGED, Checkpoints
 
 Status = Literal["sound", "unchecked", "damaged"]
 
+REMEDY = "Remove it and result.json, and the same command writes both again."
+"""How to repair a picture."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -197,7 +200,7 @@ def _picture_problem(path: Path) -> str | None:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             image.verify()
     except UnidentifiedImageError:
-        return "no PNG. Remove it and result.json, and the same command writes both again."
+        return f"no PNG. {REMEDY}"
     except Exception as error:  # Pillow raises many types of errors
-        return f"no sound picture: {str(error).splitlines()[0]}. Remove it and result.json, and the same command writes both again."
+        return f"no sound picture: {str(error).splitlines()[0]}. {REMEDY}"
     return None
