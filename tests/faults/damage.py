@@ -19,7 +19,7 @@ from jaxcnn import models
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train import Config, OptimizerConfig, check_run, fit, load_run
 from jaxcnn.train.evaluation import evaluation
-from jaxcnn.train.runtime import _pictures, plan
+from jaxcnn.train.runtime import _pictures, plan, trained
 from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.record import read_rows
 
@@ -39,7 +39,7 @@ def quick_runs() -> Iterator[None]:
     """Make the tiny model and data known, and let all runs in this process share their programs and a picture."""
     kept: dict[Any, Any] = {}
     before = [(plan, "open_dataset", plan.open_dataset), (_pictures, "draw_curves", _pictures.draw_curves)]
-    before += [(evaluation, "open_dataset", evaluation.open_dataset)]
+    before += [(evaluation, "open_dataset", evaluation.open_dataset), (trained, "open_dataset", trained.open_dataset)]
     before += [(plan.Plan, name, getattr(plan.Plan, name)) for name in ("compile_train_steps", "compile_eval_step")]
 
     def once(name: str, compile_: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,7 +54,8 @@ def quick_runs() -> Iterator[None]:
     Image.new("L", (8, 8)).save(picture, "PNG")
     models._registry()["tiny"] = (worker.Tiny, worker.__name__)
     worker.install()
-    for owner, name, function in before[3:]:
+    trained.open_dataset = plan.open_dataset
+    for owner, name, function in before[4:]:
         setattr(owner, name, once(name, function))
     _pictures.draw_curves = lambda rows, title, path, **_: path.write_bytes(picture.getvalue())
     try:
@@ -120,9 +121,9 @@ def _stopping(step: int) -> Iterator[None]:
         Checkpoints.save = save
 
 
-def _content(trained: Any) -> list[str]:
-    around = repr((trained.preprocessing, dataclasses.replace(trained.config, workdir=None)))
-    return [worker.fingerprint(trained.variables), around]
+def _content(run: Any) -> list[str]:
+    around = repr((run.preprocessing, dataclasses.replace(run.config, workdir=None)))
+    return [worker.fingerprint(run.variables), around]
 
 
 def _timeless(values: dict[str, Any]) -> dict[str, Any]:
@@ -200,9 +201,9 @@ def swap_checkpoints(folder: Path, chance: random.Random, other: Path) -> list[P
 def copy_checkpoint(folder: Path, chance: random.Random, other: Path) -> list[Path]:
     """Copy a checkpoint to the name of a later step, or rename it."""
     source = chance.choice(_steps(folder))
-    target = source.with_name(str(chance.choice((STEPS, STEPS + 2, STEPS + 60))))
-    if target.exists():
-        shutil.rmtree(target)
+    later = [source.with_name(str(step)) for step in (STEPS, STEPS + 2, STEPS + 60)]
+    target = chance.choice([path for path in later if path != source])
+    shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target) if chance.random() < 0.5 else source.rename(target)
     return [target]
 
@@ -355,16 +356,16 @@ def _means_the_same(path: Path, original: Path) -> bool:
 
 
 def _judge_load(trial: Trial, runs: Runs, folder: Path) -> None:
-    trained, lines = _attempt(trial, "load", lambda: load_run(folder))
-    if trained is None:
+    loaded, lines = _attempt(trial, "load", lambda: load_run(folder))
+    if loaded is None:
         if trial.outcomes["load"] == "refused" and not _names(lines, trial.files):
             trial.failures.append(f"load: refused without the name of a file: {lines[-1][:300]}")
         return
     truth = runs.truth[trial.kind]
-    if _content(trained) != truth.get(trained.step):
-        trial.failures.append(f"load: what was read of step {trained.step} is wrong")
-    if trained.step != max(truth) and not _names(lines, trial.files):
-        trial.failures.append(f"load: step {trained.step} without a word")
+    if _content(loaded) != truth.get(loaded.step):
+        trial.failures.append(f"load: what was read of step {loaded.step} is wrong")
+    if loaded.step != max(truth) and not _names(lines, trial.files):
+        trial.failures.append(f"load: step {loaded.step} without a word")
 
 
 def _judge_fit(trial: Trial, runs: Runs, folder: Path) -> None:

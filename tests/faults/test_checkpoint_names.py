@@ -142,4 +142,6 @@ def test_evaluation_of_a_run_whose_last_checkpoint_is_gone_says_so(tiny, tmp_pat
     whole = fit(dataclasses.replace(tiny, steps=5, workdir=str(tmp_path / "whole")))
     (whole.workdir / "checkpoints" / "5").rename(tmp_path / "5")
     assert evaluate(whole.workdir)["step"] == 4
-    assert warnings(caplog) == [f"{whole.workdir} has no checkpoint of step 5, its last one"]
+    assert warnings(caplog) == [
+        f"{whole.workdir}/checkpoints/5 is missing, the checkpoint with which the run has ended"
+    ]

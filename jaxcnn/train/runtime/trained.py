@@ -254,13 +254,15 @@ def _tested(folder: Path, steps: Sequence[int]) -> str | int:
         return "latest"
     values = workdir.read_result(folder)
     if values["steps"] > steps[-1]:
-        _log.warning("%s has no checkpoint of step %d, its last one", folder, values["steps"])
+        last = folder / workdir.CHECKPOINTS / str(values["steps"])
+        _log.warning("%s is missing, the checkpoint with which the run has ended", last)
     # A run that goes on after its result has later checkpoints. Results of version 0.1 have no "test_step".
     tested = values.get("test_step")
     if values["steps"] != steps[-1] or not isinstance(tested, int):
         return "latest"
     if tested not in steps:
-        _log.warning("%s has no checkpoint of step %d, whose test metrics are in its result", folder, tested)
+        best = folder / workdir.CHECKPOINTS / str(tested)
+        _log.warning("%s is missing, the checkpoint whose test metrics are in %s", best, workdir.RESULT)
     return tested if tested in steps[:-1] else "latest"
 
 
