@@ -12,6 +12,9 @@ from jaxcnn.train.runtime import workdir
 from jaxcnn.train.runtime.checkpoint import Checkpoints, to_host
 from jaxcnn.train.runtime.plan import make_plan
 
+STEP = 60
+"""Step of the one checkpoint of `lenet_run`."""
+
 
 @pytest.fixture
 def run(lenet_run, tmp_path):
@@ -34,7 +37,7 @@ def test_a_sound_run_has_no_damage_and_nothing_is_changed(run):
     assert {finding.status for finding in findings} == {"sound"}
     files = [finding.file for finding in findings]
     assert {"config.json", "preprocessing.json", "data.json", "result.json", "metrics.jsonl", "curves.png"} <= {*files}
-    assert "checkpoints/60" in files
+    assert f"checkpoints/{STEP}" in files
     assert any(name.startswith("events.out.tfevents.") for name in files)
     assert content_of(run) == before
 
@@ -61,7 +64,7 @@ def test_each_damaged_file_is_named_in_one_line_and_the_others_are_sound(run, tm
             continue  # a run may be made without TensorBoard
         copy = shutil.copytree(run, tmp_path / "copy")
         DAMAGES[damage](copy / path.relative_to(run))
-        name = path.name if path.parent == run else "checkpoints/60"
+        name = path.name if path.parent == run else f"checkpoints/{STEP}"
         before = content_of(copy)
         named = [finding for finding in check_run(copy) if finding.status != "sound"]
         # The identity of the run, with which the others are compared, is in the configuration.
@@ -76,15 +79,15 @@ def test_each_damaged_file_is_named_in_one_line_and_the_others_are_sound(run, tm
 
 
 def test_a_checkpoint_under_the_name_of_another_step_is_damaged(run):
-    shutil.copytree(run / "checkpoints" / "60", run / "checkpoints" / "80")
+    shutil.copytree(run / "checkpoints" / f"{STEP}", run / "checkpoints" / "80")
     (damaged,) = [finding for finding in check_run(run) if finding.status == "damaged"]
-    assert (damaged.file, damaged.detail) == ("checkpoints/80", "it holds the state of step 60")
+    assert (damaged.file, damaged.detail) == ("checkpoints/80", f"it holds the state of step {STEP}")
 
 
 def test_a_checkpoint_that_the_result_refers_to_is_missed(run):
-    (run / "checkpoints" / "60").rename(run.parent / "60")
+    (run / "checkpoints" / f"{STEP}").rename(run.parent / "60")
     (damaged,) = [finding for finding in check_run(run) if finding.status == "damaged"]
-    assert damaged.file == "checkpoints/60"
+    assert damaged.file == f"checkpoints/{STEP}"
     assert damaged.detail.startswith("missing")
 
 
