@@ -117,10 +117,22 @@ def test_a_file_in_place_of_the_folder_is_one_line(tmp_path):
 
 
 def test_a_file_in_place_of_a_checkpoint_is_put_aside(folder):
-    (folder / "240").write_text("no checkpoint")
+    for _ in range(2):
+        (folder / "240").write_text("no checkpoint")
+        with Checkpoints(folder) as checkpoints:
+            assert checkpoints.restore_newest(state_of(0))[0].step == 200
+        assert (folder.parent / "damaged_checkpoints" / "240").exists()
+    shutil.copytree(folder / "160", folder / "240")
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.restore_newest(state_of(0))[0].step == 200
-    assert (folder.parent / "damaged_checkpoints" / "240").exists()
+    assert (folder.parent / "damaged_checkpoints" / "240").is_dir()
+
+
+def test_a_file_in_place_of_the_folder_of_damaged_checkpoints_is_one_line(folder):
+    (folder / "240").write_text("no checkpoint")
+    (folder.parent / "damaged_checkpoints").touch()
+    with Checkpoints(folder) as checkpoints, pytest.raises(UsageError, match="damaged_checkpoints is a file"):
+        checkpoints.restore_newest(state_of(0))
 
 
 def test_a_renamed_checkpoint_neither_ends_a_run_nor_is_tested(tiny, tmp_path, caplog):

@@ -349,8 +349,14 @@ class Checkpoints:
         if self._read_only:
             return
         aside = self._directory.with_name(DAMAGED)
+        if aside.exists() and not aside.is_dir():
+            raise UsageError(
+                f"{aside} is a file, but damaged checkpoints are moved to a folder of this name. Move it away."
+            )
         aside.mkdir(exist_ok=True)
         for step in steps:
+            if (aside / f"{step}").is_file():
+                (aside / f"{step}").unlink()
             shutil.rmtree(aside / f"{step}", ignore_errors=True)
             (self._directory / f"{step}").rename(aside / f"{step}")
         self._manager.reload()
