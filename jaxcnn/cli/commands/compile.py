@@ -4,18 +4,19 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from jaxcnn import aot, train
 from jaxcnn.aot.compiling import DEFAULT_TIMEOUT, images_of
 from jaxcnn.aot.images import Images
 from jaxcnn.cli._output import plain
 from jaxcnn.cli._recipe import recipe_defaults, values_of
+from jaxcnn.cli._stage_progress import StageProgress
 from jaxcnn.cli._training_flags import parse_training, value_of
 from jaxcnn.errors import RunError, UsageError, printable
 from jaxcnn.local_path import local_folder
@@ -69,7 +70,7 @@ def run(args: Sequence[str]) -> None:
     config = train.Config(**{**values, "batch_size": train.Config.batch_size} if automatic else values)
     out = None if flags.out is None else local_folder("--out", flags.out)
     console = Console(stderr=flags.json)
-    with _Progress(console) as progress:
+    with StageProgress(console) as progress:
         reports = aot.compile_all(
             targets,
             config,
@@ -78,8 +79,8 @@ def run(args: Sequence[str]) -> None:
             images=_images(config, args),
             effort=flags.compiler_effort,
             timeout=flags.timeout,
-            show=progress.show_stage,
-            on_report=progress.show_report,
+            show=progress.show,
+            on_report=lambda report: progress.finish(_outcome(report)),
         )
     if flags.json:
         print(json.dumps([report.to_dict() for report in reports], indent=2))
@@ -120,48 +121,19 @@ def write(folder: Path, reports: Sequence[aot.Report], title: str) -> list[Path]
     return [folder / REPORTS, *plots.draw(reports, title, folder)]
 
 
-class _Progress:
-    """Show the current target, its stage and the elapsed time; print one line for each target that failed."""
-
-    def __init__(self, console: Console):
-        self._console = console
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            refresh_per_second=2,  # drawing competes with the compiler for CPU time
-        )
-        self._task = self._bar.add_task("starting")
-        self._started = False
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._started:
-            self._bar.stop()
-
-    def show_stage(self, target: str, stage: str) -> None:
-        if not self._started:  # not before the first stage, so that usage errors print without a progress bar
-            self._bar.start()
-            self._started = True
-        self._bar.update(self._task, description=f"{target}  {stage}")
-
-    def show_report(self, report: aot.Report) -> None:
-        self._bar.reset(self._task)
-        line = plain(f"{report.target}: ")
-        if report.error is not None:
-            line.append(printable(report.error), "red")
-        elif not report.fits:
-            line.append("does not fit", "red")
-        elif report.images_per_second is None:
-            line.append(f"{_scaled(report.flops)} FLOPs, {_scaled(report.bytes_accessed, 'B')} accessed")
-        else:
-            line.append("at most ").append(f"{report.images_per_second:,.0f}", "bold")
-            line.append(f" images/s, bound by {report.bound}")
-        self._console.print(line, soft_wrap=True)
+def _outcome(report: aot.Report) -> Text:
+    """Return the line that is printed when a target is done."""
+    line = plain(f"{report.target}: ")
+    if report.error is not None:
+        line.append(printable(report.error), "red")
+    elif not report.fits:
+        line.append("does not fit", "red")
+    elif report.images_per_second is None:
+        line.append(f"{_scaled(report.flops)} FLOPs, {_scaled(report.bytes_accessed, 'B')} accessed")
+    else:
+        line.append("at most ").append(f"{report.images_per_second:,.0f}", "bold")
+        line.append(f" images/s, bound by {report.bound}")
+    return line
 
 
 def _time(seconds: float | None) -> str:

@@ -9,11 +9,12 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from jaxcnn import measure
 from jaxcnn.cli._flags import parse
 from jaxcnn.cli._output import plain
+from jaxcnn.cli._stage_progress import StageProgress
 from jaxcnn.cli.commands.benchmark._tables import print_comparisons, print_rows
 from jaxcnn.errors import RunError, UsageError, printable, shortened
 from jaxcnn.local_path import local_folder, local_path
@@ -90,11 +91,11 @@ def _measure(flags: Flags) -> None:
     out = _writable_folder(flags.out)
     models = _split_names("model", flags.model)
     measured: list[dict[str, Any]] = []
-    progress = _Progress(console)
+    progress = StageProgress(console)
 
     def on_row(row: dict[str, Any]) -> None:
         measured.append(row)
-        progress.show_row(row)
+        progress.finish(_outcome(row))
         if out is not None:  # an interruption then loses only the current row
             results.write(out, measured, _title(models), pictures=False)
 
@@ -113,7 +114,7 @@ def _measure(flags: Flags) -> None:
             model_options=flags.model_options,
             timeout=_positive("timeout", flags.timeout),
             on_row=on_row,
-            listen=progress.show_stage,
+            listen=lambda case, stage: progress.show(_name(case), stage),
         )
     if flags.json:
         print(json.dumps(rows, indent=2))
@@ -176,46 +177,20 @@ def _title(models: Sequence[str]) -> str:
     return f"Benchmark of {', '.join(models)}"
 
 
-class _Progress:
-    """Show the current case, its stage and the elapsed time; print one line per finished row."""
+def _name(case: measure.Case) -> str:
+    return f"{case.model} {case.mode} {case.dtype} {case.parallel} batch {case.batch_size}"
 
-    def __init__(self, console: Console):
-        self._console = console
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            refresh_per_second=2,  # drawing competes with the measured process for CPU time
-        )
-        self._task = self._bar.add_task("starting")
-        self._case: measure.Case | None = None
 
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._case is not None:
-            self._bar.stop()
-
-    def show_stage(self, case: measure.Case, stage: str) -> None:
-        self._bar.start()  # not before the first case, so that usage errors print without a progress bar
-        if case is not self._case:
-            self._case = case
-            self._bar.reset(self._task)
-        name = f"{case.model} {case.mode} {case.dtype} {case.parallel} batch {case.batch_size}"
-        self._bar.update(self._task, description=f"{name}  {stage}")
-
-    def show_row(self, row: dict[str, Any]) -> None:
-        name = f"{row['model']} {row['mode']} {row['dtype']} {row['parallel']} x{row.get('devices') or '?'}"
-        line = plain(f"{name} batch {row['batch_size']}: ")
-        if row["error"]:
-            line.append(printable(row["error"]), "red")
-        else:
-            line.append(f"{format_value(row, 'step_ms')} ms/step, ")
-            line.append(format_value(row, "images_per_second"), "bold").append(" images/s")
-        self._console.print(line, soft_wrap=True)
+def _outcome(row: dict[str, Any]) -> Text:
+    """Return the line that is printed when a case is done."""
+    name = f"{row['model']} {row['mode']} {row['dtype']} {row['parallel']} x{row.get('devices') or '?'}"
+    line = plain(f"{name} batch {row['batch_size']}: ")
+    if row["error"]:
+        line.append(printable(row["error"]), "red")
+    else:
+        line.append(f"{format_value(row, 'step_ms')} ms/step, ")
+        line.append(format_value(row, "images_per_second"), "bold").append(" images/s")
+    return line
 
 
 def _compare(flags: CompareFlags) -> None:
