@@ -179,7 +179,7 @@ def measure(target: Target, program: Program) -> Report:
     has_inner_loops = plan.accumulate > 1 or getattr(plan.model, "scan_blocks", False)
     is_counted = counted > 0 and not has_inner_loops and target.platform != "cpu"
     images = plan.batch_size / len(plan.parallel.devices)
-    flops = counted if is_counted else _convolution_flops(plan) * images
+    flops = counted if is_counted else convolution_flops(plan) * images
     bytes_accessed = module.bytes_accessed() / steps
     found = transfers(module, target.count, steps)
     report = dataclasses.replace(
@@ -292,8 +292,12 @@ def _model_flops(plan: Plan) -> float:
     return 3 * 2 * summarize(plan.model, plan.pipeline.image_shape, train=True).macs
 
 
-def _convolution_flops(plan: Plan) -> float:
-    """Return the operations that convolutions and matrix products make for one image."""
+def convolution_flops(plan: Plan) -> float:
+    """Return the operations that convolutions and matrix products of a training step make for one image.
+
+    Each layer has an output, a kernel gradient and an input gradient of the same number of multiply-adds. The first
+    layer has no input gradient. Multiplications by the zeros of the padding do not count.
+    """
     summary = summarize(plan.model, plan.pipeline.image_shape, train=True, count_padding=False)
     first = next((row.macs for row in summary.rows if row.macs), 0)
     return 2 * (3 * summary.macs - first)

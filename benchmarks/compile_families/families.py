@@ -1,0 +1,31 @@
+"""The smallest and the largest registered model of each family, by number of parameters."""
+
+# A family is what one file of `jaxcnn/models` lists for ImageNet, or for smaller images.
+# `tests/benchmarks/test_families.py` compares the names with the registry.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "LeNet": ("lenet5_1998", "lenet5"),
+    "AlexNet": ("alexnet_two_tower", "alexnet"),
+    "VGG": ("vgg11", "vgg19_bn"),
+    "GoogLeNet": ("googlenet_bn", "googlenet_naive"),
+    "ResNet, ImageNet": ("resnet18", "resnet152"),
+    "ResNet, CIFAR": ("resnet20_cifar", "resnet1202_cifar"),
+    "pre-activation ResNet, ImageNet": ("preact_resnet18", "preact_resnet200"),
+    "pre-activation ResNet, CIFAR": ("preact_resnet164_cifar", "preact_resnet1001_cifar"),
+    "Wide ResNet, ImageNet": ("wide_resnet50_2",),
+    "Wide ResNet, CIFAR": ("wide_resnet28_10",),
+    "ResNeXt": ("resnext50_32x4d",),
+    "DenseNet, ImageNet": ("densenet121", "densenet161"),
+    "DenseNet, CIFAR": ("densenet_bc100_k12", "densenet100_k24"),
+}
+
+
+def family_of(model: str) -> str:
+    """Return the family in whose row a model is.
+
+    Raises:
+      KeyError: if the model is neither the smallest nor the largest of its family.
+    """
+    for family, models in FAMILIES.items():
+        if model in models:
+            return family
+    raise KeyError(model)

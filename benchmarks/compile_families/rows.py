@@ -1,0 +1,98 @@
+"""Rows of compiled training steps: a JSON Lines file that grows with each compilation, and its Markdown table."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compile_families.families import FAMILIES
+from jaxcnn.aot import Report
+from jaxcnn.measure.columns import format_bytes
+
+ROWS, PAGE = "rows.jsonl", "README.md"
+
+Row = dict[str, Any]
+
+TITLE = """# Training steps of every family, compiled for TPUs and GPUs that are not here
+
+Written by `python -m benchmarks.compile_families`; `rows.jsonl` has all numbers.
+The step is that of `jaxcnn train --model MODEL --dtype bfloat16`: momentum, the state donated, batch normalization
+synchronized over all chips of the slice. Images have the size that the model was made for. All numbers are of one chip.
+The compilers ran on a CPU, so these are costs of programs. The time is a lower bound, from the peak of the chip and the
+bandwidth of its memory and links. [docs/compile.md](../../../docs/compile.md) explains each number.
+"""
+
+
+def read(folder: Path) -> list[Row]:
+    """Return the rows of a folder; none if it does not exist."""
+    path = folder / ROWS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def key(row: Row) -> tuple[str, str]:
+    return row["target"], row["model"]
+
+
+def add(folder: Path, row: Row) -> None:
+    """Add a row to those of a folder, in place of one of the same target and model, and write the page."""
+    rows = {key(old): old for old in read(folder)}
+    rows[key(row)] = row
+    order = [model for models in FAMILIES.values() for model in models]
+    ordered = sorted(rows.values(), key=lambda row: (row["target"], order.index(row["model"])))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ROWS).write_text("".join(f"{json.dumps(row)}\n" for row in ordered))
+    (folder / PAGE).write_text(page(ordered))
+
+
+def _scaled(value: float | None, size: float) -> str:
+    return "" if value is None else f"{value / size:.3g}"
+
+
+def _fits(report: Report) -> str:
+    return "failed" if report.error else "yes" if report.fits else "no"
+
+
+def _memory(name: str) -> Callable[[Report], str]:
+    return lambda report: "" if report.memory is None else format_bytes(getattr(report.memory, name))
+
+
+COLUMNS: tuple[tuple[str, Callable[[Report], str]], ...] = (
+    ("parameters", _memory("parameters")),
+    ("temporaries", _memory("temporaries")),
+    ("peak", _memory("total")),
+    ("fits", _fits),
+    ("TFLOP", lambda report: _scaled(report.flops, 1e12)),
+    ("of 3 forward passes", lambda report: _ratio(report)),
+    ("GB accessed", lambda report: _scaled(report.bytes_accessed, 1e9)),
+    ("bound", lambda report: report.bound or ""),
+    ("time at least, ms", lambda report: _scaled(report.step_seconds, 1e-3)),
+    ("images/s at most", lambda report: "" if report.images_per_second is None else f"{report.images_per_second:,.0f}"),
+    ("all-reduces", lambda report: "" if report.transfers is None else f"{_count(report):,.0f}"),
+    ("compile, CPU s", lambda report: _scaled(report.compile_cpu_seconds, 1)),
+)
+
+
+def _ratio(report: Report) -> str:
+    known = report.flops is not None and report.model_flops
+    return f"{report.flops / report.model_flops:.3f}" if known else ""
+
+
+def _count(report: Report) -> float:
+    return sum(transfer["count"] for transfer in report.transfers or () if transfer["kind"] == "all-reduce")
+
+
+def page(rows: list[Row]) -> str:
+    """Return the Markdown page of rows: a table for each target."""
+    parts = [TITLE]
+    for target in dict.fromkeys(row["target"] for row in rows):
+        reports = [Report.from_dict(row["report"]) for row in rows if row["target"] == target]
+        versions = ", ".join(sorted({report.compiler for report in reports}))
+        parts.append(f"## {target}: {reports[0].device}, {versions}\n")
+        parts.append(f"| model | batch, image | {' | '.join(name for name, _ in COLUMNS)} |")
+        parts.append(f"| --- | --- |{' ---: |' * len(COLUMNS)}")
+        for report in reports:
+            size = f"{report.batch_per_chip} x {'x'.join(map(str, report.image_shape))}"
+            cells = [report.model, size, *(text(report) for _, text in COLUMNS)]
+            parts.append(f"| {' | '.join(cells)} |")
+        parts += ["", *(f"{report.model}: {report.error}" for report in reports if report.error), ""]
+    return "\n".join(parts).rstrip() + "\n"
