@@ -1,7 +1,7 @@
 """The smallest and the largest registered model of each family, by number of parameters."""
 
 # A family is what one file of `jaxcnn/models` lists for ImageNet, or for smaller images.
-# `tests/benchmarks/test_families.py` compares the names with the registry.
+# `tests/models/test_lowering.py` compares the names with the registry.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "LeNet": ("lenet5_1998", "lenet5"),
     "AlexNet": ("alexnet_two_tower", "alexnet"),

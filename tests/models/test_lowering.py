@@ -11,6 +11,7 @@ import jax
 import pytest
 from table_of_models import TABLE
 
+from benchmarks.compile_families.families import FAMILIES
 from jaxcnn import models
 from jaxcnn.aot import Images
 from jaxcnn.aot.program import lower, plan_of
@@ -23,19 +24,16 @@ FOR_CPUS = ("optimization_barrier", "custom_call")
 """Barriers between blocks and in front of sums shorten the compilation for CPUs; native kernels are custom calls."""
 
 
-def family_of(name):
-    """Return what tells families apart: the paper, and whether images are those of ImageNet."""
-    return models.paper(name), models.create_model(name).image_shape[0] > LARGE
+def families():
+    """Return the names of the models of each paper, those for ImageNet apart, from the fewest to the most parameters.
 
-
-def smallest():
-    """Return the name of the model of each family that has the fewest parameters."""
-    best = {}
-    for name, row in TABLE.items():
-        family = family_of(name)
-        if family not in best or row.params < TABLE[best[family]].params:
-            best[family] = name
-    return set(best.values())
+    Of models with equally many, that with the last name comes first: resnet20_cifar before plain20_cifar.
+    """
+    found = {}
+    for name in sorted(TABLE, reverse=True):
+        is_large = models.create_model(name).image_shape[0] > LARGE
+        found.setdefault((models.paper(name), is_large), []).append(name)
+    return [sorted(names, key=lambda name: TABLE[name].params) for names in found.values()]
 
 
 QUICK = {"lenet5_1998", "vgg11", "alexnet_two_tower", "resnet18", "resnet20_cifar", "preact_resnet18"}
@@ -43,8 +41,7 @@ QUICK = {"lenet5_1998", "vgg11", "alexnet_two_tower", "resnet18", "resnet20_cifa
 
 
 def cases():
-    sample = smallest()
-    assert sample >= QUICK
+    sample = {names[0] for names in families()}
     for name in models.list_models():
         if name in QUICK:
             yield name
@@ -67,6 +64,11 @@ def operations(text):
         return counts[name]
 
     return count("main")
+
+
+def test_the_models_that_are_compiled_are_the_smallest_and_the_largest_of_their_families():
+    ends = [tuple(dict.fromkeys((names[0], names[-1]))) for names in families()]
+    assert set(FAMILIES.values()) <= set(ends)
 
 
 @pytest.mark.parametrize("name", list(cases()))
