@@ -17,9 +17,14 @@ TITLE = """# Training steps of every family, compiled for TPUs and GPUs that are
 
 Written by `python -m benchmarks.compile_families`; `rows.jsonl` has all numbers.
 The step is that of `jaxcnn train --model MODEL --dtype bfloat16`: momentum, the state donated, batch normalization
-synchronized over all chips of the slice. Images have the size that the model was made for. All numbers are of one chip.
-The compilers ran on a CPU, so these are costs of programs. The time is a lower bound, from the peak of the chip and the
-bandwidth of its memory and links. [docs/compile.md](../../../docs/compile.md) explains each number.
+synchronized over all chips. Images have the size that the model was made for. All numbers are of one chip.
+The compilers ran on a CPU. [docs/compile.md](../../../docs/compile.md) explains each number.
+
+- Peak: arguments, results, temporaries and the program, as the compiler allocates them.
+- Of 3 forward passes: FLOPs, divided by 6 x the multiply-adds of `jaxcnn summary`. A step makes fewer, because it does
+  not multiply the zeros of the padding, and because the first layer has no image gradient. On TPUs it is XLA's count,
+  which has an operation for each element of normalizations, activations and pooling, too.
+- Time at least: the longest of the times by compute, memory and network at the peak of the chip.
 """
 
 

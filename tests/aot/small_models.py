@@ -1,7 +1,8 @@
 """A small model of each family, and its training step over given devices. Imported by the tests beside it."""
 
-from jaxcnn.aot import Images
+from jaxcnn.aot import Images, parse_target, targets
 from jaxcnn.aot.program import plan_of
+from jaxcnn.errors import UsageError
 from jaxcnn.train import Config
 
 BATCH = 32
@@ -30,3 +31,12 @@ def small_plan(model, devices, dtype="bfloat16"):
     options = tuple(f"{name}={value!r}" for name, value in fields.items())
     config = Config(model=model, model_options=options, dtype=dtype, batch_size=BATCH, image_size=side)
     return plan_of(config, Images.of_model(config), devices)
+
+
+def installed(target):
+    """Return whether the compiler of a target is installed."""
+    try:
+        targets.check_installed(parse_target(target))
+    except UsageError:
+        return False
+    return True

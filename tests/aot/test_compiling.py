@@ -3,19 +3,11 @@
 import sys
 
 import pytest
+from small_models import installed
 
 from jaxcnn.aot import Images, compile_all, compile_for, compiling, job, parse_target, targets
 from jaxcnn.errors import UsageError
 from jaxcnn.train import Config
-
-
-def installed(name):
-    try:
-        targets.check_installed(parse_target(name))
-    except UsageError:
-        return False
-    return True
-
 
 needs_tpu_compiler = pytest.mark.skipif(not installed("v5e:2x4"), reason="libtpu is not installed")
 needs_gpu_compiler = pytest.mark.skipif(not installed("h100"), reason="JAX's CUDA plugin is not installed")
