@@ -1,0 +1,90 @@
+"""Memory and FLOPs in the report of a small model of each family, compiled for a TPU and a GPU.
+
+Memory is held against what the compiler states of its program, and FLOPs against `jaxcnn.analysis`.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+from small_models import BATCH, SMALL, installed, small_plan
+
+from jaxcnn.analysis import summarize
+from jaxcnn.aot import hlo, parse_target
+from jaxcnn.aot import report as reports
+from jaxcnn.aot.program import compile_plan
+from jaxcnn.aot.report import convolution_flops
+from jaxcnn.aot.targets import TPU_ENVIRONMENT, topology_devices
+
+TPU, GPU = "v5e:1x1", "h100"
+QUICK, SAMPLE = ("lenet5",), ("resnet50", "densenet121", "googlenet_bn")
+
+
+def cases(*targets):
+    for target in targets:
+        missing = pytest.mark.skipif(not installed(target), reason=f"the compiler for {target} is not installed")
+        for model in SMALL:
+            marks = [] if model in QUICK else [pytest.mark.slow]
+            marks += [] if model in (*QUICK, *SAMPLE) else [pytest.mark.exhaustive]
+            yield pytest.param(target, model, marks=(missing, *marks))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilers():
+    """Set the environment in which `jaxcnn.aot` compiles, and XLA's quick optimization level."""
+    level = jax.config.values["jax_optimization_level"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in TPU_ENVIRONMENT.items():
+            patch.setenv(name, value)
+        jax.config.update("jax_optimization_level", "O1")
+        yield
+        jax.config.update("jax_optimization_level", level)
+
+
+@functools.cache
+def compiled(name, model):
+    """Return the plan of the small model's run, the compiled step, and its report."""
+    target = parse_target(name)
+    plan = small_plan(model, topology_devices(target)[:1])
+    program = compile_plan(plan)
+    return plan, program.compiled, reports.measure(target, program)
+
+
+def activations(plan):
+    """Return the values in the outputs of all layers, for a batch."""
+    shape = (BATCH, *plan.pipeline.image_shape)
+    return summarize(plan.model, shape, dtype=jnp.bfloat16, train=True).activation_bytes / 2
+
+
+@pytest.mark.parametrize(("target", "model"), list(cases(TPU, GPU)))
+def test_memory_is_that_of_the_compiled_program(target, model):
+    plan, program, report = compiled(target, model)
+    memory, stats = report.memory, program.memory_analysis()
+    arguments = memory.parameters + memory.optimizer + memory.averages + memory.batch
+    if target == TPU:
+        # Parameters of few channels are mostly padding to tiles, and each is a multiple of 512 bytes.
+        entry = hlo.parse(program.as_text())
+        parameters = [i for i in entry.computations[entry.entry].values() if i.opcode == "parameter"]
+        padded = sum(-(-array.padded_bytes // 512) * 512 for i in parameters for array in i.results)
+        assert arguments < stats.argument_size_in_bytes == pytest.approx(padded, rel=0.01)
+    else:
+        assert stats.argument_size_in_bytes == arguments
+    # The state is donated: other results are sums of the metrics, and a table of pointers.
+    assert stats.output_size_in_bytes - stats.alias_size_in_bytes < 4096
+    # Temporaries that are never alive together, and the program, make the difference to the peak.
+    assert memory.total >= stats.peak_memory_in_bytes > (0.3 if target == TPU else 0.95) * memory.total
+    # Outputs of layers are kept for the backward pass, in two bytes for each value. TPUs pad few channels to 128.
+    kept = 2 * activations(plan)
+    assert kept < memory.temporaries < (25 if target == TPU else 5) * kept
+
+
+@pytest.mark.parametrize(("target", "model"), list(cases(TPU, GPU)))
+def test_flops_are_those_of_the_analysis_and_of_elementwise_operations(target, model):
+    plan, _, report = compiled(target, model)
+    products = BATCH * convolution_flops(plan)
+    if target == GPU:
+        assert report.flops == products  # XLA counts nothing for a GPU that is not there
+    else:
+        # Normalization, activation and their gradients, for each value that a layer returns.
+        assert 15 < (report.flops - products) / activations(plan) < 40
