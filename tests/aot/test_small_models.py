@@ -18,7 +18,7 @@ from jaxcnn.aot.report import convolution_flops
 from jaxcnn.aot.targets import TPU_ENVIRONMENT, topology_devices
 
 TPU, GPU = "v5e:1x1", "h100"
-QUICK, SAMPLE = ("lenet5",), ("resnet50", "densenet121", "googlenet_bn")
+QUICK, SAMPLE = ("lenet5",), ("resnet50", "densenet121")
 
 
 def cases(*targets):
@@ -88,3 +88,15 @@ def test_flops_are_those_of_the_analysis_and_of_elementwise_operations(target, m
     else:
         # Normalization, activation and their gradients, for each value that a layer returns.
         assert 15 < (report.flops - products) / activations(plan) < 40
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not installed("h100:8"), reason="the compiler for h100:8 is not installed")
+def test_synchronized_batch_norm_sends_at_most_two_messages_a_layer_between_gpus():
+    target = parse_target("h100:8")
+    plan = small_plan("resnet50", topology_devices(target))
+    norms = sum(path[-1].key == "mean" for path, _ in jax.tree_util.tree_leaves_with_path(plan.template.batch_stats))
+    report = reports.measure(target, compile_plan(plan))
+    assert {message.kind for message in report.collectives} == {"all-reduce"}
+    # The gradients, and the metrics, are joined in a few messages.
+    assert norms < sum(message.count for message in report.collectives) <= 2 * norms + 3
