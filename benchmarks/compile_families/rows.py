@@ -23,7 +23,8 @@ The compilers ran on a CPU. [docs/compile.md](../../../docs/compile.md) explains
 - Peak: arguments, results, temporaries and the program, as the compiler allocates them.
 - Of 3 forward passes: FLOPs, divided by 6 x the multiply-adds of `jaxcnn summary`. A step makes fewer, because it does
   not multiply the zeros of the padding, and because the first layer has no image gradient. On TPUs it is XLA's count,
-  which has an operation for each element of normalizations, activations and pooling, too.
+  which has an operation for each element of normalizations, activations and pooling, too: 23 to 33 in a step for each
+  value that a layer returns. They are 0.3 % of the products of the analysis for googlenet_naive, and 10 % for lenet5.
 - Time at least: the longest of the times by compute, memory and network at the peak of the chip.
 """
 
