@@ -79,8 +79,9 @@ COLUMNS: tuple[tuple[str, Callable[[Report], str]], ...] = (
 
 
 def _ratio(report: Report) -> str:
-    known = report.flops is not None and report.model_flops
-    return f"{report.flops / report.model_flops:.3f}" if known else ""
+    if report.flops is None or report.model_flops is None:
+        return ""
+    return f"{report.flops / report.model_flops:.3f}"
 
 
 def _count(report: Report) -> float:
