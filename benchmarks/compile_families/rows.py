@@ -101,5 +101,8 @@ def page(rows: list[Row]) -> str:
             size = f"{report.batch_per_chip} x {'x'.join(map(str, report.image_shape))}"
             cells = [report.model, size, *(text(report) for _, text in COLUMNS)]
             parts.append(f"| {' | '.join(cells)} |")
-        parts += ["", *(f"{report.model}: {report.error}" for report in reports if report.error), ""]
+        parts += ["", *(f"{report.model}: {report.error}" for report in reports if report.error)]
+        found = {report.model for report in reports}
+        if missing := [model for models in FAMILIES.values() for model in models if model not in found]:
+            parts.append(f"Not compiled yet: {', '.join(missing)}.\n")
     return "\n".join(parts).rstrip() + "\n"

@@ -57,6 +57,7 @@ def test_the_page_has_a_row_for_each_model_and_target(compiled, tmp_path):
     cells = "1 MiB | 1 GiB | 1 GiB | yes | 0.9 | 0.900 | 5 | memory | 2 | 64,000 | 7 | 12"
     assert lines.count(f"| lenet5 | 128 x 28x28x1 | {cells} |") == 2
     assert "## h100: a chip, xla 1" in lines
+    assert sum(line.startswith("Not compiled yet: lenet5_1998, alexnet_two_tower") for line in lines) == 2
 
 
 def test_an_unknown_model_is_refused(capsys):
