@@ -74,9 +74,10 @@ def test_memory_is_that_of_the_compiled_program(target, model):
     assert stats.output_size_in_bytes - stats.alias_size_in_bytes < 4096
     # Temporaries that are never alive together, and the program, make the difference to the peak.
     assert memory.total >= stats.peak_memory_in_bytes > (0.3 if target == TPU else 0.95) * memory.total
-    # Outputs of layers are kept for the backward pass, in two bytes for each value. TPUs pad few channels to 128.
+    # Most outputs of layers are kept for the backward pass, in two bytes for each value; fusions recompute some. TPUs
+    # pad few channels to 128.
     kept = 2 * activations(plan)
-    assert kept < memory.temporaries < (25 if target == TPU else 5) * kept
+    assert 0.5 * kept < memory.temporaries < (25 if target == TPU else 5) * kept
 
 
 @pytest.mark.parametrize(("target", "model"), list(cases(TPU, GPU)))
