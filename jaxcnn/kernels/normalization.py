@@ -162,13 +162,13 @@ class BatchNorm(Kernel):
         if not is_narrower(x.dtype, running_mean.dtype):
             return self.cpu_form(x, running_mean, *others)
         # A center that is known before x lets XLA take the sums in the pass that computes x.
-        return self._around(known_center(running_mean), x, running_mean, *others)
+        return self._around(known_center(running_mean), rounded, x, running_mean, *others)
 
     def cpu_form(self, x: Any, running_mean: Any, *others: Any) -> list[jax.Array]:
-        return self._around(sample_mean(x, running_mean.dtype), x, running_mean, *others)
+        return self._around(sample_mean(x, running_mean.dtype), finished, x, running_mean, *others)
 
     def _around(
-        self, near: Any, x: Any, running_mean: Any, running_var: Any, scale: Any, bias: Any, *residual: Any
+        self, near: Any, finish: Any, x: Any, running_mean: Any, running_var: Any, scale: Any, bias: Any, *residual: Any
     ) -> list[jax.Array]:
         """Compute the kernel from sums around a center near the mean."""
         center = jax.lax.stop_gradient(near)
@@ -176,7 +176,7 @@ class BatchNorm(Kernel):
         mean = center + offset
         y = _normalized(x, center, offset, var, scale, bias, self.epsilon)
         return [
-            finished(y, residual, self.relu, self.dtype),
+            finish(y, residual, self.relu, self.dtype),
             self.momentum * running_mean + (1 - self.momentum) * mean,
             self.momentum * running_var + (1 - self.momentum) * _bessel(count_of_values(x), self.unbiased) * var,
             mean,
@@ -327,10 +327,20 @@ def finished(y: jax.Array, residual: Sequence[jax.Array], relu: bool, dtype: Any
     return (jax.nn.relu(y) if relu else y).astype(dtype or y.dtype)
 
 
+def rounded(y: jax.Array, residual: Sequence[jax.Array], relu: bool, dtype: Any) -> jax.Array:
+    """Return the same as `finished`, with the ReLU behind the rounding.
+
+    XLA drops the rounding between a ReLU and the next residual, both in float32. XLA for GPUs then writes the output of
+    a block twice, in float32 and in bfloat16.
+    """
+    y = finished(y, residual, relu=False, dtype=dtype)
+    return jax.nn.relu(y) if relu else y
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _rectified(dtype: Any, y: jax.Array) -> jax.Array:
     """Return `max(0, y)` in a dtype. The derivative reads the result, which is kept anyway, and not y, which is not."""
-    return jax.nn.relu(y).astype(dtype)
+    return rounded(y, (), relu=True, dtype=dtype)
 
 
 @_rectified.defjvp

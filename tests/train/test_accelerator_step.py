@@ -1,6 +1,6 @@
-"""The training step as a program for accelerators: its messages, and nothing in it that is meant for CPUs.
+"""The training step as a program for accelerators: its messages, its costs, and nothing in it that is meant for CPUs.
 
-Lowering needs no accelerator, and compiling for a TPU only its compiler, `pip install libtpu`.
+Lowering needs no accelerator, and compiling only the compilers, `pip install 'jaxcnn[aot-tpu,aot-cuda]'`.
 """
 
 import importlib.util
@@ -84,6 +84,13 @@ def test_an_accelerator_gets_nothing_that_is_meant_for_a_cpu(platform):
     assert "optimization_barrier" not in text
     assert "custom_call" not in text
     assert "optimization_barrier" in lowered("cpu")
+
+
+@pytest.mark.parametrize("sync", ["none", "all"])
+def test_accelerators_round_the_output_of_a_block_before_its_relu(sync):
+    """Or XLA for GPUs would write it in float32 too, for the next residual."""
+    maxima = re.findall(r"stablehlo.maximum .*: tensor<(?:\d+x){4}(\w+)>", lowered("cuda", sync=sync))
+    assert set(maxima) == {"bf16"}
 
 
 def test_every_array_of_the_state_is_donated():
