@@ -35,6 +35,7 @@ def assert_same(found, right):
 @pytest.mark.parametrize("size", [8, 40, 2**20])
 def test_sums_in_buckets_are_the_sums_of_single_arrays(size, monkeypatch):
     monkeypatch.setattr(device_sums, "BUCKET_BYTES", size)
+    monkeypatch.setattr(device_sums, "SMALL_BYTES", size // 4)
     right = mapped(lambda values: jax.tree.map(lambda x: jax.lax.psum(x, "d"), values))(tree())
     assert_same(mapped(lambda values: sum_of_trees(values, "d"))(tree()), right)
 
@@ -53,10 +54,20 @@ def test_gpus_get_a_message_for_each_dtype_and_others_one_for_each_array():
     assert [messages(platform) for platform in ("cuda", "rocm", "tpu", "cpu")] == [3, 3, 6, 6]
 
 
-def test_buckets_have_a_size_and_large_arrays_are_alone(monkeypatch):
+def arrays(*sizes, dtype="float32"):
+    return [jax.ShapeDtypeStruct((size,), dtype) for size in sizes]
+
+
+def test_buckets_are_filled_from_the_last_array_and_large_arrays_are_alone(monkeypatch):
     monkeypatch.setattr(device_sums, "BUCKET_BYTES", 48)
     monkeypatch.setattr(device_sums, "LARGE_BYTES", 40)
-    sizes = [4, 10, 6, 6, 1, 8, 2]
-    arrays = [jax.ShapeDtypeStruct((size,), "float32") for size in sizes]
-    found = buckets(arrays)
-    assert found == [[0, 2], [1], [3, 4], [5, 6]]
+    monkeypatch.setattr(device_sums, "SMALL_BYTES", 0)
+    assert buckets(arrays(4, 10, 6, 6, 1, 8, 2)) == [[6, 5, 4], [3, 2], [1], [0]]
+    assert buckets([*arrays(2), *arrays(2, 3, dtype="int32"), *arrays(4)]) == [[3, 0], [2, 1]]
+
+
+def test_small_arrays_have_buckets_of_their_own(monkeypatch):
+    monkeypatch.setattr(device_sums, "BUCKET_BYTES", 48)
+    monkeypatch.setattr(device_sums, "LARGE_BYTES", 40)
+    monkeypatch.setattr(device_sums, "SMALL_BYTES", 9)
+    assert buckets(arrays(1, 6, 2, 3, 2, 7, 1)) == [[6, 4, 2, 0], [5, 3], [1]]
