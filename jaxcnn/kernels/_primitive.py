@@ -4,6 +4,7 @@ A kernel is a value that states the same function in several forms and knows its
 
 - `form`: JAX operations that define it, on every platform;
 - `cpu_form`: JAX operations that XLA compiles to faster code on a CPU;
+- `tpu_form`: JAX operations that XLA compiles to a better program on a TPU;
 - `native`: a call of the native library, for operands that it supports.
 
 The form is chosen when a program is lowered, for the platform it is lowered for. Native code is called only where an
@@ -57,6 +58,10 @@ class Kernel(abc.ABC):
 
     def cpu_form(self, *operands: Any, **_: Any) -> Sequence[jax.Array]:
         """Compute the kernel in the JAX operations that are fastest on a CPU."""
+        return self.form(*operands)
+
+    def tpu_form(self, *operands: Any, **_: Any) -> Sequence[jax.Array]:
+        """Compute the kernel in the JAX operations that are best on a TPU."""
         return self.form(*operands)
 
     def native(self, *operands: Any, **_: Any) -> Form | None:
@@ -128,6 +133,9 @@ class Mapped(Kernel):
 
     def cpu_form(self, *operands: jax.Array) -> Sequence[jax.Array]:
         return jax.vmap(self.kernel.cpu_form, in_axes=self._axes())(*operands)
+
+    def tpu_form(self, *operands: jax.Array) -> Sequence[jax.Array]:
+        return jax.vmap(self.kernel.tpu_form, in_axes=self._axes())(*operands)
 
     def local_form(self, *operands: Any, with_native: bool) -> tuple[Form, bool]:
         form, is_native = self.kernel.local_form(*self._of_one(operands), with_native=with_native)
@@ -254,6 +262,10 @@ def _lowered(ctx: Any, *operands: Any, kernel: Kernel) -> Any:
     return mlir.lower_fun(kernel.form, multiple_results=True)(ctx, *operands)
 
 
+def _lowered_for_tpu(ctx: Any, *operands: Any, kernel: Kernel) -> Any:
+    return mlir.lower_fun(kernel.tpu_form, multiple_results=True)(ctx, *operands)
+
+
 def _lowered_for_cpu(ctx: Any, *operands: Any, kernel: Kernel) -> Any:
     form: Form | None = None
     if ctx.module_context.lowering_parameters.for_export:
@@ -274,4 +286,5 @@ ad.primitive_jvps[kernel_p] = _jvp
 ad.primitive_transposes[kernel_p] = _transpose
 batching.primitive_batchers[kernel_p] = _batched
 mlir.register_lowering(kernel_p, _lowered)
+mlir.register_lowering(kernel_p, _lowered_for_tpu, platform="tpu")
 mlir.register_lowering(kernel_p, _lowered_for_cpu, platform="cpu")

@@ -33,6 +33,9 @@ Shape = tuple[int, ...]
 LAYOUTS = ("NHWC", "HWIO", "NHWC")
 """Order of the axes of image, kernel and output."""
 
+FEW_CHANNELS, LEAST_BLOCKED = 4, 7
+"""Most channels, and smallest kernel, of convolutions of blocks of pixels on TPUs."""
+
 LEAST_WORK = 2**20
 """Multiply-adds below which calling oneDNN's thread costs more than oneDNN saves."""
 
@@ -113,6 +116,17 @@ class Geometry(NamedTuple):
         """Whether it is a product of matrices: a 1x1 kernel without padding and groups."""
         return self.kernel[:2] == (1, 1) and not any(map(any, self.padding)) and self.groups == 1
 
+    @property
+    def has_blocks(self) -> bool:
+        """Whether a TPU computes it by `block_windows`: a large kernel at stride 2 over the channels of a photograph.
+
+        In the training step of ResNet-50 on v5e:2x4, XLA then needs 4.67 GB for temporaries in place of 4.98, and moves
+        34.39 GB in place of 34.31. Compiled alone, first layers of 3x3 and 11x11 move a sixth to half more.
+        """
+        is_plain = self.dilation == (1, 1) and self.groups == 1
+        is_large = min(self.kernel[:2]) >= LEAST_BLOCKED
+        return is_plain and is_large and self.strides == (2, 2) and self.image[3] <= FEW_CHANNELS
+
     def shape(self, tensor: Role) -> Shape:
         return {Role.OUTPUT: self.output, Role.IMAGE: self.image, Role.KERNEL: self.kernel}[tensor]
 
@@ -139,6 +153,9 @@ class Convolution(Trilinear):
 
     def form(self, a: jax.Array, b: jax.Array) -> list[jax.Array]:
         return [self._by_transposing(windows, a, b)]
+
+    def tpu_form(self, a: jax.Array, b: jax.Array) -> list[jax.Array]:
+        return [self._by_transposing(block_windows if self.geometry.has_blocks else windows, a, b)]
 
     def cpu_form(self, a: jax.Array, b: jax.Array) -> list[jax.Array]:
         if self.role is Role.KERNEL:
@@ -224,6 +241,9 @@ class BiasedConvolution(Kernel):
     def form(self, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> list[jax.Array]:
         return [add_bias(self.convolution.form(x, kernel)[0], bias)]
 
+    def tpu_form(self, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> list[jax.Array]:
+        return [add_bias(self.convolution.tpu_form(x, kernel)[0], bias)]
+
     def cpu_form(self, x: jax.Array, kernel: jax.Array, bias: jax.Array) -> list[jax.Array]:
         return [add_bias(self.convolution.cpu_form(x, kernel)[0], bias)]
 
@@ -265,6 +285,37 @@ def windows(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
         dimension_numbers=LAYOUTS,
         feature_group_count=geometry.groups,
     )
+
+
+def block_windows(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolve as `windows`, by a convolution with stride 1 over blocks of pixels (space to depth).
+
+    A block has the size of the strides, and its pixels become channels. The kernel is padded with zeros to whole
+    blocks: a 7x7 kernel at stride 2 over 3 channels becomes a 4x4 kernel over 12. A pixel that is not finite reaches
+    the outputs that a zero multiplies too.
+    """
+    taps, inner, outer = [], [], []
+    for n, out, (before, _), reach, stride in _axes(geometry):
+        first = -before % stride  # zeros in front of the kernel, so that its blocks are those of the image
+        blocks, low, size = -(-(first + reach) // stride), (before + first) // stride, -(-n // stride)
+        taps.append((first, blocks * stride - first - reach, 0))
+        inner.append((0, size * stride - n, 0))
+        outer.append((low, out - 1 + blocks - low - size))
+    return jax.lax.conv_general_dilated(
+        _blocks(jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *inner, (0, 0, 0))), 1, geometry.strides),
+        _blocks(jax.lax.pad(kernel, jnp.zeros((), kernel.dtype), (*taps, (0, 0, 0), (0, 0, 0))), 0, geometry.strides),
+        window_strides=(1, 1),
+        padding=outer,
+        dimension_numbers=LAYOUTS,
+    )
+
+
+def _blocks(x: jax.Array, axis: int, strides: Pair) -> jax.Array:
+    """Return `[..., H / s, W / t, s t C, ...]` for `[..., H, W, C, ...]`, whose H is at an axis."""
+    (s, t), (height, width, channels) = strides, x.shape[axis : axis + 3]
+    before, after = x.shape[:axis], x.shape[axis + 3 :]
+    x = x.reshape(*before, height // s, s, width // t, t, channels, *after)
+    return jnp.swapaxes(x, axis + 1, axis + 2).reshape(*before, height // s, width // t, s * t * channels, *after)
 
 
 def _image_gradient(geometry: Geometry, g: jax.Array, kernel: jax.Array) -> jax.Array:
