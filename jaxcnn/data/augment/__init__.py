@@ -29,10 +29,7 @@ def flip(key: jax.Array, image: jax.Array) -> jax.Array:
 
 def shift(key: jax.Array, image: jax.Array, pixels: int = 2) -> jax.Array:
     """Translate the image by up to `pixels` in each direction and fill the border with 0 (black)."""
-    height, width, channels = image.shape
-    padded = jnp.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)))
-    top, left = jax.random.randint(key, (2,), 0, 2 * pixels + 1)
-    return jax.lax.dynamic_slice(padded, (top, left, 0), (height, width, channels))
+    return _random_window(key, jnp.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0))), pixels)
 
 
 def shift_reflect(key: jax.Array, image: jax.Array, pixels: int = 4) -> jax.Array:
@@ -41,10 +38,39 @@ def shift_reflect(key: jax.Array, image: jax.Array, pixels: int = 4) -> jax.Arra
     References:
       Zagoruyko and Komodakis, "Wide Residual Networks", 2016, section 3 (4 pixels on CIFAR-10).
     """
-    height, width, channels = image.shape
-    padded = jnp.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)), mode="reflect")
+    return _random_window(key, jnp.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)), mode="reflect"), pixels)
+
+
+def _random_window(key: jax.Array, padded: jax.Array, pixels: int) -> jax.Array:
+    """Return a random window of an image that is padded with `pixels` on each side, in the size without padding."""
     top, left = jax.random.randint(key, (2,), 0, 2 * pixels + 1)
-    return jax.lax.dynamic_slice(padded, (top, left, 0), (height, width, channels))
+    forms = {"tpu": _window_by_selection, "default": _window}
+    forms = {platform: functools.partial(form, pixels) for platform, form in forms.items()}
+    return jax.lax.platform_dependent(padded, top, left, **forms)
+
+
+def _window(pixels: int, padded: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
+    """Return the window at (top, left), which is smaller than the padded image by `2 * pixels` on both axes."""
+    height, width, channels = padded.shape
+    return jax.lax.dynamic_slice(padded, (top, left, 0), (height - 2 * pixels, width - 2 * pixels, channels))
+
+
+def _window_by_selection(pixels: int, padded: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
+    """Return the same as `_window`, from one selection for each binary digit of top and of left.
+
+    A batch of windows at different places is a gather, which XLA for TPUs turns into a loop over single images.
+    """
+    digits = (2 * pixels).bit_length()
+    image = padded
+    for axis, start in enumerate((top, left)):
+        sides = [(0, 0)] * image.ndim
+        sides[axis] = (0, 2**digits - 1 - 2 * pixels)
+        image = jnp.pad(image, sides)
+        for digit in reversed(range(digits)):
+            size = image.shape[axis] - 2**digit
+            near, far = (jax.lax.slice_in_dim(image, i, i + size, axis=axis) for i in (0, 2**digit))
+            image = jnp.where((start >> digit) % 2 == 1, far, near)
+    return image
 
 
 def crop(key: jax.Array, image: jax.Array, padding: int = 4) -> jax.Array:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxcnn.data import AUGMENTATIONS, compose, normalize
+from jaxcnn.data import AUGMENTATIONS, augment, compose, normalize
 from jaxcnn.data.augment import check_sizes, crop, crop_box, cutout, flip, resized_crop, shift, shift_reflect
 from jaxcnn.errors import UsageError
 
@@ -49,6 +49,24 @@ def test_shift_reflect_moves_pixels_and_brings_in_their_reflections():
 def test_alternating_flip_is_left_to_the_pipeline(spec):
     with pytest.raises(UsageError, match=f"augmentation '{spec}' depends on the epoch: only a run has it"):
         compose([spec])
+
+
+@pytest.mark.parametrize("pixels", [1, 2, 4])
+@pytest.mark.parametrize("move", [shift, shift_reflect])
+def test_tpus_shift_a_batch_to_the_same_images_without_a_gather(move, pixels):
+    keys = KEYS[:200]
+    moved = jax.vmap(functools.partial(move, pixels=pixels), (0, None))
+    offsets = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, 2 * pixels + 1))(keys)
+    mode = "constant" if move is shift else "reflect"
+    padded = np.pad(np.asarray(IMAGE), ((pixels, pixels), (pixels, pixels), (0, 0)), mode=mode)
+    selected = jax.vmap(functools.partial(augment._window_by_selection, pixels), (None, 0, 0))
+    np.testing.assert_array_equal(jax.jit(selected)(padded, *offsets.T), jax.jit(moved)(keys, IMAGE))
+
+    def gathers(platform):
+        traced = jax.jit(moved).trace(keys, IMAGE)
+        return traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.gather")
+
+    assert gathers("tpu") == 0 < gathers("cuda")
 
 
 def test_crop_is_a_window_of_the_padded_image():
