@@ -4,43 +4,18 @@
     python -m benchmarks.accelerator_step h100:8 flax
 
 The compilers run on the CPU (`targets.py` lists the packages), and no time is measured. Numbers are those of one
-device. "moved" is the size of the operands and results of all operations of the compiled program, an upper bound on
-the memory traffic; "accessed" is XLA's own estimate, which its GPU compiler does not give.
+device. Traffic is what the instructions of the compiled program read from and write to memory, counted by
+`jaxcnn.aot.hlo`: an instruction that slices an operand reads the slice.
 """
 
 import argparse
 import collections
-import re
 
 from benchmarks.accelerator_step import targets
 
-HEADER = "| target | step | batch norm over | temp GB | moved GB | accessed GB | Tflop | all-reduces | aliased MB |"
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "s64": 8, "u64": 8}
-ARRAY = re.compile(rf"\b({'|'.join(BYTES)})\[([\d,]*)\]")
-INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z\-]+)\((.*)")
-FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant")
-
-
-def moved(text: str) -> int:
-    """Return the bytes of the operands and results of the operations of a compiled program, outside of loops."""
-    entry = re.search(r"^ENTRY [^\n]*\{\n(.*?)^\}", text, re.DOTALL | re.MULTILINE)
-    sizes: dict[str, int] = collections.defaultdict(int)
-    total = 0
-    for line in entry[1].splitlines() if entry else ():
-        if match := INSTRUCTION.match(line):
-            name, kind, operation, rest = match.groups()
-            sizes[name] = sum(_bytes(*array) for array in ARRAY.findall(kind))
-            if operation not in FREE and not operation.endswith("-done"):
-                operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
-                total += sizes[name] + sum(sizes[operand] for operand in operands)
-    return total
-
-
-def _bytes(dtype: str, shape: str) -> int:
-    count = BYTES[dtype]
-    for size in filter(None, shape.split(",")):
-        count *= int(size)
-    return count
+HEADER = """\
+| target | step | batch norm over | temp GB | peak GB | traffic GB | all-reduces | aliased arrays |
+| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"""
 
 
 def main() -> None:
@@ -55,6 +30,7 @@ def main() -> None:
     targets.prepare()
 
     from benchmarks.accelerator_step import programs
+    from jaxcnn.aot import hlo
     from jaxcnn.measure.probes.collectives import collectives
 
     devices, options = targets.devices(args.target)
@@ -63,22 +39,22 @@ def main() -> None:
     else:
         step, shapes = programs.ours(args.model, args.batch, devices, args.sync, args.reduce_dtype)
     compiled = step.lower(*shapes).compile(compiler_options=options)
-    text, memory, cost = compiled.as_text(), compiled.memory_analysis(), compiled.cost_analysis() or {}
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    program = hlo.parse(text, spaces=hlo.TPU_MEMORY if devices[0].platform == "tpu" else None)
     messages = collections.Counter(message.kind for message in collectives(text))
     sums = [message.bytes for message in collectives(text) if message.kind == "all-reduce"]
     others = "".join(f", {count} {kind}" for kind, count in messages.items() if kind != "all-reduce")
-    accessed = f"{cost['bytes accessed'] / 1e9:.2f}" if "bytes accessed" in cost else "-"
     cells = [
         args.target,
         f"{args.library} {args.model}, {args.batch}",
         args.sync,
         f"{memory.temp_size_in_bytes / 1e9:.2f}",
-        f"{moved(text) / 1e9:.2f}",
-        accessed,
-        f"{cost['flops'] / 1e12:.2f}" if "flops" in cost else "-",
+        f"{memory.peak_memory_in_bytes / 1e9:.2f}",
+        f"{program.bytes_accessed() / 1e9:.2f}",
         f"{len(sums)} ({sum(sums) / 1e6:.1f} MB){others}",
-        f"{memory.alias_size_in_bytes / 1e6:.1f} of {memory.output_size_in_bytes / 1e6:.1f}",
+        str(text.split("\n", 1)[0].count("may-alias")),
     ]
+    print(HEADER)
     print(f"| {' | '.join(cells)} |")
 
 

@@ -5,6 +5,9 @@ Lowering needs no accelerator, and compiling only the compilers, `pip install 'j
 
 import importlib.util
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -128,3 +131,29 @@ def test_compiled_for_tpus(slice_of_tpus, sync, most):
     assert len(found) <= most
     text = compiled.as_text()
     assert text.split("\n", 1)[0].count("may-alias") == len(jax.tree.leaves(args[0]))
+
+
+def needs(package):
+    return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
+
+
+MOST = {"v5e:2x4": (4.75, 34.6), "h100:8": (5.45, 50.7)}
+"""GB of temporaries and of traffic of ResNet-50 with 128 images a device, one percent or two above those measured."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "target",
+    [pytest.param("v5e:2x4", marks=needs("libtpu")), pytest.param("h100:8", marks=needs("jax_cuda13_plugin"))],
+)
+def test_resnet50_costs_what_was_measured(target):
+    """In `benchmarks/results/accelerator_step`, with the versions of XLA that it names."""
+    command = [sys.executable, "-m", "benchmarks.accelerator_step", target, "jaxcnn", "--sync", "none"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    names, _, row = ([cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines())
+    costs = dict(zip(names, row, strict=True))
+    temporaries, traffic = MOST[target]
+    assert float(costs["temp GB"]) <= temporaries
+    assert float(costs["traffic GB"]) <= traffic
+    assert int(costs["all-reduces"].split()[0]) <= 12
+    assert int(costs["aliased arrays"]) == 431
