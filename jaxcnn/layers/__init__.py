@@ -27,12 +27,11 @@ from jaxcnn.layers.channels import ChannelShuffle, LayerScale
 from jaxcnn.layers.compose import Concat, Flatten, Residual, Sequential, ZeroPadShortcut
 from jaxcnn.layers.convolution import Conv
 from jaxcnn.layers.dense import Dense
-from jaxcnn.layers.dropout import Dropout
+from jaxcnn.layers.dropout import Dropout, StochasticDepth, linear_decay
 from jaxcnn.layers.normalization import BATCH_AXIS, BatchNorm, LayerNorm, LocalResponseNorm, norm_relu
 from jaxcnn.layers.partial import Partial
 from jaxcnn.layers.pooling import AdaptiveAvgPool, AvgPool, GlobalAvgPool, MaxPool
 from jaxcnn.layers.squeeze_excitation import SqueezeExcitation
-from jaxcnn.layers.stochastic_depth import StochasticDepth, linear_decay
 
 __all__ = [
     "BATCH_AXIS",

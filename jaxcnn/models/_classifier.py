@@ -89,23 +89,32 @@ class StagedClassifier(Classifier, kw_only=True):
 
     @nn.nowrap
     def recomputation(self, x: jax.Array, train: bool, stages: Collection[int]) -> Recomputed:
-        """Return what `remat` asks for with images `x`, with the names of blocks in place of a size.
+        """Return what `remat` asks for with images `x`; see the function `recomputation`.
 
         Raises:
-          UsageError: `stem` is unknown, `remat` names a stage that is not in `stages`, or a size that is too small.
+          UsageError: also if `stem` is unknown.
         """
         check_stem(self.stem)
-        remat = self.remat
-        if isinstance(remat, str):
-            if (budget := parse_size(remat)) is None:
-                raise UsageError(f"remat is no size: {remat!r}. Give a number with a unit, such as '8GB' or '512MiB'.")
-            if not train or self.is_initializing():
-                return False
-            return plan(self.clone(parent=None, name=None, remat=False), self.variables, x, budget).recomputed
-        named = () if isinstance(remat, bool) else remat if isinstance(remat, tuple | list) else (remat,)
-        if any(isinstance(stage, bool) or stage not in stages for stage in named):
-            known = ", ".join(map(str, sorted(stages)))
-            raise UsageError(
-                f"remat must be True, False or a tuple of stages out of {known}, or a size such as '8GB', got {remat!r}"
-            )
-        return remat
+        return recomputation(self, x, train, stages)
+
+
+def recomputation(model: Any, x: jax.Array, train: bool, stages: Collection[int]) -> Recomputed:
+    """Return what the field `remat` of a model asks for with images `x`, with the names of blocks in place of a size.
+
+    Raises:
+      UsageError: `remat` names a stage that is not in `stages`, or a size that is too small.
+    """
+    remat = model.remat
+    if isinstance(remat, str):
+        if (budget := parse_size(remat)) is None:
+            raise UsageError(f"remat is no size: {remat!r}. Give a number with a unit, such as '8GB' or '512MiB'.")
+        if not train or model.is_initializing():
+            return False
+        return plan(model.clone(parent=None, name=None, remat=False), model.variables, x, budget).recomputed
+    named = () if isinstance(remat, bool) else remat if isinstance(remat, tuple | list) else (remat,)
+    if any(isinstance(stage, bool) or stage not in stages for stage in named):
+        known = ", ".join(map(str, sorted(stages)))
+        raise UsageError(
+            f"remat must be True, False or a tuple of stages out of {known}, or a size such as '8GB', got {remat!r}"
+        )
+    return remat

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import GELU, BatchNorm, Conv, Dense, Flatten, MaxPool, Partial, initializers
-from jaxcnn.models._classifier import Classifier, Norm
+from jaxcnn.models._classifier import Classifier, Norm, recomputation
 from jaxcnn.models._stages import Remat, apply_block
 
 # Section 3.2: no scale, so that a network's size of signals stays that of its identity kernels.
@@ -64,10 +64,11 @@ class SpeedrunNet(Classifier, kw_only=True):
       patch: height and width of the whitening convolution.
       logit_scale: factor on the logits (section 3.1).
       norm: normalization behind each convolution but the first; see `Norm`.
-      remat: blocks to recompute in the backward pass: True, or a tuple of their numbers.
+      remat: blocks to recompute in the backward pass: True, a tuple of their numbers, or a size of activations to keep,
+        such as "1GB".
 
     Raises:
-      UsageError: no block, or a depth below 1.
+      UsageError: no block, a depth below 1, or a block in `remat` that is not there.
     """
 
     num_classes: int = 10
@@ -88,6 +89,7 @@ class SpeedrunNet(Classifier, kw_only=True):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         if not self.widths or self.depth < 1:
             raise UsageError(f"speedrun needs a block and a depth of at least 1, got {self.widths} and {self.depth}")
+        remat = recomputation(self, x, train, stages=range(1, len(self.widths) + 1))
         conv = Partial(Conv, use_bias=False, kernel_init=initializers.dirac, **self.policy)
         directions = 2 * self.patch**2 * x.shape[-1]
         whiten = Conv(directions, self.patch, kernel_init=initializers.torch_uniform, **self.policy, name="whiten")
@@ -101,7 +103,7 @@ class SpeedrunNet(Classifier, kw_only=True):
                 Partial(self.norm, **self.policy),
                 name=f"block{number}",
             )
-            x = apply_block(block, x, train, number, self.remat)
+            x = apply_block(block, x, train, number, remat)
         x = Flatten()(MaxPool(x.shape[1:3], name="pool")(x))
         head = Dense(
             self.num_classes,
