@@ -44,6 +44,7 @@ DEEPEST = {
     *(f"efficientnet_b{number}" for number in range(1, 8)),
     "efficientnet_v2_l",
     "efficientnet_v2_m",
+    "inception_v3",
     "preact_resnet1001_cifar",
     "preact_resnet200",
     "resnet1202_cifar",

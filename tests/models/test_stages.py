@@ -83,6 +83,9 @@ DEEP = {
 }
 
 
+SLOW = ("inception_v3", "regnet_x_400mf", "squeezenet1_1")
+
+
 def bytes_kept(name, **fields):
     """What is kept for the backward pass, besides the parameters."""
     model, x = create_model(name, 10, **DEEP[name], **fields), jax.ShapeDtypeStruct((16, 32, 32, 3), jnp.float32)
@@ -103,7 +106,7 @@ def bytes_kept(name, **fields):
 @pytest.mark.parametrize(
     ("name", "fields", "share"),
     [
-        *((name, {"remat": True}, 0.6) for name in DEEP),
+        *(pytest.param(name, {"remat": True}, 0.6, marks=pytest.mark.slow if name in SLOW else ()) for name in DEEP),
         ("resnet20_cifar", {"remat": (1,)}, 0.75),
         ("densenet40_k12", {"memory_efficient": True}, 0.2),
     ],
