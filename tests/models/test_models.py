@@ -5,6 +5,7 @@ narrower layers. Models that are then equal, such as resnet50 and resnet101, are
 """
 
 import functools
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -41,19 +42,29 @@ DEEPEST = {
     "densenet201",
     "densenet_bc190_k40",
     "densenet_bc250_k24",
-    *(f"efficientnet_b{number}" for number in range(1, 8)),
-    "efficientnet_v2_l",
-    "efficientnet_v2_m",
     "preact_resnet1001_cifar",
     "preact_resnet200",
     "resnet1202_cifar",
 }
-every_model_the_deepest_slowly = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEEPEST else name for name in TABLE]
-)
+# These differ from another model of their family in width, depth and size of images alone.
+SCALED = {
+    *(f"efficientnet_b{number}" for number in range(1, 8)),
+    "efficientnet_v2_l",
+    "efficientnet_v2_m",
+    "mnasnet0_75",
+    "mnasnet1_0",
+    "mnasnet1_3",
+    "mobilenet_v3_large",
+}
 
 
-@every_model_the_deepest_slowly
+def slowly(names: Iterable[str], slow: set[str]) -> Any:
+    """Parametrize a test by names of models, and mark some of them as slow."""
+    marked = [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]
+    return pytest.mark.parametrize("name", marked)
+
+
+@slowly(TABLE, DEEPEST | SCALED)
 def test_counts_and_shapes_are_the_papers(name):
     row, model = TABLE[name], create_model(name)
     summary = summarize(model, model.image_shape)
@@ -250,7 +261,7 @@ def refusal(model: nn.Module, height: int, width: int, channels: int, train: boo
     return None
 
 
-@every_model
+@slowly(TABLE, SCALED)
 def test_any_size_that_the_strides_allow_works_and_a_smaller_one_is_refused_in_one_line(name):
     model = shallow(name)
     channels = model.image_shape[2]
@@ -273,7 +284,7 @@ def rows_of(model: nn.Module, shape: tuple[int, ...]) -> Any:
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3)], ids=str)
-@pytest.mark.parametrize("name", STEMMED)
+@slowly(STEMMED, SCALED)
 def test_the_stem_for_small_images_keeps_them_at_full_size(name, shape):
     model = shallow(name).clone(stem="cifar", num_classes=10)
     assert refusal(model, *shape, train=False) is None
