@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 from jax.extend.core import Literal, jaxprs_in_params
 from table_of_models import KEYS, STATE, TABLE, every_model, image_batch, small, variables_of
 
@@ -142,9 +143,12 @@ def test_a_step_on_eight_devices_moves_every_parameter(name):
     unmoved = jax.tree.map(lambda a, b: bool((a == b).all()), before.params, after.params)
     assert not [path for path, still in jax.tree_util.tree_leaves_with_path(unmoved) if still]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((after.params, after.batch_stats)))
-    still = jax.tree.map(lambda a, b: bool((a == b).any()), before.batch_stats, after.batch_stats)
-    assert bool(jax.tree.leaves(still)) == ("N" in row.modes)
-    assert not any(jax.tree.leaves(still))
+    old, new = flatten_dict(before.batch_stats), flatten_dict(after.batch_stats)
+    # A convolution of maps of mean 0, as behind a linear bottleneck, has a mean of 0 in some channels.
+    equal = {path: old[path] == new[path] for path in old}
+    still = [same.all() if path[-1] == "mean" else same.any() for path, same in equal.items()]
+    assert bool(still) == ("N" in row.modes)
+    assert not any(still)
 
 
 @functools.cache
