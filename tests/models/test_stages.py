@@ -71,7 +71,7 @@ DEEP = {
     "vgg16_bn": {"stem": "cifar"},
     "googlenet_bn": {"stem": "cifar"},
     "densenet40_k12": {},
-    "efficientnet_b0": {"stem": "cifar"},
+    "efficientnet_b0": {"stem": "cifar", "table": (Row(6, 16, 3, 1), Row(6, 24, 3, 2))},
 }
 
 
