@@ -17,7 +17,7 @@ SMALL = {
     "googlenet_bn": {"stem": "cifar", "modules": {"3a": (8, (8, 8), (8, 8), 8), "4a": (8, (8, 8), (8, 8), 8)}},
     "densenet_bc100_k12": {"block_sizes": (2, 2), "growth_rate": 4, "stem_width": 8, "dropout_rate": 0.2},
     "densenet40_k12": {"block_sizes": (2, 2), "growth_rate": 4, "stem_width": 8},
-    "efficientnet_v2_s": {"table": (Row(2, 8, 2, 1, fused=True), Row(2, 8, 2, 2))},
+    "efficientnet_v2_s": {"table": (Row(2, 8, 1, 1, fused=True), Row(2, 8, 1, 2))},
 }
 WAYS = [
     # Whole networks take long to compile; parts of them show the same.
