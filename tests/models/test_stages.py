@@ -20,7 +20,7 @@ SMALL = {
     "convnext_tiny": {"stage_sizes": (1, 1), "widths": (8, 16), "layer_scale": 1.0},
     "regnet_y_400mf": {"stage_sizes": (1, 1), "widths": (8, 16), "group_width": 8},
     "shufflenet_v2_x1_0": {"stage_sizes": (2, 2), "widths": (8, 16, 16), "stem_width": 8},
-    "efficientnet_v2_s": {"table": (Row(2, 8, 2, 1, fused=True), Row(2, 8, 2, 2))},
+    "efficientnet_v2_s": {"table": (Row(2, 8, 1, 1, fused=True), Row(2, 8, 1, 2))},
 }
 WAYS = [
     # Whole networks take long to compile; parts of them show the same.
@@ -79,7 +79,7 @@ DEEP = {
     "regnet_x_400mf": {"stage_sizes": (6, 6), "widths": (8, 16), "group_width": 8, "stem": "cifar"},
     "shufflenet_v2_x1_0": {"stem": "cifar"},
     "squeezenet1_1": {"stem": "cifar"},
-    "efficientnet_b0": {"stem": "cifar"},
+    "efficientnet_b0": {"stem": "cifar", "table": (Row(6, 16, 3, 1), Row(6, 24, 3, 2))},
 }
 
 
