@@ -22,7 +22,18 @@ from jaxcnn.kernels.convolution import LAYOUTS, Convolution, Geometry, Role
 from jaxcnn.kernels.fused import fused_conv
 from jaxcnn.kernels.pooling import AvgPool, MaxPool
 
-NARROW = ("relu", "add", "concatenate", "expand_dims", "reduce_window_max", "reshape", "slice", "squeeze", "transpose")
+NARROW = (
+    "relu",
+    "add",
+    "clamp",
+    "concatenate",
+    "expand_dims",
+    "reduce_window_max",
+    "reshape",
+    "slice",
+    "squeeze",
+    "transpose",
+)
 """Operations that compute in the narrow dtype if an input has it. Others, such as means, compute as in the model."""
 
 NARROW_KERNELS = (MaxPool, AvgPool)

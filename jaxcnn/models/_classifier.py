@@ -16,8 +16,9 @@ from jaxcnn.models._stem import IMAGE_SHAPES, Kind, check_stem
 Norm = Callable[..., Any]
 """Constructor of a normalization layer, called as `norm(dtype=..., param_dtype=..., name=...)`.
 
-Its module is called as `(x, train)` with `x` of shape `[N, H, W, C]`. `BatchNorm`, `LayerNorm`, a `Partial` of either,
-and every other module with this signature will do. A module without running statistics ignores `train`:
+Its module is called as `(x, train)` with `x` of shape `[N, H, W, C]`, in ConvNeXt also `[N, C]`. `BatchNorm`,
+`LayerNorm`, a `Partial` of either, and every other module with this signature will do. A module without running
+statistics ignores `train`:
 
     class GroupNorm(nn.GroupNorm):
         def __call__(self, x, train):

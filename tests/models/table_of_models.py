@@ -54,12 +54,12 @@ SHUFFLENET = ({"stage_sizes": (2, 1), "widths": (16, 32, 32)}, 16)
 SQUEEZENET = ({"stages": (((4, 8),), ((4, 8),)), "stem_width": 8}, 32)
 MOBILE = ({"table": (Blocks(1, 8, 1, 1), Blocks(3, 8, 2, 2, kernel_size=5))}, 16)
 MOBILE_V3 = ({"table": ((Bneck(3, 16, 8, True, "RE", 1),), (Bneck(5, 24, 8, True, "HS", 2),)), "hidden": 16}, 16)
-EFFICIENTNET = ({**MOBILE[0], "width": 1.0, "depth": 1.0}, 16)
-EFFICIENTNET_V2 = (
-    {"table": (Blocks(1, 8, 1, 1, fused=True), Blocks(4, 8, 2, 2, fused=True), Blocks(4, 16, 1, 2))},
-    16,
-)
 SPEEDRUN = ({"widths": (8, 8)}, 12)
+MNASNET = ({**MOBILE[0], "width": 1.0}, 16)
+AT_224 = {"image_size": 224, "dropout_rate": 0.2}
+EFFICIENTNET = ({**MNASNET[0], "depth": 1.0, **AT_224}, 16)
+FUSED = (Blocks(1, 8, 1, 1, fused=True), Blocks(4, 8, 2, 2, fused=True), Blocks(4, 16, 1, 2))
+EFFICIENTNET_V2 = ({"table": FUSED, **AT_224}, 16)
 ANY, POOLED = (1, 1), (4, 4)
 
 # Multiply-adds without a dot are not published; `test_operations.py` counts them by hand.
@@ -143,10 +143,10 @@ TABLE = {
     "mobilenet_v2": Row(3_504_872, "0.301", "ND", *MOBILE, ANY),
     "mobilenet_v3_large": Row(5_483_032, "0.217", "ND", *MOBILE_V3, ANY),
     "mobilenet_v3_small": Row(2_542_856, "0.057", "ND", *MOBILE_V3, ANY),
-    "mnasnet0_5": Row(2_218_512, "0.104", "ND", *MOBILE, ANY),
-    "mnasnet0_75": Row(3_170_208, "0.215", "ND", *MOBILE, ANY),
-    "mnasnet1_0": Row(4_383_312, "0.314", "ND", *MOBILE, ANY),
-    "mnasnet1_3": Row(6_282_256, "0.526", "ND", *MOBILE, ANY),
+    "mnasnet0_5": Row(2_218_512, "0.104", "ND", *MNASNET, ANY),
+    "mnasnet0_75": Row(3_170_208, "0.215", "ND", *MNASNET, ANY),
+    "mnasnet1_0": Row(4_383_312, "0.314", "ND", *MNASNET, ANY),
+    "mnasnet1_3": Row(6_282_256, "0.526", "ND", *MNASNET, ANY),
     "efficientnet_b0": Row(5_288_548, "0.386", "ND", *EFFICIENTNET, ANY),
     "efficientnet_b1": Row(7_794_184, "0.687", "ND", *EFFICIENTNET, ANY),
     "efficientnet_b2": Row(9_109_994, "1.088", "ND", *EFFICIENTNET, ANY),

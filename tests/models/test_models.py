@@ -5,6 +5,7 @@ narrower layers. Models that are then equal, such as resnet50 and resnet101, are
 """
 
 import functools
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 from jax.extend.core import Literal, jaxprs_in_params
 from table_of_models import KEYS, STATE, TABLE, every_model, image_batch, small, variables_of
 
@@ -41,12 +43,20 @@ DEEPEST = {
     "densenet201",
     "densenet_bc190_k40",
     "densenet_bc250_k24",
-    *(f"efficientnet_b{number}" for number in range(1, 8)),
-    "efficientnet_v2_l",
-    "efficientnet_v2_m",
     "preact_resnet1001_cifar",
     "preact_resnet200",
     "resnet1202_cifar",
+}
+# These differ from another model of their family in width, depth and size of images alone, or take long.
+SCALED = {
+    *(f"efficientnet_b{number}" for number in range(1, 8)),
+    "efficientnet_v2_l",
+    "efficientnet_v2_m",
+    "inception_v3",
+    "mnasnet0_75",
+    "mnasnet1_0",
+    "mnasnet1_3",
+    "mobilenet_v3_large",
     "resnext101_32x8d",
     "resnext101_64x4d",
     "wide_resnet101_2",
@@ -54,12 +64,15 @@ DEEPEST = {
     *list_models("regnet_*"),
     *list_models("shufflenet_v2_*"),
 } - {"convnext_tiny", "regnet_y_400mf", "shufflenet_v2_x1_0"}
-every_model_the_deepest_slowly = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEEPEST else name for name in TABLE]
-)
 
 
-@every_model_the_deepest_slowly
+def slowly(names: Iterable[str], slow: set[str]) -> Any:
+    """Parametrize a test by names of models, and mark some of them as slow."""
+    marked = [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]
+    return pytest.mark.parametrize("name", marked)
+
+
+@slowly(TABLE, DEEPEST | SCALED)
 def test_counts_and_shapes_are_the_papers(name):
     row, model = TABLE[name], create_model(name)
     summary = summarize(model, model.image_shape)
@@ -137,11 +150,12 @@ def test_a_step_on_eight_devices_moves_every_parameter(name):
     unmoved = jax.tree.map(lambda a, b: bool((a == b).all()), before.params, after.params)
     assert not [path for path, still in jax.tree_util.tree_leaves_with_path(unmoved) if still]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((after.params, after.batch_stats)))
-    still = jax.tree.map(lambda a, b: bool((a == b).any()), before.batch_stats, after.batch_stats)
-    assert bool(jax.tree.leaves(still)) == ("N" in row.modes)
-    # In ShuffleNet V2, only a convolution separates two normalizations: the second one's means are close to 0.
-    unmoved = [path for path, still in jax.tree_util.tree_leaves_with_path(still) if still]
-    assert not [path for path in unmoved if not (name.startswith("shufflenet") and path[-1].key == "mean")]
+    old, new = flatten_dict(before.batch_stats), flatten_dict(after.batch_stats)
+    # A convolution of maps of mean 0, as behind a linear bottleneck, has a mean of 0 in some channels.
+    equal = {path: old[path] == new[path] for path in old}
+    still = [same.all() if path[-1] == "mean" else same.any() for path, same in equal.items()]
+    assert bool(still) == ("N" in row.modes)
+    assert not any(still)
 
 
 @functools.cache
@@ -259,7 +273,7 @@ def refusal(model: nn.Module, height: int, width: int, channels: int, train: boo
     return None
 
 
-@every_model_the_deepest_slowly
+@slowly(TABLE, SCALED)
 def test_any_size_that_the_strides_allow_works_and_a_smaller_one_is_refused_in_one_line(name):
     model = shallow(name)
     channels = model.image_shape[2]
@@ -273,11 +287,7 @@ def test_any_size_that_the_strides_allow_works_and_a_smaller_one_is_refused_in_o
             assert "\n" not in message
 
 
-STEMMED = [
-    pytest.param(name, marks=pytest.mark.slow) if name in DEEPEST else name
-    for name in sorted(TABLE)
-    if hasattr(create_model(name), "stem")
-]
+STEMMED = sorted(name for name in TABLE if hasattr(create_model(name), "stem"))
 
 
 @functools.cache
@@ -286,7 +296,7 @@ def rows_of(model: nn.Module, shape: tuple[int, ...]) -> Any:
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3)], ids=str)
-@pytest.mark.parametrize("name", STEMMED)
+@slowly(STEMMED, SCALED)
 def test_the_stem_for_small_images_keeps_them_at_full_size(name, shape):
     model = shallow(name).clone(stem="cifar", num_classes=10)
     assert refusal(model, *shape, train=False) is None

@@ -21,7 +21,7 @@ SMALL = {
     "convnext_tiny": {"stage_sizes": (1, 1), "widths": (8, 16), "layer_scale": 1.0},
     "regnet_y_400mf": {"stage_sizes": (1, 1), "widths": (8, 16), "group_width": 8},
     "shufflenet_v2_x1_0": {"stage_sizes": (2, 2), "widths": (8, 16, 16), "stem_width": 8},
-    "efficientnet_v2_s": {"table": (Row(2, 8, 2, 1, fused=True), Row(2, 8, 2, 2))},
+    "efficientnet_v2_s": {"table": (Row(2, 8, 1, 1, fused=True), Row(2, 8, 1, 2))},
 }
 WAYS = [
     pytest.param("resnet20_cifar", {"remat": "130KB"}, marks=pytest.mark.slow),
@@ -83,8 +83,11 @@ DEEP = {
     "regnet_x_400mf": {"stage_sizes": (6, 6), "widths": (8, 16), "group_width": 8, "stem": "cifar"},
     "shufflenet_v2_x1_0": {"stem": "cifar"},
     "squeezenet1_1": {"stem": "cifar"},
-    "efficientnet_b0": {"stem": "cifar"},
+    "efficientnet_b0": {"stem": "cifar", "table": (Row(6, 16, 3, 1), Row(6, 24, 3, 2))},
 }
+
+
+SLOW = ("inception_v3", "regnet_x_400mf", "squeezenet1_1")
 
 
 def bytes_kept(name, **fields):
@@ -108,7 +111,7 @@ def bytes_kept(name, **fields):
 @pytest.mark.parametrize(
     ("name", "fields", "share"),
     [
-        *((name, {"remat": True}, 0.6) for name in DEEP),
+        *(pytest.param(name, {"remat": True}, 0.6, marks=pytest.mark.slow if name in SLOW else ()) for name in DEEP),
         ("resnet20_cifar", {"remat": (1,)}, 0.75),
         ("densenet40_k12", {"memory_efficient": True}, 0.2),
     ],

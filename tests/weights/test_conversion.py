@@ -23,6 +23,7 @@ from jaxcnn.weights.naming.timm import TIMM_MODELS
 # One model of each kind of block and classifier; the deeper and wider ones take long to trace and are slow tests.
 SAMPLE = {"alexnet", "vgg11", "vgg16_bn", "googlenet_bn", "resnet18", "resnet50", "resnext50_32x4d", "densenet121"}
 SAMPLE |= {"convnext_tiny", "regnet_y_400mf", "shufflenet_v2_x0_5", "squeezenet1_1"}
+SAMPLE |= {"mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5", "efficientnet_b0"}
 EVERY_MODEL = [pytest.param(name, marks=[] if name in SAMPLE else pytest.mark.slow) for name in TORCHVISION]
 SIGNATURES = json.loads((Path(__file__).parent / "golden" / "state_dicts.json").read_text())
 

@@ -149,9 +149,23 @@ class Graph:
             return value.name
         key = (value.name, order)
         if key not in self._transposed:
-            permutation = [value.axis(axis) for axis in order]
-            self._transposed[key] = self.add("Transpose", [value.name], value.shape, order, perm=permutation).name
+            self._transposed[key] = self._reordered(value, order).name
         return self._transposed[key]
+
+    def _reordered(self, value: Tensor, order: Order) -> Tensor:
+        """Return the tensor with its axes in this order. It is reshaped, not moved, if only axes of size 1 move."""
+        moved = [axis for axis in value.order if not (isinstance(value.shape[axis], int) and value.shape[axis] == 1)]
+        if moved == [axis for axis in order if axis in moved]:
+            target = self.target([value.shape[axis] for axis in order])
+            return self.add("Reshape", [value.name, target], value.shape, order)
+        return self.add("Transpose", [value.name], value.shape, order, perm=[value.axis(axis) for axis in order])
+
+    def target(self, shape: Sequence[Any]) -> str:
+        """Return the name of the shape for Reshape, which infers one symbolic size from the number of values."""
+        symbolic = [size for size in shape if not isinstance(size, int)]
+        if len(symbolic) == 1:
+            return self.integers([size if isinstance(size, int) else -1 for size in shape])
+        return self.sizes(shape)
 
     def plain(self, value: Value) -> str:
         """Return the name of the value with the axes of its JAX array."""

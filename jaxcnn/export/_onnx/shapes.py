@@ -44,15 +44,7 @@ def tensor(graph: Graph, value: Value) -> Tensor:
 
 def _reshape(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
     shape = shape_of(equation)
-    return graph.add("Reshape", [graph.plain(inputs[0]), _target(graph, shape)], shape, identity(shape))
-
-
-def _target(graph: Graph, shape: Sequence[Any]) -> str:
-    """Return the name of the shape for Reshape, which infers one symbolic size from the number of values."""
-    symbolic = [size for size in shape if not isinstance(size, int)]
-    if len(symbolic) == 1:
-        return graph.integers([size if isinstance(size, int) else -1 for size in shape])
-    return graph.sizes(shape)
+    return graph.add("Reshape", [graph.plain(inputs[0]), graph.target(shape)], shape, identity(shape))
 
 
 def _broadcast(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:

@@ -6,20 +6,23 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 
+from jaxcnn.errors import unknown_name
 from jaxcnn.layers import BatchNorm, Dense, Dropout, Partial, hard_sigmoid, hard_swish, initializers, relu
 from jaxcnn.models._classifier import Norm
 from jaxcnn.models.mobile._inverted_residual import InvertedResidual, InvertedResidualNet, make_divisible
 
+ACTIVATIONS = {"RE": relu, "HS": hard_swish}
+
 
 class Bneck(NamedTuple):
-    """A row of table 1 or 2: an inverted residual block.
+    """An inverted residual block, a row of table 1 or 2.
 
     Fields:
       kernel_size: side of the depthwise kernel.
       expanded: channels of the depthwise convolution ("exp size").
       features: output channels ("#out").
       squeezes: whether there is a squeeze-and-excitation ("SE").
-      activation: "RE" for ReLU, "HS" for hard swish ("NL").
+      activation: "RE" is ReLU, "HS" is hard swish ("NL").
       strides: stride of the depthwise convolution ("s").
     """
 
@@ -72,6 +75,9 @@ class MobileNetV3(InvertedResidualNet, kw_only=True):
       width: multiple of all channels (section 6.1).
       hidden: width of the fully connected layer in front of the classifier.
       norm: the default has the epsilon and the momentum of published weights.
+
+    Raises:
+      UsageError: an unknown activation in the table.
     """
 
     table: Table
@@ -97,6 +103,8 @@ class MobileNetV3(InvertedResidualNet, kw_only=True):
     def bneck(self, row: Bneck) -> Partial:
         """Return the constructor of a block. Its squeeze is a quarter of its widest layer."""
         row = Bneck(*row)
+        if row.activation not in ACTIVATIONS:
+            raise unknown_name("activation in a row of MobileNetV3", row.activation, ACTIVATIONS)
         expanded = make_divisible(row.expanded * self.width)
         return Partial(
             InvertedResidual,
@@ -104,7 +112,7 @@ class MobileNetV3(InvertedResidualNet, kw_only=True):
             features=make_divisible(row.features * self.width),
             kernel_size=row.kernel_size,
             strides=row.strides,
-            activation={"RE": relu, "HS": hard_swish}[row.activation],
+            activation=ACTIVATIONS[row.activation],
             squeeze=make_divisible(expanded // 4) if row.squeezes else 0,
             excitation=self.excitation(gate=hard_sigmoid),
         )
