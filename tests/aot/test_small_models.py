@@ -4,6 +4,7 @@ Memory is held against what the compiler states of its program, and FLOPs agains
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -74,9 +75,10 @@ def test_memory_is_that_of_the_compiled_program(target, model):
     assert stats.output_size_in_bytes - stats.alias_size_in_bytes < 4096
     # Temporaries that are never alive together, and the program, make the difference to the peak.
     assert memory.total >= stats.peak_memory_in_bytes > (0.3 if target == TPU else 0.95) * memory.total
-    # Most outputs of layers are kept for the backward pass, in two bytes for each value; fusions recompute some. TPUs
-    # pad few channels to 128.
-    kept = 2 * activations(plan)
+    # Kept are the prepared images and most outputs of layers, in two bytes for each value, and the gradients. Fusions
+    # recompute some. TPUs pad few channels to 128.
+    images = BATCH * math.prod(plan.pipeline.image_shape)
+    kept = 2 * (activations(plan) + images) + memory.parameters
     assert 0.5 * kept < memory.temporaries < (25 if target == TPU else 5) * kept
 
 
