@@ -9,6 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from small_models import BATCH, SMALL, installed, small_plan
 
 from jaxcnn.analysis import summarize
@@ -33,14 +34,22 @@ def cases(*targets):
 
 @pytest.fixture(scope="module", autouse=True)
 def compilers():
-    """Set the environment in which `jaxcnn.aot` compiles, and XLA's quick optimization level."""
-    level = jax.config.values["jax_optimization_level"]
+    """Set the environment in which `jaxcnn.aot` compiles, and XLA's quick optimization level.
+
+    Without devices, JAX can store programs in its compilation cache, but not read them.
+    """
+    names = ("jax_optimization_level", "jax_enable_compilation_cache")
+    before = {name: jax.config.values[name] for name in names}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in TPU_ENVIRONMENT.items():
             patch.setenv(name, value)
         jax.config.update("jax_optimization_level", "O1")
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # which remembers whether it is enabled
         yield
-        jax.config.update("jax_optimization_level", level)
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 @functools.cache
