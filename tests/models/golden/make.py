@@ -4,7 +4,8 @@
     python tests/models/golden/make.py resnet18   # some
 
 Needs torch and torchvision, which the tests do not. Last run with torch 2.13.0+cpu, torchvision 0.28.0 and NumPy
-2.4.6 (the versions are in the files too).
+2.4.6, and for MobileNet, MnasNet and EfficientNet with torch 2.14.1 and torchvision 0.29.1 (the versions are in the
+files too).
 
 A file holds
 - `eval`: logits in evaluation mode, `[batch, 1000]`;
