@@ -14,6 +14,9 @@ from PIL import Image
 from jaxcnn.train import evaluate, load_run
 from jaxcnn.train.runtime.integrity import named_leaves
 
+# They take minutes each on two cores, and their bounds on time need a machine that does nothing else.
+pytestmark = pytest.mark.exhaustive
+
 STEPS = 60
 # Epochs of 39 steps.
 RUN = f"--steps {STEPS} --batch-size 256 --checkpoint-every 20 --log-every 5 --no-progress".split()
