@@ -230,7 +230,7 @@ class Module:
             return 0
         within = self.computations[computation]
         operands = [within[name] for name in instruction.operands if name in within]
-        if instruction.opcode == "fusion":
+        if instruction.opcode in ("fusion", "fusion-start"):
             return self._moved_by_fusion(instruction, operands)
         results = self._size(written(instruction, sum(len(operand.results) for operand in operands)))
         if instruction.opcode in _SLICES:
@@ -241,20 +241,27 @@ class Module:
 
     def _moved_by_fusion(self, fusion: Instruction, operands: list[Instruction]) -> int:
         body = self.computations.get(fusion.called("calls")[0], {})
-        parameters = {
-            int(match[0]): instruction
-            for instruction in body.values()
-            if instruction.opcode == "parameter" and (match := re.match(r"\d+", instruction.rest))
-        }
+        parameters = _parameters(body)
         moved = 0
         for index, operand in enumerate(operands):
             whole = self._size(operand.results)
             parameter = parameters.get(index)
             moved += whole if parameter is None else min(whole, self._read_of(parameter, body, whole))
         root = next((instruction for instruction in body.values() if instruction.is_root), None)
-        if root is not None and root.opcode == "dynamic-update-slice":
-            return moved + self._size(body[root.operands[1]].results)
-        return moved + self._size(fusion.results)
+        if root is None:
+            return moved + self._size(fusion.results)
+        outputs = [body[name] for name in root.operands if name in body] if root.opcode == "tuple" else [root]
+        return moved + sum(self._written_of(output, body) for output in outputs)
+
+    def _written_of(self, output: Instruction, body: Mapping[str, Instruction]) -> int:
+        """Return the bytes that a fusion writes of one of its results. What it updates in place, it does not write."""
+        source = output
+        while source.opcode == "bitcast" and source.operands[0] in body:
+            source = body[source.operands[0]]
+        if source.opcode != "dynamic-update-slice":
+            return self._size(output.results)
+        update = body[source.operands[1]].results
+        return self._size(update) or sum(array.logical_bytes for array in update)
 
     def _read_of(self, parameter: Instruction, body: Mapping[str, Instruction], whole: int) -> int:
         """Return the bytes that a fusion reads of an operand, given the operand's size."""
@@ -266,9 +273,26 @@ class Module:
                 read += self._size(user.results) or sum(array.logical_bytes for array in user.results)
             elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
                 continue  # updated in place
+            elif user.opcode == "bitcast":
+                read += self._read_of(user, body, whole)
+            elif user.opcode == "fusion":  # a fusion within a fusion
+                inner = self.computations.get(user.called("calls")[0], {})
+                parameters = _parameters(inner)
+                for index, name in enumerate(user.operands):
+                    if name == parameter.name:
+                        read += self._read_of(parameters[index], inner, whole) if index in parameters else whole
             else:
                 return whole
         return read
+
+
+def _parameters(body: Mapping[str, Instruction]) -> dict[int, Instruction]:
+    """Return the parameters of a computation by their numbers."""
+    return {
+        int(match[0]): instruction
+        for instruction in body.values()
+        if instruction.opcode == "parameter" and (match := re.match(r"\d+", instruction.rest))
+    }
 
 
 def written(instruction: Instruction, operands: int) -> tuple[Array, ...]:

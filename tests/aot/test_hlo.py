@@ -69,6 +69,43 @@ def test_a_slice_is_written_in_place():
     assert hlo.parse(program(body)).bytes_accessed() == 64
 
 
+UPDATED = """%inner (q: f32[100,8], j: s32[]) -> f32[1,8] {
+  %q = f32[100,8]{1,0} parameter(0)
+  %j = s32[] parameter(1)
+  ROOT %row = f32[1,8]{1,0} dynamic-slice(%q, %j, %j), dynamic_slice_sizes={1,8}
+}
+
+%outer (p: f32[100,8], i: s32[], kept: f32[100,8]) -> (f32[100,8], f32[8]) {
+  %p = f32[100,8]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %kept = f32[100,8]{1,0} parameter(2)
+  %slice = f32[1,8]{1,0} fusion(%p, %i), kind=kLoop, calls=%inner
+  %new = f32[1,8]{1,0} negate(%slice)
+  %line = f32[8]{0} bitcast(%slice)
+  %updated = f32[100,8]{1,0} dynamic-update-slice(%kept, %new, %i, %i)
+  ROOT %both = (f32[100,8]{1,0}, f32[8]{0}) tuple(%updated, %line)
+}"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "ROOT %f = (f32[100,8]{1,0}, f32[8]{0}) fusion(%a, %i, %b), kind=kLoop, calls=%outer",
+        "ROOT %f = ((f32[100,8]{1,0}, s32[], f32[100,8]{1,0}), (f32[100,8]{1,0}, f32[8]{0}), u32[]) "
+        "fusion-start(%a, %i, %b), kind=kLoop, calls=%outer",
+    ],
+)
+def test_a_loop_over_blocks_reads_and_writes_one_row_of_stacked_arrays(call):
+    body = [
+        "%a = f32[100,8]{1,0} parameter(0)",
+        "%b = f32[100,8]{1,0} parameter(1)",
+        "%i = s32[] constant(3)",
+        call,
+    ]
+    # A row and the index are read; a row is written in place, and a line.
+    assert hlo.parse(program(body, UPDATED)).bytes_accessed() == 32 + 4 + 32 + 32
+
+
 LOOP = """%body (x: (s32[], f32[8])) -> (s32[], f32[8]) {
   %x = (s32[], f32[8]{0}) parameter(0)
   %v = f32[8]{0} get-tuple-element(%x), index=1
