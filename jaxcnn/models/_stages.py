@@ -55,11 +55,12 @@ def apply_residual_stages(
 ) -> jax.Array:
     """Apply all blocks of a `ResNet` or `PreActResNet`. Each stage but the first halves the size and doubles the width.
 
-    With the model's `scan_blocks`, one loop computes consecutive blocks of a stage that have equal fields and variables
-    of equal shapes: all but the first, and this one too where it changes no shape. The program is then smaller, and
-    XLA for TPUs compiles it faster, but the step moves more bytes (`docs/compile.md`). Names, shapes and initial values of variables do not change, nor do results and gradients. The
-    random numbers of dropout and stochastic depth do. `init`, `jaxcnn.models.features`, `jaxcnn.analysis` and `freeze`
-    need single blocks and do without the loop, as does training with frozen parameters.
+    With the model's `scan_blocks`, one loop computes consecutive blocks of a stage that have equal fields and
+    variables of equal shapes: all but the first, and this one too where it changes no shape. The program is then
+    smaller, and XLA for TPUs compiles it faster, but the step moves more bytes (`docs/compile.md`). Names, shapes and
+    initial values of variables do not change, nor do results and gradients. The random numbers of dropout and
+    stochastic depth do. `init`, `jaxcnn.models.features`, `jaxcnn.analysis` and `freeze` need single blocks and do
+    without the loop, as does training with frozen parameters.
 
     Args:
       model: the model.

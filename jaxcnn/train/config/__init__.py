@@ -30,8 +30,8 @@ class Config:
     """Architecture; `jaxcnn models` lists them."""
     model_options: tuple[str, ...] = ()
     """Fields of the architecture to change: NAME=VALUE, such as stem=cifar. scan_blocks=True makes the
-    program of deep residual networks smaller, and its step slower; remat=True recomputes activations to save memory, and
-    remat=8GB as few as needed to keep 8 GB."""
+    program of deep residual networks smaller, and its step slower; remat=True recomputes activations to save memory,
+    and remat=8GB as few as needed to keep 8 GB."""
     init_from: str | None = None
     """Initial weights: a .safetensors or .pth file with jaxcnn's, torchvision's or timm's names, hf:OWNER/NAME, or a
     run directory, whose network may contain the model. A classifier for another number of classes is left out."""
