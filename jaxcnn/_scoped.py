@@ -34,14 +34,23 @@ class _UnraisableFilter:
         self._lock = threading.Lock()
         self._texts: list[str] = []
         self._original: Any = sys.__unraisablehook__
+        self._thread = threading.local()
 
     def __call__(self, unraisable: Any) -> None:
-        if not any(text in str(unraisable.exc_value) for text in self._texts):
+        if any(text in str(unraisable.exc_value) for text in self._texts):
+            return
+        if getattr(self._thread, "is_passing", False):  # the original is a hook that passes everything on to this one
+            sys.__unraisablehook__(unraisable)
+            return
+        self._thread.is_passing = True
+        try:
             self._original(unraisable)
+        finally:
+            self._thread.is_passing = False
 
     def add(self, text: str) -> None:
         with self._lock:
-            if not self._texts:
+            if sys.unraisablehook is not self:  # also if somebody has installed another hook since an earlier block
                 self._original, sys.unraisablehook = sys.unraisablehook, self
             self._texts.append(text)
 

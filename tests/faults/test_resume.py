@@ -166,6 +166,7 @@ def test_a_checkpoint_goes_from_8_devices_to_4_to_1_and_back(tiny, straight, com
     assert len(restored) == 3
     # Every step once; the same to the last bit as long as the devices are (each has dropout masks of its own).
     rows = [json.loads(line) for line in straight[1]["metrics"].splitlines()]
+    rows = [{name: value for name, value in row.items() if name != "crc32"} for row in rows]
     for ours, theirs in zip(read_rows(end.workdir), rows, strict=True):
         assert (ours["step"], ours["split"]) == (theirs["step"], theirs["split"])
         assert ours == theirs or ours["step"] > 3

@@ -257,7 +257,7 @@ def shallow(name: str) -> nn.Module:
     if hasattr(model, "rows"):
         fields["table"] = tuple(row._replace(blocks=1) for row in model.table)
     if hasattr(model, "depth"):
-        fields["depth"] = 1.0
+        fields["depth"] = type(model.depth)(1)
     return create_model(name, **fields)
 
 

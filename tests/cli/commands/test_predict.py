@@ -130,7 +130,7 @@ def test_a_mistake_is_one_line_and_status_2(lenet_run, tmp_path, capsys):
         ([str(image), *workdir, "--weights", "x.pth"], "--workdir and --weights are mutually exclusive"),
         ([str(image), "--weights", "x.pth"], "Give it with --model"),
         ([str(image), "--weights", "x.pth", "--model", "lenet5"], "x.pth"),
-        ([str(image), *workdir, "--image-size", "32"], "cannot take images of 32x32 pixels"),
+        ([str(image), *workdir, "--image-size", "32"], "C5 has weights for 400 inputs, got 576"),
         ([str(image), *workdir, "--crop-fraction", "2"], "crop_fraction must be"),
         ([str(image), *workdir, "--resize", "20"], "--resize 20 is less than the image size 28"),
         ([str(image), *workdir, "--resize", "32", "--crop-fraction", "0.5"], "does not apply to --resize 32"),

@@ -11,7 +11,7 @@ from PIL import Image
 from jaxcnn.data import from_arrays
 from jaxcnn.errors import UsageError
 from jaxcnn.train import Config, OptimizerConfig, evaluate, fit
-from jaxcnn.train.runtime import data_identity, workdir
+from jaxcnn.train.runtime import data_identity, sealed, workdir
 from jaxcnn.train.runtime.preprocessing import PREPROCESSING
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -55,7 +55,8 @@ def copied(trained, tmp_path):
     run = shutil.copytree(trained.workdir, tmp_path / "run")
     values = json.loads((run / workdir.CONFIG).read_text())
     values |= {"dataset": f"imagefolder:{pictures}", "data_dir": str(tmp_path / "data")}
-    (run / workdir.CONFIG).write_text(json.dumps(values))
+    del values["sha256"]
+    (run / workdir.CONFIG).write_text(json.dumps(sealed.seal(values, values.pop("run"))))
     return dataclasses.replace(
         trained, dataset=f"imagefolder:{pictures}", data_dir=str(tmp_path / "data"), workdir=str(run)
     )
