@@ -118,4 +118,4 @@ def recomputation(model: Any, x: jax.Array, train: bool, stages: Collection[int]
         raise UsageError(
             f"remat must be True, False or a tuple of stages out of {known}, or a size such as '8GB', got {remat!r}"
         )
-    return remat
+    return remat if isinstance(remat, bool) else tuple(named)
