@@ -12,7 +12,17 @@ from jaxcnn.weights import _hub, formats, safetensors
 from jaxcnn.weights._nested import without_prefix
 from jaxcnn.weights._published import PUBLISHED, Published, fetch, is_published, list_published, published, recorded
 from jaxcnn.weights._stored import Stored
-from jaxcnn.weights.conversion import IMAGENET, Channels, Conversion, Row, as_stored, from_file, to_ours, to_torchvision
+from jaxcnn.weights.conversion import (
+    IMAGENET,
+    Channels,
+    Conversion,
+    Row,
+    as_stored,
+    from_file,
+    to_ours,
+    to_timm,
+    to_torchvision,
+)
 from jaxcnn.weights.formats import files_of, is_weight_folder
 from jaxcnn.weights.names import TORCHVISION, torchvision_names
 from jaxcnn.weights.preprocessing import ENTRY, Preprocessing
@@ -160,7 +170,7 @@ def save(
       path: file to write, which must end in `.safetensors`.
       model_name: one of `jaxcnn.list_models()`.
       variables: `{"params": ..., "batch_stats": ...}`.
-      to: array names to use, "ours" (those of jaxcnn) or "torchvision".
+      to: array names to use, "ours" (those of jaxcnn), "torchvision" or "timm".
       image_shape: `(H, W, C)` of the input images, to record in the file.
       model: the model, if its fields differ from those of `create_model(model_name)`.
       preprocessing: preparation of the images that the weights were trained with, to record in the file.
@@ -176,14 +186,15 @@ def save(
         raise UsageError(f"cannot write {path}: it is a directory. Give the path of a .safetensors file in it.")
     if path.suffix != ".safetensors":
         raise UsageError(f"unsupported suffix of the output file: {path}. The name must end in .safetensors.")
-    if to == "torchvision":
-        arrays, rows = to_torchvision(model_name, variables, model)
+    if to in ("torchvision", "timm"):
+        convert_to = to_torchvision if to == "torchvision" else to_timm
+        arrays, rows = convert_to(model_name, variables, model)
     elif to == "ours":
         arrays = to_ours(variables)
         rows = [Row(name, name, array.shape, array.shape, "unchanged") for name, array in arrays.items()]
     else:
-        raise UsageError(f"unknown kind of array names: {to!r}. Use 'ours' or 'torchvision'.")
-    metadata = {"format": "pt" if to == "torchvision" else "jaxcnn", "model": model_name}
+        raise UsageError(f"unknown kind of array names: {to!r}. Use 'ours', 'torchvision' or 'timm'.")
+    metadata = {"format": "jaxcnn" if to == "ours" else "pt", "model": model_name}
     if image_shape is not None:
         metadata["image_shape"] = "x".join(map(str, image_shape))
     if preprocessing is not None:
@@ -225,6 +236,7 @@ __all__ = [
     "recorded",
     "save",
     "to_ours",
+    "to_timm",
     "to_torchvision",
     "torchvision_names",
     "without_prefix",

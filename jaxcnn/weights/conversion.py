@@ -16,11 +16,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.weights import layout
 from jaxcnn.weights._fit import Channels, check_arrays, check_finite, kernels_to_sum
-from jaxcnn.weights._locations import Location, best_scheme, modern_names, module_of, schemes, torch_name
+from jaxcnn.weights._locations import Location, best_scheme, is_named, modern_names, module_of, schemes, torch_name
 from jaxcnn.weights._parts import find_part
 from jaxcnn.weights._published import PUBLISHED
 from jaxcnn.weights._stored import Stored
-from jaxcnn.weights.names import COUNTER, FLATTENED_CHANNELS, HEADS, torchvision_names
+from jaxcnn.weights.names import COUNTER, FLATTENED_CHANNELS, HEADS, Names, timm_names, torchvision_names
 from jaxcnn.weights.preprocessing import Preprocessing
 
 Variables = dict[str, Any]
@@ -224,16 +224,47 @@ def to_torchvision(
     Raises:
       UsageError: the model or one of its modules has no counterpart in torchvision.
     """
-    names = torchvision_names(model_name, model)
+    return _to_torch(model_name, variables, torchvision_names(model_name, model), "torchvision", _torch_array)
+
+
+def to_timm(model_name: str, variables: Any, model: nn.Module | None = None) -> tuple[dict[str, np.ndarray], list[Row]]:
+    """Convert the variables of a model to timm's `state_dict`. Arguments and results are those of `to_torchvision`.
+
+    Raises:
+      UsageError: the model or one of its modules has no counterpart in timm, or timm's one is not known here.
+    """
+
+    def convert(name: str, array: np.ndarray, channels: int | None) -> np.ndarray:
+        if name.endswith("/gamma"):
+            return array
+        theirs = _torch_array(name, array, channels)
+        is_convolution = model_name.startswith("vgg") and name in ("params/fc6/kernel", "params/fc7/kernel")
+        return layout.as_convolution(theirs, channels or theirs.shape[1]) if is_convolution else theirs
+
+    return _to_torch(model_name, variables, timm_names(model_name, model), "timm", convert)
+
+
+def _torch_array(name: str, array: np.ndarray, channels: int | None) -> np.ndarray:
+    return layout.to_torch(array, channels, name.rpartition("/")[2])
+
+
+def _to_torch(
+    model_name: str,
+    variables: Any,
+    names: Names,
+    library: str,
+    convert: Callable[[str, np.ndarray, int | None], np.ndarray],
+) -> tuple[dict[str, np.ndarray], list[Row]]:
+    """Return a state dict with these names, and a row for each array."""
     state, rows = {}, []
     for name, array in to_ours(variables).items():
-        if module_of(name) not in names:
+        if not is_named(name, names):
             raise UsageError(
-                f"module of {model_name} has no counterpart in torchvision: {module_of(name)}. Save it with to='ours'."
+                f"module of {model_name} has no counterpart in {library}: {module_of(name)}. Save it with to='ours'."
             )
         channels = FLATTENED_CHANNELS.get(model_name, {}).get(module_of(name))
         theirs = torch_name(name, names)
-        state[theirs] = layout.to_torch(array, channels, name.rpartition("/")[2])
+        state[theirs] = convert(name, array, channels)
         rows.append(Row(name, theirs, array.shape, state[theirs].shape, layout.change(array.shape, channels)))
         if name.endswith("/var"):
             state[theirs.replace("running_var", COUNTER)] = np.zeros((), np.int64)

@@ -96,6 +96,11 @@ def to_torch(array: np.ndarray, flattened_channels: int | None, field: str = "ke
     return array.T
 
 
+def as_convolution(array: np.ndarray, channels: int) -> np.ndarray:
+    """Return a dense kernel of torch, `[out, channels * height * width]`, as the kernel of an equal convolution."""
+    return array.reshape(len(array), channels, *_spatial_size(array.shape[1], channels))
+
+
 def _spatial_size(inputs: int, channels: int) -> tuple[int, int]:
     """Return the height and width of a square feature map with `inputs` values."""
     side = math.isqrt(inputs // channels)

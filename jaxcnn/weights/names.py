@@ -113,6 +113,11 @@ TIMM: dict[str, Callable[[Any], Names]] = {
     **timm.TIMM,
 }
 
+# Models whose names are the same in timm and in torchvision.
+SAME_IN_TIMM = tuple(
+    name for name in TORCHVISION if name.startswith(("resnet", "resnext", "wide_resnet", "densenet", "inception"))
+)
+
 # Channels of the feature map that is flattened before a dense layer. torch flattens [C, H, W], jaxcnn [H, W, C].
 FLATTENED_CHANNELS = {
     **{name: {"fc6": 256 if name == "alexnet" else 512} for name in TORCHVISION if name.startswith(("alexnet", "vgg"))},
@@ -150,3 +155,15 @@ def torchvision_names(model_name: str, model: nn.Module | None = None) -> Names:
             f"model has no counterpart in torchvision: {model_name!r}. Use one of {', '.join(TORCHVISION)}."
         )
     return TORCHVISION[model_name](model or create_model(model_name))
+
+
+def timm_names(model_name: str, model: nn.Module | None = None) -> Names:
+    """Return a dict from our module paths to timm's names. Arguments are those of `torchvision_names`.
+
+    Raises:
+      UsageError: the model has no counterpart in timm, or its names there are not known.
+    """
+    if model_name not in TIMM and model_name not in SAME_IN_TIMM:
+        known = ", ".join(sorted({*TIMM, *SAME_IN_TIMM}))
+        raise UsageError(f"names of timm are not known for {model_name!r}. Use one of {known}.")
+    return TIMM.get(model_name, TORCHVISION[model_name])(model or create_model(model_name))

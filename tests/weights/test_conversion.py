@@ -137,6 +137,40 @@ def test_the_arrays_of_timm_have_the_names_types_and_shapes_that_are_read(theirs
     assert signature(state) == SIGNATURES["timm"][theirs]
 
 
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("convnext_tiny", {"stage_sizes": (1, 1), "widths": (8, 16)}),
+        ("regnet_y_400mf", {"stage_sizes": (1, 2), "widths": (8, 16), "group_width": 8}),
+        ("resnet50", {"stage_sizes": (1, 1), "width": 8}),
+        ("vgg11", {"hidden": 24}),
+    ],
+)
+def test_export_to_timm_and_import_are_bit_equal(name, fields):
+    model = create_model(name, **fields)
+    variables = counted(shapes_of(model))
+    state, rows = weights.to_timm(name, variables, model)
+    assert len(rows) == len(jax.tree.leaves(variables))
+    again = back(name, model, state).variables
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
+
+
+def test_timms_arrays_have_its_shapes():
+    model = create_model("vgg11", hidden=24)
+    state, _ = weights.to_timm("vgg11", counted(shapes_of(model)), model)
+    assert state["pre_logits.fc1.weight"].shape == (24, 512, 7, 7)
+    assert state["pre_logits.fc2.weight"].shape == (24, 24, 1, 1)
+    assert state["head.fc.weight"].shape == (1000, 24)
+    model = create_model("convnext_tiny", stage_sizes=(1,), widths=(8,))
+    state, _ = weights.to_timm("convnext_tiny", counted(shapes_of(model)), model)
+    assert state["stages.0.blocks.0.gamma"].shape == (8,)
+
+
+def test_a_model_without_names_in_timm_is_one_line():
+    with pytest.raises(UsageError, match="names of timm are not known for 'alexnet'"):
+        weights.to_timm("alexnet", {"params": {}})
+
+
 @pytest.mark.parametrize("name", ["vgg11", "vgg16_bn"])
 def test_timms_vgg_whose_fully_connected_layers_are_convolutions_is_read(name):
     model = narrow(name)

@@ -42,8 +42,8 @@ class Flags(RunOptions):
     """Run directory whose trained weights to convert, instead of a file."""
     out: str | None = None
     """.safetensors file to write (default: print the report only)."""
-    to: Literal["ours", "torchvision"] = "ours"
-    """Array names and layouts to write: ours (those of jaxcnn) or torchvision."""
+    to: Literal["ours", "torchvision", "timm"] = "ours"
+    """Array names and layouts to write: ours (those of jaxcnn), torchvision or timm."""
     num_classes: int | None = None
     """Number of logits (default: the number of classes in the file)."""
     drop_head: bool = False
@@ -134,8 +134,8 @@ def _of_file(flags: Flags) -> _Source:
         name, flags.file or "", num_classes=flags.num_classes, drop_head=flags.drop_head, part=flags.part
     )
     rows = conversion.rows
-    if flags.to == "torchvision":
-        rows = _output_rows(name, conversion.variables, None, "torchvision")
+    if flags.to != "ours":
+        rows = _output_rows(name, conversion.variables, None, flags.to)
     return _Source(
         name,
         conversion.variables,
@@ -156,8 +156,8 @@ def _part_note(conversion: weights.Conversion) -> str:
 
 def _output_rows(name: str, variables: dict[str, Any], model: nn.Module | None, to: str) -> list[weights.Row]:
     """Return the report on the conversion from variables to the arrays of the output file."""
-    if to == "torchvision":
-        return weights.to_torchvision(name, variables, model)[1]
+    if to != "ours":
+        return (weights.to_torchvision if to == "torchvision" else weights.to_timm)(name, variables, model)[1]
     return [
         weights.Row(key, key, array.shape, array.shape, "unchanged")
         for key, array in weights.to_ours(variables).items()
