@@ -89,5 +89,5 @@ def test_only_tpus_convolve_the_first_images_of_resnet_in_blocks(platform, kerne
     assert variables["params"]["stem"]["conv"]["kernel"].shape == (7, 7, 3, 64)
     text = lowered(platform, lambda variables, x: model.apply(variables, x, train=False), variables, x)
     convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
-    assert f"tensor<{kernel}xf32>" in convolutions[0] or platform == "cpu"
+    assert platform == "cpu" or f"tensor<{kernel}xf32>" in convolutions[0]  # oneDNN may compute those of a CPU
     assert ("4x4x12x64" in text) == (kernel == "4x4x12x64")
