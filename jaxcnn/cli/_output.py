@@ -16,7 +16,9 @@ def print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
         print(json.dumps(rows, indent=2))
         return
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(*columns)
+    table = Table()
+    for index, name in enumerate(columns):
+        table.add_column(name, no_wrap=index == 0)  # the first one names the row
     for row in rows:
         table.add_row(*(plain(_format_cell(row.get(name))) for name in columns))
     Console().print(table)

@@ -19,7 +19,7 @@ from jaxcnn.weights import TORCHVISION, list_published, published
 class Flags:
     """List the registered models: year, parameters, multiply-adds for one image, and default image size.
 
-    The last column names the library whose published weights `jaxcnn convert` and `--init-from` read.
+    The last column has the number of published weights that `jaxcnn convert` and `--init-from` read by their ids.
     """
 
     pattern: tyro.conf.Positional[str] = "*"
@@ -50,7 +50,9 @@ def run(args: Sequence[str]) -> None:
             raise UsageError(f"no model of the family {flags.family} matches {flags.pattern!r}; omit the pattern")
     key = {"image": "image_shape"}.get(flags.sort, flags.sort)
     if flags.ids:
-        print_rows([row for facts in found for row in _rows_of_weights(facts.name)], as_json=flags.json)
+        print_rows(
+            [row for facts in found for row in _rows_of_weights(facts.name, as_json=flags.json)], as_json=flags.json
+        )
         return
     found.sort(key=lambda facts: getattr(facts, key))  # models of equal rank stay in the order of their names
     rows = [_json_row(facts) if flags.json else _table_row(facts, papers=flags.papers) for facts in found]
@@ -70,13 +72,13 @@ def _table_row(facts: Facts, *, papers: bool) -> dict[str, Any]:
         "params": _short(facts.params),
         "macs": _short(facts.macs),
         "image": f"{height}x{width}x{channels}",
-        "weights": ", ".join(_weights(facts.name)),
+        "ids": len(list_published(model=facts.name)) or None,
     }
     return {**row, "paper": f"{facts.authors}: {facts.title}"} if papers else row
 
 
-def _rows_of_weights(model: str) -> list[dict[str, Any]]:
-    """Return a row for each of the published weights of a model."""
+def _rows_of_weights(model: str, *, as_json: bool) -> list[dict[str, Any]]:
+    """Return a row for each of the published weights of a model. Its name is a part of the ids."""
     rows = []
     for name in list_published(model=model):
         known = published(name)
@@ -84,7 +86,7 @@ def _rows_of_weights(model: str) -> list[dict[str, Any]]:
         rows.append(
             {
                 "id": name,
-                "model": model,
+                **({"model": model} if as_json else {}),
                 "image": f"{height}x{width}",
                 "classes": known.classes,
                 "ImageNet %": known.accuracy,
