@@ -10,7 +10,16 @@ from jaxcnn.local_path import local_path
 from jaxcnn.models import create_model
 from jaxcnn.weights import _hub, formats, safetensors
 from jaxcnn.weights._nested import without_prefix
-from jaxcnn.weights._published import PUBLISHED, Published, fetch, is_published, list_published, published, recorded
+from jaxcnn.weights._published import (
+    PUBLISHED,
+    Published,
+    fetch,
+    is_published,
+    known_preprocessing,
+    list_published,
+    published,
+    recorded,
+)
 from jaxcnn.weights._stored import Stored
 from jaxcnn.weights.conversion import (
     IMAGENET,
@@ -96,7 +105,7 @@ def convert(
             drop_head=drop_head,
             seed=seed,
             channels=channels,
-            preprocessing=published(source).preprocessing if is_published(source) else recorded(path),
+            preprocessing=known_preprocessing(source, path),
             part=part,
         )
     except UsageError as error:
@@ -228,6 +237,7 @@ __all__ = [
     "from_file",
     "is_published",
     "is_weight_folder",
+    "known_preprocessing",
     "list_published",
     "load",
     "local_file",

@@ -117,6 +117,15 @@ def recorded(path: Path) -> Preprocessing | None:
     return published(name).preprocessing if found is None and name is not None else found
 
 
+def known_preprocessing(source: str, path: Path) -> Preprocessing | None:
+    """Return the preprocessing of weights: that of their id, if `source` is one, or what is known of the file `path`.
+
+    Raises:
+      UsageError: an unknown id, or the recorded preprocessing is damaged.
+    """
+    return published(source).preprocessing if is_published(source) else recorded(path)
+
+
 def fetch(name: str) -> Path:
     """Return the local copy of published weights. Download them unless there is one.
 

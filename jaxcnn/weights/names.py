@@ -16,8 +16,8 @@ import flax.linen as nn
 
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model
-from jaxcnn.weights.naming import timm
-from jaxcnn.weights.naming.efficient import EFFICIENT, Names
+from jaxcnn.weights.naming import Names, timm
+from jaxcnn.weights.naming.efficient import EFFICIENT
 from jaxcnn.weights.naming.mobile import MOBILE
 
 

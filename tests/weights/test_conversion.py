@@ -326,7 +326,7 @@ def test_a_mistake_is_one_line(tmp_path):
     variables = counted(template(create_model("lenet5"), (28, 28, 1)))
     for wrong, says in (
         ({"path": tmp_path / "x.safetensors", "to": "torchvision"}, "has no counterpart in torchvision"),
-        ({"path": tmp_path / "x.safetensors", "to": "torch"}, "'ours' or 'torchvision'"),
+        ({"path": tmp_path / "x.safetensors", "to": "torch"}, "'ours', 'torchvision' or 'timm'"),
         ({"path": tmp_path / "x.pth"}, r"The name must end in \.safetensors"),
     ):
         with pytest.raises(UsageError, match=says):

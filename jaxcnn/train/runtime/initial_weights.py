@@ -189,8 +189,7 @@ def read_initial_weights(
         name, digest = folder.resolve().name, integrity.sha256(variables)
     else:
         path = weights.local_file(source)
-        stored = weights.read_arrays(path)
-        known = weights.published(source).preprocessing if weights.is_published(source) else weights.recorded(path)
+        stored, known = weights.read_arrays(path), weights.known_preprocessing(source, path)
         name, digest = source.rpartition("/")[2], _sha256(path)
     try:
         conversion = weights.from_file(

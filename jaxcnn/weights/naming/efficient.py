@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-Names = dict[str, str]
+from jaxcnn.weights.naming import Names
 
 
 def convnext(model: Any) -> Names:

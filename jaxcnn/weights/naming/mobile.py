@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-Names = dict[str, str]
+from jaxcnn.weights.naming import Names
 
 
 def mobilenet_v2(model: Any) -> Names:
