@@ -151,14 +151,15 @@ def test_a_run_is_evaluated_from_any_directory(copied, tmp_path, monkeypatch):
 
 
 def test_a_run_of_version_0_1_is_read(copied):
-    """Its preprocessing has no geometry, its configuration no fields of it, and nothing identifies its data."""
+    """Its preprocessing has no geometry, its configuration no fields of it, no checksum, and nothing names its data."""
     run = run_of(copied)
     (run / data_identity.DATA).unlink()
     stored = json.loads((run / PREPROCESSING).read_text())
     old = {name: stored[name] for name in ("image_shape", "mean", "std", "class_names")}
     (run / PREPROCESSING).write_text(json.dumps(old))
     values = json.loads((run / workdir.CONFIG).read_text())
-    for name in ("resize", "crop_fraction", "background", "mean", "std", "skip_damaged", "train_split", "test_split"):
+    later = ("resize", "crop_fraction", "background", "mean", "std", "skip_damaged", "train_split", "test_split")
+    for name in (*later, sealed.SHA256, sealed.RUN):
         del values[name]
     (run / workdir.CONFIG).write_text(json.dumps(values))
     values = evaluate(run)
