@@ -1,4 +1,4 @@
-"""LeNet-5 on MNIST, after LeCun, Bottou, Bengio, Haffner: *Gradient-Based Learning Applied to Document Recognition*, 1998.
+"""LeNet-5 on MNIST, after LeCun et al.: *Gradient-Based Learning Applied to Document Recognition*, 1998.
 
     jaxcnn train --config experiments/recipes/mnist_lenet5.py
 

@@ -13,14 +13,19 @@ from jaxcnn.train import Config
 from jaxcnn.train.runtime import plan
 
 RECIPES = sorted((Path(__file__).parents[2] / "experiments" / "recipes").glob("*.py"))
-SHAPES = {"cifar10": ((32, 32, 3), 10, 50_000), "imagenet2012": ((None, None, 3), 1000, 1_281_167)}
+SHAPES = {
+    "cifar10": ((32, 32, 3), 10, 50_000),
+    "mnist": ((28, 28, 1), 10, 60_000),
+    "fashion_mnist": ((28, 28, 1), 10, 60_000),
+    "imagenet2012": ((None, None, 3), 1000, 1_281_167),
+}
 
 
 class Unread(TfdsDataset):
     """A dataset whose examples are of zeros."""
 
     def load(self, split, indices, geometry, **_):
-        images = np.zeros((len(indices), *geometry.size, 3), np.uint8)
+        images = np.zeros((len(indices), *geometry.size, self.image_shape[-1]), np.uint8)
         return {"image": images, "label": np.zeros(len(indices), np.int32)}
 
 
@@ -45,7 +50,9 @@ def test_a_run_can_be_planned(path):
     config = recipe["config"]
     assert isinstance(config, Config)
     made = plan.make_plan(config)
-    assert made.pipeline.image_shape == ((32, 32, 3) if config.dataset == "cifar10" else (224, 224, 3))
+    assert made.pipeline.image_shape == (
+        (224, 224, 3) if config.dataset == "imagenet2012" else SHAPES[config.dataset][0]
+    )
     rates = [float(made.schedule(int(share * made.steps))) for share in (0.1, 0.99)]
     assert rates[0] > rates[1] > 0
 
@@ -56,5 +63,5 @@ def test_its_docstring_has_its_command_its_source_and_a_published_accuracy(path)
     text = recipe["__doc__"]
     assert f"--config experiments/recipes/{path.name}" in text
     assert re.search(r"\d\d\.\d+ %", text)
-    assert re.search(r"\*[^*]+\*, 20\d\d", text)
+    assert re.search(r"\*[^*]+\*, (19|20)\d\d", text)
     assert paper(recipe["config"].model)
