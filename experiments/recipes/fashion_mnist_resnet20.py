@@ -2,8 +2,8 @@
 
     jaxcnn train --config experiments/recipes/fashion_mnist_resnet20.py
 
-Aims at 93.0 % accuracy. No paper gives a figure for this network; the dataset's page lists 92.5 % to 94.9 % for residual
-networks of 18 layers. Add `--dtype bfloat16` where that is faster.
+Aims at 93.0 % accuracy. No paper gives a figure for this network. The dataset's page lists 92.5 % to 94.9 % for
+residual networks of 18 layers. Add `--dtype bfloat16` where that is faster.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig
