@@ -109,17 +109,17 @@ def _relative_times(rows: list[dict[str, Any]], work: str, baseline: str) -> lis
     return lines
 
 
-def with_table(text: str, table: str) -> str:
-    """Return the text of the README with `table` between its markers.
+def with_table(text: str, table: str, begin: str = BEGIN, end: str = END) -> str:
+    """Return the text of the README with `table` between two markers.
 
     Raises:
       SystemExit: if the text does not contain both markers in this order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"markers are missing from the README. Add the lines {BEGIN} and {END}, in this order.")
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+    before, is_begun, rest = text.partition(begin)
+    _, is_ended, after = rest.partition(end)
+    if not is_begun or not is_ended:
+        raise SystemExit(f"markers are missing from the README. Add the lines {begin} and {end}, in this order.")
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def main(args: list[str] | None = None) -> int:
