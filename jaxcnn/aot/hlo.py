@@ -265,6 +265,8 @@ class Module:
 
     def _read_of(self, parameter: Instruction, body: Mapping[str, Instruction], whole: int) -> int:
         """Return the bytes that a fusion reads of an operand, given the operand's size."""
+        if parameter.is_root:
+            return whole
         read = 0
         for user in body.values():
             if parameter.name not in user.operands:

@@ -23,6 +23,7 @@ from jax.extend.core import jaxpr_as_fun
 from jaxcnn.kernels import native
 from jaxcnn.kernels._primitive import Form, Kernel, call, is_given, merged
 from jaxcnn.kernels._selection import on_cpu, uses_native
+from jaxcnn.kernels._together import Together
 from jaxcnn.kernels._trilinear import Role, Trilinear
 from jaxcnn.kernels.reductions import add_bias
 
@@ -187,6 +188,18 @@ class Convolution(Trilinear):
         function = native.function(native.CONVOLUTION, [x.update(dtype=np.dtype("float32")) for x in result], key=key)
         return lambda a, b: [function(a.astype("float32"), b.astype("float32"))[0].astype(result[0].dtype)]
 
+    def derivative(self, operands: Any, outputs: Any, tangents: Any) -> list[jax.Array]:
+        if self.role is Role.OUTPUT and all(map(is_given, tangents)):
+            tangents = call(Together(in_adjoint=True), *tangents)
+        return super().derivative(operands, outputs, tangents)
+
+    def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
+        if self.role is Role.OUTPUT and group == (0,):
+            # A GPU then rounds a wider kernel again, and does not keep the rounded one since the forward pass.
+            g, kernel = call(Together(), cts[0], operands[1])
+            return [*call(replace(self, role=Role.IMAGE), g, kernel)]
+        return super().adjoint(group, cts, operands)
+
     def batched(self, operands: Any, dims: Any) -> Any:
         (a, b), (along, other) = operands, dims
         if self.role is Role.KERNEL or along is None or other is not None:
@@ -259,6 +272,8 @@ class BiasedConvolution(Kernel):
     def derivative(self, operands: Any, outputs: Any, tangents: Any) -> list[jax.Array]:
         x, kernel, _ = operands
         x_dot, kernel_dot, bias_dot = tangents
+        if is_given(x_dot) and is_given(kernel_dot):
+            x_dot, kernel_dot = call(Together(in_adjoint=True), x_dot, kernel_dot)
         parts = [call(self.convolution, x_dot, kernel)[0]] if is_given(x_dot) else []
         if is_given(kernel_dot):
             parts.append(call(self.convolution, x, kernel_dot)[0])

@@ -7,8 +7,10 @@ buckets before they are summed. On a CPU a copy costs more than a message, so ar
 Buckets are filled from the last array to the first. Names of layers grow with depth, and the backward pass computes
 the gradients of the deepest layers first, so that a bucket holds gradients which are computed one after another. XLA
 for GPUs computes them when the bucket needs them, and keeps what they are computed from until then. Small arrays, such
-as the scales of normalizations and the kernel of the first layer, come from all depths, so they have buckets of their
-own.
+as the scales of normalizations and the kernel of the first layer, come from all depths, so they are in the last bucket.
+
+XLA for GPUs joins messages by itself, up to 30 MiB, without regard to when their arrays are computed. So buckets are
+larger than half of that.
 """
 
 from typing import Any
@@ -16,11 +18,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-BUCKET_BYTES = 32 * 2**20
-"""Largest bucket: long enough to use the full bandwidth between GPUs, and short enough for several in a step."""
-
-LARGE_BYTES = 8 * 2**20
-"""Size from which an array is summed alone, because a copy would cost more than a message."""
+BUCKET_BYTES = 15 * 2**20
+"""Size that buckets exceed, if there is more than one of their dtype. An array that exceeds it is summed alone."""
 
 SMALL_BYTES = 64 * 2**10
 """Size below which an array is small."""
@@ -55,26 +54,28 @@ def _in_buckets(arrays: tuple[jax.Array, ...], axis_name: str) -> tuple[jax.Arra
 
 
 def buckets(arrays: Any) -> list[list[int]]:
-    """Return the places of arrays that are summed together, at most `BUCKET_BYTES`, the last first.
+    """Return the places of arrays that are summed together, the last first.
 
-    The arrays of a bucket have one dtype, and are all small or all not.
+    The arrays of a bucket have one dtype. They exceed `BUCKET_BYTES`, unless no others of their dtype are left, and are
+    at most three times as large. Arrays below `SMALL_BYTES` follow the others.
 
-    >>> sizes = {"f": 2**20, "v": 64, "m": 2**21}
+    >>> sizes = {"f": 2**20, "v": 64, "m": 2**23}
     >>> buckets([jax.ShapeDtypeStruct((sizes[kind],), "float32") for kind in "ffvmffvfffff"])
-    [[11, 10, 9, 8, 7, 5, 4, 1], [6, 2], [3], [0]]
+    [[3], [11, 10, 9, 8], [7, 5, 4, 1, 0, 6, 2]]
     """
-    found: list[list[int]] = []
-    last: dict[Any, tuple[list[int], int]] = {}
-    for i, x in reversed([*enumerate(arrays)]):
-        size = x.size * x.dtype.itemsize
-        if size >= LARGE_BYTES:
-            found.append([i])
-            continue
-        kind = x.dtype, size < SMALL_BYTES
-        bucket, filled = last.get(kind, ([], BUCKET_BYTES))
-        if filled + size > BUCKET_BYTES:
-            bucket, filled = [], 0
-            found.append(bucket)
-        bucket.append(i)
-        last[kind] = bucket, filled + size
-    return found
+    sizes = [x.size * x.dtype.itemsize for x in arrays]
+    alone = [[i] for i, size in enumerate(sizes) if size > BUCKET_BYTES]
+    joined = [i for i in reversed(range(len(sizes))) if sizes[i] <= BUCKET_BYTES]
+    found = []
+    for dtype in dict.fromkeys(arrays[i].dtype for i in joined):
+        bucket: list[int] = []
+        of_dtype = [i for i in joined if arrays[i].dtype == dtype]
+        left, filled = sum(sizes[i] for i in of_dtype), 0
+        for i in sorted(of_dtype, key=lambda i: sizes[i] < SMALL_BYTES):  # stable
+            bucket.append(i)
+            left, filled = left - sizes[i], filled + sizes[i]
+            if min(left, filled) > BUCKET_BYTES:
+                found.append(bucket)
+                bucket, filled = [], 0
+        found.append(bucket)
+    return alone + found

@@ -175,7 +175,20 @@ def record(block: nn.Module, x: Any) -> Any:
 
 
 def plan(model: nn.Module, variables: Any, x: Any, budget: int) -> Plan:
-    """Return the blocks to recompute in a training step of a model that calls `record` for each block.
+    """Return the blocks to recompute in a training step of a model; arguments as in `blocks_of`.
+
+    Args:
+      budget: bytes of activations on this device.
+
+    Raises:
+      UsageError: the budget is too small.
+    """
+    blocks, other_bytes = blocks_of(model, variables, x)
+    return choose(blocks, budget, other_bytes)
+
+
+def blocks_of(model: nn.Module, variables: Any, x: Any) -> tuple[list[Block], int]:
+    """Return the blocks of a model that calls `record` for each, and the bytes that are kept outside of blocks.
 
     The bytes are an estimate of what XLA keeps: inputs of blocks, and results of convolutions, products, sums and
     poolings. What follows from these element by element, as normalized and rectified maps do, XLA computes again where
@@ -185,10 +198,6 @@ def plan(model: nn.Module, variables: Any, x: Any, budget: int) -> Plan:
       model: called as `(x, train)`; it must recompute nothing itself.
       variables: its variables, or their shapes.
       x: images `[N, H, W, C]` of one device, or their shape.
-      budget: bytes of activations on this device.
-
-    Raises:
-      UsageError: the budget is too small.
     """
     recorder = _Recorder()
     token = _recorder.set(recorder)
@@ -199,7 +208,7 @@ def plan(model: nn.Module, variables: Any, x: Any, budget: int) -> Plan:
         _recorder.reset(token)
     total = sum(array.bytes for array in kept)
     within = sum(block.input_bytes + block.kept_bytes for block in recorder.blocks)
-    return choose(recorder.blocks, budget, max(0, total - within))
+    return recorder.blocks, max(0, total - within)
 
 
 def _costs(module: nn.Module, variables: Any, x: Any) -> tuple[int, int]:

@@ -59,6 +59,24 @@ def test_a_fusion_reads_only_the_slices_of_its_operands():
     assert hlo.parse(program(body, fused)).bytes_accessed() == 32 + 4 + 32
 
 
+def test_a_fusion_reads_an_operand_whose_shape_alone_changes():
+    # Programs for TPUs have such fusions within those of convolutions.
+    inner = """%inner (q: f32[10,8]) -> f32[80] {
+  %q = f32[10,8]{1,0} parameter(0)
+  ROOT %b = f32[80]{0} bitcast(%q)
+}"""
+    fused = """%fused (p: f32[10,8]) -> f32[] {
+  %p = f32[10,8]{1,0} parameter(0)
+  %f = f32[80]{0} fusion(%p), kind=kLoop, calls=%inner
+  ROOT %r = f32[] reduce(%f), dimensions={0}
+}"""
+    body = [
+        "%a = f32[10,8]{1,0} parameter(0)",
+        "ROOT %f = f32[] fusion(%a), kind=kOutput, calls=%fused",
+    ]
+    assert hlo.parse(program(body, f"{inner}\n\n{fused}")).bytes_accessed() == 320 + 4
+
+
 def test_a_slice_is_written_in_place():
     body = [
         "%a = f32[100,8]{1,0} parameter(0)",

@@ -344,3 +344,15 @@ def test_works_where_rank_promotion_is_an_error(form):
     variables, x, loss = layer_and_loss()
     with jax.numpy_rank_promotion("raise"):
         jax.jit(jax.grad(loss))(variables, x)
+
+
+def test_gpus_compute_the_two_gradients_together():
+    """Or XLA for GPUs would compute the gradient of the kernel at the end, and keep both its operands until then."""
+    variables, x, loss = layer_and_loss()
+
+    def barriers(of, platform):
+        lowered = jax.jit(jax.grad(loss, of)).trace(variables, x).lower(lowering_platforms=(platform,))
+        return lowered.as_text().count("optimization_barrier")
+
+    assert [barriers((0, 1), platform) for platform in ("cuda", "tpu")] == [2, 0]
+    assert barriers(0, "cuda") == 0  # the image has no gradient

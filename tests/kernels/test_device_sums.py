@@ -59,15 +59,28 @@ def arrays(*sizes, dtype="float32"):
 
 
 def test_buckets_are_filled_from_the_last_array_and_large_arrays_are_alone(monkeypatch):
-    monkeypatch.setattr(device_sums, "BUCKET_BYTES", 48)
-    monkeypatch.setattr(device_sums, "LARGE_BYTES", 40)
+    monkeypatch.setattr(device_sums, "BUCKET_BYTES", 24)
     monkeypatch.setattr(device_sums, "SMALL_BYTES", 0)
-    assert buckets(arrays(4, 10, 6, 6, 1, 8, 2)) == [[6, 5, 4], [3, 2], [1], [0]]
+    assert buckets(arrays(4, 3, 7, 5, 2, 1, 4)) == [[2], [6, 5, 4], [3, 1, 0]]
     assert buckets([*arrays(2), *arrays(2, 3, dtype="int32"), *arrays(4)]) == [[3, 0], [2, 1]]
 
 
-def test_small_arrays_have_buckets_of_their_own(monkeypatch):
-    monkeypatch.setattr(device_sums, "BUCKET_BYTES", 48)
-    monkeypatch.setattr(device_sums, "LARGE_BYTES", 40)
+def test_what_is_left_and_too_small_for_a_bucket_joins_the_last_one(monkeypatch):
+    monkeypatch.setattr(device_sums, "BUCKET_BYTES", 24)
+    monkeypatch.setattr(device_sums, "SMALL_BYTES", 0)
+    assert buckets(arrays(6, 5, 5)) == [[2, 1, 0]]
+    assert buckets(arrays(5, 2, 5, 5)) == [[3, 2], [1, 0]]
+
+
+def test_small_arrays_are_in_the_last_bucket(monkeypatch):
+    monkeypatch.setattr(device_sums, "BUCKET_BYTES", 24)
     monkeypatch.setattr(device_sums, "SMALL_BYTES", 9)
-    assert buckets(arrays(1, 6, 2, 3, 2, 7, 1)) == [[6, 4, 2, 0], [5, 3], [1]]
+    assert buckets(arrays(1, 4, 2, 3, 2, 4, 1)) == [[5, 3], [1, 6, 4, 2, 0]]
+
+
+def test_xla_joins_no_two_buckets_of_a_deep_network():
+    # XLA for GPUs joins messages that have 30 MiB or less together.
+    sizes = [64, 64, 64 * 64, 9 * 64 * 64, 256, 512 * 512, 9 * 256 * 256] * 20
+    found = [sum(4 * sizes[i] for i in bucket) for bucket in buckets(arrays(*sizes))]
+    assert len(found) == 4
+    assert sum(sorted(found)[:2]) > 30 * 2**20

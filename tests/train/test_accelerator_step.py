@@ -83,10 +83,12 @@ def test_synchronized_batch_norm_sends_one_message_in_each_direction(reduce_dtyp
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_an_accelerator_gets_nothing_that_is_meant_for_a_cpu(platform):
     # tests/models/test_lowering.py has all models, without the lowering for a CPU that shows what to look for.
-    text = lowered(platform)
-    assert "optimization_barrier" not in text
+    text, barrier = lowered(platform), "optimization_barrier"
     assert "custom_call" not in text
-    assert "optimization_barrier" in lowered("cpu")
+    # GPUs compute the gradients of the image and of the kernel of each convolution but the first together.
+    pairs = len(re.findall(rf"{barrier} %\w+(?:#\d+)?, %\w+(?:#\d+)? : ", text))
+    assert text.count(barrier) == pairs == {"cuda": 2 * (NORMS - 1), "tpu": 0}[platform]
+    assert barrier in lowered("cpu")
 
 
 @pytest.mark.parametrize("sync", ["none", "all"])

@@ -1,0 +1,68 @@
+"""Rows of steps that recompute blocks: a JSON Lines file that grows with each compilation, and its Markdown table."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROWS, PAGE = "rows.jsonl", "README.md"
+
+Row = dict[str, Any]
+
+TITLE = """# Memory of steps that recompute blocks
+
+Written by `python -m benchmarks.remat`; `rows.jsonl` has all numbers. The compilers ran on a CPU.
+The step is that of `jaxcnn train --model MODEL --dtype bfloat16 --model-options remat=SIZE`: momentum, with the state
+donated. All numbers are of one chip.
+
+- Predicted: bytes of activations, by `jaxcnn.layers.recomputation.plan` from shapes.
+- Temporaries: what the compiler allocates besides state, batch and program: activations, gradients and work space.
+- Multiply-adds: those that are computed again, in percent of those of all blocks.
+"""
+
+
+def read(folder: Path) -> list[Row]:
+    """Return the rows of a folder; none if it does not exist."""
+    path = folder / ROWS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def key(row: Row) -> tuple[str, str, str]:
+    return row["target"], row["model"], row["remat"]
+
+
+def add(folder: Path, row: Row) -> None:
+    """Add a row to those of a folder, in place of one of the same target, model and size, and write the page."""
+    rows = {key(old): old for old in read(folder)}
+    rows[key(row)] = row
+    ordered = sorted(rows.values(), key=lambda row: (row["target"], row["model"], -row["budget"]))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ROWS).write_text("".join(f"{json.dumps(row)}\n" for row in ordered))
+    (folder / PAGE).write_text(page(ordered))
+
+
+def page(rows: list[Row]) -> str:
+    """Return the Markdown page of rows: a table for each target."""
+    parts = [TITLE]
+    for target in dict.fromkeys(row["target"] for row in rows):
+        of_target = [row for row in rows if row["target"] == target]
+        versions = ", ".join(sorted({row["compiler"] for row in of_target}))
+        parts.append(f"## {target}, {versions}\n")
+        parts.append("| model | images | `remat` | blocks | multiply-adds | predicted GB | temporaries GB | ratio |")
+        parts.append("| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+        parts += [f"| {' | '.join(_cells(row))} |" for row in of_target]
+        parts.append("")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _cells(row: Row) -> list[str]:
+    temporaries = row["temporaries"]
+    return [
+        row["model"],
+        str(row["batch"]),
+        f"`{row['remat']}`",
+        f"{row['recomputed']} of {row['blocks']}",
+        f"{100 * row['macs'] / row['all_macs']:.0f}%",
+        f"{row['predicted'] / 1e9:.2f}",
+        row["error"] if temporaries is None else f"{temporaries / 1e9:.2f}",
+        "" if temporaries is None else f"{temporaries / row['predicted']:.2f}",
+    ]
