@@ -164,6 +164,10 @@ def run(job: dict) -> int:
     train_command.train.fit = told
     with open(job["errors"], "w") as errors, contextlib.redirect_stderr(errors):
         os.dup2(errors.fileno(), 2)
+        if "user" in job:
+            os.setgroups([])
+            os.setgid(job["user"])
+            os.setuid(job["user"])
         try:
             return main(job["args"])
         except BaseException:

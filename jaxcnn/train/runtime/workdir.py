@@ -63,6 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
+        temporary.unlink(missing_ok=True)  # what a killed process has left, or a link that somebody has put there
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
@@ -260,7 +261,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     """
     path = folder / LOCK
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jaxcnn._scoped import quiet_logger
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import UsageError, printable
 from jaxcnn.train.runtime import integrity, workdir
 from jaxcnn.train.runtime.checkpoint import _description
 from jaxcnn.train.runtime.checkpoint._errors import DamagedError, SaveError, quiet_stragglers, reason
@@ -257,7 +257,7 @@ class Checkpoints:
                 damaged[step] = error
                 continue
             if damaged:
-                _log.warning("%s; going back to step %d", "; ".join(map(str, damaged.values())), step)
+                _log.warning("%s; going back to step %d", printable("; ".join(map(str, damaged.values()))), step)
                 self._move_away([*damaged])
             return found
         if damaged:

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import re
 import threading
 from collections.abc import Iterator
 
@@ -11,6 +12,10 @@ from jaxcnn.errors import RunError
 
 STRAGGLER_SECONDS = 60.0
 """Time after a failed save or restore for which what Orbax's other threads print is dropped."""
+
+
+_OS_ERROR = re.compile(r": ([^:\[\]]+) \[os_error_code=")
+"""The text of an error number in a message of TensorStore."""
 
 
 class SaveError(RunError):
@@ -42,6 +47,9 @@ def quiet_stragglers() -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of an error's message."""
+    """Return the first line of an error's message, or what the operating system said, if TensorStore quotes it."""
     text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()[0]
+    quoted = _OS_ERROR.search(text)
+    if quoted is not None:
+        return quoted.group(1)
     return text if len(text) < 200 else f"{text[:200]}..."
