@@ -6,7 +6,7 @@ Many SIGKILLs at random moments: `python tests/faults/campaign.py --kills 100 --
 Damage to the files of a run: `python tests/faults/campaign.py damage --seed 0 --count 1000`. The report goes to
 `tests/faults/reports/damage.json`, and a JSON line for each trial to `--lines`; the same command continues there.
 
-Storage that fails: `python tests/faults/campaign.py storage --seed 0 --count 240`, in the same way.
+Storage that fails: `python tests/faults/campaign.py storage --seed 0 --count 160`, in the same way.
 """
 
 import argparse

@@ -10,9 +10,6 @@ from killing import Ended, Worker, outcome
 
 from storage.shim import Shim
 
-USER = 12345
-"""Id of a user without rights, without a name and without a home."""
-
 
 class Watched(Worker):
     """A worker that lets something happen in the middle of a run."""
@@ -43,14 +40,13 @@ class Bench:
     """Workers whose calls of the C library fail by plan.
 
     Attributes:
-      folder: for the files of trials. Others than its owner may use it.
+      folder: for the files of trials.
       shim: the plan of the worker `worker`.
       state, expected, events: final state, outcome and number of events of an undisturbed run; see `prepare`.
       finished: run directory of that run.
     """
 
     def __init__(self, folder: Path, held: contextlib.ExitStack):
-        folder.chmod(0o755)
         self.folder, self.shim, self._held = folder, Shim(folder), held
         self.worker = self._start("cache", self.shim.environment)
         self._second: Watched | None = None
@@ -79,5 +75,3 @@ class Bench:
         assert (ended.status, ended.errors) == (0, "")
         (self.state,) = ended.states
         self.events, self.expected = len(ended.events), outcome(self.finished)
-        for path in (self.folder / "cache").rglob("*"):
-            path.chmod(0o755)  # other users read it too

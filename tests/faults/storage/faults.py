@@ -12,7 +12,7 @@ from pathlib import Path
 from killing import Ended
 
 from storage import disks
-from storage.bench import USER, Bench
+from storage.bench import Bench
 
 TARGETS = {
     "checkpoints/": ("create", "write", "sync", "rename", "mkdir"),
@@ -81,50 +81,21 @@ def full_disk(bench: Bench, chance: random.Random, note: list[str]) -> Iterator[
 
 
 @contextlib.contextmanager
-def quota(bench: Bench, chance: random.Random, note: list[str]) -> Iterator[Disturbed]:
-    """A user's quota is used up from a moment on."""
-    disk, event, left = bench.folder / "disk", chance.randrange(bench.events), chance.choice((0, 8192, 100_000))
-    note.append(f"{left} bytes left from event {event} on")
-    limit = 12 * 2**20
-    with disks.small_disk(disk, f"size=40m,usrquota,usrquota_block_hardlimit={limit}") as is_mounted:
-        if not is_mounted:
-            raise NotHere("tmpfs with quota")
-        disk.chmod(0o777)
-
-        def use_up() -> None:
-            used = sum(path.stat().st_blocks * 512 for path in disk.rglob("*") if path.stat().st_uid == USER)
-            (disk / "ballast").write_bytes(bytes(max(0, limit - used - left)))
-            os.chown(disk / "ballast", USER, USER)
-
-        ended = bench.worker.run_until(event, use_up, disk / "run", user=USER)
-        (disk / "ballast").unlink(missing_ok=True)
-        _give_to_root(disk)
-        yield disk / "run", ended
-
-
-@contextlib.contextmanager
 def lost_permissions(bench: Bench, chance: random.Random, note: list[str]) -> Iterator[Disturbed]:
-    """A folder of the run belongs to somebody else from a moment on."""
+    """A folder of the run loses its permissions from a moment on."""
     place, event = bench.folder / "place", chance.randrange(bench.events)
     lost, mode = chance.choice(("run", "run/checkpoints")), chance.choice((0o000, 0o555))
     note.append(f"{lost} gets mode {mode:03o} at event {event}")
     place.mkdir()
-    os.chown(place, USER, USER)
 
     def lose() -> None:
         if (place / lost).exists():
-            os.chown(place / lost, 0, 0)
             (place / lost).chmod(mode)
 
-    ended = bench.worker.run_until(event, lose, place / "run", user=USER)
-    _give_to_root(place)
+    ended = bench.worker.run_until(event, lose, place / "run", obeys_permissions=True)
+    if (place / lost).exists():
+        (place / lost).chmod(0o755)
     yield place / "run", ended
-
-
-def _give_to_root(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        os.chown(path, 0, 0)
-        path.chmod(0o755)
 
 
 @contextlib.contextmanager
@@ -257,7 +228,7 @@ Fault = Callable[[Bench, random.Random, list[str]], contextlib.AbstractContextMa
 FAULTS: dict[str, Fault] = {
     fault.__name__: fault
     for fault in (
-        *(failing_call, full_disk, dying_disk, lying_disk, unreadable, lost_permissions, quota, lost_disk),
+        *(failing_call, full_disk, dying_disk, lying_disk, unreadable, lost_permissions, lost_disk),
         *(slow_disk, clock_steps, second_run, moved_folder),
     )
 }
