@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from killing import complete_checkpoints, outcome
+from storage import disks
 
 from jaxcnn import _scoped
 from jaxcnn.errors import RunError
@@ -37,15 +38,10 @@ def state(step, floats=1000):
 @contextlib.contextmanager
 def small_disk(folder, megabytes):
     """A file system of its own in this folder."""
-    folder.mkdir()
-    options = f"size={megabytes}m"
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small disk is not allowed here")
-    try:
+    with disks.small_disk(folder, f"size={megabytes}m") as is_mounted:
+        if not is_mounted:
+            pytest.skip("mounting a small disk is not allowed here")
         yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def save_and_wait(checkpoints, *args):
@@ -213,14 +209,23 @@ class Later:
 def test_writes_that_end_long_after_a_failed_one_print_nothing(monkeypatch):
     printed = []
     # Other tests may still drop what their own writes print.
-    monkeypatch.setattr(_scoped, "_unraisable_filter", _scoped._UnraisableFilter())
+    monkeypatch.setattr(_scoped, "_hook_filters", _scoped._filters())
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(str(unraisable.exc_value)))
+    monkeypatch.setattr(sys, "excepthook", lambda kind, value, trace: printed.append(str(value)))
     monkeypatch.setattr(_errors.threading, "Timer", Later)
     with pytest.raises(OSError, match="disk"), _errors.quiet_stragglers():
         raise OSError("disk")
     Straggler("Event loop is closed")
     Straggler("another")
     assert printed == ["another"]
+    print_of_callback("Event loop is closed")
+    print_of_callback("another")
     Later.rings()
     Straggler("Event loop is closed")
-    assert printed == ["another", "Event loop is closed"]
+    assert printed == ["another", "another", "Event loop is closed"]
+
+
+def print_of_callback(says):
+    """Print an exception as C++ does whose callback has raised one (PyErr_Print): TensorStore's do."""
+    error = RuntimeError(says)
+    sys.excepthook(type(error), error, None)

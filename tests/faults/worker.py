@@ -51,7 +51,7 @@ class Tiny(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = layers.Conv(4, (3, 3), strides=(2, 2))(x)
         x = nn.relu(layers.BatchNorm()(x, train=train))
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         # Large enough for a file of its own in a checkpoint, and none of its values is zero.
         x = nn.relu(layers.Dense(64)(x))
         x = layers.Dropout(0.2)(x, train=train)

@@ -169,15 +169,18 @@ def moved_folder(bench: Bench, chance: random.Random, note: list[str]) -> Iterat
     if not other.exists():  # it had not been created when it was to be moved
         yield run, ended
         return
-    stray = [path.name for path in run.iterdir()] if run.exists() else []
-    if ended.status == 0 and (other / "result.json").exists():
-        stray = []
+    stray = _files(run)
     if stray:
         note.append(f"FAILED: {stray} were written to the old place")
     shutil.rmtree(run, ignore_errors=True)
     if back:
         other.rename(run)
     yield run if back else other, ended
+
+
+def _files(folder: Path) -> list[str]:
+    """Return the files in a folder, which need not exist."""
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
 
 
 @contextlib.contextmanager
@@ -190,7 +193,7 @@ def lost_disk(bench: Bench, chance: random.Random, note: list[str]) -> Iterator[
         if not is_mounted:
             raise NotHere("mount")
         ended = bench.worker.run_until(event, lambda: disks.unmount(disk), disk / "run")
-    stray = [str(path.relative_to(disk)) for path in disk.rglob("*")]
+    stray = _files(disk)
     if stray and event:  # at its first event the run may not have created its folder
         note.append(f"FAILED: {stray} were written to the folder of the disk that is gone")
     shutil.rmtree(disk)

@@ -58,6 +58,7 @@ class Checkpoints:
         if not read_only:
             self._directory.mkdir(exist_ok=True)
             self._remove_unfinished()
+            self._place = self._directory.stat()
         with contextlib.ExitStack() as held:
             # Orbax logs every save and every file, at levels up to warnings, also from its threads between the calls.
             held.enter_context(quiet_logger("absl", logging.CRITICAL))
@@ -94,6 +95,10 @@ class Checkpoints:
                 # Closing may raise the error of a save again.
                 with contextlib.suppress(Exception), quiet_stragglers():
                     self._manager.close()
+                if self._has_moved():  # Orbax creates missing folders: it may have begun to write at the old place
+                    self._remove_unfinished()
+                    with contextlib.suppress(OSError):
+                        self._directory.rmdir()
 
     def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
         """Start to save a state.
@@ -104,7 +109,8 @@ class Checkpoints:
           score: the monitored metric of this state, if it was evaluated; the largest is the best.
 
         Raises:
-          SaveError: if the disk has no space for it, or if this save or the one before failed.
+          SaveError: if the disk has no space for it, if this save or the one before failed, or if the folder is no
+            longer at its place.
         """
         self.wait()
         step = self._saving = int(state.step)
@@ -125,8 +131,9 @@ class Checkpoints:
         """Wait until everything is written, and remove checkpoints that are no longer needed.
 
         Raises:
-          SaveError: if a save failed.
+          SaveError: if a save failed, or if the folder is no longer at its place.
         """
+        self._check_place()
         if self._saving is None:
             return
         try:
@@ -326,6 +333,22 @@ class Checkpoints:
         best = self.best_step()
         return {*self.steps()[-2:], *(() if best is None else (best,))}
 
+    def _has_moved(self) -> bool:
+        """Return whether the folder is no longer the one that was opened: somebody moved it, or its disk is gone."""
+        if self._read_only:
+            return False
+        try:
+            return not os.path.samestat(self._place, self._directory.stat())
+        except OSError:
+            return True
+
+    def _check_place(self) -> None:
+        if self._has_moved():
+            self._saving = None
+            raise SaveError(
+                f"{self._directory} has been moved or removed, or its disk is gone. Its checkpoints are kept with it"
+            )
+
     def _check_disk(self, state: TrainState) -> None:
         """Fail with a clear message before Orbax writes a part of a checkpoint and runs out of space."""
         if not os.access(self._directory, os.W_OK):
@@ -336,6 +359,7 @@ class Checkpoints:
             self._fail(OSError(f"it needs {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free"))
 
     def _fail(self, error: Exception) -> None:
+        self._check_place()
         step, self._saving = self._saving, None
         self._remove_unfinished()
         kept = self.latest_step()
