@@ -15,7 +15,8 @@ from jaxcnn._scoped import quiet_logger
 from jaxcnn.errors import UsageError, printable
 from jaxcnn.train.runtime import integrity, workdir
 from jaxcnn.train.runtime.checkpoint import _description
-from jaxcnn.train.runtime.checkpoint._errors import DamagedError, SaveError, quiet_stragglers, reason
+from jaxcnn.train.runtime.checkpoint._errors import DamagedError, SaveError, dropped_prints, quiet_stragglers, reason
+from jaxcnn.train.runtime.checkpoint._place import Place
 from jaxcnn.train.state import TrainState
 
 DAMAGED = "damaged_checkpoints"
@@ -55,13 +56,16 @@ class Checkpoints:
         self._run = workdir.run_of(directory.parent)
         if directory.exists() and not directory.is_dir():
             raise UsageError(f"{directory} is a file, not the folder of checkpoints. Restore it, or move it away.")
+        self._place = None
         if not read_only:
             self._directory.mkdir(exist_ok=True)
             self._remove_unfinished()
-            self._place = self._directory.stat()
+            self._place = Place(self._directory)
         with contextlib.ExitStack() as held:
             # Orbax logs every save and every file, at levels up to warnings, also from its threads between the calls.
             held.enter_context(quiet_logger("absl", logging.CRITICAL))
+            # A save that fails between the calls prints there and then.
+            held.enter_context(dropped_prints())
             # Each process saves and reads on its own: Orbax need not coordinate them.
             me = jax.process_index()
             alone = ocp.options.MultiprocessingOptions(
@@ -87,7 +91,8 @@ class Checkpoints:
     ) -> None:
         with self._held:
             try:
-                self.wait()
+                if self._saving is not None:
+                    self.wait()
             except SaveError:
                 if error is None:  # it must not hide an earlier error
                     raise
@@ -95,7 +100,7 @@ class Checkpoints:
                 # Closing may raise the error of a save again.
                 with contextlib.suppress(Exception), quiet_stragglers():
                     self._manager.close()
-                if self._has_moved():  # Orbax creates missing folders: it may have begun to write at the old place
+                if self._place and self._place.is_left():  # Orbax creates missing folders, also at the old place
                     self._remove_unfinished()
                     with contextlib.suppress(OSError):
                         self._directory.rmdir()
@@ -333,17 +338,8 @@ class Checkpoints:
         best = self.best_step()
         return {*self.steps()[-2:], *(() if best is None else (best,))}
 
-    def _has_moved(self) -> bool:
-        """Return whether the folder is no longer the one that was opened: somebody moved it, or its disk is gone."""
-        if self._read_only:
-            return False
-        try:
-            return not os.path.samestat(self._place, self._directory.stat())
-        except OSError:
-            return True
-
     def _check_place(self) -> None:
-        if self._has_moved():
+        if self._place is not None and self._place.is_left():
             self._saving = None
             raise SaveError(
                 f"{self._directory} has been moved or removed, or its disk is gone. Its checkpoints are kept with it"
@@ -362,8 +358,11 @@ class Checkpoints:
         self._check_place()
         step, self._saving = self._saving, None
         self._remove_unfinished()
-        kept = self.latest_step()
-        before = f"the checkpoint of step {kept} is kept" if kept is not None else "there is none before it"
+        try:
+            kept = self.latest_step()
+            before = f"the checkpoint of step {kept} is kept" if kept is not None else "there is none before it"
+        except OSError as unreadable:
+            before = f"earlier ones cannot be read: {unreadable.strerror}"
         raise SaveError(
             f"the checkpoint of step {step} could not be written to {self._directory}: {reason(error)}; {before}"
         ) from error
@@ -387,8 +386,9 @@ class Checkpoints:
 
     def _remove_unfinished(self) -> None:
         """Remove what interrupted saves have left."""
-        for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the folder cannot be read, which other methods report
+            for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _without_empty(state: Any) -> Any:

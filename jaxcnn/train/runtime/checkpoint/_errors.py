@@ -27,15 +27,21 @@ class DamagedError(RunError):
 
 
 @contextlib.contextmanager
+def dropped_prints() -> Iterator[None]:
+    """Drop what Orbax's writes print when one of them has failed: a traceback each."""
+    with ignored_unraisable("Event loop is closed"), quiet_logger("asyncio", logging.CRITICAL):
+        yield
+
+
+@contextlib.contextmanager
 def quiet_stragglers() -> Iterator[None]:
-    """Drop what Orbax's other writes print when one of them has failed: a traceback each, after the error.
+    """Drop what Orbax's other writes print when one of them has failed, also after the block.
 
     These writes end at any time after the block, when a core is free for them. So what they print is dropped for some
     time, or until the process ends.
     """
     with contextlib.ExitStack() as held:
-        held.enter_context(ignored_unraisable("Event loop is closed"))
-        held.enter_context(quiet_logger("asyncio", logging.CRITICAL))
+        held.enter_context(dropped_prints())
         try:
             yield
         except Exception:
