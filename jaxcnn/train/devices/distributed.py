@@ -116,7 +116,7 @@ def _address_to_listen_at(coordinator: str | None) -> str | None:
     coordinator can join the job or end it.
     """
     host, _, _ = (coordinator or "").rpartition(":")
-    return coordinator if host == "localhost" or host.startswith("127.") or host == "[::1]" else None
+    return coordinator if re.fullmatch(r"localhost|127(\.\d{1,3}){3}|\[::1\]", host) else None
 
 
 def _check_port(coordinator: str) -> None:

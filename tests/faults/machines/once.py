@@ -9,6 +9,7 @@ import worker
 
 from jaxcnn import cli
 
-worker.install()
-sys.argv[0] = "jaxcnn"
-cli.run()
+if __name__ == "__main__":
+    worker.install()
+    sys.argv[0] = "jaxcnn"
+    cli.run()

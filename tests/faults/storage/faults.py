@@ -76,7 +76,7 @@ def full_disk(bench: Bench, chance: random.Random, note: list[str]) -> Iterator[
         do = lambda: ballast.extend((disks.fill if bytes_ else disks.use_up_names)(disk, left))  # noqa: E731
         ended = bench.worker.run_until(event, do, disk / "run")
         for path in ballast:
-            path.unlink()
+            path.unlink(missing_ok=True)
         yield disk / "run", ended
 
 
@@ -179,8 +179,13 @@ def moved_folder(bench: Bench, chance: random.Random, note: list[str]) -> Iterat
 
 
 def _files(folder: Path) -> list[str]:
-    """Return the files in a folder, which need not exist."""
-    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    """Return the files in a folder, which need not exist, except for one checkpoint.
+
+    Orbax creates missing folders. A save that is in progress when the folder goes may end at the old place.
+    """
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    steps = {path.parts[: path.parts.index("checkpoints") + 2] for path in files if "checkpoints" in path.parts}
+    return [str(path) for path in files if "checkpoints" not in path.parts or len(steps) > 1]
 
 
 @contextlib.contextmanager
