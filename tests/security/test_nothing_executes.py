@@ -1,6 +1,8 @@
 """The source has no call that runs what a file says, but for the files that are named here, with the reason."""
 
 import ast
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -139,3 +141,23 @@ def test_a_run_that_names_a_program_does_not_run_it(tmp_path):
     done = subprocess.run([sys.executable, "-c", OPENED, str(run)], cwd=tmp_path, capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_prepared_dataset_that_names_a_class_of_another_package_imports_nothing(tmp_path, monkeypatch):
+    from jaxcnn.data import datasets, open_dataset
+    from jaxcnn.errors import UsageError
+
+    (tmp_path / "planted_module.py").write_text("raise SystemExit('it ran')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    version = next((datasets.BUNDLED_DIR / "fashion_mnist_mini").glob("*/dataset_info.json")).parent
+    copy = tmp_path / "data" / "fashion" / version.name
+    shutil.copytree(version, copy)
+    features = (copy / "features.json").read_text()
+    escaped = "\\u0070ythonClassName"
+    for key, name in (("pythonClassName", "planted_module.Image"), (escaped, "planted_module.Image")):
+        start, _, rest = features.partition('"pythonClassName": "')
+        changed = f'{start}"{key}": "{name}"{rest.partition(chr(34))[2]}'
+        assert json.loads(changed) != json.loads(features)
+        (copy / "features.json").write_text(changed)
+        with pytest.raises(UsageError, match=r"asks for the program planted_module\.Image"):
+            open_dataset("fashion", tmp_path / "data")

@@ -43,6 +43,7 @@ def open_npz(path: str) -> ArrayDataset:
             opened: Any = np.load(stream, allow_pickle=False)
             if not isinstance(opened, np.lib.npyio.NpzFile):
                 raise UsageError(f"{shown} has a single array. Save training and test arrays with np.savez.")
+            assert opened.zip is not None  # it is open
             _check_unpacked_size(opened.zip, shown)
             splits = {split: _read_split(opened, split, shown) for split in KEYS}
             names = opened["class_names"].tolist() if "class_names" in opened.files else None

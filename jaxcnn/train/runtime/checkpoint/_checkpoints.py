@@ -347,7 +347,7 @@ class Checkpoints:
 
     def _check_disk(self, state: TrainState) -> None:
         """Fail with a clear message before Orbax writes a part of a checkpoint and runs out of space."""
-        if not os.access(self._directory, os.W_OK):
+        if not os.access(self._directory, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             self._fail(OSError("the folder is read-only"))
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD_BYTES
         free = shutil.disk_usage(self._directory).free
