@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from killing import complete_checkpoints, outcome
 from storage import disks
 
-from jaxcnn import _scoped
+from jaxcnn import _scoped, cli
 from jaxcnn.errors import RunError
 from jaxcnn.train import DivergedError, OptimizerConfig, SaveError, TrainState, fit
 from jaxcnn.train.runtime import workdir
@@ -149,6 +150,40 @@ def test_files_are_replaced_in_one_stroke(tmp_path, monkeypatch):
         workdir.write_json(path, {"a": 2})
     assert workdir.read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.EIO, "Input/output error", "/data/a\x1b.bin"), "jaxcnn: /data/a\\x1b.bin: Input/output error\n"),
+        (OSError(errno.ENOSPC, "No space left"), "jaxcnn: output cannot be written: No space left\n"),
+        (OSError(errno.EINVAL, "a mistake of the program"), None),
+    ],
+)
+def test_an_error_of_a_disk_that_no_command_expects_is_one_line(error, says, monkeypatch, capsys):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(cli, "_run_command", fail)
+    if says is None:
+        with pytest.raises(OSError, match="a mistake"):
+            cli.main(["train"])
+    else:
+        assert cli.main(["train"]) == 1
+        assert capsys.readouterr().err == says
+
+
+def test_the_lock_of_another_run_at_the_place_of_a_moved_folder_stays(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with workdir.exclusive(folder):
+        folder.rename(tmp_path / "moved")
+        folder.mkdir()
+        (folder / ".lock").touch()
+    assert (folder / ".lock").exists()
+    assert (tmp_path / "moved" / ".lock").exists()
+    with workdir.exclusive(tmp_path / "moved"):  # nobody holds it
+        pass
 
 
 def spoiled_after(step, value):

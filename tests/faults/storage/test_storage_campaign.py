@@ -46,6 +46,10 @@ def test_the_shim_fails_the_calls_of_its_plan_and_no_others(bench):
     assert (ended.status, bench.shim.hits) == (1, 0)
     assert ended.errors == f"jaxcnn: {run}/metrics.jsonl cannot be written: Input/output error. Checkpoints are kept.\n"
     assert bench.worker.run(run).states == [bench.state]
+    bench.shim.plan(str(run), ".lock", "lock", error=errno.ENOLCK)  # such as a network's file system without locks
+    ended = bench.worker.run(run)
+    bench.shim.reset()
+    assert (ended.status, ended.errors) == (2, f"jaxcnn: workdir {run} cannot be written: No locks available\n")
 
 
 def state_of(step):
