@@ -191,12 +191,16 @@ def main(words: list[str]) -> int:
     args = parser.parse_args(words)
     started = time.monotonic()
     trials = [json.loads(line) for line in args.lines.read_text().splitlines()] if args.lines.exists() else []
-    trials = [trial for trial in trials if trial["seed"] == args.seed]
+    trials = [trial for trial in trials if trial["seed"] == args.seed and trial["number"] < args.count]
     left = sorted({*range(args.count)} - {trial["number"] for trial in trials})
-    with tempfile.TemporaryDirectory() as folder, bench_in(Path(folder)) as bench, args.lines.open("a") as lines:
+    with contextlib.ExitStack() as held:
+        lines = held.enter_context(args.lines.open("a"))
+        bench = None
         for number in left:
             if time.monotonic() - started > 60 * args.minutes:
                 break
+            if bench is None:
+                bench = held.enter_context(bench_in(Path(held.enter_context(tempfile.TemporaryDirectory()))))
             trial = dataclasses.asdict(run_trial(bench, args.seed, number))
             print(json.dumps(trial), file=lines, flush=True)
             trials.append(trial)
