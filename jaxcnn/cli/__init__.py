@@ -19,6 +19,9 @@ from jaxcnn.cli._signals import CONTINUED, end_by_sigterm, ended_by_ctrl_c
 from jaxcnn.errors import RunError, UsageError, printable, unknown_name
 from jaxcnn.version import __version__
 
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE)
+"""Errors of a disk, of a network's file system and of permissions. They may come at any moment."""
+
 Settle = Callable[[int | None, str | None], object]
 """Makes the settings of the process, given the number of values in a batch of images, if known, and an XLA preset."""
 
@@ -85,9 +88,10 @@ def _main(args: list[str], settle: Settle) -> int:
             return 0
         raise
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in STORAGE_ERRORS:
             raise
-        print(f"jaxcnn: output cannot be written: {error.strerror}", file=sys.stderr)
+        where = "output cannot be written" if error.filename is None else printable(error.filename)
+        print(f"jaxcnn: {where}: {error.strerror}", file=sys.stderr)
         return 1
 
 

@@ -4,9 +4,10 @@ Every dataset, including the one inside the package, is a TFDS dataset in ArrayR
 `tfds.core.DatasetBuilder.as_data_source`, which does not need TensorFlow.
 """
 
+import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from jaxcnn.data import imagefolder
 from jaxcnn.data.dataset import Dataset, first_line
 from jaxcnn.data.sources import npz
 from jaxcnn.data.tfds_dataset import TfdsDataset, count_examples
-from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.errors import UsageError, printable, shortened, unknown_name
 from jaxcnn.local_path import is_possible, local_folder
 
 BUNDLED_DIR = Path(__file__).parent / "bundled"
@@ -149,9 +150,32 @@ def open_copy(
     return replace(opened, notes=(*prepared.notes, *opened.notes))
 
 
+def _check_features(folders: Iterable[Path]) -> None:
+    """Check that the features of a prepared dataset are of TFDS's own classes: TFDS imports the module of any other.
+
+    Raises:
+      UsageError: a class is of another package.
+    """
+    for path in (folder / "features.json" for folder in folders):
+        named = set[str]()
+
+        def note(pairs: list[tuple[str, Any]], named: set[str] = named) -> None:
+            named.update(str(value) for key, value in pairs if key == "pythonClassName")
+
+        try:
+            json.loads(path.read_text(), object_pairs_hook=note)
+        except (OSError, ValueError, RecursionError):  # TFDS reports it
+            continue
+        foreign = sorted(name for name in named if not name.startswith("tensorflow_datasets."))
+        if foreign:
+            shown = printable(shortened(foreign[0]))
+            raise UsageError(f"{printable(path)} asks for the program {shown}. Use datasets of TFDS's own features.")
+
+
 def _open(name: str, root: Path, directory: Path | None, train_split: str | None, test_split: str | None) -> Dataset:
     import tensorflow_datasets as tfds
 
+    _check_features((root / name).glob("*") if directory is None else [directory])
     try:
         builder: Any = (
             tfds.builder(name, data_dir=root) if directory is None else tfds.builder_from_directory(directory)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from jaxcnn.data import decode
 from jaxcnn.data.imagefolder.scan import SYSTEM_FOLDERS, image_suffixes, is_in_kernel_folder
 from jaxcnn.errors import UsageError, printable, shortened
 
@@ -133,7 +134,7 @@ def _has_image_content(path: Path) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns about large images, and about damage
-            with Image.open(path):
+            with Image.open(path, formats=decode.readable_formats()):
                 return True
     except Exception:  # Pillow's formats have no common exception type
         return False

@@ -5,10 +5,13 @@ Many SIGKILLs at random moments: `python tests/faults/campaign.py --kills 100 --
 
 Damage to the files of a run: `python tests/faults/campaign.py damage --seed 0 --count 1000`. The report goes to
 `tests/faults/reports/damage.json`, and a JSON line for each trial to `--lines`; the same command continues there.
+
+Storage that fails: `python tests/faults/campaign.py storage --seed 0 --count 160`, in the same way.
 """
 
 import argparse
 import collections
+import importlib
 import json
 import platform
 import sys
@@ -22,6 +25,8 @@ from killing import Campaign, Worker
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["storage"]:
+        return importlib.import_module("storage.campaign").main(sys.argv[2:])
     return damage_campaign(sys.argv[2:]) if sys.argv[1:2] == ["damage"] else kill_campaign(sys.argv[1:])
 
 

@@ -186,3 +186,16 @@ def test_a_damaged_checkpoint_asked_for_by_its_step_is_an_error(run):
     _, workdir, template, _ = run
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints, pytest.raises(DamagedError):
         checkpoints.restore(77, template)
+
+
+def test_a_config_of_another_run_is_named_even_if_little_else_is_there(run, tmp_path):
+    config, workdir, _, _ = run
+    copy, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(workdir, copy)
+    fit(dataclasses.replace(config, seed=config.seed + 1, workdir=str(other)))
+    shutil.copy(other / "config.json", copy)
+    (copy / "preprocessing.json").unlink()
+    with pytest.raises(UsageError, match=r"data\.json is of another run than config\.json beside it"):
+        fit(dataclasses.replace(config, workdir=str(copy)))
+    with pytest.raises(UsageError, match="holds another run"):
+        fit(dataclasses.replace(config, workdir=str(other)))

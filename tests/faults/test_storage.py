@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import numpy as np
 import optax
 import pytest
 from killing import complete_checkpoints, outcome
+from storage import disks
 
-from jaxcnn import _scoped
+from jaxcnn import _scoped, cli
 from jaxcnn.errors import RunError
 from jaxcnn.train import DivergedError, OptimizerConfig, SaveError, TrainState, fit
 from jaxcnn.train.runtime import workdir
@@ -37,15 +39,10 @@ def state(step, floats=1000):
 @contextlib.contextmanager
 def small_disk(folder, megabytes):
     """A file system of its own in this folder."""
-    folder.mkdir()
-    options = f"size={megabytes}m"
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small disk is not allowed here")
-    try:
+    with disks.small_disk(folder, f"size={megabytes}m") as is_mounted:
+        if not is_mounted:
+            pytest.skip("mounting a small disk is not allowed here")
         yield
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def save_and_wait(checkpoints, *args):
@@ -155,6 +152,40 @@ def test_files_are_replaced_in_one_stroke(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.EIO, "Input/output error", "/data/a\x1b.bin"), "jaxcnn: /data/a\\x1b.bin: Input/output error\n"),
+        (OSError(errno.ENOSPC, "No space left"), "jaxcnn: output cannot be written: No space left\n"),
+        (OSError(errno.EINVAL, "a mistake of the program"), None),
+    ],
+)
+def test_an_error_of_a_disk_that_no_command_expects_is_one_line(error, says, monkeypatch, capsys):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(cli, "_run_command", fail)
+    if says is None:
+        with pytest.raises(OSError, match="a mistake"):
+            cli.main(["train"])
+    else:
+        assert cli.main(["train"]) == 1
+        assert capsys.readouterr().err == says
+
+
+def test_the_lock_of_another_run_at_the_place_of_a_moved_folder_stays(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with workdir.exclusive(folder):
+        folder.rename(tmp_path / "moved")
+        folder.mkdir()
+        (folder / ".lock").touch()
+    assert (folder / ".lock").exists()
+    assert (tmp_path / "moved" / ".lock").exists()
+    with workdir.exclusive(tmp_path / "moved"):  # nobody holds it
+        pass
+
+
 def spoiled_after(step, value):
     """An optimizer whose update number `step` writes `value` into the parameters."""
 
@@ -213,14 +244,23 @@ class Later:
 def test_writes_that_end_long_after_a_failed_one_print_nothing(monkeypatch):
     printed = []
     # Other tests may still drop what their own writes print.
-    monkeypatch.setattr(_scoped, "_unraisable_filter", _scoped._UnraisableFilter())
+    monkeypatch.setattr(_scoped, "_hook_filters", _scoped._filters())
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(str(unraisable.exc_value)))
+    monkeypatch.setattr(sys, "excepthook", lambda kind, value, trace: printed.append(str(value)))
     monkeypatch.setattr(_errors.threading, "Timer", Later)
     with pytest.raises(OSError, match="disk"), _errors.quiet_stragglers():
         raise OSError("disk")
     Straggler("Event loop is closed")
     Straggler("another")
     assert printed == ["another"]
+    print_of_callback("Event loop is closed")
+    print_of_callback("another")
     Later.rings()
     Straggler("Event loop is closed")
-    assert printed == ["another", "Event loop is closed"]
+    assert printed == ["another", "another", "Event loop is closed"]
+
+
+def print_of_callback(says):
+    """Print an exception as C++ does whose callback has raised one (PyErr_Print): TensorStore's do."""
+    error = RuntimeError(says)
+    sys.excepthook(type(error), error, None)

@@ -121,7 +121,7 @@ def _stats(args: Sequence[str]) -> None:
     if flags.json:
         print(json.dumps({"name": flags.name, **values}))
         return
-    print(f'"{flags.name}": Statistics({tuple(values["mean"])}, {tuple(values["std"])}),')
+    print(f'"{printable(flags.name)}": Statistics({tuple(values["mean"])}, {tuple(values["std"])}),')
     if recorded is None:
         print(
             "not recorded in jaxcnn/data/statistics.py: measured once, and kept beside the dataset if it can be written"

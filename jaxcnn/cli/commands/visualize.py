@@ -19,6 +19,7 @@ from jaxcnn.errors import UsageError, printable, unknown_name
 from jaxcnn.local_path import local_path
 from jaxcnn.train.evaluation import evaluation_batches, open_test_set
 from jaxcnn.train.runtime.trained import BATCH
+from jaxcnn.train.runtime.workdir import replacing
 
 What = Literal["all", "filters", "features", "grad-cam", "confusion", "mistakes", "field", "layers"]
 
@@ -125,7 +126,8 @@ def _write(figures: dict[str, Any], folder: Path) -> None:
         for name, figure in figures.items():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # matplotlib warns about characters that its font does not have
-                figure.savefig(folder / f"{name}.png")
+                with replacing(folder / f"{name}.png") as picture:
+                    figure.savefig(picture)
             print(printable(folder / f"{name}.png"))
     except OSError as error:
         raise UsageError(f"{folder} cannot be written: {error.strerror}") from error

@@ -19,6 +19,9 @@ KEYS = {
 }
 """Names of the images and labels of each split, in Keras's and in MedMNIST's notation."""
 
+FREE_BYTES, MAX_RATIO = 2**30, 200
+"""An array of more bytes may not be this many times larger than it is compressed. Zip's limit is about 1000."""
+
 
 def open_npz(path: str) -> ArrayDataset:
     """Return the dataset in a NumPy file, which is read into memory.
@@ -29,7 +32,8 @@ def open_npz(path: str) -> ArrayDataset:
         their shapes see `from_arrays`. `class_names`, strings `[classes]`, is optional.
 
     Raises:
-      UsageError: the file cannot be read, lacks an array, or has arrays of Python objects; or see `from_arrays`.
+      UsageError: the file cannot be read, lacks an array, has arrays of Python objects, or unpacks to far more than it
+        holds; or see `from_arrays`.
     """
     file = local_path("npz file", path).absolute()
     shown = printable(file)
@@ -39,6 +43,8 @@ def open_npz(path: str) -> ArrayDataset:
             opened: Any = np.load(stream, allow_pickle=False)
             if not isinstance(opened, np.lib.npyio.NpzFile):
                 raise UsageError(f"{shown} has a single array. Save training and test arrays with np.savez.")
+            assert opened.zip is not None  # it is open
+            _check_unpacked_size(opened.zip, shown)
             splits = {split: _read_split(opened, split, shown) for split in KEYS}
             names = opened["class_names"].tolist() if "class_names" in opened.files else None
     except UsageError:
@@ -51,6 +57,14 @@ def open_npz(path: str) -> ArrayDataset:
             raise UsageError(f"{shown} is refused: {why}. Save arrays of numbers or strings.") from None
         raise UsageError(f"{shown} is not an intact npz file: {first_line(error)}. Save it with np.savez.") from None
     return from_arrays(splits["train"], splits["test"], splits["validation"], class_names=names, name=f"{PREFIX}{file}")
+
+
+def _check_unpacked_size(archive: zipfile.ZipFile, shown: str) -> None:
+    """Raise `UsageError` if an archive unpacks to far more than its file holds, as no images do."""
+    for entry in archive.infolist():
+        if entry.file_size > max(FREE_BYTES, MAX_RATIO * entry.compress_size):
+            sizes = f"{entry.compress_size:,} bytes that unpack to {entry.file_size:,}"
+            raise UsageError(f"{shown} is refused: {printable(entry.filename)} has {sizes}. Save it with np.savez.")
 
 
 def _read_split(opened: Any, split: str, shown: str) -> tuple[np.ndarray, np.ndarray] | None:

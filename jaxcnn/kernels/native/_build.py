@@ -66,6 +66,9 @@ def _loaded(library: Path, shared: Path) -> ctypes.CDLL:
         try:
             loaded = ctypes.CDLL(str(library))
         except OSError as error:
+            if os.statvfs(library).f_flag & getattr(os, "ST_NOEXEC", 0):  # a flag of Linux
+                remedy = "set XDG_CACHE_HOME to a folder on another disk"
+                raise BuildError(f"{library.parent} is on a disk that runs no programs (noexec); {remedy}") from error
             library.unlink(missing_ok=True)
             raise BuildError(f"the compiler wrote no library that loads: {str(error).strip()}") from error
     if not hasattr(loaded, FUNCTION):

@@ -74,7 +74,8 @@ def initialize(
     loop of their own, `jax.distributed.initialize` also offers `multihost_utils.reached_preemption_sync_point`.
 
     Args:
-      coordinator: "HOST:PORT" at which the first process listens.
+      coordinator: "HOST:PORT" at which the first process listens: at this address only if it is a loopback one, else at
+        all addresses of its machine.
       num_processes: number of processes.
       process_id: index of this process, from 0. Without these three, JAX detects SLURM, Open MPI or a TPU pod.
       heartbeat: seconds without a heartbeat after which a process counts as dead.
@@ -92,6 +93,7 @@ def initialize(
             coordinator,
             num_processes,
             process_id,
+            coordinator_bind_address=_address_to_listen_at(coordinator),
             heartbeat_timeout_seconds=heartbeat,
             # The longest wait for the others at the end, instead of JAX's five minutes.
             shutdown_timeout_seconds=heartbeat,
@@ -105,6 +107,16 @@ def initialize(
         # JAX has installed a handler that only takes note of the first SIGTERM. A process that is asked to stop while
         # it prepares its data would go on.
         signal.signal(signal.SIGTERM, handler)
+
+
+def _address_to_listen_at(coordinator: str | None) -> str | None:
+    """Return the address at which the first process listens, or None for JAX's choice: all addresses of the machine.
+
+    Processes of one machine, which meet at a loopback address, need not be reachable from others: whoever reaches the
+    coordinator can join the job or end it.
+    """
+    host, _, _ = (coordinator or "").rpartition(":")
+    return coordinator if re.fullmatch(r"localhost|127(\.\d{1,3}){3}|\[::1\]", host) else None
 
 
 def _check_port(coordinator: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxcnn.errors import printable
 from jaxcnn.train.runtime.plan import Plan
 from jaxcnn.train.runtime.record import Row
 from jaxcnn.train.state import TrainState, evaluation_variables
@@ -79,7 +80,7 @@ def draw_curves(
         values = [scale * row[name] for row in evaluations if name in row and math.isfinite(row[name])]
         if values:
             axes.set_title(_title(split, name, values))
-    figure.suptitle(title)
+    figure.suptitle(printable(title), parse_math=False)
     figure.savefig(path)
 
 
@@ -124,8 +125,10 @@ def draw_predictions(plan: Plan, state: TrainState, count: int) -> bytes:
         axes.set(xticks=(), yticks=())
         axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=around.pixel_range)
         color = "darkgreen" if predicted in true else "firebrick"
-        axes.set_title(f"{around.class_names[predicted][:14]} {answer[predicted]:.0%}", fontsize=8, color=color)
-        axes.set_xlabel(f"is {', '.join(around.class_names[place] for place in true)[:14]}", fontsize=8)
+        name, names = around.class_names[predicted], ", ".join(around.class_names[place] for place in true)
+        style = {"fontsize": 8, "parse_math": False}
+        axes.set_title(f"{printable(name[:14])} {answer[predicted]:.0%}", color=color, **style)
+        axes.set_xlabel(f"is {printable(names[:14])}", **style)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()

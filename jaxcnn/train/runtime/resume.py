@@ -160,11 +160,12 @@ def _open(plan: Plan, held: contextlib.ExitStack, identity: data_identity.Identi
     if found is not None and not ends:
         note = note or data_identity.check_division(folder, plan.dataset, accept=accept)
     # Everything has been checked: a run that cannot go on leaves its directory as it was.
-    workdir.write_config(folder, config)
-    if note is not None or not (ends and data_identity.is_divided_otherwise(folder, plan.dataset)):
-        data_identity.write(folder, identity)
-    if not (folder / preprocessing.PREPROCESSING).exists():
-        preprocessing.write(folder, plan.preprocessing)
+    with workdir.writing(folder):
+        workdir.write_config(folder, config)
+        if note is not None or not (ends and data_identity.is_divided_otherwise(folder, plan.dataset)):
+            data_identity.write(folder, identity)
+        if not (folder / preprocessing.PREPROCESSING).exists():
+            preprocessing.write(folder, plan.preprocessing)
     notes = tuple(said for said in (note, _note_on_kernels(meta["kernels"]), unchecked) if said is not None)
     return Start(folder, checkpoints, state, meta, found is not None, finished, notes)
 

@@ -23,6 +23,8 @@ METRICS = "metrics.jsonl"
 CURVES = "curves.png"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
+SEALED = (CONFIG, "preprocessing.json", "data.json", RESULT)
+"""Files that record the identity of the run."""
 
 REMEDIES = {
     CONFIG: "Restore it.",
@@ -63,6 +65,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
+        temporary.unlink(missing_ok=True)  # what a killed process has left, or a link that somebody has put there
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
@@ -234,6 +237,9 @@ def _check_same_run(workdir: Path, config: Config) -> None:
     longer = {**stored, "epochs": wanted["epochs"], "steps": wanted["steps"]}
     if (workdir / RESULT).exists() and not differences(longer, wanted) and _is_longer(stored, wanted):
         return
+    for name in SEALED:
+        if (workdir / name).exists():
+            read_sealed(workdir / name)  # names `config.json` if that is the file of another run
     raise UsageError(f"{workdir} holds another run ({'; '.join(changed)}). Choose another --workdir.")
 
 
@@ -260,7 +266,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     """
     path = folder / LOCK
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -276,7 +282,9 @@ def exclusive(folder: Path) -> Iterator[None]:
         os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder is gone or read-only, and the kernel releases the lock
+            if os.path.samestat(os.fstat(file), path.stat()):  # else the folder was moved, and another is here
+                path.unlink()
         os.close(file)
 
 

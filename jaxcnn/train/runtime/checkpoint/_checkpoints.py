@@ -12,10 +12,11 @@ import jax
 import numpy as np
 
 from jaxcnn._scoped import quiet_logger
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import UsageError, printable
 from jaxcnn.train.runtime import integrity, workdir
 from jaxcnn.train.runtime.checkpoint import _description
-from jaxcnn.train.runtime.checkpoint._errors import DamagedError, SaveError, quiet_stragglers, reason
+from jaxcnn.train.runtime.checkpoint._errors import DamagedError, SaveError, dropped_prints, quiet_stragglers, reason
+from jaxcnn.train.runtime.checkpoint._place import Place
 from jaxcnn.train.state import TrainState
 
 DAMAGED = "damaged_checkpoints"
@@ -55,12 +56,16 @@ class Checkpoints:
         self._run = workdir.run_of(directory.parent)
         if directory.exists() and not directory.is_dir():
             raise UsageError(f"{directory} is a file, not the folder of checkpoints. Restore it, or move it away.")
+        self._place = None
         if not read_only:
             self._directory.mkdir(exist_ok=True)
             self._remove_unfinished()
+            self._place = Place(self._directory)
         with contextlib.ExitStack() as held:
             # Orbax logs every save and every file, at levels up to warnings, also from its threads between the calls.
             held.enter_context(quiet_logger("absl", logging.CRITICAL))
+            # A save that fails between the calls prints there and then.
+            held.enter_context(dropped_prints())
             # Each process saves and reads on its own: Orbax need not coordinate them.
             me = jax.process_index()
             alone = ocp.options.MultiprocessingOptions(
@@ -86,7 +91,8 @@ class Checkpoints:
     ) -> None:
         with self._held:
             try:
-                self.wait()
+                if self._saving is not None:
+                    self.wait()
             except SaveError:
                 if error is None:  # it must not hide an earlier error
                     raise
@@ -94,6 +100,10 @@ class Checkpoints:
                 # Closing may raise the error of a save again.
                 with contextlib.suppress(Exception), quiet_stragglers():
                     self._manager.close()
+                if self._place and self._place.is_left():  # Orbax creates missing folders, also at the old place
+                    self._remove_unfinished()
+                    with contextlib.suppress(OSError):
+                        self._directory.rmdir()
 
     def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
         """Start to save a state.
@@ -104,7 +114,8 @@ class Checkpoints:
           score: the monitored metric of this state, if it was evaluated; the largest is the best.
 
         Raises:
-          SaveError: if the disk has no space for it, or if this save or the one before failed.
+          SaveError: if the disk has no space for it, if this save or the one before failed, or if the folder is no
+            longer at its place.
         """
         self.wait()
         step = self._saving = int(state.step)
@@ -125,8 +136,9 @@ class Checkpoints:
         """Wait until everything is written, and remove checkpoints that are no longer needed.
 
         Raises:
-          SaveError: if a save failed.
+          SaveError: if a save failed, or if the folder is no longer at its place.
         """
+        self._check_place()
         if self._saving is None:
             return
         try:
@@ -257,7 +269,7 @@ class Checkpoints:
                 damaged[step] = error
                 continue
             if damaged:
-                _log.warning("%s; going back to step %d", "; ".join(map(str, damaged.values())), step)
+                _log.warning("%s; going back to step %d", printable("; ".join(map(str, damaged.values()))), step)
                 self._move_away([*damaged])
             return found
         if damaged:
@@ -326,9 +338,16 @@ class Checkpoints:
         best = self.best_step()
         return {*self.steps()[-2:], *(() if best is None else (best,))}
 
+    def _check_place(self) -> None:
+        if self._place is not None and self._place.is_left():
+            self._saving = None
+            raise SaveError(
+                f"{self._directory} has been moved or removed, or its disk is gone. Its checkpoints are kept with it"
+            )
+
     def _check_disk(self, state: TrainState) -> None:
         """Fail with a clear message before Orbax writes a part of a checkpoint and runs out of space."""
-        if not os.access(self._directory, os.W_OK):
+        if not os.access(self._directory, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             self._fail(OSError("the folder is read-only"))
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD_BYTES
         free = shutil.disk_usage(self._directory).free
@@ -336,10 +355,14 @@ class Checkpoints:
             self._fail(OSError(f"it needs {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free"))
 
     def _fail(self, error: Exception) -> None:
+        self._check_place()
         step, self._saving = self._saving, None
         self._remove_unfinished()
-        kept = self.latest_step()
-        before = f"the checkpoint of step {kept} is kept" if kept is not None else "there is none before it"
+        try:
+            kept = self.latest_step()
+            before = f"the checkpoint of step {kept} is kept" if kept is not None else "there is none before it"
+        except OSError as unreadable:
+            before = f"earlier ones cannot be read: {unreadable.strerror}"
         raise SaveError(
             f"the checkpoint of step {step} could not be written to {self._directory}: {reason(error)}; {before}"
         ) from error
@@ -363,8 +386,9 @@ class Checkpoints:
 
     def _remove_unfinished(self) -> None:
         """Remove what interrupted saves have left."""
-        for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the folder cannot be read, which other methods report
+            for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _without_empty(state: Any) -> Any:

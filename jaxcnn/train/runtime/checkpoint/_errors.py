@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import logging
+import re
 import threading
 from collections.abc import Iterator
 
@@ -11,6 +12,10 @@ from jaxcnn.errors import RunError
 
 STRAGGLER_SECONDS = 60.0
 """Time after a failed save or restore for which what Orbax's other threads print is dropped."""
+
+
+_OS_ERROR = re.compile(r": ([^:\[\]]+) \[os_error_code=")
+"""The text of an error number in a message of TensorStore."""
 
 
 class SaveError(RunError):
@@ -22,15 +27,21 @@ class DamagedError(RunError):
 
 
 @contextlib.contextmanager
+def dropped_prints() -> Iterator[None]:
+    """Drop what Orbax's writes print when one of them has failed: a traceback each."""
+    with ignored_unraisable("Event loop is closed"), quiet_logger("asyncio", logging.CRITICAL):
+        yield
+
+
+@contextlib.contextmanager
 def quiet_stragglers() -> Iterator[None]:
-    """Drop what Orbax's other writes print when one of them has failed: a traceback each, after the error.
+    """Drop what Orbax's other writes print when one of them has failed, also after the block.
 
     These writes end at any time after the block, when a core is free for them. So what they print is dropped for some
     time, or until the process ends.
     """
     with contextlib.ExitStack() as held:
-        held.enter_context(ignored_unraisable("Event loop is closed"))
-        held.enter_context(quiet_logger("asyncio", logging.CRITICAL))
+        held.enter_context(dropped_prints())
         try:
             yield
         except Exception:
@@ -42,6 +53,9 @@ def quiet_stragglers() -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of an error's message."""
+    """Return the first line of an error's message, or what the operating system said, if TensorStore quotes it."""
     text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()[0]
+    quoted = _OS_ERROR.search(text)
+    if quoted is not None:
+        return quoted.group(1)
     return text if len(text) < 200 else f"{text[:200]}..."
