@@ -5,6 +5,9 @@ Many SIGKILLs at random moments: `python tests/faults/campaign.py --kills 100 --
 
 Damage to the files of a run: `python tests/faults/campaign.py damage --seed 0 --count 1000`. The report goes to
 `tests/faults/reports/damage.json`, and a JSON line for each trial to `--lines`; the same command continues there.
+
+Flipped bits in memory and in computations: `python tests/faults/campaign.py injection --seed 0 --count 1000`, in the
+same way. The report goes to `tests/faults/reports/injection.json`.
 """
 
 import argparse
@@ -22,6 +25,10 @@ from killing import Campaign, Worker
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["injection"]:
+        import injection_campaign  # imports JAX
+
+        return injection_campaign.run(sys.argv[2:])
     return damage_campaign(sys.argv[2:]) if sys.argv[1:2] == ["damage"] else kill_campaign(sys.argv[1:])
 
 
