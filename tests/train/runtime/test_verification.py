@@ -134,7 +134,7 @@ def test_verification_changes_no_bit(tmp_path, devices, options):
 
 @pytest.mark.parametrize(
     ("mode", "devices", "steps"),
-    [("last", 2, (1,)), ("off", 3, (4,)), ("interval", 2, (0, 3, 7)), ("interval", 1, (2,))],
+    [("last", 2, (1,)), ("off", 4, (4,)), ("interval", 4, (0, 3, 7)), ("interval", 1, (2,))],
 )
 def test_a_flipped_bit_is_found_named_and_undone(tmp_path, corrupt, caplog, mode, devices, steps):
     options = {"devices": devices, "verify_every": 3, "verify": Verification(replay=mode)}
@@ -142,14 +142,15 @@ def test_a_flipped_bit_is_found_named_and_undone(tmp_path, corrupt, caplog, mode
     plan = plan_of(**options)
     end, rows, found = run(corrupt(plan, *steps, device=devices - 1), tmp_path / "corrupt")
     assert (end, rows) == expected[:2]
-    device, leaf = str(plan.parallel.devices[devices - 1]), "params/Dense_0/kernel"
+    # Of two copies that differ, nobody knows the right one.
+    device = None if devices == 2 else str(plan.parallel.devices[devices - 1])
     assert [row["device"] for row in found] == [device] * len(steps)
-    assert {row["leaf"] for row in found} <= {leaf, "opt_state/0/trace/Dense_0/kernel"} or found[0]["leaves"] > 1
+    assert devices == 1 or {row["leaf"] for row in found} == {"params/Dense_0/kernel"}
     assert [(row["step"], row["found_at"]) for row in found] == [
         (step // 3 * 3, min(STEPS, step // 3 * 3 + 3)) for step in steps
     ]
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert sum(f"silent data corruption on {device}" in line for line in said) == len(steps)
+    assert sum(f"silent data corruption on {device or 'a device'}" in line for line in said) == len(steps)
 
 
 def test_nothing_is_found_without_a_check_that_sees_it(tmp_path, corrupt):
@@ -161,7 +162,8 @@ def test_nothing_is_found_without_a_check_that_sees_it(tmp_path, corrupt):
 
 
 def test_a_device_that_is_wrong_three_times_ends_the_run(tmp_path, corrupt):
-    plan = corrupt(plan_of(verify_every=3, checkpoint_every=3, verify=Verification(replay="interval")), 4, once=False)
+    options = {"devices": 4, "verify_every": 3, "checkpoint_every": 3, "verify": Verification(replay="interval")}
+    plan = corrupt(plan_of(**options), 4, once=False)
     with pytest.raises(CorruptDeviceError, match=r"was wrong 3 times, last at .*kernel") as error:
         run(plan, tmp_path)
     assert str(plan.parallel.devices[1]) in str(error.value)

@@ -38,7 +38,7 @@ class Mismatch:
 
     Attributes:
       check: what has found it: "replicas", "replay" or "bounds".
-      leaves: names of the arrays that are wrong, such as "params/Conv_0/kernel".
+      leaves: names of the arrays that are wrong, such as "params/Conv_0/kernel", the most different one first.
       devices: names of the devices that have wrong values, if others have right ones; else ().
     """
 
@@ -181,34 +181,26 @@ class Verifier:
 
     def _find(self, state: TrainState) -> Mismatch | None:
         found = self._replayer.fingerprints(state)
-        check, truth = None, None
-        wrong = self._unequal_replicas(found) if self._checks.replicas else np.zeros_like(found, bool)
-        if _anywhere(wrong):
-            check = "replicas"
-        elif self._checks.replay == "interval" and self._replayer.bound is None:
-            truth = self._interval()
-            wrong = found != truth
-            check = "replay" if _anywhere(wrong) else None
+        unequal = self._unequal_replicas(found) if self._checks.replicas else np.zeros_like(found, bool)
+        if _anywhere(unequal):
+            return self._mismatch("replicas", state, unequal, *self._compared_interval(found))
+        wrong, again = None, None
+        if self._checks.replay == "interval" and self._replayer.bound is None:
+            wrong, again = self._compared_interval(found)
         elif self._before is not None:
-            wrong = self._unequal_to_last(found, state)
-            check = "replay" if _anywhere(wrong) else None
-        if check is None and truth is None and self._bounds.exceeded() is not None:
-            check = "bounds"
-        if check is None:
+            wrong, again = self._compared_last(found, state)
+        if wrong is not None and _anywhere(wrong):
+            return self._mismatch("replay", state, unequal, wrong, again)
+        if self._checks.replay == "interval" or self._bounds.exceeded() is None:
             return None
-        if truth is None and self._replayer.random_access and self._replayer.bound is None:
-            # Tells which devices are wrong, and whether values out of bounds are right.
-            truth = self._interval()
-            told = found != truth
-            if check == "bounds" and not _anywhere(told):
-                return None
-            wrong = told if _anywhere(told) else wrong
-        elif check == "bounds":
+        wrong, again = self._compared_interval(found)
+        if wrong is None:
             # Steps that come to the same values twice are right.
             repeated, self._suspected = self._suspected == found.tobytes(), found.tobytes()
-            if all(distributed.gather(repeated)):
-                return None
-        return self._mismatch(check, wrong)
+            is_right = all(distributed.gather(repeated))
+        else:
+            is_right = not _anywhere(wrong)
+        return None if is_right else self._mismatch("bounds", state, unequal, wrong, again)
 
     def _unequal_replicas(self, found: np.ndarray) -> np.ndarray:
         """Return where a device's array differs from that of most devices, `[devices, arrays]`.
@@ -222,29 +214,53 @@ class Verifier:
             wrong[:, leaf] = (found[:, leaf] != value) | (2 * count <= len(rows))
         return wrong
 
-    def _unequal_to_last(self, found: np.ndarray, state: TrainState) -> np.ndarray:
-        """Return where the state differs from that of the latest call, made again, `[devices, arrays]`."""
+    def _compared_last(self, found: np.ndarray, state: TrainState) -> tuple[np.ndarray, TrainState]:
+        """Make the latest call again. Return where the state differs, `[devices, arrays]`, and the state again."""
         assert self._before is not None
         kept, count, batches = self._before
         again = self._replayer.again(kept, [count], batches)
         if self._replayer.bound is None:
-            return found != self._replayer.fingerprints(again, self._replayer.parallel)
+            return found != self._replayer.fingerprints(again, self._replayer.parallel), again
         differences = self._replayer.differences(state, again).values()
-        return np.array([[value > self._replayer.bound for value in differences]] * len(found))
+        return np.array([[value > self._replayer.bound for value in differences]] * len(found)), again
 
-    def _interval(self) -> np.ndarray:
-        """Return the hashes of the state after the steps since the last verification, made again."""
+    def _compared_interval(self, found: np.ndarray) -> tuple[np.ndarray, TrainState] | tuple[None, None]:
+        """Make the steps since the last verification again, and return the same, or None if this cannot be done."""
+        if not self._replayer.random_access or self._replayer.bound is not None:
+            return None, None
         again = self._replayer.again(self._verified, self._counts)
-        return self._replayer.fingerprints(again, self._replayer.parallel)
+        return found != self._replayer.fingerprints(again, self._replayer.parallel), again
 
-    def _mismatch(self, check: str, wrong: np.ndarray) -> Mismatch:
-        leaves = [self._names[index] for index in np.flatnonzero(wrong.any(axis=0))]
-        local = [device for device in self._plan.parallel.devices if device in self._plan.parallel.mesh.local_devices]
-        devices = [str(local[index]) for index in np.flatnonzero(wrong.any(axis=1))]
-        gathered = distributed.gather([leaves, devices])
-        every = _union(devices for _, devices in gathered)
-        names = every if len(every) < len(self._plan.parallel.devices) or len(self._plan.parallel.devices) == 1 else ()
-        return Mismatch(check, _union(leaves for leaves, _ in gathered) or ("the loss",), names)
+    def _mismatch(self, check: str, state: TrainState, unequal: np.ndarray, wrong: Any, again: Any) -> Mismatch:
+        """Return what is known of a mismatch.
+
+        Args:
+          check: what has found it.
+          state: the state.
+          unequal: where the devices' copies differ from most, `[devices, arrays]`.
+          wrong: where they differ from those of steps made again, or None.
+          again: the state after these steps, or None.
+        """
+        devices = self._plan.parallel.devices
+        local = [device for device in devices if device in self._plan.parallel.mesh.local_devices]
+        places = [unequal] if wrong is None else [unequal, wrong]
+        mine = [
+            [[str(local[row]) for row in np.flatnonzero(place.any(axis=1))], self._named(place.any(axis=0))]
+            for place in places
+        ]
+        of_places = [
+            [_union(parts) for parts in zip(*told, strict=True)] for told in zip(*distributed.gather(mine), strict=True)
+        ]
+        some = (names for names, _ in of_places if 0 < len(names) < len(devices) or len(names) == len(devices) == 1)
+        leaves = next((leaves for _, leaves in of_places if leaves), ("the loss",))
+        if again is not None:
+            # An error spreads to all arrays within a step or two.
+            differences = self._replayer.differences(state, again)
+            leaves = tuple(sorted(leaves, key=lambda leaf: -differences.get(leaf, 0.0)))
+        return Mismatch(check, leaves, next(some, ()))
+
+    def _named(self, chosen: Any) -> list[str]:
+        return [self._names[index] for index in np.flatnonzero(chosen)]
 
 
 def _union(parts: Any) -> tuple[str, ...]:
