@@ -145,7 +145,7 @@ def test_a_flipped_bit_is_found_named_and_undone(tmp_path, corrupt, caplog, mode
     # Of two copies that differ, nobody knows the right one.
     device = None if devices == 2 else str(plan.parallel.devices[devices - 1])
     assert [row["device"] for row in found] == [device] * len(steps)
-    assert devices == 1 or {row["leaf"] for row in found} == {"params/Dense_0/kernel"}
+    assert devices == 1 or all(row["leaf"].endswith("Dense_0/kernel") for row in found)  # or its momentum
     assert [(row["step"], row["found_at"]) for row in found] == [
         (step // 3 * 3, min(STEPS, step // 3 * 3 + 3)) for step in steps
     ]

@@ -48,7 +48,7 @@ class Mismatch:
 
     def __str__(self) -> str:
         more = f" and {len(self.leaves) - 1} more arrays" if len(self.leaves) > 1 else ""
-        where = " and ".join(self.devices) or "a device (which one cannot be told: all hold the same values)"
+        where = " and ".join(self.devices) or "a device (which one cannot be told)"
         return f"silent data corruption on {where}: {next(iter(self.leaves))}{more}, found by {self.check}"
 
 
