@@ -20,12 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 import worker
 from damage import quick_runs
+from flax import linen as nn
 
+from jaxcnn import layers
 from jaxcnn.errors import RunError
 from jaxcnn.train import Config, OptimizerConfig, Verification, device_index
 from jaxcnn.train import step as step_module
 from jaxcnn.train.api import train_plan
 from jaxcnn.train.devices.sharding import whole
+from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.runtime.plan import Plan, make_plan
 from jaxcnn.train.runtime.record import read_rows
 from jaxcnn.train.runtime.verification.replay import Replayer
@@ -51,7 +54,7 @@ WITHIN_STEP = ("gradient", "collective")
 class Setting:
     """How a run is distributed, and its precision."""
 
-    parallel: str
+    parallel: Any
     devices: int
     dtype: str
 
@@ -66,6 +69,20 @@ SETTINGS = (
     Setting("shard_map", 2, "bfloat16"),
     Setting("jit", 2, "float32"),
 )
+
+
+class Small(nn.Module):
+    """Everything that a state can hold: parameters, statistics, and randomness in training."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = layers.Conv(4, (3, 3), strides=(2, 2), dtype=self.dtype)(x)
+        x = nn.relu(layers.BatchNorm(dtype=self.dtype)(x, train=train)).reshape(len(x), -1)
+        x = nn.relu(layers.Dense(16, dtype=self.dtype)(x))
+        return layers.Dense(4)(layers.Dropout(0.2)(x, train=train).astype(jnp.float32))
+
 
 MODES = ("interval", "last")
 """What is made again in a verification."""
@@ -237,7 +254,8 @@ class Runs:
         if (setting, mode) in self.plans:
             return
         other = self.plans.get((setting, MODES[1 - MODES.index(mode)]))
-        plan = make_plan(_config(setting, mode), devices=jax.devices()[: setting.devices])
+        model = CustomParts(Small(jnp.dtype(setting.dtype)))
+        plan = make_plan(_config(setting, mode), model, devices=jax.devices()[: setting.devices])
         # The programs do not depend on the mode.
         self.plans[setting, mode] = dataclasses.replace(plan, programs={} if other is None else other.programs)
         self.ends[setting, mode] = self.end(setting, mode)[:2]
@@ -263,9 +281,15 @@ def open_runs(folder: Path) -> Iterator[Runs]:
 
 def _config(setting: Setting, mode: Any) -> Config:
     options = {"batch_size": 16, "steps": STEPS, "evaluate_every": STEPS, "log_every": 3, "progress": False}
-    parts = {"model": "tiny", "dataset": "tiny", "augment": ("flip",), "optimizer": OptimizerConfig("adam", 0.01)}
-    how = {"parallel": setting.parallel, "dtype": setting.dtype, "ema_decay": 0.9}
-    return Config(**parts, **options, **how, verify_every=EVERY, verify=Verification(replay=mode))
+    parts = {"dataset": "tiny", "augment": ("flip",), "optimizer": OptimizerConfig("adam", 0.01)}
+    return Config(
+        **parts,
+        **options,
+        parallel=setting.parallel,
+        ema_decay=0.9,
+        verify_every=EVERY,
+        verify=Verification(replay=mode),
+    )
 
 
 def draw_fault(plan: Plan, setting: Setting, chance: random.Random) -> Fault:

@@ -30,12 +30,12 @@ class Kept:
     Attributes:
       step: steps made so far.
       state: a copy of the state.
-      fingerprints: its hashes, `[devices, arrays]`.
+      fingerprints: its hashes, `[devices, arrays]`, if the run may go back to it.
     """
 
     step: int
     state: TrainState
-    fingerprints: np.ndarray
+    fingerprints: np.ndarray | None = None
 
 
 class Replayer:
@@ -61,10 +61,10 @@ class Replayer:
         """Whether any steps can be made again, and not only those whose batches are at hand."""
         return self._plan.dataset.random_access
 
-    def keep(self, step: int, state: TrainState) -> Kept:
-        """Return a copy of a state, with its hashes."""
+    def keep(self, step: int, state: TrainState, *, hashed: bool = True) -> Kept:
+        """Return a copy of a state. Hashes wait for the devices."""
         copy = self._copy(state)
-        return Kept(step, copy, self.fingerprints(copy))
+        return Kept(step, copy, self.fingerprints(copy) if hashed else None)
 
     def fingerprints(self, state: TrainState, parallel: Parallel | None = None) -> np.ndarray:
         """Return the hashes of a state on some devices, by default those of the run; see `compile_fingerprints`."""
@@ -75,6 +75,7 @@ class Replayer:
 
     def restored(self, kept: Kept) -> TrainState | None:
         """Return a copy of a kept state, or None if it has been damaged since it was kept."""
+        assert kept.fingerprints is not None
         state = self._copy(kept.state)
         return state if np.array_equal(self.fingerprints(state), kept.fingerprints) else None
 

@@ -93,7 +93,8 @@ class Verifier:
         """Make `count` steps after `step`, and return the state and the sums, as the compiled `steps` do."""
         self._before = None
         if self._replays_last and (self._keeps_next or self._is_planned(step, count)):
-            kept = self._verified if step == self._verified.step else self._replayer.keep(step, state)
+            is_verified = step == self._verified.step
+            kept = self._verified if is_verified else self._replayer.keep(step, state, hashed=False)
             self._before = (kept, count, None if self._replayer.random_access else batches)
         self._keeps_next = False
         self._counts.append(count)
