@@ -12,6 +12,7 @@ same way. The report goes to `tests/faults/reports/injection.json`.
 
 import argparse
 import collections
+import importlib
 import json
 import platform
 import sys
@@ -26,9 +27,7 @@ from killing import Campaign, Worker
 
 def main() -> int:
     if sys.argv[1:2] == ["injection"]:
-        import injection_campaign  # imports JAX
-
-        return injection_campaign.run(sys.argv[2:])
+        return importlib.import_module("corruption.campaign").main(sys.argv[2:])
     return damage_campaign(sys.argv[2:]) if sys.argv[1:2] == ["damage"] else kill_campaign(sys.argv[1:])
 
 

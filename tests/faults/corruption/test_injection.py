@@ -2,9 +2,9 @@
 
 import dataclasses
 
-import injection
 import pytest
 
+from corruption import injection
 from jaxcnn.train.runtime.verification.verifier import Verifier
 
 SAMPLE = 40

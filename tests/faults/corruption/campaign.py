@@ -16,8 +16,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Verifications of several devices compile their programs twice.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-import injection
 import jax
+
+from corruption import injection
 
 DEVICES = 4
 """Virtual CPU devices."""
@@ -26,14 +27,14 @@ EXAMPLES_OF_MISSES = 40
 """Number of misses of the cheaper mode that the report lists."""
 
 
-def run(words: list[str]) -> int:
+def main(words: list[str]) -> int:
     """Make the trials that are still to be made, and write the report. Return 1 if there is any failure."""
     parser = argparse.ArgumentParser(prog="campaign.py injection", description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=1000, help="trials in all (default: 1000)")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time; the same command goes on")
     parser.add_argument("--lines", type=Path, default=Path(tempfile.gettempdir()) / "jaxcnn-injection.jsonl")
-    parser.add_argument("--report", type=Path, default=Path(__file__).parent / "reports" / "injection.json")
+    parser.add_argument("--report", type=Path, default=Path(__file__).parents[1] / "reports" / "injection.json")
     args = parser.parse_args(words)
     jax.config.update("jax_num_cpu_devices", DEVICES)
     started = time.monotonic()
