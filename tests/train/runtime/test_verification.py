@@ -25,6 +25,10 @@ from jaxcnn.train.runtime.verification.replay import Replayer
 STEPS = 8
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 class Net(nn.Module):
     """Parameters and statistics; small."""
 
@@ -119,9 +123,9 @@ def test_the_program_is_the_same_text_unless_norms_are_bounded():
     ("devices", "options"),
     [
         (1, {"verify": Verification(replay="last", bounds=50.0)}),
-        (2, {"verify": Verification(replay="interval"), "steps_per_dispatch": 2}),
-        (2, {"verify": Verification(replicas=True, replay="off"), "parallel": "shard_map"}),
-        (2, {"verify": Verification(replay="last"), "parallel": "jit", "shard_state": True, "checkpoint_every": 5}),
+        slow(2, {"verify": Verification(replay="interval"), "steps_per_dispatch": 2}),
+        slow(2, {"verify": Verification(replicas=True, replay="off"), "parallel": "shard_map"}),
+        slow(2, {"verify": Verification(), "parallel": "jit", "shard_state": True, "checkpoint_every": 5}),
     ],
 )
 def test_verification_changes_no_bit(tmp_path, devices, options):
@@ -134,7 +138,7 @@ def test_verification_changes_no_bit(tmp_path, devices, options):
 
 @pytest.mark.parametrize(
     ("mode", "devices", "steps"),
-    [("last", 2, (1,)), ("off", 4, (4,)), ("interval", 4, (0, 3, 7)), ("interval", 1, (2,))],
+    [slow("last", 2, (1,)), ("off", 4, (4,)), slow("interval", 4, (0, 7)), ("interval", 1, (2,))],
 )
 def test_a_flipped_bit_is_found_named_and_undone(tmp_path, corrupt, caplog, mode, devices, steps):
     options = {"devices": devices, "verify_every": 3, "verify": Verification(replay=mode)}
@@ -153,6 +157,7 @@ def test_a_flipped_bit_is_found_named_and_undone(tmp_path, corrupt, caplog, mode
     assert sum(f"silent data corruption on {device or 'a device'}" in line for line in said) == len(steps)
 
 
+@pytest.mark.slow
 def test_nothing_is_found_without_a_check_that_sees_it(tmp_path, corrupt):
     options = {"devices": 1, "verify_every": 4, "verify": Verification(replay="last")}
     expected = run(plan_of(**options), tmp_path / "expected")
@@ -174,6 +179,7 @@ def test_a_device_that_is_wrong_three_times_ends_the_run(tmp_path, corrupt):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()] == ["3"]
 
 
+@pytest.mark.slow
 def test_a_run_of_an_iterator_goes_back(tmp_path, corrupt):
     images, labels = arrays(48)
 
@@ -191,6 +197,7 @@ def test_a_run_of_an_iterator_goes_back(tmp_path, corrupt):
         run(plan_of(**options, verify=Verification(replay="interval")), tmp_path / "interval")
 
 
+@pytest.mark.slow
 def test_a_callback_that_stops_between_verifications_has_its_state_verified(tmp_path, corrupt):
     class Stop:
         def on_step(self, run):
@@ -203,6 +210,7 @@ def test_a_callback_that_stops_between_verifications_has_its_state_verified(tmp_
     assert [row["found_at"] for row in read_rows(tmp_path) if row["split"] == "verify"] == [5]
 
 
+@pytest.mark.slow
 def test_a_platform_that_is_not_deterministic_gets_a_bound(tmp_path, monkeypatch, corrupt, caplog):
     compiled, noise = Plan.compile_train_steps, itertools.count(1)
 
