@@ -151,8 +151,8 @@ class Config:
     checkpoint_every: Annotated[int | None, checks.AT_LEAST_ONE, checks.STEPS] = None
     """Steps between checkpoints, in addition to one after each evaluation (default: none)."""
     verify_every: Annotated[int | None, checks.AT_LEAST_ONE, checks.STEPS] = None
-    """Steps between verifications, which find silent data corruption and undo it. Each checkpoint is verified too
-    (default: none); see verify."""
+    """Steps between verifications, which find silent data corruption and undo it (default: none). States are also
+    verified before they are saved. The verify options choose the checks."""
     verify: Verification = Verification()
     log_every: Annotated[int, checks.AT_LEAST_ONE, checks.STEPS] = 20
     """Steps between updates of the progress bar and of the log files, which record every step."""
