@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import logging
+import signal
 
 import flax.linen as nn
 import jax
@@ -13,10 +14,19 @@ import pytest
 from jaxcnn import layers
 from jaxcnn.data import from_arrays, from_batches
 from jaxcnn.errors import UsageError
-from jaxcnn.train import Config, CorruptDeviceError, Verification, fit
+from jaxcnn.train import (
+    Config,
+    CorruptDeviceError,
+    DivergedError,
+    InterruptedRunError,
+    OptimizerConfig,
+    Verification,
+    fit,
+)
 from jaxcnn.train.api import train_plan
 from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.runtime import integrity
+from jaxcnn.train.runtime.loop import Loop
 from jaxcnn.train.runtime.plan import Plan, make_plan
 from jaxcnn.train.runtime.record import read_lines, read_rows
 from jaxcnn.train.runtime.verification.bounds import FEWEST, Bounds
@@ -60,7 +70,7 @@ def run(plan, folder):
     return integrity.sha256(jax.device_get(result.state)), [row for row in rows if row not in found], found
 
 
-def flip(array, device, bit=20):
+def flip(array, device, bit):
     """Return an array with a flipped bit in the copy of one device."""
     held = {shard.device: np.array(shard.data) for shard in array.addressable_shards}
     held[device].reshape(-1).view(np.uint32)[0] ^= np.uint32(1 << bit)
@@ -80,7 +90,7 @@ def corrupt(monkeypatch):
         finally:
             is_replay.pop()
 
-    def set_up(plan, *steps, device=1, once=True):
+    def set_up(plan, *steps, device=1, once=True, bit=20):
         left = list(steps)
 
         def compile_(self, count, parallel=None):
@@ -91,7 +101,7 @@ def corrupt(monkeypatch):
                 if not is_replay and step in left:
                     if once:
                         left.remove(step)
-                    kernel = flip(state.params["Dense_0"]["kernel"], plan.parallel.devices[device])
+                    kernel = flip(state.params["Dense_0"]["kernel"], plan.parallel.devices[device], bit)
                     params = {**state.params, "Dense_0": {**state.params["Dense_0"], "kernel": kernel}}
                     state = dataclasses.replace(state, params=params)
                 return program(state, batches)
@@ -177,6 +187,36 @@ def test_a_device_that_is_wrong_three_times_ends_the_run(tmp_path, corrupt):
     assert [row["step"] for row in rows if row["split"] == "verify"] == [3, 3, 3]
     assert [row["step"] for row in rows if row["split"] == "train"] == [1, 2, 3]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()] == ["3"]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_is_undone_unless_it_comes_again(tmp_path, corrupt):
+    options = {"devices": 1, "verify_every": 4}
+    expected = run(plan_of(**options), tmp_path / "expected")
+    end, rows, found = run(corrupt(plan_of(**options), 1, device=0, bit=30), tmp_path / "corrupt")
+    assert (end, rows) == expected[:2]
+    assert [row["check"] for row in found] == ["bounds"]
+    diverging = plan_of(**options, optimizer=OptimizerConfig("sgd", learning_rate=1e30))
+    with pytest.raises(DivergedError):
+        run(diverging, tmp_path / "diverged")
+    assert not [row for row in read_rows(tmp_path / "diverged") if row["split"] == "verify"]
+
+
+@pytest.mark.slow
+def test_a_signal_stops_after_a_verified_step(tmp_path, corrupt, monkeypatch):
+    plan = corrupt(plan_of(devices=1, verify_every=7), 3, device=0)
+
+    def asked(self, logs):
+        return signal.SIGTERM if self.latest[0] >= 3 else None
+
+    monkeypatch.setattr(Loop, "_asked_to_stop", asked)
+    with pytest.raises(InterruptedRunError, match="step"):
+        run(plan, tmp_path)
+    # Step 4, made after the signal, was wrong. The run went back to its start, and made a step and a verified one.
+    assert [row["found_at"] for row in read_rows(tmp_path) if row["split"] == "verify"] == [4]
+    assert [row["step"] for row in read_rows(tmp_path) if row["split"] == "train"] == [1, 2]
+    monkeypatch.undo()
+    assert run(plan_of(devices=1), tmp_path)[0] == run(plan_of(devices=1), tmp_path / "expected")[0]
 
 
 @pytest.mark.slow
