@@ -2,7 +2,7 @@
 
 from jaxcnn.train.api import Result, fit
 from jaxcnn.train.callbacks import Callback, RunView
-from jaxcnn.train.config import Config, LookaheadConfig, OptimizerConfig, ScheduleConfig
+from jaxcnn.train.config import Config, LookaheadConfig, OptimizerConfig, ScheduleConfig, Verification
 from jaxcnn.train.devices.parallel import make_parallel
 from jaxcnn.train.evaluation import (
     evaluate,
@@ -25,6 +25,7 @@ from jaxcnn.train.runtime.checkpoint import SaveError
 from jaxcnn.train.runtime.loop import DivergedError
 from jaxcnn.train.runtime.signals import InterruptedRunError
 from jaxcnn.train.runtime.trained import Trained, load_run
+from jaxcnn.train.runtime.verification import CorruptDeviceError
 from jaxcnn.train.state import TrainState, create_state, evaluation_variables
 from jaxcnn.train.step import make_eval_step, make_train_step
 from jaxcnn.train.task import Classification, Task
@@ -35,6 +36,7 @@ __all__ = [
     "Callback",
     "Classification",
     "Config",
+    "CorruptDeviceError",
     "DivergedError",
     "Finding",
     "Gradient",
@@ -53,6 +55,7 @@ __all__ = [
     "Task",
     "TrainState",
     "Trained",
+    "Verification",
     "accumulated",
     "across_devices",
     "binary_cross_entropy",

@@ -117,6 +117,7 @@ def fit(
         run directory, or if the processes of the run have different configurations or data.
       DivergedError: if the loss or the state became infinite or NaN.
       SaveError: if a checkpoint could not be written.
+      CorruptDeviceError: with `verify_every`, if a device was wrong three times.
       InterruptedRunError: if a signal asked the run to stop.
     """
     started = time.perf_counter()

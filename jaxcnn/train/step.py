@@ -35,6 +35,7 @@ def make_train_step(
     gradient: Gradient = plain,
     ema_decay: float = 0.0,
     lookahead: Lookahead | None = None,
+    norms: bool = False,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Sums]]:
     """Return the pure function `(state, batch) -> (state, sums)` that makes one training step.
 
@@ -58,6 +59,7 @@ def make_train_step(
       gradient: `(loss, params) -> (gradients, aux)`; see `gradient`. float16 needs `gradient.scaled`.
       ema_decay: decay of the moving averages in the state's `ema`, if it has them.
       lookahead: in place of moving averages, `ema` has the slow network, from which training goes on every few steps.
+      norms: the sums also have `gradient_norm` and `update_norm`, the Euclidean norms over all parameters.
 
     Raises:
       UsageError: from the step, when it is traced, if the task cannot use the batch, or if the optimizer needs the
@@ -101,6 +103,8 @@ def make_train_step(
             obj_fn=value_fn,
             grad_fn=lambda params, _=0: mean_gradient(fill_in(params, state.params))[0],
         )
+        if norms:
+            sums = {**sums, "gradient_norm": optax.tree.norm(gradients), "update_norm": optax.tree.norm(updates)}
         learned = {"params": optax.apply_updates(trainable, updates), "batch_stats": batch_stats}
         average = state.ema
         if lookahead is not None:

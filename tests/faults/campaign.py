@@ -7,6 +7,8 @@ Damage to the files of a run: `python tests/faults/campaign.py damage --seed 0 -
 `tests/faults/reports/damage.json`, and a JSON line for each trial to `--lines`; the same command continues there.
 
 Storage that fails: `python tests/faults/campaign.py storage --seed 0 --count 160`, in the same way.
+Flipped bits in memory and in computations: `python tests/faults/campaign.py injection --seed 0 --count 1000`, in the
+same way. The report goes to `tests/faults/reports/injection.json`.
 """
 
 import argparse
@@ -27,6 +29,8 @@ from killing import Campaign, Worker
 def main() -> int:
     if sys.argv[1:2] == ["storage"]:
         return importlib.import_module("storage.campaign").main(sys.argv[2:])
+    if sys.argv[1:2] == ["injection"]:
+        return importlib.import_module("corruption.campaign").main(sys.argv[2:])
     return damage_campaign(sys.argv[2:]) if sys.argv[1:2] == ["damage"] else kill_campaign(sys.argv[1:])
 
 

@@ -318,6 +318,19 @@ def test_a_gradient_of_ones_own_takes_the_place_of_the_plain_one():
     assert largest_difference(other.params, sharp.params) > 1e-5
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_norms_are_those_over_all_parameters_and_devices(devices):
+    model, rate = network(), 0.5
+    state = create_state(model, optax.sgd(rate), SHAPE, 0)
+    parallel = make_parallel("shard_map", jax.devices()[:devices])
+    step = parallel.compile(make_train_step(model, optax.sgd(rate), norms=True), donate_state=False)
+    after, sums = step(parallel.place_state(state), parallel.place_batch(batch()))
+    changes = jax.tree.map(lambda a, b: np.asarray(a) - np.asarray(b), after.params, state.params)
+    length = np.sqrt(sum((change**2).sum() for change in jax.tree.leaves(changes)))
+    np.testing.assert_allclose(sums["update_norm"], length, rtol=1e-4)
+    np.testing.assert_allclose(sums["gradient_norm"], length / rate, rtol=1e-4)
+
+
 def test_what_a_gradient_leaves_out_stays_as_it_is():
     def of_the_classifier(loss, params):
         gradients, (batch_stats, sums) = plain(loss, params)

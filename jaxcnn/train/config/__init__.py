@@ -18,6 +18,7 @@ from jaxcnn.train.config.parts import (
     LookaheadConfig,
     OptimizerConfig,
     ScheduleConfig,
+    Verification,
     make_immutable,
 )
 
@@ -149,6 +150,10 @@ class Config:
     """Steps between evaluations. A checkpoint is saved after each evaluation (default: evaluate after each epoch)."""
     checkpoint_every: Annotated[int | None, checks.AT_LEAST_ONE, checks.STEPS] = None
     """Steps between checkpoints, in addition to one after each evaluation (default: none)."""
+    verify_every: Annotated[int | None, checks.AT_LEAST_ONE, checks.STEPS] = None
+    """Steps between verifications, which find silent data corruption and undo it (default: none). States are also
+    verified before they are saved. The verify options choose the checks."""
+    verify: Verification = Verification()
     log_every: Annotated[int, checks.AT_LEAST_ONE, checks.STEPS] = 20
     """Steps between updates of the progress bar and of the log files, which record every step."""
     tensorboard_images: Annotated[int, checks.between(0, 64)] = 0
@@ -199,11 +204,13 @@ _ADDED: dict[str, Any] = {
     "batch_norm_reduce_dtype": "float32",
     "freeze_after": [],
     "whiten": None,
+    "verify_every": None,
 }
 _ADDED_TO_PARTS: dict[str, dict[str, Any]] = {
     "optimizer": {"weight_decay_scales": [], "fixed_norm": None},
     "schedule": {"start_factor": 0.2, "peak_at": 0.23},
     "lookahead": dataclasses.asdict(LookaheadConfig()),
+    "verify": dataclasses.asdict(Verification()),
 }
 
 
@@ -223,6 +230,16 @@ def validate(config: Config) -> None:
         raise UsageError(
             f"ema_decay and lookahead.period are mutually exclusive, got {config.ema_decay:g} and "
             f"{config.lookahead.period}. Set one of them to 0"
+        )
+    if (
+        config.verify_every
+        and not config.verify.replicas
+        and config.verify.replay == "off"
+        and not config.verify.bounds
+    ):
+        raise UsageError(
+            f"verify_every {config.verify_every} has nothing to verify. "
+            "Set verify.replicas, verify.replay or verify.bounds"
         )
 
 

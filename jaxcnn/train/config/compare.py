@@ -12,6 +12,8 @@ NOT_PART_OF_THE_RUN = (
     "steps_per_dispatch",
     "checkpoint_every",
     "log_every",
+    "verify_every",
+    "verify",
     "profile",
     "tensorboard_images",
     "wandb",

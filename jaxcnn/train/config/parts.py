@@ -1,9 +1,9 @@
-"""The nested parts of a configuration: optimizer, schedule and lookahead."""
+"""The nested parts of a configuration: optimizer, schedule, lookahead and verification."""
 
 import dataclasses
 import os
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -133,6 +133,23 @@ class LookaheadConfig:
     """Fraction of the slow network that is kept each time, at the end of the run."""
     power: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(1000)] = 3.0
     """Exponent with which this fraction grows from 0 over the run; 0 is a constant fraction."""
+
+    def __post_init__(self):
+        make_immutable(self)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How steps are verified every `verify_every` steps. Each check works alone."""
+
+    replicas: bool = True
+    """Compare hashes of the state between the devices, whose copies must be equal."""
+    replay: Literal["off", "last", "interval"] = "last"
+    """Make steps again, on other devices where there are several, and compare all bits: last makes the last call again;
+    interval makes all steps since the last verification again, which takes as long as the steps themselves."""
+    bounds: Annotated[float, checks.NOT_NEGATIVE] = 0.0
+    """Make all steps since the last verification again if a loss, or the norm of a gradient or of an update, is more
+    than this factor times the running median; 0 is off."""
 
     def __post_init__(self):
         make_immutable(self)

@@ -26,6 +26,9 @@ SUPERVISED = "JAXCNN_SUPERVISED"
 TRY_AGAIN = 75
 """Exit status (EX_TEMPFAIL in sysexits.h) of a child whose failure a restart may fix."""
 
+BAD_DEVICE = 71
+"""Exit status (EX_OSERR in sysexits.h) of a child that has stopped because a device computes wrong."""
+
 POLL_SECONDS = 0.1
 GRACE_SECONDS, GRACE_SECONDS_STOPPING = 2.0, 30.0
 """Time that the other processes have to end and print their errors after one has ended, and after a signal to stop."""
@@ -191,7 +194,7 @@ def _final_status(statuses: Sequence[int | None]) -> int | None:
     """Return the exit status of the job, or None if a restart may help."""
     if all(status == 0 for status in statuses):
         return 0
-    return next((status for status in (2, 1) if status in statuses), None)
+    return next((status for status in (2, BAD_DEVICE, 1) if status in statuses), None)
 
 
 def _cause(children: Children, statuses: Sequence[int | None]) -> str:

@@ -203,6 +203,8 @@ def _obstacle(networks: Sequence[Network], data: Dataset | None, callbacks: tupl
         return "a profile"
     if any(config.shard_state for config in configs):
         return "a sharded state"
+    if any(config.verify_every is not None for config in configs):
+        return "verification"
     if data is not None and not data.random_access:
         return "data from iterators"
     return None

@@ -1,6 +1,7 @@
 """The training loop: steps, evaluations and checkpoints, from a run's first step in this process to its last."""
 
 import contextlib
+import functools
 import math
 import time
 from collections import deque
@@ -26,6 +27,7 @@ from jaxcnn.train.runtime.plan import Plan
 from jaxcnn.train.runtime.record import Record, read_rows
 from jaxcnn.train.runtime.resume import Start
 from jaxcnn.train.runtime.signals import InterruptedRunError, StopSignals
+from jaxcnn.train.runtime.verification import Calls, Verifier, make_verifier
 from jaxcnn.train.state import TrainState
 
 IN_FLIGHT = 2
@@ -117,6 +119,8 @@ class Loop:
         self.best_score: float | None = meta["best_accuracy"]
         self.epochs_since_best: int = meta["epochs_since_best"]
         self.stopped_by: str | None = meta["stopped_by"]
+        self.verifier: Verifier | None = None
+        self.signal: int | None = None
         self.latest = (self.first_step, start.state)  # step and state that `on_end` sees
         self.watch = Stopwatch(meta["training_seconds"], meta["images_timed"])
         self.timed = self.first_step  # number of steps whose time is counted
@@ -136,13 +140,19 @@ class Loop:
         if self.evaluation is not None and self.ends_early():
             return state  # the run was stopped before its result was written
         self._start_watch(step)
-        for count, batches in training_batches(plan, step, lambda step: stops_after(self.callbacks, step)):
+        self.verifier = make_verifier(plan, step, state)
+        stops = functools.partial(stops_after, self.callbacks)
+        calls = Calls(functools.partial(training_batches, plan, stops=stops), step)
+        for count, batches in calls:
             if count not in compiled:
                 if compiled:
                     self.watch.lap(state, images=(step - self.timed) * plan.batch_size)
                 else:
                     self.watch.first_batch()
-            state, sums = train_steps[count](state, batches)
+            if self.verifier is None:
+                state, sums = train_steps[count](state, batches)
+            else:
+                state, sums = self.verifier.call(train_steps[count], step, count, state, batches)
             step += count
             self.latest = (step, state)
             self.pending.append((step, sums))
@@ -154,11 +164,17 @@ class Loop:
                 compiled.add(count)
                 self.timed = step
             logs = step // plan.config.log_every > (step - count) // plan.config.log_every
-            if logs:
+            if logs and self.verifier is None:
                 self._log(state, keep=IN_FLIGHT)
             self._call_on_step(step, state, sums)
-            signal = self._asked_to_stop(logs)
-            if not plan.saves_after(step) and signal is None and self.stopped_by is None:
+            signal = self.signal = self.signal or self._asked_to_stop(logs)
+            saves = plan.saves_after(step) or signal is not None or self.stopped_by is not None
+            if self.verifier is not None and self.verifier.is_due(step, count, stops=saves, at_once=signal is not None):
+                if (verified := self._go_back(step, state, calls)) is not None:
+                    step, state = verified
+                    continue
+                self._log(state, keep=0)
+            if not saves or (self.verifier is not None and self.verifier.step != step):
                 continue
             self.watch.lap(state, images=(step - self.timed) * plan.batch_size)
             self._log(state, keep=0)
@@ -175,6 +191,21 @@ class Loop:
                 self._save(step, state)
             self._start_watch(step)
         return state
+
+    def _go_back(self, step: int, state: TrainState, calls: Calls) -> tuple[int, TrainState] | None:
+        """Verify the steps. If they are wrong, record it and return the last verified step and its state."""
+        assert self.verifier is not None
+        mismatch = self.verifier.verify(step, state)
+        if mismatch is None:
+            return None
+        self.stopped_by = None
+        self.pending.clear()  # nothing of these steps has been written or saved
+        self.record.write(self.verifier.row(mismatch, step))
+        self.record.sync()
+        self.latest = self.verifier.go_back(mismatch)
+        calls.go_back(self.verifier.step)
+        self._start_watch(self.verifier.step)
+        return self.latest
 
     @contextlib.contextmanager
     def callbacks_open(self, state: TrainState) -> Iterator[None]:

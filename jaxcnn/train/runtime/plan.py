@@ -170,9 +170,21 @@ class Plan:
         """Return the compiled training step `(state, batch) -> (state, sums)`. The state is donated."""
         return self._program("step", lambda: self.parallel.compile(self.train_step(), donate_state=True))
 
-    def compile_train_steps(self, count: int) -> Any:
-        """Return `count` training steps as one program. Batches and sums have a leading axis `[count]`."""
-        return self._program(count, lambda: self.parallel.compile(self.train_step(), donate_state=True, several=True))
+    def compile_train_steps(self, count: int, parallel: Parallel | None = None) -> Any:
+        """Return `count` training steps as one program. Batches and sums have a leading axis `[count]`.
+
+        Args:
+          count: number of steps.
+          parallel: other devices than those of the plan.
+        """
+        step = self.train_step(norms=self.verifies_norms)
+        make = (parallel or self.parallel).compile
+        return self._program((count, parallel), lambda: make(step, donate_state=True, several=True))
+
+    @property
+    def verifies_norms(self) -> bool:
+        """Whether the sums of compiled steps have norms, whose bounds are verified."""
+        return self.config.verify_every is not None and self.config.verify.bounds > 0
 
     def compile_eval_step(self) -> Any:
         """Return the compiled evaluation step `(state, padded) -> sums`."""
@@ -184,8 +196,8 @@ class Plan:
             self.programs[name] = make()
         return self.programs[name]
 
-    def train_step(self) -> Any:
-        """Return the training step, `(state, batch) -> (state, sums)`, not compiled."""
+    def train_step(self, *, norms: bool = False) -> Any:
+        """Return the training step, `(state, batch) -> (state, sums)`, not compiled. `norms`: see `make_train_step`."""
         return make_train_step(
             self.model,
             self.optimizer,
@@ -193,6 +205,7 @@ class Plan:
             gradient=self.gradient,
             ema_decay=self.config.ema_decay,
             lookahead=growing_lookahead(**vars(self.config.lookahead), steps=self.steps),
+            norms=norms,
         )
 
     def summarize(self, sums: Mapping[str, Any]) -> dict[str, Any]:

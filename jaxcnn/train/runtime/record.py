@@ -17,6 +17,8 @@ from jaxcnn.train.runtime.workdir import METRICS, replacing, writing
 Row = dict[str, Any]
 
 SPLITS = ("train", "validation", "test")
+VERIFY = "verify"
+"""What takes the place of a split in a row about silent data corruption; see `verification`."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ def read_lines(folder: Path) -> Lines:
         return Lines([], [], 0, False)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}. Restore it, or move it away.") from error
-    rows: dict[tuple[str, int], Row] = {}
+    rows: dict[Any, Row] = {}
     damaged, unchecked = [], 0
     for number, line in enumerate(lines, 1):
         try:
@@ -59,9 +61,10 @@ def read_lines(folder: Path) -> Lines:
                 break
             row, is_checked = sealed.row_of(line, run)
             _check_row(row)
-            if (row["split"], row["step"]) in rows:
+            key = (row["split"], row["step"], row.get("time"))
+            if key in rows:
                 raise ValueError("the row was there before")
-            rows[row["split"], row["step"]] = row
+            rows[key] = row
             unchecked += not is_checked
         except ValueError:
             damaged.append(number)
@@ -69,7 +72,11 @@ def read_lines(folder: Path) -> Lines:
 
 
 def _check_row(row: Row) -> None:
-    """Raise `ValueError` unless a row has a split, a step, and numbers or lists of them."""
+    """Raise `ValueError` unless a row has a split, a step, and numbers or lists of them, or a finding of `VERIFY`."""
+    if row.get("split") == VERIFY:
+        if not all(type(row.get(name)) is int and row[name] >= 0 for name in ("step", "found_at")):
+            raise ValueError("a finding without steps")
+        return
     others = [value for name, value in row.items() if name not in ("split", "step")]
     if row.get("split") not in SPLITS or type(row.get("step")) is not int or row["step"] < 1:
         raise ValueError("no split or step")
@@ -99,7 +106,8 @@ class Record:
     """Writes `metrics.jsonl` in a run directory.
 
     A row has `split` ("train", "validation" or "test"), `step` (number of steps made), `epoch`, and metrics by name:
-    numbers, or lists of them. A training row also has `learning_rate`, and a row of an evaluation `examples`.
+    numbers, or lists of them. A training row also has `learning_rate`, and a row of an evaluation `examples`. A row of
+    "verify" says what was corrupt, and to which step the run has gone back.
 
     When a run is resumed at `first_step`, rows of later steps are dropped, since these steps are made again. Lines that
     are damaged are dropped too. The file then contains each step once: a step whose row was lost, by damage or because

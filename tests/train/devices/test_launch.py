@@ -66,7 +66,7 @@ def test_a_new_checkpoint_counts_as_getting_further(tmp_path):
     assert starts(tmp_path) == 5
 
 
-@pytest.mark.parametrize("status", [1, 2])
+@pytest.mark.parametrize("status", [1, 2, launch.BAD_DEVICE])
 def test_what_a_process_says_in_full_knowledge_is_final(tmp_path, capfd, status):
     code = f"if index: print('the disk is full', file=sys.stderr); sys.exit({status})\ntime.sleep(60)"
     assert run(tmp_path, code) == status

@@ -1,0 +1,1 @@
+"""Cost of verification in the time of a step: `python -m benchmarks.verification`."""

@@ -1,0 +1,1 @@
+"""Flipped bits in memory and in computations: silent data corruption, made on purpose."""

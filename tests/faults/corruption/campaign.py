@@ -1,0 +1,102 @@
+"""The campaign of flipped bits: many trials of `injection`, resumably, and their report."""
+
+import argparse
+import collections
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+# Verifications of several devices compile their programs twice.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+import jax
+
+from corruption import injection
+
+DEVICES = 4
+"""Virtual CPU devices."""
+
+EXAMPLES_OF_MISSES = 40
+"""Number of misses of the cheaper mode that the report lists."""
+
+
+def main(words: list[str]) -> int:
+    """Make the trials that are still to be made, and write the report. Return 1 if there is any failure."""
+    parser = argparse.ArgumentParser(prog="campaign.py injection", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=1000, help="trials in all (default: 1000)")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time; the same command goes on")
+    parser.add_argument("--lines", type=Path, default=Path(tempfile.gettempdir()) / "jaxcnn-injection.jsonl")
+    parser.add_argument("--report", type=Path, default=Path(__file__).parents[1] / "reports" / "injection.json")
+    args = parser.parse_args(words)
+    jax.config.update("jax_num_cpu_devices", DEVICES)
+    started = time.monotonic()
+    lines = args.lines.read_text().splitlines() if args.lines.exists() else []
+    trials = [trial for trial in map(json.loads, lines) if trial["seed"] == args.seed]
+    done = {trial["number"] for trial in trials}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        injection.open_runs(Path(folder)) as runs,
+        args.lines.open("a") as file,
+    ):
+        for number in sorted({*range(args.count)} - done):
+            if time.monotonic() - started > 60 * args.minutes:
+                break
+            trial = vars(injection.run_trial(runs, args.seed, number))
+            print(json.dumps(trial), file=file, flush=True)
+            trials.append(trial)
+    report = report_of(trials, args.seed)
+    args.report.parent.mkdir(exist_ok=True)
+    args.report.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"{args.report}: {report['trials']} trials, {len(report['failures'])} failures")
+    return 1 if report["failures"] else 0
+
+
+def report_of(trials: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """Return the counts of trials, the delays, the misses by kind, and every failure with its number."""
+    modes = {mode: [trial for trial in trials if trial["mode"] == mode] for mode in injection.MODES}
+    versions = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    return {
+        "command": f"python tests/faults/campaign.py injection --seed {seed} --count {len(trials)}",
+        "trials": len(trials),
+        "failures": [trial for trial in trials if trial["failures"]],
+        "steps": injection.STEPS,
+        "verify_every": injection.EVERY,
+        "settings": dict(collections.Counter(trial["setting"] for trial in trials)),
+        "modes": {mode: _of_mode(found) for mode, found in modes.items()},
+        "versions": {"python": platform.python_version(), **versions},
+    }
+
+
+def _of_mode(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the outcomes of the trials of one mode."""
+    found = [trial for trial in trials if trial["found"]]
+    missed = [trial for trial in trials if trial["outcome"] == "missed"]
+    delays = sorted(trial["delay"] for trial in found)
+    kinds = {kind: [t for t in trials if t["fault"]["kind"] == kind] for kind in injection.KINDS}
+    named = [bool(trial["found"][0]["device"]) for trial in found]
+    return {
+        "trials": len(trials),
+        "outcomes": _outcomes(trials),
+        "by_kind": {kind: _outcomes(of_kind) for kind, of_kind in kinds.items()},
+        "by_setting": {
+            setting: _outcomes([trial for trial in trials if trial["setting"] == setting])
+            for setting in sorted({trial["setting"] for trial in trials})
+        },
+        "found_by": dict(collections.Counter(trial["found"][0]["check"] for trial in found).most_common()),
+        "device_named": {"yes": sum(named), "no": len(named) - sum(named)},
+        "delay_in_steps": {"mean": round(statistics.mean(delays), 2), "largest": delays[-1]} if delays else None,
+        "seconds_of_a_run": round(statistics.median(trial["seconds"] for trial in trials), 2) if trials else None,
+        "misses": [{"number": t["number"], "setting": t["setting"], **t["fault"]} for t in missed][:EXAMPLES_OF_MISSES],
+    }
+
+
+def _outcomes(trials: list[dict[str, Any]]) -> dict[str, int]:
+    return dict(collections.Counter(trial["outcome"] for trial in trials).most_common())
