@@ -40,9 +40,14 @@ class Ended:
 
 
 class Worker:
-    """A process that starts runs; see `worker.py`."""
+    """A process that starts runs; see `worker.py`.
+
+    Attributes:
+      pid: the id of the latest run's process.
+    """
 
     def __init__(self, cache: Path):
+        self.pid = 0
         self._process = subprocess.Popen(
             [sys.executable, str(WORKER)],
             stdin=subprocess.PIPE,
@@ -75,17 +80,21 @@ class Worker:
         args: list[str] = ARGS,
         send: int = signal.SIGKILL,
         at_event: int | None = None,
+        word: str | None = None,
         delay: float = 0.0,
         **job: Any,
     ) -> Ended:
-        """Runs the command line until it ends, sending it a signal `delay` seconds after event number `at_event`."""
+        """Runs the command line until it ends, sending it a signal `delay` seconds after event number `at_event`.
+
+        With `word`, only events of this name count.
+        """
         job |= {"args": [*args, "--workdir", str(workdir), *more], "errors": str(self._errors)}
         print(json.dumps(job), file=self._process.stdin)
         pid, events, states = 0, [], []
         while True:
             word, *rest = self._next()
             if word == "pid":
-                pid = int(rest[0])
+                pid = self.pid = int(rest[0])
             elif word == "event":
                 events.append(" ".join(rest))
             elif word == "state":
@@ -93,7 +102,8 @@ class Worker:
             elif word == "exit":
                 return Ended(int(rest[0]), events, states, self._errors.read_text())
             # The first event may be told before the process's number is.
-            if pid and at_event is not None and len(events) > at_event:
+            counted = [event for event in events if word in (None, event)]
+            if pid and at_event is not None and len(counted) > at_event:
                 time.sleep(delay)
                 os.kill(pid, send)
                 at_event = None

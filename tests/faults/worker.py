@@ -1,8 +1,9 @@
 """Runs the command line on a tiny network and tiny data, in processes that may be killed at any moment.
 
-A job is a line of JSON on standard input, `{"args": [...], "errors": FILE, "devices": 1, "slow": SECONDS}`. Each is
-a process of its own, forked from this one, in which everything is imported and nothing of JAX has started: a start
-then costs a fraction of a second. Lines on standard output tell what it is doing: `pid`, `event`, `exit`.
+A job is a line of JSON on standard input, `{"args": [...], "errors": FILE, "devices": 1, "slow": SECONDS}`, where
+`smallest_divided` is the number of values from which `--shard-state` divides an array. Each is a process of its own,
+forked from this one, in which everything is imported and nothing of JAX has started: a start then costs a fraction of
+a second. Lines on standard output tell what it is doing: `pid`, `event`, `exit`.
 """
 
 import contextlib
@@ -33,11 +34,15 @@ from jaxcnn.data import Dataset, Geometry, TfdsDataset
 from jaxcnn.data.pipeline import Pipeline
 from jaxcnn.data.statistics import Statistics
 from jaxcnn.data.tfds_dataset import Encoded
+from jaxcnn.train.devices import sharding
 from jaxcnn.train.evaluation import evaluation as evaluate
 from jaxcnn.train.runtime import _pictures, checkpoint, loop, plan, workdir
 
 IMPORTED = (matplotlib.figure, orbax.checkpoint, tensorboardX.summary, train_command)
 EXAMPLES = {"train": 100, "test": 40}
+
+# The command line closes file descriptor 1 while several processes are connected.
+TOLD = os.dup(1)
 
 
 class Tiny(nn.Module):
@@ -98,7 +103,7 @@ def install() -> None:
 
 
 def say(*words: object) -> None:
-    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+    os.write(TOLD, (" ".join(map(str, words)) + "\n").encode())
 
 
 def watch(slow: float, slow_step: float) -> None:
@@ -154,6 +159,7 @@ def run(job: dict) -> int:
     """One call of the command line; the state that it ends in is told as a hash."""
     jax.config.update("jax_num_cpu_devices", job.get("devices", 1))
     watch(job.get("slow", 0.0), job.get("slow_step", 0.0))
+    sharding.SMALLEST_DIVIDED = job.get("smallest_divided", sharding.SMALLEST_DIVIDED)
     fit = train_command.train.fit
 
     def told(*args, **kwargs):
@@ -165,7 +171,10 @@ def run(job: dict) -> int:
     with open(job["errors"], "w") as errors, contextlib.redirect_stderr(errors):
         os.dup2(errors.fileno(), 2)
         try:
-            return main(job["args"])
+            status = main(job["args"])
+            if jax.distributed.is_initialized():
+                jax.distributed.shutdown()  # which JAX does as Python ends
+            return status
         except BaseException:
             traceback.print_exc()
             return 99

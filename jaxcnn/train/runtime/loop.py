@@ -15,7 +15,7 @@ from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train import metrics
 from jaxcnn.train.callbacks import RunView, call, stops_after
 from jaxcnn.train.config import Config
-from jaxcnn.train.devices import distributed
+from jaxcnn.train.devices import distributed, waits
 from jaxcnn.train.devices.dispatch import dispatches
 from jaxcnn.train.devices.distributed import Ignored
 from jaxcnn.train.metrics import Sums, as_arrays, as_lists, numbers
@@ -73,7 +73,11 @@ def evaluate(plan: Plan, eval_step: Any, state: TrainState, split: str) -> dict[
     devices, examples = len(plan.parallel.devices), plan.dataset.examples[split]
     batch_size = -(-min(EVALUATION_BATCH, examples) // devices) * devices
     batches = plan.pipeline.evaluation_batches(batch_size, place=plan.parallel.place_batch, split=split)
-    total = metrics.add(jax.device_get([eval_step(state, batch) for batch in batches]))
+    sums = [eval_step(state, batch) for batch in waits.each(batches, f"{split} data")]
+    for number, part in enumerate(sums):
+        with waits.waiting("the devices, to evaluate a batch", others=True, first=number == 0):
+            jax.block_until_ready(part)
+    total = metrics.add(jax.device_get(sums))
     if total["examples"] != examples:
         raise AssertionError(f"evaluated {total['examples']:.0f} of {examples} {split} examples")
     return plan.summarize(total)
@@ -136,13 +140,15 @@ class Loop:
         if self.evaluation is not None and self.ends_early():
             return state  # the run was stopped before its result was written
         self._start_watch(step)
-        for count, batches in training_batches(plan, step, lambda step: stops_after(self.callbacks, step)):
+        items = training_batches(plan, step, lambda step: stops_after(self.callbacks, step))
+        for count, batches in waits.each(items, "training data"):
             if count not in compiled:
                 if compiled:
                     self.watch.lap(state, images=(step - self.timed) * plan.batch_size)
                 else:
                     self.watch.first_batch()
-            state, sums = train_steps[count](state, batches)
+            with waits.waiting("the devices, to make a step", others=True, first=count not in compiled):
+                state, sums = train_steps[count](state, batches)
             step += count
             self.latest = (step, state)
             self.pending.append((step, sums))
@@ -293,6 +299,9 @@ class Loop:
         if count < 1:
             return
         fetched: list[tuple[int, dict[str, Any]]] = []
+        for _, sums in [*self.pending][:count]:
+            with waits.waiting("the devices, to make a step", others=True):
+                jax.block_until_ready(sums)
         for last, sums in jax.device_get([self.pending.popleft() for _ in range(count)]):
             made = len(sums["loss"])
             fetched += [(last - made + 1 + i, {name: x[i] for name, x in sums.items()}) for i in range(made)]

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from jobs import finish, process_of, result, start, start_members, start_tasks, wait_for_step
+from jobs import PATIENT, finish, process_of, result, start, start_members, start_tasks, wait_for_step
 from PIL import Image
 
 from jaxcnn.train import evaluate, load_run
@@ -21,12 +21,12 @@ STEPS = 60
 # Epochs of 39 steps.
 RUN = f"--steps {STEPS} --batch-size 256 --checkpoint-every 20 --log-every 5 --no-progress".split()
 # After the signal: at most five steps, a save, and the end of all processes, on a machine that does other work.
-BOUND = 120
+BOUND = 300
 
 
 def supervised(processes, devices, folder, *more):
     flags = ["--processes", str(processes), "--devices-per-process", str(devices), "--workdir", str(folder)]
-    return start([*RUN, *flags, *more])
+    return start([*RUN, *flags, *(more or PATIENT)])
 
 
 def members(processes, folder):
