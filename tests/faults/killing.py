@@ -31,12 +31,14 @@ class Ended:
       events: what it was doing, in order; the last is what it was doing when it ended.
       states: hashes of the states that it has ended in.
       errors: what it wrote to standard error.
+      steps: for each step that was compared, its number and what was found; see `live.steps`.
     """
 
     status: int
     events: list[str]
     states: list[str]
     errors: str
+    steps: list[tuple[int, dict[str, Any]]] = dataclasses.field(default_factory=list)
 
 
 class Worker:
@@ -90,7 +92,7 @@ class Worker:
         """
         job |= {"args": [*args, "--workdir", str(workdir), *more], "errors": str(self._errors)}
         print(json.dumps(job), file=self._process.stdin)
-        pid, events, states = 0, [], []
+        pid, events, states, steps = 0, [], [], []
         while True:
             word, *rest = self._next()
             if word == "pid":
@@ -99,8 +101,10 @@ class Worker:
                 events.append(" ".join(rest))
             elif word == "state":
                 states += rest
+            elif word == "step":
+                steps.append((int(rest[0]), json.loads(" ".join(rest[1:]))))
             elif word == "exit":
-                return Ended(int(rest[0]), events, states, self._errors.read_text())
+                return Ended(int(rest[0]), events, states, self._errors.read_text(), steps)
             # The first event may be told before the process's number is.
             counted = [event for event in events if word in (None, event)]
             if pid and at_event is not None and len(counted) > at_event:

@@ -1,7 +1,8 @@
 """Runs the command line on a tiny network and tiny data, in processes that may be killed at any moment.
 
 A job is a line of JSON on standard input, `{"args": [...], "errors": FILE, "devices": 1, "slow": SECONDS}`, where
-`smallest_divided` is the number of values from which `--shard-state` divides an array. Each is a process of its own,
+`smallest_divided` is the number of values from which `--shard-state` divides an array, and `compares_steps` compares
+each step with that of one device. Each is a process of its own,
 forked from this one, in which everything is imported and nothing of JAX has started: a start then costs a fraction of
 a second. Lines on standard output tell what it is doing: `pid`, `event`, `exit`.
 """
@@ -61,6 +62,19 @@ class Tiny(nn.Module):
         return layers.Dense(self.num_classes)(x)
 
 
+class Smooth(nn.Module):
+    """A network whose step does not depend on the number of devices, except for rounding: without dropout."""
+
+    num_classes: int = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        for width in (8, 16):
+            # Without biases, whose gradient is zero but for rounding.
+            x = nn.tanh(layers.BatchNorm()(layers.Conv(width, 3, padding=1, use_bias=False)(x), train=train))
+        return layers.Dense(self.num_classes)(layers.GlobalAvgPool()(x))
+
+
 class TinyData(TfdsDataset):
     """Images that are brighter the higher their label, in noise."""
 
@@ -92,8 +106,9 @@ def png(image: np.ndarray) -> bytes:
 
 
 def install() -> None:
-    """Makes `--model tiny --dataset tiny` known to this process."""
+    """Makes `--model tiny`, `--model smooth` and `--dataset tiny` known to this process."""
     models._registry()["tiny"] = (Tiny, __name__)
+    models._registry()["smooth"] = (Smooth, __name__)
     known = plan.open_dataset
 
     def open_dataset(name: str, *args: Any, **kwargs: Any) -> Dataset:
@@ -160,6 +175,10 @@ def run(job: dict) -> int:
     jax.config.update("jax_num_cpu_devices", job.get("devices", 1))
     watch(job.get("slow", 0.0), job.get("slow_step", 0.0))
     sharding.SMALLEST_DIVIDED = job.get("smallest_divided", sharding.SMALLEST_DIVIDED)
+    if job.get("compares_steps"):
+        from live.steps import comparing_steps
+
+        comparing_steps(lambda step, found: say("step", step, json.dumps(found))).__enter__()
     fit = train_command.train.fit
 
     def told(*args, **kwargs):
