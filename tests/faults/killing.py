@@ -32,6 +32,7 @@ class Ended:
       states: hashes of the states that it has ended in.
       errors: what it wrote to standard error.
       steps: for each step that was compared, its number and what was found; see `live.steps`.
+      usage: for each evaluation, what the process has in use; see `live.disturbances`.
     """
 
     status: int
@@ -39,6 +40,7 @@ class Ended:
     states: list[str]
     errors: str
     steps: list[tuple[int, dict[str, Any]]] = dataclasses.field(default_factory=list)
+    usage: list[dict[str, int]] = dataclasses.field(default_factory=list)
 
 
 class Worker:
@@ -82,17 +84,17 @@ class Worker:
         args: list[str] = ARGS,
         send: int = signal.SIGKILL,
         at_event: int | None = None,
-        word: str | None = None,
+        event: str | None = None,
         delay: float = 0.0,
         **job: Any,
     ) -> Ended:
         """Runs the command line until it ends, sending it a signal `delay` seconds after event number `at_event`.
 
-        With `word`, only events of this name count.
+        With `event`, only events of this name count.
         """
         job |= {"args": [*args, "--workdir", str(workdir), *more], "errors": str(self._errors)}
         print(json.dumps(job), file=self._process.stdin)
-        pid, events, states, steps = 0, [], [], []
+        pid, events, states, steps, usage = 0, [], [], [], []
         while True:
             word, *rest = self._next()
             if word == "pid":
@@ -103,10 +105,12 @@ class Worker:
                 states += rest
             elif word == "step":
                 steps.append((int(rest[0]), json.loads(" ".join(rest[1:]))))
+            elif word == "usage":
+                usage.append(json.loads(" ".join(rest)))
             elif word == "exit":
-                return Ended(int(rest[0]), events, states, self._errors.read_text(), steps)
+                return Ended(int(rest[0]), events, states, self._errors.read_text(), steps, usage)
             # The first event may be told before the process's number is.
-            counted = [event for event in events if word in (None, event)]
+            counted = [name for name in events if event in (None, name)]
             if pid and at_event is not None and len(counted) > at_event:
                 time.sleep(delay)
                 os.kill(pid, send)

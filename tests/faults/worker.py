@@ -2,9 +2,10 @@
 
 A job is a line of JSON on standard input, `{"args": [...], "errors": FILE, "devices": 1, "slow": SECONDS}`, where
 `smallest_divided` is the number of values from which `--shard-state` divides an array, and `compares_steps` compares
-each step with that of one device. Each is a process of its own,
-forked from this one, in which everything is imported and nothing of JAX has started: a start then costs a fraction of
-a second. Lines on standard output tell what it is doing: `pid`, `event`, `exit`.
+each step with that of one device. For `hangs`, `usage` and `files` see `live.disturbances`; `own` lets the command line
+act as in a process of its own. Each job is a process, forked from this one, in which everything is imported and nothing
+of JAX has started: a start then costs a fraction of a second. Lines on standard output tell what it is doing: `pid`,
+`event`, `exit`.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ import tensorboardX.summary
 from PIL import Image
 
 from jaxcnn import layers, models
-from jaxcnn.cli import main
+from jaxcnn.cli import _main, main
 from jaxcnn.cli.commands import train as train_command
 from jaxcnn.data import Dataset, Geometry, TfdsDataset
 from jaxcnn.data.pipeline import Pipeline
@@ -179,6 +180,10 @@ def run(job: dict) -> int:
         from live.steps import comparing_steps
 
         comparing_steps(lambda step, found: say("step", step, json.dumps(found))).__enter__()
+    if job.get("hangs") or job.get("usage") or job.get("files"):
+        from live import disturbances
+
+        disturbances.begin(say, **{name: job[name] for name in ("hangs", "usage", "files") if name in job})
     fit = train_command.train.fit
 
     def told(*args, **kwargs):
@@ -190,7 +195,8 @@ def run(job: dict) -> int:
     with open(job["errors"], "w") as errors, contextlib.redirect_stderr(errors):
         os.dup2(errors.fileno(), 2)
         try:
-            status = main(job["args"])
+            # A process of its own, as the console script's, except for its settings.
+            status = _main(job["args"], settle=lambda *_: None) if job.get("own") else main(job["args"])
             if jax.distributed.is_initialized():
                 jax.distributed.shutdown()  # which JAX does as Python ends
             return status

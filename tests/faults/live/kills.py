@@ -111,7 +111,7 @@ class Kills:
         when: dict[str, Any] = {"at_event": chance.randrange(straight.events // 2), "delay": chance.uniform(0, 0.06)}
         slow, slow_step = chance.choice([0.0, 0.02]), chance.choice([0.0, 0.03])
         if kind == "one process, saving":
-            when |= {"at_event": chance.randrange(6), "word": "saving"}
+            when |= {"at_event": chance.randrange(6), "event": "saving"}
             slow = chance.choice([0.02, 0.05])
         victim = chance.randrange(2) if kind == "two processes" else 0
         return victim, self._run(kind, workdir, victim, slow=slow, slow_step=slow_step, **when)
