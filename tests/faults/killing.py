@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -146,68 +145,3 @@ def outcome(workdir: Path) -> dict[str, Any]:
         "checkpoints": complete_checkpoints(workdir),
         "others": sorted({path.name.split(".out.")[0] for path in workdir.iterdir()}),
     }
-
-
-@dataclasses.dataclass
-class Campaign:
-    """Runs that are killed again and again until they come to their end, each compared with a straight one.
-
-    Attributes:
-      kills: where each kill fell, and the newest complete checkpoint at that moment.
-      differences: what differs from the straight run, to the last bit; lost steps, folders that cannot be read.
-    """
-
-    worker: Worker
-    folder: Path
-    seed: int
-    kills: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    differences: list[str] = dataclasses.field(default_factory=list)
-    runs: int = 0
-
-    def straight(self) -> None:
-        """The run that nobody disturbs; also fills the cache of compiled programs."""
-        self.workdir = self.folder / "straight"
-        first = self.worker.run(self.workdir)
-        assert first.status == 0, first.errors
-        (self.state,) = first.states
-        self.events = len(first.events)
-        self.expected = outcome(self.workdir)
-        assert self._saved_state(self.workdir) == self.state
-
-    def kill_until_done(self, most: int) -> None:
-        """One run, killed up to `most` times at random moments, then left to end, and compared."""
-        chance = random.Random(f"{self.seed} {self.runs}")
-        workdir = self.folder / f"run{self.runs}"
-        number, self.runs = self.runs, self.runs + 1
-        for _ in range(most):
-            before = complete_checkpoints(workdir)
-            ended = self.worker.run(
-                workdir,
-                at_event=chance.randrange(self.events // 2),
-                delay=chance.uniform(0, 0.06),
-                slow=chance.choice([0.0, 0.02]),
-                slow_step=chance.choice([0.0, 0.03]),
-            )
-            if ended.status == 0:
-                break  # it came to its end before the signal came
-            if ended.status != -signal.SIGKILL:
-                self.differences.append(f"run {number}: status {ended.status}: {ended.errors.strip()}")
-                return
-            newest = max(complete_checkpoints(workdir), default=None)
-            if before and (newest is None or newest < before[-1]):
-                self.differences.append(f"run {number}: step {before[-1]} was lost, {newest} is left")
-            fell = where_it_fell(workdir, ended)
-            self.kills.append({"run": number, "fell": fell, "newest_checkpoint": newest})
-        ended = self.worker.run(workdir)
-        if ended.status or ended.errors:
-            self.differences.append(f"run {number}: status {ended.status}: {ended.errors.strip()}")
-            return
-        if ended.states != [self.state] or self._saved_state(workdir) != self.state:
-            self.differences.append(f"run {number}: another state")
-        left = outcome(workdir)
-        self.differences += [f"run {number}: other {name}" for name in left if left[name] != self.expected[name]]
-
-    def _saved_state(self, workdir: Path) -> str | None:
-        """The state of a finished run, read from its checkpoint."""
-        ended = self.worker.run(workdir)
-        return ended.states[0] if ended.states else None

@@ -107,12 +107,18 @@ def _counted(names: Iterator[str] | Any) -> dict[str, int]:
 
 @dataclass
 class Elastic:
-    """Makes trials in this process, whose devices are virtual, and in the processes of two workers."""
+    """Makes trials in this process, whose devices are virtual, and in the processes of two workers.
+
+    Attributes:
+      seen: the steps that this process has compared since the start of a run.
+      alone, batches: of runs that nobody disturbs on one device, by seed: test metrics, and a checksum of each batch.
+    """
 
     workers: tuple[Worker, Worker]
     folder: Path
     seen: list[tuple[int, dict[str, Any]]]
     alone: dict[int, dict[str, float]] = field(default_factory=dict)
+    batches: dict[int, dict[int, int]] = field(default_factory=dict)
 
     @classmethod
     @contextlib.contextmanager
@@ -134,9 +140,12 @@ class Elastic:
         make = self._in_processes if number % 5 == 4 else self._on_devices
         changes, steps, failures, refusals = make(chance, workdir, run_seed, stops)
         failures += [what for step, found in steps for what in wrong(step, found)]
+        alone, spread = self._tested(run_seed), self.spread()
+        failures += [
+            f"step {step}: another batch" for step, found in steps if found["batch"] != self.batches[run_seed][step]
+        ]
         failures += _lost_steps(workdir)
         result = json.loads((workdir / "result.json").read_text())
-        alone, spread = self._tested(run_seed), self.spread()
         differences = {name: abs(result[name] - alone[name]) for name in TESTED}
         failures += [
             f"{name} differs by {differences[name]:.2g}" for name in TESTED if differences[name] > spread[name]
@@ -159,8 +168,10 @@ class Elastic:
         if seed not in self.alone:
             with _using(1, "pmap"):
                 config = dataclasses.replace(CONFIG, seed=seed, workdir=str(self.folder / f"seed{seed}"))
+                self.seen.clear()
                 result = fit(config)
             self.alone[seed] = {name: result.values[name] for name in TESTED}
+            self.batches[seed] = {step: found["batch"] for step, found in self.seen}
             self.seen.clear()
         return self.alone[seed]
 

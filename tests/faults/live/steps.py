@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,8 +23,8 @@ def comparing_steps(tell: Callable[[int, Found], None]) -> Iterator[None]:
     """Compare each step of the runs in the block. All runs in it have the same programs.
 
     Args:
-      tell: gets the number of a step, from 1, and what was found: the differences of `BOUNDS`, and whether each device
-        got its rows of the batch.
+      tell: gets the number of a step, from 1, and what was found: the differences of `BOUNDS`, whether each device got
+        its rows of the batch (`same_batch`), and a checksum of the whole batch (`batch`).
     """
     compile_steps, programs = Plan.compile_train_steps, {}
 
@@ -37,7 +38,8 @@ def comparing_steps(tell: Callable[[int, Found], None]) -> Iterator[None]:
             same = _has_rows(batches, batch)
             after, sums = make(state, batches)
             found = _differences(plan.parallel.fetch_state(after), expected)
-            tell(int(before.step) + 1, {**found, "same_batch": same, "examples": int(sums["examples"].sum())})
+            checksum = zlib.crc32(b"".join(np.ascontiguousarray(part).tobytes() for part in jax.tree.leaves(batch)))
+            tell(int(before.step) + 1, {**found, "same_batch": same, "batch": checksum})
             return after, sums
 
         return step
