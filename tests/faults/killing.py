@@ -1,5 +1,6 @@
 """Runs that are killed, stopped and continued, and what is left of them."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ class Worker:
     """A process that starts runs; see `worker.py`.
 
     Attributes:
-      pid: the id of the latest run's process.
+      pid: the id of the process of the current run, 0 if there is none.
     """
 
     def __init__(self, cache: Path):
@@ -81,7 +83,7 @@ class Worker:
         workdir: Path,
         *more: str,
         args: list[str] = ARGS,
-        send: int = signal.SIGKILL,
+        send: int | Callable[[], None] = signal.SIGKILL,
         at_event: int | None = None,
         event: str | None = None,
         delay: float = 0.0,
@@ -89,7 +91,7 @@ class Worker:
     ) -> Ended:
         """Runs the command line until it ends, sending it a signal `delay` seconds after event number `at_event`.
 
-        With `event`, only events of this name count.
+        With `event`, only events of this name count. Instead of a signal, `send` may be what to call.
         """
         job |= {"args": [*args, "--workdir", str(workdir), *more], "errors": str(self._errors)}
         print(json.dumps(job), file=self._process.stdin)
@@ -107,13 +109,20 @@ class Worker:
             elif word == "usage":
                 usage.append(json.loads(" ".join(rest)))
             elif word == "exit":
+                self.pid = 0
                 return Ended(int(rest[0]), events, states, self._errors.read_text(), steps, usage)
             # The first event may be told before the process's number is.
             counted = [name for name in events if event in (None, name)]
             if pid and at_event is not None and len(counted) > at_event:
                 time.sleep(delay)
-                os.kill(pid, send)
+                send() if callable(send) else os.kill(pid, send)
                 at_event = None
+
+    def end(self, number: int = signal.SIGKILL) -> None:
+        """Sends a signal to the process of the current run, if there is one."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def _next(self) -> list[str]:
         line = self._process.stdout.readline()

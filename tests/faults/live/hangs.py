@@ -9,7 +9,6 @@ import collections
 import concurrent.futures
 import contextlib
 import ctypes
-import os
 import random
 import re
 import shutil
@@ -134,23 +133,19 @@ class Hangs:
         what = {"data of": "data", "data worker": "worker", "own work": "own work"}
         hangs = next((name for start, name in what.items() if kind.startswith(start)), None)
         job: dict[str, Any] = {"hangs": {"what": hangs, "step": step}} if hangs else {}
-        if hangs is None:
-            job = {"at_event": step, "event": "training", "slow_step": 0.05}
-            # A network that is cut disturbs both, when the signal, which means nothing, arrives.
-            job["send"] = signal.SIGSTOP if "stopped" in kind else signal.SIGCONT
-        watches = [threading.Timer(PATIENCE, self._end_all, [late])]
         with contextlib.ExitStack() as after:
+            watch = threading.Timer(PATIENCE, self._end_all, [late])
+            after.callback(watch.join)
+            after.callback(watch.cancel)
             if kind.startswith("network"):
-                del job["at_event"]
-                watches.append(threading.Timer(chance.uniform(4, 8), self._cut, [after]))
-            for watch in watches:
-                watch.start()
+                job = {"send": lambda: self._cut(after)}
             if "stopped" in kind:
+                job = {"send": signal.SIGSTOP}
                 after.callback(self._follow(victim).join)
+            if hangs is None:
+                job |= {"at_event": step, "event": "training", "slow_step": 0.05}
+            watch.start()
             ends = self._run(workdir, processes, victim, **job)
-            for watch in watches:
-                watch.cancel()
-                watch.join()
         return ends, late
 
     def _cut(self, after: contextlib.ExitStack) -> None:
@@ -164,13 +159,11 @@ class Hangs:
             other, seen = self.workers[1 - victim], False
             end = time.monotonic() + PATIENCE
             while time.monotonic() < end:
-                alive = other.pid and Path(f"/proc/{other.pid}").exists()
-                if seen and not alive:
+                if seen and not other.pid:
                     break
-                seen = seen or bool(alive)
+                seen = seen or other.pid != 0
                 time.sleep(0.1)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.workers[victim].pid, signal.SIGKILL)
+            self.workers[victim].end()
 
         thread = threading.Thread(target=follow)
         thread.start()
@@ -179,14 +172,11 @@ class Hangs:
     def _end_all(self, late: list[str]) -> None:
         late.append(f"a process still waited after {PATIENCE:g} s")
         for worker in self.workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGKILL)
+            worker.end()
 
     def _run(self, workdir: Path, processes: int, victim: int = 0, **job: Any) -> list[Ended]:
         flags = ["--hang-timeout", f"{TIMEOUT if job else 300:g}", "--heartbeat", f"{HEARTBEAT if job else 300}"]
         together = ["--distributed", "--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", str(processes)]
-        for worker in self.workers:
-            worker.pid = 0
 
         def one(index: int) -> Ended:
             more = [*together, "--process-id", str(index)] if processes > 1 else []

@@ -8,7 +8,6 @@ A trial is one run, which is killed up to five times and then left to end.
 import collections
 import concurrent.futures
 import contextlib
-import os
 import random
 import shutil
 import signal
@@ -133,8 +132,7 @@ class Kills:
 
         def end_all() -> None:
             for worker in self.workers:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker.pid, signal.SIGTERM)
+                worker.end(signal.SIGTERM)
 
         timer = threading.Timer(PATIENCE, end_all)
         timer.start()
