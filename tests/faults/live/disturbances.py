@@ -85,7 +85,8 @@ def in_use(workdir: Path) -> dict[str, int]:
 
 def _bytes(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # a checkpoint that is being written or removed
-            total += path.stat().st_size if path.is_file() else 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a checkpoint that is being written or removed
+                total += os.stat(os.path.join(parent, name)).st_size
     return total

@@ -35,8 +35,8 @@ KINDS = (
     "one of two stopped",
     "network of two cut",
 )
-TIMEOUT, HEARTBEAT = 3.0, 6
-PATIENCE = 180.0
+TIMEOUT, HEARTBEAT = 8.0, 12
+PATIENCE = 300.0
 """Seconds after which a process counts as waiting for ever, on a machine that does other work."""
 
 CLONE_NEWNET = 0x40000000
