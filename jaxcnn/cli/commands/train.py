@@ -51,7 +51,7 @@ class Flags(train.Config):
     """Index of this process, from 0."""
     heartbeat: int = HEARTBEAT_SECONDS
     """Seconds without a heartbeat after which a process counts as dead."""
-    hang_timeout: float = waits.HANG_SECONDS
+    hang_timeout: int = waits.HANG_SECONDS
     """Seconds without data, devices, disk or other processes after which the process ends with status 124; 0: never."""
     xla_preset: str | None = None
     """Preset of XLA's options for GPUs, such as latency-hiding or nhwc (default: JAXCNN_XLA_PRESET, or none)."""
