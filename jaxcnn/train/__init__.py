@@ -22,7 +22,7 @@ from jaxcnn.train.mixing import make_mix
 from jaxcnn.train.optim.optimizers import make_optimizer
 from jaxcnn.train.optim.schedules import make_schedule
 from jaxcnn.train.runtime.checkpoint import SaveError
-from jaxcnn.train.runtime.loop import DivergedError
+from jaxcnn.train.runtime.integrity import DivergedError
 from jaxcnn.train.runtime.signals import InterruptedRunError
 from jaxcnn.train.runtime.trained import Trained, load_run
 from jaxcnn.train.runtime.verification import CorruptDeviceError

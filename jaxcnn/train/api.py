@@ -21,7 +21,7 @@ from jaxcnn.errors import printable
 from jaxcnn.local_path import local_folder
 from jaxcnn.train.callbacks import check_callbacks
 from jaxcnn.train.config import Config, validate
-from jaxcnn.train.devices import distributed
+from jaxcnn.train.devices import distributed, waits
 from jaxcnn.train.devices.distributed import Ignored
 from jaxcnn.train.gradient import Gradient
 from jaxcnn.train.parts import PREFIX, CustomParts
@@ -174,7 +174,7 @@ def train_plan(
             ):
                 trackers = built_in(wandb=config.wandb, profile=profile, show=console.print)
                 run = Loop(plan, start, record, display, stop, started, (*trackers, *callbacks))
-                with run.callbacks_open(state):
+                with run.callbacks_open(state), waits.counted():
                     state = run.train(state)
                     host = plan.parallel.fetch_state(state)
                     test_step, test = run.test(state)

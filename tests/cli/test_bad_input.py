@@ -107,6 +107,7 @@ MISTAKES = {
     "train --optimizer.name muon --optimizer.ns-steps 1000000000": "ns_steps of optimizer muon must be from 1 to 100",
     "train --model vgg11_bn --model-options stem=cifar widths=3": "model_options cannot be used: stem=cifar widths=3",
     "train --processes 1000000000": "--processes must be at most",
+    "train --hang-timeout -1": "--hang-timeout must be at least 0",
     "train --heartbeat 100000000000000000000": "--heartbeat must be at most",
     "train --config nowhere.py": "does not exist",
     "train --dataset cifar10 --data-dir /nowhere": "not prepared in /nowhere",

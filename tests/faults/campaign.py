@@ -1,14 +1,9 @@
 """Campaigns of faults, each with a report. Exit status 1 if there is any failure.
 
-Many SIGKILLs at random moments: `python tests/faults/campaign.py --kills 100 --seed 0`. The report goes to
-`tests/faults/campaign.json`. A failure is anything that differs from the run that nobody disturbed.
+    python tests/faults/campaign.py NAME --seed 0 [--count N] [--minutes M] [--lines FILE] [--report FILE]
 
-Damage to the files of a run: `python tests/faults/campaign.py damage --seed 0 --count 1000`. The report goes to
-`tests/faults/reports/damage.json`, and a JSON line for each trial to `--lines`; the same command continues there.
-
-Storage that fails: `python tests/faults/campaign.py storage --seed 0 --count 160`, in the same way.
-Flipped bits in memory and in computations: `python tests/faults/campaign.py injection --seed 0 --count 1000`, in the
-same way. The report goes to `tests/faults/reports/injection.json`.
+A trial is repeated by the seed and its number. Each adds a JSON line to `--lines`, so that the same command continues
+there. The report goes to `tests/faults/reports/NAME.json`.
 """
 
 import argparse
@@ -19,51 +14,22 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from killing import Campaign, Worker
-
 
 def main() -> int:
-    if sys.argv[1:2] == ["storage"]:
-        return importlib.import_module("storage.campaign").main(sys.argv[2:])
-    if sys.argv[1:2] == ["injection"]:
-        return importlib.import_module("corruption.campaign").main(sys.argv[2:])
-    return damage_campaign(sys.argv[2:]) if sys.argv[1:2] == ["damage"] else kill_campaign(sys.argv[1:])
+    name, words = "".join(sys.argv[1:2]), sys.argv[2:]
+    if name not in CAMPAIGNS:
+        sys.exit(f"{__doc__}\nNAME is one of: {', '.join(CAMPAIGNS)}")
+    return CAMPAIGNS[name](words)
 
 
-def kill_campaign(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=100, help="SIGKILLs in all (default: 100)")
-    parser.add_argument("--each", type=int, default=5, help="most of them in one run (default: 5)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--report", type=Path, default=Path(__file__).with_suffix(".json"))
-    args = parser.parse_args(words)
-    started = time.time()
-    with tempfile.TemporaryDirectory() as folder, Worker(Path(folder) / "cache") as worker:
-        campaign = Campaign(worker, Path(folder), args.seed)
-        campaign.straight()
-        while len(campaign.kills) < args.kills:
-            campaign.kill_until_done(min(args.each, args.kills - len(campaign.kills)))
-            print(f"{len(campaign.kills)} kills in {campaign.runs} runs, {len(campaign.differences)} differences")
-    fell = collections.Counter(kill["fell"] for kill in campaign.kills)
-    report = {
-        "command": f"python tests/faults/campaign.py --kills {args.kills} --each {args.each} --seed {args.seed}",
-        "kills": len(campaign.kills),
-        "runs": campaign.runs,
-        "seed": args.seed,
-        "differences": campaign.differences,
-        "fell": dict(fell.most_common()),
-        "seconds": round(time.time() - started),
-        "versions": versions(),
-        "each_kill": campaign.kills,
-    }
-    head, each = json.dumps({**report, "each_kill": []}, indent=2), ",\n    ".join(map(json.dumps, campaign.kills))
-    args.report.write_text(head.replace('"each_kill": []', f'"each_kill": [\n    {each}\n  ]') + "\n")
-    print(f"{args.report}: {len(campaign.kills)} kills, {len(campaign.differences)} differences")
-    return 1 if campaign.differences else 0
+def of_module(name: str) -> Callable[[list[str]], int]:
+    """Return the campaign that is the function `main` of a module, which is imported when it is called."""
+    return lambda words: importlib.import_module(name).main(words)
 
 
 def versions() -> dict[str, str]:
@@ -123,6 +89,16 @@ def _kind_of_file(file: str) -> str:
     first, _, rest = file.partition("/")
     return f"{first}/N/{rest.partition('/')[2].partition('/')[0]}" if rest else first.partition(".out.")[0]
 
+
+CAMPAIGNS: dict[str, Callable[[list[str]], int]] = {
+    "damage": damage_campaign,
+    "elastic": of_module("live.elastic"),
+    "hangs": of_module("live.hangs"),
+    "injection": of_module("corruption.campaign"),
+    "kills": of_module("live.kills"),
+    "soak": of_module("live.soak"),
+    "storage": of_module("storage.campaign"),
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,8 +1,11 @@
 """Runs the command line on a tiny network and tiny data, in processes that may be killed at any moment.
 
-A job is a line of JSON on standard input, `{"args": [...], "errors": FILE, "devices": 1, "slow": SECONDS}`. Each is
-a process of its own, forked from this one, in which everything is imported and nothing of JAX has started: a start
-then costs a fraction of a second. Lines on standard output tell what it is doing: `pid`, `event`, `exit`.
+A job is a line of JSON on standard input, `{"args": [...], "errors": FILE, "devices": 1, "slow": SECONDS}`, where
+`smallest_divided` is the number of values from which `--shard-state` divides an array, and `compares_steps` compares
+each step with that of one device. For `hangs`, `usage` and `files` see `live.disturbances`; `own` lets the command line
+act as in a process of its own. Each job is a process, forked from this one, in which everything is imported and nothing
+of JAX has started: a start then costs a fraction of a second. Lines on standard output tell what it is doing: `pid`,
+`event`, `exit`.
 """
 
 import contextlib
@@ -29,17 +32,21 @@ import tensorboardX.summary
 from PIL import Image
 
 from jaxcnn import layers, models
-from jaxcnn.cli import main
+from jaxcnn.cli import _main, main
 from jaxcnn.cli.commands import train as train_command
 from jaxcnn.data import Dataset, Geometry, TfdsDataset
 from jaxcnn.data.pipeline import Pipeline
 from jaxcnn.data.statistics import Statistics
 from jaxcnn.data.tfds_dataset import Encoded
+from jaxcnn.train.devices import sharding
 from jaxcnn.train.evaluation import evaluation as evaluate
 from jaxcnn.train.runtime import _pictures, checkpoint, loop, plan, workdir
 
 IMPORTED = (matplotlib.figure, orbax.checkpoint, tensorboardX.summary, train_command)
 EXAMPLES = {"train": 100, "test": 40}
+
+# The command line closes file descriptor 1 while several processes are connected.
+TOLD = os.dup(1)
 
 
 class Tiny(nn.Module):
@@ -56,6 +63,19 @@ class Tiny(nn.Module):
         x = nn.relu(layers.Dense(64)(x))
         x = layers.Dropout(0.2)(x, train=train)
         return layers.Dense(self.num_classes)(x)
+
+
+class Smooth(nn.Module):
+    """A network whose step does not depend on the number of devices, except for rounding: without dropout."""
+
+    num_classes: int = 4
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        for width in (8, 16):
+            # Without biases, whose gradient is zero but for rounding.
+            x = nn.tanh(layers.BatchNorm()(layers.Conv(width, 3, padding=1, use_bias=False)(x), train=train))
+        return layers.Dense(self.num_classes)(layers.GlobalAvgPool()(x))
 
 
 class TinyData(TfdsDataset):
@@ -89,8 +109,9 @@ def png(image: np.ndarray) -> bytes:
 
 
 def install() -> None:
-    """Makes `--model tiny --dataset tiny` known to this process."""
+    """Makes `--model tiny`, `--model smooth` and `--dataset tiny` known to this process."""
     models._registry()["tiny"] = (Tiny, __name__)
+    models._registry()["smooth"] = (Smooth, __name__)
     known = plan.open_dataset
 
     def open_dataset(name: str, *args: Any, **kwargs: Any) -> Dataset:
@@ -100,7 +121,7 @@ def install() -> None:
 
 
 def say(*words: object) -> None:
-    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+    os.write(TOLD, (" ".join(map(str, words)) + "\n").encode())
 
 
 def watch(slow: float, slow_step: float) -> None:
@@ -167,6 +188,15 @@ def run(job: dict) -> int:
     """One call of the command line; the state that it ends in is told as a hash."""
     jax.config.update("jax_num_cpu_devices", job.get("devices", 1))
     watch(job.get("slow", 0.0), job.get("slow_step", 0.0))
+    sharding.SMALLEST_DIVIDED = job.get("smallest_divided", sharding.SMALLEST_DIVIDED)
+    if job.get("compares_steps"):
+        from live.steps import comparing_steps
+
+        comparing_steps(lambda step, found: say("step", step, json.dumps(found))).__enter__()
+    if job.get("hangs") or job.get("usage") or job.get("files"):
+        from live import disturbances
+
+        disturbances.begin(say, **{name: job[name] for name in ("hangs", "usage", "files") if name in job})
     fit = train_command.train.fit
 
     def told(*args, **kwargs):
@@ -180,7 +210,11 @@ def run(job: dict) -> int:
         if job.get("obeys_permissions"):
             obey_permissions()
         try:
-            return main(job["args"])
+            # A process of its own, as the console script's, except for its settings.
+            status = _main(job["args"], settle=lambda *_: None) if job.get("own") else main(job["args"])
+            if jax.distributed.is_initialized():
+                jax.distributed.shutdown()  # which JAX does as Python ends
+            return status
         except BaseException:
             traceback.print_exc()
             return 99

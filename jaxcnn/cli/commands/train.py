@@ -19,7 +19,7 @@ from jaxcnn.cli._training_flags import parse_training
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.measure.case import Case
 from jaxcnn.train.config import validate
-from jaxcnn.train.devices import distributed, launch
+from jaxcnn.train.devices import distributed, launch, waits
 from jaxcnn.train.devices.distributed import HEARTBEAT_SECONDS
 from jaxcnn.train.runtime import workdir
 
@@ -51,6 +51,8 @@ class Flags(train.Config):
     """Index of this process, from 0."""
     heartbeat: int = HEARTBEAT_SECONDS
     """Seconds without a heartbeat after which a process counts as dead."""
+    hang_timeout: int = waits.HANG_SECONDS
+    """Seconds without data, devices, disk or other processes after which the process ends with status 124; 0: never."""
     xla_preset: str | None = None
     """Preset of XLA's options for GPUs, such as latency-hiding or nhwc (default: JAXCNN_XLA_PRESET, or none)."""
 
@@ -62,6 +64,7 @@ RANGES = {
     "max_restarts": (0, 10**6),
     "num_processes": (1, 2**20),
     "heartbeat": (1, 10**6),
+    "hang_timeout": (0, 10**6),
 }
 
 # Flags of the supervisor, which are not passed on to its child processes.
@@ -77,6 +80,8 @@ def run(args: Sequence[str], settle: Settle = leave_alone) -> int | None:
         return _supervise(flags, args)
     if flags.distributed:
         return _be_one_of_many(flags, args)
+    if settle is not leave_alone and flags.hang_timeout:  # the process is this command's own
+        waits.end_when_hung(flags.hang_timeout, "the run")
     _fit(flags, args)
     return None
 
@@ -126,6 +131,9 @@ def _be_one_of_many(flags: Flags, args: Sequence[str]) -> int | None:
     try:
         with _kept_standard_output():
             distributed.initialize(flags.coordinator, flags.num_processes, flags.process_id, flags.heartbeat)
+            if flags.hang_timeout:
+                others = jax.process_count() - 1
+                waits.end_when_hung(flags.hang_timeout, f"process {jax.process_index()}", others)
             _fit(flags, args)
     except distributed.PortError as error:
         # Nobody else is connected yet. A supervisor chooses another port.

@@ -20,6 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxcnn.errors import RunError, UsageError
+from jaxcnn.train.devices import waits
 
 T = TypeVar("T")
 
@@ -153,8 +154,9 @@ def gather(value: Any) -> list[Any]:
     if jax.process_count() == 1:
         return [value]
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.array([text.size], np.int32)).reshape(-1)
-    texts = multihost_utils.process_allgather(np.pad(text, (0, int(lengths.max()) - text.size)))
+    with waits.waiting("a value of each process", others=True):
+        lengths = multihost_utils.process_allgather(np.array([text.size], np.int32)).reshape(-1)
+        texts = multihost_utils.process_allgather(np.pad(text, (0, int(lengths.max()) - text.size)))
     return [json.loads(row[:length].tobytes()) for row, length in zip(texts, lengths, strict=True)]
 
 
@@ -197,7 +199,9 @@ def from_first(tree: Any) -> Any:
     arrays = [np.ascontiguousarray(leaf).reshape(np.shape(leaf)) for leaf in leaves]
     # As bytes: JAX broadcasts by adding zeros, which would turn -0.0 into 0.0.
     packed = np.concatenate([np.zeros(0, np.uint8), *(array.reshape(-1).view(np.uint8) for array in arrays)])
-    received, start, unpacked = np.asarray(multihost_utils.broadcast_one_to_all(packed)), 0, []
+    with waits.waiting("a state of the first process", others=True):
+        received = np.asarray(multihost_utils.broadcast_one_to_all(packed))
+    start, unpacked = 0, []
     for array in arrays:
         part = received[start : start + array.nbytes].copy()
         unpacked.append(part.view(array.dtype).reshape(array.shape))
@@ -216,4 +220,5 @@ def first_signal(received: int | None) -> int | None:
     """Return, in all processes, the largest number of a signal that a process has received, or None."""
     if jax.process_count() == 1:
         return received
-    return int(multihost_utils.process_allgather(np.array([received or 0], np.int32)).max()) or None
+    with waits.waiting("the signals of each process", others=True):
+        return int(multihost_utils.process_allgather(np.array([received or 0], np.int32)).max()) or None

@@ -5,6 +5,7 @@ When a child dies, JAX or the supervisor ends the others.
 """
 
 import contextlib
+import faulthandler
 import os
 import signal
 import socket
@@ -32,6 +33,9 @@ BAD_DEVICE = 71
 POLL_SECONDS = 0.1
 GRACE_SECONDS, GRACE_SECONDS_STOPPING = 2.0, 30.0
 """Time that the other processes have to end and print their errors after one has ended, and after a signal to stop."""
+
+STACK_SECONDS, STACK_REQUESTS = 0.5, 6
+"""Time that a process has to print its Python stack, and how often it is asked for it."""
 
 LONGEST_PAUSE = 30.0
 TAIL_LINES = 20
@@ -147,10 +151,14 @@ def supervise(launch: Launch) -> int:
 
 
 def watch_supervisor() -> None:
-    """In a child process, end the process when its supervisor ends. Without a supervisor, do nothing."""
+    """In a child process, end the process when its supervisor ends. Without a supervisor, do nothing.
+
+    The supervisor also asks it by SIGUSR1 to print its Python stack.
+    """
     if command_of_supervisor() is None:
         return
     end_with_parent()
+    faulthandler.register(signal.SIGUSR1, all_threads=False)
 
     def watch() -> None:
         while os.read(0, 1):
@@ -200,12 +208,40 @@ def _final_status(statuses: Sequence[int | None]) -> int | None:
 def _cause(children: Children, statuses: Sequence[int | None]) -> str:
     """Return which process died, and how. One that was killed is named rather than one that lost its connection."""
     ended = [index for index, status in enumerate(statuses) if status]
+    silent = [index for index, status in enumerate(statuses) if status is None]
+    if silent and all(statuses[index] == -signal.SIGABRT for index in ended):
+        # JAX has ended processes that miss the heartbeat of another one.
+        return _of_silent(children, silent[0])
     index = min(ended, key=lambda index: (_is_consequence(statuses[index]), index))
     status = statuses[index]
     assert status is not None
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     words = _last_words(children, index) if index and _is_consequence(status) else ""
     return f"process {index} {how}" + (f" ({words})" if words else "")
+
+
+def _of_silent(children: Children, index: int) -> str:
+    """Return that a process does not answer, whether it is stopped, and its Python stack."""
+    child = children.running[index]
+    stopped = " (it is stopped, as by SIGSTOP)" if _is_stopped(child.pid) else ""
+    child.send_signal(signal.SIGCONT)
+    # Repeatedly: while the process wakes up, a thread without a Python stack may take the signal.
+    for _ in range(1 if index == 0 else STACK_REQUESTS):
+        before = _last_words(children, index)
+        child.send_signal(signal.SIGUSR1)
+        time.sleep(STACK_SECONDS)
+        if _last_words(children, index) != before:
+            break
+    words = _last_words(children, index)
+    return f"process {index} does not answer{stopped}" + (f": {words}" if words else "")
+
+
+def _is_stopped(pid: int) -> bool:
+    """Return whether a process is stopped, as far as the system tells."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return False
 
 
 def _is_consequence(status: int | None) -> bool:

@@ -24,7 +24,7 @@ from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train.api import train_plan
 from jaxcnn.train.many.groups import Network, Plans
 from jaxcnn.train.parts import CustomParts
-from jaxcnn.train.runtime.loop import DivergedError
+from jaxcnn.train.runtime.integrity import DivergedError
 from jaxcnn.train.runtime.signals import InterruptedRunError
 
 

@@ -19,7 +19,7 @@ from jaxcnn.train.many.together import MEMBERS, PREFIX, Group
 from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.runtime import workdir as run_directory
 from jaxcnn.train.runtime._progress import ProgressDisplay
-from jaxcnn.train.runtime.loop import DivergedError
+from jaxcnn.train.runtime.integrity import DivergedError
 from jaxcnn.train.runtime.signals import InterruptedRunError, StopSignals
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from jaxcnn.train.devices import waits
+
 
 class Stopwatch:
     """Adds up the time of training steps and of compiling. Time between a `lap` and the next `start` does not count.
@@ -37,7 +39,8 @@ class Stopwatch:
 
     def lap(self, state: Any, *, images: int = 0, compiling: bool = False) -> None:
         """Wait for `state`, and count the time as that of training `images`, or as that of compiling."""
-        jax.block_until_ready(state)
+        with waits.waiting("the devices, to make steps", others=True, first=compiling):
+            jax.block_until_ready(state)
         now = time.perf_counter()
         if compiling:
             self.compile_seconds += now - self._since

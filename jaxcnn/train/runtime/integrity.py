@@ -1,4 +1,4 @@
-"""Checksums of checkpoints, and the names of the arrays in them.
+"""Checksums of checkpoints, the names of the arrays in them, and values that are not finite.
 
 Orbax stores no checksum of array data, so that a flipped bit would be restored as a wrong number without notice.
 """
@@ -6,12 +6,13 @@ Orbax stores no checksum of array data, so that a flipped bit would be restored 
 import hashlib
 import json
 import zlib
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxcnn.errors import UsageError
+from jaxcnn.errors import RunError, UsageError
 
 Manifest = dict[str, dict[str, Any]]
 
@@ -127,3 +128,24 @@ def _bytes(array: np.ndarray) -> memoryview:
 
 def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True).encode()
+
+
+class DivergedError(RunError):
+    """The loss or the state has an infinite or NaN value. Checkpoints of earlier steps are kept."""
+
+
+def diverged(step: int, what: str, folder: Path, kept: int | None, learning_rate: float) -> DivergedError:
+    """Return the error of a run whose loss or state is not finite.
+
+    Args:
+      step: the step.
+      what: the value that is not finite.
+      folder: the run directory.
+      kept: step of the last good checkpoint, if there is one.
+      learning_rate: peak learning rate of the run.
+    """
+    where = f"the checkpoint of step {kept} in {folder} is kept" if kept else "there is no checkpoint yet"
+    advice = f"try a lower learning rate (--optimizer.learning-rate {learning_rate / 10:g})"
+    if step == 1 and what.startswith("the loss"):
+        advice = "no step has been made yet, so that the cause is in the model, the loss or the data"
+    return DivergedError(f"{what} at step {step}; {where}; {advice}")

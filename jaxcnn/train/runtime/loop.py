@@ -12,11 +12,11 @@ import jax
 import numpy as np
 
 from jaxcnn import kernels
-from jaxcnn.errors import RunError, UsageError
+from jaxcnn.errors import UsageError
 from jaxcnn.train import metrics
 from jaxcnn.train.callbacks import RunView, call, stops_after
 from jaxcnn.train.config import Config
-from jaxcnn.train.devices import distributed
+from jaxcnn.train.devices import distributed, waits
 from jaxcnn.train.devices.dispatch import dispatches
 from jaxcnn.train.devices.distributed import Ignored
 from jaxcnn.train.metrics import Sums, as_arrays, as_lists, numbers
@@ -34,10 +34,6 @@ IN_FLIGHT = 2
 """Number of latest calls whose metrics stay on the devices when earlier ones are fetched, so that no device idles."""
 
 EVALUATION_BATCH = 500
-
-
-class DivergedError(RunError):
-    """The loss or the state has an infinite or NaN value. Checkpoints of earlier steps are kept."""
 
 
 def training_batches(
@@ -75,7 +71,11 @@ def evaluate(plan: Plan, eval_step: Any, state: TrainState, split: str) -> dict[
     devices, examples = len(plan.parallel.devices), plan.dataset.examples[split]
     batch_size = -(-min(EVALUATION_BATCH, examples) // devices) * devices
     batches = plan.pipeline.evaluation_batches(batch_size, place=plan.parallel.place_batch, split=split)
-    total = metrics.add(jax.device_get([eval_step(state, batch) for batch in batches]))
+    sums = [eval_step(state, batch) for batch in waits.each(batches, f"{split} data")]
+    for number, part in enumerate(sums):
+        with waits.waiting("the devices, to evaluate a batch", others=True, first=number == 0):
+            jax.block_until_ready(part)
+    total = metrics.add(jax.device_get(sums))
     if total["examples"] != examples:
         raise AssertionError(f"evaluated {total['examples']:.0f} of {examples} {split} examples")
     return plan.summarize(total)
@@ -143,16 +143,17 @@ class Loop:
         self.verifier = make_verifier(plan, step, state)
         stops = functools.partial(stops_after, self.callbacks)
         calls = Calls(functools.partial(training_batches, plan, stops=stops), step)
-        for count, batches in calls:
+        for count, batches in waits.each(calls, "training data"):
             if count not in compiled:
                 if compiled:
                     self.watch.lap(state, images=(step - self.timed) * plan.batch_size)
                 else:
                     self.watch.first_batch()
-            if self.verifier is None:
-                state, sums = train_steps[count](state, batches)
-            else:
-                state, sums = self.verifier.call(train_steps[count], step, count, state, batches)
+            with waits.waiting("the devices, to make a step", others=True, first=count not in compiled):
+                if self.verifier is None:
+                    state, sums = train_steps[count](state, batches)
+                else:
+                    state, sums = self.verifier.call(train_steps[count], step, count, state, batches)
             step += count
             self.latest = (step, state)
             self.pending.append((step, sums))
@@ -324,6 +325,9 @@ class Loop:
         if count < 1:
             return
         fetched: list[tuple[int, dict[str, Any]]] = []
+        for _, sums in [*self.pending][:count]:
+            with waits.waiting("the devices, to make a step", others=True):
+                jax.block_until_ready(sums)
         for last, sums in jax.device_get([self.pending.popleft() for _ in range(count)]):
             made = len(sums["loss"])
             fetched += [(last - made + 1 + i, {name: x[i] for name, x in sums.items()}) for i in range(made)]
@@ -392,9 +396,4 @@ class Loop:
             return self.checkpoints.latest_step()
 
         kept = distributed.on_first(kept_step)
-        where = f"the checkpoint of step {kept} in {self.folder} is kept" if kept else "there is no checkpoint yet"
-        rate = self.plan.config.optimizer.learning_rate
-        advice = f"try a lower learning rate (--optimizer.learning-rate {rate / 10:g})"
-        if step == 1 and what.startswith("the loss"):
-            advice = "no step has been made yet, so that the cause is in the model, the loss or the data"
-        raise DivergedError(f"{what} at step {step}; {where}; {advice}")
+        raise integrity.diverged(step, what, self.folder, kept, self.plan.config.optimizer.learning_rate)

@@ -12,6 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 
+# A busy machine may not run a process for a minute, which must not count as a death.
+PATIENT = ("--heartbeat", "300")
+
 
 def environment(**more):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **more}
@@ -29,17 +32,18 @@ def start(args, env=None, **options):
     )
 
 
-def start_members(args_of_each):
+def start_members(forks, args_of_each):
     """Start one process for each list of flags, as a scheduler does: no supervisor watches them."""
     job = ["--distributed", "--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", str(len(args_of_each))]
-    return [start([*args, *job, "--process-id", str(index)]) for index, args in enumerate(args_of_each)]
+    job += PATIENT
+    return [forks.start([*args, *job, "--process-id", str(index)]) for index, args in enumerate(args_of_each)]
 
 
-def start_tasks(args, tasks):
+def start_tasks(forks, args, tasks):
     """Start the tasks of a SLURM job on one node, as far as JAX sees one: with the variables that `srun` sets."""
     job = {"SLURM_JOB_ID": str(job_with_free_port()), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(tasks)}
     indices = [{"SLURM_PROCID": str(index), "SLURM_LOCALID": str(index)} for index in range(tasks)]
-    return [start([*args, "--distributed"], env={**job, **index}) for index in indices]
+    return [forks.start([*args, "--distributed", *PATIENT], {**job, **index}) for index in indices]
 
 
 def job_with_free_port():
@@ -51,7 +55,7 @@ def job_with_free_port():
             return number
 
 
-def finish(process, seconds=300):
+def finish(process, seconds=600):
     """Exit status, standard output and standard error of a process, which must end within these seconds."""
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err

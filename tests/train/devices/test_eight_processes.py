@@ -8,7 +8,8 @@ import time
 
 import numpy as np
 import pytest
-from jobs import finish, process_of, result, start, start_members, start_tasks, wait_for_step
+from forks import Forks
+from jobs import PATIENT, environment, finish, process_of, result, start, start_members, start_tasks, wait_for_step
 from PIL import Image
 
 from jaxcnn.train import evaluate, load_run
@@ -21,16 +22,16 @@ STEPS = 60
 # Epochs of 39 steps.
 RUN = f"--steps {STEPS} --batch-size 256 --checkpoint-every 20 --log-every 5 --no-progress".split()
 # After the signal: at most five steps, a save, and the end of all processes, on a machine that does other work.
-BOUND = 120
+BOUND = 300
 
 
 def supervised(processes, devices, folder, *more):
     flags = ["--processes", str(processes), "--devices-per-process", str(devices), "--workdir", str(folder)]
-    return start([*RUN, *flags, *more])
+    return start([*RUN, *flags, *(more or PATIENT)])
 
 
-def members(processes, folder):
-    return start_members([[*RUN, "--workdir", str(folder)]] * processes)
+def members(forks, processes, folder):
+    return start_members(forks, [[*RUN, "--workdir", str(folder)]] * processes)
 
 
 def checkpoints(folder):
@@ -42,8 +43,14 @@ def training_rows(folder):
     return [row for row in rows if row["split"] == "train"]
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory, worker_id):
+@pytest.fixture(scope="module")
+def forks():
+    with Forks(environment(JAX_NUM_CPU_DEVICES="1")) as forks:
+        yield forks
+
+
+@pytest.fixture(scope="module")
+def undisturbed(forks, tmp_path_factory, worker_id):
     """Return a function of the number of processes: the folder of their undisturbed run, on one device each."""
     shared = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
 
@@ -52,7 +59,7 @@ def undisturbed(tmp_path_factory, worker_id):
         with (shared / f"undisturbed-{processes}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (folder / "result.json").exists():
-                for status, _, err in [*map(finish, members(processes, folder))]:
+                for status, _, err in [*map(finish, members(forks, processes, folder))]:
                     assert status == 0, err
         return folder
 
@@ -103,9 +110,11 @@ def test_eight_processes_go_on_as_four_and_as_one(tmp_path):
         pytest.param(8, [*range(8)], marks=pytest.mark.exhaustive),
     ],
 )
-def test_sigterm_to_any_processes_stops_all_which_go_on_to_the_same_bits(undisturbed, tmp_path, processes, stopped):
+def test_sigterm_to_any_processes_stops_all_which_go_on_to_the_same_bits(
+    forks, undisturbed, tmp_path, processes, stopped
+):
     expected = undisturbed(processes)
-    job = members(processes, tmp_path)
+    job = members(forks, processes, tmp_path)
     wait_for_step(job[0], tmp_path, 10)
     for index in stopped:
         job[index].send_signal(signal.SIGTERM)
@@ -119,21 +128,21 @@ def test_sigterm_to_any_processes_stops_all_which_go_on_to_the_same_bits(undistu
     saved = checkpoints(tmp_path)[-1]
     assert 10 <= saved < STEPS
     assert [row["step"] for row in training_rows(tmp_path)] == [*range(1, saved + 1)]
-    for status, _, err in [*map(finish, members(processes, tmp_path))]:
+    for status, _, err in [*map(finish, members(forks, processes, tmp_path))]:
         assert status == 0, err
     assert result(tmp_path)["state_sha256"] == result(expected)["state_sha256"]
     assert training_rows(tmp_path) == training_rows(expected)
 
 
 @pytest.mark.slow
-def test_tasks_of_slurm_find_each_other_and_a_requeued_job_goes_on(undisturbed, tmp_path):
+def test_tasks_of_slurm_find_each_other_and_a_requeued_job_goes_on(forks, undisturbed, tmp_path):
     flags = [*RUN, "--workdir", str(tmp_path)]
-    job = start_tasks(flags, 4)
+    job = start_tasks(forks, flags, 4)
     wait_for_step(job[0], tmp_path, 10)
     for task in job:
         task.send_signal(signal.SIGTERM)
     assert [finish(task, BOUND)[0] for task in job] == [143] * 4
-    for status, _, err in [finish(task) for task in start_tasks(flags, 4)]:
+    for status, _, err in [finish(task) for task in start_tasks(forks, flags, 4)]:
         assert status == 0, err
     assert result(tmp_path)["processes"] == 4
     assert result(tmp_path)["state_sha256"] == result(undisturbed(4))["state_sha256"]
@@ -164,9 +173,9 @@ def test_a_supervisor_ends_in_time_although_one_process_hangs(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_with_other_flags_are_refused_by_all(tmp_path):
+def test_processes_with_other_flags_are_refused_by_all(forks, tmp_path):
     flags = ["--steps", "4", "--batch-size", "66", "--no-progress", "--workdir", str(tmp_path / "run")]
-    job = start_members([flags, [*flags, "--log-every", "7"], flags])
+    job = start_members(forks, [flags, [*flags, "--log-every", "7"], flags])
     for status, out, err in [*map(finish, job)]:
         assert (status, out) == (2, "")
         assert err.endswith(
@@ -177,7 +186,7 @@ def test_processes_with_other_flags_are_refused_by_all(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_prepare_one_folder_of_images_together_and_refuse_another(tmp_path):
+def test_processes_prepare_one_folder_of_images_together_and_refuse_another(forks, tmp_path):
     random = np.random.default_rng(0)
     for folder, count in (("one", 41), ("other", 40)):
         for index in range(count):
@@ -189,10 +198,10 @@ def test_processes_prepare_one_folder_of_images_together_and_refuse_another(tmp_
     def of(name, folder):
         return [*flags, "--dataset", f"imagefolder:{tmp_path / name}", "--workdir", str(tmp_path / folder)]
 
-    for status, _, err in [*map(finish, start_members([of("one", "together")] * 4))]:
+    for status, _, err in [*map(finish, start_members(forks, [of("one", "together")] * 4))]:
         assert status == 0, err
     found = result(tmp_path / "together")
     assert (found["processes"], found["test_examples"]) == (4, 8)
-    for status, _, err in [*map(finish, start_members([of("one", "mixed"), of("other", "mixed")]))]:
+    for status, _, err in [*map(finish, start_members(forks, [of("one", "mixed"), of("other", "mixed")]))]:
         assert status == 2
         assert "process 1 differs from process 0: the training images of class 'cat'" in err, err

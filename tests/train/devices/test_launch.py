@@ -12,6 +12,9 @@ import pytest
 from jaxcnn.errors import RunError
 from jaxcnn.train.devices import launch
 from jaxcnn.train.devices.launch import Launch, supervise
+from jaxcnn.train.devices.waits import HUNG
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, and the end of a process with its parent")
 
 CHILD = """
 import os, pathlib, signal, sys, time
@@ -80,6 +83,35 @@ def test_a_crash_is_tried_again_and_its_words_are_shown(tmp_path, capfd):
     assert "process 1 ended with status 75 (ZeroDivisionError: by hand); all 2 start again" in capfd.readouterr().err
 
 
+def test_a_process_that_hangs_is_named_and_all_start_again(tmp_path, capfd):
+    code = f"if index and not starts: print('has waited'); sys.exit({HUNG})\nif not starts: time.sleep(60)"
+    assert run(tmp_path, code) == 0
+    assert "process 1 ended with status 124 (has waited); all 2 start again" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("stopped", [False, pytest.param(True, marks=on_linux)])
+def test_a_process_that_does_not_answer_is_named_with_its_stack(tmp_path, capfd, stopped):
+    code = """
+from jaxcnn.train.devices.launch import watch_supervisor
+def never_answers():
+    if STOPPED: die(signal.SIGSTOP)
+    time.sleep(60)
+if not starts and index:
+    watch_supervisor()
+    (folder / "hangs").touch()
+    never_answers()
+if not starts:
+    while not (folder / "hangs").exists(): time.sleep(0.01)
+    time.sleep(0.3)
+    die(signal.SIGABRT)  # as JAX does without the heartbeat of another process
+"""
+    assert run(tmp_path, code.replace("STOPPED", str(stopped))) == 0
+    said = capfd.readouterr().err
+    assert f"process 1 does not answer{' (it is stopped, as by SIGSTOP)' if stopped else ''}: " in said
+    assert "in never_answers" in said
+    assert "all 2 start again" in said
+
+
 def test_each_process_is_told_who_it_is_and_gets_devices_of_its_own(tmp_path):
     code = """
 names = "JAXCNN_SUPERVISED", "JAX_NUM_CPU_DEVICES", "JAX_CUDA_VISIBLE_DEVICES"
@@ -91,8 +123,6 @@ names = "JAXCNN_SUPERVISED", "JAX_NUM_CPU_DEVICES", "JAX_CUDA_VISIBLE_DEVICES"
     assert first.endswith("--num-processes 2 --process-id 0 again 2 0,1")
     assert second.endswith("--num-processes 2 --process-id 1 again 2 2,3")
 
-
-on_linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux ends a process with its parent")
 
 SUPERVISOR = """
 import sys

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxcnn._scoped import quiet_logger
 from jaxcnn.errors import UsageError, printable
+from jaxcnn.train.devices import waits
 from jaxcnn.train.runtime import integrity, workdir
 from jaxcnn.train.runtime.checkpoint import _description
 from jaxcnn.train.runtime.checkpoint._errors import DamagedError, SaveError, dropped_prints, quiet_stragglers, reason
@@ -142,7 +143,7 @@ class Checkpoints:
         if self._saving is None:
             return
         try:
-            with quiet_stragglers():
+            with quiet_stragglers(), waits.waiting("the disk, to write a checkpoint"):
                 self._manager.wait_until_finished()
             if self._saving not in self.steps():
                 raise OSError("it did not arrive")
