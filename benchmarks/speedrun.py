@@ -1,14 +1,14 @@
-"""Seconds of the recipe `experiments/recipes/cifar10_speedrun.py`, in jaxcnn and in PyTorch, and the accuracy reached.
+"""Measure the time and the accuracy of the recipe `experiments/recipes/cifar10_speedrun.py`, in jaxcnn and PyTorch.
 
     python -m benchmarks.speedrun --data cifar10.npz [--seeds 0,1,2] [--library jaxcnn,torch] [--epochs 9.9]
                                   [--dtype float32] [--python torch=/path/to/python]
 
-Each run is a process of its own. Libraries take turns, seed by seed, on the same cores. The same command goes on where
-a stopped one has come to: finished runs are in `rows.json`, and a stopped run goes on from its latest checkpoint.
+Each run is a separate process. Libraries take turns, seed by seed, on the same cores. To resume after a stop, repeat
+the command: finished runs are in `rows.json`, and a stopped run resumes from its latest checkpoint.
 
 The data is a NumPy file with x_train, y_train, x_test and y_test; a folder with the binary batches of CIFAR-10; or
-`synthetic`, images of the same number and shape. The time has training and the test with six views of each image. It
-leaves out what compiles, which has a column, and reading the data.
+`synthetic`, which makes images of the same number and shape. The time includes training and the test with six views of
+each image. It does not include reading the data and compiling. The compile time has its own column.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""Wall-clock seconds until `jaxcnn.train.fit` reaches a test accuracy.
+"""Measure the wall-clock seconds until `jaxcnn.train.fit` reaches a test accuracy.
 
     python -m benchmarks.time_to_accuracy [--model lenet5] [--target 0.85] [--repeats 3]
 
-Each repeat has its own seed, and so its own order of images and initial parameters. The time is from the call of `fit`
-to when the test that reached the target is in `metrics.jsonl`. Compile time is part of it, and also has a column.
+Each repeat has its own seed, and therefore its own initial parameters and order of images. The time begins at the call
+of `fit`. It ends when `metrics.jsonl` has the evaluation that reached the target. The time includes the compile time,
+which also has its own column.
 """
 
 import argparse

@@ -25,11 +25,11 @@ TOP_5 = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(NetworkOptions):
-    """Print the most probable classes of images, predicted by a trained network, as they come.
+    """Classify images with a trained network, and print the most probable classes of each image as soon as possible.
 
-    Folders are searched at any depth, and files are judged by their content. Images are preprocessed as in training.
-    Where folders have the names of classes, the accuracy is printed too. Images that cannot be read are listed at the
-    end, and the exit status is then 1. With --model and --weights, published weights are used instead of a run.
+    Folders are searched at any depth, and images are recognized by their content. Images are preprocessed as in
+    training. If folders have the names of classes, the accuracy is printed too. Images that cannot be read are listed
+    at the end, and the exit status is then 1. With --model and --weights, published weights are used instead of a run.
     """
 
     images: tyro.conf.Positional[tuple[str, ...]]
@@ -37,7 +37,7 @@ class Flags(NetworkOptions):
     top: int | None = None
     """Number of classes to print for each image (default: 3, or all if there are fewer)."""
     format: _predictions.Format = "table"
-    """table: a line of text per image. csv: a row per image, below a header. json: one list. jsonl: a JSON object per
+    """table: a line of text per image. csv: a header, then a row per image. json: one list. jsonl: a JSON object per
     line, for tools that read a stream, such as jq."""
     json: bool = False
     """The same as --format json."""
@@ -45,7 +45,7 @@ class Flags(NetworkOptions):
 
 @dataclass
 class _Tally:
-    """Counts of what was printed, and the files that could not be read."""
+    """Counts of printed predictions, and the files that could not be read."""
 
     classified: int = 0
     labeled: int = 0

@@ -40,7 +40,7 @@ class Flags(train.Config):
     devices_per_process: int | None = None
     """Devices of each of these processes: virtual CPU devices, or GPUs (default: one)."""
     max_restarts: int = 3
-    """Restarts of these processes without progress before the command gives up."""
+    """Give up after this many restarts of these processes in a row without progress."""
     distributed: bool = False
     """Join a multi-process job. The cluster (SLURM, Open MPI, TPU pods) is detected unless you give its address."""
     coordinator: str | None = None
@@ -55,7 +55,7 @@ class Flags(train.Config):
     """Preset of XLA's options for GPUs, such as latency-hiding or nhwc (default: JAXCNN_XLA_PRESET, or none)."""
 
 
-# Least and most of the flags that are no fields of `Config`. Each process takes memory and processor time.
+# Limits of the flags that are not fields of `Config`. Each process takes memory and CPU time.
 RANGES = {
     "processes": (1, max(16, os.cpu_count() or 1)),
     "devices_per_process": (1, 1024),
