@@ -144,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="convolutions and pooling on a CPU against the plain forms")
     parser.add_argument("--models", nargs="*", default=MODELS, help="name:batch or name:batch:size")
     parser.add_argument(
-        "--layers", nargs="*", help="single layers instead: those whose names hold one of these, or all"
+        "--layers", nargs="*", help="compare single layers: those whose names contain one of these words, or all"
     )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", action="store_true")

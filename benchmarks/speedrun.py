@@ -250,9 +250,9 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--epochs", type=float, default=CASE["epochs"], help="default: %(default)s")
     flags.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
-    flags.add_argument("--widths", type=numbers, default="64,256,256", help="of the blocks (default: %(default)s)")
+    flags.add_argument("--widths", type=numbers, default="64,256,256", help="block widths (default: %(default)s)")
     flags.add_argument("--batch-size", type=int, default=CASE["batch_size"], help="default: %(default)s")
-    flags.add_argument("--steps-per-dispatch", type=int, default=1, help="of jaxcnn (default: %(default)s)")
+    flags.add_argument("--steps-per-dispatch", type=int, default=1, help="flag of jaxcnn (default: %(default)s)")
     flags.add_argument("--data", default="synthetic", help="see above (default: %(default)s)")
     flags.add_argument(
         "--python", type=words, default="", help="interpreters of libraries: torch=PATH (default: this one)"

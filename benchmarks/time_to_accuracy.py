@@ -89,7 +89,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--dataset", default="fashion_mnist_mini")
     parser.add_argument("--data-dir")
     parser.add_argument("--target", type=float, default=0.85)
-    parser.add_argument("--epochs", type=float, default=12, help="largest number of epochs, and length of the schedule")
+    parser.add_argument("--epochs", type=float, default=12, help="maximum number of epochs, and length of the schedule")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS / "time_to_accuracy")

@@ -98,7 +98,7 @@ def run(args: Sequence[str]) -> None:
 
 
 def _images(config: train.Config, args: Sequence[str]) -> Images:
-    """Return the images of the dataset that was named, even if it is the default, or else of the model."""
+    """Return the images of the dataset if --dataset was given, or else those that the model was made for."""
     is_named = value_of(args, "--dataset") is not None
     return Images.of_dataset(config) if is_named else images_of(config)
 
@@ -125,7 +125,7 @@ def write(folder: Path, reports: Sequence[aot.Report], title: str) -> list[Path]
 
 
 def _outcome(report: aot.Report) -> Text:
-    """Return the line that is printed when a target is done."""
+    """Return the line to print when a target is done."""
     line = plain(f"{report.target}: ")
     if report.error is not None:
         line.append(printable(report.error), "red")

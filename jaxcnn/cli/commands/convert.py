@@ -148,7 +148,7 @@ def _of_file(flags: Flags) -> _Source:
 
 
 def _part_note(conversion: weights.Conversion) -> str:
-    """Return the part of the file that was read, and those that fit as well, or "" if it is the whole file."""
+    """Return a note on the part of the file that was read and on other parts that fit, or "" for a whole file."""
     others = ", ".join(map(repr, conversion.other_parts[:6]))
     read = f"read: {conversion.part!r} in the file" if conversion.part or others else ""
     return f"{read}; it also has {others}, which --part chooses" if others else read
@@ -165,7 +165,7 @@ def _output_rows(name: str, variables: dict[str, Any], model: nn.Module | None, 
 
 
 def _print(source: _Source, flags: Flags) -> None:
-    """Print the report on the arrays, and the checkpoint that they are from."""
+    """Print the report on the arrays, and their checkpoint."""
     if flags.json:
         arrays = [dataclasses.asdict(row) for row in source.rows]
         checkpoint = {"source": source.note} if source.note else {}

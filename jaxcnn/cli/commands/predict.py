@@ -84,7 +84,7 @@ def run(args: Sequence[str]) -> int:
         print("[]")
     sys.stdout.flush()
     notes = _notes(tally, files.hidden, trained.num_classes)
-    # Only the output for people has notes among the rows.
+    # In the formats for programs, standard output has rows only.
     print("\n".join([source_note(trained, flags), *notes]), file=sys.stdout if kind == "table" else sys.stderr)
     for path, reason in tally.bad:
         print(f"jaxcnn: {printable(path)} cannot be read as an image: {printable(reason)}", file=sys.stderr)
@@ -92,7 +92,7 @@ def run(args: Sequence[str]) -> int:
 
 
 def _images_first(args: Sequence[str]) -> list[str]:
-    """Return the arguments with all images in front, since a flag that takes numbers would take images after them too.
+    """Return the arguments with all images first, because a flag that takes numbers would also take images after them.
 
     >>> _images_first(["--image-size", "32", "a.png", "2.png", "--json"])
     ['a.png', '2.png', '--image-size', '32', '--json']
@@ -133,7 +133,7 @@ def _counted(results: Iterator[Prediction | Failure], tally: _Tally) -> Iterator
 
 
 def _notes(tally: _Tally, hidden: int, classes: int) -> list[str]:
-    """Return what to print after the predictions, one line each."""
+    """Return the lines to print after the predictions."""
     notes = [f"{_count(tally.classified, 'image')} classified"]
     if others := tally.skipped + hidden:
         notes.append(f"{_count(others, 'other file')} skipped (hidden, or not an image)")

@@ -84,7 +84,7 @@ def run(args: Sequence[str], settle: Settle = leave_alone) -> int | None:
 def _batch_values(flags: Flags) -> int | None:
     """Return the number of values in a batch of images, or None if it is not known before the dataset is opened."""
     try:
-        # The square of the mean side is near enough to the pixels of an image.
+        # The number of pixels may be approximate: the square of the mean side.
         size = flags.image_size if not isinstance(flags.image_size, tuple) else sum(flags.image_size) // 2
         return Case(flags.model, int(flags.batch_size), image_size=size).batch_values
     except (UsageError, TypeError, ValueError):  # wrong flags are reported where they are used
@@ -128,7 +128,7 @@ def _be_one_of_many(flags: Flags, args: Sequence[str]) -> int | None:
             distributed.initialize(flags.coordinator, flags.num_processes, flags.process_id, flags.heartbeat)
             _fit(flags, args)
     except distributed.PortError as error:
-        # Nobody else is connected yet. A supervisor chooses another port.
+        # No other process is connected yet. A supervisor chooses another port.
         status = tell(error)
         return status if launch.command_of_supervisor() is None else launch.TRY_AGAIN
     except (UsageError, RunError, KeyboardInterrupt) as error:

@@ -286,11 +286,11 @@ def _read(kind: Any, values: dict[str, Any]) -> Any:
 
 
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the dict of a configuration of an earlier version as this version writes it; a newer one as it is."""
+    """Return the configuration of an earlier version in the form of this version. Return others unchanged."""
     of_parts = {name: {**added, **values.get(name, {})} for name, added in _ADDED_TO_PARTS.items()}
     values = {**_ADDED, **values, **of_parts}
     if values["steps"] is not None:
-        values["epochs"] = Config.epochs  # version 0.1 ignored any other number where steps were given
+        values["epochs"] = Config.epochs  # version 0.1 ignored epochs if steps were given
     optimizer = values["optimizer"]
     if "options" in optimizer:
         return values
@@ -301,8 +301,8 @@ def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
 def differences(old: Any, new: dict[str, Any], left_out: tuple[str, ...] = compare.SETTINGS) -> list[str]:
     """Return the fields of the run in which two configurations (as dicts) differ, as "name: old -> new".
 
-    `old` may come from version 0.1, or from a damaged file, which differs in the fields it lacks. Fields in `left_out`
-    are not compared.
+    `old` may come from version 0.1, or from a damaged file; missing fields are differences. Fields in `left_out` are
+    not compared.
     """
     old = old if isinstance(old, dict) else {}
     with contextlib.suppress(KeyError, TypeError):

@@ -1,7 +1,7 @@
 """Checks that a field of the configuration declares beside its type: `Annotated[float, POSITIVE]`.
 
 A check is a function `(name, value)` that raises `UsageError` if the value cannot work. Comparisons with NaN are
-false, so all number checks refuse NaN. `check_type` comes before them.
+false, so all number checks reject NaN. `check_type` runs before the other checks.
 """
 
 import itertools
