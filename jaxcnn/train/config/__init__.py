@@ -161,7 +161,7 @@ class Config:
     wandb: bool = False
     """Also send metrics to Weights & Biases (pip install 'jaxcnn[wandb]')."""
     progress: bool = True
-    """Show a progress bar and a line for each epoch. --no-progress prints only the result, at the end."""
+    """--no-progress prints only the result, at the end: no progress bar, and no line for each epoch."""
 
     def __post_init__(self):
         make_immutable(self)
