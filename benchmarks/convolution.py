@@ -1,8 +1,8 @@
-"""Convolutions and pooling on a CPU: jaxcnn's kernels against plain JAX operations, in turns within one process.
+"""Compare convolutions and pooling on a CPU: jaxcnn's kernels and plain JAX operations, in turns within one process.
 
     python -m benchmarks.convolution [--models lenet5:256 resnet50:8] [--layers [3x3 pool]] [--rounds 20] [--json]
 
-For each model (`name:batch` or `name:batch:size`) a whole training step is compiled several times:
+For each model (`name:batch` or `name:batch:size`), a whole training step is compiled in several forms:
 
 - `plain`: the operations that Flax's own layers use (`conv_general_dilated`, `reduce_window`);
 - `xla`: the XLA operations that `jaxcnn.kernels` chooses on a CPU (`JAXCNN_KERNELS=xla`);
@@ -144,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="convolutions and pooling on a CPU against the plain forms")
     parser.add_argument("--models", nargs="*", default=MODELS, help="name:batch or name:batch:size")
     parser.add_argument(
-        "--layers", nargs="*", help="single layers instead: those whose names hold one of these, or all"
+        "--layers", nargs="*", help="compare single layers: those whose names contain one of these words, or all"
     )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", action="store_true")

@@ -2,8 +2,8 @@
 
     python -m benchmarks.devices [--models lenet5] [--devices 1,2,4,8] [--batch-per-device 32]
 
-A CPU with fewer devices than requested gets fake ones, which share its cores. Their scaling efficiency shows the
-overhead of distribution, not the speedup of real devices.
+If a CPU has fewer devices than requested, it gets simulated devices, which share its cores. Their scaling efficiency
+shows the overhead of distribution, not the speedup of real devices.
 """
 
 import sys

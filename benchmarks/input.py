@@ -1,20 +1,20 @@
-"""Cost of input: of a step whose images are kept decoded, and of streaming compared with other loaders.
+"""Measure the cost of the input: of images that are kept decoded, and of reading from disk beside other loaders.
 
     python -m benchmarks.input [--parts resident,small,large] [--cifar10 DATA_DIR] [--peers PYTHON] [--out FOLDER]
 
-Two measurements, each a ratio of figures that are taken in turns, in one call:
+One call makes two measurements. Each is a ratio of two programs that take turns:
 
 1. "resident": LeNet-5's training step at batch 256 on the batches that `fit` gives it (`loop.training_batches`), with
    images kept decoded, relative to the same step on one batch that never changes.
-2. "small", "large": images per second of streaming. Images are encoded on the disk, and decoded for each batch. The
-   small ones are CIFAR-10's PNG files (of a prepared dataset; random images without one), the large ones JPEG of
-   500 x 375 with a random resized crop to 224. The loaders are jaxcnn, grain's DataLoader, torch's DataLoader and
-   tf.data, each in its own process with the same number of workers. All antialias when they shrink a crop. tf.data is
-   also timed without, which is its default and less work. A worker of jaxcnn makes whole batches; small PNG files are
-   decoded by one thread per core. `--peers` is the Python that has torch and TensorFlow. A row reports what is not
-   installed.
+2. "small", "large": images per second of reading from disk. The images are decoded for each batch. The small images
+   are PNG files of CIFAR-10 (of a prepared dataset, or else random images). The large images are JPEG files of
+   500 x 375, with a random resized crop to 224. The loaders are jaxcnn, grain's DataLoader, torch's DataLoader and
+   tf.data, each in its own process with the same number of workers. All loaders antialias when they shrink a crop.
+   tf.data is also timed without antialiasing, which is its default and less work. A worker of jaxcnn makes whole
+   batches, and one thread per core decodes small PNG files. `--peers` is the Python that has torch and TensorFlow. If
+   a loader is not installed, its row says so.
 
-A call may measure some of the parts: rows of the others in `--out` are kept.
+A call may measure some of the parts. The rows of the other parts in `--out` are kept.
 """
 
 import argparse

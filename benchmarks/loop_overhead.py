@@ -1,15 +1,16 @@
-"""Overhead of the training loop: images per second of `fit` relative to those of the bare compiled step.
+"""Measure the overhead of the training loop: images per second of `fit` relative to the bare compiled step.
 
     python -m benchmarks.loop_overhead [--epochs 4] [--repeats 5]
 
 The bare step is called in a Python loop on one batch on the devices. `fit` also gathers batches, keeps the metrics of
-every step, draws the progress bar, writes log files, and saves each epoch's checkpoint during the steps of the next.
-Both run in the same process, LeNet-5 at batch 256, with the images inside the package as a TFDS dataset, as arrays, and
+every step, draws the progress bar, writes log files, and saves the checkpoint of each epoch during the next epoch.
+Both run in the same process: LeNet-5 at batch 256, with the images inside the package as a TFDS dataset, as arrays, and
 as a table of files. Because the speed of a machine drifts, each `fit` is compared with the mean of the bare steps right
 before and right after it.
 
-Images per second are those of training alone. Separate columns contain the rest of a run's time: the first batch, for
-which the dataset is decoded; compiling; and tests, starts of saves, the curves and the last checkpoint.
+Images per second are those of training alone. Separate columns contain the other parts of a run's time: the first
+batch, which includes decoding the dataset; compiling; and evaluations, starts of saves, the curves and the last
+checkpoint.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""Cost of training many networks: in one program, in turns, and in processes.
+"""Measure the cost of training many networks: in one program, in turns, and in processes.
 
     python -m benchmarks.many [--networks 1,10,100] [--how together,turns,processes] [--epochs 1]
                               [--data bundled|synthetic]
 
-LeNet-5 at batch 64, networks that differ in their seeds. Each row is one call of `jaxcnn.train.fit_many` in a fresh
-process, without a cache of compiled programs: the time has the start of JAX, compiling, training, tests, and the run
-directory of each network. Column "networks' cost" is that time divided by the time of one network in turns. Processes
-are measured on a CPU only. Synthetic images need no tensorflow-datasets, and have the number and the shape of the
-images inside the package.
+The networks are LeNet-5 at batch 64, and differ in their seeds. Each row is one call of `jaxcnn.train.fit_many` in a
+fresh process, without a cache of compiled programs. The time includes the start of JAX, compiling, training,
+evaluations, and writing the run directory of each network. Column "networks' cost" is that time divided by the time of
+one network in turns. Processes are measured on a CPU only. Synthetic images have the number and the shape of the images
+inside the package, and do not need tensorflow-datasets.
 """
 
 import argparse

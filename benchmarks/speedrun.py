@@ -1,14 +1,14 @@
-"""Seconds of the recipe `experiments/recipes/cifar10_speedrun.py`, in jaxcnn and in PyTorch, and the accuracy reached.
+"""Measure the time and the accuracy of the recipe `experiments/recipes/cifar10_speedrun.py`, in jaxcnn and PyTorch.
 
     python -m benchmarks.speedrun --data cifar10.npz [--seeds 0,1,2] [--library jaxcnn,torch] [--epochs 9.9]
                                   [--dtype float32] [--python torch=/path/to/python]
 
-Each run is a process of its own. Libraries take turns, seed by seed, on the same cores. The same command goes on where
-a stopped one has come to: finished runs are in `rows.json`, and a stopped run goes on from its latest checkpoint.
+Each run is a separate process. Libraries take turns, seed by seed, on the same cores. To resume after a stop, repeat
+the command: finished runs are in `rows.json`, and a stopped run resumes from its latest checkpoint.
 
 The data is a NumPy file with x_train, y_train, x_test and y_test; a folder with the binary batches of CIFAR-10; or
-`synthetic`, images of the same number and shape. The time has training and the test with six views of each image. It
-leaves out what compiles, which has a column, and reading the data.
+`synthetic`, which makes images of the same number and shape. The time includes training and the test with six views of
+each image. It does not include reading the data and compiling. The compile time has its own column.
 """
 
 import argparse
@@ -250,9 +250,9 @@ def parser() -> argparse.ArgumentParser:
     )
     flags.add_argument("--epochs", type=float, default=CASE["epochs"], help="default: %(default)s")
     flags.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: %(default)s")
-    flags.add_argument("--widths", type=numbers, default="64,256,256", help="of the blocks (default: %(default)s)")
+    flags.add_argument("--widths", type=numbers, default="64,256,256", help="block widths (default: %(default)s)")
     flags.add_argument("--batch-size", type=int, default=CASE["batch_size"], help="default: %(default)s")
-    flags.add_argument("--steps-per-dispatch", type=int, default=1, help="of jaxcnn (default: %(default)s)")
+    flags.add_argument("--steps-per-dispatch", type=int, default=1, help="flag of jaxcnn (default: %(default)s)")
     flags.add_argument("--data", default="synthetic", help="see above (default: %(default)s)")
     flags.add_argument(
         "--python", type=words, default="", help="interpreters of libraries: torch=PATH (default: this one)"

@@ -1,4 +1,4 @@
-"""Share flags, progress output and result files between the suites that use `jaxcnn.measure`."""
+"""Flags, progress output and result files of the suites that use `jaxcnn.measure`."""
 
 import argparse
 import sys

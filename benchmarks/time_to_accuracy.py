@@ -1,9 +1,10 @@
-"""Wall-clock seconds until `jaxcnn.train.fit` reaches a test accuracy.
+"""Measure the wall-clock seconds until `jaxcnn.train.fit` reaches a test accuracy.
 
     python -m benchmarks.time_to_accuracy [--model lenet5] [--target 0.85] [--repeats 3]
 
-Each repeat has its own seed, and so its own order of images and initial parameters. The time is from the call of `fit`
-to when the test that reached the target is in `metrics.jsonl`. Compile time is part of it, and also has a column.
+Each repeat has its own seed, and therefore its own initial parameters and order of images. The time begins at the call
+of `fit`. It ends when `metrics.jsonl` has the evaluation that reached the target. The time includes the compile time,
+which also has its own column.
 """
 
 import argparse
@@ -88,7 +89,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--dataset", default="fashion_mnist_mini")
     parser.add_argument("--data-dir")
     parser.add_argument("--target", type=float, default=0.85)
-    parser.add_argument("--epochs", type=float, default=12, help="largest number of epochs, and length of the schedule")
+    parser.add_argument("--epochs", type=float, default=12, help="maximum number of epochs, and length of the schedule")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS / "time_to_accuracy")

@@ -1,4 +1,4 @@
-"""Cost of JAX's transformations: gradients in loops and under `vmap`, relative to one call for each gradient.
+"""Measure the cost of JAX's transformations: gradients in loops and under `vmap`, relative to single calls.
 
     python -m benchmarks.transformations [--models lenet5:64] [--kernels xla,native] [--rounds 10]
 
@@ -8,11 +8,11 @@ The forms:
 - map: gradients of 10 networks by `lax.map`
 - vmap: gradients of 10 networks by `vmap`
 - examples: a gradient for each example of the batch
-- Jacobian: that of the logits of 4 examples with respect to the parameters, by `jax.jacrev`
-- Hessian: its products with 10 vectors, by `vmap`
+- Jacobian: the Jacobian of the logits of 4 examples with respect to the parameters, by `jax.jacrev`
+- Hessian: products of the Hessian with 10 vectors, by `vmap`
 
-The plain loop makes the same results by a Python loop over calls of a compiled function, which returns one of them. The
-form and the loop run in turns. "cost" is the median over the rounds of the form's time divided by the loop's.
+The plain loop computes the same results by a Python loop. Each iteration calls a compiled function, which returns one
+result. The form and the loop take turns. "cost" is the median over the rounds of the form's time divided by the loop's.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""ResNet-20 on CIFAR-10 to the paper's accuracy in a quarter of its steps.
+"""ResNet-20 on CIFAR-10: the accuracy of the paper in a quarter of its steps.
 
     jaxcnn train --config experiments/recipes/cifar10_resnet20_short.py
 

@@ -1,21 +1,21 @@
-"""94 % on CIFAR-10 in few seconds of a GPU: Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024.
+"""94 % on CIFAR-10 in a few seconds on a GPU: Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024.
 
     jaxcnn train --config experiments/recipes/cifar10_speedrun.py
 
-Aims at 94.01 %, the mean over 1,000 runs of the author's `airbench94.py`, whose hyperparameters these are. Add
-`--dtype bfloat16` where that is faster, and `--steps-per-dispatch 68` on a GPU.
+Aims at 94.01 %, the mean over 1,000 runs of the author's `airbench94.py`. This recipe has the hyperparameters of that
+script. Add `--dtype bfloat16` where that is faster, and `--steps-per-dispatch 68` on a GPU.
 
-The test set is evaluated once, after the last step, with test-time augmentation. To see the accuracy on the way, add
-`--evaluate-every 49`: an evaluation takes as long as about 40 % of an epoch.
+The test set is evaluated once, after the last step, with test-time augmentation. To see the accuracy during training,
+add `--evaluate-every 49`. An evaluation takes about as long as 40 % of an epoch.
 
-The author drops the last 848 images of an epoch: 9.9 epochs are then 476 steps, which are 9.73 epochs here. The time
-that `result.json` gives as `seconds` includes `first_batch_seconds` and `compile_seconds`.
+The author drops the last 848 images of each epoch. The author's 9.9 epochs are therefore 476 steps, or 9.73 epochs of
+this recipe. In `result.json`, `seconds` includes `first_batch_seconds` and `compile_seconds`.
 """
 
 from jaxcnn.train import Config, LookaheadConfig, OptimizerConfig, ScheduleConfig
 
-# Of a constant gradient, Nesterov's momentum makes steps that are longer by this factor. The author's learning rate and
-# weight decay leave it out, and the decay also leaves out the learning rate.
+# With a constant gradient, Nesterov's momentum lengthens the steps by this factor. The author's learning rate is that
+# of the lengthened steps. The author's weight decay is already multiplied by this learning rate.
 MOMENTUM = 0.85
 STRETCH = 1 + 1 / (1 - MOMENTUM)
 LEARNING_RATE, WEIGHT_DECAY = 11.5, 0.0153

@@ -1,11 +1,12 @@
-"""96 % on CIFAR-10 in less than a minute of a GPU: Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024,
+"""96 % on CIFAR-10 in less than a minute on a GPU: Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024,
 section 4.
 
     jaxcnn train --config experiments/recipes/cifar10_speedrun96.py
 
-Aims at 96.03 %, the mean that the author gives for the latest `airbench96.py`, whose hyperparameters these are. That
-script also covers a square of 12x12 pixels, but always a whole one, with the mean color; `cutout` here is black, and
-may lie partly outside the image. `cifar10_speedrun.py` says more about the steps and about when it is tested.
+Aims at 96.03 %, the mean that the author gives for the latest `airbench96.py`. This recipe has the hyperparameters of
+that script. One thing differs: the script covers a square of 12x12 pixels that is always inside the image, with the
+mean color; the square of `cutout` is black, and may lie partly outside the image. `cifar10_speedrun.py` explains the
+number of steps and the evaluation.
 """
 
 from jaxcnn.train import Config, LookaheadConfig, OptimizerConfig, ScheduleConfig

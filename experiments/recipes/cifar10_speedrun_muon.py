@@ -3,12 +3,13 @@
 
     jaxcnn train --config experiments/recipes/cifar10_speedrun_muon.py
 
-Aims at 94.01 %, the mean of 200 runs of that script, in 8 epochs in place of 9.9. Muon updates the kernels of the
-blocks, whose norm stays fixed. Momentum updates the classifier and the biases.
+Aims at 94.01 %, the mean of 200 runs of that script, in 8 epochs instead of 9.9. Muon updates the kernels of the
+blocks, and their norm stays fixed. Momentum updates the classifier and the biases.
 
-The script scales the logits by 1/256, and the initial weights of the classifier by 28. Its learning rate there is 0.67
-for the sum over 2,000 images. For the mean, and with the factor 1/9 of this model, it is 1.66. The bias of the
-whitening layer stops after 3 epochs, as there, but does not slow down before.
+The script scales the logits by 1/256, and the initial weights of the classifier by 28. The classifier's learning rate
+is 0.67 for a loss that is summed over 2,000 images. This recipe uses the mean loss, and its model scales the logits by
+1/9; the equivalent learning rate is 1.66. As in the script, the bias of the whitening layer is trained for 3 epochs
+only. Unlike in the script, its learning rate does not fall to 0 over these epochs.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig
@@ -17,7 +18,7 @@ BATCH_SIZE = 2000
 LEARNING_RATE = 0.24
 HEAD_RATE, BIAS_RATE = 0.67 * BATCH_SIZE * (9 / 256) ** 2, 0.053 * BATCH_SIZE
 
-# The author's decay goes through the momentum, which multiplies it by 1 / (1 - momentum).
+# The author adds the decay before the momentum, which multiplies it by 1 / (1 - momentum).
 MOMENTUM = 0.85
 WEIGHT_DECAY = 2e-6 * BATCH_SIZE / (1 - MOMENTUM)
 

@@ -2,7 +2,7 @@
 
     jaxcnn train --config experiments/recipes/mnist_lenet5.py
 
-Aims at section III-B: 0.95 % test error, 99.05 % accuracy, after 20 passes. With `--augment shift:2`, the aim is 0.8 %
+Aims at section III-B: 0.95 % test error, 99.05 % accuracy, after 20 epochs. With `--augment shift:2`, it aims at 0.8 %
 test error, which the paper reaches with distorted images.
 
 The network is `lenet5`, with ReLU and max pooling. The paper's network with subsampling and an RBF output is

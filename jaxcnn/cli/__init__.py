@@ -41,7 +41,7 @@ COMMANDS = {
     "datasets": "list datasets, show one, compute its pixel statistics",
     "prepare": "make a dataset from its original files, or download it",
     "benchmark": "measure speed and memory, and compare results",
-    "compile": "compile for TPUs and GPUs that are not here: memory, bounds, scaling",
+    "compile": "compile for absent TPUs and GPUs: memory, bounds, scaling",
     "completion": "print a script that completes commands and flags in a shell",
 }
 

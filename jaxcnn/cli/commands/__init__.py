@@ -1,1 +1,1 @@
-"""One module a command; each has run(args), which may return an exit status."""
+"""One module for each command, with a function `run(args)` that may return an exit status."""

@@ -17,7 +17,7 @@ from jaxcnn.train.inspection import check_run
 class Flags:
     """Report which checkpoints and files of a run are sound, unchecked (without a checksum) or damaged.
 
-    Nothing is changed. Exit status: 0 if nothing is damaged, 1 if something is, 2 if there is no run.
+    The command changes no file. Exit status: 0 if no file is damaged, 1 if a file is damaged, 2 if there is no run.
     """
 
     run: tyro.conf.Positional[str]

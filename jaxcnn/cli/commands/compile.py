@@ -1,4 +1,4 @@
-"""`jaxcnn compile`: what a training step costs on TPUs and GPUs that are not here."""
+"""`jaxcnn compile`: report what a training step costs on TPUs and GPUs that this machine does not have."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -26,26 +26,29 @@ from jaxcnn.train.config import checks
 REPORTS = "reports.json"
 
 WIDTH = 100
-"""Characters of a line that tables fit."""
+"""Maximum width of a table in characters."""
 
 
 @dataclass(frozen=True)
 class Flags(train.Config):
-    """Compile the training step for TPUs and GPUs that are not here, and report what it costs on each chip.
+    """Compile the training step for TPUs and GPUs that this machine does not have, and report its cost on each chip.
 
-    Nothing runs. Reports memory, FLOPs, bytes, collective operations, and an upper bound of the throughput. The other
-    flags are those of `train`. Without --dataset, the images are those that the model was made for.
+    The step does not run. The report has memory, FLOPs, bytes, collective operations, and an upper bound of the
+    throughput. The other flags are those of `train`. Without --dataset, the images have the shape that the model was
+    made for.
     """
 
     targets: Annotated[str, tyro.conf.arg(name="for", metavar="TARGET[,TARGET...]")] = ""
     """TPU slices (v4, v5e, v5p or v6e with a shape: v5e:2x4, v5p:2x2x2), GPUs (a100, h100, h200 or b200, or several:
     h100:8), or cpu."""
     batch_size: Annotated[int | Literal["full", "auto"], checks.batch_size] = 64  # type: ignore[override]
-    """Images in a step, over all chips: a number, full, or auto: the largest batch that fits each chip."""
+    """Images in a step, over all chips: a number, full (the whole training set), or auto (the largest batch that fits
+    each chip)."""
     per_device: bool = False
-    """--batch-size is the number of images on each chip."""
+    """Use --batch-size images on each chip, not over all chips."""
     compiler_effort: Literal["O1", "default"] = "O1"
-    """Optimization level of the TPU compiler. default takes minutes for deep models."""
+    """Optimization level of the TPU compiler. default compiles as a training run would, which takes minutes for deep
+    models."""
     timeout: float = DEFAULT_TIMEOUT
     """Time limit of each compilation in seconds."""
     config: str | None = None
@@ -95,7 +98,7 @@ def run(args: Sequence[str]) -> None:
 
 
 def _images(config: train.Config, args: Sequence[str]) -> Images:
-    """Return the images of the dataset that was named, even if it is the default, or else of the model."""
+    """Return the images of the dataset if --dataset was given, or else those that the model was made for."""
     is_named = value_of(args, "--dataset") is not None
     return Images.of_dataset(config) if is_named else images_of(config)
 
@@ -122,7 +125,7 @@ def write(folder: Path, reports: Sequence[aot.Report], title: str) -> list[Path]
 
 
 def _outcome(report: aot.Report) -> Text:
-    """Return the line that is printed when a target is done."""
+    """Return the line to print when a target is done."""
     line = plain(f"{report.target}: ")
     if report.error is not None:
         line.append(printable(report.error), "red")
@@ -223,7 +226,7 @@ def _per_chip(report: aot.Report) -> float | None:
 
 
 def print_reports(console: Console, reports: Sequence[aot.Report], config: train.Config) -> None:
-    """Print tables of the reports, as many as lines of `WIDTH` characters need, and what the numbers mean."""
+    """Print the reports as one or more tables of at most `WIDTH` characters, and notes that explain the numbers."""
     rows = [(name, [text(report) for report in reports]) for name, text in ROWS]
     rows = [(name, cells) for name, cells in rows if any(cells)]
     shape = "×".join(map(str, reports[0].image_shape))
@@ -242,7 +245,7 @@ def print_reports(console: Console, reports: Sequence[aot.Report], config: train
 
 
 def _pages(names: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> list[list[int]]:
-    """Return the columns of each table, such that its lines have at most `WIDTH` characters."""
+    """Return the columns of each table. Its lines have at most `WIDTH` characters."""
     label = max(len(name) for name, _ in rows) + 4
     pages: list[list[int]] = [[]]
     used = label
@@ -263,9 +266,9 @@ def _notes(reports: Sequence[aot.Report], config: train.Config) -> list[str]:
             "Times are lower bounds at the peak of the chip, its memory and its links; the longest is the step time."
         )
     if config.parallel in ("auto", "pmap"):
-        notes.append("shard_map stands for pmap, which cannot be compiled for devices that are not here.")
+        notes.append("shard_map stands for pmap, which cannot be compiled for absent devices.")
     if any(parse.platform == "cuda" for parse in map(aot.parse_target, (report.target for report in reports))):
-        notes.append("GPU programs are not tuned on a device: fusions and algorithms can differ from those of a card.")
+        notes.append("GPU programs are not tuned on a device. On a GPU, XLA may choose other fusions and algorithms.")
     if any(report.tried for report in reports):
         for report in reports:
             trials = ", ".join(f"{size} {'fits' if fits else 'does not fit'}" for size, fits in report.tried)

@@ -69,7 +69,7 @@ def script(shell: str) -> str:
             "    fi",
             '    COMPREPLY=($(compgen -W "$words" -- "$current"))',
             "}",
-            "complete -o bashdefault -o default -F _jaxcnn jaxcnn",  # completes file names where it offers nothing
+            "complete -o bashdefault -o default -F _jaxcnn jaxcnn",  # completes file names if there are no offers
         ]
     )
 
@@ -144,7 +144,7 @@ def _choices(hint: Any) -> Values:
 
 
 def _dataset_names() -> Values:
-    """Return the names of datasets, without names of folders in which a shell would see more than a word."""
+    """Return the names of datasets, except names that a shell would split into several words."""
     return [name for name in data.list_datasets() if re.fullmatch(r"[\w./-]+", name)]
 
 

@@ -23,10 +23,10 @@ from jaxcnn.train.runtime.initial_weights import recordable
 class Flags(RunOptions):
     """Convert weights between jaxcnn and torchvision, and print a report on each array.
 
-    The last line has the flags that prepare images as the weights expect them. The file that is written records them.
+    The last line prints the flags that prepare images as the weights expect them. The output file records them too.
 
     FILE is a file of torch.save or a safetensors file, with the names of torchvision, timm or jaxcnn; an index of
-    several files; a folder of Hugging Face; or hf:OWNER/NAME, which is downloaded from the Hugging Face hub. It may
+    several files; a folder of Hugging Face; or hf:OWNER/NAME, which is downloaded from the Hugging Face hub. FILE may
     be a checkpoint that holds more than the weights. Published weights have ids, such as timm:resnet50.a1_in1k and
     torchvision:ResNet50_Weights.IMAGENET1K_V2: give the id with --model, or as FILE. `jaxcnn models --ids` lists them.
     To convert the weights of a training run, give --workdir instead.
@@ -35,13 +35,13 @@ class Flags(RunOptions):
     file: tyro.conf.Positional[str | None] = None
     """Weights to convert: a file, or hf:OWNER/NAME."""
     model: str | None = None
-    """The architecture of the weights in a file, such as resnet50, or the id of published weights, whose file is then
-    downloaded if FILE is missing. With --workdir: own model of the run, as FILE.py:NAME or MODULE:NAME, where NAME is a
-    Linen module, or a class or function that returns one."""
+    """The architecture of the weights in a file, such as resnet50. Or the id of published weights: their file is
+    downloaded if FILE is missing. With --workdir: your own model of the run, as FILE.py:NAME or MODULE:NAME, where NAME
+    is a Linen module, or a class or function that returns one."""
     workdir: str | None = None
     """Run directory whose trained weights to convert, instead of a file."""
     out: str | None = None
-    """.safetensors file to write (default: print the report only)."""
+    """Output file, .safetensors (default: print the report only)."""
     to: Literal["ours", "torchvision", "timm"] = "ours"
     """Array names and layouts to write: ours (those of jaxcnn), torchvision or timm."""
     num_classes: int | None = None
@@ -148,7 +148,7 @@ def _of_file(flags: Flags) -> _Source:
 
 
 def _part_note(conversion: weights.Conversion) -> str:
-    """Return the part of the file that was read, and those that fit as well, or "" if it is the whole file."""
+    """Return a note on the part of the file that was read and on other parts that fit, or "" for a whole file."""
     others = ", ".join(map(repr, conversion.other_parts[:6]))
     read = f"read: {conversion.part!r} in the file" if conversion.part or others else ""
     return f"{read}; it also has {others}, which --part chooses" if others else read
@@ -165,7 +165,7 @@ def _output_rows(name: str, variables: dict[str, Any], model: nn.Module | None, 
 
 
 def _print(source: _Source, flags: Flags) -> None:
-    """Print the report on the arrays, and the checkpoint that they are from."""
+    """Print the report on the arrays, and their checkpoint."""
     if flags.json:
         arrays = [dataclasses.asdict(row) for row in source.rows]
         checkpoint = {"source": source.note} if source.note else {}

@@ -51,7 +51,7 @@ def run(args: Sequence[str]) -> None:
     check_targets(flags.report)
     check_metric_names(flags.metrics)
     trained, dataset = _open(flags)
-    make_metrics(flags.metrics, trained.num_classes)  # a mistake is refused before images are read
+    make_metrics(flags.metrics, trained.num_classes)  # report a wrong name before images are read
     _, loss = build_losses(trained.config, CustomParts())
     of_report = report_metrics(trained.num_classes) if flags.report else ()
     if flags.frozen:

@@ -14,10 +14,10 @@ from jaxcnn.local_path import local_path
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(RunOptions):
-    """Write a trained network as StableHLO or ONNX. It maps uint8 images [N, H, W, C] to logits [N, classes].
+    """Write a trained network to a StableHLO or ONNX file, as a function from uint8 images [N, H, W, C] to logits.
 
-    JAX runs a StableHLO file without jaxcnn (jax.export.deserialize); onnxruntime and others run an ONNX file. Class
-    names and the image shape are written to OUT.json.
+    The logits are [N, classes]. JAX runs a StableHLO file without jaxcnn (jax.export.deserialize). onnxruntime and
+    other programs run an ONNX file. Class names and the image shape are written to OUT.json.
     """
 
     workdir: str = tyro.MISSING

@@ -19,9 +19,9 @@ from jaxcnn.train.runtime.workdir import short_name
 
 @dataclass(frozen=True)
 class Flags(train.Config):
-    """Try learning rates in one short run, plot the loss against them, and suggest one.
+    """Increase the learning rate over one short run, plot the loss against it, and suggest a learning rate.
 
-    The other flags are those of `train`. Writes find_lr.json and find_lr.png into --workdir.
+    The other flags are those of `train`. The command writes find_lr.json and find_lr.png into --workdir.
     """
 
     config: str | None = None
@@ -29,11 +29,11 @@ class Flags(train.Config):
     json: bool = False
     """Print the result as JSON."""
     try_steps: int = 100
-    """Steps of the test, each at a higher learning rate."""
+    """Number of steps. Each step has a higher learning rate."""
     lowest: float = 1e-6
     """First learning rate."""
     highest: float = 10.0
-    """Last learning rate, unless the loss diverges before."""
+    """Last learning rate. The run stops earlier if the loss diverges."""
 
 
 def run(args: Sequence[str]) -> None:

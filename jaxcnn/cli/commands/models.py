@@ -100,7 +100,7 @@ def _weights(name: str) -> list[str]:
 
 
 def _short(count: int) -> str:
-    """Return a count in thousands, millions or thousand millions.
+    """Return a count in thousands, millions or billions.
 
     >>> _short(25_557_032), _short(4_089_184_256), _short(416_520)
     ('25.6M', '4.09G', '417k')

@@ -25,11 +25,11 @@ TOP_5 = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(NetworkOptions):
-    """Print the most probable classes of images, predicted by a trained network, as they come.
+    """Classify images with a trained network, and print the most probable classes of each image as soon as possible.
 
-    Folders are searched at any depth, and files are judged by their content. Images are preprocessed as in training.
-    Where folders have the names of classes, the accuracy is printed too. Images that cannot be read are listed at the
-    end, and the exit status is then 1. With --model and --weights, published weights are used instead of a run.
+    Folders are searched at any depth, and images are recognized by their content. Images are preprocessed as in
+    training. If folders have the names of classes, the accuracy is printed too. Images that cannot be read are listed
+    at the end, and the exit status is then 1. With --model and --weights, published weights are used instead of a run.
     """
 
     images: tyro.conf.Positional[tuple[str, ...]]
@@ -37,7 +37,7 @@ class Flags(NetworkOptions):
     top: int | None = None
     """Number of classes to print for each image (default: 3, or all if there are fewer)."""
     format: _predictions.Format = "table"
-    """table: a line of text per image. csv: a row per image, below a header. json: one list. jsonl: a JSON object per
+    """table: a line of text per image. csv: a header, then a row per image. json: one list. jsonl: a JSON object per
     line, for tools that read a stream, such as jq."""
     json: bool = False
     """The same as --format json."""
@@ -45,7 +45,7 @@ class Flags(NetworkOptions):
 
 @dataclass
 class _Tally:
-    """Counts of what was printed, and the files that could not be read."""
+    """Counts of printed predictions, and the files that could not be read."""
 
     classified: int = 0
     labeled: int = 0
@@ -84,7 +84,7 @@ def run(args: Sequence[str]) -> int:
         print("[]")
     sys.stdout.flush()
     notes = _notes(tally, files.hidden, trained.num_classes)
-    # Only the output for people has notes among the rows.
+    # In the formats for programs, standard output has rows only.
     print("\n".join([source_note(trained, flags), *notes]), file=sys.stdout if kind == "table" else sys.stderr)
     for path, reason in tally.bad:
         print(f"jaxcnn: {printable(path)} cannot be read as an image: {printable(reason)}", file=sys.stderr)
@@ -92,7 +92,7 @@ def run(args: Sequence[str]) -> int:
 
 
 def _images_first(args: Sequence[str]) -> list[str]:
-    """Return the arguments with all images in front, since a flag that takes numbers would take images after them too.
+    """Return the arguments with all images first, because a flag that takes numbers would also take images after them.
 
     >>> _images_first(["--image-size", "32", "a.png", "2.png", "--json"])
     ['a.png', '2.png', '--image-size', '32', '--json']
@@ -133,7 +133,7 @@ def _counted(results: Iterator[Prediction | Failure], tally: _Tally) -> Iterator
 
 
 def _notes(tally: _Tally, hidden: int, classes: int) -> list[str]:
-    """Return what to print after the predictions, one line each."""
+    """Return the lines to print after the predictions."""
     notes = [f"{_count(tally.classified, 'image')} classified"]
     if others := tally.skipped + hidden:
         notes.append(f"{_count(others, 'other file')} skipped (hidden, or not an image)")

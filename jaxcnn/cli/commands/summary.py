@@ -45,7 +45,7 @@ class Flags:
     """Print the rows and totals as JSON."""
 
 
-# Parts of jaxcnn whose functions make models or are functions of images. The others train, write or print.
+# Modules of jaxcnn whose functions make models or are functions of images. Other modules train, write or print.
 OUR_PARTS = ("jaxcnn.models", "jaxcnn.layers", "jaxcnn.kernels")
 
 MAX_CHANNELS = 2**16
@@ -67,7 +67,7 @@ def run(args: Sequence[str]) -> None:
         return
     table = _table(summary)
     console = Console()
-    if not console.is_terminal:  # in a file or a pipe no line is wrapped
+    if not console.is_terminal:  # do not wrap lines in a file or a pipe
         console = Console(width=max(Console(width=10_000).measure(table).maximum, 80))
     console.print(Text.assemble((printable(flags.model), "bold"), f", images {_times(shape)}"))
     console.print(table)
@@ -82,7 +82,7 @@ def _reason(error: BaseException) -> str:
 def _input_shape(flags: Flags, own: Any) -> Shape:
     if flags.input_shape is not None and flags.image_size is not None:
         raise UsageError("--input-shape and --image-size are mutually exclusive; pass one of them")
-    own = own if is_a(own, Shape) else None  # a model of the user's can mean something else by this name
+    own = own if is_a(own, Shape) else None  # in a user's own model, this name may have another meaning
     shape = flags.input_shape or own
     if flags.image_size is not None:
         shape = (flags.image_size, flags.image_size, own[2] if own else 3)
@@ -107,9 +107,9 @@ def _imported(name: str, num_classes: int | None) -> nn.Module | Callable[..., A
     """
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")):
-        raise UsageError(f"cannot import {module_name!r}: it is no name of a Python module; pass module:attribute")
+        raise UsageError(f"cannot import {module_name!r}: it is not the name of a Python module; pass module:attribute")
     if module_name.partition(".")[0] in sys.stdlib_module_names:
-        raise UsageError(f"{module_name} belongs to Python and has no models; pass the name of a module of yours")
+        raise UsageError(f"{module_name} belongs to Python and has no models; pass the name of your own module")
     failed = f"cannot import {module_name!r}"
     with importing_from(Path.cwd()), own_code(lambda error: UsageError(f"{failed}: {_reason(error)}")):
         module = importlib.import_module(module_name)
@@ -131,8 +131,8 @@ def _imported(name: str, num_classes: int | None) -> nn.Module | Callable[..., A
 def _may_be_called(found: Any) -> bool:
     """Return whether a callable is a class of Linen modules, or a function in Python that may return one.
 
-    Functions of Python's own modules, in C, and of the parts of jaxcnn that act rather than compute are not called:
-    they can end the process or write files.
+    Functions of Python's standard library, C functions, and functions of jaxcnn that train, write or print are not
+    called: they can end the process or write files.
     """
     if isinstance(found, functools.partial):
         return _may_be_called(found.func)

@@ -23,7 +23,7 @@ NOT_LISTS = (
     *("workdir", "data_dir", "init_from", "train_split", "test_split", "freeze", "profile"),
     *("log_every", "tensorboard_images", "checkpoint_every", "steps_per_dispatch"),
 )
-"""Fields that take one value only: the value may contain a comma, or does not change the results."""
+"""Fields that take one value only, because the value may contain a comma or does not change the results."""
 
 
 @dataclass(frozen=True)

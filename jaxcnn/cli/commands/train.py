@@ -40,7 +40,7 @@ class Flags(train.Config):
     devices_per_process: int | None = None
     """Devices of each of these processes: virtual CPU devices, or GPUs (default: one)."""
     max_restarts: int = 3
-    """Restarts of these processes without progress before the command gives up."""
+    """Give up after this many restarts of these processes in a row without progress."""
     distributed: bool = False
     """Join a multi-process job. The cluster (SLURM, Open MPI, TPU pods) is detected unless you give its address."""
     coordinator: str | None = None
@@ -57,7 +57,7 @@ class Flags(train.Config):
     """Preset of XLA's options for GPUs, such as latency-hiding or nhwc (default: JAXCNN_XLA_PRESET, or none)."""
 
 
-# Least and most of the flags that are no fields of `Config`. Each process takes memory and processor time.
+# Limits of the flags that are not fields of `Config`. Each process takes memory and CPU time.
 RANGES = {
     "processes": (1, max(16, os.cpu_count() or 1)),
     "devices_per_process": (1, 1024),
@@ -89,7 +89,7 @@ def run(args: Sequence[str], settle: Settle = leave_alone) -> int | None:
 def _batch_values(flags: Flags) -> int | None:
     """Return the number of values in a batch of images, or None if it is not known before the dataset is opened."""
     try:
-        # The square of the mean side is near enough to the pixels of an image.
+        # The number of pixels may be approximate: the square of the mean side.
         size = flags.image_size if not isinstance(flags.image_size, tuple) else sum(flags.image_size) // 2
         return Case(flags.model, int(flags.batch_size), image_size=size).batch_values
     except (UsageError, TypeError, ValueError):  # wrong flags are reported where they are used
@@ -136,7 +136,7 @@ def _be_one_of_many(flags: Flags, args: Sequence[str]) -> int | None:
                 waits.end_when_hung(flags.hang_timeout, f"process {jax.process_index()}", others)
             _fit(flags, args)
     except distributed.PortError as error:
-        # Nobody else is connected yet. A supervisor chooses another port.
+        # No other process is connected yet. A supervisor chooses another port.
         status = tell(error)
         return status if launch.command_of_supervisor() is None else launch.TRY_AGAIN
     except (UsageError, RunError, KeyboardInterrupt) as error:

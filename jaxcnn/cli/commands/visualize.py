@@ -82,7 +82,7 @@ def _draw(
     """Return the figures by name.
 
     Raises:
-      UsageError: the figure cannot be drawn, or none of several.
+      UsageError: the figure cannot be drawn, or of several figures none can be drawn.
     """
     from jaxcnn import visualize
 

@@ -30,15 +30,15 @@ class Config:
     model: str = "lenet5"
     """Architecture; `jaxcnn models` lists them."""
     model_options: tuple[str, ...] = ()
-    """Fields of the architecture to change: NAME=VALUE, such as stem=cifar. scan_blocks=True makes the
-    program of deep residual networks smaller, and its step slower; remat=True recomputes activations to save memory,
-    and remat=8GB as few as needed to keep 8 GB."""
+    """Fields of the architecture to change: NAME=VALUE, such as stem=cifar. scan_blocks=True makes the program of deep
+    residual networks smaller, and the step slower. remat=True recomputes activations to save memory; remat=8GB
+    recomputes only as many as needed to store at most 8 GB."""
     init_from: str | None = None
     """Initial weights: a .safetensors or .pth file with jaxcnn's, torchvision's or timm's names, hf:OWNER/NAME, or a
-    run directory, whose network may contain the model. A classifier for another number of classes is left out."""
+    run directory, whose network may contain the model. A classifier for another number of classes is not loaded."""
     init_channels: Literal["exact", "sum"] = "exact"
-    """Initial weights for color images of a model for gray images: exact refuses them, sum sums the first kernel over
-    its input channels."""
+    """What to do if the initial weights are for color images and the model is for gray images: exact raises an error,
+    sum adds the input channels of the first kernel."""
     freeze: Annotated[str | None, checks.pattern] = None
     """Parameters to freeze: a regular expression, anchored at the start of the path, such as "stem|stage1".
     "(?!head)" freezes all but the classifier (a linear probe)."""
@@ -78,7 +78,8 @@ class Config:
     skip_damaged: bool = False
     """Leave out damaged image files of an image folder, instead of stopping."""
     data_fingerprint: Literal["sizes", "contents"] = "sizes"
-    """What a resumed run compares to find changed data: names and sizes of the files, or their contents too."""
+    """What a resumed run compares to detect changed data: sizes compares names and sizes of the files, contents also
+    their contents."""
     accept_changed_data: bool = False
     """Resume a run although its data has changed."""
     epochs: Annotated[float, checks.POSITIVE, checks.at_most(1e9)] = 30.0
@@ -86,7 +87,7 @@ class Config:
     steps: Annotated[int | None, checks.AT_LEAST_ONE, checks.STEPS] = None
     """Training steps, instead of epochs."""
     patience: Annotated[int | None, checks.AT_LEAST_ONE] = None
-    """Stop after this many evaluations in a row without a better one (default: never); see monitor."""
+    """Stop after this many evaluations in a row without a better result (default: never); see monitor."""
     monitor: str | None = None
     """Metric that chooses the best checkpoint and stops a run early: accuracy, loss, or one of metrics. If its name
     ends in loss or error, the smallest value is the best (default: that of the task, accuracy for classification)."""
@@ -94,11 +95,12 @@ class Config:
     """Further metrics of evaluations: topK with any number K, balanced_accuracy, per_class, confusion,
     calibration_error."""
     batch_size: Annotated[int | Literal["full"], checks.batch_size] = 64
-    """Images in a step, over all devices: 1 is stochastic, full is full-batch gradient descent."""
+    """Images in a step, over all devices. 1 is stochastic gradient descent; full uses the whole training set."""
     accumulate: Annotated[int | None, checks.AT_LEAST_ONE] = None
-    """Micro-batches per step on each device, to save memory (default: 1; for full: chosen by its size)."""
+    """Micro-batches per step on each device, to save memory (default: 1; for batch size full: chosen by the size)."""
     sampling: Literal["shuffle", "balanced"] = "shuffle"
-    """Order of the training images: shuffle uses each image once an epoch, balanced draws each class equally often."""
+    """Order of the training images: shuffle uses each image once in an epoch, balanced draws each class equally
+    often."""
     augment: tuple[str, ...] = ("shift:1",)
     """Random augmentations of training images, in order: flip, alternating_flip, shift:PIXELS, shift_reflect:PIXELS,
     crop:PADDING, cutout:SIZE, resized_crop, randaugment, trivialaugment."""
@@ -114,9 +116,9 @@ class Config:
     """Weight of the training loss of each class, normalized so that the training images have a mean weight of 1.
     balanced: the inverse of the number of training images of the class. The test loss has no weights."""
     task: Annotated[Any, checks.text] = "classification"
-    """What is learned. A task of your own is passed to `fit`."""
+    """Name of the task. Pass your own task to `fit`."""
     gradient: Annotated[Any, checks.text] = "plain"
-    """How the loss becomes a gradient. A gradient of your own is passed to `fit`."""
+    """Name of the function that computes the gradient of the loss. Pass your own function to `fit`."""
     init_scale: Annotated[float, checks.POSITIVE, checks.at_most(1e6)] = 1.0
     """Multiply the random initial kernels by this factor."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -125,7 +127,8 @@ class Config:
     aux_weight: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(1e6)] = 0.3
     """Weight of the loss of each auxiliary classifier (GoogLeNet)."""
     ema_decay: Annotated[float, checks.FRACTION_BELOW_ONE] = 0.0
-    """Decay, such as 0.999, of a moving average of parameters and batch statistics, which is then tested; 0 is off."""
+    """Decay, such as 0.999, of a moving average of parameters and batch statistics; 0 is off. Evaluations use the
+    average."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the computation. Parameters are always float32; float16 uses a dynamic loss scale."""
     tta: Literal["none", "flip", "flip_shift"] = "none"
@@ -137,11 +140,11 @@ class Config:
     """Devices that share batch normalization statistics: all, none (each device its own), or the number of devices in
     a group."""
     batch_norm_reduce_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision in which these devices exchange statistics and their gradients."""
+    """Precision in which devices exchange batch normalization statistics and their gradients."""
     shard_state: bool = False
     """Shard large parameters and optimizer state over the devices (parallel jit only)."""
     steps_per_dispatch: Annotated[int, checks.AT_LEAST_ONE, checks.at_most(10_000)] = 1
-    """Steps per call of the compiled program. More steps hide the cost of a call where a step is short."""
+    """Steps per call of the compiled program. Increase it if a step is short compared with the overhead of a call."""
     seed: Annotated[int, checks.between(0, 2**32 - 1, "2^32 - 1")] = 0
     """Seed of all randomness: parameters, data order, augmentation, dropout."""
     workdir: Annotated[str | None, checks.path] = None
@@ -161,9 +164,9 @@ class Config:
     profile: Annotated[str | None, checks.profile] = None
     """Steps to trace with JAX's profiler: FIRST:LAST, counted from 1, such as 10:20 (default: none)."""
     wandb: bool = False
-    """Send metrics to Weights & Biases too (pip install 'jaxcnn[wandb]')."""
+    """Also send metrics to Weights & Biases (pip install 'jaxcnn[wandb]')."""
     progress: bool = True
-    """--no-progress prints the result at the end, without a progress bar and a line for each epoch."""
+    """--no-progress prints only the result, at the end: no progress bar, and no line for each epoch."""
 
     def __post_init__(self):
         make_immutable(self)
@@ -300,11 +303,11 @@ def _read(kind: Any, values: dict[str, Any]) -> Any:
 
 
 def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the dict of a configuration of an earlier version as this version writes it; a newer one as it is."""
+    """Return the configuration of an earlier version in the form of this version. Return others unchanged."""
     of_parts = {name: {**added, **values.get(name, {})} for name, added in _ADDED_TO_PARTS.items()}
     values = {**_ADDED, **values, **of_parts}
     if values["steps"] is not None:
-        values["epochs"] = Config.epochs  # version 0.1 ignored any other number where steps were given
+        values["epochs"] = Config.epochs  # version 0.1 ignored epochs if steps were given
     optimizer = values["optimizer"]
     if "options" in optimizer:
         return values
@@ -315,8 +318,8 @@ def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
 def differences(old: Any, new: dict[str, Any], left_out: tuple[str, ...] = compare.SETTINGS) -> list[str]:
     """Return the fields of the run in which two configurations (as dicts) differ, as "name: old -> new".
 
-    `old` may come from version 0.1, or from a damaged file, which differs in the fields it lacks. Fields in `left_out`
-    are not compared.
+    `old` may come from version 0.1, or from a damaged file; missing fields are differences. Fields in `left_out` are
+    not compared.
     """
     old = old if isinstance(old, dict) else {}
     with contextlib.suppress(KeyError, TypeError):

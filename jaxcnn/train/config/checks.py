@@ -1,7 +1,7 @@
 """Checks that a field of the configuration declares beside its type: `Annotated[float, POSITIVE]`.
 
 A check is a function `(name, value)` that raises `UsageError` if the value cannot work. Comparisons with NaN are
-false, so all number checks refuse NaN. `check_type` comes before them.
+false, so all number checks reject NaN. `check_type` runs before the other checks.
 """
 
 import itertools
@@ -103,7 +103,7 @@ FLOAT32 = must("be a number that float32 holds (1.2e-38 to 3.4e+38)", lambda x: 
 MIXING = must("be 0 or from 1e-6 to 100", lambda x: x == 0 or 1e-6 <= x <= 100)
 FRACTION = must("be in [0, 1]", lambda x: 0 <= x <= 1)
 FRACTION_BELOW_ONE = must("be in [0, 1)", lambda x: 0 <= x < 1)
-# With more, the labels of two classes would hardly differ from each other.
+# With more smoothing, the labels of two classes would hardly differ from each other.
 LABEL_SMOOTHING = must("be in [0, 0.9]", lambda x: 0 <= x <= 0.9)
 
 
@@ -156,7 +156,7 @@ def validation(name: str, value: Any) -> None:
 
 
 def text(name: str, value: Any) -> None:
-    """Check that the value is a string. The type of its field is `Any`, so that it is no flag of the command line."""
+    """Check that the value is a string. The type of its field is `Any`, so the command line has no flag for it."""
     check_type(name, value, str)
 
 

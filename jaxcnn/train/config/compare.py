@@ -1,4 +1,4 @@
-"""Compare configurations, as dicts of JSON values: which fields make a run, and in which ones two runs differ."""
+"""Compare configurations, as dicts of JSON values: return the fields in which two runs differ."""
 
 from typing import Any
 
@@ -19,18 +19,18 @@ NOT_PART_OF_THE_RUN = (
     "wandb",
     "progress",
 )
-"""Fields on which the results of a run do not depend: where it is stored and how it is watched."""
+"""Fields that do not change the results of a run, such as its folder and its log files."""
 
 DISTRIBUTION = ("parallel", "shard_state")
-"""Fields that say how steps are distributed over devices. The arrays of a state are the same, so a run may change them,
-as it may change the devices themselves."""
+"""Fields that say how steps are distributed over devices. They do not change the arrays of a state. A resumed run may
+therefore change them, and also the devices."""
 
 
 SETTINGS = (*NOT_PART_OF_THE_RUN, *DISTRIBUTION)
 """Fields that may change between two starts of the same run."""
 
 MODEL_SETTINGS = ("memory_efficient", "remat", "scan_blocks")
-"""Options of models that say how a step is computed, but not what is learned. They may change in the same way."""
+"""Options of models that change how a step is computed, but not its result. A resumed run may change them too."""
 
 
 def without_settings(values: dict[str, Any], left_out: tuple[str, ...] = SETTINGS) -> dict[str, Any]:

@@ -34,11 +34,11 @@ class OptimizerConfig:
     """Factors on the learning rate of selected parameters: EXPRESSION=FACTOR, such as "stem|stage1=0.1" "head=10".
     Regular expressions, anchored at the start of the path; the first match wins."""
     weight_decay_scales: Annotated[tuple[str, ...], checks.scales("optimizer.weight_decay_scales")] = ()
-    """Factors on the weight decay of selected parameters, in the same form. A factor on the learning rate is one on the
-    decay too; its inverse here undoes that."""
+    """Factors on the weight decay of selected parameters, in the same form. A factor on the learning rate also
+    multiplies the decay. To undo this, set the inverse factor here."""
     fixed_norm: Annotated[str | None, checks.pattern] = None
-    """Kernels that each step first scales to the norm sqrt(outputs): a regular expression, anchored at the start of the
-    path, such as "block"."""
+    """Kernels to scale to the norm sqrt(outputs) at the beginning of each step: a regular expression, anchored at the
+    start of the path, such as "block"."""
     options: Annotated[Keywords, checks.json_values] = ()
     """Other keywords of the optimizer's Optax function, as pairs sorted by name. Pass them as keywords."""
 
@@ -124,13 +124,13 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class LookaheadConfig:
-    """A slow copy of the network that follows it, and from which it starts again every few steps."""
+    """Every few steps, move a slow copy toward the network, and continue the training from the copy."""
 
     period: Annotated[int, checks.NOT_NEGATIVE, checks.STEPS] = 0
-    """Steps after which the slow network follows the fast one, and the fast one is set to it; 0 is off. The slow
-    network is tested."""
+    """Steps between updates of the slow copy; 0 is off. An update moves the slow copy toward the network, then sets the
+    network to the copy. Evaluations use the copy."""
     decay: Annotated[float, checks.FRACTION_BELOW_ONE] = 0.774
-    """Fraction of the slow network that is kept each time, at the end of the run."""
+    """Fraction of the slow copy that an update keeps, at the end of the run."""
     power: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(1000)] = 3.0
     """Exponent with which this fraction grows from 0 over the run; 0 is a constant fraction."""
 
