@@ -5,11 +5,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from matplotlib.ticker import NullLocator
+
 from experiments import plots
 from experiments.published.entries import ENTRIES, Entry
 from experiments.published.store import RESULTS, read
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 HEAD = (
     "| network | dataset | published | measured | seeds | minutes | dtype | results |",
     "| --- | --- | ---: | ---: | ---: | ---: | --- | --- |",
@@ -67,5 +70,9 @@ def figure(entry: Entry, seeds: Sequence[dict[str, Any]]) -> Any:
         color="0.3",
     )
     axes.set(xlabel="epoch", ylabel="error, %", yscale="log")
+    low, high = axes.get_ylim()
+    ticks = [tick for tick in TICKS if low <= tick <= high]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.legend()
     return made

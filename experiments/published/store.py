@@ -27,6 +27,8 @@ KEPT = (
     *("parallel", "state_sha256", "versions"),
 )
 """Fields of `result.json` that are stored."""
+TIMES = ("seconds", "images_per_second", "compile_seconds")
+"""Fields that are None if other programs ran on the machine."""
 
 
 def collect(entry: Entry, folder: Path, is_shared: bool) -> dict[str, Any]:
@@ -52,11 +54,13 @@ def collect(entry: Entry, folder: Path, is_shared: bool) -> dict[str, Any]:
         "command": shlex.join(entry.command(config.seed)),
         "dtype": config.dtype,
         **{name: values[name] for name in KEPT if name in values},
-        "seconds": None if is_shared else _seconds(values),
+        "seconds": _seconds(values),
         "machine": machine.host_name(),
         "tests": tests,
         "training": training,
     }
+    if is_shared:
+        stored |= dict.fromkeys(TIMES)
     return json.loads(json.dumps(stored))
 
 
