@@ -25,6 +25,9 @@ DAMAGED = "damaged_checkpoints"
 OVERHEAD_BYTES = 2**20
 """Upper bound of what Orbax writes beside the arrays."""
 
+LONGEST_SAVE = 10 * 365 * 86_400
+"""Seconds after which Orbax gives up a save. It measures them by the time of day, and clocks step."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -76,6 +79,7 @@ class Checkpoints:
                 options=ocp.CheckpointManagerOptions(
                     create=False,
                     read_only=read_only,
+                    async_options=ocp.options.AsyncOptions(timeout_secs=LONGEST_SAVE),
                     multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
                 ),
             )
