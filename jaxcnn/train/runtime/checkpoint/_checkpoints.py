@@ -16,7 +16,7 @@ from jaxcnn.errors import UsageError, printable
 from jaxcnn.train.runtime import integrity, workdir
 from jaxcnn.train.runtime.checkpoint import _description
 from jaxcnn.train.runtime.checkpoint._errors import DamagedError, SaveError, dropped_prints, quiet_stragglers, reason
-from jaxcnn.train.runtime.checkpoint._place import Place
+from jaxcnn.train.runtime.checkpoint._place import Place, check_directory
 from jaxcnn.train.state import TrainState
 
 DAMAGED = "damaged_checkpoints"
@@ -47,7 +47,7 @@ class Checkpoints:
       read_only: change nothing in the folder, so that the run may be training meanwhile.
 
     Raises:
-      UsageError: if there is a file in place of the folder.
+      UsageError: if there is a file in place of the folder, or if its path is not UTF-8.
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False):
@@ -57,8 +57,7 @@ class Checkpoints:
         self._directory = directory.absolute()
         self._read_only = read_only
         self._run = workdir.run_of(directory.parent)
-        if directory.exists() and not directory.is_dir():
-            raise UsageError(f"{directory} is a file, not the folder of checkpoints. Restore it, or move it away.")
+        check_directory(self._directory)
         self._place = None
         if not read_only:
             self._directory.mkdir(exist_ok=True)
