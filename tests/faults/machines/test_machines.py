@@ -181,19 +181,25 @@ def has_native_kernels():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("coerced", [True, False])
-def test_a_locale_of_ascii_prints_names_with_escapes(place, coerced):
-    more = {} if coerced else {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    run = place / f"café-{coerced}"
-    env = {**environment(place), "LC_ALL": "C", **more}
-    words = [word for word in command(run) if word != "--no-progress"]
-    ended = subprocess.run(words, env=env, capture_output=True, timeout=300)
-    assert ended.returncode == 0, ended.stderr
-    assert b"Error" not in ended.stderr
-    name = f"café-{coerced}".encode() if coerced else f"caf\\xc3\\xa9-{coerced}".encode()
-    assert name in ended.stdout or b"caf\\udcc3\\udca9" in ended.stdout
-    again = subprocess.run(command(run), env=env, capture_output=True, timeout=300)
-    assert again.returncode == 0, again.stderr
+def test_a_locale_of_c_changes_nothing(place, straight):
+    run = place / "café"
+    ended = train(place, run, LC_ALL="C")
+    assert (ended.returncode, said(ended)) == (0, "")
+    assert killing.outcome(run) == straight
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "café"])
+def test_a_python_without_utf8_needs_a_run_directory_of_ascii(place, straight, name):
+    run = place / f"ascii-{name}"
+    ended = train(place, run, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    if name == "plain":
+        assert (ended.returncode, said(ended)) == (0, "")
+        assert killing.outcome(run) == straight
+    else:
+        assert ended.returncode == 2
+        (line,) = said(ended).splitlines()
+        assert line.endswith("is not UTF-8, which checkpoints need. Set PYTHONUTF8=1, or choose another --workdir.")
 
 
 @pytest.mark.slow

@@ -107,6 +107,8 @@ def _judge(bench: Bench, trial: Trial, run: Path, ended: Ended) -> None:
     damaged = _damaged(run)
     if damaged and not spoilt:
         trial.failures.append(f"half-written: {damaged}")
+    if trial.outcome == "one line" and trial.fault in ("slow_disk", "clock_steps"):
+        trial.failures.append("it should have gone on")
     resumed = bench.worker.run(run)
     trial.resumed = resumed.errors.strip().replace(str(bench.folder), "")[:500]
     lines = trial.resumed.splitlines()

@@ -2,6 +2,8 @@
 
 import errno
 import shutil
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -95,3 +97,20 @@ def test_another_folder_at_the_place_of_a_moved_one_stays_empty(tmp_path):
         with pytest.raises(SaveError, match="has been moved"):
             checkpoints.save(state_of(2), {})
     assert [path.name for path in other.iterdir()] == ["theirs"]
+
+
+def test_a_clock_that_steps_by_a_year_during_a_save_does_not_end_it(tmp_path, monkeypatch):
+    now, asked = time.time, []
+
+    def stepping():
+        """The time of day, a year ahead where Orbax asks how long it has waited for the arrays."""
+        is_late = sys._getframe(1).f_code.co_name == "get_remaining_time"
+        asked.append(is_late)
+        return now() + 365 * 86_400 * is_late
+
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        monkeypatch.setattr(time, "time", stepping)
+        checkpoints.save(state_of(1), {})
+        checkpoints.wait()
+        assert checkpoints.steps() == [1]
+    assert any(asked)

@@ -17,7 +17,7 @@ from jaxcnn.train.devices import waits
 from jaxcnn.train.runtime import integrity, workdir
 from jaxcnn.train.runtime.checkpoint import _description
 from jaxcnn.train.runtime.checkpoint._errors import DamagedError, SaveError, dropped_prints, quiet_stragglers, reason
-from jaxcnn.train.runtime.checkpoint._place import Place
+from jaxcnn.train.runtime.checkpoint._place import Place, check_directory
 from jaxcnn.train.state import TrainState
 
 DAMAGED = "damaged_checkpoints"
@@ -25,6 +25,9 @@ DAMAGED = "damaged_checkpoints"
 
 OVERHEAD_BYTES = 2**20
 """Upper bound of what Orbax writes beside the arrays."""
+
+LONGEST_SAVE = 10 * 365 * 86_400
+"""Seconds after which Orbax gives up a save. It measures them by the time of day, and clocks step."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ class Checkpoints:
       read_only: change nothing in the folder, so that the run may be training meanwhile.
 
     Raises:
-      UsageError: if there is a file in place of the folder.
+      UsageError: if there is a file in place of the folder, or if its path is not UTF-8.
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False):
@@ -55,8 +58,7 @@ class Checkpoints:
         self._directory = directory.absolute()
         self._read_only = read_only
         self._run = workdir.run_of(directory.parent)
-        if directory.exists() and not directory.is_dir():
-            raise UsageError(f"{directory} is a file, not the folder of checkpoints. Restore it, or move it away.")
+        check_directory(self._directory)
         self._place = None
         if not read_only:
             self._directory.mkdir(exist_ok=True)
@@ -77,6 +79,7 @@ class Checkpoints:
                 options=ocp.CheckpointManagerOptions(
                     create=False,
                     read_only=read_only,
+                    async_options=ocp.options.AsyncOptions(timeout_secs=LONGEST_SAVE),
                     multiprocessing_options=alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions(),
                 ),
             )

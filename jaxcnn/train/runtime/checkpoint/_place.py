@@ -1,7 +1,25 @@
-"""Whether a folder is still the one that was opened."""
+"""Where checkpoints can be, and whether a folder is still the one that was opened."""
 
 import os
 from pathlib import Path
+
+from jaxcnn.errors import UsageError
+
+
+def check_directory(path: Path) -> None:
+    """Check that a path can be that of a folder of checkpoints, which need not exist.
+
+    Raises:
+      UsageError: if there is a file, or if the path is not UTF-8, as it is in Python if the locale is not UTF-8 either.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file, not the folder of checkpoints. Restore it, or move it away.")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"{path} is not UTF-8, which checkpoints need. Set PYTHONUTF8=1, or choose another --workdir."
+        ) from None
 
 
 class Place:
