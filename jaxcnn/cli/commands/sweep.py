@@ -21,7 +21,7 @@ MOST_NETWORKS = 1000
 
 NOT_LISTS = (
     *("workdir", "data_dir", "init_from", "train_split", "test_split", "freeze", "profile"),
-    *("log_every", "tensorboard_images", "checkpoint_every", "steps_per_dispatch"),
+    *("log_every", "tensorboard_images", "checkpoint_every", "steps_per_dispatch", "verify_every"),
 )
 """Fields that take one value only, because the value may contain a comma or does not change the results."""
 

@@ -337,6 +337,8 @@ def _open_data(config: Config, data: Dataset | None, progress: Callable[[str, in
             progress=progress,
         )
     check_data(data)
+    if config.verify_every and config.verify.replay == "interval" and not data.random_access:
+        raise UsageError("verify.replay 'interval' needs data with random access. Use 'last', or from_source")
     return data if config.validation is None else data.with_validation(config.validation, config.seed)
 
 

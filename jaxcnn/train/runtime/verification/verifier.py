@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.errors import RunError, UsageError
+from jaxcnn.errors import RunError
 from jaxcnn.train.devices import distributed
 from jaxcnn.train.devices.fingerprints import replicated_leaves
 from jaxcnn.train.devices.launch import BAD_DEVICE
@@ -59,9 +59,6 @@ class Verifier:
       plan: the run's parts, whose configuration has `verify_every`.
       step: steps made before.
       state: the state to start from, which counts as verified.
-
-    Raises:
-      UsageError: if an interval is to be made again, but its batches cannot be read again.
     """
 
     def __init__(self, plan: Plan, step: int, state: TrainState):
@@ -69,8 +66,6 @@ class Verifier:
         assert config.verify_every is not None
         self._plan, self._every, self._checks = plan, config.verify_every, config.verify
         self._replayer = Replayer(plan)
-        if self._checks.replay == "interval" and not self._replayer.random_access:
-            raise UsageError("verify.replay 'interval' needs data with random access. Use 'last', or from_source.")
         self._bounds = Bounds(self._checks.bounds)
         self._names = tuple(named_leaves(plan.template))
         self._replicated = replicated_leaves(plan.parallel, plan.template)
@@ -111,13 +106,13 @@ class Verifier:
           step: steps made so far.
           count: steps of the latest call.
           stops: whether the state is needed, in order to save it.
-          at_once: whether there is no time to make an interval again. The call after the next one is then verified.
+          at_once: whether there is no time to make an interval again. The next call is then made and verified.
         """
         if self._is_planned(step - count, count) or self._before is not None:
             return True
         if not stops:
             return False
-        if self._replays_last and (at_once or not self._replayer.random_access) and step < self._plan.steps:
+        if self._replays_last and (at_once or not self._replays_intervals) and step < self._plan.steps:
             self._keeps_next = True
             return False
         return True
@@ -160,16 +155,26 @@ class Verifier:
           CorruptDeviceError: if a device was wrong three times, or if the last verified state was damaged.
         """
         worst = max(mismatch.devices or ("",), key=lambda device: self._strikes[device])
-        resume = "Run the same command without this device; it resumes from the last checkpoint, which is verified."
+        resume = "it resumes from the last checkpoint, which is verified."
         if self._strikes[worst] >= STRIKES:
             which = worst or "a device (which one cannot be told)"
-            raise CorruptDeviceError(f"{which} was wrong {STRIKES} times, last at {mismatch.leaves[0]}. {resume}")
+            raise CorruptDeviceError(
+                f"{which} was wrong {STRIKES} times, last at {mismatch.leaves[0]}. "
+                f"Run the same command without this device; {resume}"
+            )
         state = self._replayer.restored(self._verified)
         if not all(distributed.gather(state is not None)) or state is None:
-            raise CorruptDeviceError(f"the verified state of step {self.step} was damaged in memory. {resume}")
+            raise CorruptDeviceError(
+                f"the verified state of step {self.step} was damaged in memory. Run the command again; {resume}"
+            )
         self._plan.pipeline.restore(self.step, self._pipeline)
         _log.warning("%s; going back to step %d", mismatch, self.step)
         return self.step, state
+
+    @property
+    def _replays_intervals(self) -> bool:
+        """Whether the steps since the last verification can be made again."""
+        return self._replayer.random_access and self._replayer.bound is None
 
     @property
     def _replays_last(self) -> bool:
@@ -186,15 +191,17 @@ class Verifier:
         if _anywhere(unequal):
             return self._mismatch("replicas", state, unequal, *self._compared_interval(found))
         wrong, again = None, None
-        if self._checks.replay == "interval" and self._replayer.bound is None:
-            wrong, again = self._compared_interval(found)
-        elif self._before is not None:
+        if self._before is not None:
             wrong, again = self._compared_last(found, state)
+        elif self._checks.replay != "off":
+            # Without a state before the latest call, a callback has asked to stop.
+            wrong, again = self._compared_interval(found)
         if wrong is not None and _anywhere(wrong):
             return self._mismatch("replay", state, unequal, wrong, again)
-        if self._checks.replay == "interval" or self._bounds.exceeded() is None:
+        if self._bounds.exceeded() is None:
             return None
-        wrong, again = self._compared_interval(found)
+        if self._before is not None or self._checks.replay == "off":
+            wrong, again = self._compared_interval(found)
         if wrong is None:
             # Steps that come to the same values twice are right.
             repeated, self._suspected = self._suspected == found.tobytes(), found.tobytes()
@@ -227,7 +234,7 @@ class Verifier:
 
     def _compared_interval(self, found: np.ndarray) -> tuple[np.ndarray, TrainState] | tuple[None, None]:
         """Make the steps since the last verification again, and return the same, or None if this cannot be done."""
-        if not self._replayer.random_access or self._replayer.bound is not None:
+        if not self._replays_intervals:
             return None, None
         again = self._replayer.again(self._verified, self._counts)
         return found != self._replayer.fingerprints(again, self._replayer.parallel), again
