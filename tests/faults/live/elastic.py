@@ -110,13 +110,15 @@ class Elastic:
     """Makes trials in this process, whose devices are virtual, and in the processes of two workers.
 
     Attributes:
+      workers: started when they are needed first; `open_workers` closes them.
       seen: the steps that this process has compared since the start of a run.
       alone, batches: of runs that nobody disturbs on one device, by seed: test metrics, and a checksum of each batch.
     """
 
-    workers: tuple[Worker, Worker]
     folder: Path
+    open_workers: contextlib.ExitStack
     seen: list[tuple[int, dict[str, Any]]]
+    workers: list[Worker] = field(default_factory=list)
     alone: dict[int, dict[str, float]] = field(default_factory=dict)
     batches: dict[int, dict[int, int]] = field(default_factory=dict)
 
@@ -127,10 +129,9 @@ class Elastic:
         with (
             _small_runs(),
             comparing_steps(lambda step, found: seen.append((step, found))),
-            Worker(folder / "cache0") as first,
-            Worker(folder / "cache1") as second,
+            contextlib.ExitStack() as open_workers,
         ):
-            yield cls((first, second), folder, seen)
+            yield cls(folder, open_workers, seen)
 
     def trial(self, seed: int, number: int) -> Trial:
         chance = random.Random(f"elastic {seed} {number}")
@@ -217,6 +218,8 @@ class Elastic:
     def _start(self, workdir: Path, seed: int, processes: int, devices: int, **when: Any) -> list[Ended]:
         together = ["--distributed", "--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", str(processes)]
         together += ["--heartbeat", "300"]
+        while len(self.workers) < processes:
+            self.workers.append(self.open_workers.enter_context(Worker(self.folder / f"cache{len(self.workers)}")))
 
         def one(index: int) -> Ended:
             more = [*together, "--process-id", str(index)] if processes > 1 else []
