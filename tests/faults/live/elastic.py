@@ -141,24 +141,28 @@ class Elastic:
         make = self._in_processes if number % 5 == 4 else self._on_devices
         changes, steps, failures, refusals = make(chance, workdir, run_seed, stops)
         failures += [what for step, found in steps for what in wrong(step, found)]
+        trial = {
+            "changes": changes,
+            "refusals": refusals,
+            "steps": len(steps),
+            "largest": {part: max((found[part] for _, found in steps), default=0.0) for part in BOUNDS},
+            "failures": failures,
+        }
+        if not (workdir / "result.json").exists():
+            return {**trial, "tested": dict.fromkeys(TESTED, 0.0), "failures": [*failures, "the run has no result"]}
         alone, spread = self._tested(run_seed), self.spread()
         failures += [
             f"step {step}: another batch" for step, found in steps if found["batch"] != self.batches[run_seed][step]
         ]
         failures += _lost_steps(workdir)
+        if {step for step, _ in steps} != {*range(1, STEPS + 1)}:
+            failures.append(f"only these steps were compared: {sorted({step for step, _ in steps})}")
         result = json.loads((workdir / "result.json").read_text())
         differences = {name: abs(result[name] - alone[name]) for name in TESTED}
         failures += [
             f"{name} differs by {differences[name]:.2g}" for name in TESTED if differences[name] > spread[name]
         ]
-        return {
-            "changes": changes,
-            "refusals": refusals,
-            "steps": len(steps),
-            "largest": {part: max(found[part] for _, found in steps) for part in BOUNDS},
-            "tested": differences,
-            "failures": failures,
-        }
+        return {**trial, "tested": differences, "failures": failures}
 
     def spread(self) -> dict[str, float]:
         """Return the ranges of the results of undisturbed runs of different seeds, on one device."""
