@@ -75,7 +75,7 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self._process.stdin.close()
-        self._process.wait(30)
+        self._process.wait(300)  # a busy machine
         self._process.stdout.close()
 
     def run(

@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
-from killing import outcome
+from killing import complete_checkpoints, outcome
+from live.elastic import Stop
 from worker import fingerprint
 
 from jaxcnn.data.pipeline import Pipeline
 from jaxcnn.errors import UsageError
-from jaxcnn.train import SaveError, TrainState, evaluate, fit
+from jaxcnn.train import InterruptedRunError, SaveError, TrainState, evaluate, fit
 from jaxcnn.train.runtime import loop, plan
 from jaxcnn.train.runtime.checkpoint import Checkpoints
 from jaxcnn.train.runtime.record import Record, read_rows
@@ -99,6 +101,39 @@ def differences(config, straight, workdir, monkeypatch, stop, change=lambda stat
 @pytest.mark.parametrize("stop", [MIDDLE, END_OF_EPOCH])
 def test_a_run_that_went_on_is_the_run_that_never_stopped_to_the_last_bit(tiny, straight, tmp_path, monkeypatch, stop):
     assert differences(tiny, straight, tmp_path, monkeypatch, stop) == []
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_run_that_sigterm_stops_at_the_end_of_an_epoch_is_that_run_too(tiny, straight, tmp_path, monkeypatch, killed):
+    """The stopped run saves this step before its evaluation, and the one that goes on saves it after."""
+    config = dataclasses.replace(tiny, checkpoint_every=3, workdir=str(tmp_path))
+    with pytest.raises(InterruptedRunError):
+        fit(config, callbacks=[Stop(END_OF_EPOCH, sudden=False)])
+    assert complete_checkpoints(tmp_path)[-1] == END_OF_EPOCH
+    if killed:  # while it saves this step again
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "wait", dying_at(END_OF_EPOCH))
+            with pytest.raises(Died):
+                fit(config)
+    end = fit(config)
+    state, left, _ = straight
+    assert fingerprint(end.state) == state
+    assert outcome(tmp_path) == left
+
+
+def dying_at(step):
+    """Return a method in place of `Checkpoints.wait`, which dies while this step is saved."""
+    wait = Checkpoints.wait
+
+    def dying(self):
+        if self._saving == step:
+            self._manager.wait_until_finished()
+            shutil.rmtree(self._directory / str(step))  # as if it had not arrived
+            self._saving = None
+            raise Died
+        wait(self)
+
+    return dying
 
 
 COMPONENTS = [field.name for field in dataclasses.fields(TrainState)]

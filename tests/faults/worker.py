@@ -189,10 +189,11 @@ def run(job: dict) -> int:
     jax.config.update("jax_num_cpu_devices", job.get("devices", 1))
     watch(job.get("slow", 0.0), job.get("slow_step", 0.0))
     sharding.SMALLEST_DIVIDED = job.get("smallest_divided", sharding.SMALLEST_DIVIDED)
+    held = contextlib.ExitStack()  # until the process ends
     if job.get("compares_steps"):
         from live.steps import comparing_steps
 
-        comparing_steps(lambda step, found: say("step", step, json.dumps(found))).__enter__()
+        held.enter_context(comparing_steps(lambda step, found: say("step", step, json.dumps(found))))
     if job.get("hangs") or job.get("usage") or job.get("files"):
         from live import disturbances
 

@@ -360,7 +360,9 @@ class Loop:
         self.epochs_since_best = 0 if is_better else self.epochs_since_best + 1
         assert self.epoch_total is not None
         train, self.epoch_total = plan.summarize(self.epoch_total), None
-        self._write([{"split": split, "step": step, "epoch": round(epoch, 4), **numbers(values)}], state)
+        # A run that was stopped between this step and its evaluation may have been killed after it wrote this row.
+        if step != self.first_step or not distributed.on_first(lambda: self._has_row(split, step)):
+            self._write([{"split": split, "step": step, "epoch": round(epoch, 4), **numbers(values)}], state)
         self.display.epoch_done(epoch, numbers(train), split, numbers(values), self.watch.rate)
         view = self._view(step, state, lambda: {"train": train, split: values})
         self._note_stop(call(self.callbacks, "on_epoch", view))

@@ -110,13 +110,15 @@ class Elastic:
     """Makes trials in this process, whose devices are virtual, and in the processes of two workers.
 
     Attributes:
+      workers: started when they are needed first; `open_workers` closes them.
       seen: the steps that this process has compared since the start of a run.
       alone, batches: of runs that nobody disturbs on one device, by seed: test metrics, and a checksum of each batch.
     """
 
-    workers: tuple[Worker, Worker]
     folder: Path
+    open_workers: contextlib.ExitStack
     seen: list[tuple[int, dict[str, Any]]]
+    workers: list[Worker] = field(default_factory=list)
     alone: dict[int, dict[str, float]] = field(default_factory=dict)
     batches: dict[int, dict[int, int]] = field(default_factory=dict)
 
@@ -127,10 +129,9 @@ class Elastic:
         with (
             _small_runs(),
             comparing_steps(lambda step, found: seen.append((step, found))),
-            Worker(folder / "cache0") as first,
-            Worker(folder / "cache1") as second,
+            contextlib.ExitStack() as open_workers,
         ):
-            yield cls((first, second), folder, seen)
+            yield cls(folder, open_workers, seen)
 
     def trial(self, seed: int, number: int) -> Trial:
         chance = random.Random(f"elastic {seed} {number}")
@@ -140,24 +141,28 @@ class Elastic:
         make = self._in_processes if number % 5 == 4 else self._on_devices
         changes, steps, failures, refusals = make(chance, workdir, run_seed, stops)
         failures += [what for step, found in steps for what in wrong(step, found)]
+        trial = {
+            "changes": changes,
+            "refusals": refusals,
+            "steps": len(steps),
+            "largest": {part: max((found[part] for _, found in steps), default=0.0) for part in BOUNDS},
+            "failures": failures,
+        }
+        if not (workdir / "result.json").exists():
+            return {**trial, "tested": dict.fromkeys(TESTED, 0.0), "failures": [*failures, "the run has no result"]}
         alone, spread = self._tested(run_seed), self.spread()
         failures += [
             f"step {step}: another batch" for step, found in steps if found["batch"] != self.batches[run_seed][step]
         ]
         failures += _lost_steps(workdir)
+        if {step for step, _ in steps} != {*range(1, STEPS + 1)}:
+            failures.append(f"only these steps were compared: {sorted({step for step, _ in steps})}")
         result = json.loads((workdir / "result.json").read_text())
         differences = {name: abs(result[name] - alone[name]) for name in TESTED}
         failures += [
             f"{name} differs by {differences[name]:.2g}" for name in TESTED if differences[name] > spread[name]
         ]
-        return {
-            "changes": changes,
-            "refusals": refusals,
-            "steps": len(steps),
-            "largest": {part: max(found[part] for _, found in steps) for part in BOUNDS},
-            "tested": differences,
-            "failures": failures,
-        }
+        return {**trial, "tested": differences, "failures": failures}
 
     def spread(self) -> dict[str, float]:
         """Return the ranges of the results of undisturbed runs of different seeds, on one device."""
@@ -217,6 +222,8 @@ class Elastic:
     def _start(self, workdir: Path, seed: int, processes: int, devices: int, **when: Any) -> list[Ended]:
         together = ["--distributed", "--coordinator", f"127.0.0.1:{free_port()}", "--num-processes", str(processes)]
         together += ["--heartbeat", "300"]
+        while len(self.workers) < processes:
+            self.workers.append(self.open_workers.enter_context(Worker(self.folder / f"cache{len(self.workers)}")))
 
         def one(index: int) -> Ended:
             more = [*together, "--process-id", str(index)] if processes > 1 else []

@@ -67,7 +67,9 @@ def _read(path: Path) -> list[Trial]:
 
 def write_report(name: str, flags: argparse.Namespace, trials: list[Trial], counts: dict[str, Any]) -> int:
     """Write the report of a campaign. Return the exit status: 1 if any trial has failures."""
-    failed = [trial for trial in trials if trial["failures"]]
+    failed = [
+        {name: value for name, value in trial.items() if name != "usage"} for trial in trials if trial["failures"]
+    ]
     report = {
         "command": f"python tests/faults/campaign.py {name} --seed {flags.seed} --count {flags.count}",
         "trials": len(trials),

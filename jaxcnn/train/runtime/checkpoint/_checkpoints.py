@@ -23,6 +23,9 @@ from jaxcnn.train.state import TrainState
 DAMAGED = "damaged_checkpoints"
 """Folder beside that of the checkpoints, to which unreadable checkpoints are moved."""
 
+REPLACED = ".replaced"
+"""Suffix of the folder of a checkpoint while the same step is saved again."""
+
 OVERHEAD_BYTES = 2**20
 """Upper bound of what Orbax writes beside the arrays."""
 
@@ -110,7 +113,7 @@ class Checkpoints:
                         self._directory.rmdir()
 
     def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
-        """Start to save a state.
+        """Start to save a state. It takes the place of a checkpoint of the same step once it is written.
 
         Args:
           state: host arrays, which must not change until they are written; see `to_host`.
@@ -129,6 +132,9 @@ class Checkpoints:
             state=self._args.StandardSave(_without_empty(state)), meta=self._args.JsonSave(integrity.seal(description))
         )
         try:
+            if step in self.steps():  # of a run that was stopped between this step and its evaluation
+                self._folder_of(step).rename(self._folder_of(step, REPLACED))
+                self._manager.reload()
             with quiet_stragglers():
                 # Without `force`, Orbax silently skips a step that it takes for an old one.
                 self._manager.save(step, args=args, force=True)
@@ -152,6 +158,7 @@ class Checkpoints:
                 raise OSError("it did not arrive")
         except Exception as error:
             self._fail(error)
+        shutil.rmtree(self._folder_of(self._saving, REPLACED), ignore_errors=True)
         self._saving = None
         for step in {*self.steps()} - self._kept():
             # Renamed first: a partly deleted folder must not look like a checkpoint.
@@ -389,10 +396,18 @@ class Checkpoints:
         self._manager.reload()
 
     def _remove_unfinished(self) -> None:
-        """Remove what interrupted saves have left."""
+        """Remove what interrupted saves have left, and keep a checkpoint whose replacement was not written."""
         with contextlib.suppress(OSError):  # the folder cannot be read, which other methods report
             for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(path, ignore_errors=True)
+            for path in self._directory.glob(f"*{REPLACED}"):
+                if path.with_suffix("").exists():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.rename(path.with_suffix(""))
+
+    def _folder_of(self, step: int, suffix: str = "") -> Path:
+        return self._directory / f"{step}{suffix}"
 
 
 def _without_empty(state: Any) -> Any:
