@@ -2,8 +2,9 @@
 
 A convolution with a constant kernel takes in what follows it, as long as nothing else reads what is between: affine
 maps of each channel by constants (a bias, a batch normalization in evaluation), the sum with another array of the same
-shape, and an activation function at the end. Products with a constant matrix at each position are such convolutions. A 1x1 convolution also takes in a batch normalization and ReLU in front of it, as in
-DenseNet. Factors are multiplied into the kernel in float64, and rounded once.
+shape, and an activation function at the end. Products with a constant matrix at each position are such convolutions
+too. A 1x1 convolution also takes in a batch normalization and ReLU in front of it, as in DenseNet. Factors are
+multiplied into the kernel in float64, and rounded once.
 """
 
 from collections import Counter

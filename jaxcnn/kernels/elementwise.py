@@ -1,4 +1,4 @@
-"""Activation functions of floating-point arrays that the convolution of inference can compute as it writes its output."""
+"""Activation functions of floating-point arrays. The convolution of inference computes them with its output."""
 
 import functools
 from collections.abc import Callable

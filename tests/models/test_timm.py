@@ -1,4 +1,4 @@
-"""Every architecture of ours in timm: its ids are in our table, its arrays are read and written, its logits are timm's."""
+"""Architectures of ours in timm: their ids are in our table, arrays are read and written, and logits are timm's."""
 
 from typing import Any
 
