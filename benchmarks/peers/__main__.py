@@ -27,6 +27,10 @@ DEFAULT_BATCH = {
     "vgg16": 4,
     "densenet121": 8,
     "googlenet_bn": 8,
+    "mobilenet_v2": 16,
+    "efficientnet_b0": 16,
+    "regnet_y_400mf": 16,
+    "convnext_tiny": 8,
 }
 
 

@@ -149,6 +149,8 @@ NETWORKS = {"lenet5": LeNet5, "vgg16": VGG16, "densenet121": DenseNet121, "googl
 
 
 def network(task):
+    if task["model"] in common.TORCH_MODELS:
+        raise NotImplementedError(f"no such model: {task['model']} is not implemented for this library")
     dtype = jnp.dtype(task["dtype"])
     return NETWORKS[task["model"]](dtype) if task["model"] in NETWORKS else ResNet(task["model"], dtype)
 

@@ -64,11 +64,12 @@ def resnet(model):
 
 
 def network(name):
-    if name in common.TORCHVISION_MODELS:
+    published = common.TORCHVISION_MODELS | common.TORCH_MODELS
+    if name in published:
         import torchvision
 
         options = {"aux_logits": True, "init_weights": False} if name == "googlenet_bn" else {}
-        return getattr(torchvision.models, common.TORCHVISION_MODELS[name])(**options)
+        return getattr(torchvision.models, published[name])(**options)
     return lenet5() if name == "lenet5" else resnet(name)
 
 

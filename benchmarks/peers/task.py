@@ -49,7 +49,9 @@ RESNETS = {
 # Models of jaxcnn, plain Flax and torch (from torchvision); the value is torchvision's name. `check_supported` rejects
 # them in the other libraries.
 TORCHVISION_MODELS = {"vgg16": "vgg16", "densenet121": "densenet121", "googlenet_bn": "googlenet"}
-MODELS = ("lenet5", *RESNETS, *TORCHVISION_MODELS)
+# Models of jaxcnn and torch alone.
+TORCH_MODELS = {name: name for name in ("mobilenet_v2", "efficientnet_b0", "regnet_y_400mf", "convnext_tiny")}
+MODELS = ("lenet5", *RESNETS, *TORCHVISION_MODELS, *TORCH_MODELS)
 # Channels of GoogLeNet's inception modules: 1x1; 3x3 reduction, 3x3; second 3x3 reduction, 3x3; pooling projection.
 INCEPTION = {
     "3a": (64, 96, 128, 16, 32, 32),
@@ -92,5 +94,5 @@ def check_supported(task: dict) -> None:
     Raises:
       NotImplementedError: if only jaxcnn, plain Flax and torch implement it.
     """
-    if task["model"] in TORCHVISION_MODELS:
+    if task["model"] in (*TORCHVISION_MODELS, *TORCH_MODELS):
         raise NotImplementedError(f"no such model: {task['model']} is not implemented for this library")

@@ -2,8 +2,9 @@
 
 A convolution with a constant kernel takes in what follows it, as long as nothing else reads what is between: affine
 maps of each channel by constants (a bias, a batch normalization in evaluation), the sum with another array of the same
-shape, and a ReLU at the end. A 1x1 convolution also takes in a batch normalization and ReLU in front of it, as in
-DenseNet. Factors are multiplied into the kernel in float64, and rounded once.
+shape, and an activation function at the end. Products with a constant matrix at each position are such convolutions
+too. A 1x1 convolution also takes in a batch normalization and ReLU in front of it, as in DenseNet. Factors are
+multiplied into the kernel in float64, and rounded once.
 """
 
 from collections import Counter
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.freezing import _activated, _affine
+from jaxcnn.freezing import _activated, _activation, _affine
 from jaxcnn.freezing._program import KERNEL, Atom, Op, Program, Value
 from jaxcnn.kernels.activated import activated_conv
 from jaxcnn.kernels.convolution import LAYOUTS, Convolution, Geometry, Role
@@ -69,7 +70,7 @@ class Memo:
 
 @dataclass
 class _Chain:
-    """A convolution and what it has taken in: `relu(conv(x, kernel) factor + offset + residual)`."""
+    """A convolution and what it has taken in: `activation(conv(x, kernel) factor + offset + residual)`."""
 
     geometry: Geometry
     x: Value
@@ -79,12 +80,15 @@ class _Chain:
     end: Value
     ops: list[Op]
     residual: Value | None = None
-    relu: bool = False
+    activation: str | None = None
 
     @property
-    def is_dense(self) -> bool:
-        """Whether it is a product of matrices and no convolution."""
-        return self.kernel.ndim == 2
+    def is_left(self) -> bool:
+        """Whether it is a product of matrices that has taken in too little to be computed as a convolution."""
+        if self.kernel.ndim == 4:
+            return False
+        is_image = len(self.x.shape) == 4
+        return self.activation is None if self.residual is None else not is_image
 
 
 def folded(program: Program, dtype: Any, memo: Memo) -> Program:
@@ -104,15 +108,17 @@ def folded(program: Program, dtype: Any, memo: Memo) -> Program:
         if chain is not None:
             while _extended(chain, uses, consumed):
                 pass
-            if chain.is_dense and (not chain.relu or chain.residual is not None):
+            if chain.is_left:
                 continue
             consumed.update(chain.ops)
             chains.append(chain)
     for chain in chains:
-        activation = _activated.of(chain.geometry, chain.x, uses, consumed) if chain.residual is None else None
-        if activation is not None:
-            consumed.update(activation.ops)
-        by_last[chain.ops[-1]] = _fused(chain, activation, dtype, memo)
+        before = None
+        if chain.residual is None and chain.activation in (None, "relu"):
+            before = _activated.of(chain.geometry, chain.x, uses, consumed)
+        if before is not None:
+            consumed.update(before.ops)
+        by_last[chain.ops[-1]] = _fused(chain, before, dtype, memo)
     for op in program.ops:
         if op not in consumed:
             ops, merged = _affine.merged(op, uses, consumed)
@@ -134,18 +140,25 @@ class _Uses:
         outputs = [value for value in program.outputs if isinstance(value, Value)]
         self.count = Counter([*values, *outputs])
         self._outputs = set(outputs)
-        self._readers = {value: op for op in program.ops for value in op.inputs if isinstance(value, Value)}
+        self._readers: dict[Value, list[Op]] = {}
+        for op in program.ops:
+            for value in {value for value in op.inputs if isinstance(value, Value)}:
+                self._readers.setdefault(value, []).append(op)
         self.makers = {value: op for op in program.ops for value in op.outputs}
 
     def only_reader(self, value: Value) -> Op | None:
         """Return the operation that reads a value, if it reads it once and nothing else does."""
-        return self._readers[value] if self.count[value] == 1 and value not in self._outputs else None
+        return self._readers[value][0] if self.count[value] == 1 and value not in self._outputs else None
+
+    def readers(self, value: Value) -> list[Op]:
+        """Return the operations that read a value, in order."""
+        return self._readers.get(value, [])
 
 
 def _started(op: Op, dtype: Any) -> _Chain | None:
     """Return the chain that starts with an operation, or None if it is no convolution with a constant kernel."""
     if op.name == "dot_general":
-        geometry = _dense_geometry(op) if dtype == jnp.bfloat16 else None
+        geometry = _dense_geometry(op, dtype)
     elif op.name == KERNEL:
         kernel = op.params["kernel"]
         is_output = isinstance(kernel, Convolution) and kernel.role is Role.OUTPUT
@@ -161,17 +174,20 @@ def _started(op: Op, dtype: Any) -> _Chain | None:
     return _Chain(geometry, x, kernel, ones, 0 * ones, op.outputs[0], [op])
 
 
-def _dense_geometry(op: Op) -> Geometry | None:
-    """Return the geometry of a product with a constant matrix as a 1x1 convolution of one image of one row.
+def _dense_geometry(op: Op, dtype: Any) -> Geometry | None:
+    """Return the geometry of a product with a constant matrix as a 1x1 convolution of images, or of one row.
 
-    In bfloat16, XLA on a CPU may widen the matrix at each call, which takes longer than the product.
+    A row pays in bfloat16: XLA on a CPU may widen the matrix at each call, which takes longer than the product.
     """
     x, matrix = op.inputs
     if not isinstance(x, Value) or not isinstance(matrix, np.ndarray) or x.dtype != "float32" or matrix.ndim != 2:
         return None
-    if len(x.shape) != 2 or op.params["dimension_numbers"] != (((1,), (0,)), ((), ())) or 0 in matrix.shape:
+    axes = len(x.shape) - 1
+    is_known = axes == 3 or (axes == 1 and dtype == jnp.bfloat16)
+    if not is_known or op.params["dimension_numbers"] != (((axes,), (0,)), ((), ())) or 0 in matrix.shape:
         return None
-    return Geometry((1, 1, *x.shape), (1, 1, *matrix.shape), (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
+    images = x.shape if axes == 3 else (1, 1, *x.shape)
+    return Geometry(images, (1, 1, *matrix.shape), (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
 
 
 def _geometry(op: Op) -> Geometry | None:
@@ -194,13 +210,19 @@ def _geometry(op: Op) -> Geometry | None:
 
 
 def _extended(chain: _Chain, uses: _Uses, consumed: set[Op]) -> bool:
-    """Take in the operation that reads the end of a chain; return whether it is possible."""
-    op = uses.only_reader(chain.end)
-    if op is None or op in consumed or chain.relu or len(op.outputs) != 1:
+    """Take in what reads the end of a chain; return whether it is possible."""
+    if chain.activation is not None:
         return False
-    if op.name == "relu":
-        chain.relu = True
-    elif op.name == "convert_element_type":
+    activation = _activation.of(chain.end, uses, consumed)
+    if activation is not None:
+        chain.activation, ops = activation
+        chain.ops += ops
+        chain.end = ops[-1].outputs[0]
+        return True
+    op = uses.only_reader(chain.end)
+    if op is None or op in consumed or len(op.outputs) != 1:
+        return False
+    if op.name == "convert_element_type":
         # The fused kernel has the dtype of x, and sums in float32 or wider.
         if op.outputs[0].dtype not in (chain.x.dtype, jnp.promote_types(chain.x.dtype, jnp.float32)):
             return False
@@ -230,24 +252,25 @@ def _fused(chain: _Chain, before: _activated.Activation | None, dtype: Any, memo
     computed = chain.x.dtype if dtype is None else dtype
     kernel = memo.kernel(chain.kernel, chain.factor, computed)
     bias = chain.offset.astype(jnp.promote_types(computed, jnp.float32))
-    relu, geometry, is_dense = chain.relu, chain.geometry, chain.is_dense
+    activation, geometry, is_row = chain.activation, chain.geometry, len(chain.x.shape) == 2
     result = chain.end.dtype if dtype is None else dtype
 
     if before is not None:
         factor, offset = before.factor.astype(bias.dtype), before.offset.astype(bias.dtype)
 
         def activated(*maps: jax.Array) -> list[jax.Array]:
-            y = activated_conv(relu, kernel, factor, offset, bias, [value.astype(computed) for value in maps])
+            y = activated_conv(
+                activation == "relu", kernel, factor, offset, bias, [value.astype(computed) for value in maps]
+            )
             return [y.astype(result)]
 
         return Op("fused", activated, list(before.maps), [chain.end], narrow=dtype)
 
     def run(x: jax.Array, *residual: jax.Array) -> list[jax.Array]:
         others = [value.astype(computed) for value in residual]
-        if is_dense:
-            y = fused_conv(geometry, relu, x.reshape(1, 1, *x.shape), kernel.reshape(geometry.kernel), bias)
-            return [y.reshape(y.shape[2:]).astype(result)]
-        return [fused_conv(geometry, relu, x, kernel, bias, *others).astype(result)]
+        images = x.reshape(1, 1, *x.shape) if is_row else x
+        y = fused_conv(geometry, activation, images, kernel.reshape(geometry.kernel), bias, *others)
+        return [(y.reshape(y.shape[2:]) if is_row else y).astype(result)]
 
     inputs: list[Atom] = [chain.x] if chain.residual is None else [chain.x, chain.residual]
     return Op("fused", run, inputs, [chain.end], narrow=dtype)

@@ -10,6 +10,7 @@ One environment variable, `JAXCNN_KERNELS=auto|xla|native`, and one context mana
 
 from jaxcnn.kernels._selection import CHOICES, VARIABLE, check, in_use, inlined, on_cpu, selected, use
 from jaxcnn.kernels.convolution import conv, describe
+from jaxcnn.kernels.layer_norm import layer_norm
 from jaxcnn.kernels.normalization import batch_norm, normalize
 from jaxcnn.kernels.pooling import avg_pool, max_pool
 from jaxcnn.kernels.products import dense
@@ -29,6 +30,7 @@ __all__ = [
     "describe",
     "in_use",
     "inlined",
+    "layer_norm",
     "materialize",
     "max_pool",
     "moments",

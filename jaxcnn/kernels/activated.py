@@ -58,7 +58,7 @@ class ActivatedConvolution(Kernel):
         x = jnp.concatenate(maps, axis=3)
         x = jax.nn.relu(x.astype(factor.dtype) * row(factor, x) + row(offset, x)).astype(x.dtype)
         geometry = Geometry(x.shape, kernel.shape, (1, 1), ((0, 0), (0, 0)), (1, 1), 1)
-        return list(call(FusedConvolution(geometry, self.relu, self.content), x, kernel, bias))
+        return list(call(FusedConvolution(geometry, "relu" if self.relu else None, self.content), x, kernel, bias))
 
     def native(self, kernel: Any, factor: Any, offset: Any, bias: Any, *maps: Any) -> Form | None:
         vectors = (factor, offset, bias)

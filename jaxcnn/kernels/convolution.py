@@ -40,6 +40,9 @@ FEW_CHANNELS, LEAST_BLOCKED = 4, 7
 LEAST_WORK = 2**20
 """Multiply-adds below which calling oneDNN's thread costs more than oneDNN saves."""
 
+LEAST_GROUPED_WORK = 2**14
+"""The same for convolutions with groups, which XLA on a CPU computes 20 to 60 times as slowly."""
+
 
 def conv(
     x: jax.Array,
@@ -118,6 +121,12 @@ class Geometry(NamedTuple):
         return self.kernel[:2] == (1, 1) and not any(map(any, self.padding)) and self.groups == 1
 
     @property
+    def is_small(self) -> bool:
+        """Whether it has too few multiply-adds for oneDNN, or none."""
+        work = math.prod(self.output) * math.prod(self.kernel[:3])
+        return work < max(min(LEAST_WORK, LEAST_GROUPED_WORK) if self.groups > 1 else LEAST_WORK, 1)
+
+    @property
     def has_blocks(self) -> bool:
         """Whether a TPU computes it by `block_windows`: a large kernel at stride 2 over the channels of a photograph.
 
@@ -171,10 +180,9 @@ class Convolution(Trilinear):
 
     def native(self, a: Any, b: Any) -> Form | None:
         sides = zip(self.geometry.padding, self.geometry.reach, strict=True)
-        work = math.prod(self.geometry.output) * math.prod(self.geometry.kernel[:3])
         dtype = a.dtype.name
         is_known = dtype in ("float32", "bfloat16") and self.kernel_dtype in ("float32", dtype)
-        if not is_known or work < max(LEAST_WORK, 1) or any(max(pads) >= reach for pads, reach in sides):
+        if not is_known or self.geometry.is_small or any(max(pads) >= reach for pads, reach in sides):
             return None
         result = self.outputs(a, b)
         key = self._key(dtype)

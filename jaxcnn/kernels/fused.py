@@ -1,11 +1,10 @@
-"""The convolution of inference: `relu(W * X + b + R)` with constant W and b, computed in one pass.
+"""The convolution of inference: `f(W * X + b + R)` with an activation f and constant W and b, computed in one pass.
 
 On a CPU it is one call of oneDNN or of Winograd's algorithm, which packs W into its own layout once for each call in a
 program. Elsewhere XLA fuses the operations of `form`.
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,20 +15,21 @@ import numpy as np
 
 from jaxcnn.kernels import native
 from jaxcnn.kernels._primitive import Form, Kernel, call, instantiated, is_given, merged
-from jaxcnn.kernels.convolution import LEAST_WORK, Convolution, Geometry, Role, product, windows
+from jaxcnn.kernels.convolution import Convolution, Geometry, Role, product, windows
+from jaxcnn.kernels.elementwise import ACTIVATIONS
 from jaxcnn.kernels.reductions import row
 
 Content = tuple[int, int]
 
 
 def fused_conv(
-    geometry: Geometry, relu: bool, x: Any, kernel: np.ndarray, bias: np.ndarray, residual: Any = None
+    geometry: Geometry, activation: str | None, x: Any, kernel: np.ndarray, bias: np.ndarray, residual: Any = None
 ) -> jax.Array:
-    """Return `relu(kernel * x + bias + residual)`, or without the ReLU, `[N, H_out, W_out, C_out]` in the dtype of x.
+    """Return `activation(kernel * x + bias + residual)`, `[N, H_out, W_out, C_out]` in the dtype of x.
 
     Args:
       geometry: shapes, strides, padding, dilation and groups.
-      relu: whether to apply a ReLU.
+      activation: name in `jaxcnn.kernels.elementwise.ACTIVATIONS`, or None.
       x: images `[N, H, W, C_in]`.
       kernel: `[kH, kW, C_in / groups, C_out]` in the dtype of x, a constant: its bytes identify the packed copy.
       bias: `[C_out]` in float32 or the dtype of x, whichever is wider, a constant.
@@ -37,7 +37,7 @@ def fused_conv(
     """
     others = () if residual is None else (residual,)
     operands: Any = (x, kernel, bias, *others)
-    return call(FusedConvolution(geometry, relu, content_of(kernel)), *operands)[0]
+    return call(FusedConvolution(geometry, activation, content_of(kernel)), *operands)[0]
 
 
 def content_of(array: np.ndarray) -> Content:
@@ -49,19 +49,19 @@ def content_of(array: np.ndarray) -> Content:
 
 @dataclass(frozen=True)
 class FusedConvolution(Kernel):
-    """`relu(W * X + b + R)` of (X, W, b) or (X, W, b, R).
+    """`f(W * X + b + R)` of (X, W, b) or (X, W, b, R).
 
     The operand W must be the same in every execution of a program, since the native form packs it at the first one.
     Use `fused_conv`, which takes W as a NumPy array and cannot be given another.
 
     Attributes:
       geometry: shapes, strides, padding, dilation and groups.
-      relu: whether there is a ReLU.
+      activation: name of f in `ACTIVATIONS`, or None for none.
       content: digest of W. Calls with the same digest share the packed copy.
     """
 
     geometry: Geometry
-    relu: bool
+    activation: str | None
     content: Content
 
     def outputs(self, x: Any, *_: Any) -> list[Any]:
@@ -78,9 +78,8 @@ class FusedConvolution(Kernel):
     def native(self, x: Any, kernel: Any, bias: Any, *residual: Any) -> Form | None:
         geometry = self.geometry
         sides = zip(geometry.padding, geometry.reach, strict=True)
-        work = math.prod(geometry.output) * math.prod(geometry.kernel[:3])
         is_known = x.dtype in ("float32", "bfloat16") and kernel.dtype == x.dtype and bias.dtype == "float32"
-        if not is_known or work < max(LEAST_WORK, 1) or any(max(pads) >= reach for pads, reach in sides):
+        if not is_known or geometry.is_small or any(max(pads) >= reach for pads, reach in sides):
             return None
         if native.is_fused_fast(self._key(x.dtype, residual)):
             return self._call(x, x.dtype, residual)
@@ -106,7 +105,12 @@ class FusedConvolution(Kernel):
             parts.append(row(bias_dot, y).astype(y.dtype))
         parts += [instantiated(dot, value) for dot, value in zip(residual_dot, residual, strict=True)]
         total = sum(parts[1:], start=parts[0])
-        return [jnp.where(y > 0, total, jnp.zeros_like(total)) if self.relu else total]
+        if self.activation == "relu":
+            return [jnp.where(y > 0, total, jnp.zeros_like(total))]
+        if self.activation is not None:
+            before = call(replace(self, activation=None), *operands)[0]
+            return [jax.jvp(ACTIVATIONS[self.activation], (before,), (total,))[1]]
+        return [total]
 
     def batched(self, operands: Any, dims: Any) -> tuple[Sequence[jax.Array], Sequence[int]]:
         x, kernel, bias, *residual = operands
@@ -123,7 +127,7 @@ class FusedConvolution(Kernel):
         total = y.astype(bias.dtype) + row(bias, y)
         for value in residual:
             total = total + value.astype(bias.dtype)
-        return (jax.nn.relu(total) if self.relu else total).astype(y.dtype)
+        return (total if self.activation is None else ACTIVATIONS[self.activation](total)).astype(y.dtype)
 
     def _call(self, x: Any, dtype: Any, residual: Sequence[Any]) -> Form:
         key = self._key(np.dtype(dtype), residual)
@@ -143,6 +147,7 @@ class FusedConvolution(Kernel):
         g = self.geometry
         (top, bottom), (left, right) = g.padding
         exact = native.requires_exact_sums()
-        flags = int(self.relu), len(residual), int(dtype == jnp.bfloat16), int(exact)
+        number = 0 if self.activation is None else 1 + list(ACTIVATIONS).index(self.activation)
+        flags = number, len(residual), int(dtype == jnp.bfloat16), int(exact)
         sizes = (*g.image, *g.kernel, *g.output)
         return (*sizes, *g.strides, top, left, bottom, right, *g.dilation, g.groups, *flags)

@@ -3,8 +3,8 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from jaxcnn.kernels import elementwise
 from jaxcnn.layers._dtypes import floating
 
 
@@ -15,9 +15,7 @@ def relu(x: jax.Array) -> jax.Array:
 
 def relu6(x: jax.Array) -> jax.Array:
     """Return `min(max(0, x), 6)`. The function form of `ReLU6`."""
-    x = floating(x)
-    # The derivative of `clamp` at 0 and 6 is 0, as in torch; that of `minimum` and `maximum` is 1/2.
-    return jax.lax.clamp(np.zeros((), x.dtype), x, np.full((), 6, x.dtype))
+    return elementwise.relu6(floating(x))
 
 
 def sigmoid(x: jax.Array) -> jax.Array:
@@ -32,12 +30,12 @@ def silu(x: jax.Array) -> jax.Array:
 
 def hard_sigmoid(x: jax.Array) -> jax.Array:
     """Return `relu6(x + 3) / 6`. The function form of `HardSigmoid`."""
-    return relu6(floating(x) + 3) / 6
+    return elementwise.hard_sigmoid(floating(x))
 
 
 def hard_swish(x: jax.Array) -> jax.Array:
     """Return `x * hard_sigmoid(x)`. The function form of `HardSwish`."""
-    return floating(x) * hard_sigmoid(x)
+    return elementwise.hard_swish(floating(x))
 
 
 class ReLU(nn.Module):

@@ -1,5 +1,6 @@
 """Batch, layer and local response normalization. Of these, `BatchNorm` and `LayerNorm` can be the `norm` of a model."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -164,15 +165,15 @@ class LayerNorm(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         if not self.epsilon >= 0.0:
             raise UsageError(f"LayerNorm needs an epsilon >= 0, got {self.epsilon}")
-        shape = (*(1,) * (x.ndim - 1), x.shape[-1])
-        y = wide(x, self.dtype)
-        centered = y - y.mean(-1, keepdims=True)
-        y = centered * jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + self.epsilon)
-        if self.use_scale:
-            y = y * self.param("scale", self.scale_init, x.shape[-1:], self.param_dtype).reshape(shape)
-        if self.use_bias:
-            y = y + self.param("bias", self.bias_init, x.shape[-1:], self.param_dtype).reshape(shape)
-        return y.astype(floating_dtype(x) if self.dtype is None else self.dtype)
+        y, channels = wide(x, self.dtype), x.shape[-1:]
+        ones, zeros = jnp.ones(channels, y.dtype), jnp.zeros(channels, y.dtype)
+        scale = self.param("scale", self.scale_init, channels, self.param_dtype) if self.use_scale else ones
+        bias = self.param("bias", self.bias_init, channels, self.param_dtype) if self.use_bias else zeros
+        computed = functools.reduce(jnp.promote_types, (y.dtype, scale.dtype, bias.dtype))
+        dtype = floating_dtype(x) if self.dtype is None else jnp.dtype(self.dtype)
+        vectors = scale.astype(computed), bias.astype(computed)
+        # Data in 16 bits are widened row by row.
+        return kernels.layer_norm(x if x.dtype == dtype else y, *vectors, epsilon=self.epsilon, dtype=dtype)
 
 
 class LocalResponseNorm(nn.Module):

@@ -9,6 +9,7 @@ from jaxcnn.errors import UsageError
 from jaxcnn.weights import layout
 from jaxcnn.weights._stored import Stored
 from jaxcnn.weights.names import FLATTENED_CHANNELS, OLD_NAMES, TIMM, TORCHVISION, Names
+from jaxcnn.weights.naming.timm import ADDED_TO_VARIANCE
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,13 @@ class Location:
       name: name in the file.
       flattened_channels: see `jaxcnn.weights.layout`.
       same_layout: whether the file uses our memory layout rather than that of torch.
+      added: what is added to the array in the file.
     """
 
     name: str
     flattened_channels: int | None
     same_layout: bool
+    added: float = 0.0
 
 
 def module_of(name: str) -> str:
@@ -59,9 +62,13 @@ def schemes(model_name: str, model: nn.Module, ours: Iterable[str]) -> list[dict
     for library in (TORCHVISION, TIMM):
         if model_name in library:
             names = library[model_name](model)
+            added = ADDED_TO_VARIANCE.get(model_name, 0.0) if library is TIMM else 0.0
             found.append(
                 {
-                    name: Location(torch_name(name, names), channels.get(module_of(name)), False)
+                    name: Location(
+                        *(torch_name(name, names), channels.get(module_of(name)), False),
+                        added=added if name.endswith("/var") else 0.0,
+                    )
                     for name in ours
                     if is_named(name, names)
                 }

@@ -21,6 +21,7 @@ from jaxcnn.weights._parts import find_part
 from jaxcnn.weights._published import PUBLISHED
 from jaxcnn.weights._stored import Stored
 from jaxcnn.weights.names import COUNTER, FLATTENED_CHANNELS, HEADS, Names, timm_names, torchvision_names
+from jaxcnn.weights.naming.timm import ADDED_TO_VARIANCE, DENSE_AS_CONVOLUTION
 from jaxcnn.weights.preprocessing import Preprocessing
 
 Variables = dict[str, Any]
@@ -161,6 +162,9 @@ def from_file(
         if not location.same_layout:
             array = layout.from_torch(array, ours.shape, location.flattened_channels)
             change = layout.change(ours.shape, location.flattened_channels)
+        if location.added:
+            array = array.astype(np.float64) + location.added
+            change += f", {location.added:+g}"
         if name in summed:
             change += f", summed over {summed[name]} input channels"
         with np.errstate(over="ignore"):  # a value that becomes infinite is reported below
@@ -230,15 +234,22 @@ def to_torchvision(
 def to_timm(model_name: str, variables: Any, model: nn.Module | None = None) -> tuple[dict[str, np.ndarray], list[Row]]:
     """Convert the variables of a model to timm's `state_dict`. Arguments and results are those of `to_torchvision`.
 
+    Where timm's batch normalization has another epsilon (`OTHER_EPSILON`), the running variances make up for it, so
+    that evaluation is the same. These arrays are then equal after a round trip up to rounding, and all others exactly.
+
     Raises:
       UsageError: the model or one of its modules has no counterpart in timm, or timm's one is not known here.
     """
 
+    added = ADDED_TO_VARIANCE.get(model_name, 0.0)
+
     def convert(name: str, array: np.ndarray, channels: int | None) -> np.ndarray:
         if name.endswith("/gamma"):
             return array
+        if name.endswith("/var") and added:
+            return (array.astype(np.float64) - added).astype(array.dtype)
         theirs = _torch_array(name, array, channels)
-        is_convolution = model_name.startswith("vgg") and name in ("params/fc6/kernel", "params/fc7/kernel")
+        is_convolution = name.endswith("/kernel") and module_of(name) in DENSE_AS_CONVOLUTION.get(model_name, ())
         return layout.as_convolution(theirs, channels or theirs.shape[1]) if is_convolution else theirs
 
     return _to_torch(model_name, variables, timm_names(model_name, model), "timm", convert)

@@ -118,6 +118,9 @@ SAME_IN_TIMM = tuple(
     name for name in TORCHVISION if name.startswith(("resnet", "resnext", "wide_resnet", "densenet", "inception"))
 )
 
+TIMM_ARCHITECTURES = {**{name: name for name in (*TIMM, *SAME_IN_TIMM)}, **timm.TIMM_MODELS}
+"""Our names of the architectures of timm that are ours. A name of ours that timm does not have stands for itself."""
+
 # Channels of the feature map that is flattened before a dense layer. torch flattens [C, H, W], jaxcnn [H, W, C].
 FLATTENED_CHANNELS = {
     **{name: {"fc6": 256 if name == "alexnet" else 512} for name in TORCHVISION if name.startswith(("alexnet", "vgg"))},

@@ -10,7 +10,7 @@ import pytest
 
 import jaxcnn
 from benchmarks.peers import libraries
-from benchmarks.peers.__main__ import image_shape, main
+from benchmarks.peers.__main__ import DEFAULT_BATCH, image_shape, main
 from benchmarks.peers.comparison import check_same_network
 from benchmarks.peers.ours import VARIANTS
 from benchmarks.peers.result_tables import to_markdown
@@ -45,6 +45,14 @@ def test_plain_flax_has_our_parameters_and_our_shapes(name, flax_peer):
 
     ours, options = VARIANTS.get(name, (name, {}))
     assert shapes(theirs) == shapes(jaxcnn.create_model(ours, **options))
+
+
+def test_models_of_torch_alone_are_ours_and_refused_by_the_others(flax_peer):
+    for name in flax_peer.common.TORCH_MODELS:
+        assert name in jaxcnn.list_models()
+        assert DEFAULT_BATCH[name] > 0
+        with pytest.raises(NotImplementedError, match=name):
+            flax_peer.network({"model": name, "dtype": "float32"})
 
 
 @pytest.mark.slow

@@ -18,11 +18,16 @@ from jaxcnn.layers import (
     Dense,
     Dropout,
     Flatten,
+    HardSwish,
     LayerNorm,
+    LayerScale,
     MaxPool,
     ReLU,
+    ReLU6,
     Residual,
     Sequential,
+    SiLU,
+    silu,
 )
 
 X = images(2, 12, 12, 8)
@@ -167,6 +172,36 @@ def test_a_convolution_that_is_read_twice_keeps_its_output():
 
 def test_loops_branches_and_dynamic_kernels_stay_as_they_are():
     check(Controlled(), X, 0, scan=1, cond=1)
+
+
+@pytest.mark.parametrize("activation", [ReLU6(), SiLU(), HardSwish(), GELU()])
+def test_an_activation_is_a_part_of_the_convolution(activation):
+    frozen = check(Sequential([conv(), BatchNorm(), activation]), X, 1)
+    assert set(operations(frozen, X)) == {"jit", "FusedConvolution"}
+
+
+class ActivatedAndAdded(nn.Module):
+    """A convolution whose output is read by an activation, and by a sum."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = conv()(x)
+        return silu(x) + x
+
+
+@pytest.mark.parametrize("model", [ActivatedAndAdded(), Sequential([conv(), GELU(approximate=True)])])
+def test_what_is_not_an_activation_alone_stays(model):
+    assert operations(check(model, X, 1), X)["mul"] > 0
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(None, 1e-5), (jnp.bfloat16, 2e-2)])
+def test_dense_layers_of_images_are_convolutions(dtype, tolerance):
+    model = Sequential([conv(), Residual(Sequential([Dense(32), GELU(), Dense(8), LayerScale(0.5)])), Dense(3)])
+    variables = random_variables(model, X, train=False)
+    frozen = freeze(model, variables, dtype=dtype)
+    assert error(frozen(X), apply(model, variables, X)) < tolerance
+    counts = operations(frozen, X)
+    assert (counts["FusedConvolution"], counts["dot_general"]) == (3, 1)
 
 
 def test_outputs_keep_their_structure():

@@ -12,13 +12,15 @@ import pytest
 from jaxcnn import weights
 from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model
+from jaxcnn.models.mobile._inverted_residual import Row
+from jaxcnn.models.mobile.mobilenet_v3 import Bneck
 from jaxcnn.weights import layout, safetensors
-from jaxcnn.weights._locations import torch_name
+from jaxcnn.weights._locations import module_of, torch_name
 from jaxcnn.weights._stored import Stored
 from jaxcnn.weights.conversion import from_file, template
 from jaxcnn.weights.layout import torch_shape
 from jaxcnn.weights.names import COUNTER, TIMM, TORCHVISION, TORCHVISION_MODEL
-from jaxcnn.weights.naming.timm import TIMM_MODELS
+from jaxcnn.weights.naming.timm import DENSE_AS_CONVOLUTION, TIMM_MODELS
 
 # One model of each kind of block and classifier; the deeper and wider ones take long to trace and are slow tests.
 SAMPLE = {"alexnet", "vgg11", "vgg16_bn", "googlenet_bn", "resnet18", "resnet50", "resnext50_32x4d", "densenet121"}
@@ -114,7 +116,7 @@ def test_the_first_fully_connected_layer_sees_the_same_numbers():
     np.testing.assert_array_equal(layout.to_torch(ours, 512), theirs)
 
 
-TIMM_SAMPLE = {"convnext_tiny", "regnety_004", "resnet50"}
+TIMM_SAMPLE = {"convnext_tiny", "regnety_004", "resnet50", "mobilenetv3_small_100"}
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,9 @@ def test_the_arrays_of_timm_have_the_names_types_and_shapes_that_are_read(theirs
     names = TIMM.get(ours, TORCHVISION[ours])(model)
     for name, array in shapes_of(model).items():
         key = torch_name(name, names)
-        state[key] = np.broadcast_to(np.float32(0), torch_shape(array.shape))
+        is_convolution = name.endswith("/kernel") and module_of(name) in DENSE_AS_CONVOLUTION.get(ours, ())
+        shape = (*torch_shape(array.shape), 1, 1) if is_convolution else torch_shape(array.shape)
+        state[key] = np.broadcast_to(np.float32(0), shape)
         if key.endswith("running_var"):
             state[key.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
     assert signature(state) == SIGNATURES["timm"][theirs]
@@ -144,6 +148,8 @@ def test_the_arrays_of_timm_have_the_names_types_and_shapes_that_are_read(theirs
         ("regnet_y_400mf", {"stage_sizes": (1, 2), "widths": (8, 16), "group_width": 8}),
         ("resnet50", {"stage_sizes": (1, 1), "width": 8}),
         ("vgg11", {"hidden": 24}),
+        ("mobilenet_v2", {"table": (Row(1, 8, 1, 1), Row(6, 16, 2, 2))}),
+        ("efficientnet_b0", {"table": (Row(1, 8, 1, 1), Row(6, 16, 2, 2, 5))}),
     ],
 )
 def test_export_to_timm_and_import_are_bit_equal(name, fields):
@@ -153,6 +159,16 @@ def test_export_to_timm_and_import_are_bit_equal(name, fields):
     assert len(rows) == len(jax.tree.leaves(variables))
     again = back(name, model, state).variables
     jax.tree.map(np.testing.assert_array_equal, again, variables)
+
+
+def test_a_variance_makes_up_for_the_epsilon_of_timm():
+    model = create_model("mobilenet_v3_small", table=((Bneck(3, 16, 16, True, "RE", 2),),), hidden=8)
+    variables = counted(shapes_of(model))
+    state, _ = weights.to_timm("mobilenet_v3_small", variables, model)
+    ours = variables["batch_stats"]["stem"]["norm"]["var"]
+    np.testing.assert_allclose(state["bn1.running_var"] + 1e-5, ours + 1e-3, rtol=1e-6)
+    again = back("mobilenet_v3_small", model, state).variables
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), again, variables)
 
 
 def test_timms_arrays_have_its_shapes():

@@ -50,9 +50,11 @@ def run(args: Sequence[str]) -> None:
             raise UsageError(f"no model of the family {flags.family} matches {flags.pattern!r}; omit the pattern")
     key = {"image": "image_shape"}.get(flags.sort, flags.sort)
     if flags.ids:
-        print_rows(
-            [row for facts in found for row in _rows_of_weights(facts.name, as_json=flags.json)], as_json=flags.json
-        )
+        weights = [row for facts in found for row in _rows_of_weights(facts.name, as_json=flags.json)]
+        print_rows(weights, as_json=flags.json)
+        if not flags.json:
+            of_timm = sum(row["id"].startswith("timm:") for row in weights)
+            print(f"{of_timm:,} ids of timm and {len(weights) - of_timm:,} of torchvision")
         return
     found.sort(key=lambda facts: getattr(facts, key))  # models of equal rank stay in the order of their names
     rows = [_json_row(facts) if flags.json else _table_row(facts, papers=flags.papers) for facts in found]

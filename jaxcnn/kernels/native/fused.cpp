@@ -1,9 +1,9 @@
-// A convolution of inference by oneDNN or Winograd's algorithm: relu(W * X + b + R) in one pass, with W packed once for
+// A convolution of inference by oneDNN or Winograd's algorithm: f(W * X + b + R) in one pass, with W packed once for
 // each call in a program.
 //
 // Everything except the numbers is in `key`, 25 numbers: the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out]
-// and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups, and 0 or
-// 1 for: ReLU, a residual R of the shape of Y, bfloat16 X, R and Y (else float32), exact sums of products (else a faster
+// and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups, the number
+// of the activation f in `kFunctions`, and 0 or 1 for: a residual R of the shape of Y, bfloat16 X, R and Y (else float32), exact sums of products (else a faster
 // algorithm is allowed, `winograd/winograd.h`). b is [C_out] in float32. W is in float32 or bfloat16.
 //
 // `content`, two numbers, is a digest of W. The caller promises that every execution of the call passes this W. So the
@@ -39,7 +39,20 @@ constexpr size_t kKeySize = 25;
 constexpr int kImage = 0, kKernel = 4, kOutput = 8;  // where the shapes are in the key
 constexpr auto kFloat32 = memory::data_type::f32, kBfloat16 = memory::data_type::bf16;
 
-bool HasRelu(const Key& key) { return key[21] != 0; }
+// Activations, in the order of `ACTIVATIONS` in `elementwise.py`: ReLU, ReLU6, SiLU, hard swish and GELU.
+struct Function {
+  dnnl::algorithm algorithm;
+  float alpha, beta;
+};
+constexpr std::array<Function, 6> kFunctions = {{{dnnl::algorithm::undef, 0.0f, 0.0f},
+                                                 {dnnl::algorithm::eltwise_relu, 0.0f, 0.0f},
+                                                 {dnnl::algorithm::eltwise_clip, 0.0f, 6.0f},
+                                                 {dnnl::algorithm::eltwise_swish, 1.0f, 0.0f},
+                                                 {dnnl::algorithm::eltwise_hardswish, 1.0f / 6.0f, 0.5f},
+                                                 {dnnl::algorithm::eltwise_gelu_erf, 0.0f, 0.0f}}};
+constexpr int64_t kRelu = 1;
+
+int64_t Activation(const Key& key) { return key[21]; }
 bool HasResidual(const Key& key) { return key[22] != 0; }
 memory::data_type Type(const Key& key) { return key[23] != 0 ? kBfloat16 : kFloat32; }
 memory::dims Pair(const Key& key, int index) { return {key[12 + 2 * index], key[13 + 2 * index]}; }
@@ -60,7 +73,8 @@ memory::desc Kernel(const Key& key, memory::data_type type) {
 dnnl::convolution_forward::primitive_desc Describe(const dnnl::engine& engine, const Key& key) {
   dnnl::post_ops steps;
   if (HasResidual(key)) steps.append_binary(dnnl::algorithm::binary_add, Images(key, kOutput));
-  if (HasRelu(key)) steps.append_eltwise(dnnl::algorithm::eltwise_relu, 0.0f, 0.0f);
+  const Function& f = kFunctions.at(Activation(key));
+  if (Activation(key) != 0) steps.append_eltwise(f.algorithm, f.alpha, f.beta);
   dnnl::primitive_attr attributes;
   attributes.set_post_ops(steps);
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
@@ -124,7 +138,7 @@ std::shared_ptr<const Transformed> Transform(const worker::Context& context, con
 struct State {
   static ffi::TypeId id;
   std::unique_ptr<dnnl::convolution_forward::primitive_desc> description;
-  dnnl::primitive primitive;
+  dnnl::primitive primitive, activation;
   std::shared_ptr<const memory> kernel;
   std::unique_ptr<winograd::Convolution> winograd;
   std::shared_ptr<const Transformed> transformed;
@@ -138,6 +152,20 @@ struct Operands {
   memory::data_type kernel_type;
 };
 
+// Applies an activation that Winograd's algorithm does not know to its output.
+void Activate(const worker::Context& context, State& state, const Key& key, void* output) {
+  if (Activation(key) == 0 || Activation(key) == kRelu) return;
+  const memory::desc images = Images(key, kOutput);
+  if (state.activation.get(true) == nullptr) {
+    const Function& f = kFunctions.at(Activation(key));
+    state.activation = dnnl::eltwise_forward(dnnl::eltwise_forward::primitive_desc(
+        context.engine, dnnl::prop_kind::forward_inference, f.algorithm, images, images, f.alpha, f.beta));
+  }
+  const memory y(images, context.engine, output);
+  state.activation.execute(context.stream, {{DNNL_ARG_SRC, y}, {DNNL_ARG_DST, y}});
+  context.stream.wait();
+}
+
 void Convolve(const worker::Context& context, State& state, const Key& key, const Content& content, const Operands& data) {
   const auto& engine = context.engine;
   if (!state.transformed && !state.kernel && IsWinograd(key) && data.kernel_type == kFloat32) {
@@ -147,9 +175,9 @@ void Convolve(const worker::Context& context, State& state, const Key& key, cons
   if (state.transformed && state.transformed->data) {
     const bool done = state.winograd->Infer(
         static_cast<const float*>(data.image), state.transformed->data.get(), static_cast<const float*>(data.bias),
-        static_cast<const float*>(data.residual), HasRelu(key), static_cast<float*>(data.output),
+        static_cast<const float*>(data.residual), Activation(key) == kRelu, static_cast<float*>(data.output),
         context.scratch(state.winograd->ScratchBytes()));
-    if (done) return;
+    if (done) return Activate(context, state, key, data.output);
   }
   if (!state.kernel) {
     auto description = std::make_unique<dnnl::convolution_forward::primitive_desc>(Describe(engine, key));
@@ -187,7 +215,8 @@ ffi::Error Execute(State* state, ffi::AnyBuffer image, ffi::AnyBuffer kernel, ff
                    ffi::RemainingArgs others, ffi::Result<ffi::AnyBuffer> output, ffi::Span<const int64_t> numbers,
                    ffi::Span<const int64_t> content) {
   const Key key(numbers.begin(), numbers.end());
-  if (key.size() != kKeySize || content.size() != 2 || others.size() != size_t(HasResidual(key))) {
+  const bool is_known = key.size() == kKeySize && key[21] >= 0 && key[21] < static_cast<int64_t>(kFunctions.size());
+  if (!is_known || content.size() != 2 || others.size() != size_t(HasResidual(key))) {
     return ffi::Error::InvalidArgument("a key of 25 numbers, its operands and a digest of 2 numbers are needed");
   }
   const auto type = Type(key) == kBfloat16 ? ffi::BF16 : ffi::F32;

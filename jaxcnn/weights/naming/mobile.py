@@ -5,6 +5,8 @@ from typing import Any
 
 from jaxcnn.weights.naming import Names
 
+EXCITATION = "excitation"
+
 
 def mobilenet_v2(model: Any) -> Names:
     names = {**_unit("stem", "features.0"), "head": "classifier.1"}
@@ -38,10 +40,7 @@ def efficientnet(model: Any) -> Names:
     names = {**_unit("stem", "features.0"), **_unit("last", f"features.{len(model.table) + 1}"), "head": "classifier.1"}
     for ours, row in _blocks(model):
         stage, block = ours.removeprefix("stage").split("_block")
-        widens = row.expansion != 1
-        separable = ("expand",) * widens + ("depthwise", "excitation", "project")
-        parts = ("fused",) + ("project",) * widens if row.fused else separable
-        names |= _sequence(ours, f"features.{stage}.{int(block) - 1}.block", parts)
+        names |= _sequence(ours, f"features.{stage}.{int(block) - 1}.block", parts_of_row(row))
     return names
 
 
@@ -51,11 +50,23 @@ def mobilenet_v3(model: Any) -> Names:
     index, inputs = 0, model.stem_features
     for index, (ours, row) in enumerate(blocks, start=1):
         block = model.bneck(row).keywords
-        parts = ("expand",) * (block["expanded"] != inputs) + ("depthwise",)
-        parts += ("excitation",) * (block["squeeze"] > 0) + ("project",)
-        names |= _sequence(ours, f"features.{index}.block", parts)
+        names |= _sequence(ours, f"features.{index}.block", parts_of_bneck(block, inputs))
         inputs = block["features"]
     return {**names, **_unit("last", f"features.{index + 1}")}
+
+
+def parts_of_row(row: Any) -> tuple[str, ...]:
+    """Return the parts of a block of EfficientNet. Those of MobileNetV2 and MnasNet have no excitation."""
+    widens = row.expansion != 1
+    if row.fused:
+        return ("fused",) + ("project",) * widens
+    return ("expand",) * widens + ("depthwise", EXCITATION, "project")
+
+
+def parts_of_bneck(block: Any, inputs: int) -> tuple[str, ...]:
+    """Return the parts of a block of MobileNetV3 with these fields and input channels."""
+    parts = ("expand",) * (block["expanded"] != inputs) + ("depthwise",)
+    return parts + (EXCITATION,) * (block["squeeze"] > 0) + ("project",)
 
 
 def _blocks(model: Any) -> Iterator[tuple[str, Any]]:
@@ -73,7 +84,7 @@ def _sequence(ours: str, theirs: str, parts: Iterable[str]) -> Names:
     """Return the names in a block whose parts are numbered."""
     names: Names = {}
     for number, part in enumerate(parts):
-        if part == "excitation":
+        if part == EXCITATION:
             fields = {"reduce": "fc1", "expand": "fc2"}
             names |= {f"{ours}/{part}/{field}": f"{theirs}.{number}.{name}" for field, name in fields.items()}
         else:

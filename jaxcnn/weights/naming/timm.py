@@ -1,9 +1,11 @@
 """Names in timm, where they differ from torchvision's. timm 1.0.31."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jaxcnn.weights.naming import Names
+from jaxcnn.weights.naming.mobile import EXCITATION, parts_of_bneck, parts_of_row
 
 
 def convnext(model: Any) -> Names:
@@ -32,6 +34,49 @@ def regnet(model: Any) -> Names:
     return names
 
 
+# Convolutions and norms of a block by our parts. A squeeze-and-excitation, "se", has no part in their numbers.
+BLOCKS = {
+    ("expand", "depthwise", "project"): (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
+    ("depthwise", "project"): (("conv_dw", "bn1"), ("conv_pw", "bn2")),
+    ("fused", "project"): (("conv_exp", "bn1"), ("conv_pwl", "bn2")),
+    ("fused",): (("conv", "bn1"),),
+}
+
+
+def inverted_residuals(model: Any) -> Names:
+    """Return the names in MobileNetV2, MnasNet and both EfficientNets."""
+    names = {**_unit("stem", "conv_stem", "bn1"), **_unit("last", "conv_head", "bn2"), "head": "classifier"}
+    for stage, row in enumerate(model.rows):
+        for block in range(row.blocks):
+            names |= _block(f"stage{stage + 1}_block{block + 1}", f"blocks.{stage}.{block}", parts_of_row(row))
+    return names
+
+
+def mobilenet_v3(model: Any) -> Names:
+    names = {**_unit("stem", "conv_stem", "bn1"), "fc": "conv_head", "head": "classifier"}
+    blocks = [(f"stage{n}_block{m}", row) for n, rows in enumerate(model.table, 1) for m, row in enumerate(rows, 1)]
+    stage, inputs = 0, model.stem_features
+    # A stage there ends where the number of output channels changes.
+    for stage, (_, group) in enumerate(itertools.groupby(blocks, key=lambda block: block[1].features)):
+        for index, (ours, row) in enumerate(group):
+            block = model.bneck(row).keywords
+            names |= _block(ours, f"blocks.{stage}.{index}", parts_of_bneck(block, inputs))
+            inputs = block["features"]
+    return {**names, **_unit("last", f"blocks.{stage + 1}.0.conv", f"blocks.{stage + 1}.0.bn1")}
+
+
+def _unit(ours: str, conv: str, norm: str) -> Names:
+    return {f"{ours}/conv": conv, f"{ours}/norm": norm}
+
+
+def _block(ours: str, theirs: str, parts: Iterable[str]) -> Names:
+    units = tuple(part for part in parts if part != EXCITATION)
+    names = {f"{ours}/{EXCITATION}/{field}": f"{theirs}.se.conv_{field}" for field in ("reduce", "expand")}
+    for part, (conv, norm) in zip(units, BLOCKS[units], strict=True):
+        names |= _unit(f"{ours}/{part}", f"{theirs}.{conv}", f"{theirs}.{norm}")
+    return names
+
+
 TIMM: dict[str, Callable[[Any], Names]] = {
     **{f"convnext_{size}": convnext for size in ("tiny", "small", "base", "large")},
     **{
@@ -40,8 +85,28 @@ TIMM: dict[str, Callable[[Any], Names]] = {
         for size in ("400mf", "800mf", "1_6gf", "3_2gf", "8gf", "16gf", "32gf")
     },
     "regnet_y_128gf": regnet,
+    "mobilenet_v2": inverted_residuals,
+    "mobilenet_v3_large": mobilenet_v3,
+    "mobilenet_v3_small": mobilenet_v3,
+    **{f"mnasnet{width}": inverted_residuals for width in ("0_5", "0_75", "1_0")},
+    **{f"efficientnet_b{number}": inverted_residuals for number in range(8)},
+    **{f"efficientnet_v2_{size}": inverted_residuals for size in "sml"},
 }
 """Function that returns timm's names, by the name of the model in jaxcnn."""
+
+DENSE_AS_CONVOLUTION = {
+    **{f"vgg{layers}{norm}": ("fc6", "fc7") for layers in (11, 13, 16, 19) for norm in ("", "_bn")},
+    "mobilenet_v3_large": ("fc",),
+    "mobilenet_v3_small": ("fc",),
+}
+"""Dense layers that are convolutions in timm."""
+
+OTHER_EPSILON = ("mobilenet_v3_large", "mobilenet_v3_small", *(f"efficientnet_b{number}" for number in (5, 6, 7)))
+OTHER_EPSILON += tuple(f"efficientnet_v2_{size}" for size in "sml")
+"""Models whose batch normalization has the epsilon 1e-5 in timm, and 1e-3 in torchvision and jaxcnn."""
+
+ADDED_TO_VARIANCE = dict.fromkeys(OTHER_EPSILON, 1e-5 - 1e-3)
+"""What is added to a running variance of timm, so that the normalization in evaluation is the same."""
 
 # Names of architectures in timm, where they differ from ours and all arrays have the same shapes.
 TIMM_MODELS = {
@@ -60,4 +125,13 @@ TIMM_MODELS = {
     "regnety_160": "regnet_y_16gf",
     "regnety_320": "regnet_y_32gf",
     "regnety_1280": "regnet_y_128gf",
+    "mobilenetv2_100": "mobilenet_v2",
+    "mobilenetv3_large_100": "mobilenet_v3_large",
+    "mobilenetv3_small_100": "mobilenet_v3_small",
+    "mnasnet_050": "mnasnet0_5",
+    "mnasnet_075": "mnasnet0_75",
+    "mnasnet_100": "mnasnet1_0",
+    "efficientnetv2_s": "efficientnet_v2_s",
+    "efficientnetv2_m": "efficientnet_v2_m",
+    "efficientnetv2_l": "efficientnet_v2_l",
 }

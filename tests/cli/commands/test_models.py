@@ -46,6 +46,13 @@ def test_the_table_has_sizes_and_on_request_papers(capsys):
     assert "LeCun" in capsys.readouterr().out
 
 
+def test_ids_are_listed_and_counted(capsys):
+    assert main(["models", "mobilenet_v3_small", "--ids"]) == 0
+    table = capsys.readouterr().out
+    assert "timm:mobilenetv3_small_100.lamb_in1k" in table
+    assert table.splitlines()[-1] == "1 ids of timm and 1 of torchvision"
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [

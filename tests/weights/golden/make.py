@@ -31,6 +31,8 @@ vgg11 vgg16_bn resnet18 resnet50 resnext50_32x4d wide_resnet50_2 densenet121
 convnext_tiny convnext_small convnext_base convnext_large
 regnetx_004_tv regnetx_008 regnetx_016 regnetx_032 regnetx_080 regnetx_160 regnetx_320
 regnety_004 regnety_008_tv regnety_016 regnety_032 regnety_080_tv regnety_160 regnety_320 regnety_1280
+mobilenetv2_100 mobilenetv3_large_100 mobilenetv3_small_100 mnasnet_050 mnasnet_075 mnasnet_100
+efficientnet_b0 efficientnet_b5 efficientnetv2_s efficientnetv2_m efficientnetv2_l
 """
 
 

@@ -14,13 +14,6 @@ FILE = Path(__file__).parents[3] / "jaxcnn" / "weights" / "published.json"
 # Transformers, and models for videos, have no counterpart in jaxcnn.
 NOT_OURS = ("vit_", "swin_", "maxvit_")
 
-# Architectures with the same name in timm and in jaxcnn. `TIMM_MODELS` has the others.
-TIMM = """
-resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d wide_resnet50_2 resnext101_32x8d resnext101_64x4d
-wide_resnet101_2 densenet121 densenet161 densenet169 densenet201 inception_v3
-convnext_tiny convnext_small convnext_base convnext_large
-vgg11 vgg13 vgg16 vgg19 vgg11_bn vgg13_bn vgg16_bn vgg19_bn
-"""
 OUR_NAMES = {"googlenet": "googlenet_bn"}
 
 
@@ -66,10 +59,10 @@ def of_torchvision() -> dict[str, dict]:
 def of_timm() -> dict[str, dict]:
     import timm
 
-    from jaxcnn.weights.naming.timm import TIMM_MODELS
+    from jaxcnn.weights.names import TIMM_ARCHITECTURES
 
     table = {}
-    for name, ours in {**{name: name for name in TIMM.split()}, **TIMM_MODELS}.items():
+    for name, ours in TIMM_ARCHITECTURES.items():
         for pretrained in timm.list_pretrained(f"{name}.*"):
             config = timm.get_pretrained_cfg(pretrained).to_dict()
             if not config.get("hf_hub_id") or config["input_size"][0] != 3:

@@ -1,0 +1,60 @@
+"""Activation functions, found among the operations that compute them."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcnn.freezing._program import Op, Program, Value, read, unrepeated
+from jaxcnn.kernels.elementwise import ACTIVATIONS
+
+
+def of(value: Value, uses: Any, consumed: set[Op]) -> tuple[str, list[Op]] | None:
+    """Return the name of the activation function of a value and its operations, or None if there is none.
+
+    Nothing else reads the value, or what is between the operations. The last of them computes the result.
+    """
+    for name in ACTIVATIONS:
+        ops = _matched(_operations(name, value.shape, np.dtype(value.dtype)), value, uses, consumed)
+        if ops is not None:
+            return name, ops
+    return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _operations(name: str, shape: tuple[Any, ...], dtype: np.dtype) -> Program:
+    """Return an activation function as operations, as JAX traces it."""
+    x: Any = jax.ShapeDtypeStruct(shape, dtype)
+    program, _ = read(jax.make_jaxpr(ACTIVATIONS[name])(x), (), x)
+    return program
+
+
+def _matched(wanted: Program, value: Value, uses: Any, consumed: set[Op]) -> list[Op] | None:
+    """Return the operations on a value that are those of a program, or None if it is not computed."""
+    found: dict[Any, Value] = {wanted.input: value}
+    ops: list[Op] = []
+    for step in wanted.ops:
+        read_first = next(found[atom] for atom in step.inputs if isinstance(atom, Value))
+        op = next((op for op in uses.readers(read_first) if op not in consumed and _is_same(op, step, found)), None)
+        if op is None:
+            return None
+        found |= zip(step.outputs, op.outputs, strict=True)
+        ops.append(op)
+    inner = [value, *(output for op in ops[:-1] for output in op.outputs)]
+    is_alone = all(uses.count[x] == sum(atom is x for op in ops for atom in op.inputs) for x in inner)
+    return ops if is_alone else None
+
+
+def _is_same(op: Op, wanted: Op, found: dict[Any, Value]) -> bool:
+    """Return whether an operation computes what another one does, whose values are those found."""
+    if op.name != wanted.name or len(op.inputs) != len(wanted.inputs) or op.params != wanted.params:
+        return False
+    for atom, other in zip(op.inputs, wanted.inputs, strict=True):
+        if isinstance(atom, Value) != isinstance(other, Value):
+            return False
+        if isinstance(atom, Value) and found.get(other) is not atom:
+            return False
+        if not isinstance(atom, Value) and not np.array_equal(unrepeated(atom), unrepeated(other)):
+            return False
+    return [x.dtype for x in op.outputs] == [x.dtype for x in wanted.outputs]
