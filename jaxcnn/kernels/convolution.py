@@ -57,8 +57,7 @@ def conv(
 
     Strides and dilation are (vertical, horizontal), and padding is `((top, bottom), (left, right))` rows of zeros. The
     kernel is not flipped. Returns `[N, H_out, W_out, C_out]` in the dtype of x, to which a wider kernel is rounded. Its
-    gradient has its own dtype: on a CPU, the gradient of a float32 kernel over bfloat16 images is summed in float32 and
-    not rounded.
+    gradient has its own dtype: on a CPU, that of a float32 kernel over bfloat16 images is summed and kept in float32.
 
     A bias `[C_out]` is added in float32 or wider, and its gradient is summed likewise.
     """

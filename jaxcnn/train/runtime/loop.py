@@ -253,8 +253,7 @@ class Loop:
 
     def _checkpoint(self, step: int) -> TrainState:
         """Return the state of a checkpoint of this run. Only the first process has checkpoints."""
-        found: Any = self.checkpoints.restore(step, self.plan.template)
-        return found[0]
+        return self.checkpoints.restore(step, self.plan.template)[0]
 
     def ends_early(self) -> bool:
         """Return whether the run ends after the latest evaluation, although it has steps left."""

@@ -15,16 +15,10 @@ from jaxcnn._scoped import quiet_logger
 from jaxcnn.errors import UsageError, printable
 from jaxcnn.train.devices import waits
 from jaxcnn.train.runtime import integrity, workdir
-from jaxcnn.train.runtime.checkpoint import _description
+from jaxcnn.train.runtime.checkpoint import _description, _folders
 from jaxcnn.train.runtime.checkpoint._errors import DamagedError, SaveError, dropped_prints, quiet_stragglers, reason
 from jaxcnn.train.runtime.checkpoint._place import Place, check_directory
 from jaxcnn.train.state import TrainState
-
-DAMAGED = "damaged_checkpoints"
-"""Folder beside that of the checkpoints, to which unreadable checkpoints are moved."""
-
-REPLACED = ".replaced"
-"""Suffix of the folder of a checkpoint while the same step is saved again."""
 
 OVERHEAD_BYTES = 2**20
 """Upper bound of what Orbax writes beside the arrays."""
@@ -65,7 +59,7 @@ class Checkpoints:
         self._place = None
         if not read_only:
             self._directory.mkdir(exist_ok=True)
-            self._remove_unfinished()
+            _folders.remove_unfinished(self._directory)
             self._place = Place(self._directory)
         with contextlib.ExitStack() as held:
             # Orbax logs every save and every file, at levels up to warnings, also from its threads between the calls.
@@ -108,7 +102,7 @@ class Checkpoints:
                 with contextlib.suppress(Exception), quiet_stragglers():
                     self._manager.close()
                 if self._place and self._place.is_left():  # Orbax creates missing folders, also at the old place
-                    self._remove_unfinished()
+                    _folders.remove_unfinished(self._directory)
                     with contextlib.suppress(OSError):
                         self._directory.rmdir()
 
@@ -133,7 +127,7 @@ class Checkpoints:
         )
         try:
             if step in self.steps():  # of a run that was stopped between this step and its evaluation
-                self._folder_of(step).rename(self._folder_of(step, REPLACED))
+                self._folder_of(step).rename(self._folder_of(step, _folders.REPLACED))
                 self._manager.reload()
             with quiet_stragglers():
                 # Without `force`, Orbax silently skips a step that it takes for an old one.
@@ -158,7 +152,7 @@ class Checkpoints:
                 raise OSError("it did not arrive")
         except Exception as error:
             self._fail(error)
-        shutil.rmtree(self._folder_of(self._saving, REPLACED), ignore_errors=True)
+        shutil.rmtree(self._folder_of(self._saving, _folders.REPLACED), ignore_errors=True)
         self._saving = None
         for step in {*self.steps()} - self._kept():
             # Renamed first: a partly deleted folder must not look like a checkpoint.
@@ -281,7 +275,9 @@ class Checkpoints:
                 continue
             if damaged:
                 _log.warning("%s; going back to step %d", printable("; ".join(map(str, damaged.values()))), step)
-                self._move_away([*damaged])
+                if not self._read_only:
+                    _folders.move_away(self._directory, [*damaged])
+                    self._manager.reload()
             return found
         if damaged:
             reasons = "; ".join(map(str, damaged.values()))
@@ -368,7 +364,7 @@ class Checkpoints:
     def _fail(self, error: Exception) -> None:
         self._check_place()
         step, self._saving = self._saving, None
-        self._remove_unfinished()
+        _folders.remove_unfinished(self._directory)
         try:
             kept = self.latest_step()
             before = f"the checkpoint of step {kept} is kept" if kept is not None else "there is none before it"
@@ -377,34 +373,6 @@ class Checkpoints:
         raise SaveError(
             f"the checkpoint of step {step} could not be written to {self._directory}: {reason(error)}; {before}"
         ) from error
-
-    def _move_away(self, steps: list[int]) -> None:
-        """Move damaged checkpoints out of the way of the same steps, which are made and saved again."""
-        if self._read_only:
-            return
-        aside = self._directory.with_name(DAMAGED)
-        if aside.exists() and not aside.is_dir():
-            raise UsageError(
-                f"{aside} is a file, but damaged checkpoints are moved to a folder of this name. Move it away."
-            )
-        aside.mkdir(exist_ok=True)
-        for step in steps:
-            if (aside / f"{step}").is_file():
-                (aside / f"{step}").unlink()
-            shutil.rmtree(aside / f"{step}", ignore_errors=True)
-            (self._directory / f"{step}").rename(aside / f"{step}")
-        self._manager.reload()
-
-    def _remove_unfinished(self) -> None:
-        """Remove what interrupted saves have left, and keep a checkpoint whose replacement was not written."""
-        with contextlib.suppress(OSError):  # the folder cannot be read, which other methods report
-            for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(path, ignore_errors=True)
-            for path in self._directory.glob(f"*{REPLACED}"):
-                if path.with_suffix("").exists():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.rename(path.with_suffix(""))
 
     def _folder_of(self, step: int, suffix: str = "") -> Path:
         return self._directory / f"{step}{suffix}"
