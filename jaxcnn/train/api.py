@@ -20,7 +20,7 @@ from jaxcnn.data import Dataset
 from jaxcnn.errors import printable
 from jaxcnn.local_path import local_folder
 from jaxcnn.train.callbacks import check_callbacks
-from jaxcnn.train.config import Config, validate
+from jaxcnn.train.config import Config, is_out_of_patience, validate
 from jaxcnn.train.devices import distributed, waits
 from jaxcnn.train.devices.distributed import Ignored
 from jaxcnn.train.gradient import Gradient
@@ -29,7 +29,7 @@ from jaxcnn.train.runtime import _pictures, integrity, preprocessing, workdir
 from jaxcnn.train.runtime._progress import PreparationDisplay, ProgressDisplay, print_summary
 from jaxcnn.train.runtime.callbacks import built_in, check_wandb, has_tensorboard, parse_profile
 from jaxcnn.train.runtime.data_identity import with_name_of_data
-from jaxcnn.train.runtime.loop import Loop, is_out_of_patience
+from jaxcnn.train.runtime.loop import Loop
 from jaxcnn.train.runtime.plan import Plan, make_plan
 from jaxcnn.train.runtime.record import Record, read_rows
 from jaxcnn.train.runtime.resume import Start, claimed, restore_pipeline

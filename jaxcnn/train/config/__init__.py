@@ -325,3 +325,8 @@ def differences(old: Any, new: dict[str, Any], left_out: tuple[str, ...] = compa
     with contextlib.suppress(KeyError, TypeError):
         old = _upgraded(old)
     return compare.differences(compare.without_settings(old, left_out), compare.without_settings(new, left_out))
+
+
+def is_out_of_patience(config: Config, epochs_since_best: int) -> bool:
+    """Return whether a run ends after so many epochs without a better evaluation."""
+    return config.patience is not None and epochs_since_best >= config.patience

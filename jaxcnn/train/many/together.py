@@ -18,7 +18,7 @@ from flax import struct
 
 from jaxcnn import kernels
 from jaxcnn.train import metrics
-from jaxcnn.train.config import to_dict
+from jaxcnn.train.config import is_out_of_patience, to_dict
 from jaxcnn.train.devices.dispatch import dispatches
 from jaxcnn.train.many.batches import Batches
 from jaxcnn.train.many.groups import Network, Plans
@@ -29,7 +29,7 @@ from jaxcnn.train.runtime import data_identity, integrity, preprocessing, workdi
 from jaxcnn.train.runtime._progress import ProgressDisplay
 from jaxcnn.train.runtime._stopwatch import Stopwatch
 from jaxcnn.train.runtime.checkpoint import Checkpoints, to_host
-from jaxcnn.train.runtime.loop import EVALUATION_BATCH, IN_FLIGHT, is_out_of_patience
+from jaxcnn.train.runtime.loop import EVALUATION_BATCH, IN_FLIGHT
 from jaxcnn.train.runtime.plan import Plan
 from jaxcnn.train.runtime.record import Record, Row
 from jaxcnn.train.runtime.signals import InterruptedRunError, StopSignals

@@ -15,7 +15,7 @@ from jaxcnn import kernels
 from jaxcnn.errors import UsageError
 from jaxcnn.train import metrics
 from jaxcnn.train.callbacks import RunView, call, stops_after
-from jaxcnn.train.config import Config
+from jaxcnn.train.config import is_out_of_patience
 from jaxcnn.train.devices import distributed, waits
 from jaxcnn.train.devices.dispatch import dispatches
 from jaxcnn.train.devices.distributed import Ignored
@@ -53,11 +53,6 @@ def training_batches(
 
     batches = plan.pipeline.batches(first_step, place=plan.parallel.place_batches, counts=counts())
     return zip(counts(), batches, strict=True)
-
-
-def is_out_of_patience(config: Config, epochs_since_best: int) -> bool:
-    """Return whether a run ends after so many epochs without a better evaluation."""
-    return config.patience is not None and epochs_since_best >= config.patience
 
 
 def evaluate(plan: Plan, eval_step: Any, state: TrainState, split: str) -> dict[str, Any]:
@@ -253,7 +248,8 @@ class Loop:
 
     def _checkpoint(self, step: int) -> TrainState:
         """Return the state of a checkpoint of this run. Only the first process has checkpoints."""
-        return self.checkpoints.restore(step, self.plan.template)[0]
+        found: Any = self.checkpoints.restore(step, self.plan.template)
+        return found[0]
 
     def ends_early(self) -> bool:
         """Return whether the run ends after the latest evaluation, although it has steps left."""
