@@ -93,7 +93,6 @@ def _of_mode(trials: list[dict[str, Any]]) -> dict[str, Any]:
         "found_by": dict(collections.Counter(trial["found"][0]["check"] for trial in found).most_common()),
         "device_named": {"yes": sum(named), "no": len(named) - sum(named)},
         "delay_in_steps": {"mean": round(statistics.mean(delays), 2), "largest": delays[-1]} if delays else None,
-        "seconds_of_a_run": round(statistics.median(trial["seconds"] for trial in trials), 2) if trials else None,
         "misses": [{"number": t["number"], "setting": t["setting"], **t["fault"]} for t in missed][:EXAMPLES_OF_MISSES],
     }
 
