@@ -1,5 +1,7 @@
 """The benchmark of recomputed blocks: it continues, and its page holds predictions against compiled steps."""
 
+import importlib.util
+
 import pytest
 
 from benchmarks.remat import __main__ as command
@@ -63,3 +65,35 @@ def test_numbers_of_a_case_follow_from_shapes():
     assert 0 < some["recomputed"] < 8
     assert 0 < some["macs"] < some["all_macs"] == everything["all_macs"]
     assert some["predicted"] <= some["budget"] < everything["predicted"]
+
+
+def needs(package):
+    return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
+
+
+TOLERANCE = {"resnet50": (0.9, 1.35)}
+"""Least and largest ratio of temporaries, which have gradients and work space too, to predicted activations.
+
+Activations are most of the temporaries of ResNet-50, and about a third of those of VGG-16.
+"""
+
+TARGETS = [pytest.param("v5e:1x1", marks=needs("libtpu")), pytest.param("h100", marks=needs("jax_cuda13_plugin"))]
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("case", [case for case in command.CASES if case.split(":")[0] in TOLERANCE])
+@pytest.mark.parametrize("target", TARGETS)
+def test_predictions_are_near_the_temporaries_of_compiled_steps(target, case):
+    row = command.measure(target, *case.split(":"), timeout=1800.0)
+    assert row["error"] is None
+    least, most = TOLERANCE[row["model"]]
+    assert least <= row["temporaries"] / row["predicted"] <= most
+
+
+def test_the_rows_of_the_results_are_within_the_tolerance():
+    results = [row for row in rows.read(command.RESULTS / "remat") if row["model"] in TOLERANCE]
+    assert results
+    for row in results:
+        least, most = TOLERANCE[row["model"]]
+        assert least <= row["temporaries"] / row["predicted"] <= most, rows.key(row)
