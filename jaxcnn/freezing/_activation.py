@@ -51,10 +51,9 @@ def _is_same(op: Op, wanted: Op, found: dict[Any, Value]) -> bool:
     if op.name != wanted.name or len(op.inputs) != len(wanted.inputs) or op.params != wanted.params:
         return False
     for atom, other in zip(op.inputs, wanted.inputs, strict=True):
-        if isinstance(atom, Value) != isinstance(other, Value):
-            return False
-        if isinstance(atom, Value) and found.get(other) is not atom:
-            return False
-        if not isinstance(atom, Value) and not np.array_equal(unrepeated(atom), unrepeated(other)):
+        if isinstance(other, Value):
+            if found.get(other) is not atom:
+                return False
+        elif isinstance(atom, Value) or not np.array_equal(unrepeated(atom), unrepeated(other)):
             return False
     return [x.dtype for x in op.outputs] == [x.dtype for x in wanted.outputs]
