@@ -51,12 +51,9 @@ def _is_same(op: Op, wanted: Op, found: dict[Any, Value]) -> bool:
     if op.name != wanted.name or len(op.inputs) != len(wanted.inputs) or op.params != wanted.params:
         return False
     for atom, other in zip(op.inputs, wanted.inputs, strict=True):
-        if isinstance(atom, Value) and isinstance(other, Value):
-            is_same = found.get(other) is atom
-        elif isinstance(atom, Value) or isinstance(other, Value):
-            is_same = False
-        else:
-            is_same = np.array_equal(unrepeated(atom), unrepeated(other))
-        if not is_same:
+        if isinstance(other, Value):
+            if found.get(other) is not atom:
+                return False
+        elif isinstance(atom, Value) or not np.array_equal(unrepeated(atom), unrepeated(other)):
             return False
     return [x.dtype for x in op.outputs] == [x.dtype for x in wanted.outputs]
