@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxcnn.freezing._program import Op, Program, Value, read, unrepeated
-from jaxcnn.kernels.elementwise import ACTIVATIONS
+from jaxcnn.kernels.elementwise import FORMS
 
 
 def of(value: Value, uses: Any, consumed: set[Op]) -> tuple[str, list[Op]] | None:
@@ -15,18 +15,18 @@ def of(value: Value, uses: Any, consumed: set[Op]) -> tuple[str, list[Op]] | Non
 
     Nothing else reads the value, or what is between the operations. The last of them computes the result.
     """
-    for name in ACTIVATIONS:
-        ops = _matched(_operations(name, value.shape, np.dtype(value.dtype)), value, uses, consumed)
+    for index, (name, _) in enumerate(FORMS):
+        ops = _matched(_operations(index, value.shape, np.dtype(value.dtype)), value, uses, consumed)
         if ops is not None:
             return name, ops
     return None
 
 
 @functools.lru_cache(maxsize=1024)
-def _operations(name: str, shape: tuple[Any, ...], dtype: np.dtype) -> Program:
-    """Return an activation function as operations, as JAX traces it."""
+def _operations(index: int, shape: tuple[Any, ...], dtype: np.dtype) -> Program:
+    """Return a form of an activation function as operations, as JAX traces it."""
     x: Any = jax.ShapeDtypeStruct(shape, dtype)
-    program, _ = read(jax.make_jaxpr(ACTIVATIONS[name])(x), (), x)
+    program, _ = read(jax.make_jaxpr(FORMS[index][1])(x), (), x)
     return program
 
 

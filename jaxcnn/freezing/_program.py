@@ -11,6 +11,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from jaxcnn.kernels.axes import varying_alike
 from jaxcnn.kernels.convolution import BiasedConvolution
+from jaxcnn.kernels.elementwise import Smooth
 from jaxcnn.kernels.products import Dense
 from jaxcnn.kernels.reductions import Materialize
 
@@ -159,6 +160,10 @@ def _run(ops: list[Op], jaxpr: Any, constants: Sequence[Any], arguments: Sequenc
     return [get(atom) for atom in jaxpr.outvars]
 
 
+# Traced as operations that can be fused, whose constants are rounded here.
+INLINED = (BiasedConvolution, Dense, Smooth)
+
+
 def _equation(ops: list[Op], eqn: JaxprEqn, inputs: list[Atom]) -> Sequence[Atom]:
     name = eqn.primitive.name
     if name in CALLS:
@@ -170,7 +175,7 @@ def _equation(ops: list[Op], eqn: JaxprEqn, inputs: list[Atom]) -> Sequence[Atom
     kernel = eqn.params["kernel"] if name == KERNEL else None
     if name in BARRIERS or isinstance(kernel, Materialize):
         return inputs
-    if isinstance(kernel, BiasedConvolution | Dense):  # as operations that can be fused, with constants rounded here
+    if isinstance(kernel, INLINED):
         avals: Any = [variable.aval for variable in eqn.invars]
         plain = jax.make_jaxpr(kernel.form)(*(jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals))
         return _run(ops, plain.jaxpr, plain.consts, inputs)

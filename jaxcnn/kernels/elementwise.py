@@ -1,10 +1,16 @@
 """Activation functions of floating-point arrays. The convolution of inference computes them with its output."""
 
 import functools
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from jaxcnn.kernels._primitive import Kernel, call, instantiated
 
 
 def relu6(x: jax.Array) -> jax.Array:
@@ -23,6 +29,61 @@ def hard_swish(x: jax.Array) -> jax.Array:
     return x * hard_sigmoid(x)
 
 
+def gelu(x: jax.Array) -> jax.Array:
+    """Return `x Phi(x)`, where Phi is the standard normal distribution function."""
+    return call(Smooth("gelu"), x)[0]
+
+
+def silu(x: jax.Array) -> jax.Array:
+    """Return `x * sigmoid(x)`."""
+    return call(Smooth("silu"), x)[0]
+
+
+@dataclass(frozen=True)
+class Smooth(Kernel):
+    """A smooth activation function, `x g(x)`.
+
+    Reverse mode keeps one array, the slope. JAX keeps one for each factor of the slope: three for GELU. Values of 16
+    bits are computed in float32 and rounded once.
+
+    Attributes:
+      name: "gelu" or "silu".
+    """
+
+    name: str
+
+    def outputs(self, x: Any) -> list[Any]:
+        return [x.update(weak_type=False)]
+
+    def form(self, x: jax.Array) -> list[jax.Array]:
+        wide = _widened(x)
+        gate, _ = _GATES[self.name](wide)
+        return [(wide * gate).astype(x.dtype)]
+
+    def derivative(self, operands: Any, outputs: Any, tangents: Any) -> list[jax.Array]:
+        x, wide = operands[0], _widened(operands[0])
+        gate, slope = _GATES[self.name](wide)
+        return [instantiated(tangents[0], x) * (gate + wide * slope).astype(x.dtype)]
+
+
+def _widened(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _normal(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the standard normal distribution function and its derivative, the density."""
+    distribution = 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
+    return distribution, math.sqrt(0.5 / math.pi) * jnp.exp(-0.5 * x * x)
+
+
+def _logistic(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the sigmoid and its derivative."""
+    sigmoid = jax.nn.sigmoid(x)
+    return sigmoid, sigmoid * (1 - sigmoid)
+
+
+_GATES = {"gelu": _normal, "silu": _logistic}
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": jax.nn.relu,
     "relu6": relu6,
@@ -31,3 +92,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
 }
 """Activation functions by name, in the order of their numbers in `native/fused.cpp`, which start with 1."""
+
+FORMS: tuple[tuple[str, Callable[[jax.Array], jax.Array]], ...] = (
+    *ACTIVATIONS.items(),
+    ("silu", lambda x: Smooth("silu").form(x)[0]),
+    ("gelu", lambda x: Smooth("gelu").form(x)[0]),
+)
+"""All forms in which the operations of an activation function are traced, with its name in `ACTIVATIONS`."""

@@ -25,7 +25,7 @@ def sigmoid(x: jax.Array) -> jax.Array:
 
 def silu(x: jax.Array) -> jax.Array:
     """Return `x * sigmoid(x)`. The function form of `SiLU`."""
-    return nn.silu(floating(x))
+    return elementwise.silu(floating(x))
 
 
 def hard_sigmoid(x: jax.Array) -> jax.Array:
@@ -116,7 +116,8 @@ class GELU(nn.Module):
     approximate: bool = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return nn.gelu(floating(x), approximate=self.approximate)
+        x = floating(x)
+        return nn.gelu(x) if self.approximate else elementwise.gelu(x)
 
 
 class Sigmoid(nn.Module):

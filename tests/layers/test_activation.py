@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jaxcnn.layers import (
+    GELU,
     HardSigmoid,
     HardSwish,
     ReLU,
@@ -136,3 +137,34 @@ def test_keeps_shape_and_dtype_without_parameters(layer, dtype):
     y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((2, 3, 3, 4), dtype))
     assert (y.shape, y.dtype) == ((2, 3, 3, 4), dtype)
     assert not variables
+
+
+SMOOTH = [(GELU(), lambda x: jax.nn.gelu(x, approximate=False)), (SiLU(), jax.nn.silu)]
+
+
+@pytest.mark.parametrize(("layer", "reference"), SMOOTH, ids=["gelu", "silu"])
+def test_smooth_activations_have_derivatives_of_all_orders(layer, reference):
+    x = jnp.linspace(-8, 8, 65)
+    for order in range(4):
+        ours, theirs = layer.__call__, reference
+        for _ in range(order):
+            ours, theirs = jax.grad(ours), jax.grad(theirs)
+        np.testing.assert_allclose(jax.vmap(ours)(x), jax.vmap(theirs)(x), atol=2e-6)
+    tangents = jnp.cos(x)
+    np.testing.assert_allclose(*(jax.jvp(f, (x,), (tangents,))[1] for f in (layer.__call__, reference)), atol=2e-6)
+
+
+@pytest.mark.parametrize(("layer", "reference"), SMOOTH, ids=["gelu", "silu"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_reverse_mode_of_smooth_activations_keeps_one_array(layer, reference, dtype):
+    x = jnp.linspace(-8, 8, 65).astype(dtype)
+    _, pull = jax.vjp(layer.__call__, x)
+    assert [kept.shape for kept in jax.tree.leaves(pull)] == [x.shape]
+    assert pull(x)[0].dtype == dtype
+
+
+@pytest.mark.parametrize(("layer", "reference"), SMOOTH, ids=["gelu", "silu"])
+def test_smooth_activations_in_bfloat16_are_rounded_once(layer, reference):
+    x = jnp.linspace(-8, 8, 999).astype(jnp.bfloat16)
+    exact = reference(x.astype(jnp.float32))
+    np.testing.assert_allclose(layer(x).astype(jnp.float32), exact, rtol=2**-8, atol=1e-6)
