@@ -23,9 +23,8 @@ from jax.extend.core import jaxpr_as_fun
 from jaxcnn.kernels import native
 from jaxcnn.kernels._primitive import Form, Kernel, call, is_given, merged
 from jaxcnn.kernels._selection import on_cpu, uses_native
-from jaxcnn.kernels._together import Together
 from jaxcnn.kernels._trilinear import Role, Trilinear
-from jaxcnn.kernels.reductions import add_bias
+from jaxcnn.kernels.reductions import Together, add_bias
 
 Pair = tuple[int, int]
 Sides = tuple[Pair, Pair]
