@@ -102,7 +102,8 @@ def _flags(kind: Any, command: str, prefix: str = "") -> Iterator[tuple[str, Val
         elif dataclasses.is_dataclass(hint):
             yield from _flags(hint, command, f"{name}.")
         elif hint is bool:
-            yield f"--no-{name}" if field.default is True else f"--{name}", None
+            flag = _name_of_flag(hint, field.name)
+            yield f"--{prefix}no-{flag}" if field.default is True else f"--{name}", None
         elif not _is_positional(hint):
             yield f"--{name}", _names().get(name) or _choices(hint)
 
