@@ -12,28 +12,29 @@ from pathlib import Path
 def small_disk(folder: Path, options: str) -> Iterator[bool]:
     """Mount a tmpfs with these options in a new folder; give False if that is not allowed here."""
     folder.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        yield False
-        return
+    is_mounted = _mount("-t", "tmpfs", "-o", options, "tmpfs", str(folder))
     try:
-        yield True
+        yield is_mounted
     finally:
-        unmount(folder)
+        if is_mounted:
+            unmount(folder)
 
 
 @contextlib.contextmanager
 def same_disk(original: Path, folder: Path) -> Iterator[bool]:
     """Show a folder at another path, a new folder, as a mounted disk; give False if that is not allowed here."""
     folder.mkdir(parents=True)
-    command = ["mount", "--bind", str(original), str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-        yield False
-        return
+    is_mounted = _mount("--bind", str(original), str(folder))
     try:
-        yield True
+        yield is_mounted
     finally:
-        subprocess.run(["umount", "-l", str(folder)], capture_output=True)  # unless it has been taken away
+        if is_mounted:
+            subprocess.run(["umount", "-l", str(folder)], capture_output=True)  # unless it has been taken away
+
+
+def _mount(*words: str) -> bool:
+    """Mount a disk, and return whether that is allowed here."""
+    return shutil.which("mount") is not None and not subprocess.run(["mount", *words], capture_output=True).returncode
 
 
 def unmount(folder: Path) -> None:
