@@ -10,14 +10,14 @@ import argparse
 import collections
 import importlib
 import json
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from live.trials import versions
 
 
 def main() -> int:
@@ -30,11 +30,6 @@ def main() -> int:
 def of_module(name: str) -> Callable[[list[str]], int]:
     """Return the campaign that is the function `main` of a module, which is imported when it is called."""
     return lambda words: importlib.import_module(name).main(words)
-
-
-def versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "orbax-checkpoint")}
-    return {"python": platform.python_version(), **packages}
 
 
 def damage_campaign(words: list[str]) -> int:
