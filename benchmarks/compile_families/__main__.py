@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from benchmarks.compile_families.families import FAMILIES, family_of
-from benchmarks.compile_families.rows import add, key, read
-from benchmarks.results import RESULTS
+from benchmarks.compile_families.rows import add, key
+from benchmarks.results import RESULTS, read_lines
 from jaxcnn.aot import Report, compile_for
 from jaxcnn.measure.probes import machine
 from jaxcnn.models import create_model
@@ -50,7 +50,7 @@ def main(args: list[str] | None = None) -> int:
     for model in models:
         if model not in everything:
             parser.error(f"model is not the smallest or largest of a family: {model}. Give some of: {everything}")
-    done = set() if flags.again else {key(row) for row in read(flags.out) if row["report"]["error"] is None}
+    done = set() if flags.again else {key(row) for row in read_lines(flags.out) if row["report"]["error"] is None}
     cases = [(target, model) for target in flags.targets.split(",") for model in models if (target, model) not in done]
     deadline = None if flags.minutes is None else time.monotonic() + 60 * flags.minutes
     failures = 0

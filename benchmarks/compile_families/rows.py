@@ -1,15 +1,13 @@
 """Rows of compiled training steps: a JSON Lines file that grows with each compilation, and its Markdown table."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.compile_families.families import FAMILIES
+from benchmarks.results import read_lines, write_lines
 from jaxcnn.aot import Report
 from jaxcnn.measure.columns import format_bytes
-
-ROWS, PAGE = "rows.jsonl", "README.md"
 
 Row = dict[str, Any]
 
@@ -29,25 +27,17 @@ The compilers ran on a CPU. [docs/compile.md](../../../docs/compile.md) explains
 """
 
 
-def read(folder: Path) -> list[Row]:
-    """Return the rows of a folder; none if it does not exist."""
-    path = folder / ROWS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def key(row: Row) -> tuple[str, str]:
     return row["target"], row["model"]
 
 
 def add(folder: Path, row: Row) -> None:
     """Add a row to those of a folder, in place of one of the same target and model, and write the page."""
-    rows = {key(old): old for old in read(folder)}
+    rows = {key(old): old for old in read_lines(folder)}
     rows[key(row)] = row
     order = [model for models in FAMILIES.values() for model in models]
     ordered = sorted(rows.values(), key=lambda row: (row["target"], order.index(row["model"])))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ROWS).write_text("".join(f"{json.dumps(row)}\n" for row in ordered))
-    (folder / PAGE).write_text(page(ordered))
+    write_lines(folder, ordered, page(ordered))
 
 
 def _scaled(value: float | None, size: float) -> str:

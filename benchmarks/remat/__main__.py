@@ -15,8 +15,8 @@ from pathlib import Path
 import jax
 
 from benchmarks.remat.predicted import plans
-from benchmarks.remat.rows import Row, add, key, read
-from benchmarks.results import RESULTS
+from benchmarks.remat.rows import Row, add, key
+from benchmarks.results import RESULTS, read_lines
 from jaxcnn.aot import compile_for
 from jaxcnn.measure.probes import machine
 from jaxcnn.train import Config
@@ -43,7 +43,7 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--again", action="store_true", help="compile rows again that exist")
     flags = parser.parse_args(args)
     jax.config.update("jax_platforms", "cpu")  # predictions come from shapes, and the compilers run in other processes
-    done = set() if flags.again else {key(row) for row in read(flags.out) if row["error"] is None}
+    done = set() if flags.again else {key(row) for row in read_lines(flags.out) if row["error"] is None}
     cases = [(target, *case.split(":")) for target in flags.targets.split(",") for case in flags.cases.split(",")]
     cases = [case for case in cases if case not in done]
     deadline = None if flags.minutes is None else time.monotonic() + 60 * flags.minutes

@@ -1,10 +1,9 @@
 """Rows of steps that recompute blocks: a JSON Lines file that grows with each compilation, and its Markdown table."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-ROWS, PAGE = "rows.jsonl", "README.md"
+from benchmarks.results import read_lines, write_lines
 
 Row = dict[str, Any]
 
@@ -20,24 +19,16 @@ donated. All numbers are of one chip.
 """
 
 
-def read(folder: Path) -> list[Row]:
-    """Return the rows of a folder; none if it does not exist."""
-    path = folder / ROWS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def key(row: Row) -> tuple[str, str, str]:
     return row["target"], row["model"], row["remat"]
 
 
 def add(folder: Path, row: Row) -> None:
     """Add a row to those of a folder, in place of one of the same target, model and size, and write the page."""
-    rows = {key(old): old for old in read(folder)}
+    rows = {key(old): old for old in read_lines(folder)}
     rows[key(row)] = row
     ordered = sorted(rows.values(), key=lambda row: (row["target"], row["model"], -row["budget"]))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ROWS).write_text("".join(f"{json.dumps(row)}\n" for row in ordered))
-    (folder / PAGE).write_text(page(ordered))
+    write_lines(folder, ordered, page(ordered))
 
 
 def page(rows: list[Row]) -> str:

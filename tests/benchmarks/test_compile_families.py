@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.compile_families import __main__ as command
-from benchmarks.compile_families import rows
+from benchmarks.results import read_lines
 from jaxcnn.aot import Memory, Report
 
 
@@ -40,7 +40,7 @@ def test_the_same_command_continues_and_failures_are_tried_again(compiled, tmp_p
     failing.clear()
     assert command.main(flags) == 0
     assert calls[2:] == [("h100", "vgg11", 64)]
-    assert [row["model"] for row in rows.read(tmp_path)] == ["lenet5", "vgg11"]  # in the order of the families
+    assert [row["model"] for row in read_lines(tmp_path)] == ["lenet5", "vgg11"]  # in the order of the families
     assert command.main([*flags, "--again"]) == 0
     assert len(calls) == 5
 

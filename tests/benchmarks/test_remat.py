@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.remat import __main__ as command
 from benchmarks.remat import predicted, rows
+from benchmarks.results import read_lines
 from jaxcnn.aot import Memory, Report
 
 
@@ -40,7 +41,7 @@ def test_the_same_command_continues_and_failures_are_tried_again(compiled, tmp_p
     failing.clear()
     assert command.main(flags) == 0
     assert calls[2:] == [("h100", ("remat=2GB",), 64)]
-    assert [row["remat"] for row in rows.read(tmp_path)] == ["2GB", "1GB"]  # from the largest size on
+    assert [row["remat"] for row in read_lines(tmp_path)] == ["2GB", "1GB"]  # from the largest size on
     assert command.main([*flags, "--again"]) == 0
     assert len(calls) == 5
 
@@ -92,7 +93,7 @@ def test_predictions_are_near_the_temporaries_of_compiled_steps(target, case):
 
 
 def test_the_rows_of_the_results_are_within_the_tolerance():
-    results = [row for row in rows.read(command.RESULTS / "remat") if row["model"] in TOLERANCE]
+    results = [row for row in read_lines(command.RESULTS / "remat") if row["model"] in TOLERANCE]
     assert results
     for row in results:
         least, most = TOLERANCE[row["model"]]
