@@ -145,7 +145,7 @@ def test_a_size_recomputes_some_of_the_blocks(name, fields):
 
 def test_the_inputs_of_dense_blocks_are_kept_in_any_case():
     model, x = create_model("densenet40_k12", 10), jax.ShapeDtypeStruct((16, 32, 32, 3), jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(KEY, x), x)
+    variables = jax.eval_shape(lambda x: model.init(KEY, x, train=True), x)
     everything = plan(model, variables, x, 10**12)
     with pytest.raises(UsageError, match=r"recomputing all 36 blocks needs 144.66MB"):
         plan(model, variables, x, round(0.95 * everything.peak_bytes))
