@@ -43,8 +43,10 @@ def _bits(x: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(x, jnp.uint16 if size == 2 else jnp.uint8).astype(jnp.uint32)
 
 
-def compile_fingerprints(parallel: Parallel, template: Any) -> Callable[[Any], np.ndarray]:
+def compile_fingerprints(parallel: Parallel, template: Any) -> Callable[[Any], Callable[[], np.ndarray]]:
     """Return a function from a state on the devices to the hashes of its arrays, uint32 `[devices, arrays]`.
+
+    The function starts the computation. It returns a function that waits for the hashes and returns them.
 
     The rows are those of this process's devices, in the order of `parallel.devices`. Of an array that is sharded, each
     device hashes its part.
@@ -68,11 +70,16 @@ def compile_fingerprints(parallel: Parallel, template: Any) -> Callable[[Any], n
         )
     )
 
-    def fingerprints(state: Any) -> np.ndarray:
-        rows = {shard.device: np.asarray(shard.data)[0] for shard in program(state).addressable_shards}
-        return np.stack([rows[device] for device in parallel.devices if device in rows])
+    def dispatch(state: Any) -> Callable[[], np.ndarray]:
+        hashes = program(state)
 
-    return fingerprints
+        def fetch() -> np.ndarray:
+            rows = {shard.device: np.asarray(shard.data)[0] for shard in hashes.addressable_shards}
+            return np.stack([rows[device] for device in parallel.devices if device in rows])
+
+        return fetch
+
+    return dispatch
 
 
 def replicated_leaves(parallel: Parallel, template: Any) -> np.ndarray:

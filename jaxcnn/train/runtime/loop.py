@@ -160,16 +160,15 @@ class Loop:
                 compiled.add(count)
                 self.timed = step
             logs = step // plan.config.log_every > (step - count) // plan.config.log_every
-            if logs and self.verifier is None:
-                self._log(state, keep=IN_FLIGHT)
+            if logs:
+                self._log(state, keep=self._held_back)
             self._call_on_step(step, state, sums)
             signal = self.signal = self.signal or self._asked_to_stop(logs)
             saves = plan.saves_after(step) or signal is not None or self.stopped_by is not None
-            if self.verifier is not None and self.verifier.is_due(step, count, stops=saves, at_once=signal is not None):
-                if (verified := self._go_back(step, state, calls)) is not None:
-                    step, state = verified
-                    continue
-                self._log(state, keep=0)
+            is_due = self.verifier and self.verifier.is_due(step, count, stops=saves, at_once=signal is not None)
+            if is_due and (verified := self._go_back(step, state, calls)) is not None:
+                step, state = verified
+                continue
             if not saves or (self.verifier is not None and self.verifier.step != step):
                 continue
             self.watch.lap(state, images=(step - self.timed) * plan.batch_size)
@@ -195,7 +194,7 @@ class Loop:
         if mismatch is None:
             return None
         self.stopped_by = None
-        self.pending.clear()  # nothing of these steps has been written or saved
+        self.pending = deque(x for x in self.pending if x[0] <= self.verifier.step)  # others were not written yet
         self.record.write(self.verifier.row(mismatch, step))
         self.record.sync()
         self.latest = self.verifier.go_back(mismatch)
@@ -254,6 +253,11 @@ class Loop:
     def ends_early(self) -> bool:
         """Return whether the run ends after the latest evaluation, although it has steps left."""
         return self.stopped_by is not None or is_out_of_patience(self.plan.config, self.epochs_since_best)
+
+    @property
+    def _held_back(self) -> int:
+        """Number of latest calls whose metrics are not fetched yet: all that are not verified, or those in flight."""
+        return sum(step > self.verifier.step for step, _ in self.pending) if self.verifier else IN_FLIGHT
 
     @property
     def data_wait(self) -> float:

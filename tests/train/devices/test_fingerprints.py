@@ -48,7 +48,7 @@ def test_each_device_hashes_its_own_copy(name):
     step = parallel.compile(lambda state, batch: (jax.tree.map(lambda x: x * 2, state), {}), donate_state=True)
     state, _ = step(state, parallel.place_batch(np.zeros((6, 1), np.float32)))
     fingerprints = compile_fingerprints(parallel, state)
-    before = fingerprints(state)
+    before = fingerprints(state)()
     assert before.shape == (3, 2)
     assert (before == before[0]).all()
     devices = parallel.devices
@@ -57,7 +57,7 @@ def test_each_device_hashes_its_own_copy(name):
     ]
     parts[1] = jax.device_put(flipped(np.array(parts[1]), 3, 0), devices[1])
     wrong = jax.make_array_from_single_device_arrays(state["a"].shape, state["a"].sharding, parts)
-    assert ((fingerprints({**state, "a": wrong}) != before) == [[False, False], [True, False], [False, False]]).all()
+    assert ((fingerprints({**state, "a": wrong})() != before) == [[False, False], [True, False], [False, False]]).all()
 
 
 def shards(array, devices):
@@ -69,6 +69,6 @@ def test_parts_of_a_sharded_array_are_not_copies():
     parallel = make_parallel("jit", jax.devices()[:2], shard_state=True)
     state = parallel.place_state({"small": np.ones(4, np.float32), "large": np.arange(2.0**15, dtype=np.float32)})
     assert replicated_leaves(parallel, state).tolist() == [False, True]
-    hashes = compile_fingerprints(parallel, state)(state)
+    hashes = compile_fingerprints(parallel, state)(state)()
     assert hashes[0, 0] != hashes[1, 0]
     assert hashes[0, 1] == hashes[1, 1]

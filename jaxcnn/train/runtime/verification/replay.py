@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +30,12 @@ class Kept:
     Attributes:
       step: steps made so far.
       state: a copy of the state.
-      fingerprints: its hashes, `[devices, arrays]`, if the run may go back to it.
+      fingerprints: returns its hashes, `[devices, arrays]`, if the run may go back to it.
     """
 
     step: int
     state: TrainState
-    fingerprints: np.ndarray | None = None
+    fingerprints: Callable[[], np.ndarray] | None = None
 
 
 class Replayer:
@@ -62,13 +62,15 @@ class Replayer:
         return self._plan.dataset.random_access
 
     def keep(self, step: int, state: TrainState, *, hashed: bool = True) -> Kept:
-        """Return a copy of a state. Hashes wait for the devices."""
+        """Return a copy of a state, without waiting for the devices."""
         copy = self._copy(state)
-        return Kept(step, copy, self.fingerprints(copy) if hashed else None)
+        return Kept(step, copy, self._dispatch_fingerprints(copy, self._plan.parallel) if hashed else None)
 
     def fingerprints(self, state: TrainState, parallel: Parallel | None = None) -> np.ndarray:
         """Return the hashes of a state on some devices, by default those of the run; see `compile_fingerprints`."""
-        parallel = parallel or self._plan.parallel
+        return self._dispatch_fingerprints(state, parallel or self._plan.parallel)()
+
+    def _dispatch_fingerprints(self, state: TrainState, parallel: Parallel) -> Callable[[], np.ndarray]:
         if parallel not in self._fingerprints:
             self._fingerprints[parallel] = compile_fingerprints(parallel, self._plan.template)
         return self._fingerprints[parallel](state)
@@ -77,7 +79,7 @@ class Replayer:
         """Return a copy of a kept state, or None if it has been damaged since it was kept."""
         assert kept.fingerprints is not None
         state = self._copy(kept.state)
-        return state if np.array_equal(self.fingerprints(state), kept.fingerprints) else None
+        return state if np.array_equal(self.fingerprints(state), kept.fingerprints()) else None
 
     def again(self, kept: Kept, counts: Sequence[int], batches: Any = None, parallel: Parallel | None = None) -> Any:
         """Make calls of the step again, and return the state after them.
