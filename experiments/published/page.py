@@ -67,7 +67,9 @@ def figure(entry: Entry, seeds: Sequence[dict[str, Any]]) -> Any:
         xycoords=("axes fraction", "data"),
         xytext=(0, 3),
         textcoords="offset points",
-        color="0.3",
+        color="0.2",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+        zorder=3,  # above the curves
     )
     axes.set(xlabel="epoch", ylabel="error, %", yscale="log")
     low, high = axes.get_ylim()

@@ -4,7 +4,8 @@ Convolutional Networks*, 2017, section 4.2.
     jaxcnn train --config experiments/recipes/cifar10_densenet_bc100.py
 
 Aims at table 2, column C10+: 4.51 % test error, 95.49 % accuracy. With flips and shifts, the paper uses no dropout.
-Requires a GPU: 300 epochs of a network with 100 layers.
+
+Not run here. `experiments/results/predictions/README.md` lists the memory and a lower bound of the hours on one GPU.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig

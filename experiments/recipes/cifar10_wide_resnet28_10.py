@@ -3,7 +3,9 @@
     jaxcnn train --config experiments/recipes/cifar10_wide_resnet28_10.py
 
 Aims at table 5, without dropout: 4.00 % test error, 96.00 % accuracy. With `--dataset cifar100`, the table has 19.25 %
-test error, 80.75 % accuracy. Requires a GPU: 36.5 million parameters, 200 epochs.
+test error, 80.75 % accuracy.
+
+Not run here. `experiments/results/predictions/README.md` lists the memory and a lower bound of the hours on one GPU.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig

@@ -6,7 +6,9 @@ Hinton: *ImageNet Classification with Deep Convolutional Neural Networks*, 2012,
 Aims at torchvision's `AlexNet_Weights.IMAGENET1K_V1`: 56.522 % top-1 (one crop of 224 pixels out of 256; this recipe
 evaluates on the center square of the image). The paper's own settings (batch size 128, weight decay 0.0005, two towers:
 `--model alexnet_two_tower --image-size 227`) gave 59.3 % top-1 on the validation images, averaged over ten crops.
-One GPU is sufficient; decoding the images is likely to limit the speed.
+Decoding the images is likely to limit the speed.
+
+Not run here. `experiments/results/predictions/README.md` lists the memory and a lower bound of the hours on one GPU.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig

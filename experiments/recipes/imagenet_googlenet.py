@@ -6,7 +6,9 @@ of Caffe's `bvlc_googlenet` (its "quick" solver), because the paper does not giv
 Aims at that model's 68.7 % top-1, 88.9 % top-5 (in the paper, one model and one crop: 10.07 % top-5 error). Each of the
 two auxiliary classifiers adds 0.3 times its loss (section 5). Caffe crops 224 pixels out of images of 256 and flips
 them. This recipe crops 8 % to 100 % of the image, as in the paper (section 6), and evaluates on the center square.
-Requires a GPU: 2,400,000 steps of 32 images, or 60 epochs.
+The 2,400,000 steps of 32 images are 60 epochs.
+
+Not run here. `experiments/results/predictions/README.md` lists the memory and a lower bound of the hours on one GPU.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig

@@ -6,6 +6,8 @@
 Aims at torchvision's `ResNet50_Weights.IMAGENET1K_V1`: 76.130 % top-1 (one crop). torchvision evaluates on the center
 224 pixels of images of 256; this recipe resizes the center square of the image to 224. torchvision trained on 8 GPUs
 with 32 images each. With `--dtype bfloat16` the same batch needs about half the memory.
+
+Not run here. `experiments/results/predictions/README.md` lists the memory and a lower bound of the hours on 8 GPUs.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig

@@ -6,7 +6,9 @@ Latest Primitives*, 2021, which produced `ResNet50_Weights.IMAGENET1K_V2`.
 The published weights reach 80.858 % top-1. That recipe also erases random rectangles, trains on 176 pixels, evaluates
 on 224, and repeats each image four times per batch with different augmentation. This recipe does none of these, so
 expect a lower accuracy. The original averages parameters with decay 0.99998 every 32 steps; this recipe uses 0.9999 at
-every step. Requires about 8 GPUs: 600 epochs in bfloat16 with a batch size of 1,024.
+every step.
+
+Not run here. `experiments/results/predictions/README.md` lists the memory and a lower bound of the hours on 8 GPUs.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig

@@ -7,6 +7,8 @@ Aims at torchvision's `VGG16_Weights.IMAGENET1K_V1`: 71.592 % top-1 (one crop of
 evaluates on the center square of the image). `--model vgg16_bn` adds batch normalization and aims at 73.360 %.
 torchvision trained on 8 GPUs with 32 images each. On fewer GPUs, `--accumulate` splits the batch and computes the same
 gradients, because VGG-16 has no batch normalization.
+
+Not run here. `experiments/results/predictions/README.md` lists the memory and a lower bound of the hours on 8 GPUs.
 """
 
 from jaxcnn.train import Config, OptimizerConfig, ScheduleConfig

@@ -6,8 +6,9 @@ import json
 import pytest
 
 from benchmarks.report import with_table
+from benchmarks.results import read_lines
 from experiments.published import __main__ as command
-from experiments.published import entries, page, store
+from experiments.published import entries, page, predictions, store
 from experiments.published.entries import ENTRIES, Entry
 from jaxcnn.errors import UsageError
 from jaxcnn.train import Config, fit
@@ -110,3 +111,30 @@ def test_unknown_entries_and_seeds_are_one_line(capsys):
 @pytest.mark.parametrize("found", ENTRIES, ids=lambda found: found.name)
 def test_every_entry_has_a_recipe(found):
     assert found.config(seed=1).seed == 1
+
+
+def test_every_recipe_is_run_or_predicted():
+    recipes = {path.stem for path in entries.RECIPES.glob("*.py")}
+    assert recipes == {entry.recipe for entry in ENTRIES} | predictions.TARGETS.keys()
+    assert not {entry.recipe for entry in ENTRIES} & predictions.TARGETS.keys()
+
+
+def test_a_recipe_that_is_predicted_says_that_it_was_not_run():
+    for recipe in predictions.TARGETS:
+        assert "Not run here" in (entries.RECIPES / f"{recipe}.py").read_text(), recipe
+
+
+@pytest.mark.parametrize(("recipe", "steps"), [("imagenet_googlenet", 2_400_000), ("imagenet_resnet50", 450_411)])
+def test_steps_of_a_dataset_that_is_not_prepared(recipe, steps):
+    assert predictions.steps_of(predictions.config_of(recipe)) == steps  # 90 x 1,281,167 / 256, rounded up
+
+
+def test_the_page_of_predictions_is_that_of_the_stored_rows():
+    rows = read_lines(predictions.PREDICTIONS)
+    assert [row["recipe"] for row in rows] == [*predictions.TARGETS]
+    assert (predictions.PREDICTIONS / "README.md").read_text() == predictions.page(rows)
+    for row in rows:
+        config = predictions.config_of(row["recipe"])
+        assert row["steps"] == predictions.steps_of(config)
+        assert (row["report"]["dtype"], row["report"]["batch_size"]) == (config.dtype, config.batch_size)
+        assert row["hours"] == pytest.approx(row["steps"] * row["report"]["step_seconds"] / 3600)
