@@ -5,14 +5,14 @@ normalization` and `jaxcnn.kernels.pooling` define y, p and their derivatives, a
 call those.
 
 A TPU does not need y. A channel of y does not decrease with `z = sign(scale) x`, so p follows from the largest values
-q of the same windows of z: `p = max(0, (sign(scale) q - mu) r scale + bias)`, with equal numbers. A cotangent g of p
-reaches x where p is above 0, in the places of q. Its sums over x are then sums over windows:
+q of the same windows of z: `p = max(0, (sign(scale) q - mu) r scale + bias)`. A cotangent g of p reaches x where p is
+above 0, in the places of q. Its sums over x are then sums over windows:
 
     `sum g [p > 0]`  and  `sum g [p > 0] (sign(scale) q - mu)`.
 
-In the first layers of a network for photographs, y is the largest array: 3x3 windows at stride 2 are a quarter of it.
-A program that does not compute y moves it neither forward nor backward. The sign changes no digits, and XLA changes it
-while the convolution in front writes x.
+In the first layers of a network for photographs, y is the largest array, and p has a quarter of its size. A program
+that does not compute y moves it neither forward nor backward. The sign changes no digits, and XLA applies it while the
+convolution in front writes x.
 """
 
 import functools
