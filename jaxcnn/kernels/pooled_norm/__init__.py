@@ -35,7 +35,7 @@ from jaxcnn.kernels.normalization import (
     rounded,
     wide_vectors,
 )
-from jaxcnn.kernels.pooling import AddedToLargest, MaxPool, TakenLargest, Windows, max_pool
+from jaxcnn.kernels.pooling import AddedToLargest, MaxPool, TakenLargest, Windows, is_kernel, max_pool
 from jaxcnn.kernels.reductions import affine, channel_sums, row
 from jaxcnn.kernels.statistics import count_of_values, known_center, sample_mean, statistics_around
 from jaxcnn.kernels.synchronized import Groups, is_narrower
@@ -80,7 +80,7 @@ def pooled_batch_norm(
     rates = {"momentum": momentum, "epsilon": epsilon, "unbiased": unbiased}
     dtype = None if dtype is None else jnp.dtype(dtype)
     is_synchronized = axis_name is not None and is_bound(axis_name) and needs_mean(axis_name, x)
-    if is_synchronized or x.size == 0 or not jnp.issubdtype(x.dtype, jnp.floating):
+    if is_synchronized or not is_kernel(x):
         over = {"axis_name": axis_name, "axis_index_groups": axis_index_groups, "reduce_dtype": reduce_dtype}
         y, *running = batch_norm(x, running_mean, running_var, scale, bias, **rates, **over, relu=True, dtype=dtype)
         return max_pool(y, *windows), *running
