@@ -26,8 +26,10 @@ CASES = (
     *("resnet50:False", "resnet50:3GB", "resnet50:2GB"),
     *("vgg16:False", "vgg16:1.5GB"),
     *("densenet121:False", "densenet121:3GB"),
+    *("resnet152:False", "resnet152:3GB"),
+    *("googlenet_bn:False", "googlenet_bn:1.5GB"),
 )
-BATCH = {"resnet50": 128, "densenet121": 128, "vgg16": 64}
+BATCH = {"resnet50": 128, "resnet152": 64, "densenet121": 128, "googlenet_bn": 128, "vgg16": 64}
 """Images on each chip."""
 
 

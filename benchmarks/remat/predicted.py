@@ -30,6 +30,7 @@ def plans(model: str, batch: int, remat: str) -> dict[str, Any]:
     return {
         "budget": budget,
         "predicted": chosen.peak_bytes,
+        "gradients": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(variables["params"])),
         "blocks": len(blocks),
         "recomputed": len(chosen.recomputed),
         "macs": chosen.macs,

@@ -13,8 +13,11 @@ Written by `python -m benchmarks.remat`; `rows.jsonl` has all numbers. The compi
 The step is that of `jaxcnn train --model MODEL --dtype bfloat16 --model-options remat=SIZE`: momentum, with the state
 donated. All numbers are of one chip.
 
-- Predicted: bytes of activations, by `jaxcnn.layers.recomputation.plan` from shapes.
-- Temporaries: what the compiler allocates besides state, batch and program: activations, gradients and work space.
+- Activations: their predicted bytes, by `jaxcnn.layers.recomputation.plan` from shapes. `remat=SIZE` limits these.
+- Gradients: bytes of the gradients of all parameters, in float32.
+- Temporaries: what the compiler allocates besides state, batch and program. Besides activations and gradients, these
+  are gradients of activations and work space of single operations, which no prediction contains.
+- Ratio: temporaries divided by the sum of activations and gradients.
 - Multiply-adds: those that are computed again, in percent of those of all blocks.
 """
 
@@ -38,8 +41,11 @@ def page(rows: list[Row]) -> str:
         of_target = [row for row in rows if row["target"] == target]
         versions = ", ".join(sorted({row["compiler"] for row in of_target}))
         parts.append(f"## {target}, {versions}\n")
-        parts.append("| model | images | `remat` | blocks | multiply-adds | predicted GB | temporaries GB | ratio |")
-        parts.append("| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+        cells = (
+            "model | images | `remat` | blocks | multiply-adds | activations GB | gradients GB | temporaries GB | ratio"
+        )
+        parts.append(f"| {cells} |")
+        parts.append("| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
         parts += [f"| {' | '.join(_cells(row))} |" for row in of_target]
         parts.append("")
     return "\n".join(parts).rstrip() + "\n"
@@ -54,6 +60,12 @@ def _cells(row: Row) -> list[str]:
         f"{row['recomputed']} of {row['blocks']}",
         f"{100 * row['macs'] / row['all_macs']:.0f}%",
         f"{row['predicted'] / 1e9:.2f}",
+        f"{row['gradients'] / 1e9:.2f}",
         row["error"] if temporaries is None else f"{temporaries / 1e9:.2f}",
-        "" if temporaries is None else f"{temporaries / row['predicted']:.2f}",
+        "" if temporaries is None else f"{ratio(row):.2f}",
     ]
+
+
+def ratio(row: Row) -> float:
+    """Return the temporaries of a row, divided by the predicted activations and the gradients."""
+    return row["temporaries"] / (row["predicted"] + row["gradients"])

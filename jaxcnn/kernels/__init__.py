@@ -12,13 +12,15 @@ from jaxcnn.kernels._selection import CHOICES, VARIABLE, check, in_use, inlined,
 from jaxcnn.kernels.convolution import conv, describe
 from jaxcnn.kernels.layer_norm import layer_norm
 from jaxcnn.kernels.normalization import batch_norm, normalize
-from jaxcnn.kernels.pooling import avg_pool, max_pool
+from jaxcnn.kernels.pooled_norm import pooled_batch_norm
+from jaxcnn.kernels.pooling import Windows, avg_pool, max_pool
 from jaxcnn.kernels.products import dense
 from jaxcnn.kernels.reductions import add_bias, affine, channel_sums, materialize, moments
 
 __all__ = [
     "CHOICES",
     "VARIABLE",
+    "Windows",
     "add_bias",
     "affine",
     "avg_pool",
@@ -36,6 +38,7 @@ __all__ = [
     "moments",
     "normalize",
     "on_cpu",
+    "pooled_batch_norm",
     "selected",
     "use",
 ]

@@ -92,7 +92,7 @@ def batch_norm(
     Returns:
       The output `[..., C]`, and the new running mean and variance `[C]` in the dtypes of the old ones.
     """
-    vectors = _wide_vectors(x, running_mean, running_var, scale, bias)
+    vectors = wide_vectors(x, running_mean, running_var, scale, bias)
     axis_name = axis_name if axis_name is not None and is_bound(axis_name) else None
     others = () if residual is None else (residual.astype(dtype or vectors[0].dtype),)
     if axis_name is None or not needs_mean(axis_name, x):
@@ -102,21 +102,21 @@ def batch_norm(
         wide_mean, wide_var, gamma, beta = vectors
         near = known_center(wide_mean)
         center, offset, var, count = statistics_of_whole_batch(x, near, axis_name, axis_index_groups, reduce_dtype)
-        y = finished(_normalized(x, center, offset, var, gamma, beta, epsilon), others, relu=False, dtype=None)
+        y = finished(normalized(x, center, offset, var, gamma, beta, epsilon), others, relu=False, dtype=None)
         y = _rectified(jnp.dtype(dtype or y.dtype), y) if relu else y.astype(dtype or y.dtype)
         new_mean = momentum * wide_mean + (1 - momentum) * (center + offset)
-        new_var = momentum * wide_var + (1 - momentum) * _bessel(count, unbiased) * var
+        new_var = momentum * wide_var + (1 - momentum) * bessel(count, unbiased) * var
     return y, new_mean.astype(running_mean.dtype), new_var.astype(running_var.dtype)
 
 
 def normalize(x: jax.Array, mean: Any, var: Any, scale: Any, bias: Any, *, epsilon: float) -> jax.Array:
     """Normalize `[..., C]` by given statistics `[C]`; arguments and dtype of the result as in `batch_norm`."""
-    wide_mean, wide_var, gamma, beta = _wide_vectors(x, mean, var, scale, bias)
+    wide_mean, wide_var, gamma, beta = wide_vectors(x, mean, var, scale, bias)
     center = jax.lax.stop_gradient(wide_mean)
-    return _normalized(x, center, wide_mean - center, wide_var, gamma, beta, epsilon)
+    return normalized(x, center, wide_mean - center, wide_var, gamma, beta, epsilon)
 
 
-def _wide_vectors(x: jax.Array, mean: Any, var: Any, scale: Any, bias: Any) -> list[jax.Array]:
+def wide_vectors(x: jax.Array, mean: Any, var: Any, scale: Any, bias: Any) -> list[jax.Array]:
     """Return the vectors `[C]` in the dtype of the computation."""
     wide, channels = jnp.promote_types(x.dtype, jnp.float32), x.shape[-1:]
     gamma = jnp.ones(channels, wide) if scale is None else scale
@@ -124,13 +124,13 @@ def _wide_vectors(x: jax.Array, mean: Any, var: Any, scale: Any, bias: Any) -> l
     return [vector.astype(wide) for vector in (mean, var, gamma, beta)]
 
 
-def _normalized(x: jax.Array, center: Any, offset: Any, var: Any, gamma: Any, beta: Any, epsilon: float) -> jax.Array:
+def normalized(x: jax.Array, center: Any, offset: Any, var: Any, gamma: Any, beta: Any, epsilon: float) -> jax.Array:
     """Normalize by the mean `center + offset`. The center is a constant, so that its gradient takes no further sum."""
     factor = jax.lax.rsqrt(var + epsilon) * gamma
     return affine(factor, beta - offset * factor, x, center)
 
 
-def _bessel(count: Any, unbiased: bool) -> Any:
+def bessel(count: Any, unbiased: bool) -> Any:
     """Return Bessel's correction, `m / (m - 1)`, also for a symbolic number of values."""
     if not unbiased:
         return 1.0
@@ -174,18 +174,18 @@ class BatchNorm(Kernel):
         center = jax.lax.stop_gradient(near)
         offset, var = statistics_around(x, center)
         mean = center + offset
-        y = _normalized(x, center, offset, var, scale, bias, self.epsilon)
+        y = normalized(x, center, offset, var, scale, bias, self.epsilon)
         return [
             finish(y, residual, self.relu, self.dtype),
             self.momentum * running_mean + (1 - self.momentum) * mean,
-            self.momentum * running_var + (1 - self.momentum) * _bessel(count_of_values(x), self.unbiased) * var,
+            self.momentum * running_var + (1 - self.momentum) * bessel(count_of_values(x), self.unbiased) * var,
             mean,
             jax.lax.rsqrt(var + self.epsilon),
         ]
 
     def native(self, x: Any, running_mean: Any, *others: Any) -> Form | None:
         vectors, residual = (running_mean, *others[:3]), others[3:]
-        numbers = self.momentum, self.epsilon, _bessel(count_of_values(x), self.unbiased)
+        numbers = self.momentum, self.epsilon, bessel(count_of_values(x), self.unbiased)
         outputs = self.outputs(x, running_mean)
         if is_native(x, vectors, outputs[0], *residual):
             whole = native.function(
@@ -219,7 +219,7 @@ class BatchNorm(Kernel):
             y_dot = masked(finished(y_dot, added, relu=False, dtype=y.dtype), *[y] * self.relu)
             mean_dot = variance_dot = jnp.zeros_like(mean)
         new_mean_dot = (1 - self.momentum) * mean_dot
-        new_var_dot = (1 - self.momentum) * _bessel(count_of_values(x), self.unbiased) * variance_dot
+        new_var_dot = (1 - self.momentum) * bessel(count_of_values(x), self.unbiased) * variance_dot
         if is_given(running_mean_dot):
             new_mean_dot += self.momentum * running_mean_dot
         if is_given(running_var_dot):

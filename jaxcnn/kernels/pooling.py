@@ -58,7 +58,7 @@ def max_pool(x: jax.Array, window: Pair, strides: Pair, padding: Sides) -> jax.A
     several equal ones, to the first in row-major order.
     """
     windows = Windows(window, strides, padding)
-    if not _is_kernel(x):
+    if not is_kernel(x):
         return _largest(windows, x)
     return call(MaxPool(windows), x)[0]
 
@@ -70,10 +70,10 @@ def avg_pool(x: jax.Array, window: Pair, strides: Pair, padding: Sides, counted:
     mean divides by. Sums are float32 or wider.
     """
     kernel = AvgPool(Windows(window, strides, padding), counted, (x.shape[1], x.shape[2]))
-    return call(kernel, x)[0] if _is_kernel(x) else kernel.form(x)[0]
+    return call(kernel, x)[0] if is_kernel(x) else kernel.form(x)[0]
 
 
-def _is_kernel(x: jax.Array) -> bool:
+def is_kernel(x: jax.Array) -> bool:
     """Return whether an array is one for kernels: of real numbers, and not empty."""
     return jnp.issubdtype(x.dtype, jnp.floating) and not any(isinstance(n, int) and n == 0 for n in x.shape)
 

@@ -28,7 +28,7 @@ from jaxcnn.layers.compose import Concat, Flatten, Residual, Sequential, ZeroPad
 from jaxcnn.layers.convolution import Conv
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.dropout import Dropout, StochasticDepth, linear_decay
-from jaxcnn.layers.normalization import BATCH_AXIS, BatchNorm, LayerNorm, LocalResponseNorm, norm_relu
+from jaxcnn.layers.normalization import BATCH_AXIS, BatchNorm, LayerNorm, LocalResponseNorm, norm_relu, norm_relu_pool
 from jaxcnn.layers.partial import Partial
 from jaxcnn.layers.pooling import AdaptiveAvgPool, AvgPool, GlobalAvgPool, MaxPool
 from jaxcnn.layers.squeeze_excitation import SqueezeExcitation
@@ -69,6 +69,7 @@ __all__ = [
     "initializers",
     "linear_decay",
     "norm_relu",
+    "norm_relu_pool",
     "relu",
     "relu6",
     "sigmoid",

@@ -13,6 +13,7 @@ from jaxcnn.errors import UsageError
 from jaxcnn.layers import activation, initializers
 from jaxcnn.layers._dtypes import floating_dtype, wide
 from jaxcnn.layers._window import is_positive
+from jaxcnn.layers.pooling import MaxPool
 
 BATCH_AXIS = "batch"
 """Name of the mapped axis over which the training step shards a batch."""
@@ -72,9 +73,18 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, train: bool, *, residual: jax.Array | None = None, relu: bool = False
+        self,
+        x: jax.Array,
+        train: bool,
+        *,
+        residual: jax.Array | None = None,
+        relu: bool = False,
+        windows: kernels.Windows | None = None,
     ) -> jax.Array:
-        """Return `BN(x)`, or `BN(x) + residual`, or with a ReLU behind either. Use `norm_relu` for every norm."""
+        """Return `BN(x)`, or `BN(x) + residual`, or with a ReLU behind either. Use `norm_relu` for every norm.
+
+        With windows, return the largest values of `relu(BN(x))` in them. Use `norm_relu_pool` for every norm.
+        """
         if not 0.0 <= self.momentum <= 1.0 or not self.epsilon >= 0.0:
             got = f"{self.momentum} and {self.epsilon}"
             raise UsageError(f"BatchNorm needs a momentum in [0, 1] and an epsilon >= 0, got {got}")
@@ -87,7 +97,11 @@ class BatchNorm(nn.Module):
         x = x if self.dtype is None else x.astype(jnp.promote_types(x.dtype, self.dtype))
 
         if train:
-            y, new_mean, new_var = kernels.batch_norm(
+            if windows is None:
+                compute = functools.partial(kernels.batch_norm, residual=residual, relu=relu)
+            else:
+                compute = functools.partial(kernels.pooled_batch_norm, windows=windows)
+            y, new_mean, new_var = compute(
                 x,
                 mean.value,
                 var.value,
@@ -99,8 +113,6 @@ class BatchNorm(nn.Module):
                 axis_name=self.axis_name,
                 axis_index_groups=self.axis_index_groups,
                 reduce_dtype=self.reduce_dtype,
-                residual=residual,
-                relu=relu,
                 dtype=output,
             )
             if not self.is_initializing():
@@ -109,6 +121,7 @@ class BatchNorm(nn.Module):
             y = kernels.normalize(x, mean.value, var.value, scale, bias, epsilon=self.epsilon).astype(output)
             y = y if residual is None else residual + y
             y = activation.relu(y) if relu else y
+            y = y if windows is None else kernels.max_pool(y, *windows)
         return y
 
     def output_dtype(self, x: jax.Array) -> Any:
@@ -127,12 +140,30 @@ def norm_relu(norm: Any, x: jax.Array, train: bool, residual: jax.Array | None =
     >>> norm_relu(LayerNorm().bind({"params": {"scale": jnp.ones(3), "bias": jnp.zeros(3)}}), x, True, 2 * x).round(2)
     Array([[0.78, 4.  , 7.22]], dtype=float32)
     """
-    # A subclass, or a class that Flax has transformed, may have another signature.
-    is_ours = type(norm).__call__ is BatchNorm.__call__
-    if train and is_ours and (residual is None or _is_like(residual, x.shape, norm.output_dtype(x))):
+    if train and _is_ours(norm, BatchNorm) and (residual is None or _is_like(residual, x.shape, norm.output_dtype(x))):
         return norm(x, train, residual=residual, relu=True)
     y = norm(x, train)
     return activation.relu(y if residual is None else residual + y)
+
+
+def norm_relu_pool(norm: Any, pool: Any, x: jax.Array, train: bool) -> jax.Array:
+    """Return `pool(norm_relu(norm, x, train))`, `[N, H, W, C] -> [N, H_out, W_out, C]`.
+
+    In training a `BatchNorm` in front of a `MaxPool` returns the pooled maps itself. A TPU then does not compute the
+    maps in front of the pooling.
+
+    >>> norm, x = BatchNorm(), jnp.arange(16.0).reshape(1, 4, 4, 1)
+    >>> norm_relu_pool(norm.bind(norm.init(jax.random.key(0), x, False)), MaxPool(4), x, False).shape
+    (1, 1, 1, 1)
+    """
+    if train and _is_ours(norm, BatchNorm) and _is_ours(pool, MaxPool):
+        return pool(x, norm=norm)
+    return pool(norm_relu(norm, x, train))
+
+
+def _is_ours(module: Any, kind: type) -> bool:
+    """Return whether a module is called as this class. A subclass or a class that Flax has transformed may not be."""
+    return type(module).__call__ is kind.__call__
 
 
 def _is_like(x: jax.Array, shape: tuple[int, ...], dtype: Any) -> bool:

@@ -1,5 +1,7 @@
 """Pooling: shrink feature maps, without parameters and without mixing channels."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -57,8 +59,11 @@ class MaxPool(nn.Module):
     padding: Padding = 0
     ceil_mode: bool = False
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, *, norm: Any = None) -> jax.Array:
+        """Return the largest values of x, or of `norm_relu(norm, x, True)` for a `BatchNorm`; see `norm_relu_pool`."""
         window, strides, _, sides = _geometry(self, x)
+        if norm is not None:
+            return norm(x, True, relu=True, windows=kernels.Windows(window, strides, sides))
         return kernels.max_pool(x, window, strides, sides)
 
 

@@ -96,7 +96,7 @@ def choose(blocks: Sequence[Block], budget: int, other_bytes: int = 0) -> Plan:
     if least > budget:
         raise UsageError(
             f"remat {format_size(budget)} is too small: recomputing all {len(blocks)} blocks needs "
-            f"{format_size(least, up=True)}. Give at least that, or use fewer images on each device."
+            f"{format_size(least, up=True)} for activations. Give at least that, or use fewer images on each device."
         )
     order = sorted(blocks, key=lambda block: -block.kept_bytes / max(1, block.macs))  # stable
     chosen: set[str] = set()

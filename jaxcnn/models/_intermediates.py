@@ -38,7 +38,8 @@ def features(
       at: path of a module whose last output is returned, such as "stage3_block6/conv2"; `jaxcnn summary` lists them.
         Several paths return a dict. None returns the input of the last layer, `head`: `[N, features]`.
       train: whether to use batch statistics and dropout. Updates of running statistics are discarded. The output of a
-        `BatchNorm` then includes the residual and the ReLU behind it, where a model uses `jaxcnn.layers.norm_relu`.
+        `BatchNorm` then includes the residual and the ReLU behind it, where a model uses `jaxcnn.layers.norm_relu`,
+        and the max pooling too, where it uses `norm_relu_pool`.
       rngs: random keys by name, `{"dropout": key}`.
 
     Raises:

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from jaxcnn.errors import unknown_name
-from jaxcnn.layers import MaxPool, norm_relu
+from jaxcnn.layers import MaxPool, norm_relu, norm_relu_pool
 
 Kind = Literal["imagenet", "cifar"]
 
@@ -42,6 +42,8 @@ class Stem(nn.Module):
         check_stem(self.kind)
         kernel, stride = (self.kernel_size, 2) if self.kind == "imagenet" else (3, 1)
         x = self.conv(self.features, kernel, stride, padding=kernel // 2, name="conv")(x)
-        if self.norm is not None:
-            x = norm_relu(self.norm(name="norm"), x, train)
-        return MaxPool(3, 2, padding=1, name="pool")(x) if self.kind == "imagenet" and self.pool else x
+        norm = None if self.norm is None else self.norm(name="norm")
+        if self.kind == "imagenet" and self.pool:
+            pool = MaxPool(3, 2, padding=1, name="pool")
+            return pool(x) if norm is None else norm_relu_pool(norm, pool, x, train)
+        return x if norm is None else norm_relu(norm, x, train)

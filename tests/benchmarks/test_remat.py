@@ -25,7 +25,7 @@ def compiled(monkeypatch):
         memory = Memory(2**20, 2**20, 0, 0, 3 * 10**9, 0, 0, 4 * 10**9, 2**34)
         return Report(target, fits=True, memory=memory, bytes_accessed=5e9, **known)
 
-    numbers = {"predicted": 2 * 10**9, "blocks": 16, "recomputed": 4, "macs": 1, "all_macs": 4}
+    numbers = {"predicted": 2 * 10**9, "gradients": 5 * 10**8, "blocks": 16, "recomputed": 4, "macs": 1, "all_macs": 4}
     monkeypatch.setattr(command, "compile_for", compile_for)
     monkeypatch.setattr(command, "plans", lambda model, batch, remat: {"budget": int(remat[:-2] or 0), **numbers})
     return calls, failing
@@ -55,12 +55,13 @@ def test_the_page_has_a_row_for_each_case(compiled, tmp_path):
     command.main(["--targets", "h100", "--cases", "resnet50:3GB", "--out", str(tmp_path)])
     lines = (tmp_path / "README.md").read_text().splitlines()
     assert "## h100, xla 1" in lines
-    assert lines[-1] == "| resnet50 | 128 | `3GB` | 4 of 16 | 25% | 2.00 | 3.00 | 1.50 |"
+    assert lines[-1] == "| resnet50 | 128 | `3GB` | 4 of 16 | 25% | 2.00 | 0.50 | 3.00 | 1.20 |"
 
 
 def test_numbers_of_a_case_follow_from_shapes():
     everything = predicted.plans("resnet18", 2, "False")
     assert (everything["blocks"], everything["recomputed"], everything["macs"]) == (8, 0, 0)
+    assert everything["gradients"] == 4 * 11_689_512  # the published number of parameters
     size = f"{everything['predicted'] * 0.9 / 1e6:.1f}MB"
     some = predicted.plans("resnet18", 2, size)
     assert 0 < some["recomputed"] < 8
@@ -72,10 +73,10 @@ def needs(package):
     return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed")
 
 
-TOLERANCE = {"resnet50": (0.9, 1.35)}
-"""Least and largest ratio of temporaries, which have gradients and work space too, to predicted activations.
+TOLERANCE = {"resnet50": (0.85, 1.35)}
+"""Least and largest ratio of temporaries to predicted activations and gradients.
 
-Activations are most of the temporaries of ResNet-50, and about a third of those of VGG-16.
+These are most of the temporaries of ResNet-50, and half of those of VGG-16.
 """
 
 TARGETS = [pytest.param("v5e:1x1", marks=needs("libtpu")), pytest.param("h100", marks=needs("jax_cuda13_plugin"))]
@@ -89,7 +90,7 @@ def test_predictions_are_near_the_temporaries_of_compiled_steps(target, case):
     row = command.measure(target, *case.split(":"), timeout=1800.0)
     assert row["error"] is None
     least, most = TOLERANCE[row["model"]]
-    assert least <= row["temporaries"] / row["predicted"] <= most
+    assert least <= rows.ratio(row) <= most
 
 
 def test_the_rows_of_the_results_are_within_the_tolerance():
@@ -97,4 +98,4 @@ def test_the_rows_of_the_results_are_within_the_tolerance():
     assert results
     for row in results:
         least, most = TOLERANCE[row["model"]]
-        assert least <= row["temporaries"] / row["predicted"] <= most, rows.key(row)
+        assert least <= rows.ratio(row) <= most, rows.key(row)

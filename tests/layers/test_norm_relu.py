@@ -1,4 +1,4 @@
-"""`norm_relu`: the composition in every mode and dtype, and one kernel in training."""
+"""`norm_relu` and `norm_relu_pool`: the composition in every mode and dtype, and one kernel in training."""
 
 from typing import Any
 
@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.layers import BatchNorm, LayerNorm, Partial, norm_relu
+from jaxcnn import kernels
+from jaxcnn.layers import AvgPool, BatchNorm, LayerNorm, MaxPool, Partial, norm_relu, norm_relu_pool
+from jaxcnn.models import create_model, features
 
 
 class Block(nn.Module):
@@ -64,3 +66,50 @@ def test_norm_relu_in_training_is_one_kernel():
         variables = block.init(jax.random.key(0), x, x, True)
         traced = jax.make_jaxpr(lambda v, x, block=block: block.apply(v, x, x, True, mutable=["batch_stats"]))
         assert ("name=relu" in str(traced(variables, x))) == has_relu
+
+
+class Pooled(nn.Module):
+    """A normalization, a ReLU and a pooling, by `norm_relu_pool` or as separate operations."""
+
+    norm: Any
+    pool: Any
+    joined: bool
+
+    @nn.compact
+    def __call__(self, x, train):
+        norm, pool = self.norm(name="norm"), self.pool(3, 2, padding=1, name="pool")
+        return norm_relu_pool(norm, pool, x, train) if self.joined else pool(norm_relu(norm, x, train))
+
+
+@pytest.mark.parametrize("norm", [BatchNorm, LayerNorm, nn.jit(BatchNorm, static_argnums=(2,))])
+@pytest.mark.parametrize("pool", [MaxPool, AvgPool])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("train", [False, True])
+def test_norm_relu_pool_is_the_composition(norm, pool, dtype, train):
+    x = jax.random.normal(jax.random.key(0), (4, 6, 7, 8), dtype)
+    found = []
+    for joined in (True, False):
+        block = Pooled(Partial(norm, dtype=dtype), pool, joined)
+        variables = block.init(jax.random.key(1), x, train)
+        found.append((variables, block.apply(variables, x, train, mutable=["batch_stats"])))
+    assert jax.tree.structure(found[0]) == jax.tree.structure(found[1])
+    for ours, right in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[1]), strict=True):
+        assert (ours.shape, ours.dtype) == (right.shape, right.dtype)
+        np.testing.assert_allclose(ours.astype(np.float32), right.astype(np.float32), 2**-7, 1e-6)
+
+
+def test_frozen_statistics_and_features_work_through_a_pooling():
+    """A frozen normalization is called as in evaluation, with the arguments of training."""
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(1), x, False)
+    windows = kernels.Windows((3, 3), (2, 2), ((1, 1), (1, 1)))
+    frozen = norm.apply(variables, x, False, relu=True, windows=windows)
+    np.testing.assert_array_equal(frozen, MaxPool(3, 2, padding=1)(nn.relu(norm.apply(variables, x, False))))
+
+    model, images = create_model("resnet18", 10), jnp.ones((2, 32, 32, 3))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    paths = ["stem/norm", "stem/pool"]
+    for train, size in ((False, 16), (True, 8)):
+        found = jax.eval_shape(lambda v, train=train: features(model, v, images, at=paths, train=train), variables)
+        assert [found[path].shape[1] for path in paths] == [size, 8]

@@ -156,7 +156,8 @@ def test_a_size_applies_to_training_only():
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=True))
     jax.eval_shape(lambda v: model.apply(v, x, train=False), variables)
     with pytest.raises(
-        UsageError, match=r"^remat 1KB is too small: recomputing all 8 blocks needs 65.*KB. Give at least"
+        UsageError,
+        match=r"^remat 1KB is too small: recomputing all 8 blocks needs 65.*KB for activations. Give at least",
     ):
         jax.eval_shape(lambda v: model.apply(v, x, train=True, mutable=["batch_stats"]), variables)
 

@@ -1,0 +1,198 @@
+"""Batch normalization, a ReLU and the largest value of each window, in training.
+
+Let y be the output of batch normalization and ReLU, and p the largest values of windows of y. `jaxcnn.kernels.
+normalization` and `jaxcnn.kernels.pooling` define y, p and their derivatives, and on most platforms the kernels here
+call those.
+
+A TPU does not need y. A channel of y does not decrease with `z = sign(scale) x`, so p follows from the largest values
+q of the same windows of z: `p = max(0, (sign(scale) q - mu) r scale + bias)`. A cotangent g of p reaches x where p is
+above 0, in the places of q. Its sums over x are then sums over windows:
+
+    `sum g [p > 0]`  and  `sum g [p > 0] (sign(scale) q - mu)`.
+
+In the first layers of a network for photographs, y is the largest array, and p has a quarter of its size. A program
+that does not compute y moves it neither forward nor backward. The sign changes no digits, and XLA applies it while the
+convolution in front writes x.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxcnn.kernels._primitive import Kernel, call, instantiated
+from jaxcnn.kernels.axes import is_bound, needs_mean
+from jaxcnn.kernels.normalization import (
+    BatchNorm,
+    Gradient,
+    Tangent,
+    batch_norm,
+    bessel,
+    masked,
+    normalized,
+    rounded,
+    wide_vectors,
+)
+from jaxcnn.kernels.pooling import AddedToLargest, MaxPool, TakenLargest, Windows, is_kernel, max_pool
+from jaxcnn.kernels.reductions import affine, channel_sums, row
+from jaxcnn.kernels.statistics import count_of_values, known_center, sample_mean, statistics_around
+from jaxcnn.kernels.synchronized import Groups, is_narrower
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=(
+        "windows",
+        "momentum",
+        "epsilon",
+        "unbiased",
+        "axis_name",
+        "axis_index_groups",
+        "reduce_dtype",
+        "dtype",
+    ),
+)
+def pooled_batch_norm(
+    x: jax.Array,
+    running_mean: jax.Array,
+    running_var: jax.Array,
+    scale: jax.Array | None,
+    bias: jax.Array | None,
+    *,
+    windows: Windows,
+    momentum: float,
+    epsilon: float,
+    unbiased: bool,
+    axis_name: str | None = None,
+    axis_index_groups: Groups | None = None,
+    reduce_dtype: Any = "float32",
+    dtype: Any = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalize a batch by its own statistics, and return the largest value of each window behind a ReLU.
+
+    Arguments are those of `batch_norm`, for images `[N, H, W, C]`, and the windows.
+
+    Returns:
+      The largest values `[N, H_out, W_out, C]`, and the new running mean and variance `[C]`.
+    """
+    rates = {"momentum": momentum, "epsilon": epsilon, "unbiased": unbiased}
+    dtype = None if dtype is None else jnp.dtype(dtype)
+    is_synchronized = axis_name is not None and is_bound(axis_name) and needs_mean(axis_name, x)
+    if is_synchronized or not is_kernel(x):
+        over = {"axis_name": axis_name, "axis_index_groups": axis_index_groups, "reduce_dtype": reduce_dtype}
+        y, *running = batch_norm(x, running_mean, running_var, scale, bias, **rates, **over, relu=True, dtype=dtype)
+        return max_pool(y, *windows), *running
+    kernel = PooledBatchNorm(BatchNorm(**rates, relu=True, dtype=dtype), windows)
+    p, new_mean, new_var, *_ = call(kernel, x, *wide_vectors(x, running_mean, running_var, scale, bias))
+    return p, new_mean.astype(running_mean.dtype), new_var.astype(running_var.dtype)
+
+
+@dataclass(frozen=True)
+class PooledBatchNorm(Kernel):
+    """p, the results of a `BatchNorm` kernel with a ReLU behind y, and y itself, from operands of that kernel.
+
+    The derivative on a TPU does not read y. XLA then does not compute it.
+    """
+
+    norm: BatchNorm
+    windows: Windows
+
+    def outputs(self, *operands: Any) -> list[Any]:
+        y, *others = self.norm.outputs(*operands)
+        return [*MaxPool(self.windows).outputs(y), *others, y]
+
+    def form(self, *operands: jax.Array) -> list[jax.Array]:
+        y, *others = call(self.norm, *operands)
+        return [*call(MaxPool(self.windows), y), *others, y]
+
+    def tpu_form(self, x: Any, running_mean: Any, running_var: Any, scale: Any, bias: Any) -> list[jax.Array]:
+        norm, sign = self.norm, _signs(scale)
+        z = x * row(sign.astype(x.dtype), x)
+        is_narrow = is_narrower(x.dtype, running_mean.dtype)
+        near = sign * known_center(running_mean) if is_narrow else sample_mean(z, running_mean.dtype)
+        center = jax.lax.stop_gradient(near)
+        offset, var = statistics_around(z, center)
+        p, y = (
+            rounded(normalized(of, center, offset, var, sign * scale, bias, norm.epsilon), (), True, norm.dtype)
+            for of in (call(MaxPool(self.windows), z)[0], z)
+        )
+        mean, correction = sign * (center + offset), bessel(count_of_values(x), norm.unbiased)
+        return [
+            p,
+            norm.momentum * running_mean + (1 - norm.momentum) * mean,
+            norm.momentum * running_var + (1 - norm.momentum) * correction * var,
+            mean,
+            jax.lax.rsqrt(var + norm.epsilon),
+            y,
+        ]
+
+    def derivative(self, operands: Any, outputs: Any, tangents: Any) -> list[jax.Array]:
+        x, scale, (p, *others, y) = operands[0], operands[3], outputs
+        of_norm = self.norm.derivative(operands, [y, *others], tangents)
+        dots = [instantiated(tangents[i], operands[i]) for i in (0, 3, 4)]
+        p_dot = call(PooledTangent(self.windows, p.dtype), *dots, x, *others[2:], scale, p, y)[0]
+        return [p_dot, *of_norm[1:], of_norm[0]]
+
+
+@dataclass(frozen=True)
+class PooledTangent(Kernel):
+    """The tangent of p, of (u, s, b, x, mu, r, scale, p, y) with tangents u, s and b of x, scale and bias.
+
+    Attributes:
+      windows: the windows.
+      dtype: that of p and y.
+    """
+
+    windows: Windows
+    dtype: Any
+    linear: ClassVar = ((0, 1, 2),)
+
+    def outputs(self, u: Any, *others: Any) -> list[Any]:
+        return [others[-2].update(weak_type=False)]
+
+    def form(self, u: Any, s: Any, b: Any, *others: Any) -> list[jax.Array]:
+        *of_norm, _, y = others
+        y_dot = call(Tangent(relu=True, residual=False, dtype=self.dtype), u, s, b, *of_norm, y)[0]
+        return [*call(TakenLargest(self.windows), y, y_dot)]
+
+    def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
+        return [*call(PooledGradient(self.windows, self.dtype), cts[0], *operands[3:])]
+
+
+@dataclass(frozen=True)
+class PooledGradient(Kernel):
+    """The gradients with respect to x, scale and bias, of (g, x, mu, r, scale, p, y).
+
+    Attributes: as in `PooledTangent`.
+    """
+
+    windows: Windows
+    dtype: Any
+    linear: ClassVar = ((0,),)
+
+    def outputs(self, g: Any, x: Any, mean: Any, *_: Any) -> list[Any]:
+        return [x.update(weak_type=False), *[mean.update(weak_type=False)] * 2]
+
+    def form(self, g: Any, x: Any, mean: Any, r: Any, scale: Any, p: Any, y: Any) -> list[jax.Array]:
+        own = call(AddedToLargest(self.windows), y, g)[0]
+        return [*call(Gradient(relu=True, residual=False, dtype=self.dtype), own, x, mean, r, scale, y)]
+
+    def tpu_form(self, g: Any, x: Any, mean: Any, r: Any, scale: Any, p: Any, y: Any) -> list[jax.Array]:
+        own, sign = masked(g, p), _signs(scale)
+        z, center = x * row(sign.astype(x.dtype), x), sign * mean
+        q = call(MaxPool(self.windows), z)[0]  # XLA merges it with that of the forward pass
+        total, product = channel_sums(own, q, center)
+        count, f = count_of_values(x), r * scale
+        placed = call(AddedToLargest(self.windows), z, own)[0].astype(f.dtype)
+        by_x = placed * row(f, x) + affine(-f * r * r * product / count, -f * total / count, z, center)
+        return [by_x.astype(x.dtype), sign * r * product, total]
+
+    def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
+        return [*call(PooledTangent(self.windows, self.dtype), *cts, *operands[1:])]
+
+
+def _signs(scale: jax.Array) -> jax.Array:
+    """Return -1 where a scale is negative, else 1."""
+    return jnp.where(scale < 0, -1, 1).astype(scale.dtype)
