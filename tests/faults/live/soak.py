@@ -27,7 +27,8 @@ EPOCHS, STEPS_IN_EPOCH = 200, 6.25
 DAMAGES = ("flip", "truncate", "remove", "torn line", "none", "none")
 PRESSURES: tuple[dict[str, Any], ...] = ({}, {}, {"slow": 0.02}, {"files": 64}, {"slow_step": 0.01})
 GROWTH = {"memory": 2**24, "files": 3, "threads": 3, "checkpoints": 2**16}
-"""Largest growth between the second and the last quarter of a run: bytes, and numbers of open files and threads."""
+"""Largest growth between the second and the last quarter of a run: bytes of anonymous memory and of checkpoints, and
+numbers of open files and threads."""
 
 
 def main(words: list[str]) -> int:
@@ -150,7 +151,7 @@ def draw(straight: list[dict[str, int]], starts: list[list[dict[str, int]]], rep
 
     figure = matplotlib.figure.Figure(figsize=(9, 5), layout="constrained")
     scales = {"memory": 2**20, "files": 1, "threads": 1, "disk": 2**20}
-    titles = {"memory": "Memory (MiB)", "files": "Open files", "threads": "Threads", "disk": "Run directory (MiB)"}
+    titles = {"memory": "Anonymous memory (MiB)", "files": "Open files", "threads": "Threads", "disk": "Run directory (MiB)"}
     for axes, (name, scale) in zip(figure.subplots(2, 2).flat, scales.items(), strict=True):
         for index, rows in enumerate([straight, *starts]):
             x, y = [row["step"] / STEPS_IN_EPOCH for row in rows], [row[name] / scale for row in rows]
