@@ -151,7 +151,12 @@ def draw(straight: list[dict[str, int]], starts: list[list[dict[str, int]]], rep
 
     figure = matplotlib.figure.Figure(figsize=(9, 5), layout="constrained")
     scales = {"memory": 2**20, "files": 1, "threads": 1, "disk": 2**20}
-    titles = {"memory": "Anonymous memory (MiB)", "files": "Open files", "threads": "Threads", "disk": "Run directory (MiB)"}
+    titles = {
+        "memory": "Allocated memory (MiB)",
+        "files": "Open files",
+        "threads": "Threads",
+        "disk": "Run directory (MiB)",
+    }
     for axes, (name, scale) in zip(figure.subplots(2, 2).flat, scales.items(), strict=True):
         for index, rows in enumerate([straight, *starts]):
             x, y = [row["step"] / STEPS_IN_EPOCH for row in rows], [row[name] / scale for row in rows]
