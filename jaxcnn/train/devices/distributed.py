@@ -161,6 +161,11 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(row[:length].tobytes()) for row, length in zip(texts, lengths, strict=True)]
 
 
+def anywhere(is_true: bool) -> bool:
+    """Return, in all processes, whether something is true in any of them."""
+    return any(gather(is_true))
+
+
 def together(work: Callable[[], T]) -> T:
     """Do the work in every process. If it fails in one process, raise its error in all.
 

@@ -3,13 +3,15 @@
 import concurrent.futures
 import contextlib
 import json
+import signal
 import socket
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
-from jobs import free_port
+from jobs import finish, free_port, process_of, result, start, wait_for_step
 
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train.devices import launch, machines, rendezvous
@@ -226,3 +228,70 @@ def test_only_loopback_is_listened_at_if_the_address_is_a_loopback_one():
     assert [rendezvous.is_loopback(name) for name in ("127.0.0.1", "localhost", "[::1]", "::1")] == [True] * 4
     assert not any(map(rendezvous.is_loopback, ("10.0.0.1", "host", "::", "", "127.0.0.1.example.org")))
     assert rendezvous.split_address("[::1]:80") == ("::1", 80)
+
+
+# Runs. Each supervisor stands for one machine.
+
+STEPS = 60
+RUN = f"--steps {STEPS} --checkpoint-every 10 --log-every 5 --no-progress --batch-size".split()
+PATIENCE = 60
+
+
+def start_machine(folder, process, processes, port, batch_size):
+    job = ["--distributed", "--coordinator", f"127.0.0.1:{port}", "--num-processes", f"{processes}"]
+    job += ["--process-id", f"{process}", "--rendezvous-timeout", f"{PATIENCE}", "--heartbeat", f"{PATIENCE}"]
+    return start([*RUN, str(batch_size), "--workdir", str(folder), *job], {"JAX_NUM_CPU_DEVICES": "1"})
+
+
+def training_rows(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["split"] == "train"]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_without_a_machine_that_is_lost(tmp_path):
+    straight, folder, port = tmp_path / "straight", tmp_path / "run", free_port()
+    supervisors = [start_machine(folder, process, 3, port, 240) for process in range(3)]
+    child = process_of(supervisors[2], 2)
+    wait_for_step(supervisors[0], folder, 12)
+    supervisors[2].kill()
+    ends = [finish(supervisor) for supervisor in supervisors]
+    assert [status for status, _, _ in ends] == [0, 0, -9], ends
+    assert not Path(f"/proc/{child}").exists()
+    assert f"process 2 stayed away for {PATIENCE} s; the other 2 start again from the checkpoint of step" in ends[0][2]
+    found = result(folder)
+    assert (found["processes"], found["devices"], found["test_examples"]) == (2, 2, 2000)
+
+    status, _, err = finish(start([*RUN, "240", "--workdir", str(straight)], {"JAX_NUM_CPU_DEVICES": "1"}))
+    assert status == 0, err
+    rows, expected = training_rows(folder), training_rows(straight)
+    assert [row["step"] for row in rows] == [*range(1, STEPS + 1)]
+    # Sums are in another order. Other examples would change the first digits.
+    assert [row["loss"] for row in rows] == pytest.approx([row["loss"] for row in expected], rel=1e-3)
+    assert found["test_loss"] == pytest.approx(result(straight)["test_loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_too_few_machines_for_the_batch_are_refused_in_one_line(tmp_path):
+    port = free_port()
+    supervisors = [start_machine(tmp_path / "run", process, 3, port, 255) for process in (0, 1)]
+    for status, out, err in map(finish, supervisors):
+        assert (status, out) == (2, "")
+        assert err.endswith("jaxcnn: batch_size 255 cannot be divided over 2 devices; use 254 or 256\n")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_sigterm_to_one_machine_saves_and_the_others_go_on(tmp_path):
+    port = free_port()
+    supervisors = [start_machine(tmp_path, process, 2, port, 240) for process in range(2)]
+    wait_for_step(supervisors[0], tmp_path, 12)
+    supervisors[1].send_signal(signal.SIGTERM)
+    (status, _, said), (stopped, _, _) = map(finish, supervisors)
+    assert (status, stopped) == (0, 143), said
+    assert "stopped by SIGTERM at step" in said
+    assert f"process 1 stayed away for {PATIENCE} s; process 0 starts again from the checkpoint of step" in said
+    assert [row["step"] for row in training_rows(tmp_path)] == [*range(1, STEPS + 1)]
+    assert result(tmp_path)["processes"] == 1

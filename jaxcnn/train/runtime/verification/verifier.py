@@ -163,7 +163,7 @@ class Verifier:
                 f"Run the same command without this device; {resume}"
             )
         state = self._replayer.restored(self._verified)
-        if not all(distributed.gather(state is not None)) or state is None:
+        if distributed.anywhere(state is None) or state is None:
             raise CorruptDeviceError(
                 f"the verified state of step {self.step} was damaged in memory. Run the command again; {resume}"
             )
@@ -198,7 +198,8 @@ class Verifier:
             wrong, again = self._compared_interval(found)
         if wrong is not None and _anywhere(wrong):
             return self._mismatch("replay", state, unequal, wrong, again)
-        if self._bounds.exceeded() is None:
+        # Each process looks at its own copy of the sums.
+        if not distributed.anywhere(self._bounds.exceeded() is not None):
             return None
         if self._before is not None or self._checks.replay == "off":
             wrong, again = self._compared_interval(found)
@@ -277,7 +278,7 @@ def _union(parts: Any) -> tuple[str, ...]:
 
 def _anywhere(wrong: np.ndarray) -> bool:
     """Return whether anything is wrong in any process."""
-    return any(distributed.gather(bool(wrong.any())))
+    return distributed.anywhere(bool(wrong.any()))
 
 
 def make_verifier(plan: Plan, step: int, state: TrainState) -> Verifier | None:
