@@ -30,11 +30,10 @@ def test_two_processes_undo_a_flipped_bit_in_one_of_them(tmp_path):
     first, second = (json.loads((tmp_path / f"{index}.json").read_text()) for index in range(2))
     devices = first["devices"]
     assert len(devices) == 2
-    for trial, other, (_, fault, is_named) in zip(first["trials"], second["trials"], TRIALS, strict=True):
+    for trial, other, (_, fault, check, is_named) in zip(first["trials"], second["trials"], TRIALS, strict=True):
         assert trial["failures"] == other["failures"] == []
         assert trial["outcome"] == other["outcome"] == "undone", trial
         assert trial["found"] == other["found"]
         (row,) = trial["found"]
         assert (row["step"], row["found_at"]) == (fault.step // EVERY * EVERY, (fault.step // EVERY + 1) * EVERY)
-        assert row["check"] == ("replay" if fault.kind in ("gradient", "batch") else "replicas")
-        assert row["device"] == (devices[fault.device] if is_named else None), trial
+        assert (row["check"], row["device"]) == (check, devices[fault.device] if is_named else None), trial

@@ -27,6 +27,10 @@ def test_what_grows_is_named():
     rows = [{"memory": 2**30, "files": 9 + epoch, "threads": 20, "checkpoints": 2**20} for epoch in range(40)]
     assert growth(rows) == ["files grow by 20"]
     assert growth([{**row, "files": 9} for row in rows]) == []
+    # A release of 100 MiB in epoch 25 does not hide that 1 MiB is lost in each epoch.
+    memory = [2**30 + epoch * 2**20 - (epoch > 25) * 100 * 2**20 for epoch in range(40)]
+    leaking = [{**row, "files": 9, "memory": value} for row, value in zip(rows, memory, strict=True)]
+    assert growth(leaking) == [f"memory grow by {20 * 2**20}"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
