@@ -228,6 +228,9 @@ def test_only_loopback_is_listened_at_if_the_address_is_a_loopback_one():
     assert [rendezvous.is_loopback(name) for name in ("127.0.0.1", "localhost", "[::1]", "::1")] == [True] * 4
     assert not any(map(rendezvous.is_loopback, ("10.0.0.1", "host", "::", "", "127.0.0.1.example.org")))
     assert rendezvous.split_address("[::1]:80") == ("::1", 80)
+    for address, expected in (("127.0.0.1", ("127.0.0.1",)), ("10.0.0.1", ("::", "0.0.0.0"))):
+        with Host(f"{address}:{free_port()}", 2) as host:
+            assert host._listener.getsockname()[0] in expected
 
 
 # Runs. Each supervisor stands for one machine.
