@@ -168,6 +168,9 @@ def _be_one_of_many(flags: Flags, args: Sequence[str]) -> int | None:
         # No other process is connected yet. A supervisor chooses another port.
         status = tell(error)
         return status if launch.command_of_supervisor() is None else launch.TRY_AGAIN
+    except train.CorruptDeviceError as error:
+        status = tell(error)
+        distributed.leave(launch.failure_status() if error.elsewhere else status)
     except (UsageError, RunError, KeyboardInterrupt) as error:
         distributed.leave(tell(error))
     except jax.errors.JaxRuntimeError as error:

@@ -7,7 +7,7 @@ Each machine has a supervisor. When one of the processes dies, JAX ends the othe
 import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +89,11 @@ class _Leader:
         else:
             arrived = self._host.meet(self._taking_part, LEAVING_SECONDS, lambda: False)
         statuses = {0: status, **{process: arrival.status for process, arrival in arrived.items()}}
+        bad = {process for process, status in statuses.items() if status == launch.BAD_DEVICE}
+        if own is None:  # the device of another process computes wrong
+            for process in bad:
+                self._host.answer(process, Answer(launch.BAD_DEVICE))
+                del arrived[process], statuses[process]
         final = own if own is not None else launch.final_status([*statuses.values()])
         final = final if final is not None else _ended(status, self._signals)  # there may be a signal now
         if final is not None:
@@ -97,7 +102,7 @@ class _Leader:
             return self._end(arrived, final, line)
         self._taking_part = {*arrived}
         try:
-            self._announce(statuses)
+            self._announce(statuses, bad)
         except RunError as error:
             self._end(arrived, error.exit_status, str(error))
             raise
@@ -109,14 +114,15 @@ class _Leader:
             self._host.answer(process, dataclasses.replace(start, index=index))
         return start
 
-    def _announce(self, statuses: Mapping[int, int | None]) -> None:
-        """Say who starts (again), and wait for a while before it."""
+    def _announce(self, statuses: Mapping[int, int | None], bad: Collection[int]) -> None:
+        """Say who starts (again) and who does not, such as those with bad devices, and wait for a while before it."""
         member = self._member
         away = [process for process in range(member.processes) if process not in statuses]
         failed = {process: status for process, status in statuses.items() if status}
         if away:
-            names = " and ".join(map(str, away))
-            cause = f"process{'es' * (len(away) > 1)} {names} stayed away for {member.timeout:g} s"
+            names = f"process{'es' * (len(away) > 1)} {' and '.join(map(str, away))}"
+            wrong = f"a device of process {' and '.join(map(str, sorted(bad)))} computes wrong"
+            cause = wrong if {*bad} == {*away} else f"{names} stayed away for {member.timeout:g} s"
             who = f"the other {len(statuses)} start" if len(statuses) > 1 else "process 0 starts"
         elif failed:
             first = launch.first_to_fail(failed)

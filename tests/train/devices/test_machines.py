@@ -104,7 +104,20 @@ def test_one_that_comes_back_takes_part_in_the_next_start(tmp_path):
     assert parts(tmp_path, 1) == ["1 of 2"]
 
 
-@pytest.mark.parametrize("status", [1, 2, launch.BAD_DEVICE])
+def test_the_others_go_on_without_a_device_that_computes_wrong(tmp_path, capfd):
+    others = "if count == 3: time.sleep(0.2); sys.exit(75)"
+    found = run(tmp_path, {0: others, 1: f"sys.exit({launch.BAD_DEVICE})", 2: others})
+    assert found == {0: 0, 1: launch.BAD_DEVICE, 2: 0}
+    assert [parts(tmp_path, process) for process in (0, 2)] == [["0 of 3", "0 of 2"], ["2 of 3", "1 of 2"]]
+    assert "a device of process 1 computes wrong; the other 2 start again" in capfd.readouterr().err
+
+
+def test_all_end_if_nobody_knows_which_device_computes_wrong(tmp_path):
+    codes = dict.fromkeys(range(2), f"sys.exit({launch.BAD_DEVICE})")
+    assert run(tmp_path, codes) == dict.fromkeys(range(2), launch.BAD_DEVICE)
+
+
+@pytest.mark.parametrize("status", [1, 2])
 def test_a_final_status_of_one_ends_all(tmp_path, capfd, status):
     assert run(tmp_path, {0: "sys.exit(75)", 1: f"sys.exit({status})", 2: "sys.exit(75)"}) == dict.fromkeys(
         range(3), status

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxcnn.errors import RunError
@@ -27,9 +28,17 @@ _log = logging.getLogger(__name__)
 
 
 class CorruptDeviceError(RunError):
-    """A device has computed or stored wrong values again and again. Checkpoints are verified and are kept."""
+    """A device has computed or stored wrong values again and again. Checkpoints are verified and are kept.
+
+    Attributes:
+      elsewhere: whether the device is known to belong to another process, so that this one may go on without it.
+    """
 
     exit_status = BAD_DEVICE
+
+    def __init__(self, message: str, *, elsewhere: bool = False):
+        super().__init__(message)
+        self.elsewhere = elsewhere
 
 
 @dataclass(frozen=True)
@@ -160,7 +169,8 @@ class Verifier:
             which = worst or "a device (which one cannot be told)"
             raise CorruptDeviceError(
                 f"{which} was wrong {STRIKES} times, last at {mismatch.leaves[0]}. "
-                f"Run the same command without this device; {resume}"
+                f"Run the same command without this device; {resume}",
+                elsewhere=worst != "" and worst not in map(str, jax.local_devices()),
             )
         state = self._replayer.restored(self._verified)
         if distributed.anywhere(state is None) or state is None:
