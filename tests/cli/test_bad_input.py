@@ -16,6 +16,7 @@ from jaxcnn.models import list_models
 from jaxcnn.train import Config
 from jaxcnn.train.config import from_dict, to_dict, validate
 
+JOB = "--distributed --coordinator 127.0.0.1:1 --num-processes 2 --process-id 0"
 MISTAKES = {
     "tarin": "did you mean 'train'?",
     "train --model lenet": "did you mean 'lenet5'?",
@@ -55,6 +56,10 @@ MISTAKES = {
     "train --optimizer.options b2=1": "unknown flag --optimizer.options of optimizer momentum",
     "find-lr --optimizer.b2 0.9": "unknown flag --optimizer.b2 of optimizer momentum",
     "train --processes 2 --distributed": "--processes and --distributed are mutually exclusive",
+    "train --rendezvous-timeout 60": "--rendezvous-timeout needs --distributed, --coordinator",
+    f"train {JOB} --rendezvous-timeout 60": "--rendezvous-timeout needs --workdir",
+    f"train {JOB} --workdir run --rendezvous-timeout 9": "--rendezvous-timeout must be at least --heartbeat (30)",
+    f"train {JOB} --workdir run --rendezvous-timeout 0": "--rendezvous-timeout must be at least 1",
     "train --optimizer.weight-decay -1": "weight_decay must not be negative",
     "train --schedule.warmup-epochs 99": "leaves none of the run's",
     "train --workdir /dev/null/run": "workdir cannot be used: /dev/null/run (Not a directory)",

@@ -19,7 +19,7 @@ from jaxcnn.cli._training_flags import parse_training
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.measure.case import Case
 from jaxcnn.train.config import validate
-from jaxcnn.train.devices import distributed, launch, waits
+from jaxcnn.train.devices import distributed, launch, machines, waits
 from jaxcnn.train.devices.distributed import HEARTBEAT_SECONDS
 from jaxcnn.train.runtime import workdir
 
@@ -40,7 +40,7 @@ class Flags(train.Config):
     devices_per_process: int | None = None
     """Devices of each of these processes: virtual CPU devices, or GPUs (default: one)."""
     max_restarts: int = 3
-    """Give up after this many restarts of these processes in a row without progress."""
+    """Give up after this many restarts of supervised processes in a row without progress."""
     distributed: bool = False
     """Join a multi-process job. The cluster (SLURM, Open MPI, TPU pods) is detected unless you give its address."""
     coordinator: str | None = None
@@ -49,6 +49,9 @@ class Flags(train.Config):
     """Number of processes in the job."""
     process_id: int | None = None
     """Index of this process, from 0."""
+    rendezvous_timeout: int | None = None
+    """Supervise this process: restart it with those of the other machines that are there within this number of
+    seconds. Needs --distributed with an address, and --workdir."""
     heartbeat: int = HEARTBEAT_SECONDS
     """Seconds without a heartbeat after which a process counts as dead."""
     hang_timeout: int = waits.HANG_SECONDS
@@ -63,12 +66,14 @@ RANGES = {
     "devices_per_process": (1, 1024),
     "max_restarts": (0, 10**6),
     "num_processes": (1, 2**20),
+    "rendezvous_timeout": (1, 10**6),
     "heartbeat": (1, 10**6),
     "hang_timeout": (0, 10**6),
 }
 
 # Flags of the supervisor, which are not passed on to its child processes.
-SUPERVISOR_FLAGS = ("--processes", "--devices-per-process", "--max-restarts")
+SUPERVISOR_FLAGS = ("--processes", "--devices-per-process", "--max-restarts", "--rendezvous-timeout")
+JOB_FLAGS = ("--coordinator", "--num-processes", "--process-id")
 
 
 def run(args: Sequence[str], settle: Settle = leave_alone) -> int | None:
@@ -78,6 +83,8 @@ def run(args: Sequence[str], settle: Settle = leave_alone) -> int | None:
     settle(_batch_values(flags), flags.xla_preset)
     if flags.processes is not None:
         return _supervise(flags, args)
+    if flags.rendezvous_timeout is not None:
+        return _supervise_member(flags, args)
     if flags.distributed:
         return _be_one_of_many(flags, args)
     if settle is not leave_alone and flags.hang_timeout:  # the process is this command's own
@@ -126,6 +133,28 @@ def _supervise(flags: Flags, args: Sequence[str]) -> int:
         )
 
 
+def _supervise_member(flags: Flags, args: Sequence[str]) -> int:
+    """Start and watch this machine's process of a job on several machines."""
+    config = train.Config(**values_of(flags))
+    validate(config)
+    assert flags.coordinator is not None
+    assert flags.process_id is not None
+    assert flags.num_processes is not None
+    with workdir.reserved(config) as folder:
+        return machines.supervise_member(
+            machines.Member(
+                [sys.executable, "-m", "jaxcnn.cli", "train", *_without(args, (*SUPERVISOR_FLAGS, *JOB_FLAGS))],
+                process=flags.process_id,
+                processes=flags.num_processes,
+                coordinator=flags.coordinator,
+                timeout=flags.rendezvous_timeout or 0,
+                checkpoints=folder / workdir.CHECKPOINTS,
+                max_restarts=flags.max_restarts,
+                name=shlex.join(["jaxcnn", "train", *args]),
+            )
+        )
+
+
 def _be_one_of_many(flags: Flags, args: Sequence[str]) -> int | None:
     launch.watch_supervisor()
     try:
@@ -139,6 +168,9 @@ def _be_one_of_many(flags: Flags, args: Sequence[str]) -> int | None:
         # No other process is connected yet. A supervisor chooses another port.
         status = tell(error)
         return status if launch.command_of_supervisor() is None else launch.TRY_AGAIN
+    except train.CorruptDeviceError as error:
+        status = tell(error)
+        distributed.leave(launch.failure_status() if error.elsewhere else status)
     except (UsageError, RunError, KeyboardInterrupt) as error:
         distributed.leave(tell(error))
     except jax.errors.JaxRuntimeError as error:
@@ -182,6 +214,20 @@ def _check(flags: Flags) -> None:
         if value is not None and value > most:
             raise UsageError(f"--{name.replace('_', '-')} must be at most {most}, got {value}")
     distributed.check_flags(flags.coordinator, flags.num_processes, flags.process_id, flags.heartbeat)
+    if flags.rendezvous_timeout is not None:
+        _check_rendezvous(flags)
+
+
+def _check_rendezvous(flags: Flags) -> None:
+    if flags.coordinator is None:
+        raise UsageError("--rendezvous-timeout needs --distributed, --coordinator, --num-processes and --process-id")
+    if flags.workdir is None:
+        raise UsageError("--rendezvous-timeout needs --workdir, the run that all restarts resume")
+    if flags.rendezvous_timeout is not None and flags.rendezvous_timeout < flags.heartbeat:
+        raise UsageError(
+            f"--rendezvous-timeout must be at least --heartbeat ({flags.heartbeat}), after which a process notices "
+            f"that another one is gone. Got {flags.rendezvous_timeout}"
+        )
 
 
 def _without(args: Sequence[str], flags: Sequence[str]) -> list[str]:

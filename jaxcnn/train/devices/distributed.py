@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 
 from jaxcnn.errors import RunError, UsageError
 from jaxcnn.train.devices import waits
+from jaxcnn.train.devices.rendezvous import is_loopback
 
 T = TypeVar("T")
 
@@ -117,7 +118,7 @@ def _address_to_listen_at(coordinator: str | None) -> str | None:
     coordinator can join the job or end it.
     """
     host, _, _ = (coordinator or "").rpartition(":")
-    return coordinator if re.fullmatch(r"localhost|127(\.\d{1,3}){3}|\[::1\]", host) else None
+    return coordinator if is_loopback(host) else None
 
 
 def _check_port(coordinator: str) -> None:
@@ -158,6 +159,11 @@ def gather(value: Any) -> list[Any]:
         lengths = multihost_utils.process_allgather(np.array([text.size], np.int32)).reshape(-1)
         texts = multihost_utils.process_allgather(np.pad(text, (0, int(lengths.max()) - text.size)))
     return [json.loads(row[:length].tobytes()) for row, length in zip(texts, lengths, strict=True)]
+
+
+def anywhere(is_true: bool) -> bool:
+    """Return, in all processes, whether something is true in any of them."""
+    return any(gather(is_true))
 
 
 def together(work: Callable[[], T]) -> T:

@@ -14,9 +14,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from jaxcnn._parent import end_with_parent
 from jaxcnn.errors import RunError
@@ -71,31 +72,21 @@ class Children:
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __enter__(self) -> "Children":
-        port = _free_port()
+        port = free_port()
         for index in range(self.launch.processes):
             who = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", f"{self.launch.processes}"]
             with contextlib.ExitStack() as files:
                 log = None if index == 0 else files.enter_context(self.log(index).open("wb"))
-                child = subprocess.Popen(
+                child = start_child(
                     [*self.launch.command, *who, "--process-id", f"{index}"],
-                    env=os.environ | {SUPERVISED: self.launch.name} | _devices(index, self.launch.devices_per_process),
-                    # Never written to: the pipe closes when the supervisor ends, even if it is killed.
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    # So that the terminal's Ctrl-C reaches the supervisor only, which forwards it.
-                    start_new_session=True,
+                    {SUPERVISED: self.launch.name, **_devices(index, self.launch.devices_per_process)},
+                    log,
                 )
             self.running.append(child)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for child in self.running:
-            child.kill()  # also ends a stopped process
-        for child in self.running:
-            child.wait()
-            assert child.stdin is not None
-            child.stdin.close()
+        end_children(self.running)
 
     def log(self, index: int) -> Path:
         return self.logs / f"process-{index}.log"
@@ -110,6 +101,66 @@ class Children:
                 child.send_signal(number)
 
 
+def start_child(command: Sequence[str], env: Mapping[str, str], log: IO[bytes] | None) -> subprocess.Popen[bytes]:
+    """Start a process that can see the end of this one; see `watch_supervisor`.
+
+    Args:
+      command: what to start.
+      env: environment variables to add.
+      log: a file for its output, or None to show it.
+    """
+    return subprocess.Popen(
+        command,
+        env=os.environ | env,
+        # Never written to: the pipe closes when the supervisor ends, even if it is killed.
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        # So that the terminal's Ctrl-C reaches the supervisor only, which forwards it.
+        start_new_session=True,
+    )
+
+
+def end_children(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End processes of `start_child` that are still running."""
+    for child in children:
+        child.kill()  # also ends a stopped process
+    for child in children:
+        child.wait()
+        assert child.stdin is not None
+        child.stdin.close()
+
+
+class Restarts:
+    """Counts restarts without a new checkpoint.
+
+    Args:
+      checkpoints: the run's folder of checkpoints.
+      most: largest number of restarts without a new checkpoint.
+    """
+
+    def __init__(self, checkpoints: Path, most: int):
+        self._checkpoints, self._most = checkpoints, most
+        self._count, self._reached = 0, _newest_checkpoint(checkpoints)
+
+    def another(self, cause: str) -> tuple[float, str]:
+        """Count a restart. Return the seconds to wait before it, and from where it starts, in words.
+
+        Args:
+          cause: why it is necessary.
+
+        Raises:
+          RunError: if there were too many restarts without a new checkpoint.
+        """
+        newest = _newest_checkpoint(self._checkpoints)
+        self._count, self._reached = (1 if newest != self._reached else self._count + 1), newest
+        where = f"the checkpoint of step {newest}" if newest is not None else "the beginning"
+        if self._count > self._most:
+            raise RunError(f"{cause}; started {self._most + 1} times without coming further than {where}: giving up")
+        pause = min(2.0 ** (self._count - 1), LONGEST_PAUSE)
+        return pause, f"{where} in {pause:g} s (restart {self._count} of {self._most})"
+
+
 def supervise(launch: Launch) -> int:
     """Run the processes until they are done; return their exit status.
 
@@ -120,31 +171,21 @@ def supervise(launch: Launch) -> int:
     Raises:
       RunError: if the processes were restarted `max_restarts` times without a new checkpoint.
     """
-    restarts, reached = 0, _newest_checkpoint(launch.checkpoints)
-    with tempfile.TemporaryDirectory(prefix="jaxcnn-") as logs, _Signals() as signals:
+    restarts = Restarts(launch.checkpoints, launch.max_restarts)
+    with tempfile.TemporaryDirectory(prefix="jaxcnn-") as logs, Signals() as signals:
         while True:
             with Children(launch, Path(logs)) as children:
                 statuses = _wait(children, signals)
-                final = _final_status(statuses)
+                final = final_status(statuses)
                 if final is None and signals.received is not None:
                     return 128 + signals.received
                 if final is not None:
                     if final and statuses[0] != final:
-                        _tell(_last_words(children, statuses.index(final)))
+                        tell(_last_words(children, statuses.index(final)))
                     return final
                 cause = _cause(children, statuses)
-            newest = _newest_checkpoint(launch.checkpoints)
-            restarts, reached = (1 if newest != reached else restarts + 1), newest
-            where = f"the checkpoint of step {newest}" if newest is not None else "the beginning"
-            if restarts > launch.max_restarts:
-                raise RunError(
-                    f"{cause}; started {launch.max_restarts + 1} times without coming further than {where}: giving up"
-                )
-            pause = min(2.0 ** (restarts - 1), LONGEST_PAUSE)
-            _tell(
-                f"{cause}; all {launch.processes} start again from {where} in {pause:g} s "
-                f"(restart {restarts} of {launch.max_restarts})"
-            )
+            pause, where = restarts.another(cause)
+            tell(f"{cause}; all {launch.processes} start again from {where}")
             signals.sleep(pause)
             if signals.received is not None:
                 return 128 + signals.received
@@ -178,7 +219,7 @@ def failure_status() -> int:
     return 1 if command_of_supervisor() is None else TRY_AGAIN
 
 
-def _wait(children: Children, signals: "_Signals") -> list[int | None]:
+def _wait(children: Children, signals: "Signals") -> list[int | None]:
     """Wait until all processes are done, or until one has died and the others have had time to print their errors."""
     sent, deadline = 0, float("inf")
     while time.monotonic() < deadline:
@@ -198,7 +239,7 @@ def _wait(children: Children, signals: "_Signals") -> list[int | None]:
     return children.statuses()
 
 
-def _final_status(statuses: Sequence[int | None]) -> int | None:
+def final_status(statuses: Sequence[int | None]) -> int | None:
     """Return the exit status of the job, or None if a restart may help."""
     if all(status == 0 for status in statuses):
         return 0
@@ -212,12 +253,24 @@ def _cause(children: Children, statuses: Sequence[int | None]) -> str:
     if silent and all(statuses[index] == -signal.SIGABRT for index in ended):
         # JAX has ended processes that miss the heartbeat of another one.
         return _of_silent(children, silent[0])
-    index = min(ended, key=lambda index: (_is_consequence(statuses[index]), index))
+    index = first_to_fail({index: statuses[index] for index in ended})
     status = statuses[index]
     assert status is not None
-    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     words = _last_words(children, index) if index and _is_consequence(status) else ""
-    return f"process {index} {how}" + (f" ({words})" if words else "")
+    return f"process {index} {how_it_ended(status)}" + (f" ({words})" if words else "")
+
+
+def first_to_fail(statuses: Mapping[int, int | None]) -> int:
+    """Return the index of the process that has probably failed first, given the exit statuses of those that failed."""
+    return min(statuses, key=lambda index: (_is_consequence(statuses[index]), index))
+
+
+def how_it_ended(status: int) -> str:
+    """Return what to say of an exit status, which is negative for a signal."""
+    if status >= 0:
+        return f"ended with status {status}"
+    name = next((known.name for known in signal.Signals if known == -status), f"signal {-status}")
+    return f"was ended by {name}"
 
 
 def _of_silent(children: Children, index: int) -> str:
@@ -270,25 +323,27 @@ def _devices(index: int, devices: int | None) -> dict[str, str]:
     return {"JAX_CUDA_VISIBLE_DEVICES": gpus, "JAX_ROCM_VISIBLE_DEVICES": gpus, **cpus}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return the number of a port that no process of this machine uses."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind(("", 0))
         return listener.getsockname()[1]
 
 
-def _tell(message: str) -> None:
+def tell(message: str) -> None:
+    """Print a line to standard error, unless it is empty."""
     if message:
         print(f"jaxcnn: {message}", file=sys.stderr, flush=True)
 
 
-class _Signals:
+class Signals:
     """Context in which SIGTERM and SIGINT are only counted. The former handlers are restored on exit."""
 
     def __init__(self) -> None:
         self.received: int | None = None
         self.count = 0
 
-    def __enter__(self) -> "_Signals":
+    def __enter__(self) -> "Signals":
         self._before = {number: signal.signal(number, self._handle) for number in self._numbers()}
         return self
 

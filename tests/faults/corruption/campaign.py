@@ -1,14 +1,9 @@
 """The campaign of flipped bits: many trials of `injection`, resumably, and their report."""
 
-import argparse
 import collections
-import json
 import os
-import platform
 import statistics
 import tempfile
-import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +12,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
+from live.trials import options, run_trials, save_report, versions
 
 from corruption import injection
 
@@ -29,40 +25,16 @@ EXAMPLES_OF_MISSES = 40
 
 def main(words: list[str]) -> int:
     """Make the trials that are still to be made, and write the report. Return 1 if there is any failure."""
-    parser = argparse.ArgumentParser(prog="campaign.py injection", description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=1000, help="trials in all (default: 1000)")
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time; the same command goes on")
-    parser.add_argument("--lines", type=Path, default=Path(tempfile.gettempdir()) / "jaxcnn-injection.jsonl")
-    parser.add_argument("--report", type=Path, default=Path(__file__).parents[1] / "reports" / "injection.json")
-    args = parser.parse_args(words)
+    flags = options("injection", words, 1000, "trials")
     jax.config.update("jax_num_cpu_devices", DEVICES)
-    started = time.monotonic()
-    lines = args.lines.read_text().splitlines() if args.lines.exists() else []
-    trials = [trial for trial in map(json.loads, lines) if trial["seed"] == args.seed]
-    done = {trial["number"] for trial in trials}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        injection.open_runs(Path(folder)) as runs,
-        args.lines.open("a") as file,
-    ):
-        for number in sorted({*range(args.count)} - done):
-            if time.monotonic() - started > 60 * args.minutes:
-                break
-            trial = vars(injection.run_trial(runs, args.seed, number))
-            print(json.dumps(trial), file=file, flush=True)
-            trials.append(trial)
-    report = report_of(trials, args.seed)
-    args.report.parent.mkdir(exist_ok=True)
-    args.report.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"{args.report}: {report['trials']} trials, {len(report['failures'])} failures")
-    return 1 if report["failures"] else 0
+    with tempfile.TemporaryDirectory() as folder, injection.open_runs(Path(folder)) as runs:
+        trials = run_trials(flags, lambda seed, number: vars(injection.run_trial(runs, seed, number)))
+    return save_report(flags.report, report_of(trials, flags.seed))
 
 
 def report_of(trials: list[dict[str, Any]], seed: int) -> dict[str, Any]:
     """Return the counts of trials, the delays, the misses by kind, and every failure with its number."""
     modes = {mode: [trial for trial in trials if trial["mode"] == mode] for mode in injection.MODES}
-    versions = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
     return {
         "command": f"python tests/faults/campaign.py injection --seed {seed} --count {len(trials)}",
         "trials": len(trials),
@@ -71,7 +43,7 @@ def report_of(trials: list[dict[str, Any]], seed: int) -> dict[str, Any]:
         "verify_every": injection.EVERY,
         "settings": dict(collections.Counter(trial["setting"] for trial in trials)),
         "modes": {mode: _of_mode(found) for mode, found in modes.items()},
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": versions(("jax", "jaxlib", "flax", "optax")),
     }
 
 

@@ -28,6 +28,7 @@ from jaxcnn.errors import RunError
 from jaxcnn.train import Config, OptimizerConfig, Verification, device_index
 from jaxcnn.train import step as step_module
 from jaxcnn.train.api import train_plan
+from jaxcnn.train.devices import distributed
 from jaxcnn.train.devices.sharding import whole
 from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.runtime import _pictures
@@ -169,11 +170,12 @@ def _with_flip(tree: Any, fault: Fault) -> Any:
     array = leaves[fault.leaf_index]
     order = {shard.device: shard.data for shard in array.addressable_shards}
     device = array.sharding.mesh.devices.flat[fault.device]
-    part = np.array(order[device])
-    bits = part.reshape(-1).view(_unsigned(part.dtype))
-    bits[fault.place] ^= bits.dtype.type(1 << fault.bit)
-    order[device] = jnp.array(jax.device_put(part, device), copy=True)
-    parts = [order[device] for device in array.sharding.mesh.devices.flat]
+    if device in order:  # it is of this process
+        part = np.array(order[device])
+        bits = part.reshape(-1).view(_unsigned(part.dtype))
+        bits[fault.place] ^= bits.dtype.type(1 << fault.bit)
+        order[device] = jnp.array(jax.device_put(part, device), copy=True)
+    parts = [order[device] for device in array.sharding.mesh.devices.flat if device in order]
     leaves[fault.leaf_index] = jax.make_array_from_single_device_arrays(array.shape, array.sharding, parts)
     return treedef.unflatten(leaves)
 
@@ -270,10 +272,10 @@ class Runs:
     def end(self, setting: Setting, mode: str) -> tuple[str, list[Any], list[Any]]:
         """Return the state that a run ends in, as a hash, its rows, and those of them on corruption."""
         plan, folder = self.plans[setting, mode], self.folder / "run"
-        shutil.rmtree(folder, ignore_errors=True)
+        distributed.on_first(lambda: shutil.rmtree(folder, ignore_errors=True))
         run = dataclasses.replace(plan, config=dataclasses.replace(plan.config, workdir=str(folder)))
         result = train_plan(run)
-        rows = read_rows(folder)
+        rows = distributed.on_first(lambda: read_rows(folder))
         of_steps = [row for row in rows if row["split"] != "verify"]
         return worker.fingerprint(result.state), of_steps, [row for row in rows if row["split"] == "verify"]
 
@@ -333,6 +335,13 @@ def run_trial(runs: Runs, seed: int, number: int) -> Trial:
     plan = runs.plans[setting, mode]
     fault = draw_fault(plan, setting, chance)
     trial = Trial(seed, number, str(setting), mode, dataclasses.asdict(fault))
+    inject(runs, trial, fault, setting, mode)
+    return trial
+
+
+def inject(runs: Runs, trial: Trial, fault: Fault, setting: Setting, mode: str) -> None:
+    """Make a run with a fault, and note in the trial what came of it."""
+    plan = runs.plans[setting, mode]
     started, runs.injector.fault = time.perf_counter(), fault
     expected, rows_expected = runs.ends[setting, mode]
     try:
@@ -348,7 +357,6 @@ def run_trial(runs: Runs, seed: int, number: int) -> Trial:
     if trial.found:
         trial.delay = trial.found[0]["found_at"] - fault.step - 1
     judge(trial, is_equal and json.dumps(rows) != json.dumps(rows_expected), plan)
-    return trial
 
 
 def judge(trial: Trial, other_rows: bool, plan: Plan) -> None:

@@ -72,7 +72,10 @@ def _tell_usage(say: Callable[..., None], workdir: Path) -> None:
 
 
 def in_use(workdir: Path) -> dict[str, int]:
-    """Return the memory, open files and threads of this process, and the sizes of a run directory, in bytes."""
+    """Return the anonymous memory, open files and threads of this process, and the sizes of a run directory.
+
+    Memory and sizes are in bytes.
+    """
     # Without mapped files, whose pages the system drops when memory is short.
     lines = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
     return {

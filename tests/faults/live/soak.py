@@ -9,6 +9,7 @@ so that the same command goes on.
 import argparse
 import collections
 import contextlib
+import itertools
 import json
 import random
 import signal
@@ -27,7 +28,10 @@ EPOCHS, STEPS_IN_EPOCH = 200, 6.25
 DAMAGES = ("flip", "truncate", "remove", "torn line", "none", "none")
 PRESSURES: tuple[dict[str, Any], ...] = ({}, {}, {"slow": 0.02}, {"files": 64}, {"slow_step": 0.01})
 GROWTH = {"memory": 2**24, "files": 3, "threads": 3, "checkpoints": 2**16}
-"""Largest growth between the second and the last quarter of a run: bytes, and numbers of open files and threads."""
+"""Largest growth between the second and the last quarter of a run: bytes of anonymous memory and of checkpoints, and
+numbers of open files and threads."""
+RELEASE = 2**26
+"""Bytes of memory between two epochs from which on a fall counts as a release; no number of files comes near it."""
 
 
 def main(words: list[str]) -> int:
@@ -138,10 +142,15 @@ def growth(usage: list[dict[str, int]]) -> list[str]:
 
 
 def _rise(usage: list[dict[str, int]], name: str) -> int:
-    """Return the difference of the medians of the last and the second quarter."""
-    quarter = len(usage) // 4
-    early, late = usage[quarter : 2 * quarter], usage[-quarter:]
-    return round(statistics.median(row[name] for row in late) - statistics.median(row[name] for row in early))
+    """Return the difference of the medians of the last and the second quarter.
+
+    Memory that is released at once, such as that of the compiler, does not hide what grows.
+    """
+    values, quarter = [row[name] for row in usage], len(usage) // 4
+    falls = (before - after for before, after in itertools.pairwise(values))
+    released = [0, *itertools.accumulate(fall if fall > RELEASE else 0 for fall in falls)]
+    values = [value + more for value, more in zip(values, released, strict=True)]
+    return round(statistics.median(values[-quarter:]) - statistics.median(values[quarter : 2 * quarter]))
 
 
 def draw(straight: list[dict[str, int]], starts: list[list[dict[str, int]]], report: Path) -> None:
@@ -150,7 +159,12 @@ def draw(straight: list[dict[str, int]], starts: list[list[dict[str, int]]], rep
 
     figure = matplotlib.figure.Figure(figsize=(9, 5), layout="constrained")
     scales = {"memory": 2**20, "files": 1, "threads": 1, "disk": 2**20}
-    titles = {"memory": "Memory (MiB)", "files": "Open files", "threads": "Threads", "disk": "Run directory (MiB)"}
+    titles = {
+        "memory": "Anonymous memory (MiB)",
+        "files": "Open files",
+        "threads": "Threads",
+        "disk": "Run directory (MiB)",
+    }
     for axes, (name, scale) in zip(figure.subplots(2, 2).flat, scales.items(), strict=True):
         for index, rows in enumerate([straight, *starts]):
             x, y = [row["step"] / STEPS_IN_EPOCH for row in rows], [row[name] / scale for row in rows]

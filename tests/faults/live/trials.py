@@ -6,12 +6,14 @@ import platform
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 REPORTS = Path(__file__).parents[1] / "reports"
+
+PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint")
 
 Trial = dict[str, Any]
 
@@ -77,15 +79,20 @@ def write_report(name: str, flags: argparse.Namespace, trials: list[Trial], coun
         "failures": failed,
         "versions": versions(),
     }
-    flags.report.parent.mkdir(exist_ok=True)
-    flags.report.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"{flags.report}: {len(trials)} trials, {len(failed)} with failures")
-    return 1 if failed else 0
+    return save_report(flags.report, report)
 
 
-def versions() -> dict[str, str]:
-    packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "orbax-checkpoint")}
-    return {"python": platform.python_version(), **packages}
+def save_report(path: Path, report: dict[str, Any]) -> int:
+    """Write a report with `trials` and `failures`. Return the exit status: 1 if there are failures."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"{path}: {report['trials']} trials, {len(report['failures'])} with failures")
+    return 1 if report["failures"] else 0
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Return the versions of Python and of packages."""
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def free_port() -> int:

@@ -1,22 +1,19 @@
 """Trials of storage that fails: what a run does meanwhile, what is read then, and what the same command ends in."""
 
-import argparse
 import collections
 import contextlib
 import dataclasses
 import errno
-import json
-import platform
+import functools
 import random
 import shutil
 import tempfile
-import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from killing import Ended, outcome
+from live.trials import options, run_trials, save_report, versions
 
 from jaxcnn.errors import UsageError
 from jaxcnn.train import check_run
@@ -162,14 +159,13 @@ def report_of(trials: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
         errors.update(
             name for name in errno.errorcode.values() if f"{name}" in trial["detail"].replace(",", "").split()
         )
-    packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "orbax-checkpoint")}
     return {
         "command": f"python tests/faults/campaign.py storage --seed {seed} --count {len(trials)}",
         "trials": len(trials),
         "outcomes": {name: dict(outcomes[name].most_common()) for name in dict.fromkeys(KINDS) if name in outcomes},
         "errors": dict(errors.most_common()),
         "failures": [trial for trial in trials if trial["failures"]],
-        "versions": {"python": platform.python_version(), **packages},
+        "versions": versions(),
     }
 
 
@@ -184,29 +180,12 @@ def bench_in(folder: Path):
 
 def main(words: list[str]) -> int:
     """Run the campaign; the same command goes on where it was stopped."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--count", type=int, default=160, help="faults in all (default: 160)")
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time; the same command goes on")
-    parser.add_argument("--lines", type=Path, default=Path(tempfile.gettempdir()) / "jaxcnn-storage.jsonl")
-    parser.add_argument("--report", type=Path, default=Path(__file__).parents[1] / "reports" / "storage.json")
-    args = parser.parse_args(words)
-    started = time.monotonic()
-    trials = [json.loads(line) for line in args.lines.read_text().splitlines()] if args.lines.exists() else []
-    trials = [trial for trial in trials if trial["seed"] == args.seed and trial["number"] < args.count]
-    left = sorted({*range(args.count)} - {trial["number"] for trial in trials})
+    flags = options("storage", words, 160, "faults")
     with contextlib.ExitStack() as held:
-        lines = held.enter_context(args.lines.open("a"))
-        bench = None
-        for number in left:
-            if time.monotonic() - started > 60 * args.minutes:
-                break
-            if bench is None:
-                bench = held.enter_context(bench_in(Path(held.enter_context(tempfile.TemporaryDirectory()))))
-            trial = dataclasses.asdict(run_trial(bench, args.seed, number))
-            print(json.dumps(trial), file=lines, flush=True)
-            trials.append(trial)
-    report = report_of(sorted(trials, key=lambda trial: trial["number"]), args.seed)
-    args.report.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"{args.report}: {report['trials']} faults, {len(report['failures'])} failures")
-    return 1 if report["failures"] else 0
+
+        @functools.cache
+        def bench() -> Bench:
+            return held.enter_context(bench_in(Path(held.enter_context(tempfile.TemporaryDirectory()))))
+
+        trials = run_trials(flags, lambda seed, number: dataclasses.asdict(run_trial(bench(), seed, number)))
+    return save_report(flags.report, report_of(trials, flags.seed))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -122,6 +123,31 @@ names = "JAXCNN_SUPERVISED", "JAX_NUM_CPU_DEVICES", "JAX_CUDA_VISIBLE_DEVICES"
     assert first.startswith("--coordinator 127.0.0.1:")
     assert first.endswith("--num-processes 2 --process-id 0 again 2 0,1")
     assert second.endswith("--num-processes 2 --process-id 1 again 2 2,3")
+
+
+LISTENING = """
+def sockets(pid):
+    links = []
+    for path in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            links.append(os.readlink(path))
+        except FileNotFoundError:
+            pass
+    return links
+lines = [line.split() for name in ("tcp", "tcp6") for line in open(f"/proc/net/{name}").readlines()[1:]]
+listening = {f"socket:[{words[9]}]" for words in lines if words[3] == "0A"}
+(folder / f"listens-{index}").write_text(str(len(listening.intersection(sockets(os.getppid())))))
+"""
+
+
+@on_linux
+def test_the_supervisor_listens_at_no_port(tmp_path):
+    assert run(tmp_path, LISTENING) == 0
+    before = [(tmp_path / f"listens-{index}").read_text() for index in range(2)]
+    with socket.create_server(("127.0.0.1", 0)):  # of this process, which is the supervisor
+        assert run(tmp_path, LISTENING) == 0
+    after = [(tmp_path / f"listens-{index}").read_text() for index in range(2)]
+    assert (before, after) == (["0", "0"], ["1", "1"])
 
 
 SUPERVISOR = """

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from jaxcnn.train.devices import waits
 
 PROGRAM = """
@@ -49,6 +51,18 @@ def test_waits_that_end_in_time_and_waits_that_are_not_counted_end_nothing():
         "        time.sleep(1)\n"
         "with waits.waiting('before the run'):\n"
         "    time.sleep(1)\n"
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGSTOP")
+def test_the_time_for_which_a_process_is_stopped_is_no_wait():
+    ended = run(
+        "import os, signal, subprocess\n"
+        "waits.end_when_hung(0.5, 'the run')\n"
+        "with waits.counted(), waits.waiting('data'):\n"
+        "    subprocess.Popen(['sh', '-c', f'sleep 2; kill -CONT {os.getpid()}'])\n"
+        "    os.kill(os.getpid(), signal.SIGSTOP)\n"
     )
     assert (ended.returncode, ended.stderr) == (0, "")
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.train.devices import distributed
 from jaxcnn.train.devices.fingerprints import compile_fingerprints
 from jaxcnn.train.devices.parallel import Parallel
 from jaxcnn.train.devices.sharding import by_rows
@@ -106,18 +107,22 @@ class Replayer:
         return state
 
     def measure(self, kept: Kept, count: int, batches: Any) -> None:
-        """Find out whether equal steps have equal bits, here and on other devices, and where to make steps again."""
+        """Find out whether equal steps have equal bits, here and on other devices, and where to make steps again.
+
+        Every process must call it. All come to the same.
+        """
         plan = self._plan
         states = [self.again(kept, [count], batches) for _ in range(2)]
         found = [self.fingerprints(state) for state in states]
-        if not np.array_equal(found[0], found[1]):
+        if distributed.anywhere(not np.array_equal(found[0], found[1])):
             # A third one tells an error of a device from a platform that is not deterministic.
             states.append(self.again(kept, [count], batches))
             found.append(self.fingerprints(states[-1]))
-            same = [index for index in (0, 1) if np.array_equal(found[index], found[2])]
+            same = [i for i in (0, 1) if not distributed.anywhere(not np.array_equal(found[i], found[2]))]
             if not same:
                 pairs = ((states[0], states[1]), (states[1], states[2]), (states[0], states[2]))
-                measured = max(max(self.differences(*pair).values()) for pair in pairs)
+                here = [max(self.differences(*pair).values()) for pair in pairs]
+                measured = max(max(there) for there in distributed.gather(here))
                 self.bound = TOLERATED * measured
                 _log.warning(
                     "equal steps differ on this platform by up to %.1e of the largest value of an array; verification "

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxcnn.errors import RunError
@@ -27,9 +28,17 @@ _log = logging.getLogger(__name__)
 
 
 class CorruptDeviceError(RunError):
-    """A device has computed or stored wrong values again and again. Checkpoints are verified and are kept."""
+    """A device has computed or stored wrong values again and again. Checkpoints are verified and are kept.
+
+    Attributes:
+      elsewhere: whether the device is known to belong to another process, so that this one may go on without it.
+    """
 
     exit_status = BAD_DEVICE
+
+    def __init__(self, message: str, *, elsewhere: bool = False):
+        super().__init__(message)
+        self.elsewhere = elsewhere
 
 
 @dataclass(frozen=True)
@@ -160,10 +169,11 @@ class Verifier:
             which = worst or "a device (which one cannot be told)"
             raise CorruptDeviceError(
                 f"{which} was wrong {STRIKES} times, last at {mismatch.leaves[0]}. "
-                f"Run the same command without this device; {resume}"
+                f"Run the same command without this device; {resume}",
+                elsewhere=worst != "" and worst not in map(str, jax.local_devices()),
             )
         state = self._replayer.restored(self._verified)
-        if not all(distributed.gather(state is not None)) or state is None:
+        if distributed.anywhere(state is None) or state is None:
             raise CorruptDeviceError(
                 f"the verified state of step {self.step} was damaged in memory. Run the command again; {resume}"
             )
@@ -198,7 +208,8 @@ class Verifier:
             wrong, again = self._compared_interval(found)
         if wrong is not None and _anywhere(wrong):
             return self._mismatch("replay", state, unequal, wrong, again)
-        if self._bounds.exceeded() is None:
+        # Each process looks at its own copy of the sums.
+        if not distributed.anywhere(self._bounds.exceeded() is not None):
             return None
         if self._before is not None or self._checks.replay == "off":
             wrong, again = self._compared_interval(found)
@@ -277,7 +288,7 @@ def _union(parts: Any) -> tuple[str, ...]:
 
 def _anywhere(wrong: np.ndarray) -> bool:
     """Return whether anything is wrong in any process."""
-    return any(distributed.gather(bool(wrong.any())))
+    return distributed.anywhere(bool(wrong.any()))
 
 
 def make_verifier(plan: Plan, step: int, state: TrainState) -> Verifier | None:

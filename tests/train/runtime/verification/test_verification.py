@@ -177,13 +177,16 @@ def test_nothing_is_found_without_a_check_that_sees_it(tmp_path, corrupt):
     assert end != expected[0]  # step 4 was made again, and step 2 was wrong
 
 
-def test_a_device_that_is_wrong_three_times_ends_the_run(tmp_path, corrupt):
+@pytest.mark.parametrize("is_local", [True, slow(False)])
+def test_a_device_that_is_wrong_three_times_ends_the_run(tmp_path, corrupt, monkeypatch, is_local):
     options = {"devices": 4, "verify_every": 3, "checkpoint_every": 3, "verify": Verification(replay="interval")}
     plan = corrupt(plan_of(**options), 4, once=False)
+    mine = [device for device in jax.local_devices() if is_local or device != plan.parallel.devices[1]]
+    monkeypatch.setattr(jax, "local_devices", lambda: mine)  # used when the run ends
     with pytest.raises(CorruptDeviceError, match=r"was wrong 3 times, last at .*kernel") as error:
         run(plan, tmp_path)
     assert str(plan.parallel.devices[1]) in str(error.value)
-    assert error.value.exit_status == 71
+    assert (error.value.exit_status, error.value.elsewhere) == (71, not is_local)
     rows = read_rows(tmp_path)
     assert [row["step"] for row in rows if row["split"] == "verify"] == [3, 3, 3]
     assert [row["step"] for row in rows if row["split"] == "train"] == [1, 2, 3]
