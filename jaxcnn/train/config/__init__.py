@@ -166,7 +166,7 @@ class Config:
     wandb: bool = False
     """Also send metrics to Weights & Biases (pip install 'jaxcnn[wandb]')."""
     progress: bool = True
-    """--no-progress prints only the result, at the end: no progress bar, and no line for each epoch."""
+    """Show a progress bar, and print a line for each epoch; otherwise print only the result, at the end."""
 
     def __post_init__(self):
         make_immutable(self)
