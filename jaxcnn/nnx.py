@@ -51,7 +51,7 @@ def wrap(
       rngs: a seed, or streams of random keys, of which "params" is used once and "dropout" at each call in training.
 
     Raises:
-      UsageError: the model has no image shape of its own, or the variables are those of another model.
+      UsageError: if the model has no image shape of its own, or the variables are those of another model.
 
     >>> from jaxcnn import create_model
     >>> model = wrap(create_model("lenet5"), rngs=0)

@@ -28,7 +28,7 @@ def parse(flags: type[T], command: str, args: Sequence[str], default: T | None =
     """Return the flags of a command as an instance of the dataclass `flags`.
 
     Raises:
-      UsageError: If a flag is unknown or its value has the wrong type. The message is one line.
+      UsageError: if a flag is unknown or its value has the wrong type. The message is one line.
     """
     said, shown = io.StringIO(), _Shown()
     extra: dict[str, Any] = {} if default is None else {"default": default}

@@ -104,7 +104,7 @@ class Dataset:
           `[N, H, W, C]`.
 
         Raises:
-          UsageError: an example cannot be read, or images differ in size and `geometry` is None.
+          UsageError: if an example cannot be read, or images differ in size and `geometry` is None.
         """
         raise NotImplementedError
 
@@ -129,7 +129,7 @@ class Dataset:
           geometry: how images are brought to one size. Default: `self.geometry()`, which keeps their size.
 
         Raises:
-          UsageError: an example cannot be read, or images differ in size and `geometry` is None.
+          UsageError: if an example cannot be read, or images differ in size and `geometry` is None.
         """
         geometry = geometry or self.geometry()
         if (split, geometry) not in self._decoded:
@@ -182,7 +182,8 @@ class Dataset:
           crop_fraction: see `Geometry`. Default: 1 if all images have this size already, else `decode.CROP_FRACTION`.
 
         Raises:
-          UsageError: images differ in size and `image_size` is None, or `resize` cannot be used with the other values.
+          UsageError: if images differ in size and `image_size` is None, or `resize` cannot be used with the other
+            values.
         """
         height, width, _ = self.image_shape
         if image_size is None:
@@ -214,7 +215,7 @@ class Dataset:
         Classes without images are noted.
 
         Raises:
-          UsageError: the dataset has a class that is not in `class_names`, or its labels are not classes.
+          UsageError: if the dataset has a class that is not in `class_names`, or its labels are not classes.
         """
         class_names = tuple(class_names)
         if class_names == self.class_names:
@@ -254,8 +255,8 @@ class Dataset:
           The dataset, in which `examples` has "validation".
 
         Raises:
-          UsageError: the fraction is out of range or too small, the split is unknown, or the dataset has a validation
-            split already.
+          UsageError: if the fraction is out of range or too small, the split is unknown, or the dataset has a
+            validation split already.
         """
         if "validation" in self.examples:
             if part == "validation":
@@ -298,7 +299,7 @@ class Dataset:
           indices: positions in the split.
 
         Raises:
-          UsageError: the dataset has no such split.
+          UsageError: if the dataset has no such split.
         """
         if split not in self.examples:
             raise unknown_name(f"split of dataset {self.name!r}", split, self.examples)

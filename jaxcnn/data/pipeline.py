@@ -317,7 +317,7 @@ def _choose_order(dataset: Dataset, sampling: Sampling) -> Order:
     """Return the order of the training examples.
 
     Raises:
-      UsageError: `sampling` is unknown, or is "balanced" and the examples do not have one class each.
+      UsageError: if `sampling` is unknown, or is "balanced" and the examples do not have one class each.
     """
     if sampling == "shuffle":
         return shuffled

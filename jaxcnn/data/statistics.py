@@ -79,7 +79,7 @@ def measure(dataset: "Dataset", geometry: Geometry | None = None) -> Statistics:
       geometry: how an image becomes pixels, without random parts. Default: the images at their own size.
 
     Raises:
-      UsageError: files are missing or damaged.
+      UsageError: if files are missing or damaged.
     """
     geometry = geometry or Geometry()
     key = json.dumps(geometry)

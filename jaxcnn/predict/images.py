@@ -18,7 +18,7 @@ def read_image(path: Path, preprocessing: Preprocessing) -> np.ndarray:
       preprocessing: from image files to pixels.
 
     Raises:
-      UsageError: the file cannot be read, or is not an image that the model takes. The message names the file.
+      UsageError: if the file cannot be read, or is not an image that the model takes. The message names the file.
     """
     try:
         return decode_file(path, preprocessing)
@@ -30,9 +30,9 @@ def decode_file(path: Path, preprocessing: Preprocessing) -> np.ndarray:
     """Return an image file as uint8 `[H, W, C]`.
 
     Raises:
-      NotAnImageError: the file is empty, too large, or not an image.
-      ValueError: the image is damaged, or is not one that the model takes.
-      OSError: the file cannot be read.
+      NotAnImageError: if the file is empty, too large, or not an image.
+      ValueError: if the image is damaged, or is not one that the model takes.
+      OSError: if the file cannot be read.
     """
     size = path.stat().st_size
     if size == 0:

@@ -57,7 +57,11 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float |
       label_smoothing: s, in [0, 1).
 
     Raises:
-      UsageError: If the labels have another form.
+      UsageError: if the labels have another form.
+
+    >>> logits = jnp.array([[2.0, 0.0], [2.0, 0.0]])
+    >>> print(cross_entropy(logits, jnp.array([0, 1])).round(4))
+    [0.1269 2.1269]
     """
     check_labels(labels, logits.shape[:-1], logits.shape[-1])
     if _are_targets(labels):
@@ -92,7 +96,11 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: 
       label_smoothing: s, in [0, 1).
 
     Raises:
-      UsageError: If the labels have another form.
+      UsageError: if the labels have another form.
+
+    >>> logits = jnp.array([[2.0, -1.0], [2.0, -1.0]])
+    >>> print(binary_cross_entropy(logits, jnp.array([[1.0, 0.0], [1.0, 1.0]])).round(4))
+    [0.2201 0.7201]
     """
     check_labels(labels, logits.shape[:-1], logits.shape[-1])
     targets = labels if _are_targets(labels) else jax.nn.one_hot(labels, logits.shape[-1])
@@ -122,7 +130,7 @@ def weighted(loss: Loss, weights: Sequence[float]) -> Loss:
     micro-batches and devices add up, and each example counts equally in every batch.
 
     Raises:
-      UsageError: From the loss, if the labels are not integers, one class for each example.
+      UsageError: from the loss, if the labels are not integers, one class for each example.
     """
 
     def weighted_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -151,7 +159,7 @@ def make_loss(name: str, label_smoothing: float | jax.Array = 0.0) -> Loss:
     """Return the named loss, `(logits [N, classes], labels) -> [N]`.
 
     Raises:
-      UsageError: If the name is unknown. The message suggests the closest one.
+      UsageError: if the name is unknown. The message suggests the closest one.
     """
     loss = LOSSES.find(name)
     is_smoothed = isinstance(label_smoothing, jax.Array) or label_smoothing > 0

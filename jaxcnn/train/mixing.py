@@ -66,7 +66,13 @@ def cutmix(key: jax.Array, image: jax.Array, partner: jax.Array, alpha: float) -
 
 
 def make_mix(mixup_alpha: float, cutmix_alpha: float) -> Mix | None:
-    """Return mixup, cutmix, or None. If both alphas are above 0, each example gets one of them at random."""
+    """Return mixup, cutmix, or None. If both alphas are above 0, each example gets one of them at random.
+
+    >>> mix = make_mix(mixup_alpha=0.2, cutmix_alpha=0.0)
+    >>> image, fraction = mix(jax.random.key(0), jnp.ones((28, 28, 1)), jnp.zeros((28, 28, 1)))
+    >>> image.shape, bool(jnp.allclose(image, fraction))
+    ((28, 28, 1), True)
+    """
     if not mixup_alpha and not cutmix_alpha:
         return None
 

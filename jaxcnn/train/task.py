@@ -36,6 +36,14 @@ class Task:
     Attributes:
       monitor: the metric that chooses the best checkpoint and stops a run early. If its name ends in "loss" or "error",
         the smallest value is the best; otherwise, the largest.
+
+    >>> @dataclass(frozen=True)
+    ... class Regression(Task):
+    ...     def loss(self, model, variables, batch, rngs):
+    ...         errors = (model.apply(variables, batch["image"], train=True)[:, 0] - batch["label"]) ** 2
+    ...         return errors.mean(), {}, {"loss": errors}
+    >>> Regression().monitor
+    'loss'
     """
 
     monitor: str = "loss"
@@ -108,7 +116,7 @@ class Task:
           batch: has the key `image`, uint8 `[N, H, W, C]`; labels may be missing.
 
         Raises:
-          UsageError: If the task does not define this method.
+          UsageError: if the task does not define this method.
         """
         raise UsageError(
             f"task {type(self).__name__} has no class scores. Predictions and pictures need Task.scores(self, model, "
@@ -138,6 +146,10 @@ class Classification(Task):
       metrics: further metrics of evaluations by name, in addition to `loss` and `accuracy`.
       aux_weight: weight of the loss of each auxiliary classifier, whose logits the model sows in `aux_logits`.
       tta: test-time augmentation, whose views' logits are averaged; see `views`.
+
+    >>> task = Classification(train_loss=lambda logits, labels: cross_entropy(logits, labels, label_smoothing=0.1))
+    >>> task.summarize({"loss": 6.0, "accuracy": 3.0}, 4)
+    {'loss': 1.5, 'accuracy': 0.75}
     """
 
     train_loss: Loss = cross_entropy

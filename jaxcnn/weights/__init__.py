@@ -47,7 +47,7 @@ def read_arrays(path: str | Path) -> dict[str, Stored]:
         or a folder of Hugging Face.
 
     Raises:
-      UsageError: the file is missing, damaged, of another format, or contains no arrays.
+      UsageError: if the file is missing, damaged, of another format, or contains no arrays.
     """
     return formats.read_arrays(local_path("weight file", path))
 
@@ -58,7 +58,7 @@ def local_file(source: str | Path) -> Path:
     `hf:OWNER/NAME` and ids such as `timm:resnet50.a1_in1k` are downloaded unless there is a local copy.
 
     Raises:
-      UsageError: an unknown id, the download fails, or a folder has no weight file.
+      UsageError: if an unknown id, the download fails, or a folder has no weight file.
     """
     if is_published(str(source)):
         return fetch(str(source))
@@ -84,7 +84,7 @@ def convert(
     The arguments are those of `load`.
 
     Raises:
-      UsageError: the model is unknown, the file cannot be read, or its arrays do not fit the model.
+      UsageError: if the model is unknown, the file cannot be read, or its arrays do not fit the model.
     """
 
     def build(classes: int | None) -> nn.Module:
@@ -148,7 +148,7 @@ def load(
       `{"params": ..., "batch_stats": ...}` with NumPy arrays.
 
     Raises:
-      UsageError: the model is unknown, the file cannot be read, or its arrays do not fit the model.
+      UsageError: if the model is unknown, the file cannot be read, or its arrays do not fit the model.
     """
     return convert(
         model_name,
@@ -188,7 +188,7 @@ def save(
       A row for each array.
 
     Raises:
-      UsageError: the model has no counterpart in torchvision, or the path cannot be written.
+      UsageError: if the model has no counterpart in torchvision, or the path cannot be written.
     """
     path = local_path("output file", path)
     if path.is_dir():

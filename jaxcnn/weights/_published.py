@@ -73,7 +73,7 @@ def published(name: str) -> Published:
     """Return what is known of published weights.
 
     Raises:
-      UsageError: an unknown id. The message suggests the closest one.
+      UsageError: if an unknown id. The message suggests the closest one.
 
     >>> published("torchvision:ResNet50_Weights.IMAGENET1K_V2").file
     'resnet50-11ad3fa6.pth'
@@ -110,7 +110,7 @@ def recorded(path: Path) -> Preprocessing | None:
     """Return the preprocessing that is known for this file: recorded in it, described by timm, or published by name.
 
     Raises:
-      UsageError: the recorded preprocessing, or its description, is damaged.
+      UsageError: if the recorded preprocessing, or its description, is damaged.
     """
     found = recorded_with(path)
     name = next((name for name, entry in _table().items() if entry.get("file") == path.name), None)
@@ -121,7 +121,7 @@ def known_preprocessing(source: str, path: Path) -> Preprocessing | None:
     """Return the preprocessing of weights: that of their id, if `source` is one, or what is known of the file `path`.
 
     Raises:
-      UsageError: an unknown id, or the recorded preprocessing is damaged.
+      UsageError: if an unknown id, or the recorded preprocessing is damaged.
     """
     return published(source).preprocessing if is_published(source) else recorded(path)
 
@@ -130,7 +130,7 @@ def fetch(name: str) -> Path:
     """Return the local copy of published weights. Download them unless there is one.
 
     Raises:
-      UsageError: an unknown id, or the download fails.
+      UsageError: if an unknown id, or the download fails.
     """
     weights = published(name)
     if weights.repository:
@@ -157,7 +157,7 @@ def _download(url: str, path: Path) -> None:
     """Download a file whose name ends in the first eight digits of its SHA-256, as torchvision's do.
 
     Raises:
-      OSError: the download fails, or the contents are wrong. Nothing is left at `path`.
+      OSError: if the download fails, or the contents are wrong. Nothing is left at `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()

@@ -117,8 +117,8 @@ def from_file(
       part: path of the arrays in the file, such as "model_ema". Default: the part that fits the model best.
 
     Raises:
-      UsageError: several parts of the file fit equally well, or arrays are missing, unexpected, of the wrong shape or
-        dtype, or not finite. The message lists them.
+      UsageError: if several parts of the file fit equally well, or arrays are missing, unexpected, of the wrong shape
+        or dtype, or not finite. The message lists them.
     """
     if channels not in get_args(Channels):
         raise unknown_name("treatment of channels", channels, get_args(Channels))
@@ -226,7 +226,7 @@ def to_torchvision(
       The state dict, and a row for each array.
 
     Raises:
-      UsageError: the model or one of its modules has no counterpart in torchvision.
+      UsageError: if the model or one of its modules has no counterpart in torchvision.
     """
     return _to_torch(model_name, variables, torchvision_names(model_name, model), "torchvision", _torch_array)
 
@@ -238,7 +238,7 @@ def to_timm(model_name: str, variables: Any, model: nn.Module | None = None) -> 
     that evaluation is the same. These arrays are then equal after a round trip up to rounding, and all others exactly.
 
     Raises:
-      UsageError: the model or one of its modules has no counterpart in timm, or timm's one is not known here.
+      UsageError: if the model or one of its modules has no counterpart in timm, or timm's one is not known here.
     """
 
     added = ADDED_TO_VARIANCE.get(model_name, 0.0)

@@ -79,7 +79,7 @@ class Preprocessing:
         """Return the preprocessing that `to_text` wrote.
 
         Raises:
-          ValueError: the text is not JSON, or a field is missing, unknown or has an impossible value.
+          ValueError: if the text is not JSON, or a field is missing, unknown or has an impossible value.
         """
         values = _parse(text)
         known = {field.name for field in dataclasses.fields(Preprocessing)}
@@ -98,7 +98,7 @@ def recorded_with(path: Path) -> Preprocessing | None:
     """Return the preprocessing that is recorded in a file, or that timm describes beside it, or None.
 
     Raises:
-      UsageError: the recorded preprocessing, or its description, is damaged.
+      UsageError: if the recorded preprocessing, or its description, is damaged.
     """
     text = safetensors.recorded(path, ENTRY) if path.is_file() else None
     described = path.with_name(_hub.DESCRIPTION)
@@ -116,7 +116,7 @@ def _described_by_timm(path: Path) -> Preprocessing | None:
     """Return the preprocessing in timm's description of weights, or None if there is no such description.
 
     Raises:
-      ValueError: a field is missing or has an impossible value.
+      ValueError: if a field is missing or has an impossible value.
     """
     try:
         values = _parse(path.read_text(encoding="utf-8"))
@@ -145,7 +145,7 @@ def _parse(text: str) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-      ValueError: the text is not JSON, or it is nested too deeply.
+      ValueError: if the text is not JSON, or it is nested too deeply.
     """
     try:
         return json.loads(text)
@@ -157,7 +157,7 @@ def _checked(values: Mapping[str, Any]) -> Preprocessing:
     """Return the preprocessing with these values from JSON.
 
     Raises:
-      ValueError: a value is impossible.
+      ValueError: if a value is impossible.
     """
     lists = {name: values[name] for name in ("mean", "std", "image_size")}
     if not all(isinstance(numbers, list) for numbers in lists.values()):

@@ -229,7 +229,7 @@ def compose(specs: Sequence[str | Augmentation]) -> Augmentation:
         operations of magnitude 9. An empty sequence gives the identity.
 
     Raises:
-      UsageError: a name is unknown or given twice, or an argument is invalid.
+      UsageError: if a name is unknown or given twice, or an argument is invalid.
     """
     names = [spec.partition(":")[0] for spec in specs if isinstance(spec, str)]
     for index, name in enumerate(names):
@@ -249,7 +249,7 @@ def parse(spec: str) -> Augmentation:
     """Return the augmentation that "NAME" or "NAME:NUMBER,NUMBER" describes, with its arguments bound.
 
     Raises:
-      UsageError: the name is unknown, or an argument is invalid.
+      UsageError: if the name is unknown, or an argument is invalid.
     """
     name, colon, numbers = spec.partition(":")
     if name in OF_THE_PIPELINE:
@@ -312,7 +312,7 @@ def check_sizes(specs: Sequence[str | Augmentation], image_shape: Sequence[int |
       image_shape: `(H, W, C)`. Height and width that are None are not checked.
 
     Raises:
-      UsageError: an image could be shifted out of sight, or covered by `cutout`.
+      UsageError: if an image could be shifted out of sight, or covered by `cutout`.
     """
     sides = [side for side in image_shape[:2] if side is not None]
     for spec in specs:

@@ -42,7 +42,7 @@ class SourceDataset(Dataset):
         """Read, decode and stack examples; see `Dataset.load`.
 
         Raises:
-          UsageError: the source raises or has changed its length, an image cannot be decoded, or arrays other than
+          UsageError: if the source raises or has changed its length, an image cannot be decoded, or arrays other than
             images differ in shape.
         """
         geometry, channels = geometry or self.geometry(), channels or self.image_shape[-1]
@@ -133,7 +133,7 @@ def _stack(trees: Sequence[dict[str, Any]], places: Sequence[int], what: str) ->
     """Return trees of arrays stacked to arrays with a leading axis.
 
     Raises:
-      UsageError: they differ in keys or shapes.
+      UsageError: if they differ in keys or shapes.
     """
     described = [_leaves_of(tree) for tree in trees]
     for place, found in zip(places, described, strict=True):
@@ -183,7 +183,7 @@ def from_source(
         `{"image": "img", "label": "fine_label"}`.
 
     Raises:
-      UsageError: a source is empty or raises, an example is not as above, a label is out of range, or a class has no
+      UsageError: if a source is empty or raises, an example is not as above, a label is out of range, or a class has no
         training examples.
 
     >>> examples = [{"image": np.full((8, 8), 30 * i, np.uint8), "label": ["cat", "dog"][i % 2]} for i in range(6)]

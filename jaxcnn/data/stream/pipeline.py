@@ -94,8 +94,8 @@ class StreamPipeline:
           Iterator of `Padded` batches, or of what `place` returns for them.
 
         Raises:
-          UsageError: there is no such split; or, when a batch is asked for, the iterator is empty, has another number
-            of examples than before, or a batch is wrong.
+          UsageError: if there is no such split; or, when a batch is asked for, the iterator is empty, has another
+            number of examples than before, or a batch is wrong.
         """
         if split == "train" or split not in self.dataset.examples:
             raise unknown_name("split for evaluation", split, set(self.dataset.examples) - {"train"})

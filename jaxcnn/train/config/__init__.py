@@ -221,7 +221,7 @@ def validate(config: Config) -> None:
     """Check each field by the check declared beside it. Data and devices are not needed.
 
     Raises:
-      UsageError: If a value cannot work. The message is one line.
+      UsageError: if a value cannot work. The message is one line.
     """
     _validate(config, prefix="")
     if config.steps is not None and config.epochs != Config.epochs:
@@ -274,7 +274,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     """Return the configuration that `to_dict` wrote, in this version or in version 0.1.
 
     Raises:
-      UsageError: If a field is missing or unknown, or a value has the wrong type.
+      UsageError: if a field is missing or unknown, or a value has the wrong type.
     """
     try:
         return _read(Config, _upgraded(values))

@@ -33,6 +33,11 @@ class OneHot:
       index: int32 `[N, len(shape)]`. An example whose index is outside of the shape has no one. With more axes,
         `[N, ..., len(shape)]`, an example has several ones, which add up: such as one for each pixel.
       shape: of the array without the example axis.
+
+    >>> labels, predicted = jnp.array([0, 1, 1]), jnp.array([0, 1, 0])
+    >>> pairs = OneHot(jnp.stack([labels, predicted], axis=-1), (2, 2))
+    >>> sum_over_examples({"confusion": pairs}, jnp.ones(3, bool))["confusion"].tolist()
+    [[1, 0], [1, 1]]
     """
 
     index: jax.Array
@@ -51,7 +56,7 @@ def sum_over_examples(metrics: Mapping[str, Any], mask: jax.Array | None = None)
         count if not given.
 
     Raises:
-      UsageError: If a metric has no example axis of length N, or is named `examples`. N is the length of the mask or,
+      UsageError: if a metric has no example axis of length N, or is named `examples`. N is the length of the mask or,
         without one, of most of the metrics.
 
     >>> values = sum_over_examples({"loss": jnp.array([1.0, 2.0, jnp.inf])}, jnp.array([True, True, False]))

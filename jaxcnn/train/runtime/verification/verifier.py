@@ -27,7 +27,11 @@ _log = logging.getLogger(__name__)
 
 
 class CorruptDeviceError(RunError):
-    """A device has computed or stored wrong values again and again. Checkpoints are verified and are kept."""
+    """A device has computed or stored wrong values again and again. Checkpoints are verified and are kept.
+
+    >>> CorruptDeviceError.exit_status  # tells a scheduler to exclude the machine
+    71
+    """
 
     exit_status = BAD_DEVICE
 
