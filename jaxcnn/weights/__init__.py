@@ -58,7 +58,7 @@ def local_file(source: str | Path) -> Path:
     `hf:OWNER/NAME` and ids such as `timm:resnet50.a1_in1k` are downloaded unless there is a local copy.
 
     Raises:
-      UsageError: if an unknown id, the download fails, or a folder has no weight file.
+      UsageError: if the id is unknown, the download fails, or a folder has no weight file.
     """
     if is_published(str(source)):
         return fetch(str(source))

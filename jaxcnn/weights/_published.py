@@ -73,7 +73,7 @@ def published(name: str) -> Published:
     """Return what is known of published weights.
 
     Raises:
-      UsageError: if an unknown id. The message suggests the closest one.
+      UsageError: if the id is unknown. The message suggests the closest one.
 
     >>> published("torchvision:ResNet50_Weights.IMAGENET1K_V2").file
     'resnet50-11ad3fa6.pth'
@@ -121,7 +121,7 @@ def known_preprocessing(source: str, path: Path) -> Preprocessing | None:
     """Return the preprocessing of weights: that of their id, if `source` is one, or what is known of the file `path`.
 
     Raises:
-      UsageError: if an unknown id, or the recorded preprocessing is damaged.
+      UsageError: if the id is unknown, or the recorded preprocessing is damaged.
     """
     return published(source).preprocessing if is_published(source) else recorded(path)
 
@@ -130,7 +130,7 @@ def fetch(name: str) -> Path:
     """Return the local copy of published weights. Download them unless there is one.
 
     Raises:
-      UsageError: if an unknown id, or the download fails.
+      UsageError: if the id is unknown, or the download fails.
     """
     weights = published(name)
     if weights.repository:
