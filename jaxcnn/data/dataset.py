@@ -45,6 +45,9 @@ class Dataset:
       directory: folder of the files, or None.
       pixel_range: 255.0 if images are uint8. 1.0 if they are float32, whose values are used as they are.
       random_access: whether `load` reads any example at any time.
+
+    Raises:
+      UsageError: from the methods that read examples, if an example cannot be read.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
+        """Return the number of classes; 0 if labels are not classes."""
         return len(self.class_names)
 
     @property

@@ -76,7 +76,11 @@ VALIDATION_AS_TEST = ("imagenet2012", "places365_small")
 
 
 def list_datasets(data_dir: str | Path | None = None) -> list[str]:
-    """Return the names of the known datasets and of all datasets prepared in `data_dir`, sorted."""
+    """Return the names of the known datasets and of all datasets prepared in `data_dir`, sorted.
+
+    >>> {"cifar10", "fashion_mnist_mini", "mnist"} <= {*list_datasets()}
+    True
+    """
     root = data_folder(data_dir)
     prepared = {path.parent.parent.name for path in root.glob("*/*/dataset_info.json")}
     return sorted({*KNOWN, *prepared})

@@ -44,6 +44,10 @@ class Padded(NamedTuple):
     Attributes:
       batch: the examples; the last batch is padded with zeros to the length of the others.
       mask: bool `[N]`, False for padding.
+
+    >>> padded = Padded({"label": np.array([3, 7, 0])}, mask=np.array([True, True, False]))
+    >>> padded.batch["label"][padded.mask].tolist()
+    [3, 7]
     """
 
     batch: Batch
@@ -84,6 +88,12 @@ class Pipeline:
       mirrors: whether images are mirrored in every other epoch; see `alternating`.
       example_bytes: bytes of a decoded example, by which `evaluation_batches` chooses where to keep a split.
       waited: seconds spent waiting for training batches to be made. Putting them on the devices does not count.
+
+    >>> from jaxcnn.data import from_arrays
+    >>> images, labels = np.zeros((6, 28, 28, 1), np.uint8), [0, 1, 0, 1, 0, 1]
+    >>> pipeline: Pipeline = open_pipeline(from_arrays(train=(images, labels), test=(images, labels)), batch_size=4)
+    >>> [int(padded.mask.sum()) for padded in pipeline.evaluation_batches(4)]
+    [4, 2]
     """
 
     dataset: Dataset
@@ -148,7 +158,7 @@ class Pipeline:
         return self._example[0]
 
     def indices(self, step: int) -> np.ndarray:
-        """Return the indices of the examples in this process's part of a step's batch."""
+        """Return the indices of the examples in this process's part of a step's batch, int64 `[N]`."""
         examples = self.dataset.examples["train"]
         whole = batch_indices(step, examples=examples, batch_size=self.batch_size, seed=self.seed, order=self.order)
         return whole[rows_of(self.share, self.batch_size)]
@@ -268,6 +278,12 @@ def open_pipeline(
       UsageError: if the batch size is not between 1 and the number of training images, if images differ in size and
         no `geometry` is given, or if `sampling` is "balanced" and the examples do not have one class each, or are to
         be mirrored in every other epoch.
+
+    >>> from jaxcnn.data import from_arrays
+    >>> images, labels = np.zeros((6, 28, 28, 1), np.uint8), [0, 1, 0, 1, 0, 1]
+    >>> pipeline = open_pipeline(from_arrays(train=(images, labels), test=(images, labels)), batch_size=4)
+    >>> next(pipeline.batches())["image"].shape
+    (4, 28, 28, 1)
     """
     if not dataset.random_access:
         return cast(Any, dataset).open_stream(

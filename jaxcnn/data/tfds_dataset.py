@@ -33,6 +33,14 @@ class TfdsDataset(Dataset):
     """A prepared dataset of labeled images, opened by `open_dataset`.
 
     `directory` is the folder of its files.
+
+    Raises:
+      UsageError: from the methods that read examples, if a file is damaged.
+
+    >>> from jaxcnn.data import open_dataset
+    >>> dataset = open_dataset("fashion_mnist_mini")
+    >>> isinstance(dataset, TfdsDataset), dataset.load("test", [0, 1])["image"].shape
+    (True, (2, 28, 28, 1))
     """
 
     directory: Path = Path()

@@ -47,7 +47,7 @@ def example_keys(key: jax.Array, count: int) -> jax.Array:
 
 
 def device_index() -> jax.Array | int:
-    """Return the position of this device's part of the batch; 0 if this is the whole batch.
+    """Return the position of this device's part of the batch, int32 `[]`; 0 if this is the whole batch.
 
     >>> parts = jnp.zeros((jax.device_count(), 2))
     >>> jax.pmap(lambda part: part + device_index(), BATCH_AXIS)(parts)[:, 0].tolist() == [*range(jax.device_count())]

@@ -56,6 +56,7 @@ class BatchLoss:
 
 
 Gradient = Callable[[BatchLoss, Any], tuple[Any, Any]]
+"""Function `(loss, params) -> (gradients, aux)`, where aux is what the loss returns beside its value."""
 
 
 def plain(loss: BatchLoss, params: Any) -> tuple[Any, Any]:

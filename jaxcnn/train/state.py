@@ -30,7 +30,7 @@ class TrainState:
 
     >>> import jaxcnn
     >>> make = lambda: create_state(jaxcnn.create_model("lenet5"), optax.sgd(0.1), (28, 28, 1), seed=0)
-    >>> state = jax.eval_shape(make)  # shapes only
+    >>> state: TrainState = jax.eval_shape(make)  # shapes only
     >>> state.step.shape, sorted(state.params)[0]
     ((), 'C1')
     """
@@ -59,10 +59,10 @@ def create_state(
       model: a Linen module.
       optimizer: any Optax transformation.
       image_shape: `(H, W, C)`.
-      seed: seed of all randomness.
+      seed: seed of all randomness, an integer or an array `[]`.
       averaged: keep moving averages or slow copies of parameters and statistics (`ema`).
       init: returns the model's variables, given random keys by name. Default: `model.init` on one image of zeros.
-      init_scale: factor on the initial kernels (parameters of two axes or more).
+      init_scale: factor on the initial kernels (parameters of two axes or more), a number or an array `[]`.
 
     >>> import flax.linen as nn
     >>> class Linear(nn.Module):

@@ -70,8 +70,8 @@ class Task:
         """Return the batch for `loss` (if `train`) or for `evaluate`. The default returns the batch unchanged.
 
         Args:
-          key: random key, the same on all devices. `example_keys(key, N)` gives one for each example.
-          batch: as the source gives it.
+          key: random key, the same on all devices. `example_keys(key, N)` returns a key for each example, `[N]`.
+          batch: as the source gives it, arrays `[N, ...]`.
           train: whether the batch is for `loss`.
         """
         return batch
@@ -86,15 +86,27 @@ class Task:
           rngs: the random key "dropout".
 
         Returns:
-          A scalar, the mean over the batch; a dict with the new `batch_stats`, or an empty one; and metrics. The metric
-          `loss` is added if it is missing.
+          A scalar `[]`, the mean over the batch; a dict with the new `batch_stats`, or an empty one; and metrics, arrays
+          `[N, ...]`. The metric `loss` is added if it is missing.
+
+        Raises:
+          UsageError: if the task does not define this method.
         """
         raise UsageError(
             f"task {type(self).__name__} has no loss. Define loss(self, model, variables, batch, rngs) in it."
         )
 
     def evaluate(self, model: Any, variables: Any, batch: Batch) -> Metrics:
-        """Return the metrics of each example of an evaluation batch. `variables` may be moving averages."""
+        """Return the metrics of each example of an evaluation batch, arrays `[N, ...]`.
+
+        Args:
+          model: a Linen module.
+          variables: `{"params": ..., "batch_stats": ...}`, which may be moving averages.
+          batch: from `prepare`.
+
+        Raises:
+          UsageError: if the task does not define this method.
+        """
         raise UsageError(
             f"task {type(self).__name__} has no evaluate. Define evaluate(self, model, variables, batch) in it."
         )
@@ -102,8 +114,9 @@ class Task:
     def summarize(self, sums: Mapping[str, np.ndarray], count: int) -> dict[str, Any]:
         """Return numbers from the sums of metrics over `count` examples. The default divides each sum by `count`.
 
-        The sums are those of `loss` in training, and those of `evaluate` in evaluations. Arrays, and dicts of numbers
-        and arrays, may be returned too. Arrays are stored in `result.json` only.
+        The sums are those of the metrics of `loss` in training, and those of `evaluate` in evaluations. The sum of a
+        metric `[N, ...]` is an array `[...]`. Arrays, and dicts of numbers and arrays, may be returned too. Arrays are
+        stored in `result.json` only.
         """
         return {name: total / count for name, total in sums.items()}
 

@@ -1,4 +1,21 @@
-"""Convert published weights: read state dicts of torchvision and timm, write torchvision's, without PyTorch."""
+"""Convert published weights: read state dicts of torchvision and timm, write torchvision's, without PyTorch.
+
+>>> import tempfile, jax, jaxcnn
+>>> import numpy as np
+>>> images = np.zeros((1, 28, 28, 1), np.float32)
+>>> shapes = jax.eval_shape(lambda: jaxcnn.create_model("lenet5").init(jax.random.key(0), images, train=False))
+>>> variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+>>> with tempfile.TemporaryDirectory() as folder:
+...     path = f"{folder}/lenet5.safetensors"
+...     rows = save(path, "lenet5", variables, image_shape=(28, 28, 1))
+...     arrays = read_arrays(local_file(path))
+...     conversion = convert("lenet5", path)
+...     loaded = load("lenet5", path)
+>>> rows[0].target, len(arrays), conversion.num_classes
+('params/C1/bias', 10, 10)
+>>> jax.tree.all(jax.tree.map(np.array_equal, loaded, variables))
+True
+"""
 
 from pathlib import Path
 from typing import Any

@@ -63,12 +63,22 @@ def files_of(path: Path) -> list[Path]:
 
     Raises:
       UsageError: if the index is damaged, or a file is missing or outside of its folder.
+
+    >>> [path.name for path in files_of(Path("resnet50.safetensors"))]
+    ['resnet50.safetensors']
     """
     return [path, *sorted(set(_files_in_index(path).values()))] if path.name.endswith(INDEX_SUFFIX) else [path]
 
 
 def is_weight_folder(path: Path) -> bool:
-    """Return whether a path is a folder with one of the files in `IN_FOLDER`."""
+    """Return whether a path is a folder with one of the files in `IN_FOLDER`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "model.safetensors").write_bytes(b"the weights")
+    ...     is_weight_folder(Path(folder))
+    True
+    """
     return path.is_dir() and any((path / name).is_file() for name in IN_FOLDER)
 
 

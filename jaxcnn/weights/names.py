@@ -94,7 +94,6 @@ def densenet(model: Any) -> Names:
     return names
 
 
-# Function that returns torchvision's names, for every model that has a counterpart there.
 TORCHVISION: dict[str, Callable[[Any], Names]] = {
     "alexnet": alexnet,
     **{f"vgg{layers}{norm}": vgg for layers in (11, 13, 16, 19) for norm in ("", "_bn")},
@@ -106,6 +105,7 @@ TORCHVISION: dict[str, Callable[[Any], Names]] = {
     **EFFICIENT,
     **MOBILE,
 }
+"""Function that returns torchvision's names, for every model that has a counterpart there."""
 
 # Function that returns timm's names, where they differ from torchvision's.
 TIMM: dict[str, Callable[[Any], Names]] = {

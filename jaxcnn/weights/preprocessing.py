@@ -42,6 +42,10 @@ class Preprocessing:
       crop_fraction: side of the center crop as a fraction of the resized image, or None for the default.
       interpolation: "bilinear" or "bicubic". Both average over the pixels that they shrink (antialiasing).
       background: color behind transparent pixels, "white" or "black".
+
+    >>> preprocessing = Preprocessing(mean=(0.5,), std=(0.25,), image_size=(28, 28))
+    >>> Preprocessing.from_text(preprocessing.to_text()) == preprocessing
+    True
     """
 
     mean: tuple[float, ...]

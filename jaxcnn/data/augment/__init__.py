@@ -197,6 +197,7 @@ AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "randaugment": randaugment,
     "trivialaugment": trivialaugment,
 }
+"""Augmentations by name: functions `(key, image [H, W, C]) -> [H, W, C]` with further arguments that have defaults."""
 
 
 OF_THE_PIPELINE = ("alternating_flip",)

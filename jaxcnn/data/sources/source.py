@@ -24,7 +24,11 @@ KEPT_SHARE = 0.15
 
 @dataclass(frozen=True)
 class SourceDataset(Dataset):
-    """Examples of a user's own source, opened by `from_source`."""
+    """Examples of a user's own source, opened by `from_source`.
+
+    Raises:
+      UsageError: from the methods that read examples, if the source raises an error or returns wrong examples.
+    """
 
     _readers: Mapping[str, Reader] = field(default_factory=dict, repr=False)  # of each stored split
     _stored_labels: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)  # likewise, without positions

@@ -43,6 +43,13 @@ class StreamPipeline:
       residence: "stream".
       waited: seconds spent waiting for training batches to be read. Putting them on the devices does not count.
       note: what the user should know about resuming, one line, or None.
+
+    >>> import numpy as np
+    >>> from jaxcnn.data import from_batches, open_pipeline
+    >>> batch = {"image": np.zeros((4, 8, 8, 1), np.uint8), "label": np.int32([0, 1, 0, 1])}
+    >>> pipeline: Any = open_pipeline(from_batches([batch], [batch]), batch_size=2)
+    >>> isinstance(pipeline, StreamPipeline), pipeline.image_shape
+    (True, (8, 8, 1))
     """
 
     dataset: "BatchesDataset"

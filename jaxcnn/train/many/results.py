@@ -65,6 +65,7 @@ class Statistic:
 
     @cached_property
     def finite(self) -> np.ndarray:
+        """The values of the networks that did not diverge, float64 `[N]`."""
         values = np.asarray(self.values, np.float64)
         return values[~np.isnan(values)]
 

@@ -16,6 +16,7 @@ from jaxcnn.errors import UsageError, shortened
 from jaxcnn.train.metrics.values import mean
 
 Sums = dict[str, Any]
+"""Sums of metrics over examples, by name: scalars, or arrays without the axis of examples."""
 
 EXAMPLES = "examples"
 """Name of the number of examples among the sums. No metric can have it."""

@@ -84,6 +84,7 @@ class Trained:
 
     @property
     def num_classes(self) -> int:
+        """Return the number of class names."""
         return len(self.preprocessing.class_names)
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "Trained":
