@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from jaxcnn.array_types import Num
 from jaxcnn.data import decode
 from jaxcnn.data.decode import Geometry
 from jaxcnn.data.order import choose_validation
@@ -112,11 +113,11 @@ class Dataset:
         """
         raise NotImplementedError
 
-    def labels_at(self, split: str, indices: Sequence[int]) -> np.ndarray | None:
+    def labels_at(self, split: str, indices: Sequence[int]) -> Num[np.ndarray, "n ..."] | None:
         """Return the labels of some examples, without decoding images: int32 `[N]`, float32 `[N, classes]`, or None."""
         raise NotImplementedError
 
-    def labels(self, split: str) -> np.ndarray | None:
+    def labels(self, split: str) -> Num[np.ndarray, "n ..."] | None:
         """Return all labels of a split: int32 `[N]`, float32 `[N, classes]`, or None without labels. It is cached."""
         key = "labels", split
         if key not in self._cache:
@@ -156,7 +157,9 @@ class Dataset:
             start += length
         return whole
 
-    def read(self, split: str, geometry: Geometry | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def read(
+        self, split: str, geometry: Geometry | None = None
+    ) -> tuple[Num[np.ndarray, "n h w c"], Num[np.ndarray, "n ..."]]:
         """Return all images `[N, H, W, C]` and labels of a split, as `decoded` does.
 
         Raises:

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 import jax
 import numpy as np
 
+from jaxcnn.array_types import Bool, Int
 from jaxcnn.data import alternating
 from jaxcnn.data import augment as augmentations
 from jaxcnn.data.dataset import Batch, Dataset
@@ -157,13 +158,13 @@ class Pipeline:
             self._example.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch))
         return self._example[0]
 
-    def indices(self, step: int) -> np.ndarray:
+    def indices(self, step: int) -> Int[np.ndarray, " n"]:
         """Return the indices of the examples in this process's part of a step's batch, int64 `[N]`."""
         examples = self.dataset.examples["train"]
         whole = batch_indices(step, examples=examples, batch_size=self.batch_size, seed=self.seed, order=self.order)
         return whole[rows_of(self.share, self.batch_size)]
 
-    def mirrored(self, step: int) -> np.ndarray:
+    def mirrored(self, step: int) -> Bool[np.ndarray, " n"]:
         """Return which examples of this process's part of a step's batch are mirrored, bool `[N]`."""
         examples = self.dataset.examples["train"]
         rows = rows_of(self.share, self.batch_size)

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxcnn.array_types import UInt8
 from jaxcnn.data.decode import NotAnImageError
 from jaxcnn.data.imagefolder.reading import MAX_FILE_BYTES
 from jaxcnn.errors import UsageError
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 
 
-def read_image(path: Path, preprocessing: Preprocessing) -> np.ndarray:
+def read_image(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
     """Return an image file as uint8 `[H, W, C]`, with the pixels that training sees.
 
     Args:
@@ -26,7 +27,7 @@ def read_image(path: Path, preprocessing: Preprocessing) -> np.ndarray:
         raise UsageError(f"{path} cannot be read as an image: {reason_of(error)}") from error
 
 
-def decode_file(path: Path, preprocessing: Preprocessing) -> np.ndarray:
+def decode_file(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
     """Return an image file as uint8 `[H, W, C]`.
 
     Raises:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import AnyArray, Array, Int, Key, KeyArray, Shaped, UInt32
 from jaxcnn.errors import UsageError
 from jaxcnn.kernels.axes import is_bound, needs_mean
 from jaxcnn.kernels.device_sums import sum_of_trees
@@ -32,7 +33,7 @@ def count_examples(batch: Any) -> int:
     return next(iter(lengths.values()))[0]
 
 
-def example_keys(key: jax.Array, count: int) -> jax.Array:
+def example_keys(key: KeyArray, count: int) -> Key[Array, " n"] | UInt32[Array, "n 2"]:
     """Return a random key for each of this device's `count` examples, `[count]`.
 
     A key depends on the position of the example in the whole batch, so that random numbers do not depend on the number
@@ -46,7 +47,7 @@ def example_keys(key: jax.Array, count: int) -> jax.Array:
     return jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
 
 
-def device_index() -> jax.Array | int:
+def device_index() -> Int[Array, ""] | int:
     """Return the position of this device's part of the batch, int32 `[]`; 0 if this is the whole batch.
 
     >>> parts = jnp.zeros((jax.device_count(), 2))
@@ -56,7 +57,7 @@ def device_index() -> jax.Array | int:
     return jax.lax.axis_index(BATCH_AXIS) if is_bound(BATCH_AXIS) else 0
 
 
-def reversed_examples(x: jax.Array) -> jax.Array:
+def reversed_examples(x: Shaped[AnyArray, "n ..."]) -> Shaped[Array, "n ..."]:
     """Reverse the order of the examples of the whole batch, and return this device's part, `[N, ...]`.
 
     Device d of D exchanges its part of the batch with device D - 1 - d.
@@ -67,7 +68,7 @@ def reversed_examples(x: jax.Array) -> jax.Array:
     return jnp.flip(x, axis=0)
 
 
-def across_devices(x: jax.Array) -> jax.Array:
+def across_devices(x: Shaped[AnyArray, "n ..."]) -> Shaped[AnyArray, "all ..."]:
     """Gather the arrays `[N, ...]` of all D devices into the array of the whole batch, `[D * N, ...]`. Differentiable.
 
     Use this function in a loss that compares examples, such as a contrastive loss.

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.array_types import AnyArray, Array, Float, KeyArray, Num, Shaped
 from jaxcnn.errors import UsageError
 from jaxcnn.train.examples import example_keys
 from jaxcnn.train.losses import Loss, check_labels, cross_entropy
@@ -66,7 +67,7 @@ class Task:
         """
         return model.init(rngs, batch["image"].astype(jnp.float32), train=True)
 
-    def prepare(self, key: jax.Array, batch: Batch, train: bool) -> Batch:
+    def prepare(self, key: KeyArray, batch: Batch, train: bool) -> Batch:
         """Return the batch for `loss` (if `train`) or for `evaluate`. The default returns the batch unchanged.
 
         Args:
@@ -76,7 +77,7 @@ class Task:
         """
         return batch
 
-    def loss(self, model: Any, variables: Any, batch: Batch, rngs: Any) -> tuple[jax.Array, Any, Metrics]:
+    def loss(self, model: Any, variables: Any, batch: Batch, rngs: Any) -> tuple[Array, Any, Metrics]:
         """Return the loss, changed variables, and metrics.
 
         Args:
@@ -86,8 +87,8 @@ class Task:
           rngs: the random key "dropout".
 
         Returns:
-          A scalar `[]`, the mean over the batch; a dict with the new `batch_stats`, or an empty one; and metrics, arrays
-          `[N, ...]`. The metric `loss` is added if it is missing.
+          A scalar `[]`, the mean over the batch; a dict with the new `batch_stats`, or an empty one; and metrics,
+          arrays `[N, ...]`. The metric `loss` is added if it is missing.
 
         Raises:
           UsageError: if the task does not define this method.
@@ -120,7 +121,7 @@ class Task:
         """
         return {name: total / count for name, total in sums.items()}
 
-    def scores(self, model: Any, variables: Any, batch: Batch) -> jax.Array:
+    def scores(self, model: Any, variables: Any, batch: Batch) -> Float[Array, "n classes"]:
         """Return class scores `[N, classes]`, whose softmax are probabilities, for predictions and pictures.
 
         Args:
@@ -179,7 +180,7 @@ class Classification(Task):
     def bind(self, preprocessing: Any) -> "Classification":
         return self if self.normalize is not None else replace(self, normalize=preprocessing.normalize)
 
-    def prepare(self, key: jax.Array, batch: Batch, train: bool) -> Batch:
+    def prepare(self, key: KeyArray, batch: Batch, train: bool) -> Batch:
         """Augment and mix the training images. Raises `UsageError` if labels have a wrong shape or type."""
         images, labels = batch["image"], batch["label"]
         check_labels(labels, images.shape[:1])
@@ -192,7 +193,7 @@ class Classification(Task):
             images, labels = mix_batch(self.mix, example_keys(mix_key, len(images)), images, labels)
         return {**batch, "image": images, "label": labels}
 
-    def loss(self, model: Any, variables: Any, batch: Batch, rngs: Any) -> tuple[jax.Array, Any, Metrics]:
+    def loss(self, model: Any, variables: Any, batch: Batch, rngs: Any) -> tuple[Float[Array, ""], Any, Metrics]:
         logits, updates = model.apply(
             variables, self._inputs(batch), train=True, rngs=rngs, mutable=["batch_stats", "aux_logits"]
         )
@@ -217,7 +218,7 @@ class Classification(Task):
         }
         return values | of_metrics
 
-    def scores(self, model: Any, variables: Any, batch: Batch) -> jax.Array:
+    def scores(self, model: Any, variables: Any, batch: Batch) -> Float[Array, "n classes"]:
         images = self._inputs(batch)
         (weight, first), *others = views(images, self.tta)
         logits = weight * model.apply(variables, first, train=False)
@@ -229,7 +230,7 @@ class Classification(Task):
         return batch["image"] if self.normalize is None else self.normalize(batch["image"])
 
 
-def views(images: jax.Array, tta: str) -> list[tuple[float, jax.Array]]:
+def views(images: Num[AnyArray, "n h w c"], tta: str) -> list[tuple[float, Num[AnyArray, "n h w c"]]]:
     """Return the views of images `[N, H, W, C]` that test-time augmentation averages, with their weights.
 
     "none" is the images alone, and "flip" the images and their mirror images. "flip_shift" adds both, shifted by a
@@ -246,7 +247,7 @@ def views(images: jax.Array, tta: str) -> list[tuple[float, jax.Array]]:
     return [(weight / 2, view) for weight, shifted in shifts for view in (shifted, jnp.flip(shifted, axis=2))]
 
 
-def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def correct(logits: Float[AnyArray, "n classes"], labels: Num[AnyArray, "n ..."]) -> Shaped[Array, " n"]:
     """Return whether each example is classified correctly, `[N]`.
 
     For labels `[N, classes]`, return the fraction of the classes whose logit has the right sign.

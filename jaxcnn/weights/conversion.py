@@ -209,7 +209,9 @@ def from_file(
 
 
 def to_ours(variables: Any) -> dict[str, np.ndarray]:
-    """Return the variables of a model as NumPy arrays by our names. Kernels are `[H, W, C_in, C_out]` or `[C_in, C_out]`.
+    """Return the variables of a model as NumPy arrays by our names.
+
+    Kernels are `[H, W, C_in, C_out]` or `[C_in, C_out]`.
 
     >>> to_ours({"params": {"stem": {"kernel": np.zeros((3, 3, 1, 8))}}})["params/stem/kernel"].shape
     (3, 3, 1, 8)
@@ -232,7 +234,9 @@ def to_torchvision(
 ) -> tuple[dict[str, np.ndarray], list[Row]]:
     """Convert the variables of a model to torchvision's `state_dict`.
 
-    Kernels become `[C_out, C_in, H, W]` or `[C_out, C_in]`. This is the exact inverse of `from_file`. The counters `num_batches_tracked`, which jaxcnn does not have, are 0.
+    Kernels become `[C_out, C_in, H, W]` or `[C_out, C_in]`.
+
+    This is the exact inverse of `from_file`. The counters `num_batches_tracked`, which jaxcnn does not have, are 0.
 
     Args:
       model_name: one of `TORCHVISION`.

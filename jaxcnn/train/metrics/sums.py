@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.array_types import AnyArray, Bool
 from jaxcnn.errors import UsageError, shortened
 from jaxcnn.train.metrics.values import mean
 
@@ -45,7 +46,7 @@ class OneHot:
     shape: tuple[int, ...]
 
 
-def sum_over_examples(metrics: Mapping[str, Any], mask: jax.Array | None = None) -> Sums:
+def sum_over_examples(metrics: Mapping[str, Any], mask: Bool[AnyArray, " n"] | None = None) -> Sums:
     """Return the sum over the examples of each metric, and the number of examples as `examples`, int32.
 
     Booleans and integers are summed in int32 at least, and floats in float32. Under a mapped axis, the sums are those
@@ -124,7 +125,7 @@ def _is_integer(dtype: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.integer)
 
 
-def _sum_array(values: jax.Array, mask: jax.Array) -> jax.Array:
+def _sum_array(values: jax.Array, mask: AnyArray) -> jax.Array:
     # Sums of narrow types would overflow or lose digits.
     least = jnp.float32 if jnp.issubdtype(values.dtype, jnp.inexact) else jnp.int32
     values = values.astype(jnp.promote_types(values.dtype, least) if values.dtype.itemsize < 4 else values.dtype)
@@ -133,7 +134,7 @@ def _sum_array(values: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.where(counted, values, jnp.zeros_like(values)).sum(axis=0, dtype=values.dtype)
 
 
-def _sum_one_hot(one_hot: OneHot, mask: jax.Array) -> jax.Array:
+def _sum_one_hot(one_hot: OneHot, mask: AnyArray) -> jax.Array:
     index, sizes = one_hot.index, jnp.array(one_hot.shape, one_hot.index.dtype)
     inside = ((index >= 0) & (index < sizes)).all(axis=-1)
     counted = inside & mask.reshape(-1, *[1] * (inside.ndim - 1))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcnn.array_types import AnyArray, Array, Float, Num
 from jaxcnn.data import open_dataset
 from jaxcnn.errors import UsageError
 from jaxcnn.freezing import Frozen, freeze
@@ -140,7 +141,7 @@ class Trained:
     def _fitting(self, build: Callable[[], Any]) -> Any:
         return _fitting(self.name, self.preprocessing.image_shape, build)
 
-    def logits(self, images: jax.Array) -> jax.Array:
+    def logits(self, images: Num[AnyArray, "n h w c"]) -> Float[Array, "n classes"]:
         """Return logits `[N, classes]` of uint8 images `[N, H, W, C]`.
 
         Pure: it can be compiled, differentiated and exported.
@@ -158,7 +159,7 @@ class Trained:
             task = dataclasses.replace(task, tta=self.config.tta)
         return task.bind(self.preprocessing)
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: Num[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n classes"]:
         """Return probabilities `[N, classes]` of any number of images `[N, H, W, C]`.
 
         Images are uint8. If the run was trained on float images, they are floats with values of the same range.
@@ -170,7 +171,7 @@ class Trained:
         parts = [self.predict_batch(images[start : start + size], size) for start in range(0, len(images), size or 1)]
         return np.concatenate(parts) if parts else np.zeros((0, self.num_classes), np.float32)
 
-    def predict_batch(self, images: np.ndarray, size: int) -> np.ndarray:
+    def predict_batch(self, images: Num[np.ndarray, "n h w c"], size: int) -> Float[np.ndarray, "n classes"]:
         """Return probabilities `[N, classes]` of at most `size` images `[N, H, W, C]`; see `predict`.
 
         The batch is padded to `size`, so that batches of different lengths use one compiled program.
