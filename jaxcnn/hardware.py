@@ -31,6 +31,10 @@ class Peak:
       flops: floating-point operations per second; a multiply-add is two operations.
       source: "data sheet", or "measured" for a device that is not in `PEAKS`.
       arithmetic: number format of the multiplications, such as "bf16"; "tf32" for float32 on NVIDIA tensor cores.
+
+    >>> peak = Peak(flops=197e12, source="data sheet", arithmetic="bf16")
+    >>> f"{12.3e12 / peak.flops:.1%} of the peak"
+    '6.2% of the peak'
     """
 
     flops: float

@@ -20,7 +20,7 @@ def check_path(name: str, path: str | os.PathLike[str]) -> None:
       path: the path.
 
     Raises:
-      UsageError: `path` is empty, a URL, too long, or contains a NUL character.
+      UsageError: if `path` is empty, a URL, too long, or contains a NUL character.
 
     >>> check_path("--workdir", "gs://bucket/run")
     Traceback (most recent call last):

@@ -8,11 +8,11 @@ distributes. `wrap` makes an NNX module of one of them with Flax's bridge. It ca
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
+from jaxcnn.array_types import Array, Float, Num
 from jaxcnn.errors import UsageError
 
 
@@ -28,7 +28,7 @@ class Wrapped(nnx.Module):
         self.network.lazy_init(jnp.zeros((1, *image_shape)), train=True)
         self.deterministic = False
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Num[Array, "n h w c"]) -> Float[Array, "n classes"]:
         """Return the logits `[N, num_classes]` of images `[N, H, W, C]`."""
         if self.deterministic:
             return self.network(images, train=False, mutable=False)
@@ -51,7 +51,7 @@ def wrap(
       rngs: a seed, or streams of random keys, of which "params" is used once and "dropout" at each call in training.
 
     Raises:
-      UsageError: the model has no image shape of its own, or the variables are those of another model.
+      UsageError: if the model has no image shape of its own, or the variables are those of another model.
 
     >>> from jaxcnn import create_model
     >>> model = wrap(create_model("lenet5"), rngs=0)

@@ -1,6 +1,7 @@
 """Settings and fixtures of all tests: eight CPU devices, a shared compilation cache, and one trained network."""
 
 import fcntl
+import importlib.util
 import os
 import zlib
 from pathlib import Path
@@ -14,6 +15,14 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import pytest
+
+collect_ignore = ["support"]  # modules that tests import, without tests of their own
+
+# tests/test_array_types.py fails without them.
+if all(map(importlib.util.find_spec, ("jaxtyping", "beartype"))):
+    import shape_checks
+
+    shape_checks.install()
 
 # Parallel code is tested as such on any machine.
 jax.config.update("jax_num_cpu_devices", 8)

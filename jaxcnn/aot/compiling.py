@@ -83,6 +83,11 @@ def compile_all(
       targets: the targets. All are checked before the first compilation.
       config, per_device, auto_batch, images, effort, timeout, show: as for `compile_for`.
       on_report: called with each report when it is complete.
+
+    >>> compile_all([parse_target("cpu")], Config(model="resnet5"))
+    Traceback (most recent call last):
+    ...
+    jaxcnn.errors.UsageError: unknown model 'resnet5'; did you mean 'resnet50'?
     """
     validate(config)
     for target in targets:

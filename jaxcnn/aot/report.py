@@ -34,6 +34,13 @@ class Memory:
       other: results that do not replace the state, and padding of arguments and results.
       total: all of them, as XLA counts them.
       available: bytes that a program can use on the chip (`Target.memory`); None for a CPU.
+
+    >>> memory = Memory(
+    ...     parameters=10**8, optimizer=10**8, averages=0, batch=10**7, temporaries=10**9, code=10**6, other=0,
+    ...     total=1_211_000_000, available=16 * 10**9,
+    ... )
+    >>> memory.fits
+    True
     """
 
     parameters: int
@@ -48,6 +55,7 @@ class Memory:
 
     @property
     def fits(self) -> bool:
+        """Return whether the step fits the memory of a chip; True for a CPU."""
         return self.available is None or self.total <= self.available
 
 
@@ -90,6 +98,10 @@ class Report:
       trace_seconds, compile_seconds: time to trace and lower, and to compile, on this machine.
       compile_cpu_seconds: CPU time of all threads while compiling. Other work on the machine does not lengthen it.
       tried: batch sizes that were compiled for `batch_size="auto"`, and whether they fit.
+
+    >>> report = Report("v5e:2x4", "TPU v5 lite", 8, "resnet50", "bfloat16", "shard_map", 1024, (224, 224, 3))
+    >>> report.batch_per_chip
+    128
     """
 
     target: str
@@ -127,6 +139,7 @@ class Report:
 
     @property
     def batch_per_chip(self) -> int | None:
+        """Return the number of images of a step on each chip, or None if the batch size is unknown."""
         return None if self.batch_size is None else self.batch_size // self.chips
 
     @property

@@ -49,6 +49,10 @@ class Target:
       chip: name in `CHIPS`.
       platform: "tpu", "cuda" or "cpu".
       shape: lengths of the axes of a TPU slice; the number of GPUs; `(1,)` for a CPU.
+
+    >>> target = Target("v5e:2x4", chip="v5e", platform="tpu", shape=(2, 4))
+    >>> target.count, target.kind, f"{target.memory / 2**30:.2f} GiB"
+    (8, 'TPU v5 lite', '15.75 GiB')
     """
 
     name: str
@@ -76,6 +80,9 @@ class Target:
         """Bytes of a chip's memory that programs can use; None for a CPU.
 
         JAX reserves a part of a GPU's memory for its programs: `XLA_PYTHON_CLIENT_MEM_FRACTION`, by default 0.75.
+
+        Raises:
+          UsageError: if this environment variable is not a number.
         """
         if self.device is None or self.device.memory is None:
             return None
@@ -162,6 +169,9 @@ def parse_targets(text: str) -> list[Target]:
 
     Raises:
       UsageError: as `parse_target`, and for an empty list.
+
+    >>> [target.count for target in parse_targets("v5e:2x4,h100:16,cpu")]
+    [8, 16, 1]
     """
     names = [name for name in text.split(",") if name.strip()]
     if not names:

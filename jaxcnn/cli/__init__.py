@@ -37,7 +37,7 @@ COMMANDS = {
     "convert": "import published weights, or export trained ones",
     "export": "write a trained model for other programs to run",
     "models": "list the architectures",
-    "summary": "show a model's parameters, operations and receptive fields, layer by layer",
+    "summary": "list a model's layers: parameters, operations, receptive fields",
     "datasets": "list datasets, show one, compute its pixel statistics",
     "prepare": "make a dataset from its original files, or download it",
     "benchmark": "measure speed and memory, and compare results",
@@ -122,7 +122,8 @@ def _overview() -> str:
         [
             "usage: jaxcnn COMMAND [FLAGS]",
             "",
-            "Convolutional networks in JAX. `jaxcnn train` alone trains LeNet-5 on real images.",
+            "Train and use convolutional networks in JAX.",
+            "`jaxcnn train` without flags trains LeNet-5 on the images inside the package.",
             "",
             *(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()),
             "",

@@ -1,10 +1,18 @@
 """Parse the flags of a command into a dataclass, with tyro. Errors are one line."""
 
+import ast
 import contextlib
+import dataclasses
+import functools
+import inspect
 import io
+import itertools
 import re
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -12,29 +20,121 @@ from jaxcnn.errors import UsageError, shortened
 
 T = TypeVar("T")
 
+# A docstring's own statement of a default, such as " (default: that of the run)".
+_STATED_DEFAULT = re.compile(r"\s*\(default: [^()]*\)")
+
 
 def parse(flags: type[T], command: str, args: Sequence[str], default: T | None = None) -> T:
     """Return the flags of a command as an instance of the dataclass `flags`.
 
     Raises:
-      UsageError: If a flag is unknown or its value has the wrong type. The message is one line.
+      UsageError: if a flag is unknown or its value has the wrong type. The message is one line.
     """
-    said = io.StringIO()
+    said, shown = io.StringIO(), _Shown()
     extra: dict[str, Any] = {} if default is None else {"default": default}
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown):
             return tyro.cli(
                 flags,
                 prog=f"jaxcnn {command}",
                 args=list(args),
                 # Fields that no flag can set, such as `OptimizerConfig.options`, are not shown.
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.SuppressFixed),
+                registry=_registry,
+                description=_paragraphs(inspect.getdoc(flags) or ""),
                 **extra,
             )
     except SystemExit as exit:
         if not exit.code:
+            print(_wrapped(shown.text(), shutil.get_terminal_size().columns), end="")
             raise
         raise UsageError(_condense(said.getvalue(), command)) from None
+
+
+class _Shown(io.TextIOWrapper):
+    """Text on its way to standard output. tyro colors it for a terminal, and draws boxes if the encoding has them."""
+
+    def __init__(self) -> None:
+        self._stdout = sys.stdout
+        super().__init__(io.BytesIO(), encoding=getattr(self._stdout, "encoding", None), errors="backslashreplace")
+
+    def isatty(self) -> bool:
+        return self._stdout is not None and self._stdout.isatty()
+
+    def text(self) -> str:
+        self.seek(0)
+        return self.read()
+
+
+def _paragraphs(docstring: str) -> str:
+    """Return a docstring with one line for each paragraph."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in docstring.split("\n\n"))
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Break the lines of a help text that are longer than the terminal: tyro breaks those in its boxes only."""
+    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    lines = re.sub("\n{3,}", "\n\n", text).split("\n")
+    # Lines of boxes start with a corner, an edge or the code of a color.
+    is_prose = [len(line) > width and line[0] not in "│╭╰|+\x1b" for line in lines]
+    return "\n".join(wrapper.fill(line) if prose else line for line, prose in zip(lines, is_prose, strict=True))
+
+
+def _describe(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
+    """Return the flags of a dataclass, with help texts from the docstrings below its fields.
+
+    tyro's own rule keeps the line breaks of a docstring, and appends the default value to a text that states one.
+    """
+    if not dataclasses.is_dataclass(info.type):
+        return None
+    texts = _texts_below_fields(info.type)
+    hints = get_type_hints(info.type, include_extras=True)
+    flags: list[tyro.constructors.StructFieldSpec] = []
+    for field in dataclasses.fields(info.type):
+        initial = tyro.MISSING if field.default is dataclasses.MISSING else field.default
+        default = getattr(info.default, field.name, initial)
+        text: str = texts.get(field.name, "")
+        kind: Any = hints[field.name]
+        is_group = dataclasses.is_dataclass(hints[field.name])
+        if not is_group:
+            text, hint = _with_default(text, default)
+            kind = Annotated[kind, tyro.conf.arg(help_behavior_hint=hint)]
+        flags.append(tyro.constructors.StructFieldSpec(field.name, kind, default, helptext=text or None))
+    return tyro.constructors.StructConstructorSpec(info.type, tuple(flags))
+
+
+def _with_default(text: str, default: Any) -> tuple[str, str | None]:
+    """Return the help text of a flag, and what follows it: the default value, unless the text states it in words.
+
+    >>> _with_default("Stop after this many evaluations (default: never).", None)
+    ('Stop after this many evaluations (default: never).', '')
+    >>> _with_default("Stop after this many evaluations (default: never).", 5)
+    ('Stop after this many evaluations.', None)
+    """
+    if isinstance(default, bool):
+        return text, "(on by default; this flag turns it off)" if default else ""
+    if default is tyro.MISSING:
+        return text, ""  # tyro adds "(required)"
+    if default is None or default in ((), ""):
+        return text, "" if _STATED_DEFAULT.search(text) else "(default: none)"
+    return _STATED_DEFAULT.sub("", text), None
+
+
+@functools.cache
+def _texts_below_fields(kind: Any) -> dict[str, str]:
+    """Return the docstring below each field of a dataclass and its base classes, on one line."""
+    texts: dict[str, str] = {}
+    bases: list[Any] = [base for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base)]
+    for base in bases:
+        definition = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        for field, below in itertools.pairwise(definition.body if isinstance(definition, ast.ClassDef) else ()):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+                texts[field.target.id] = " ".join(ast.literal_eval(below.value).split())
+    return texts
+
+
+_registry = tyro.constructors.ConstructorRegistry()
+_registry.struct_rule(_describe)
 
 
 def _condense(message: str, command: str) -> str:

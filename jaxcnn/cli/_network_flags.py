@@ -65,7 +65,7 @@ def open_run(folder: str, options: RunOptions | NetworkOptions) -> Trained:
     """Return the network of the chosen checkpoint of a run.
 
     Raises:
-      UsageError: there is no such run or checkpoint, or the model is not that of the run.
+      UsageError: if there is no such run or checkpoint, or the model is not that of the run.
     """
     if options.model is None:
         return train.load_run(folder, checkpoint=options.checkpoint)
@@ -91,7 +91,7 @@ def open_network(options: NetworkOptions, class_names: tuple[str, ...] | None = 
       class_names: names of the classes of weights without `--classes`. Default: "0", "1", ...
 
     Raises:
-      UsageError: the flags contradict each other, or the network cannot be opened.
+      UsageError: if the flags contradict each other, or the network cannot be opened.
     """
     check_source(options)
     changes: dict[str, Any] = {name: getattr(options, name) for name in CHANGES}
@@ -127,7 +127,7 @@ def _changed(trained: Trained, changes: dict[str, Any]) -> Trained:
     """Return the network with changed preprocessing.
 
     Raises:
-      UsageError: the changes contradict each other, or do not fit the network.
+      UsageError: if the changes contradict each other, or do not fit the network.
     """
     fields = dict(changes)
     before = trained.preprocessing
@@ -164,7 +164,7 @@ def read_class_names(file: str) -> tuple[str, ...]:
     """Return the class names in a file, one per line.
 
     Raises:
-      UsageError: the file cannot be read or is empty.
+      UsageError: if the file cannot be read or is empty.
     """
     try:
         lines = local_path("--classes", file).read_text("utf-8-sig").splitlines()

@@ -26,7 +26,7 @@ def own_model(spec: str, num_classes: int | None) -> nn.Module:
       num_classes: number of logits, or None if it is not known.
 
     Raises:
-      UsageError: the file or module cannot be imported, or the attribute is missing or makes no Linen module.
+      UsageError: if the file or module cannot be imported, or the attribute is missing or makes no Linen module.
     """
     source, _, attribute = spec.rpartition(":")
     if not source or not attribute.isidentifier():

@@ -19,7 +19,7 @@ def check_targets(targets: Sequence[str]) -> None:
     """Check where reports go, before the test set is evaluated.
 
     Raises:
-      UsageError: a file has another ending, its folder does not exist, or it is a folder itself.
+      UsageError: if a file has another ending, its folder does not exist, or it is a folder itself.
     """
     for target in targets:
         if target != OUTPUT:
@@ -45,7 +45,7 @@ def write_reports(targets: Sequence[str], values: dict[str, Any]) -> list[Path]:
       values: of `evaluate_trained`, with the metrics of `report_metrics`.
 
     Raises:
-      UsageError: a file cannot be written.
+      UsageError: if a file cannot be written.
     """
     rows, written = class_report(values), []
     for target in targets:

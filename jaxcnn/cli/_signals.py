@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
-CONTINUED = "; the same command with the same --workdir continues"
+CONTINUED = "; to resume, repeat the command with the same --workdir"
 
 
 @contextlib.contextmanager

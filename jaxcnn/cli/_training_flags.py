@@ -29,7 +29,7 @@ def parse_training(
       default: values of flags that are not given.
 
     Raises:
-      UsageError: As `parse`; if the optimizer has no such keyword; or if both --epochs and --steps are given.
+      UsageError: as `parse`; if the optimizer has no such keyword; or if both --epochs and --steps are given.
     """
     rest, keywords = _split_optimizer_keywords(args)
     name = value_of(rest, f"{OPTIMIZER_PREFIX}name")
@@ -52,7 +52,7 @@ def _length_of_recipe(args: Sequence[str]) -> dict[str, Any]:
     """Return the fields of a recipe that a flag for the length of the run replaces: epochs by steps, or the reverse.
 
     Raises:
-      UsageError: If both flags are given.
+      UsageError: if both flags are given.
     """
     has_epochs, has_steps = (value_of(args, flag) is not None for flag in ("--epochs", "--steps"))
     if has_epochs and has_steps:

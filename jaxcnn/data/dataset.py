@@ -9,6 +9,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from jaxcnn.array_types import Num
 from jaxcnn.data import decode
 from jaxcnn.data.decode import Geometry
 from jaxcnn.data.order import choose_validation
@@ -45,6 +46,9 @@ class Dataset:
       directory: folder of the files, or None.
       pixel_range: 255.0 if images are uint8. 1.0 if they are float32, whose values are used as they are.
       random_access: whether `load` reads any example at any time.
+
+    Raises:
+      UsageError: from the methods that read examples, if an example cannot be read.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
+        """Return the number of classes; 0 if labels are not classes."""
         return len(self.class_names)
 
     @property
@@ -104,15 +109,15 @@ class Dataset:
           `[N, H, W, C]`.
 
         Raises:
-          UsageError: an example cannot be read, or images differ in size and `geometry` is None.
+          UsageError: if an example cannot be read, or images differ in size and `geometry` is None.
         """
         raise NotImplementedError
 
-    def labels_at(self, split: str, indices: Sequence[int]) -> np.ndarray | None:
+    def labels_at(self, split: str, indices: Sequence[int]) -> Num[np.ndarray, "n ..."] | None:
         """Return the labels of some examples, without decoding images: int32 `[N]`, float32 `[N, classes]`, or None."""
         raise NotImplementedError
 
-    def labels(self, split: str) -> np.ndarray | None:
+    def labels(self, split: str) -> Num[np.ndarray, "n ..."] | None:
         """Return all labels of a split: int32 `[N]`, float32 `[N, classes]`, or None without labels. It is cached."""
         key = "labels", split
         if key not in self._cache:
@@ -129,7 +134,7 @@ class Dataset:
           geometry: how images are brought to one size. Default: `self.geometry()`, which keeps their size.
 
         Raises:
-          UsageError: an example cannot be read, or images differ in size and `geometry` is None.
+          UsageError: if an example cannot be read, or images differ in size and `geometry` is None.
         """
         geometry = geometry or self.geometry()
         if (split, geometry) not in self._decoded:
@@ -152,7 +157,9 @@ class Dataset:
             start += length
         return whole
 
-    def read(self, split: str, geometry: Geometry | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def read(
+        self, split: str, geometry: Geometry | None = None
+    ) -> tuple[Num[np.ndarray, "n h w c"], Num[np.ndarray, "n ..."]]:
         """Return all images `[N, H, W, C]` and labels of a split, as `decoded` does.
 
         Raises:
@@ -182,7 +189,8 @@ class Dataset:
           crop_fraction: see `Geometry`. Default: 1 if all images have this size already, else `decode.CROP_FRACTION`.
 
         Raises:
-          UsageError: images differ in size and `image_size` is None, or `resize` cannot be used with the other values.
+          UsageError: if images differ in size and `image_size` is None, or `resize` cannot be used with the other
+            values.
         """
         height, width, _ = self.image_shape
         if image_size is None:
@@ -214,7 +222,7 @@ class Dataset:
         Classes without images are noted.
 
         Raises:
-          UsageError: the dataset has a class that is not in `class_names`, or its labels are not classes.
+          UsageError: if the dataset has a class that is not in `class_names`, or its labels are not classes.
         """
         class_names = tuple(class_names)
         if class_names == self.class_names:
@@ -254,8 +262,8 @@ class Dataset:
           The dataset, in which `examples` has "validation".
 
         Raises:
-          UsageError: the fraction is out of range or too small, the split is unknown, or the dataset has a validation
-            split already.
+          UsageError: if the fraction is out of range or too small, the split is unknown, or the dataset has a
+            validation split already.
         """
         if "validation" in self.examples:
             if part == "validation":
@@ -298,7 +306,7 @@ class Dataset:
           indices: positions in the split.
 
         Raises:
-          UsageError: the dataset has no such split.
+          UsageError: if the dataset has no such split.
         """
         if split not in self.examples:
             raise unknown_name(f"split of dataset {self.name!r}", split, self.examples)

@@ -57,7 +57,7 @@ def data_folder(data_dir: str | Path | None = None) -> Path:
     """Return the folder of prepared datasets: `data_dir`, or `$TFDS_DATA_DIR`, or the default of TFDS.
 
     Raises:
-      UsageError: it is not a folder on this machine, or the home directory is unknown.
+      UsageError: if it is not a folder on this machine, or the home directory is unknown.
     """
     if data_dir:
         return local_folder("data_dir", data_dir)
@@ -76,7 +76,11 @@ VALIDATION_AS_TEST = ("imagenet2012", "places365_small")
 
 
 def list_datasets(data_dir: str | Path | None = None) -> list[str]:
-    """Return the names of the known datasets and of all datasets prepared in `data_dir`, sorted."""
+    """Return the names of the known datasets and of all datasets prepared in `data_dir`, sorted.
+
+    >>> {"cifar10", "fashion_mnist_mini", "mnist"} <= {*list_datasets()}
+    True
+    """
     root = data_folder(data_dir)
     prepared = {path.parent.parent.name for path in root.glob("*/*/dataset_info.json")}
     return sorted({*KNOWN, *prepared})
@@ -109,7 +113,7 @@ def open_dataset(
         or a table is prepared.
 
     Raises:
-      UsageError: the name is unknown, or the dataset is not prepared, has no labeled images, or lacks a split.
+      UsageError: if the name is unknown, or the dataset is not prepared, has no labeled images, or lacks a split.
     """
     if name.startswith(npz.PREFIX):
         if train_split is not None or test_split is not None:
@@ -144,7 +148,7 @@ def open_copy(
       train_split, test_split: see `open_dataset`.
 
     Raises:
-      UsageError: the copy is damaged, or lacks a split.
+      UsageError: if the copy is damaged, or lacks a split.
     """
     opened = _open(name, root, prepared.directory, train_split, test_split)
     return replace(opened, notes=(*prepared.notes, *opened.notes))
@@ -154,7 +158,7 @@ def _check_features(folders: Iterable[Path]) -> None:
     """Check that the features of a prepared dataset are of TFDS's own classes: TFDS imports the module of any other.
 
     Raises:
-      UsageError: a class is of another package.
+      UsageError: if a class is of another package.
     """
     for path in (folder / "features.json" for folder in folders):
         named = set[str]()
@@ -216,7 +220,7 @@ def _choose_splits(
     """Return the TFDS names of the splits "train" and "test", and notes for the user.
 
     Raises:
-      UsageError: a split does not exist, or is empty.
+      UsageError: if a split does not exist, or is empty.
     """
     notes = ()
     available = list(info.splits)

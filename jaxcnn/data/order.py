@@ -100,7 +100,7 @@ def choose_validation(count: int, labels: np.ndarray | None, part: float, seed: 
       seed: seed of the choice.
 
     Raises:
-      UsageError: the fraction is out of range, or too small for one example.
+      UsageError: if the fraction is out of range, or too small for one example.
 
     >>> choose_validation(8, np.array([0, 0, 0, 0, 1, 1, 1, 1]), 0.5, seed=0).tolist()
     [0, 3, 6, 7]

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 import jax
 import numpy as np
 
+from jaxcnn.array_types import Bool, Int
 from jaxcnn.data import alternating
 from jaxcnn.data import augment as augmentations
 from jaxcnn.data.dataset import Batch, Dataset
@@ -44,6 +45,10 @@ class Padded(NamedTuple):
     Attributes:
       batch: the examples; the last batch is padded with zeros to the length of the others.
       mask: bool `[N]`, False for padding.
+
+    >>> padded = Padded({"label": np.array([3, 7, 0])}, mask=np.array([True, True, False]))
+    >>> padded.batch["label"][padded.mask].tolist()
+    [3, 7]
     """
 
     batch: Batch
@@ -84,6 +89,12 @@ class Pipeline:
       mirrors: whether images are mirrored in every other epoch; see `alternating`.
       example_bytes: bytes of a decoded example, by which `evaluation_batches` chooses where to keep a split.
       waited: seconds spent waiting for training batches to be made. Putting them on the devices does not count.
+
+    >>> from jaxcnn.data import from_arrays
+    >>> images, labels = np.zeros((6, 28, 28, 1), np.uint8), [0, 1, 0, 1, 0, 1]
+    >>> pipeline: Pipeline = open_pipeline(from_arrays(train=(images, labels), test=(images, labels)), batch_size=4)
+    >>> [int(padded.mask.sum()) for padded in pipeline.evaluation_batches(4)]
+    [4, 2]
     """
 
     dataset: Dataset
@@ -147,13 +158,13 @@ class Pipeline:
             self._example.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch))
         return self._example[0]
 
-    def indices(self, step: int) -> np.ndarray:
-        """Return the indices of the examples in this process's part of a step's batch."""
+    def indices(self, step: int) -> Int[np.ndarray, " n"]:
+        """Return the indices of the examples in this process's part of a step's batch, int64 `[N]`."""
         examples = self.dataset.examples["train"]
         whole = batch_indices(step, examples=examples, batch_size=self.batch_size, seed=self.seed, order=self.order)
         return whole[rows_of(self.share, self.batch_size)]
 
-    def mirrored(self, step: int) -> np.ndarray:
+    def mirrored(self, step: int) -> Bool[np.ndarray, " n"]:
         """Return which examples of this process's part of a step's batch are mirrored, bool `[N]`."""
         examples = self.dataset.examples["train"]
         rows = rows_of(self.share, self.batch_size)
@@ -268,6 +279,12 @@ def open_pipeline(
       UsageError: if the batch size is not between 1 and the number of training images, if images differ in size and
         no `geometry` is given, or if `sampling` is "balanced" and the examples do not have one class each, or are to
         be mirrored in every other epoch.
+
+    >>> from jaxcnn.data import from_arrays
+    >>> images, labels = np.zeros((6, 28, 28, 1), np.uint8), [0, 1, 0, 1, 0, 1]
+    >>> pipeline = open_pipeline(from_arrays(train=(images, labels), test=(images, labels)), batch_size=4)
+    >>> next(pipeline.batches())["image"].shape
+    (4, 28, 28, 1)
     """
     if not dataset.random_access:
         return cast(Any, dataset).open_stream(
@@ -317,7 +334,7 @@ def _choose_order(dataset: Dataset, sampling: Sampling) -> Order:
     """Return the order of the training examples.
 
     Raises:
-      UsageError: `sampling` is unknown, or is "balanced" and the examples do not have one class each.
+      UsageError: if `sampling` is unknown, or is "balanced" and the examples do not have one class each.
     """
     if sampling == "shuffle":
         return shuffled

@@ -56,8 +56,6 @@ class Statistics:
         return Statistics(self.mean, tuple(std or 1.0 for std in self.std))
 
 
-# Recorded statistics save reading the whole training split before the first batch. Other datasets are measured.
-# `jaxcnn datasets stats NAME` prints such a line. The statistics of imagenet2012 are torchvision's.
 STATISTICS: dict[str, Statistics] = {
     "cifar10": Statistics((0.491400, 0.482158, 0.446531), (0.247032, 0.243485, 0.261588)),
     "cifar100": Statistics((0.507076, 0.486549, 0.440918), (0.267334, 0.256438, 0.276150)),
@@ -66,6 +64,10 @@ STATISTICS: dict[str, Statistics] = {
     "imagenet2012": Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "mnist": Statistics((0.130660,), (0.308108,)),
 }
+"""Mean and standard deviation of the pixels of some datasets, so that they need not be measured before the first batch.
+
+`jaxcnn datasets stats NAME` measures those of another dataset. The statistics of imagenet2012 are torchvision's.
+"""
 
 
 def measure(dataset: "Dataset", geometry: Geometry | None = None) -> Statistics:
@@ -79,7 +81,7 @@ def measure(dataset: "Dataset", geometry: Geometry | None = None) -> Statistics:
       geometry: how an image becomes pixels, without random parts. Default: the images at their own size.
 
     Raises:
-      UsageError: files are missing or damaged.
+      UsageError: if files are missing or damaged.
     """
     geometry = geometry or Geometry()
     key = json.dumps(geometry)

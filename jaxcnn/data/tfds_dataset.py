@@ -33,6 +33,14 @@ class TfdsDataset(Dataset):
     """A prepared dataset of labeled images, opened by `open_dataset`.
 
     `directory` is the folder of its files.
+
+    Raises:
+      UsageError: from the methods that read examples, if a file is damaged.
+
+    >>> from jaxcnn.data import open_dataset
+    >>> dataset = open_dataset("fashion_mnist_mini")
+    >>> isinstance(dataset, TfdsDataset), dataset.load("test", [0, 1])["image"].shape
+    (True, (2, 28, 28, 1))
     """
 
     directory: Path = Path()
@@ -80,7 +88,7 @@ class TfdsDataset(Dataset):
         """Return the dataset with a TFDS split, or a part of one, as validation split.
 
         Raises:
-          UsageError: the split does not exist or is empty, has examples of the test split, or has all training
+          UsageError: if the split does not exist or is empty, has examples of the test split, or has all training
             examples.
         """
         ranges = {**{split: self._ranges(split, name) for split, name in self._splits.items()}}
@@ -118,7 +126,7 @@ class TfdsDataset(Dataset):
         """Read the stored examples at `indices` of a split, in one call. Thread-safe.
 
         Raises:
-          UsageError: files are missing or damaged, or a label is out of range.
+          UsageError: if files are missing or damaged, or a label is out of range.
         """
         # Parsing the protocol buffer directly is faster than decoding through the features of TFDS.
         from tensorflow_datasets.proto import tf_example_pb2
@@ -190,7 +198,7 @@ class TfdsDataset(Dataset):
           Pixels, uint8 `[N, H, W, C]`.
 
         Raises:
-          UsageError: an image is damaged, or images differ in size and `geometry` is None.
+          UsageError: if an image is damaged, or images differ in size and `geometry` is None.
         """
         geometry = geometry or self.geometry()
         channels = channels or self.image_shape[-1]
@@ -236,7 +244,7 @@ class TfdsDataset(Dataset):
           Pixels, uint8 `[H, W, C]`.
 
         Raises:
-          UsageError: the image is damaged.
+          UsageError: if the image is damaged.
         """
         try:
             return decode.decode(example.image, channels or self.image_shape[-1], geometry, random_box, random)
@@ -293,7 +301,7 @@ def count_examples(dataset: str, splits: Any, ours: str, theirs: str) -> int:
       theirs: name of the split, or a part of one.
 
     Raises:
-      UsageError: the split does not exist, or is empty.
+      UsageError: if the split does not exist, or is empty.
     """
     try:
         count = splits[theirs].num_examples

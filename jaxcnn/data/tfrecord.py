@@ -67,9 +67,9 @@ class TfRecordSource:
         """Return the records at `indices`.
 
         Raises:
-          IndexError: an index is out of range.
-          ValueError: a file is damaged.
-          OSError: a file cannot be read.
+          IndexError: if an index is out of range.
+          ValueError: if a file is damaged.
+          OSError: if a file cannot be read.
         """
         return [self._read(int(index)) for index in indices]
 
@@ -109,7 +109,7 @@ def _positions(descriptor: int, part: Part) -> np.ndarray:
     """Return the position of each record of a file, and that of its end.
 
     Raises:
-      ValueError: the file is truncated, damaged, or has another number of records.
+      ValueError: if the file is truncated, damaged, or has another number of records.
     """
     size, positions = os.fstat(descriptor).st_size, [0]
     while positions[-1] < size:

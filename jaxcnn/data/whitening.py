@@ -2,13 +2,16 @@
 
 import numpy as np
 
+from jaxcnn.array_types import Float, Num
 from jaxcnn.errors import UsageError
 
 EPSILON = 5e-4
 """Added to the variance of each component, so that those that are hardly there are not amplified without bound."""
 
 
-def whitening_kernel(images: np.ndarray, size: int, features: int, epsilon: float = EPSILON) -> np.ndarray:
+def whitening_kernel(
+    images: Num[np.ndarray, "n h w c"], size: int, features: int, epsilon: float = EPSILON
+) -> Float[np.ndarray, "size size c features"]:
     """Return a kernel whose outputs are uncorrelated and have about unit variance on patches of these images.
 
     Each of the first half of the kernels is an eigenvector of the covariance of the patches, largest eigenvalue first,

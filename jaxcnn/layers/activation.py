@@ -1,39 +1,39 @@
 """Activation functions. All except ReLU return float32 for integers."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, Num
 from jaxcnn.kernels import elementwise
 from jaxcnn.layers._dtypes import floating
 
 
-def relu(x: jax.Array) -> jax.Array:
+def relu(x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
     """Return `max(0, x)`. The function form of `ReLU`, and unlike `jax.nn.relu` picklable as a field of a module."""
     return nn.relu(x)
 
 
-def relu6(x: jax.Array) -> jax.Array:
+def relu6(x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
     """Return `min(max(0, x), 6)`. The function form of `ReLU6`."""
     return elementwise.relu6(floating(x))
 
 
-def sigmoid(x: jax.Array) -> jax.Array:
+def sigmoid(x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
     """Return `1 / (1 + exp(-x))`. The function form of `Sigmoid`."""
     return nn.sigmoid(floating(x))
 
 
-def silu(x: jax.Array) -> jax.Array:
+def silu(x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
     """Return `x * sigmoid(x)`. The function form of `SiLU`."""
     return elementwise.silu(floating(x))
 
 
-def hard_sigmoid(x: jax.Array) -> jax.Array:
+def hard_sigmoid(x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
     """Return `relu6(x + 3) / 6`. The function form of `HardSigmoid`."""
     return elementwise.hard_sigmoid(floating(x))
 
 
-def hard_swish(x: jax.Array) -> jax.Array:
+def hard_swish(x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
     """Return `x * hard_sigmoid(x)`. The function form of `HardSwish`."""
     return elementwise.hard_swish(floating(x))
 
@@ -45,7 +45,7 @@ class ReLU(nn.Module):
     [0.0, 0.0, 3.0]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
         return relu(x)
 
 
@@ -59,7 +59,7 @@ class ReLU6(nn.Module):
     [0.0, 3.0, 6.0]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
         return relu6(x)
 
 
@@ -73,7 +73,7 @@ class SiLU(nn.Module):
     [0.0, 0.0]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
         return silu(x)
 
 
@@ -86,7 +86,7 @@ class HardSigmoid(nn.Module):
     [0.0, 0.5, 1.0]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
         return hard_sigmoid(x)
 
 
@@ -99,7 +99,7 @@ class HardSwish(nn.Module):
     [-0.375, 0.0, 3.0]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
         return hard_swish(x)
 
 
@@ -115,7 +115,7 @@ class GELU(nn.Module):
 
     approximate: bool = False
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
         x = floating(x)
         return nn.gelu(x) if self.approximate else elementwise.gelu(x)
 
@@ -127,7 +127,7 @@ class Sigmoid(nn.Module):
     [0.5, 0.5]
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
         return sigmoid(x)
 
 
@@ -144,7 +144,7 @@ class Tanh(nn.Module):
     scale: float = 1.0
     slope: float = 1.0
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
         # The plain function must not pay for two multiplications by 1.
         x = x if self.slope == 1.0 else self.slope * x
         return jnp.tanh(x) if self.scale == 1.0 else self.scale * jnp.tanh(x)
@@ -161,5 +161,5 @@ class Softmax(nn.Module):
 
     axis: int = -1
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
         return nn.softmax(floating(x), axis=self.axis)

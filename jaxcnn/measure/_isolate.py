@@ -40,6 +40,9 @@ def measure_isolated(
 
     Raises:
       UsageError: if the case cannot run on the available devices.
+
+    >>> measure_isolated(Case("lenet5"), child=("false",))["error"]  # the process ends without a row
+    'process ended with status 1: no error output'
     """
     row, error = run_child(
         child, dataclasses.asdict(case), "row", report, timeout=timeout, environment=environment or {}

@@ -49,6 +49,10 @@ class Case:
       steps_per_dispatch: training steps per call of the compiled program, each on its own batch.
       memory_limit: bytes per device. A program predicted to need more is not run, and its row has an `error`.
         Default: on a CPU, the free memory; on other devices, no limit.
+
+    >>> case = Case("resnet50", batch_size=256, dtype="bfloat16")
+    >>> case.image_shape, case.batch_values
+    ((224, 224, 3), 38535168)
     """
 
     model: str

@@ -24,6 +24,10 @@ class Comparison:
         "added".
       old: the old row, or None.
       new: the new row, or None.
+
+    >>> comparison = Comparison({"model": "lenet5"}, ratio=1.2, band=0.03, verdict="slower", old={}, new={})
+    >>> comparison.is_regression
+    True
     """
 
     case: dict[str, Any]
@@ -35,11 +39,18 @@ class Comparison:
 
     @property
     def is_regression(self) -> bool:
+        """Return whether the new result is slower, or failed where the old one did not."""
         return self.verdict in ("slower", "failed")
 
 
 def compare(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[Comparison]:
-    """Compare the rows of each case. The samples of several rows of one case are concatenated."""
+    """Compare the rows of each case. The samples of several rows of one case are concatenated.
+
+    >>> old = [{"model": "lenet5", "batch_size": 64, "samples_ms": [10.0] * 5}]
+    >>> new = [{"model": "lenet5", "batch_size": 64, "samples_ms": [12.0] * 5}]
+    >>> [(found.verdict, found.ratio) for found in compare(old, new)]
+    [('slower', 1.2)]
+    """
     old_rows, new_rows = _rows_by_case(old), _rows_by_case(new)
     return [_compare_rows(old_rows.get(case), new_rows.get(case)) for case in dict.fromkeys([*old_rows, *new_rows])]
 

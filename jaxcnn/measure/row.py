@@ -19,6 +19,7 @@ from jaxcnn.measure.probes.program import Program, build, build_model, choose_de
 from jaxcnn.measure.probes.timing import Timing, time_step, train_advance
 
 Row = dict[str, Any]
+"""Columns of a measurement by name; `jaxcnn.measure.columns` defines them."""
 Report = Callable[[str], None]
 
 LATENCY_STEPS = 20
@@ -58,6 +59,11 @@ def measure_case(case: Case, report: Report = lambda stage: None) -> Row:
 
     Raises:
       UsageError: if the case cannot run on the available devices.
+
+    >>> measure_case(Case("lenet5", devices=4096))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    jaxcnn.errors.UsageError: more devices than available: 4096. Give at most ...
     """
     case = dataclasses.replace(case, devices=len(choose_devices(case.devices)))
     row = {**case_columns(case), **machine.describe(case.dtype)}

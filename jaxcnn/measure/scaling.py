@@ -19,6 +19,14 @@ def add_scaling(rows: Sequence[dict[str, Any]]) -> None:
     The scaling efficiency is throughput / (devices x throughput of one device). If the baseline has M > 1 devices, it
     is throughput / (devices / M x throughput of the baseline). Fake devices share the cores of one machine and add no
     compute, so for them it is throughput / throughput of the baseline.
+
+    >>> rows = [
+    ...     {"batch_size": 64, "devices": 1, "images_per_second": 1000.0, "fake_devices": False},
+    ...     {"batch_size": 512, "devices": 8, "images_per_second": 7200.0, "fake_devices": False},
+    ... ]
+    >>> add_scaling(rows)
+    >>> rows[1]["scaling"], rows[1]["scaling_efficiency"]
+    ('weak', 0.9)
     """
     measured = [row for row in rows if row.get("images_per_second")]
     for row in measured:

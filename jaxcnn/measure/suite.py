@@ -54,6 +54,11 @@ def benchmark(
     Raises:
       UsageError: if a value is invalid. Values that do not depend on the devices are checked before the first
         measurement.
+
+    >>> benchmark("lenet5", modes=["eval"])
+    Traceback (most recent call last):
+    ...
+    jaxcnn.errors.UsageError: unknown mode 'eval'; known: infer, train
     """
     auto = batch_sizes == "auto"
     cases = grid(
@@ -94,6 +99,11 @@ def measure_cases(
 
     Returns:
       The rows, with scaling efficiencies.
+
+    >>> cases = grid(["lenet5"], batch_sizes=(8, 16))
+    >>> rows = measure_cases(cases, measure=lambda case, report: {"size": case.batch_size})
+    >>> [row["size"] for row in rows]
+    [8, 16]
     """
     rows: list[Row] = []
     for case in cases:

@@ -68,7 +68,7 @@ def classify(trained: Trained, images: Sequence[Path], top: int | None = None) -
       top: number of classes to return for each image. Default: 5, or all if there are fewer.
 
     Raises:
-      UsageError: an image cannot be read, or `top` is not between 1 and the number of classes.
+      UsageError: if an image cannot be read, or `top` is not between 1 and the number of classes.
     """
     predictions = []
     for result in classify_files(trained, map(Candidate, images), top):
@@ -91,7 +91,7 @@ def classify_files(
       top: as for `classify`.
 
     Raises:
-      UsageError: `top` is not between 1 and the number of classes.
+      UsageError: if `top` is not between 1 and the number of classes.
     """
     top = check_top(top, trained.num_classes)
 
@@ -113,7 +113,7 @@ def check_top(top: int | None, classes: int) -> int:
     """Return the number of classes to show.
 
     Raises:
-      UsageError: it is not between 1 and the number of classes.
+      UsageError: if it is not between 1 and the number of classes.
     """
     if top is None:
         return min(DEFAULT_TOP, classes)

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxcnn.array_types import UInt8
 from jaxcnn.data.decode import NotAnImageError
 from jaxcnn.data.imagefolder.reading import MAX_FILE_BYTES
 from jaxcnn.errors import UsageError
 from jaxcnn.train.runtime.preprocessing import Preprocessing
 
 
-def read_image(path: Path, preprocessing: Preprocessing) -> np.ndarray:
+def read_image(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
     """Return an image file as uint8 `[H, W, C]`, with the pixels that training sees.
 
     Args:
@@ -18,7 +19,7 @@ def read_image(path: Path, preprocessing: Preprocessing) -> np.ndarray:
       preprocessing: from image files to pixels.
 
     Raises:
-      UsageError: the file cannot be read, or is not an image that the model takes. The message names the file.
+      UsageError: if the file cannot be read, or is not an image that the model takes. The message names the file.
     """
     try:
         return decode_file(path, preprocessing)
@@ -26,13 +27,13 @@ def read_image(path: Path, preprocessing: Preprocessing) -> np.ndarray:
         raise UsageError(f"{path} cannot be read as an image: {reason_of(error)}") from error
 
 
-def decode_file(path: Path, preprocessing: Preprocessing) -> np.ndarray:
+def decode_file(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
     """Return an image file as uint8 `[H, W, C]`.
 
     Raises:
-      NotAnImageError: the file is empty, too large, or not an image.
-      ValueError: the image is damaged, or is not one that the model takes.
-      OSError: the file cannot be read.
+      NotAnImageError: if the file is empty, too large, or not an image.
+      ValueError: if the image is damaged, or is not one that the model takes.
+      OSError: if the file cannot be read.
     """
     size = path.stat().st_size
     if size == 0:

@@ -58,7 +58,7 @@ class Search:
       unreadable: folders that could not be read so far, with the reason.
 
     Raises:
-      UsageError: no path is given, or a path does not exist.
+      UsageError: if no path is given, or a path does not exist.
     """
 
     def __init__(self, paths: Sequence[str | Path]):
@@ -107,7 +107,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     Files in folders are judged by their content; see also `has_image_name`.
 
     Raises:
-      UsageError: a path does not exist, or no image is found.
+      UsageError: if a path does not exist, or no image is found.
     """
     found = [
         candidate.path
@@ -144,7 +144,7 @@ def _existing(path: str | Path) -> Path:
     """Return a path with the home directory in place of "~".
 
     Raises:
-      UsageError: it is neither a file nor a folder.
+      UsageError: if it is neither a file nor a folder.
     """
     try:
         found = Path(path).expanduser()

@@ -53,6 +53,11 @@ class Result:
       test_examples: number of test examples: the whole test set.
       metrics: all metrics of the test set by name; see `jaxcnn.train.metrics`.
       values: everything in `result.json`.
+
+    >>> state: Any = None  # left out here
+    >>> result = Result(Config(), Path("run"), state, 0.9, 0.3, 500, {"accuracy": 0.9, "loss": 0.3}, {"steps": 940})
+    >>> f"{result.test_accuracy:.1%} of {result.test_examples} test images after {result.values['steps']} steps"
+    '90.0% of 500 test images after 940 steps'
     """
 
     config: Config
@@ -153,7 +158,7 @@ def train_plan(
     with StopSignals() as stop, claimed(plan) as start:
         first_step = int(start.state.step)
         if start.continued and shows:
-            done = f"holds {first_step:,} of {plan.steps:,} steps of this run; going on from there"
+            done = f"has the state of step {first_step:,} of {plan.steps:,}. The run is resumed from it."
             console.print(f"{printable(start.folder)} {done}", markup=False, emoji=False)
         state = plan.parallel.place_state(start.state)
         is_complete = first_step >= plan.steps or start.meta["stopped_by"] is not None

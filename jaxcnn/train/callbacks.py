@@ -45,6 +45,16 @@ class RunView:
       fetch_metrics: returns the metrics; see `metrics`.
       run_evaluation: returns the metrics of a split. None is the validation split if there is one, else the test split.
       wait: returns when the devices have made all steps so far.
+
+    Raises:
+      UsageError: from `state`, `metrics` and `evaluate`, if the run has gone on since this step.
+
+    >>> view = RunView(
+    ...     step=50, epoch=1.0, steps=100, first_step=0, folder=Path("run"), config=Config(),
+    ...     fetch_state=lambda: None, fetch_metrics=lambda: {"loss": 0.05}, run_evaluation=lambda split: {"loss": 0.2},
+    ... )
+    >>> view.metrics["loss"], view.evaluate()["loss"]
+    (0.05, 0.2)
     """
 
     step: int

@@ -13,7 +13,7 @@ def label_counts(dataset: Dataset) -> np.ndarray:
     """Return the number of training examples of each class, `[classes]`. It reads the labels of the training set.
 
     Raises:
-      UsageError: If the training examples do not have one class each.
+      UsageError: if the training examples do not have one class each.
     """
     labels = dataset.labels("train")
     if labels is None or labels.ndim != 1 or not dataset.class_names:
@@ -29,7 +29,7 @@ def normalized_weights(weights: Sequence[float] | Literal["balanced"], dataset: 
     examples do not count, and have a weight of 0.
 
     Raises:
-      UsageError: If the number of weights is not the number of classes, each training example has a weight of 0, or
+      UsageError: if the number of weights is not the number of classes, each training example has a weight of 0, or
         the examples do not have one class each.
     """
     classes = dataset.num_classes

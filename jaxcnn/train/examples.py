@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import AnyArray, Array, Int, Key, KeyArray, Shaped, UInt32
 from jaxcnn.errors import UsageError
 from jaxcnn.kernels.axes import is_bound, needs_mean
 from jaxcnn.kernels.device_sums import sum_of_trees
@@ -20,7 +21,7 @@ def count_examples(batch: Any) -> int:
     """Return N, the length of the leading axis of all arrays of a batch.
 
     Raises:
-      UsageError: If the batch has no array, or if lengths differ.
+      UsageError: if the batch has no array, or if lengths differ.
     """
     lengths = {jax.tree_util.keystr(path): jnp.shape(x)[:1] for path, x in jax.tree_util.tree_leaves_with_path(batch)}
     if not lengths or () in lengths.values() or len(set(lengths.values())) > 1:
@@ -32,22 +33,31 @@ def count_examples(batch: Any) -> int:
     return next(iter(lengths.values()))[0]
 
 
-def example_keys(key: jax.Array, count: int) -> jax.Array:
+def example_keys(key: KeyArray, count: int) -> Key[Array, " n"] | UInt32[Array, "n 2"]:
     """Return a random key for each of this device's `count` examples, `[count]`.
 
     A key depends on the position of the example in the whole batch, so that random numbers do not depend on the number
     of devices.
+
+    >>> keys = example_keys(jax.random.key(0), 4)
+    >>> jax.vmap(jax.random.normal)(keys).shape
+    (4,)
     """
     places = device_index() * count + jnp.arange(count)
     return jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
 
 
-def device_index() -> jax.Array | int:
-    """Return the position of this device's part of the batch; 0 if this is the whole batch."""
+def device_index() -> Int[Array, ""] | int:
+    """Return the position of this device's part of the batch, int32 `[]`; 0 if this is the whole batch.
+
+    >>> parts = jnp.zeros((jax.device_count(), 2))
+    >>> jax.pmap(lambda part: part + device_index(), BATCH_AXIS)(parts)[:, 0].tolist() == [*range(jax.device_count())]
+    True
+    """
     return jax.lax.axis_index(BATCH_AXIS) if is_bound(BATCH_AXIS) else 0
 
 
-def reversed_examples(x: jax.Array) -> jax.Array:
+def reversed_examples(x: Shaped[AnyArray, "n ..."]) -> Shaped[Array, "n ..."]:
     """Reverse the order of the examples of the whole batch, and return this device's part, `[N, ...]`.
 
     Device d of D exchanges its part of the batch with device D - 1 - d.
@@ -58,16 +68,25 @@ def reversed_examples(x: jax.Array) -> jax.Array:
     return jnp.flip(x, axis=0)
 
 
-def across_devices(x: jax.Array) -> jax.Array:
+def across_devices(x: Shaped[AnyArray, "n ..."]) -> Shaped[AnyArray, "all ..."]:
     """Gather the arrays `[N, ...]` of all D devices into the array of the whole batch, `[D * N, ...]`. Differentiable.
 
     Use this function in a loss that compares examples, such as a contrastive loss.
+
+    >>> parts = jnp.arange(2.0 * jax.device_count()).reshape(-1, 2)  # two examples on each device
+    >>> whole = jax.pmap(across_devices, BATCH_AXIS)(parts)
+    >>> whole.shape == (jax.device_count(), 2 * jax.device_count())
+    True
     """
     return jax.lax.all_gather(x, BATCH_AXIS, tiled=True) if is_bound(BATCH_AXIS) else x
 
 
 def mean_over_devices(tree: Any) -> Any:
-    """Return the mean over all devices of arrays, such as gradients. On one device, return the arrays unchanged."""
+    """Return the mean over all devices of arrays, such as gradients. On one device, return the arrays unchanged.
+
+    >>> mean_over_devices({"kernel": jnp.array([1.0, 2.0])})["kernel"].tolist()
+    [1.0, 2.0]
+    """
     return reduce_over_devices(tree, {})[0]
 
 

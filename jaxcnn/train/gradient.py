@@ -35,6 +35,14 @@ class BatchLoss:
       batch_stats: running statistics before the batch.
       opt_state: the optimizer's state before the step.
       index: number of the micro-batch, int32 scalar; its dropout depends on it.
+
+    >>> def function(params, batch_stats, batch, index):
+    ...     loss = jnp.mean((params * batch["x"] - batch["y"]) ** 2)
+    ...     return loss, (batch_stats, {"total": loss})
+    >>> batch = {"x": jnp.array([1.0, 2.0]), "y": jnp.array([2.0, 4.0])}
+    >>> loss = BatchLoss(function, batch, {}, (), jnp.zeros((), jnp.int32))
+    >>> loss(jnp.array(3.0))[0].item()
+    2.5
     """
 
     function: Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, Any]]
@@ -48,10 +56,18 @@ class BatchLoss:
 
 
 Gradient = Callable[[BatchLoss, Any], tuple[Any, Any]]
+"""Function `(loss, params) -> (gradients, aux)`, where aux is what the loss returns beside its value."""
 
 
 def plain(loss: BatchLoss, params: Any) -> tuple[Any, Any]:
-    """Return the gradient of the loss, and what the loss returns beside its value."""
+    """Return the gradient of the loss, and what the loss returns beside its value.
+
+    >>> def function(params, batch_stats, batch, index):
+    ...     return jnp.mean((params - batch) ** 2), (batch_stats, {})
+    >>> loss = BatchLoss(function, jnp.array([1.0, 3.0]), {}, (), jnp.zeros((), jnp.int32))
+    >>> plain(loss, jnp.array(0.0))[0].item()
+    -4.0
+    """
     return jax.grad(loss, has_aux=True)(params)
 
 
@@ -60,6 +76,13 @@ def accumulated(parts: int, gradient: Gradient = plain) -> Gradient:
 
     Batch normalization takes the statistics of each micro-batch, and its running statistics move once for each.
     Without it the sum is the gradient of the whole batch.
+
+    >>> def function(params, batch_stats, batch, index):
+    ...     share = len(batch) / 4  # of the whole batch
+    ...     return share * jnp.mean((params - batch) ** 2), (batch_stats, {})
+    >>> loss = BatchLoss(function, jnp.array([1.0, 3.0, 5.0, 7.0]), {}, (), jnp.zeros((), jnp.int32))
+    >>> plain(loss, jnp.array(0.0))[0].item(), accumulated(2)(loss, jnp.array(0.0))[0].item()
+    (-8.0, -8.0)
     """
     if parts == 1:
         return gradient
@@ -80,7 +103,7 @@ def of_each_example(loss: BatchLoss, params: Any) -> tuple[Any, Any]:
     """Return the gradient of each example's own loss, `[N, ...]`, for differentially private optimizers.
 
     Raises:
-      UsageError: If the model has batch statistics, which make the examples of a batch depend on each other.
+      UsageError: if the model has batch statistics, which make the examples of a batch depend on each other.
     """
     if jax.tree.leaves(loss.batch_stats):
         raise UsageError(
@@ -105,6 +128,12 @@ def scaled(loss_scale: Callable[[Any], jax.Array], gradient: Gradient = plain) -
     Args:
       loss_scale: returns the scale, given the optimizer's state (`mixed_precision.loss_scale`).
       gradient: of the scaled loss.
+
+    >>> def function(params, batch_stats, batch, index):
+    ...     return jnp.mean((params - batch) ** 2), (batch_stats, {})
+    >>> loss = BatchLoss(function, jnp.array([1.0, 3.0]), {}, (), jnp.zeros((), jnp.int32))
+    >>> scaled(lambda opt_state: jnp.float32(1024))(loss, jnp.array(0.0))[0].item()
+    -4.0
     """
 
     def of_scaled(loss: BatchLoss, params: Any) -> tuple[Any, Any]:

@@ -49,6 +49,10 @@ class LearningRateFinderResult:
       smoothed: moving average of the losses.
       suggestion: a third of the learning rate with the lowest smoothed loss; None if the loss does not fall by more
         than its noise.
+
+    >>> found = LearningRateFinderResult((0.01, 0.1, 1.0), (2.3, 1.8, 9.0), (2.3, 2.0, 4.1), suggestion=0.1 / 3)
+    >>> round(found.suggestion, 3)
+    0.033
     """
 
     learning_rates: tuple[float, ...]
@@ -60,7 +64,7 @@ class LearningRateFinderResult:
         """Write `find_lr.json` and `find_lr.png` into a directory, which is created if needed.
 
         Raises:
-          UsageError: If the directory cannot be written.
+          UsageError: if the directory cannot be written.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -110,8 +114,8 @@ def find_learning_rate(
       custom: custom parts, as passed to `fit`. A custom optimizer must be a function of the schedule.
 
     Raises:
-      UsageError: If the configuration cannot work.
-      RunError: If the loss is not finite within the first tenth of the steps.
+      UsageError: if the configuration cannot work.
+      RunError: if the loss is not finite within the first tenth of the steps.
     """
     if steps < 20:
         raise UsageError(f"steps must be at least 20 to see a curve, got {steps}")

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxcnn.array_types import AnyArray, Array, Float, Num
 from jaxcnn.errors import UsageError
 from jaxcnn.train.registry import Registry
 
@@ -44,7 +45,9 @@ def check_labels(labels: Any, shape: tuple[int, ...], classes: int | None = None
         )
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float | jax.Array = 0.0) -> jax.Array:
+def cross_entropy(
+    logits: Float[AnyArray, "*n classes"], labels: Num[AnyArray, "..."], label_smoothing: float | Float[Array, ""] = 0.0
+) -> Float[Array, "*n"]:
     """Return the softmax cross-entropy of each example, `-sum(target * log softmax(logits))`, in nats.
 
     The target of an integer label is 1 on its class. Float targets must sum to 1. With `label_smoothing` s, the target
@@ -57,7 +60,11 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float |
       label_smoothing: s, in [0, 1).
 
     Raises:
-      UsageError: If the labels have another form.
+      UsageError: if the labels have another form.
+
+    >>> logits = jnp.array([[2.0, 0.0], [2.0, 0.0]])
+    >>> print(cross_entropy(logits, jnp.array([0, 1])).round(4))
+    [0.1269 2.1269]
     """
     check_labels(labels, logits.shape[:-1], logits.shape[-1])
     if _are_targets(labels):
@@ -74,14 +81,16 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float |
     return losses
 
 
-def _soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+def _soft_cross_entropy(logits: AnyArray, targets: AnyArray) -> jax.Array:
     targets = jnp.asarray(targets, logits.dtype)
     # A class that has no part in the target adds nothing, even if its logit is -inf.
     parts = jnp.where(targets == 0, 0.0, targets * jax.nn.log_softmax(logits))
     return -parts.sum(axis=-1)
 
 
-def binary_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float | jax.Array = 0.0) -> jax.Array:
+def binary_cross_entropy(
+    logits: Float[AnyArray, "*n classes"], labels: Num[AnyArray, "..."], label_smoothing: float | Float[Array, ""] = 0.0
+) -> Float[Array, "*n"]:
     """Return the sigmoid cross-entropy of each example, averaged over classes, in nats.
 
     As in Wightman, Touvron and Jegou, *ResNet strikes back*, 2021. The target is smoothed as in `cross_entropy`.
@@ -92,7 +101,11 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: 
       label_smoothing: s, in [0, 1).
 
     Raises:
-      UsageError: If the labels have another form.
+      UsageError: if the labels have another form.
+
+    >>> logits = jnp.array([[2.0, -1.0], [2.0, -1.0]])
+    >>> print(binary_cross_entropy(logits, jnp.array([[1.0, 0.0], [1.0, 1.0]])).round(4))
+    [0.2201 0.7201]
     """
     check_labels(labels, logits.shape[:-1], logits.shape[-1])
     targets = labels if _are_targets(labels) else jax.nn.one_hot(labels, logits.shape[-1])
@@ -101,12 +114,12 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: 
     return _nan_unless_valid(losses, logits, labels)
 
 
-def _are_targets(labels: jax.Array) -> bool:
+def _are_targets(labels: AnyArray) -> bool:
     """Return whether labels are a number for each class, and not the index of a class."""
     return jnp.issubdtype(jnp.result_type(labels), jnp.floating)
 
 
-def _nan_unless_valid(losses: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
+def _nan_unless_valid(losses: jax.Array, logits: AnyArray, labels: AnyArray) -> jax.Array:
     """Replace the loss of each label that is not a class, and of each target outside of [0, 1], by NaN."""
     if _are_targets(labels):
         valid = ((labels >= 0) & (labels <= 1)).all(axis=-1)
@@ -122,7 +135,7 @@ def weighted(loss: Loss, weights: Sequence[float]) -> Loss:
     micro-batches and devices add up, and each example counts equally in every batch.
 
     Raises:
-      UsageError: From the loss, if the labels are not integers, one class for each example.
+      UsageError: from the loss, if the labels are not integers, one class for each example.
     """
 
     def weighted_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -151,7 +164,7 @@ def make_loss(name: str, label_smoothing: float | jax.Array = 0.0) -> Loss:
     """Return the named loss, `(logits [N, classes], labels) -> [N]`.
 
     Raises:
-      UsageError: If the name is unknown. The message suggests the closest one.
+      UsageError: if the name is unknown. The message suggests the closest one.
     """
     loss = LOSSES.find(name)
     is_smoothed = isinstance(label_smoothing, jax.Array) or label_smoothing > 0

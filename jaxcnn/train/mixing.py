@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, Float, Key, KeyArray, Num, UInt32
 from jaxcnn.train.examples import reversed_examples
 from jaxcnn.train.losses import Loss
 
@@ -31,7 +32,9 @@ class MixedLabels(NamedTuple):
     fraction: jax.Array
 
 
-def mixup(key: jax.Array, image: jax.Array, partner: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
+def mixup(
+    key: KeyArray, image: Num[Array, "h w c"], partner: Num[Array, "h w c"], alpha: float
+) -> tuple[Float[Array, "h w c"], Float[Array, ""]]:
     """Return `lambda * image + (1 - lambda) * partner` with lambda drawn from Beta(alpha, alpha), and lambda.
 
     Zhang, Cisse, Dauphin and Lopez-Paz, *mixup: Beyond Empirical Risk Minimization*, 2018, equation 1.
@@ -40,7 +43,9 @@ def mixup(key: jax.Array, image: jax.Array, partner: jax.Array, alpha: float) ->
     return fraction * image + (1.0 - fraction) * partner, fraction
 
 
-def cutmix(key: jax.Array, image: jax.Array, partner: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
+def cutmix(
+    key: KeyArray, image: Num[Array, "h w c"], partner: Num[Array, "h w c"], alpha: float
+) -> tuple[Num[Array, "h w c"], Float[Array, ""]]:
     """Paste a box of the partner into the image, at the same place.
 
     Yun et al., *CutMix: Regularization Strategy to Train Strong Classifiers*, 2019, equations 1 and 2. Height and
@@ -66,7 +71,13 @@ def cutmix(key: jax.Array, image: jax.Array, partner: jax.Array, alpha: float) -
 
 
 def make_mix(mixup_alpha: float, cutmix_alpha: float) -> Mix | None:
-    """Return mixup, cutmix, or None. If both alphas are above 0, each example gets one of them at random."""
+    """Return mixup, cutmix, or None. If both alphas are above 0, each example gets one of them at random.
+
+    >>> mix = make_mix(mixup_alpha=0.2, cutmix_alpha=0.0)
+    >>> image, fraction = mix(jax.random.key(0), jnp.ones((28, 28, 1)), jnp.zeros((28, 28, 1)))
+    >>> image.shape, bool(jnp.allclose(image, fraction))
+    ((28, 28, 1), True)
+    """
     if not mixup_alpha and not cutmix_alpha:
         return None
 
@@ -84,7 +95,12 @@ def make_mix(mixup_alpha: float, cutmix_alpha: float) -> Mix | None:
     return mix
 
 
-def mix_batch(mix: Mix, keys: jax.Array, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, MixedLabels]:
+def mix_batch(
+    mix: Mix,
+    keys: Key[Array, " n"] | UInt32[Array, "n 2"],
+    images: Num[Array, "n h w c"],
+    labels: Num[Array, "n ..."],
+) -> tuple[Num[Array, "n h w c"], MixedLabels]:
     """Mix a batch `[N, H, W, C]` with itself in reverse order; `keys` `[N]` are one for each example."""
     mixed, fraction = jax.vmap(mix)(keys, images, reversed_examples(images))
     return mixed, MixedLabels(labels, reversed_examples(labels), fraction)

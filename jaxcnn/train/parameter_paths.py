@@ -39,7 +39,7 @@ def check_matches(field: str, pattern: str, params: Any) -> None:
     """Check that an expression matches at least one parameter.
 
     Raises:
-      UsageError: If it matches none. The message suggests the closest top-level module.
+      UsageError: if it matches none. The message suggests the closest top-level module.
     """
     if not any(jax.tree.leaves(matching(pattern, params))):
         wrong = unknown_name("module", pattern, params)
@@ -58,7 +58,7 @@ def parse_numbers(
       example: of a string, for the message.
 
     Raises:
-      UsageError: If a string has another form, or a number is not positive.
+      UsageError: if a string has another form, or a number is not positive.
 
     >>> parse_numbers("optimizer.learning_rate_scales", ["stem|stage1=0.1", "head=10"])
     [('stem|stage1', 0.1), ('head', 10.0)]

@@ -100,7 +100,7 @@ def named_or_custom(kind: str, name: str, custom: Part | None, make: Callable[[]
       make: makes the named part. It raises `UsageError` for an unknown name.
 
     Raises:
-      UsageError: If `name` is the record of a custom part, which only a Python program can pass.
+      UsageError: if `name` is the record of a custom part, which only a Python program can pass.
     """
     if custom is not None:
         return custom
@@ -134,7 +134,7 @@ def build_model(
       norm_fields: fields to set in the normalization of a model that has the field `norm`.
 
     Raises:
-      UsageError: If the name or an option is unknown, or the user's model cannot be trained as configured.
+      UsageError: if the name or an option is unknown, or the user's model cannot be trained as configured.
     """
     dtype: dict[str, Any] = {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
 
@@ -185,7 +185,7 @@ def build_template(
     """Return tree, shapes and dtypes of the state that `create` makes, without computing it.
 
     Raises:
-      UsageError: If the images are too small for the model (the message names the smallest size), or the model cannot
+      UsageError: if the images are too small for the model (the message names the smallest size), or the model cannot
         be made with the fields in `config.model_options`.
     """
     try:
@@ -221,7 +221,7 @@ def build_task(
       soft: whether labels have a weight for each class, `[N, classes]`.
 
     Raises:
-      UsageError: If a name is unknown, or a field is set that the user's own task does not use.
+      UsageError: if a name is unknown, or a field is set that the user's own task does not use.
     """
     if custom.task is not None:
         _check_unused_by_task(config, custom)
@@ -256,7 +256,7 @@ def build_metrics(config: Config, custom: CustomParts, num_classes: int, *, soft
     """Return the metrics of evaluations by name: those of the configuration, and the user's own.
 
     Raises:
-      UsageError: If a name is unknown, given twice, or the record of a metric of the user's; or the user's metrics have
+      UsageError: if a name is unknown, given twice, or the record of a metric of the user's; or the user's metrics have
         no names.
     """
     own = as_metrics(custom.metrics or {})

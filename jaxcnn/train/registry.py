@@ -40,7 +40,7 @@ class Registry(dict[str, Entry]):
         """Return the entry of this name.
 
         Raises:
-          UsageError: If the name is unknown. The message suggests the closest known name.
+          UsageError: if the name is unknown. The message suggests the closest known name.
         """
         if name not in self:
             raise unknown_name(self.kind, name, self)
@@ -67,7 +67,7 @@ def check_keywords(owner: str, given: Mapping[str, Any], accepted: Mapping[str, 
       accepted: the parameters that exist; see `keywords_of`.
 
     Raises:
-      UsageError: If a keyword is unknown (the message suggests the closest one), or a value has the wrong type or
+      UsageError: if a keyword is unknown (the message suggests the closest one), or a value has the wrong type or
         is out of range.
 
     >>> check_keywords("optimizer adam", {"b3": 0.9}, keywords_of(lambda b1=0.9, eps=1e-8: None))

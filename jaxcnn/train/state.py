@@ -27,6 +27,12 @@ class TrainState:
       ema: moving averages of `params` and `batch_stats`, or their slow copies (`optim.lookahead`), in a dict of these
         names; empty without either.
       key: raw key data, uint32 `[2]`, the same for the whole run. Each step folds its number into it.
+
+    >>> import jaxcnn
+    >>> make = lambda: create_state(jaxcnn.create_model("lenet5"), optax.sgd(0.1), (28, 28, 1), seed=0)
+    >>> state: TrainState = jax.eval_shape(make)  # shapes only
+    >>> state.step.shape, sorted(state.params)[0]
+    ((), 'C1')
     """
 
     step: jax.Array
@@ -53,10 +59,19 @@ def create_state(
       model: a Linen module.
       optimizer: any Optax transformation.
       image_shape: `(H, W, C)`.
-      seed: seed of all randomness.
+      seed: seed of all randomness, an integer or an array `[]`.
       averaged: keep moving averages or slow copies of parameters and statistics (`ema`).
       init: returns the model's variables, given random keys by name. Default: `model.init` on one image of zeros.
-      init_scale: factor on the initial kernels (parameters of two axes or more).
+      init_scale: factor on the initial kernels (parameters of two axes or more), a number or an array `[]`.
+
+    >>> import flax.linen as nn
+    >>> class Linear(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x, train):
+    ...         return nn.Dense(2)(x.reshape(len(x), -1))
+    >>> state = create_state(Linear(), optax.sgd(0.1), (4, 4, 1), seed=0)
+    >>> int(state.step), state.params["Dense_0"]["kernel"].shape
+    (0, (16, 2))
     """
     # Put on the device explicitly, as everything here, so that a program may forbid implicit transfers.
     placed = seed if isinstance(seed, jax.Array) else jax.device_put(np.uint32(seed))
@@ -97,6 +112,11 @@ def evaluation_variables(state: TrainState) -> dict[str, Any]:
 
     They are the moving averages if the state has them, else the latest variables. Some optimizers replace the latest
     parameters (`optim.adapters.evaluation_params`).
+
+    >>> ema = {"params": {"kernel": 0.9}, "batch_stats": {}}
+    >>> state = TrainState(jnp.array(3), {"kernel": 1.0}, {}, optax.EmptyState(), ema, jnp.zeros(2, jnp.uint32))
+    >>> evaluation_variables(state)["params"]
+    {'kernel': 0.9}
     """
     if state.ema:
         return state.ema

@@ -64,6 +64,18 @@ def make_train_step(
     Raises:
       UsageError: from the step, when it is traced, if the task cannot use the batch, or if the optimizer needs the
         gradient of each example and there is none.
+
+    >>> import flax.linen as nn
+    >>> from jaxcnn.train import create_state
+    >>> class Linear(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x, train):
+    ...         return nn.Dense(2)(x.reshape(len(x), -1))
+    >>> state = create_state(Linear(), optax.sgd(0.1), (4, 4, 1), seed=0)
+    >>> batch = {"image": jnp.ones((8, 4, 4, 1)), "label": jnp.zeros(8, jnp.int32)}
+    >>> state, sums = jax.jit(make_train_step(Linear(), optax.sgd(0.1)))(state, batch)
+    >>> int(state.step), int(sums["examples"])
+    (1, 8)
     """
     optimizer, task = adapt(optimizer), task or Classification()
 
@@ -127,7 +139,7 @@ def _checked(task: Task, returned: Any) -> tuple[jax.Array, Mapping[str, Any], M
     """Return what `task.loss` has returned: a scalar, changed variables and metrics.
 
     Raises:
-      UsageError: If it is something else.
+      UsageError: if it is something else.
     """
     name = f"loss of task {type(task).__name__}"
     if not isinstance(returned, tuple) or len(returned) != 3 or not all(isinstance(x, Mapping) for x in returned[1:]):
@@ -222,6 +234,18 @@ def make_eval_step(model: Any, task: Task | None = None) -> Callable[[TrainState
     Args:
       model: a Linen module.
       task: what is learned. Default: `Classification()`.
+
+    >>> import flax.linen as nn
+    >>> from jaxcnn.train import create_state
+    >>> class Linear(nn.Module):
+    ...     @nn.compact
+    ...     def __call__(self, x, train):
+    ...         return nn.Dense(2)(x.reshape(len(x), -1))
+    >>> state = create_state(Linear(), optax.sgd(0.1), (4, 4, 1), seed=0)
+    >>> batch = {"image": jnp.ones((8, 4, 4, 1)), "label": jnp.zeros(8, jnp.int32)}
+    >>> mask = jnp.arange(8) < 5  # three examples of padding
+    >>> int(jax.jit(make_eval_step(Linear()))(state, (batch, mask))["examples"])
+    5
     """
     task = task or Classification()
     return lambda state, padded: evaluate_batch(model, task, evaluation_variables(state), padded)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.array_types import AnyArray, Array, Float, KeyArray, Num, Shaped
 from jaxcnn.errors import UsageError
 from jaxcnn.train.examples import example_keys
 from jaxcnn.train.losses import Loss, check_labels, cross_entropy
@@ -36,6 +37,14 @@ class Task:
     Attributes:
       monitor: the metric that chooses the best checkpoint and stops a run early. If its name ends in "loss" or "error",
         the smallest value is the best; otherwise, the largest.
+
+    >>> @dataclass(frozen=True)
+    ... class Regression(Task):
+    ...     def loss(self, model, variables, batch, rngs):
+    ...         errors = (model.apply(variables, batch["image"], train=True)[:, 0] - batch["label"]) ** 2
+    ...         return errors.mean(), {}, {"loss": errors}
+    >>> Regression().monitor
+    'loss'
     """
 
     monitor: str = "loss"
@@ -58,17 +67,17 @@ class Task:
         """
         return model.init(rngs, batch["image"].astype(jnp.float32), train=True)
 
-    def prepare(self, key: jax.Array, batch: Batch, train: bool) -> Batch:
+    def prepare(self, key: KeyArray, batch: Batch, train: bool) -> Batch:
         """Return the batch for `loss` (if `train`) or for `evaluate`. The default returns the batch unchanged.
 
         Args:
-          key: random key, the same on all devices. `example_keys(key, N)` gives one for each example.
-          batch: as the source gives it.
+          key: random key, the same on all devices. `example_keys(key, N)` returns a key for each example, `[N]`.
+          batch: as the source gives it, arrays `[N, ...]`.
           train: whether the batch is for `loss`.
         """
         return batch
 
-    def loss(self, model: Any, variables: Any, batch: Batch, rngs: Any) -> tuple[jax.Array, Any, Metrics]:
+    def loss(self, model: Any, variables: Any, batch: Batch, rngs: Any) -> tuple[Array, Any, Metrics]:
         """Return the loss, changed variables, and metrics.
 
         Args:
@@ -78,15 +87,27 @@ class Task:
           rngs: the random key "dropout".
 
         Returns:
-          A scalar, the mean over the batch; a dict with the new `batch_stats`, or an empty one; and metrics. The metric
-          `loss` is added if it is missing.
+          A scalar `[]`, the mean over the batch; a dict with the new `batch_stats`, or an empty one; and metrics,
+          arrays `[N, ...]`. The metric `loss` is added if it is missing.
+
+        Raises:
+          UsageError: if the task does not define this method.
         """
         raise UsageError(
             f"task {type(self).__name__} has no loss. Define loss(self, model, variables, batch, rngs) in it."
         )
 
     def evaluate(self, model: Any, variables: Any, batch: Batch) -> Metrics:
-        """Return the metrics of each example of an evaluation batch. `variables` may be moving averages."""
+        """Return the metrics of each example of an evaluation batch, arrays `[N, ...]`.
+
+        Args:
+          model: a Linen module.
+          variables: `{"params": ..., "batch_stats": ...}`, which may be moving averages.
+          batch: from `prepare`.
+
+        Raises:
+          UsageError: if the task does not define this method.
+        """
         raise UsageError(
             f"task {type(self).__name__} has no evaluate. Define evaluate(self, model, variables, batch) in it."
         )
@@ -94,12 +115,13 @@ class Task:
     def summarize(self, sums: Mapping[str, np.ndarray], count: int) -> dict[str, Any]:
         """Return numbers from the sums of metrics over `count` examples. The default divides each sum by `count`.
 
-        The sums are those of `loss` in training, and those of `evaluate` in evaluations. Arrays, and dicts of numbers
-        and arrays, may be returned too. Arrays are stored in `result.json` only.
+        The sums are those of the metrics of `loss` in training, and those of `evaluate` in evaluations. The sum of a
+        metric `[N, ...]` is an array `[...]`. Arrays, and dicts of numbers and arrays, may be returned too. Arrays are
+        stored in `result.json` only.
         """
         return {name: total / count for name, total in sums.items()}
 
-    def scores(self, model: Any, variables: Any, batch: Batch) -> jax.Array:
+    def scores(self, model: Any, variables: Any, batch: Batch) -> Float[Array, "n classes"]:
         """Return class scores `[N, classes]`, whose softmax are probabilities, for predictions and pictures.
 
         Args:
@@ -108,7 +130,7 @@ class Task:
           batch: has the key `image`, uint8 `[N, H, W, C]`; labels may be missing.
 
         Raises:
-          UsageError: If the task does not define this method.
+          UsageError: if the task does not define this method.
         """
         raise UsageError(
             f"task {type(self).__name__} has no class scores. Predictions and pictures need Task.scores(self, model, "
@@ -138,6 +160,10 @@ class Classification(Task):
       metrics: further metrics of evaluations by name, in addition to `loss` and `accuracy`.
       aux_weight: weight of the loss of each auxiliary classifier, whose logits the model sows in `aux_logits`.
       tta: test-time augmentation, whose views' logits are averaged; see `views`.
+
+    >>> task = Classification(train_loss=lambda logits, labels: cross_entropy(logits, labels, label_smoothing=0.1))
+    >>> task.summarize({"loss": 6.0, "accuracy": 3.0}, 4)
+    {'loss': 1.5, 'accuracy': 0.75}
     """
 
     train_loss: Loss = cross_entropy
@@ -154,7 +180,7 @@ class Classification(Task):
     def bind(self, preprocessing: Any) -> "Classification":
         return self if self.normalize is not None else replace(self, normalize=preprocessing.normalize)
 
-    def prepare(self, key: jax.Array, batch: Batch, train: bool) -> Batch:
+    def prepare(self, key: KeyArray, batch: Batch, train: bool) -> Batch:
         """Augment and mix the training images. Raises `UsageError` if labels have a wrong shape or type."""
         images, labels = batch["image"], batch["label"]
         check_labels(labels, images.shape[:1])
@@ -167,7 +193,7 @@ class Classification(Task):
             images, labels = mix_batch(self.mix, example_keys(mix_key, len(images)), images, labels)
         return {**batch, "image": images, "label": labels}
 
-    def loss(self, model: Any, variables: Any, batch: Batch, rngs: Any) -> tuple[jax.Array, Any, Metrics]:
+    def loss(self, model: Any, variables: Any, batch: Batch, rngs: Any) -> tuple[Float[Array, ""], Any, Metrics]:
         logits, updates = model.apply(
             variables, self._inputs(batch), train=True, rngs=rngs, mutable=["batch_stats", "aux_logits"]
         )
@@ -192,7 +218,7 @@ class Classification(Task):
         }
         return values | of_metrics
 
-    def scores(self, model: Any, variables: Any, batch: Batch) -> jax.Array:
+    def scores(self, model: Any, variables: Any, batch: Batch) -> Float[Array, "n classes"]:
         images = self._inputs(batch)
         (weight, first), *others = views(images, self.tta)
         logits = weight * model.apply(variables, first, train=False)
@@ -204,7 +230,7 @@ class Classification(Task):
         return batch["image"] if self.normalize is None else self.normalize(batch["image"])
 
 
-def views(images: jax.Array, tta: str) -> list[tuple[float, jax.Array]]:
+def views(images: Num[AnyArray, "n h w c"], tta: str) -> list[tuple[float, Num[AnyArray, "n h w c"]]]:
     """Return the views of images `[N, H, W, C]` that test-time augmentation averages, with their weights.
 
     "none" is the images alone, and "flip" the images and their mirror images. "flip_shift" adds both, shifted by a
@@ -221,7 +247,7 @@ def views(images: jax.Array, tta: str) -> list[tuple[float, jax.Array]]:
     return [(weight / 2, view) for weight, shifted in shifts for view in (shifted, jnp.flip(shifted, axis=2))]
 
 
-def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def correct(logits: Float[AnyArray, "n classes"], labels: Num[AnyArray, "n ..."]) -> Shaped[Array, " n"]:
     """Return whether each example is classified correctly, `[N]`.
 
     For labels `[N, classes]`, return the fraction of the classes whose logit has the right sign.

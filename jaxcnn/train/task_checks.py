@@ -20,7 +20,7 @@ def check_task(plan: Any) -> None:
     """Trace a step and an evaluation of a run's plan on two examples, before anything is written.
 
     Raises:
-      UsageError: If the task returns arrays of wrong shapes, or has no metric to monitor.
+      UsageError: if the task returns arrays of wrong shapes, or has no metric to monitor.
     """
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype), plan.example)
     step: Any = make_train_step(plan.model, plan.optimizer, plan.task, gradient=plan.gradient)

@@ -1,4 +1,21 @@
-"""Convert published weights: read state dicts of torchvision and timm, write torchvision's, without PyTorch."""
+"""Convert published weights: read state dicts of torchvision and timm, write torchvision's, without PyTorch.
+
+>>> import tempfile, jax, jaxcnn
+>>> import numpy as np
+>>> images = np.zeros((1, 28, 28, 1), np.float32)
+>>> shapes = jax.eval_shape(lambda: jaxcnn.create_model("lenet5").init(jax.random.key(0), images, train=False))
+>>> variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+>>> with tempfile.TemporaryDirectory() as folder:
+...     path = f"{folder}/lenet5.safetensors"
+...     rows = save(path, "lenet5", variables, image_shape=(28, 28, 1))
+...     arrays = read_arrays(local_file(path))
+...     conversion = convert("lenet5", path)
+...     loaded = load("lenet5", path)
+>>> rows[0].target, len(arrays), conversion.num_classes
+('params/C1/bias', 10, 10)
+>>> jax.tree.all(jax.tree.map(np.array_equal, loaded, variables))
+True
+"""
 
 from pathlib import Path
 from typing import Any
@@ -47,7 +64,7 @@ def read_arrays(path: str | Path) -> dict[str, Stored]:
         or a folder of Hugging Face.
 
     Raises:
-      UsageError: the file is missing, damaged, of another format, or contains no arrays.
+      UsageError: if the file is missing, damaged, of another format, or contains no arrays.
     """
     return formats.read_arrays(local_path("weight file", path))
 
@@ -58,7 +75,7 @@ def local_file(source: str | Path) -> Path:
     `hf:OWNER/NAME` and ids such as `timm:resnet50.a1_in1k` are downloaded unless there is a local copy.
 
     Raises:
-      UsageError: an unknown id, the download fails, or a folder has no weight file.
+      UsageError: if the id is unknown, the download fails, or a folder has no weight file.
     """
     if is_published(str(source)):
         return fetch(str(source))
@@ -84,7 +101,7 @@ def convert(
     The arguments are those of `load`.
 
     Raises:
-      UsageError: the model is unknown, the file cannot be read, or its arrays do not fit the model.
+      UsageError: if the model is unknown, the file cannot be read, or its arrays do not fit the model.
     """
 
     def build(classes: int | None) -> nn.Module:
@@ -148,7 +165,7 @@ def load(
       `{"params": ..., "batch_stats": ...}` with NumPy arrays.
 
     Raises:
-      UsageError: the model is unknown, the file cannot be read, or its arrays do not fit the model.
+      UsageError: if the model is unknown, the file cannot be read, or its arrays do not fit the model.
     """
     return convert(
         model_name,
@@ -188,7 +205,7 @@ def save(
       A row for each array.
 
     Raises:
-      UsageError: the model has no counterpart in torchvision, or the path cannot be written.
+      UsageError: if the model has no counterpart in torchvision, or the path cannot be written.
     """
     path = local_path("output file", path)
     if path.is_dir():

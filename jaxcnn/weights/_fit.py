@@ -26,7 +26,7 @@ def kernels_to_sum(
     """Return the kernels for gray images whose arrays in the file are for color images, with their input channels.
 
     Raises:
-      UsageError: there is such a kernel, and `channels` is "exact".
+      UsageError: if there is such a kernel, and `channels` is "exact".
     """
     found = {}
     for name in names:
@@ -77,7 +77,7 @@ def check_arrays(
       summed: our names of kernels that are summed over their input channels, so that their shapes differ.
 
     Raises:
-      UsageError: arrays are missing, unexpected, or of the wrong shape or dtype.
+      UsageError: if arrays are missing, unexpected, or of the wrong shape or dtype.
     """
     missing, mismatched = [], []
     for name, ours in shapes.items():

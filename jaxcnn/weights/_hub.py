@@ -19,7 +19,7 @@ def fetch(name: str) -> Path:
     The description of the weights is stored in the same directory, if there is one.
 
     Raises:
-      UsageError: the name has another form, huggingface_hub is not installed, or the download fails.
+      UsageError: if the name has another form, huggingface_hub is not installed, or the download fails.
     """
     repository = name.removeprefix(PREFIX)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):

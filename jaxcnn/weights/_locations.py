@@ -80,7 +80,7 @@ def best_scheme(model_name: str, found: list[dict[str, Location]], stored: Mappi
     """Return the scheme that matches the most names in the file.
 
     Raises:
-      UsageError: no scheme matches any.
+      UsageError: if no scheme matches any.
     """
 
     def matches(locations: dict[str, Location]) -> int:

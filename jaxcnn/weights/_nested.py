@@ -26,6 +26,15 @@ def without_prefix(
     Returns:
       `stored` and None, unless the names of exactly one module are those of the model, none missing and none more, and
       `stored` does not have them without the path.
+
+    >>> import numpy as np
+    >>> from jaxcnn.models import create_model
+    >>> model = create_model("lenet5")
+    >>> shapes = template(model, (28, 28, 1))
+    >>> names = [name.replace("params/", "params/encoder/") for name in shapes]
+    >>> stored = {name: Stored(x.shape, x.dtype, lambda: np.zeros(1)) for name, x in zip(names, shapes.values())}
+    >>> without_prefix(stored, model, (28, 28, 1))[1]
+    'encoder'
     """
     names = {name for name in template(model, image_shape) if module_of(name) not in HEADS}
     if not names or not names.isdisjoint(stored):

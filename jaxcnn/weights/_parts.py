@@ -50,7 +50,7 @@ def find_part(stored: Mapping[str, Stored], schemes: Iterable[Collection[str]], 
       asked: path of a part to search in, such as "model_ema". Default: the whole file.
 
     Raises:
-      UsageError: no array of the model is in the part that is asked for, or several parts fit equally well.
+      UsageError: if no array of the model is in the part that is asked for, or several parts fit equally well.
     """
     counts: Counter[str] = Counter()
     for names in schemes:

@@ -43,6 +43,10 @@ class Published:
       classes: number of classes of the classifier, or 0 for weights without one.
       accuracy: accuracy on ImageNet in percent, or None if it is not published with the weights.
       preprocessing: preparation of the images.
+
+    >>> weights: Published = published("timm:resnet50.a1_in1k")
+    >>> weights.model, weights.classes, weights.preprocessing.image_size
+    ('resnet50', 1000, (224, 224))
     """
 
     name: str
@@ -60,12 +64,20 @@ def _table() -> dict[str, dict[str, Any]]:
 
 
 def is_published(name: str) -> bool:
-    """Return whether a name has the form of an id, whether or not it is known."""
+    """Return whether a name has the form of an id, whether or not it is known.
+
+    >>> is_published("timm:resnet50.a1_in1k"), is_published("resnet50.pth")
+    (True, False)
+    """
     return name.startswith(PREFIXES)
 
 
 def list_published(pattern: str = "*", model: str | None = None) -> list[str]:
-    """Return the ids that match a shell pattern, such as "timm:*", of all models or of one."""
+    """Return the ids that match a shell pattern, such as "timm:*", of all models or of one.
+
+    >>> "timm:resnet50.a1_in1k" in list_published("timm:*", model="resnet50")
+    True
+    """
     return [name for name in fnmatch.filter(_table(), pattern) if model in (None, _table()[name]["model"])]
 
 
@@ -73,7 +85,7 @@ def published(name: str) -> Published:
     """Return what is known of published weights.
 
     Raises:
-      UsageError: an unknown id. The message suggests the closest one.
+      UsageError: if the id is unknown. The message suggests the closest one.
 
     >>> published("torchvision:ResNet50_Weights.IMAGENET1K_V2").file
     'resnet50-11ad3fa6.pth'
@@ -110,7 +122,13 @@ def recorded(path: Path) -> Preprocessing | None:
     """Return the preprocessing that is known for this file: recorded in it, described by timm, or published by name.
 
     Raises:
-      UsageError: the recorded preprocessing, or its description, is damaged.
+      UsageError: if the recorded preprocessing, or its description, is damaged.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "resnet50-11ad3fa6.pth")  # a name that torchvision uses
+    ...     _ = path.write_bytes(b"the weights")
+    ...     recorded(path).crop_fraction
+    0.9655172413793104
     """
     found = recorded_with(path)
     name = next((name for name, entry in _table().items() if entry.get("file") == path.name), None)
@@ -121,7 +139,10 @@ def known_preprocessing(source: str, path: Path) -> Preprocessing | None:
     """Return the preprocessing of weights: that of their id, if `source` is one, or what is known of the file `path`.
 
     Raises:
-      UsageError: an unknown id, or the recorded preprocessing is damaged.
+      UsageError: if the id is unknown, or the recorded preprocessing is damaged.
+
+    >>> known_preprocessing("torchvision:ResNet50_Weights.IMAGENET1K_V2", Path("any.pth")).image_size
+    (224, 224)
     """
     return published(source).preprocessing if is_published(source) else recorded(path)
 
@@ -130,7 +151,7 @@ def fetch(name: str) -> Path:
     """Return the local copy of published weights. Download them unless there is one.
 
     Raises:
-      UsageError: an unknown id, or the download fails.
+      UsageError: if the id is unknown, or the download fails.
     """
     weights = published(name)
     if weights.repository:
@@ -157,7 +178,7 @@ def _download(url: str, path: Path) -> None:
     """Download a file whose name ends in the first eight digits of its SHA-256, as torchvision's do.
 
     Raises:
-      OSError: the download fails, or the contents are wrong. Nothing is left at `path`.
+      OSError: if the download fails, or the contents are wrong. Nothing is left at `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()

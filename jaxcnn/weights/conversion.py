@@ -1,6 +1,15 @@
 """Convert between named arrays in a file and the variables of a model.
 
 Our names are the paths of the variables: "params/stage1_block1/conv1/kernel", "batch_stats/stem/norm/mean".
+
+>>> from jaxcnn.models import create_model
+>>> shapes = template(create_model("lenet5"), (28, 28, 1))
+>>> stored = {name: Stored(x.shape, x.dtype, lambda x=x: np.zeros(x.shape)) for name, x in shapes.items()}
+>>> build = lambda classes: create_model("lenet5", classes)
+>>> conversion: Conversion = from_file("lenet5", build, stored, image_shape=(28, 28, 1))
+>>> row: Row = conversion.rows[0]
+>>> conversion.num_classes, row.target, row.change
+(10, 'params/C1/bias', 'unchanged')
 """
 
 from collections.abc import Callable, Mapping
@@ -117,8 +126,8 @@ def from_file(
       part: path of the arrays in the file, such as "model_ema". Default: the part that fits the model best.
 
     Raises:
-      UsageError: several parts of the file fit equally well, or arrays are missing, unexpected, of the wrong shape or
-        dtype, or not finite. The message lists them.
+      UsageError: if several parts of the file fit equally well, or arrays are missing, unexpected, of the wrong shape
+        or dtype, or not finite. The message lists them.
     """
     if channels not in get_args(Channels):
         raise unknown_name("treatment of channels", channels, get_args(Channels))
@@ -200,12 +209,22 @@ def from_file(
 
 
 def to_ours(variables: Any) -> dict[str, np.ndarray]:
-    """Return the variables of a model as NumPy arrays by our names."""
+    """Return the variables of a model as NumPy arrays by our names.
+
+    Kernels are `[H, W, C_in, C_out]` or `[C_in, C_out]`.
+
+    >>> to_ours({"params": {"stem": {"kernel": np.zeros((3, 3, 1, 8))}}})["params/stem/kernel"].shape
+    (3, 3, 1, 8)
+    """
     return {name: np.asarray(array) for name, array in _flat(variables).items()}
 
 
 def as_stored(variables: Any) -> dict[str, Stored]:
-    """Return the variables of a model by our names, in the form of arrays in a file."""
+    """Return the variables of a model by our names, in the form of arrays in a file.
+
+    >>> as_stored({"params": {"stem": {"kernel": np.zeros((3, 3, 1, 8))}}})["params/stem/kernel"].shape
+    (3, 3, 1, 8)
+    """
     arrays = to_ours(variables)
     return {name: Stored(array.shape, array.dtype, lambda array=array: array) for name, array in arrays.items()}
 
@@ -214,6 +233,8 @@ def to_torchvision(
     model_name: str, variables: Any, model: nn.Module | None = None
 ) -> tuple[dict[str, np.ndarray], list[Row]]:
     """Convert the variables of a model to torchvision's `state_dict`.
+
+    Kernels become `[C_out, C_in, H, W]` or `[C_out, C_in]`.
 
     This is the exact inverse of `from_file`. The counters `num_batches_tracked`, which jaxcnn does not have, are 0.
 
@@ -226,7 +247,14 @@ def to_torchvision(
       The state dict, and a row for each array.
 
     Raises:
-      UsageError: the model or one of its modules has no counterpart in torchvision.
+      UsageError: if the model or one of its modules has no counterpart in torchvision.
+
+    >>> from jaxcnn.models import create_model
+    >>> shapes = template(create_model("squeezenet1_1"), IMAGENET)
+    >>> variables = unflatten_dict({name: np.zeros(x.shape, x.dtype) for name, x in shapes.items()}, sep="/")
+    >>> state_dict, rows = to_torchvision("squeezenet1_1", variables)
+    >>> state_dict["features.0.weight"].shape, rows[0].change
+    ((64, 3, 3, 3), 'unchanged')
     """
     return _to_torch(model_name, variables, torchvision_names(model_name, model), "torchvision", _torch_array)
 
@@ -234,11 +262,20 @@ def to_torchvision(
 def to_timm(model_name: str, variables: Any, model: nn.Module | None = None) -> tuple[dict[str, np.ndarray], list[Row]]:
     """Convert the variables of a model to timm's `state_dict`. Arguments and results are those of `to_torchvision`.
 
+    Kernels become `[C_out, C_in, H, W]` or `[C_out, C_in]`.
+
     Where timm's batch normalization has another epsilon (`OTHER_EPSILON`), the running variances make up for it, so
     that evaluation is the same. These arrays are then equal after a round trip up to rounding, and all others exactly.
 
     Raises:
-      UsageError: the model or one of its modules has no counterpart in timm, or timm's one is not known here.
+      UsageError: if the model or one of its modules has no counterpart in timm, or timm's one is not known here.
+
+    >>> from jaxcnn.models import create_model
+    >>> shapes = template(create_model("resnet18"), IMAGENET)
+    >>> variables = unflatten_dict({name: np.zeros(x.shape, x.dtype) for name, x in shapes.items()}, sep="/")
+    >>> state_dict, rows = to_timm("resnet18", variables)
+    >>> state_dict["conv1.weight"].shape
+    (64, 3, 7, 7)
     """
 
     added = ADDED_TO_VARIANCE.get(model_name, 0.0)

@@ -47,7 +47,7 @@ def read_arrays(path: Path) -> dict[str, Stored]:
         (`*.index.json`); or a folder with one of the files in `IN_FOLDER`.
 
     Raises:
-      UsageError: the file is missing, damaged, of another format, or contains no arrays.
+      UsageError: if the file is missing, damaged, of another format, or contains no arrays.
     """
     path = file_in(path)
     try:
@@ -62,13 +62,23 @@ def files_of(path: Path) -> list[Path]:
     """Return the files that hold the arrays of a weight file: the path itself, and what an index names.
 
     Raises:
-      UsageError: the index is damaged, or a file is missing or outside of its folder.
+      UsageError: if the index is damaged, or a file is missing or outside of its folder.
+
+    >>> [path.name for path in files_of(Path("resnet50.safetensors"))]
+    ['resnet50.safetensors']
     """
     return [path, *sorted(set(_files_in_index(path).values()))] if path.name.endswith(INDEX_SUFFIX) else [path]
 
 
 def is_weight_folder(path: Path) -> bool:
-    """Return whether a path is a folder with one of the files in `IN_FOLDER`."""
+    """Return whether a path is a folder with one of the files in `IN_FOLDER`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "model.safetensors").write_bytes(b"the weights")
+    ...     is_weight_folder(Path(folder))
+    True
+    """
     return path.is_dir() and any((path / name).is_file() for name in IN_FOLDER)
 
 
@@ -76,7 +86,7 @@ def file_in(path: Path) -> Path:
     """Return the weight file in a folder, or the path itself if it is none.
 
     Raises:
-      UsageError: the folder has none of the files in `IN_FOLDER`.
+      UsageError: if the folder has none of the files in `IN_FOLDER`.
     """
     if not path.is_dir():
         return path
@@ -90,7 +100,7 @@ def _reader(path: Path) -> Callable[[Path], dict[str, Stored]]:
     """Return the function that reads a file, by its first bytes.
 
     Raises:
-      UsageError: they are those of another format.
+      UsageError: if they are those of another format.
     """
     with path.open("rb") as file:
         start = file.read(512)
@@ -118,7 +128,7 @@ def _files_in_index(path: Path) -> dict[str, Path]:
     """Return the file of each array, by an index in the form of Hugging Face: `{"weight_map": {name: file}}`.
 
     Raises:
-      UsageError: the index is damaged, or a file is missing or outside of the index's folder.
+      UsageError: if the index is damaged, or a file is missing or outside of the index's folder.
     """
     if path.stat().st_size > MAX_INDEX_BYTES:
         raise UsageError(f"index of weights is too large: {path}. Download it again.")

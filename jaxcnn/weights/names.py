@@ -94,7 +94,6 @@ def densenet(model: Any) -> Names:
     return names
 
 
-# Function that returns torchvision's names, for every model that has a counterpart there.
 TORCHVISION: dict[str, Callable[[Any], Names]] = {
     "alexnet": alexnet,
     **{f"vgg{layers}{norm}": vgg for layers in (11, 13, 16, 19) for norm in ("", "_bn")},
@@ -106,6 +105,7 @@ TORCHVISION: dict[str, Callable[[Any], Names]] = {
     **EFFICIENT,
     **MOBILE,
 }
+"""Function that returns torchvision's names, for every model that has a counterpart there."""
 
 # Function that returns timm's names, where they differ from torchvision's.
 TIMM: dict[str, Callable[[Any], Names]] = {
@@ -148,7 +148,7 @@ def torchvision_names(model_name: str, model: nn.Module | None = None) -> Names:
       model: the model, if its fields differ from those of `create_model(model_name)`.
 
     Raises:
-      UsageError: the model has no counterpart in torchvision.
+      UsageError: if the model has no counterpart in torchvision.
 
     >>> torchvision_names("resnet18")["stage2_block1/shortcut_conv"]
     'layer2.0.downsample.0'
@@ -164,7 +164,7 @@ def timm_names(model_name: str, model: nn.Module | None = None) -> Names:
     """Return a dict from our module paths to timm's names. Arguments are those of `torchvision_names`.
 
     Raises:
-      UsageError: the model has no counterpart in timm, or its names there are not known.
+      UsageError: if the model has no counterpart in timm, or its names there are not known.
     """
     if model_name not in TIMM and model_name not in SAME_IN_TIMM:
         known = ", ".join(sorted({*TIMM, *SAME_IN_TIMM}))

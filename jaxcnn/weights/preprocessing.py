@@ -42,6 +42,10 @@ class Preprocessing:
       crop_fraction: side of the center crop as a fraction of the resized image, or None for the default.
       interpolation: "bilinear" or "bicubic". Both average over the pixels that they shrink (antialiasing).
       background: color behind transparent pixels, "white" or "black".
+
+    >>> preprocessing = Preprocessing(mean=(0.5,), std=(0.25,), image_size=(28, 28))
+    >>> Preprocessing.from_text(preprocessing.to_text()) == preprocessing
+    True
     """
 
     mean: tuple[float, ...]
@@ -79,7 +83,7 @@ class Preprocessing:
         """Return the preprocessing that `to_text` wrote.
 
         Raises:
-          ValueError: the text is not JSON, or a field is missing, unknown or has an impossible value.
+          ValueError: if the text is not JSON, or a field is missing, unknown or has an impossible value.
         """
         values = _parse(text)
         known = {field.name for field in dataclasses.fields(Preprocessing)}
@@ -98,7 +102,7 @@ def recorded_with(path: Path) -> Preprocessing | None:
     """Return the preprocessing that is recorded in a file, or that timm describes beside it, or None.
 
     Raises:
-      UsageError: the recorded preprocessing, or its description, is damaged.
+      UsageError: if the recorded preprocessing, or its description, is damaged.
     """
     text = safetensors.recorded(path, ENTRY) if path.is_file() else None
     described = path.with_name(_hub.DESCRIPTION)
@@ -116,7 +120,7 @@ def _described_by_timm(path: Path) -> Preprocessing | None:
     """Return the preprocessing in timm's description of weights, or None if there is no such description.
 
     Raises:
-      ValueError: a field is missing or has an impossible value.
+      ValueError: if a field is missing or has an impossible value.
     """
     try:
         values = _parse(path.read_text(encoding="utf-8"))
@@ -145,7 +149,7 @@ def _parse(text: str) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-      ValueError: the text is not JSON, or it is nested too deeply.
+      ValueError: if the text is not JSON, or it is nested too deeply.
     """
     try:
         return json.loads(text)
@@ -157,7 +161,7 @@ def _checked(values: Mapping[str, Any]) -> Preprocessing:
     """Return the preprocessing with these values from JSON.
 
     Raises:
-      ValueError: a value is impossible.
+      ValueError: if a value is impossible.
     """
     lists = {name: values[name] for name in ("mean", "std", "image_size")}
     if not all(isinstance(numbers, list) for numbers in lists.values()):

@@ -42,7 +42,7 @@ def read(path: Path) -> dict[str, Stored]:
     """Return the arrays in a safetensors file by name. The file is memory-mapped, so values are read on demand.
 
     Raises:
-      UsageError: the file is truncated, or its header is invalid.
+      UsageError: if the file is truncated, or its header is invalid.
     """
     header, start, size = _header(path)
     header.pop("__metadata__", None)
@@ -65,7 +65,7 @@ def metadata(path: Path) -> dict[str, str]:
     """Return the metadata of a safetensors file, the `__metadata__` entry of its header.
 
     Raises:
-      UsageError: the file is truncated, or its header is invalid.
+      UsageError: if the file is truncated, or its header is invalid.
     """
     table = _header(path)[0].get("__metadata__", {})
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
@@ -84,7 +84,7 @@ def recorded(path: Path, entry: str) -> str | None:
     """Return an entry of the metadata of a file, or None if the file is no safetensors file or lacks the entry.
 
     Raises:
-      UsageError: the file is truncated, or its header is invalid.
+      UsageError: if the file is truncated, or its header is invalid.
     """
     return metadata(path).get(entry) if path.suffix == ".safetensors" or is_safetensors(path) else None
 
@@ -100,7 +100,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
       metadata: strings to store in the `__metadata__` entry of the header.
 
     Raises:
-      UsageError: the path cannot be written. Nothing is left there.
+      UsageError: if the path cannot be written. Nothing is left there.
     """
     names = {dtype: name for name, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": dict(metadata)}

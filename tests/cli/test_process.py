@@ -58,7 +58,7 @@ cli.run()
     ("args", "line"),
     [
         (["summary", "lenet5"], "jaxcnn: stopped by SIGTERM\n"),
-        (["train"], "jaxcnn: stopped by SIGTERM; the same command with the same --workdir continues\n"),
+        (["train"], "jaxcnn: stopped by SIGTERM; to resume, repeat the command with the same --workdir\n"),
     ],
 )
 def test_sigterm_before_a_run_handles_it_is_one_line(args, line):

@@ -10,21 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from pages import program
 
 ROOT = Path(__file__).parents[2]
 SLOW = "<!-- slow -->"
-
-
-def program(page):
-    """Return the Python blocks of a page as one program, whose line numbers are those of the page."""
-    lines, fence = [], None
-    for line in page.splitlines():
-        is_fence = line.startswith("```")
-        runs = fence == "python" and not is_fence
-        lines.append(line if runs else "")
-        if is_fence:
-            fence = line[3:].strip() if fence is None else None
-    return "\n".join(lines) + "\n"
 
 
 def pages():

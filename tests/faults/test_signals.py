@@ -31,8 +31,8 @@ def test_a_signal_stops_the_run_which_goes_on_to_the_same_end(worker, straight, 
     said = [line for line in ended.errors.splitlines() if line]
     assert said == [
         "jaxcnn: finishing this step and saving; Ctrl-C stops at once",
-        f"jaxcnn: stopped by {signal.Signals(send).name} at step {step} of 26, which is saved; "
-        f"to go on: jaxcnn {shlex.join([*ARGS, '--workdir', str(workdir)])}",
+        f"jaxcnn: stopped by {signal.Signals(send).name} at step {step} of 26, whose state is saved. "
+        f"To resume: jaxcnn {shlex.join([*ARGS, '--workdir', str(workdir)])}",
     ]
     assert not (workdir / "result.json").exists()
     ended = worker.run(workdir)
@@ -72,7 +72,9 @@ def test_fit_in_python_raises_and_puts_the_handlers_back(tiny, tmp_path, monkeyp
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with monkeypatch.context() as patch:
         Sender(patch, [signal.SIGINT])
-        with pytest.raises(InterruptedRunError, match="SIGINT at step 5 of 26, which is saved; to go on: fit"):
+        with pytest.raises(
+            InterruptedRunError, match=r"SIGINT at step 5 of 26, whose state is saved\. To resume: call"
+        ):
             fit(dataclasses.replace(tiny, workdir=str(tmp_path)))
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     assert complete_checkpoints(tmp_path)[-1] == 5

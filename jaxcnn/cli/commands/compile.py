@@ -39,8 +39,8 @@ class Flags(train.Config):
     """
 
     targets: Annotated[str, tyro.conf.arg(name="for", metavar="TARGET[,TARGET...]")] = ""
-    """TPU slices (v4, v5e, v5p or v6e with a shape: v5e:2x4, v5p:2x2x2), GPUs (a100, h100, h200 or b200, or several:
-    h100:8), or cpu."""
+    """Chips to compile for, a required flag: TPU slices (v4, v5e, v5p or v6e with a shape: v5e:2x4, v5p:2x2x2), GPUs
+    (a100, h100, h200 or b200, or several: h100:8), or cpu."""
     batch_size: Annotated[int | Literal["full", "auto"], checks.batch_size] = 64  # type: ignore[override]
     """Images in a step, over all chips: a number, full (the whole training set), or auto (the largest batch that fits
     each chip)."""

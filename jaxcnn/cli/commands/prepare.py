@@ -31,7 +31,7 @@ class Flags:
     data_dir: str | None = None
     """Folder of prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     verify: bool = True
-    """Accept original files whose checksums differ from the published ones."""
+    """Refuse original files whose checksums differ from the published ones."""
     force: bool = False
     """Replace the dataset if it exists."""
     skip_damaged: bool = False

@@ -102,7 +102,7 @@ def _imported(name: str, num_classes: int | None) -> nn.Module | Callable[..., A
     """Return the model or function at `module:attribute`; call the attribute if it is a factory.
 
     Raises:
-      UsageError: the module cannot be imported or is Python's own, or the attribute is missing or of an unsupported
+      UsageError: if the module cannot be imported or is Python's own, or the attribute is missing or of an unsupported
         type.
     """
     module_name, _, attribute = name.partition(":")

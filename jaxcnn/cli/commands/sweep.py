@@ -79,7 +79,7 @@ def combinations(args: Sequence[str]) -> Iterator[list[str]]:
     ['--seed', '2', '--model=lenet5', '--augment', 'shift:1']
 
     Raises:
-      UsageError: If there are too many combinations, or a value is empty.
+      UsageError: if there are too many combinations, or a value is empty.
     """
     choices: list[list[list[str]]] = []
     remaining = list(args)
@@ -134,7 +134,7 @@ def parse_seeds(text: str) -> list[int]:
     ([0, 1, 2], [3, 5, 7])
 
     Raises:
-      UsageError: If the text has another form, or the number is too large.
+      UsageError: if the text has another form, or the number is too large.
     """
     parts = text.split(",")
     if not all(part.isascii() and part.isdecimal() and len(part) <= 10 for part in parts) or parts == ["0"]:

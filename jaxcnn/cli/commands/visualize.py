@@ -82,7 +82,7 @@ def _draw(
     """Return the figures by name.
 
     Raises:
-      UsageError: the figure cannot be drawn, or of several figures none can be drawn.
+      UsageError: if the figure cannot be drawn, or of several figures none can be drawn.
     """
     from jaxcnn import visualize
 
@@ -151,7 +151,7 @@ class _Tests:
         """Open the dataset.
 
         Raises:
-          UsageError: there is no such dataset, or it has classes that the network does not know.
+          UsageError: if there is no such dataset, or it has classes that the network does not know.
         """
         _ = self._dataset
 

@@ -16,23 +16,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import AnyArray, Array, Float32, KeyArray, Num
 from jaxcnn.data.augment._random_policies import BINS, OPERATIONS, randaugment, trivialaugment
 from jaxcnn.errors import UsageError, shortened, unknown_name
 
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def flip(key: jax.Array, image: jax.Array) -> jax.Array:
+def flip(key: KeyArray, image: Num[Array, "h w c"]) -> Num[Array, "h w c"]:
     """Mirror the image left to right with probability 1/2."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
-def shift(key: jax.Array, image: jax.Array, pixels: int = 2) -> jax.Array:
+def shift(key: KeyArray, image: Num[Array, "h w c"], pixels: int = 2) -> Num[Array, "h w c"]:
     """Translate the image by up to `pixels` in each direction and fill the border with 0 (black)."""
     return _random_window(key, jnp.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0))), pixels)
 
 
-def shift_reflect(key: jax.Array, image: jax.Array, pixels: int = 4) -> jax.Array:
+def shift_reflect(key: KeyArray, image: Num[Array, "h w c"], pixels: int = 4) -> Num[Array, "h w c"]:
     """Translate the image by up to `pixels` in each direction and fill the border by reflection.
 
     References:
@@ -73,7 +74,7 @@ def _window_by_selection(pixels: int, padded: jax.Array, top: jax.Array, left: j
     return image
 
 
-def crop(key: jax.Array, image: jax.Array, padding: int = 4) -> jax.Array:
+def crop(key: KeyArray, image: Num[Array, "h w c"], padding: int = 4) -> Num[Array, "h w c"]:
     """Pad the image with `padding` zeros on each side and take a random window of the original size.
 
     This is `shift` under the name and with the default of the papers (padding 4 on CIFAR-10).
@@ -85,7 +86,7 @@ def crop(key: jax.Array, image: jax.Array, padding: int = 4) -> jax.Array:
     return shift(key, image, padding)
 
 
-def cutout(key: jax.Array, image: jax.Array, size: int = 16) -> jax.Array:
+def cutout(key: KeyArray, image: Num[Array, "h w c"], size: int = 16) -> Num[Array, "h w c"]:
     """Set a square of `size` x `size` pixels to 0.
 
     The center is a random pixel, so part of the square may lie outside the image.
@@ -197,6 +198,7 @@ AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "randaugment": randaugment,
     "trivialaugment": trivialaugment,
 }
+"""Augmentations by name: functions `(key, image [H, W, C]) -> [H, W, C]` with further arguments that have defaults."""
 
 
 OF_THE_PIPELINE = ("alternating_flip",)
@@ -229,7 +231,7 @@ def compose(specs: Sequence[str | Augmentation]) -> Augmentation:
         operations of magnitude 9. An empty sequence gives the identity.
 
     Raises:
-      UsageError: a name is unknown or given twice, or an argument is invalid.
+      UsageError: if a name is unknown or given twice, or an argument is invalid.
     """
     names = [spec.partition(":")[0] for spec in specs if isinstance(spec, str)]
     for index, name in enumerate(names):
@@ -249,7 +251,7 @@ def parse(spec: str) -> Augmentation:
     """Return the augmentation that "NAME" or "NAME:NUMBER,NUMBER" describes, with its arguments bound.
 
     Raises:
-      UsageError: the name is unknown, or an argument is invalid.
+      UsageError: if the name is unknown, or an argument is invalid.
     """
     name, colon, numbers = spec.partition(":")
     if name in OF_THE_PIPELINE:
@@ -312,7 +314,7 @@ def check_sizes(specs: Sequence[str | Augmentation], image_shape: Sequence[int |
       image_shape: `(H, W, C)`. Height and width that are None are not checked.
 
     Raises:
-      UsageError: an image could be shifted out of sight, or covered by `cutout`.
+      UsageError: if an image could be shifted out of sight, or covered by `cutout`.
     """
     sides = [side for side in image_shape[:2] if side is not None]
     for spec in specs:
@@ -329,7 +331,9 @@ def check_sizes(specs: Sequence[str | Augmentation], image_shape: Sequence[int |
             )
 
 
-def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float], pixel_range: float = 255.0) -> jax.Array:
+def normalize(
+    images: Num[AnyArray, "n h w c"], mean: Sequence[float], std: Sequence[float], pixel_range: float = 255.0
+) -> Float32[Array, "n h w c"]:
     """Standardize images `[N, H, W, C]` to float32 with mean 0 and standard deviation 1 in each channel.
 
     Args:
@@ -344,4 +348,4 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float], pi
     # One multiplication and one subtraction for each pixel.
     factor = 1.0 / (pixel_range * jnp.array(std, jnp.float32))
     offset = jnp.array(mean, jnp.float32) / jnp.array(std, jnp.float32)
-    return images.astype(jnp.float32) * factor - offset
+    return jnp.asarray(images).astype(jnp.float32) * factor - offset

@@ -20,6 +20,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, KeyArray, Num
+
 AFFINE = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 BLENDS = ("brightness", "color", "contrast", "sharpness")
 TABLES = ("posterize", "solarize", "autocontrast", "equalize")
@@ -32,7 +34,9 @@ BINS = 31
 LUMA = (0.299, 0.587, 0.114)
 
 
-def randaugment(key: jax.Array, image: jax.Array, operations: int = 2, magnitude: int = 9) -> jax.Array:
+def randaugment(
+    key: KeyArray, image: Num[Array, "h w c"], operations: int = 2, magnitude: int = 9
+) -> Num[Array, "h w c"]:
     """Apply RandAugment: random operations in sequence, all of one strength.
 
     Args:
@@ -57,7 +61,7 @@ def randaugment(key: jax.Array, image: jax.Array, operations: int = 2, magnitude
     return image
 
 
-def trivialaugment(key: jax.Array, image: jax.Array) -> jax.Array:
+def trivialaugment(key: KeyArray, image: Num[Array, "h w c"]) -> Num[Array, "h w c"]:
     """Apply TrivialAugment (wide): one random operation of random strength and sign.
 
     Args:

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 Background = Literal["white", "black"]
+"""Color behind transparent pixels."""
 
 CROP_FRACTION = 0.875
 """Default side of the center crop, as a fraction of the resized image: 224 / 256."""
@@ -30,6 +31,9 @@ class Geometry(NamedTuple):
         pixels; `crop_fraction` does not apply then.
       crop_fraction: side of the crop as a fraction of the resized image. 1 does not change an image of this size.
       background: color behind transparent pixels.
+
+    >>> Geometry((224, 224), resize=256)  # a center crop of 224x224 pixels from the image with a shorter side of 256
+    Geometry(size=(224, 224), resize=256, crop_fraction=1.0, background='white')
     """
 
     size: tuple[int, int] | None = None

@@ -30,9 +30,9 @@ def decode(
       Pixels, uint8 `[H, W, channels]`.
 
     Raises:
-      NotAnImageError: the content has no format that Pillow can open.
-      ValueError: the image is damaged, too large, or has pixels of an unsupported kind. A truncated JPEG is decoded as
-        far as it goes; `check` refuses it.
+      NotAnImageError: if the content has no format that Pillow can open.
+      ValueError: if the image is damaged, too large, or has pixels of an unsupported kind. A truncated JPEG is decoded
+        as far as it goes; `check` refuses it.
     """
     if channels not in (1, 3, 4):
         raise ValueError(f"unsupported number of image channels: {channels}. Use 1, 3 or 4.")
@@ -96,8 +96,8 @@ def check(content: bytes) -> tuple[int, int]:
       Height and width of the image, after its orientation is applied.
 
     Raises:
-      NotAnImageError: the content has no format that Pillow can open.
-      ValueError: the image is damaged, truncated, too large, or has pixels of an unsupported kind.
+      NotAnImageError: if the content has no format that Pillow can open.
+      ValueError: if the image is damaged, truncated, too large, or has pixels of an unsupported kind.
     """
     if jpeg.is_jpeg(content) and jpeg.is_intact(content):
         height, width = jpeg.stored_size(content)

@@ -110,8 +110,8 @@ def open_image(content: bytes) -> Image.Image:
     """Open an image file, without decoding its pixels.
 
     Raises:
-      NotAnImageError: the content has no format that Pillow can open.
-      ValueError: the header is damaged, or declares too many pixels for Pillow.
+      NotAnImageError: if the content has no format that Pillow can open.
+      ValueError: if the header is damaged, or declares too many pixels for Pillow.
     """
     try:
         # Naming the format saves Pillow's search through all formats, which takes as long as decoding a small PNG.
@@ -153,7 +153,7 @@ def load_pixels(image: Image.Image, channels: int, background: Background) -> np
       Pixels, uint8 `[H, W, channels]`.
 
     Raises:
-      ValueError: the image is damaged, or has pixels of an unsupported kind.
+      ValueError: if the image is damaged, or has pixels of an unsupported kind.
     """
     try:
         image.load()
@@ -196,7 +196,7 @@ def convert(pixels: np.ndarray, channels: int, background: Background) -> np.nda
       Pixels of the same type, `[H, W, channels]`.
 
     Raises:
-      ValueError: there is no such conversion.
+      ValueError: if there is no such conversion.
     """
     given = pixels.shape[-1]
     if given == channels:
@@ -227,7 +227,7 @@ def _as_8_bits(image: Image.Image) -> Image.Image:
     """Scale gray pixels of 16 bits to 8 bits, with the alpha channel of their transparent value, if there is one.
 
     Raises:
-      ValueError: the pixels have 32 bits, so that their range is unknown.
+      ValueError: if the pixels have 32 bits, so that their range is unknown.
     """
     if image.mode == "F" or (image.mode == "I" and getattr(image, "format", None) not in SIXTEEN_BITS_IN_MODE_I):
         raise ValueError("pixels of 32 bits have no fixed range. Save the image with 8 or 16 bits per channel.")

@@ -36,8 +36,8 @@ def read_csv(path: str) -> Csv:
     lines are left out. The encoding is UTF-8, with or without a byte-order mark.
 
     Raises:
-      UsageError: the file does not exist or cannot be read, is not UTF-8, has no rows, column names that are equal or
-        empty, a row with another number of values than the first line, or a quote that is not closed.
+      UsageError: if the file does not exist or cannot be read, is not UTF-8, has no rows, column names that are equal
+        or empty, a row with another number of values than the first line, or a quote that is not closed.
     """
     file = local_path("csv file", path)
     text = _read_text(file)

@@ -34,7 +34,7 @@ def make_division(test: float, validation: float | None, seed: int) -> Division:
     """Return a division of checked values.
 
     Raises:
-      UsageError: a fraction is not between 0 and 1, no training images are left, or the seed is not an integer.
+      UsageError: if a fraction is not between 0 and 1, no training images are left, or the seed is not an integer.
     """
     fractions = {"test": test} if validation is None else {"test": test, "validation": validation}
     for name, part in fractions.items():

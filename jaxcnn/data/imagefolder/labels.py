@@ -25,7 +25,7 @@ def name_classes(
       place: where a row is, for messages.
 
     Raises:
-      UsageError: a label is missing, has another type, or is not a class; or the name of a class is empty, occurs
+      UsageError: if a label is missing, has another type, or is not a class; or the name of a class is empty, occurs
         twice, or cannot be stored.
     """
     check_complete(labels, "label", title, place)

@@ -105,8 +105,8 @@ def copy(found: Found, root: Path, *, skip_damaged: bool = False, progress: Prog
       progress: function that reports the progress. It is not called if the copy exists.
 
     Raises:
-      UsageError: images are damaged, or `root` cannot be written. The error names all damaged images in one line.
-      RunError: the copy cannot be written, for example because the disk is full.
+      UsageError: if images are damaged, or `root` cannot be written. The error names all damaged images in one line.
+      RunError: if the copy cannot be written, for example because the disk is full.
     """
     name = storage.name_copy(found.identity, found.fingerprint())
     target = root / name / storage.VERSION
@@ -142,7 +142,7 @@ def inventory(directory: Path) -> dict[str, Any]:
       - "chosen": whether the test images were chosen, since the folder or the table has no test set.
 
     Raises:
-      UsageError: the dataset is damaged.
+      UsageError: if the dataset is damaged.
     """
     stored = _read_inventory(directory)
     return {
@@ -158,7 +158,7 @@ def _resolve(path: str) -> Path:
     """Return the absolute path of the image folder.
 
     Raises:
-      UsageError: it is not a folder of files.
+      UsageError: if it is not a folder of files.
     """
     expanded = os.path.expanduser(path)
     if not path or not os.path.isdir(expanded) or scan.is_in_kernel_folder(expanded):
@@ -177,7 +177,7 @@ def _write(found: Found, target: Path, name: str, skip_damaged: bool, progress: 
     set after all, a second pass reads the images again.
 
     Raises:
-      UsageError: images are damaged, or a class has no images.
+      UsageError: if images are damaged, or a class has no images.
     """
     files = sorted(found.files, key=shuffled)
     splits = assign((file for file in files if file.is_expected_image), found.division)

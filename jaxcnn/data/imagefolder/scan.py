@@ -36,9 +36,9 @@ def find(folder: Path, division: Division = Division()) -> Found:  # noqa: B008 
       division: how the images are divided where the layout does not say it.
 
     Raises:
-      UsageError: the layout is not one of those accepted, a class folder is empty or has an unsupported name, there are
-        fewer than two classes or no test images, a class has no training images, `division` asks for validation images
-        where there is a folder of these, or a folder cannot be read.
+      UsageError: if the layout is not one of those accepted, a class folder is empty or has an unsupported name, there
+        are fewer than two classes or no test images, a class has no training images, `division` asks for validation
+        images where there is a folder of these, or a folder cannot be read.
     """
     left_out = collections.Counter[str]()
     parts = _split_folders(folder, left_out)
@@ -71,7 +71,7 @@ def _split_folders(folder: Path, left_out: collections.Counter[str]) -> dict[str
     Files and folders beside them are counted in `left_out`.
 
     Raises:
-      UsageError: it is unclear which folders are classes.
+      UsageError: if it is unclear which folders are classes.
     """
     root = os.fspath(folder)
     folders = _folders(root)

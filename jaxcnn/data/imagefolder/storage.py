@@ -72,8 +72,8 @@ def temporary(root: Path, name: str) -> Iterator[Path]:
     """Yield a temporary folder in `root`, which is removed afterwards; `root` too if it was made for it.
 
     Raises:
-      UsageError: `root` cannot be written.
-      RunError: an error of the system occurs while files are written, such as a full disk.
+      UsageError: if `root` cannot be written.
+      RunError: if an error of the system occurs while files are written, such as a full disk.
     """
     made = [path for path in (root, *root.parents) if not path.exists()]
     work = None

@@ -85,7 +85,7 @@ def choose_columns(
       title: the table, for messages.
 
     Raises:
-      UsageError: a column does not exist. The error lists the columns, and suggests the closest.
+      UsageError: if a column does not exist. The error lists the columns, and suggests the closest.
     """
     names = list(names)
     chosen: list[str | None] = []
@@ -136,9 +136,9 @@ def find(
       class_names: names of the classes, in the order of the labels. Default: the labels, sorted; numbers as numbers.
 
     Raises:
-      UsageError: there are no rows, files are missing (all are named), a value is missing or has an unsupported type, a
-        label is not a class, a split is unknown, a split is empty, a class has no training images, there are fewer than
-        two classes, or `division` asks for validation images where the table has some.
+      UsageError: if there are no rows, files are missing (all are named), a value is missing or has an unsupported
+        type, a label is not a class, a split is unknown, a split is empty, a class has no training images, there are
+        fewer than two classes, or `division` asks for validation images where the table has some.
     """
     if not len(rows.images):
         raise UsageError(f"{rows.title} has no rows. Add one for each image.")
@@ -217,7 +217,7 @@ def _states(title: str, root: Path, paths: Iterable[str]) -> dict[str, tuple[str
     """Return the absolute path of each file, its path relative to `root` if it is in there, and its state.
 
     Raises:
-      UsageError: files are missing. The error names all of them.
+      UsageError: if files are missing. The error names all of them.
     """
     states, missing = {}, {}
     folder = os.path.join(os.path.abspath(root), "")

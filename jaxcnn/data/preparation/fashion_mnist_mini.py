@@ -80,7 +80,7 @@ def read_idx(path: str | Path) -> np.ndarray:
       Images, uint8 `[N, H, W]`, or labels, uint8 `[N]`.
 
     Raises:
-      UsageError: the file is missing, truncated, or has another format.
+      UsageError: if the file is missing, truncated, or has another format.
     """
     return parse_idx(Path(path), _read_unpacked(Path(path)))
 
@@ -97,7 +97,7 @@ def draw(labels: np.ndarray, per_class: int, seed: int = SEED) -> np.ndarray:
       Indices of the examples in ascending order, `[10 * per_class]`.
 
     Raises:
-      UsageError: a class has too few examples.
+      UsageError: if a class has too few examples.
     """
     # Unlike `default_rng`, RandomState is guaranteed to draw the same numbers in every version of NumPy.
     random = np.random.RandomState(seed)
@@ -135,7 +135,7 @@ def prepare(
       The folder of the dataset.
 
     Raises:
-      UsageError: a file is missing, damaged or not the original, or the dataset exists and `force` is False.
+      UsageError: if a file is missing, damaged or not the original, or the dataset exists and `force` is False.
     """
     out = Path(out)
     target = out / NAME / VERSION

@@ -62,7 +62,7 @@ class Source:
         """Return the content of a file, unpacked if its name ends in `.gz` (but not in `.tar.gz`).
 
         Raises:
-          UsageError: the file is missing, damaged, or not the original.
+          UsageError: if the file is missing, damaged, or not the original.
         """
         path = self.folder / name
         try:
@@ -99,7 +99,7 @@ def unpack(path: Path, content: bytes) -> bytes:
     """Decompress the content of a gzip file; return any other content unchanged.
 
     Raises:
-      UsageError: the content is damaged, or unpacks to more than `MAX_UNPACKED_BYTES`. The message names `path`.
+      UsageError: if the content is damaged, or unpacks to more than `MAX_UNPACKED_BYTES`. The message names `path`.
     """
     if not content.startswith(b"\x1f\x8b"):
         return content
@@ -122,7 +122,7 @@ def parse_idx(path: Path, content: bytes) -> np.ndarray:
       Images, uint8 `[N, H, W]`, or labels, uint8 `[N]`. The array is read-only.
 
     Raises:
-      UsageError: the content is truncated or has another format. The message names `path`.
+      UsageError: if the content is truncated or has another format. The message names `path`.
     """
     # The format allows 255 dimensions, NumPy 64.
     if len(content) < 4 or content[:3] != b"\x00\x00\x08" or not 1 <= content[3] <= 64:

@@ -77,9 +77,9 @@ def prepare(
       progress: function that reports the progress.
 
     Raises:
-      UsageError: the name is unknown, the dataset exists and `force` is False, or a file is missing, damaged or not
+      UsageError: if the name is unknown, the dataset exists and `force` is False, or a file is missing, damaged or not
         the original.
-      RunError: the download fails. Without a network this takes a few seconds.
+      RunError: if the download fails. Without a network this takes a few seconds.
     """
     root = data_folder(data_dir)
     if is_bundled(name):
@@ -136,8 +136,8 @@ def in_place(target: Path, root: Path) -> Iterator[Path]:
     """Yield a temporary folder; move `NAME/VERSION` from there to `target` if the body succeeds.
 
     Raises:
-      UsageError: `root` cannot be written.
-      RunError: the disk is full, or another error of the system occurs.
+      UsageError: if `root` cannot be written.
+      RunError: if the disk is full, or another error of the system occurs.
     """
     relative = target.relative_to(root)
     work = None

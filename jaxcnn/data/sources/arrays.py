@@ -125,8 +125,8 @@ def from_arrays(
       name: name of the dataset.
 
     Raises:
-      UsageError: arrays have other shapes or lengths, a split is empty, pixels are NaN, infinite or outside 0 to 255,
-        labels are out of range, or a class has no training examples.
+      UsageError: if arrays have other shapes or lengths, a split is empty, pixels are NaN, infinite or outside 0 to
+        255, labels are out of range, or a class has no training examples.
 
     >>> images, labels = np.zeros((6, 8, 8), np.uint8), [0, 1, 2, 0, 1, 2]
     >>> dataset = from_arrays((images, labels), (images, labels), class_names=["cat", "dog", "owl"])

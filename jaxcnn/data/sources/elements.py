@@ -55,7 +55,7 @@ def read_element(element: Any, fields: Fields | None, what: str, index: int) -> 
       index: position of the element in it.
 
     Raises:
-      UsageError: a field is missing, or the image is of an unknown kind.
+      UsageError: if a field is missing, or the image is of an unknown kind.
       Exception: whatever reading an image file raises.
     """
     values = _select(element, fields, what)
@@ -155,7 +155,7 @@ def form_of(image: bytes | Image.Image | np.ndarray) -> Form:
     """Return the form of an image, which is checked to be intact if it is the content of a file.
 
     Raises:
-      ValueError: the image is damaged.
+      ValueError: if the image is damaged.
     """
     if isinstance(image, bytes):
         return Form(decode.check(image), decode.count_channels(decode.open_image(image)), is_float=False)
@@ -175,7 +175,7 @@ def pixels_of(
     """Decode an image as `jaxcnn.data.decode` does: pixels, uint8 or float32 `[H, W, channels]`.
 
     Raises:
-      ValueError: the image is damaged, or its channels cannot be converted.
+      ValueError: if the image is damaged, or its channels cannot be converted.
     """
     if isinstance(image, bytes):
         return decode.decode(image, channels, geometry, random_box, random)

@@ -47,11 +47,11 @@ def from_folder(
       other splits, classes in another order, or damaged images.
 
     Raises:
-      UsageError: `path` is not a folder or has none of the layouts; images are damaged (the error names all of them); a
-        split is empty; a class has no training images; there are fewer than two classes; `class_names` are not the
-        names of the class folders; a fraction or the seed is out of range; or `validation` is given where there is a
-        folder of validation images.
-      RunError: the copy cannot be written, for example because the disk is full.
+      UsageError: if `path` is not a folder or has none of the layouts; images are damaged (the error names all of
+        them); a split is empty; a class has no training images; there are fewer than two classes; `class_names` are not
+        the names of the class folders; a fraction or the seed is out of range; or `validation` is given where there is
+        a folder of validation images.
+      RunError: if the copy cannot be written, for example because the disk is full.
 
     Example:
       >>> from jaxcnn.data import from_folder

@@ -26,7 +26,7 @@ def read_labels(
       Labels, int32 `[N]` or float32 `[N, classes]`, and the names.
 
     Raises:
-      UsageError: labels have no such form, are out of range, or a class has no training examples.
+      UsageError: if labels have no such form, are out of range, or a class has no training examples.
     """
     if class_names is not None:
         class_names = _check_names(class_names)

@@ -32,8 +32,8 @@ def open_npz(path: str) -> ArrayDataset:
         their shapes see `from_arrays`. `class_names`, strings `[classes]`, is optional.
 
     Raises:
-      UsageError: the file cannot be read, lacks an array, has arrays of Python objects, or unpacks to far more than it
-        holds; or see `from_arrays`.
+      UsageError: if the file cannot be read, lacks an array, has arrays of Python objects, or unpacks to far more than
+        it holds; or see `from_arrays`.
     """
     file = local_path("npz file", path).absolute()
     shown = printable(file)
@@ -71,7 +71,7 @@ def _read_split(opened: Any, split: str, shown: str) -> tuple[np.ndarray, np.nda
     """Return the images and labels of a split; None if the file has no validation split.
 
     Raises:
-      UsageError: an array is missing.
+      UsageError: if an array is missing.
     """
     choices = KEYS[split]
     images, labels = next((pair for pair in choices if pair[0] in opened.files), choices[0])

@@ -19,7 +19,7 @@ def to_array(value: Any) -> np.ndarray:
     """Return an array of NumPy, JAX or torch, or nested lists, as a NumPy array, without a copy where possible.
 
     Raises:
-      ValueError: the value is no array of numbers or strings.
+      ValueError: if the value is no array of numbers or strings.
     """
     if isinstance(value, np.ndarray | jax.Array):
         return np.asarray(value)
@@ -33,7 +33,7 @@ def canonical(array: np.ndarray) -> np.ndarray:
     """Return an array of numbers with 32 bits in place of 64, as JAX keeps it.
 
     Raises:
-      ValueError: the array does not contain numbers.
+      ValueError: if the array does not contain numbers.
     """
     if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
         raise ValueError(f"an array is of type {array.dtype}")
@@ -51,7 +51,7 @@ def check_pixels(pixels: np.ndarray, what: str, first: int = 0) -> np.ndarray:
       first: index of the first of these images.
 
     Raises:
-      UsageError: a value cannot be a pixel. The message has the index of the first such image.
+      UsageError: if a value cannot be a pixel. The message has the index of the first such image.
     """
     kind = pixels.dtype.kind
     if kind == "b":
@@ -105,7 +105,7 @@ def fit_images(
       Images of the same type, `[N, H, W, channels]`.
 
     Raises:
-      ValueError: the channels cannot be converted.
+      ValueError: if the channels cannot be converted.
     """
     if len(images) == 0:
         size = geometry.size or images.shape[1:3]

@@ -42,7 +42,7 @@ class Reader:
         """Return an example.
 
         Raises:
-          UsageError: the source raises or has changed its length, or the example cannot be used.
+          UsageError: if the source raises or has changed its length, or the example cannot be used.
         """
         if self.kept is not None:
             return self.kept[index]
@@ -73,7 +73,7 @@ class Reader:
         """Return the form of an example's image.
 
         Raises:
-          UsageError: the image is damaged.
+          UsageError: if the image is damaged.
         """
         try:
             return form_of(example.image)
@@ -97,7 +97,7 @@ def open_reader(source: Any, split: str, fields: Fields | None) -> Reader:
     """Return a reader of a source.
 
     Raises:
-      UsageError: the object has no `len` or no `[i]`, or is empty.
+      UsageError: if the object has no `len` or no `[i]`, or is empty.
     """
     what = f"the {SPLIT_NAMES[split]} source"
     if isinstance(source, Mapping):

@@ -24,7 +24,11 @@ KEPT_SHARE = 0.15
 
 @dataclass(frozen=True)
 class SourceDataset(Dataset):
-    """Examples of a user's own source, opened by `from_source`."""
+    """Examples of a user's own source, opened by `from_source`.
+
+    Raises:
+      UsageError: from the methods that read examples, if the source raises an error or returns wrong examples.
+    """
 
     _readers: Mapping[str, Reader] = field(default_factory=dict, repr=False)  # of each stored split
     _stored_labels: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)  # likewise, without positions
@@ -42,7 +46,7 @@ class SourceDataset(Dataset):
         """Read, decode and stack examples; see `Dataset.load`.
 
         Raises:
-          UsageError: the source raises or has changed its length, an image cannot be decoded, or arrays other than
+          UsageError: if the source raises or has changed its length, an image cannot be decoded, or arrays other than
             images differ in shape.
         """
         geometry, channels = geometry or self.geometry(), channels or self.image_shape[-1]
@@ -133,7 +137,7 @@ def _stack(trees: Sequence[dict[str, Any]], places: Sequence[int], what: str) ->
     """Return trees of arrays stacked to arrays with a leading axis.
 
     Raises:
-      UsageError: they differ in keys or shapes.
+      UsageError: if they differ in keys or shapes.
     """
     described = [_leaves_of(tree) for tree in trees]
     for place, found in zip(places, described, strict=True):
@@ -183,7 +187,7 @@ def from_source(
         `{"image": "img", "label": "fine_label"}`.
 
     Raises:
-      UsageError: a source is empty or raises, an example is not as above, a label is out of range, or a class has no
+      UsageError: if a source is empty or raises, an example is not as above, a label is out of range, or a class has no
         training examples.
 
     >>> examples = [{"image": np.full((8, 8), 30 * i, np.uint8), "label": ["cat", "dog"][i % 2]} for i in range(6)]

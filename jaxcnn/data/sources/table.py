@@ -59,12 +59,12 @@ def from_table(
       test images.
 
     Raises:
-      UsageError: the table is not one of these types, or has no rows or columns of different lengths; a column does not
-        exist (the error suggests the closest); files are missing or damaged (the error names all of them); a path, a
-        label or a split is missing or has an unsupported type or value; a split is empty; a class has no training
+      UsageError: if the table is not one of these types, or has no rows or columns of different lengths; a column does
+        not exist (the error suggests the closest); files are missing or damaged (the error names all of them); a path,
+        a label or a split is missing or has an unsupported type or value; a split is empty; a class has no training
         images; there are fewer than two classes; `root` is not a folder; a fraction or the seed is out of range; or
         `validation` is given where the table has a validation split.
-      RunError: the copy cannot be written, for example because the disk is full.
+      RunError: if the copy cannot be written, for example because the disk is full.
 
     Example:
       >>> from jaxcnn.data import from_table
@@ -87,7 +87,7 @@ def _rows(table: Any, labels: Any, image: str | None, label: str | None, split: 
     """Return the columns of a table that are used.
 
     Raises:
-      UsageError: the table is of an unsupported type, a column does not exist, or columns have different lengths.
+      UsageError: if the table is of an unsupported type, a column does not exist, or columns have different lengths.
     """
     if isinstance(table, str | PathLike):
         raise UsageError(
@@ -134,7 +134,7 @@ def _values(column: Any, what: str) -> list[Any]:
     """Return the values of a column, or of a list, as Python objects.
 
     Raises:
-      UsageError: the column is not a sequence of values.
+      UsageError: if the column is not a sequence of values.
     """
     convert = getattr(column, "to_list", None) or getattr(column, "tolist", None)
     try:

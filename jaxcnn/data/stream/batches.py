@@ -52,7 +52,7 @@ class BatchesDataset(Dataset):
         """Yield all batches of an evaluation split.
 
         Raises:
-          UsageError: the iterator is empty, has another number of examples than before, or a batch is wrong.
+          UsageError: if the iterator is empty, has another number of examples than before, or a batch is wrong.
         """
         count = 0
         for batch in one_pass(self.sources[split], self.form(split)):
@@ -88,7 +88,7 @@ class BatchesDataset(Dataset):
         """Return this dataset if it has the validation split that `part` names.
 
         Raises:
-          UsageError: `part` is a fraction, or there is no such split.
+          UsageError: if `part` is a fraction, or there is no such split.
         """
         if "validation" not in self.sources and not isinstance(part, str):
             self._refuse("no fraction of the training split can be held out", "Pass validation=... to from_batches")
@@ -125,7 +125,7 @@ class BatchesDataset(Dataset):
         """Return the batches; see `open_pipeline`.
 
         Raises:
-          UsageError: the batch size is out of range, the geometry changes images, sampling is balanced, or several
+          UsageError: if the batch size is out of range, the geometry changes images, sampling is balanced, or several
             processes have found different parts of the description.
         """
         examples = self.examples["train"]
@@ -226,7 +226,7 @@ def from_batches(
       `class_names` is None. These also give the mean and standard deviation of the pixels.
 
     Raises:
-      UsageError: an argument is not as described, or a batch that is read is wrong.
+      UsageError: if an argument is not as described, or a batch that is read is wrong.
 
     >>> import numpy as np
     >>> def batches(epoch):

@@ -56,7 +56,7 @@ class Counts(Mapping[str, int]):
         """Keep the number of examples that a pass has read.
 
         Raises:
-          UsageError: there are none, or not as many as in the pass before.
+          UsageError: if there are none, or not as many as in the pass before.
         """
         if read == 0:
             raise UsageError(

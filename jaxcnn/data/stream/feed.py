@@ -64,7 +64,7 @@ class Feed:
       position: where to begin. Without a state, the examples before it are read and skipped.
 
     Raises:
-      UsageError: the iterator ends before the position, or refuses its state.
+      UsageError: if the iterator ends before the position, or refuses its state.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Feed:
         """Return the next `count` examples.
 
         Raises:
-          UsageError: the iterator ends early, or a batch is wrong.
+          UsageError: if the iterator ends early, or a batch is wrong.
         """
         parts = []
         while count:

@@ -59,7 +59,7 @@ class Form:
         """Return batch `number` of the iterator as NumPy arrays.
 
         Raises:
-          UsageError: the batch is not like the first one, or has NaN pixels or labels out of range.
+          UsageError: if the batch is not like the first one, or has NaN pixels or labels out of range.
         """
         where = f"batch {number} of the {SPLIT_NAMES[self.split]} iterator"
         parts = named(item)

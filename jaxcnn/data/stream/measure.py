@@ -70,7 +70,7 @@ def find_classes(labels: list[np.ndarray]) -> tuple[str, ...]:
     """Return names of the classes in labels: "0", "1", ... for integers `[N]` and floats `[N, classes]`.
 
     Raises:
-      UsageError: the largest label is too large for a number of classes.
+      UsageError: if the largest label is too large for a number of classes.
     """
     if labels[0].dtype == np.int32:
         count = 1 + max(int(part.max()) for part in labels)

@@ -43,6 +43,13 @@ class StreamPipeline:
       residence: "stream".
       waited: seconds spent waiting for training batches to be read. Putting them on the devices does not count.
       note: what the user should know about resuming, one line, or None.
+
+    >>> import numpy as np
+    >>> from jaxcnn.data import from_batches, open_pipeline
+    >>> batch = {"image": np.zeros((4, 8, 8, 1), np.uint8), "label": np.int32([0, 1, 0, 1])}
+    >>> pipeline: Any = open_pipeline(from_batches([batch], [batch]), batch_size=2)
+    >>> isinstance(pipeline, StreamPipeline), pipeline.image_shape
+    (True, (8, 8, 1))
     """
 
     dataset: "BatchesDataset"
@@ -94,8 +101,8 @@ class StreamPipeline:
           Iterator of `Padded` batches, or of what `place` returns for them.
 
         Raises:
-          UsageError: there is no such split; or, when a batch is asked for, the iterator is empty, has another number
-            of examples than before, or a batch is wrong.
+          UsageError: if there is no such split; or, when a batch is asked for, the iterator is empty, has another
+            number of examples than before, or a batch is wrong.
         """
         if split == "train" or split not in self.dataset.examples:
             raise unknown_name("split for evaluation", split, set(self.dataset.examples) - {"train"})

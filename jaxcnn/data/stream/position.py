@@ -42,7 +42,7 @@ def encode(value: Any) -> Any:
     """Return a copy of a value that JSON stores. Bytes become base64.
 
     Raises:
-      NotJsonError: the value, or a part of it, is something else than None, a bool, a number, a string, bytes, or a
+      NotJsonError: if the value, or a part of it, is something else than None, a bool, a number, a string, bytes, or a
         list, a tuple or a dict of these.
 
     >>> encode({"seen": (3, b"ab")})

@@ -49,7 +49,7 @@ class Source:
         parameter without default, or a parameter `epoch`.
 
     Raises:
-      UsageError: `make` is something else, or an iterator, which can be read only once.
+      UsageError: if `make` is something else, or an iterator, which can be read only once.
     """
 
     split: str
@@ -76,8 +76,8 @@ class Source:
           state: encoded state to set.
 
         Raises:
-          UsageError: the function returns no iterator or the same one again.
-          StateError: the state cannot be set.
+          UsageError: if the function returns no iterator or the same one again.
+          StateError: if the state cannot be set.
         """
         made = self.make if isinstance(self.make, Iterable) else self._call(epoch)
         if not isinstance(made, Iterable):

@@ -20,6 +20,10 @@ class Collective:
       kind: name of the HLO operation, such as "all-reduce".
       bytes: size of the result on each device. For an all-reduce, this is also the size of the operands.
       arrays: number of arrays that the operation combines.
+
+    >>> [found] = collectives("%sum = f32[256]{0} all-reduce(%a), replica_groups={{0,1}}")
+    >>> found == Collective("all-reduce", bytes=1024, arrays=1)
+    True
     """
 
     kind: str

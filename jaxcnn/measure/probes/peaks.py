@@ -25,6 +25,9 @@ def measure_peak(
       device: the device (default: JAX's default device).
       seconds: approximate duration of the measurement.
       clock: returns the time in seconds.
+
+    >>> measure_peak("float32", seconds=0.01).source
+    'measured'
     """
     size, started = 256, clock()
     best = 0.0
@@ -39,7 +42,12 @@ def measure_peak(
 
 
 def device_peak(device: Any, dtype: str) -> Peak:
-    """Return the peak of a device for a compute dtype: from its data sheet if known, otherwise measured."""
+    """Return the peak of a device for a compute dtype: from its data sheet if known, otherwise measured.
+
+    >>> from types import SimpleNamespace
+    >>> device_peak(SimpleNamespace(device_kind="TPU v5 lite"), "bfloat16").flops  # of jax.devices()[0], on a TPU v5e
+    197000000000000.0
+    """
     known = look_up(device.device_kind, dtype, jax.config.jax_default_matmul_precision)  # type: ignore[attr-defined]
     if known is not None:
         return known

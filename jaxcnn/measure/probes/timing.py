@@ -25,6 +25,10 @@ class Timing:
     Attributes:
       samples: seconds per step, in order of measurement. Each sample is the mean over `window` steps.
       window: number of consecutive steps per sample. They are dispatched back to back.
+
+    >>> timing = Timing(samples=(0.010, 0.012, 0.010, 0.011, 0.010))
+    >>> timing.median, round(timing.spread, 3)
+    (0.01, 0.1)
     """
 
     samples: tuple[float, ...]
@@ -48,7 +52,11 @@ class Timing:
 
 
 def train_advance(args: tuple[Any, ...], output: Any) -> tuple[Any, ...]:
-    """Return the next arguments of a step `(state, batch) -> (state, metrics)`: the new state and the same batch."""
+    """Return the next arguments of a step `(state, batch) -> (state, metrics)`: the new state and the same batch.
+
+    >>> train_advance(("state 0", "batch"), ("state 1", {"loss": 2.3}))
+    ('state 1', 'batch')
+    """
     return (output[0], *args[1:])
 
 

@@ -166,7 +166,7 @@ class Config:
     wandb: bool = False
     """Also send metrics to Weights & Biases (pip install 'jaxcnn[wandb]')."""
     progress: bool = True
-    """--no-progress prints only the result, at the end: no progress bar, and no line for each epoch."""
+    """Show a progress bar, and print a line for each epoch; otherwise print only the result, at the end."""
 
     def __post_init__(self):
         make_immutable(self)
@@ -221,7 +221,7 @@ def validate(config: Config) -> None:
     """Check each field by the check declared beside it. Data and devices are not needed.
 
     Raises:
-      UsageError: If a value cannot work. The message is one line.
+      UsageError: if a value cannot work. The message is one line.
     """
     _validate(config, prefix="")
     if config.steps is not None and config.epochs != Config.epochs:
@@ -274,7 +274,7 @@ def from_dict(values: dict[str, Any]) -> Config:
     """Return the configuration that `to_dict` wrote, in this version or in version 0.1.
 
     Raises:
-      UsageError: If a field is missing or unknown, or a value has the wrong type.
+      UsageError: if a field is missing or unknown, or a value has the wrong type.
     """
     try:
         return _read(Config, _upgraded(values))

@@ -23,7 +23,7 @@ class OptimizerConfig:
     learning_rate: Annotated[float, checks.POSITIVE, checks.FLOAT32] = 0.05
     """Peak learning rate of the schedule."""
     momentum: Annotated[float | None, checks.FRACTION_BELOW_ONE] = None
-    """Momentum coefficient; 0.9 by default for momentum, nesterov, lars and muon."""
+    """Momentum coefficient (default: 0.9 for momentum, nesterov, lars and muon)."""
     weight_decay: Annotated[float, checks.NOT_NEGATIVE, checks.at_most(1e6)] = 0.001
     """Weight decay of kernels. Biases and normalization parameters do not decay."""
     decay_all: bool = False

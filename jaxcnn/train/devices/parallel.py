@@ -197,6 +197,12 @@ def make_parallel(name: str = "auto", devices: Sequence[Any] | None = None, *, s
     Raises:
       UsageError: if the name is unknown, if `pmap` gets several processes, if the processes have different numbers of
         devices, or if `shard_state` is asked for without `jit`.
+
+    >>> parallel = make_parallel("jit")
+    >>> total = parallel.compile(lambda state, batch: state + batch.sum(), donate_state=False)
+    >>> batch = parallel.place_batch(np.ones(jax.device_count(), np.float32))
+    >>> float(total(parallel.place_state(np.float32(0)), batch)) == jax.device_count()
+    True
     """
     chosen = tuple(jax.devices() if devices is None else devices)
     counts = [device.process_index for device in chosen]

@@ -29,7 +29,14 @@ def evaluation_batches(
       share: `(p, P)`, process index and count.
 
     Raises:
-      UsageError: an image cannot be read.
+      UsageError: if an image cannot be read.
+
+    >>> from jaxcnn.data import open_dataset
+    >>> dataset = open_dataset("fashion_mnist_mini")
+    >>> preprocessing = Preprocessing((28, 28, 1), (0.29,), (0.35,), dataset.class_names)
+    >>> batch, mask = next(evaluation_batches(dataset, preprocessing, batch_size=64))
+    >>> batch["image"].shape, int(mask.sum())
+    ((64, 28, 28, 1), 64)
     """
     if not dataset.random_access:
         return open_pipeline(dataset, batch_size, geometry=preprocessing.geometry, share=share).evaluation_batches(

@@ -99,7 +99,16 @@ def open_test_set(trained: Trained, dataset: str | None = None, data_dir: str | 
       data_dir: folder of prepared datasets. Default: that of the run.
 
     Raises:
-      UsageError: the dataset cannot be opened, or it has classes that the network does not know.
+      UsageError: if the dataset cannot be opened, or it has classes that the network does not know.
+
+    >>> from jaxcnn.data import open_dataset
+    >>> from jaxcnn.models import create_model
+    >>> from jaxcnn.train.runtime.preprocessing import Preprocessing
+    >>> names = open_dataset("fashion_mnist_mini").class_names
+    >>> preprocessing = Preprocessing((28, 28, 1), (0.29,), (0.35,), names)
+    >>> trained = Trained(Config(), create_model("lenet5"), {}, 0, preprocessing)
+    >>> open_test_set(trained, "fashion_mnist_mini").examples["test"]
+    2000
     """
     config = trained.config
     if dataset is None and config.dataset.startswith(PREFIX):
@@ -176,6 +185,20 @@ def evaluate_trained(
       classes; `balanced_accuracy`, the mean recall over the classes that have examples; `classes`, a list of `class`,
       `precision` (None if the class was never predicted), `recall` (None without examples), `f1` (None if one of them
       is), `examples` and `predicted` (the number of predictions of the class).
+
+    >>> import numpy as np, flax.linen as nn, jax.numpy as jnp
+    >>> from jaxcnn.data import from_arrays
+    >>> from jaxcnn.train.runtime.preprocessing import Preprocessing
+    >>> class Brightness(nn.Module):
+    ...     def __call__(self, x, train):
+    ...         mean = x.mean((1, 2, 3))
+    ...         return jnp.stack([-mean, mean], axis=-1)
+    >>> preprocessing = Preprocessing((4, 4, 1), (0.5,), (0.25,), class_names=("dark", "bright"))
+    >>> images = np.repeat(np.uint8([10, 200, 250]), 16).reshape(3, 4, 4, 1)
+    >>> data = from_arrays(train=(images, [0, 1, 1]), test=(images, [0, 1, 0]), class_names=("dark", "bright"))
+    >>> values = evaluate_trained(Trained(Config(), Brightness(), {}, 0, preprocessing), data)
+    >>> round(values["test_accuracy"], 3), values["balanced_accuracy"]
+    (0.667, 0.75)
     """
     kernels.check()
     soft, count = _has_soft_labels(dataset), trained.num_classes

@@ -31,8 +31,20 @@ def trained_from_weights(
       std: standard deviation of each channel, from 0 to 1. Default: that of the weights.
 
     Raises:
-      UsageError: the model is unknown, the file cannot be read or does not fit the model, the number of class names is
-        not that of the logits, or the preprocessing of the weights is unknown and `mean` or `std` is missing.
+      UsageError: if the model is unknown, the file cannot be read or does not fit the model, the number of class names
+        is not that of the logits, or the preprocessing of the weights is unknown and `mean` or `std` is missing.
+
+    >>> import tempfile, jax, jaxcnn
+    >>> import numpy as np
+    >>> images = np.zeros((1, 28, 28, 1), np.float32)
+    >>> shapes = jax.eval_shape(lambda: jaxcnn.create_model("lenet5").init(jax.random.key(0), images, train=False))
+    >>> variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/lenet5.safetensors"
+    ...     _ = jaxcnn.weights.save(path, "lenet5", variables, image_shape=(28, 28, 1))
+    ...     trained = trained_from_weights("lenet5", path, mean=(0.29,), std=(0.35,))
+    >>> trained.step, trained.num_classes
+    (0, 10)
     """
     conversion = weights.convert(model_name, source)
     names = tuple(map(str, range(conversion.num_classes))) if class_names is None else tuple(class_names)

@@ -28,6 +28,10 @@ class Finding:
       file: path in the run directory.
       status: "sound"; "unchecked" if there is no checksum to compare the content with; or "damaged".
       detail: what the file holds, or what is wrong, in one line.
+
+    >>> finding = Finding("checkpoints/100", "damaged", "params/conv1/kernel: another checksum")
+    >>> [finding.file for finding in [finding] if finding.status == "damaged"]
+    ['checkpoints/100']
     """
 
     file: str

@@ -24,7 +24,7 @@ def claimed(folder: Path, how: str, networks: Sequence[Network]) -> Iterator[dic
     """Hold the directory for this process, and give what an earlier start has written to `sweep.json`.
 
     Raises:
-      UsageError: If the directory holds other files, is in use, or was begun in another way.
+      UsageError: if the directory holds other files, is in use, or was begun in another way.
     """
     with contextlib.ExitStack() as held:
         try:

@@ -93,7 +93,7 @@ class Plans:
         """Return the plan of a network.
 
         Raises:
-          UsageError: If the configuration cannot work.
+          UsageError: if the configuration cannot work.
         """
         config = network.config
         stored = preprocessing.read(network.folder) if network.folder.is_dir() else None

@@ -55,7 +55,7 @@ def directory_names(configs: Sequence[Config]) -> list[str]:
     ['seed=1,model=lenet5', 'seed=1,model=lenet1']
 
     Raises:
-      UsageError: If two configurations are the same run.
+      UsageError: if two configurations are the same run.
     """
     names = list(dict.fromkeys(["seed", *differing(configs)]))
     chosen: dict[str, int] = {}

@@ -65,7 +65,7 @@ def pickled_job(
     """Return what a worker needs to know, as bytes.
 
     Raises:
-      UsageError: If a part cannot be sent to another process.
+      UsageError: if a part cannot be sent to another process.
     """
     job = Job(
         parts=parts,
@@ -109,8 +109,8 @@ def train_in_processes(
       Whether all networks have ended; False after a signal.
 
     Raises:
-      UsageError: If a network cannot be trained as configured.
-      RunError: If a worker fails.
+      UsageError: if a network cannot be trained as configured.
+      RunError: if a worker fails.
     """
     waiting = list(reversed(networks))
     answers: queue.SimpleQueue[tuple[int, dict[str, Any]]] = queue.SimpleQueue()

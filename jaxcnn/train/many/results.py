@@ -65,6 +65,7 @@ class Statistic:
 
     @cached_property
     def finite(self) -> np.ndarray:
+        """The values of the networks that did not diverge, float64 `[N]`."""
         values = np.asarray(self.values, np.float64)
         return values[~np.isnan(values)]
 
@@ -126,6 +127,16 @@ class Results:
       runs: the outcome of each network, in the order of the configurations.
       how: "together", "turns" or "processes".
       seconds: wall-clock time, over all starts.
+
+    >>> runs = [
+    ...     NetworkResult(f"seed={seed}", Config(seed=seed), Path("sweep"), {"metrics": {"accuracy": accuracy}})
+    ...     for seed, accuracy in enumerate((0.90, 0.92, 0.91))
+    ... ]
+    >>> results = Results(Path("sweep"), tuple(runs), how="together", seconds=12.0)
+    >>> print(results.table())
+    setting  metric            mean     std       95 % interval  networks
+    -------  -------------  -------  ------  ------------------  --------
+    all      test accuracy  91.00 %  1.00 %  88.52 % to 93.48 %         3
     """
 
     workdir: Path

@@ -214,7 +214,7 @@ def _check(networks: Sequence[Network], plans: Plans, how: str, callbacks: tuple
     """Make a plan for each group of networks that can share a program, before anything is written.
 
     Raises:
-      UsageError: If a configuration cannot work.
+      UsageError: if a configuration cannot work.
     """
     kinds = {program_key(network.config): network for network in networks}
     for network in kinds.values():

@@ -24,15 +24,21 @@ from jaxcnn.train.runtime.signals import InterruptedRunError, StopSignals
 
 
 class InterruptedSweepError(InterruptedRunError):
-    """A signal asked to stop, and the state of each unfinished network has been saved."""
+    """A signal asked to stop, and the state of each unfinished network has been saved.
+
+    >>> error = InterruptedSweepError(number=2, finished=3, networks=8, workdir=Path("sweep"))
+    >>> print(*str(error).split(". "), sep="\\n")
+    stopped with 3 of 8 networks finished; the others are saved
+    To resume: call fit_many with the same configurations and workdir='sweep'
+    """
 
     def __init__(self, number: int, finished: int, networks: int, workdir: Path):
         super().__init__(number, finished, networks, workdir)
-        self.how = f"fit_many the same configurations with workdir={str(workdir)!r}"
+        self.how = f"call fit_many with the same configurations and workdir={str(workdir)!r}"
         self._done = f"stopped with {finished:,} of {networks:,} networks finished; the others are saved"
 
     def __str__(self) -> str:
-        return f"{self._done}; to go on: {self.how}"
+        return f"{self._done}. To resume: {self.how}"
 
 
 def in_turns(sweep: Sweep, todo: Sequence[Network], plans: Plans, callbacks: tuple[Any, ...]) -> None:

@@ -27,7 +27,7 @@ def top(k: int, num_classes: int) -> Metric:
     Of equal logits, the first ones count as larger, as in `argmax`.
 
     Raises:
-      UsageError: If `k` is not from 1 to the number of classes less 1.
+      UsageError: if `k` is not from 1 to the number of classes less 1.
     """
     if not 1 <= k < num_classes:
         raise UsageError(

@@ -25,7 +25,7 @@ def is_true(labels: jax.Array, logits: jax.Array) -> jax.Array:
       logits: `[N, classes]`.
 
     Raises:
-      UsageError: If the labels are not of the shape of the logits.
+      UsageError: if the labels are not of the shape of the logits.
     """
     if jnp.shape(labels) != logits.shape:
         raise UsageError(

@@ -19,6 +19,12 @@ class Metric:
         an array `[N, ...]`, a `OneHot`, or a dict of these. Labels are int32 `[N]`, or float32 `[N, classes]`.
       summarize: `(sums, count) -> value`, on the host, from the sums of the values over `count` examples, in double
         precision. The value is a number, an array, or a dict of these. Default: the mean.
+
+    >>> import jax.numpy as jnp
+    >>> accuracy = Metric(lambda logits, labels: logits.argmax(-1) == labels)
+    >>> correct = accuracy.per_example(jnp.array([[2.0, 0.0], [2.0, 0.0]]), jnp.array([0, 1]))
+    >>> accuracy.summarize(correct.sum(), 2)
+    0.5
     """
 
     per_example: Callable[[jax.Array, jax.Array], Any]
@@ -29,7 +35,7 @@ def as_metric(metric: Metric | Callable[[jax.Array, jax.Array], Any]) -> Metric:
     """Return a metric as it is, and a function `(logits, labels) -> [N]` as the metric of its mean.
 
     Raises:
-      UsageError: If it is neither.
+      UsageError: if it is neither.
 
     >>> as_metric(lambda logits, labels: logits.argmax(-1) == labels).summarize(3.0, 4)
     0.75
@@ -46,7 +52,7 @@ def as_metrics(given: Any) -> dict[str, Metric]:
     """Return the metrics of a dict by name; see `as_metric`.
 
     Raises:
-      UsageError: If it is no dict.
+      UsageError: if it is no dict.
     """
     if not isinstance(given, Mapping):
         raise UsageError(

@@ -41,7 +41,7 @@ def make_metrics(names: Iterable[str], num_classes: int, multi_label: bool = Fal
       multi_label: whether labels are multi-hot, float32 `[N, classes]`, and a class is predicted by its sigmoid.
 
     Raises:
-      UsageError: If a name is unknown (the message suggests the closest one), or the metric does not exist for these
+      UsageError: if a name is unknown (the message suggests the closest one), or the metric does not exist for these
         labels.
     """
     return {name: _make(name, num_classes, multi_label) for name in names}

@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.array_types import AnyArray, Bool
 from jaxcnn.errors import UsageError, shortened
 from jaxcnn.train.metrics.values import mean
 
 Sums = dict[str, Any]
+"""Sums of metrics over examples, by name: scalars, or arrays without the axis of examples."""
 
 EXAMPLES = "examples"
 """Name of the number of examples among the sums. No metric can have it."""
@@ -33,13 +35,18 @@ class OneHot:
       index: int32 `[N, len(shape)]`. An example whose index is outside of the shape has no one. With more axes,
         `[N, ..., len(shape)]`, an example has several ones, which add up: such as one for each pixel.
       shape: of the array without the example axis.
+
+    >>> labels, predicted = jnp.array([0, 1, 1]), jnp.array([0, 1, 0])
+    >>> pairs = OneHot(jnp.stack([labels, predicted], axis=-1), (2, 2))
+    >>> sum_over_examples({"confusion": pairs}, jnp.ones(3, bool))["confusion"].tolist()
+    [[1, 0], [1, 1]]
     """
 
     index: jax.Array
     shape: tuple[int, ...]
 
 
-def sum_over_examples(metrics: Mapping[str, Any], mask: jax.Array | None = None) -> Sums:
+def sum_over_examples(metrics: Mapping[str, Any], mask: Bool[AnyArray, " n"] | None = None) -> Sums:
     """Return the sum over the examples of each metric, and the number of examples as `examples`, int32.
 
     Booleans and integers are summed in int32 at least, and floats in float32. Under a mapped axis, the sums are those
@@ -51,7 +58,7 @@ def sum_over_examples(metrics: Mapping[str, Any], mask: jax.Array | None = None)
         count if not given.
 
     Raises:
-      UsageError: If a metric has no example axis of length N, or is named `examples`. N is the length of the mask or,
+      UsageError: if a metric has no example axis of length N, or is named `examples`. N is the length of the mask or,
         without one, of most of the metrics.
 
     >>> values = sum_over_examples({"loss": jnp.array([1.0, 2.0, jnp.inf])}, jnp.array([True, True, False]))
@@ -118,7 +125,7 @@ def _is_integer(dtype: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.integer)
 
 
-def _sum_array(values: jax.Array, mask: jax.Array) -> jax.Array:
+def _sum_array(values: jax.Array, mask: AnyArray) -> jax.Array:
     # Sums of narrow types would overflow or lose digits.
     least = jnp.float32 if jnp.issubdtype(values.dtype, jnp.inexact) else jnp.int32
     values = values.astype(jnp.promote_types(values.dtype, least) if values.dtype.itemsize < 4 else values.dtype)
@@ -127,7 +134,7 @@ def _sum_array(values: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.where(counted, values, jnp.zeros_like(values)).sum(axis=0, dtype=values.dtype)
 
 
-def _sum_one_hot(one_hot: OneHot, mask: jax.Array) -> jax.Array:
+def _sum_one_hot(one_hot: OneHot, mask: AnyArray) -> jax.Array:
     index, sizes = one_hot.index, jnp.array(one_hot.shape, one_hot.index.dtype)
     inside = ((index >= 0) & (index < sizes)).all(axis=-1)
     counted = inside & mask.reshape(-1, *[1] * (inside.ndim - 1))

@@ -193,7 +193,7 @@ def resolve(config: OptimizerConfig) -> OptimizerConfig:
     """Check the keywords of a named optimizer, and fill in its default momentum.
 
     Raises:
-      UsageError: If the name or a keyword is unknown (the message suggests the closest one), a value has the wrong
+      UsageError: if the name or a keyword is unknown (the message suggests the closest one), a value has the wrong
         type, or a keyword has no effect.
     """
     optimizer = OPTIMIZERS.find(config.name)
@@ -270,8 +270,14 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Transfo
     does not depend on its value.
 
     Raises:
-      UsageError: If the name or a keyword is unknown (the message suggests the closest one), or a value has the
+      UsageError: if the name or a keyword is unknown (the message suggests the closest one), or a value has the
         wrong type or cannot be used.
+
+    >>> optimizer = make_optimizer(OptimizerConfig("sgd", weight_decay=0.0), optax.constant_schedule(0.1))
+    >>> params = {"kernel": jnp.array([1.0, 2.0])}
+    >>> updates, _ = optimizer.update({"kernel": jnp.array([1.0, -1.0])}, optimizer.init(params), params)
+    >>> print(updates["kernel"].round(3))
+    [-0.1  0.1]
     """
     config = resolve(config)
     optimizer = OPTIMIZERS[config.name]

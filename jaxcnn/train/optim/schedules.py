@@ -98,7 +98,11 @@ def make_schedule(config: ScheduleConfig, learning_rate: Peak, steps: int, steps
       steps_per_epoch: number of steps in an epoch.
 
     Raises:
-      UsageError: If the name is unknown, the warm-up covers the whole run, or it covers a milestone.
+      UsageError: if the name is unknown, the warm-up covers the whole run, or it covers a milestone.
+
+    >>> schedule = make_schedule(ScheduleConfig("cosine"), learning_rate=0.1, steps=100, steps_per_epoch=10)
+    >>> [round(float(schedule(step)), 6) for step in (0, 50, 100)]
+    [0.1, 0.05, 0.0]
     """
     schedule = SCHEDULES.find(config.name)
     warmup = round(config.warmup_epochs * steps_per_epoch)

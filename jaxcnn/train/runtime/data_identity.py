@@ -51,7 +51,7 @@ def check(folder: Path, found: Identity, *, accept: bool) -> str | None:
       A note for the user if changed data is accepted.
 
     Raises:
-      UsageError: the data has changed, or the file is damaged, and `accept` is False. The message says what changed.
+      UsageError: if the data has changed, or the file is damaged, and `accept` is False. The message says what changed.
     """
     path = folder / DATA
     if not path.exists():
@@ -103,7 +103,7 @@ def check_division(folder: Path, dataset: Dataset, *, accept: bool) -> str | Non
       A note for the user if other test images are accepted.
 
     Raises:
-      UsageError: the test images are others, and `accept` is False.
+      UsageError: if the test images are others, and `accept` is False.
     """
     if not is_divided_otherwise(folder, dataset):
         return None
@@ -164,7 +164,7 @@ def with_name_of_data(config: Config, data: Dataset | None) -> Config:
     recorded with this name is accepted, such as that of a `Result`.
 
     Raises:
-      UsageError: If data is no `Dataset`, or the configuration names another dataset.
+      UsageError: if data is no `Dataset`, or the configuration names another dataset.
     """
     if data is None:
         return config

@@ -107,7 +107,7 @@ def _kernel_shape(path: str, params: Any) -> tuple[int, ...]:
     """Return the shape of the square kernel at a path.
 
     Raises:
-      UsageError: If there is none. The message suggests the closest path of a kernel.
+      UsageError: if there is none. The message suggests the closest path of a kernel.
     """
     arrays: Any = flatten_dict(params, sep="/")
     kernels = {name: x.shape for name, x in arrays.items() if x.ndim == 4}
@@ -125,7 +125,7 @@ def initial_weights(
     """Return the initial weights that the configuration names, or None.
 
     Raises:
-      UsageError: If they cannot be used; see `read_initial_weights`.
+      UsageError: if they cannot be used; see `read_initial_weights`.
     """
     if config.init_from is None and config.init_channels != "exact":
         raise UsageError("init_channels applies only to initial weights. Give a file with init_from, or omit it.")
@@ -177,7 +177,7 @@ def read_initial_weights(
       None if `source` is a record, from which nothing can be read.
 
     Raises:
-      UsageError: If the file cannot be read, or its arrays do not fit the model.
+      UsageError: if the file cannot be read, or its arrays do not fit the model.
     """
     if _RECORDED.search(source):
         return None
@@ -227,7 +227,7 @@ def _of_run(folder: Path) -> tuple[dict[str, Any], Preprocessing]:
     """Return the variables and the preprocessing of a run. A model or a task of the user's is not needed.
 
     Raises:
-      UsageError: If there is no run, or no intact checkpoint.
+      UsageError: if there is no run, or no intact checkpoint.
     """
     config = workdir.read_config(folder)
     around = read_preprocessing(folder)

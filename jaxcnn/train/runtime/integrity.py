@@ -131,7 +131,14 @@ def _canonical(value: Any) -> bytes:
 
 
 class DivergedError(RunError):
-    """The loss or the state has an infinite or NaN value. Checkpoints of earlier steps are kept."""
+    """The loss or the state has an infinite or NaN value. Checkpoints of earlier steps are kept.
+
+    >>> error: DivergedError = diverged(7, "the loss is nan", Path("run"), kept=5, learning_rate=0.1)
+    >>> print(*str(error).split("; "), sep="\\n")
+    the loss is nan at step 7
+    the checkpoint of step 5 in run is kept
+    try a lower learning rate (--optimizer.learning-rate 0.01)
+    """
 
 
 def diverged(step: int, what: str, folder: Path, kept: int | None, learning_rate: float) -> DivergedError:

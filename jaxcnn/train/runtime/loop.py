@@ -59,7 +59,7 @@ def evaluate(plan: Plan, eval_step: Any, state: TrainState, split: str) -> dict[
     """Return the metrics over every example of a split, and the number of `examples`, as JSON values.
 
     Raises:
-      UsageError: If the run has no such split.
+      UsageError: if the run has no such split.
     """
     if split not in plan.dataset.examples:
         raise UsageError(f"the run has no {split} examples. It has: {', '.join(plan.dataset.examples)}")

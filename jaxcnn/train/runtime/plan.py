@@ -90,7 +90,7 @@ class Plan:
         """Return the state before the first step, on one device.
 
         Raises:
-          UsageError: If the initial weights are needed but only their record is known.
+          UsageError: if the initial weights are needed but only their record is known.
         """
         if self.config.init_from is not None and self.initial is None:
             raise UsageError(
@@ -234,7 +234,7 @@ def make_plan(
       devices: the devices to divide a batch over. Default: all, or one for a batch of one image.
 
     Raises:
-      UsageError: If the configuration cannot work. The message is one line.
+      UsageError: if the configuration cannot work. The message is one line.
     """
     custom = custom or CustomParts()
     validate(config)

@@ -54,7 +54,7 @@ class Preprocessing:
         """Return the preprocessing of a new run on this dataset.
 
         Raises:
-          UsageError: images differ in size and the configuration gives no size; or `mean` and `std` do not have a
+          UsageError: if images differ in size and the configuration gives no size; or `mean` and `std` do not have a
             number for each channel.
         """
         geometry = dataset.geometry(config.image_size, config.resize, config.crop_fraction, config.background)
@@ -94,8 +94,8 @@ class Preprocessing:
         """Return the pixels of an image file, uint8 of shape `image_shape`.
 
         Raises:
-          NotAnImageError: the content has no format that Pillow can open.
-          ValueError: the image is damaged or truncated, too large, or has pixels of an unsupported kind.
+          NotAnImageError: if the content has no format that Pillow can open.
+          ValueError: if the image is damaged or truncated, too large, or has pixels of an unsupported kind.
         """
         decode.check(content)
         return decode.decode(content, self.image_shape[-1], self.geometry)
@@ -121,7 +121,7 @@ def read(folder: Path) -> Preprocessing | None:
     resized.
 
     Raises:
-      UsageError: the file is damaged.
+      UsageError: if the file is damaged.
     """
     path = folder / PREPROCESSING
     if not path.exists():

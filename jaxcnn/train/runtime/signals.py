@@ -15,19 +15,24 @@ class InterruptedRunError(RunError):
 
     Attributes:
       workdir: the run directory.
-      how: how to continue the run. The command line replaces it by its own command.
+      how: how to resume the run. The command line replaces it by its own command.
       exit_status: 143 after SIGTERM and 130 after SIGINT, as in a shell.
+
+    >>> error = InterruptedRunError(signal.SIGTERM, step=20, steps=100, workdir=Path("run"))
+    >>> print(*str(error).split(". "), sep="\\n")
+    stopped by SIGTERM at step 20 of 100, whose state is saved
+    To resume: call fit with the same configuration and workdir='run'
     """
 
     def __init__(self, number: int, step: int, steps: int, workdir: Path):
         super().__init__(number, step, steps, workdir)
         self.exit_status = 128 + number
         self.workdir = workdir
-        self.how = f"fit the same configuration with workdir={str(workdir)!r}"
-        self._what = f"stopped by {signal.Signals(number).name} at step {step:,} of {steps:,}, which is saved"
+        self.how = f"call fit with the same configuration and workdir={str(workdir)!r}"
+        self._what = f"stopped by {signal.Signals(number).name} at step {step:,} of {steps:,}, whose state is saved"
 
     def __str__(self) -> str:
-        return f"{self._what}; to go on: {self.how}"
+        return f"{self._what}. To resume: {self.how}"
 
 
 class StopSignals:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxcnn.array_types import AnyArray, Array, Float, Num
 from jaxcnn.data import open_dataset
 from jaxcnn.errors import UsageError
 from jaxcnn.freezing import Frozen, freeze
@@ -57,6 +58,16 @@ class Trained:
       preprocessing: from pixels to the model's input.
       folder: the run directory; None for published weights.
       task: what was learned, not bound to the preprocessing.
+
+    >>> class Brightness(nn.Module):
+    ...     def __call__(self, x, train):
+    ...         mean = x.mean((1, 2, 3))
+    ...         return jnp.stack([-mean, mean], axis=-1)
+    >>> preprocessing = Preprocessing((4, 4, 1), (0.5,), (0.25,), class_names=("dark", "bright"))
+    >>> trained = Trained(Config(), Brightness(), {}, 0, preprocessing)
+    >>> images = np.repeat(np.uint8([10, 250]), 16).reshape(2, 4, 4, 1)
+    >>> [preprocessing.class_names[i] for i in trained.predict(images).argmax(-1)]
+    ['dark', 'bright']
     """
 
     config: Config
@@ -74,13 +85,14 @@ class Trained:
 
     @property
     def num_classes(self) -> int:
+        """Return the number of class names."""
         return len(self.preprocessing.class_names)
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "Trained":
         """Return the same network with other preprocessing.
 
         Raises:
-          UsageError: the model cannot take images of this shape, or has another number of classes.
+          UsageError: if the model cannot take images of this shape, or has another number of classes.
         """
         changed = dataclasses.replace(self, preprocessing=preprocessing)
         changed.check()
@@ -101,7 +113,7 @@ class Trained:
           dtype: as for `jaxcnn.export.freeze`.
 
         Raises:
-          UsageError: the task can use the model in another way than as a function of images.
+          UsageError: if the task can use the model in another way than as a function of images.
         """
         if not self.can_be_frozen:
             raise UsageError(
@@ -129,13 +141,13 @@ class Trained:
     def _fitting(self, build: Callable[[], Any]) -> Any:
         return _fitting(self.name, self.preprocessing.image_shape, build)
 
-    def logits(self, images: jax.Array) -> jax.Array:
+    def logits(self, images: Num[AnyArray, "n h w c"]) -> Float[Array, "n classes"]:
         """Return logits `[N, classes]` of uint8 images `[N, H, W, C]`.
 
         Pure: it can be compiled, differentiated and exported.
 
         Raises:
-          UsageError: the run's task has no class scores.
+          UsageError: if the run's task has no class scores.
         """
         return self.bound_task.scores(self.model, self.variables, {"image": images})
 
@@ -147,25 +159,25 @@ class Trained:
             task = dataclasses.replace(task, tta=self.config.tta)
         return task.bind(self.preprocessing)
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: Num[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n classes"]:
         """Return probabilities `[N, classes]` of any number of images `[N, H, W, C]`.
 
         Images are uint8. If the run was trained on float images, they are floats with values of the same range.
 
         Raises:
-          UsageError: the images have another shape or dtype.
+          UsageError: if the images have another shape or dtype.
         """
         size = min(len(images), BATCH)
         parts = [self.predict_batch(images[start : start + size], size) for start in range(0, len(images), size or 1)]
         return np.concatenate(parts) if parts else np.zeros((0, self.num_classes), np.float32)
 
-    def predict_batch(self, images: np.ndarray, size: int) -> np.ndarray:
+    def predict_batch(self, images: Num[np.ndarray, "n h w c"], size: int) -> Float[np.ndarray, "n classes"]:
         """Return probabilities `[N, classes]` of at most `size` images `[N, H, W, C]`; see `predict`.
 
         The batch is padded to `size`, so that batches of different lengths use one compiled program.
 
         Raises:
-          UsageError: the images have another shape or dtype.
+          UsageError: if the images have another shape or dtype.
         """
         wanted, dtype = self.preprocessing.image_shape, self.preprocessing.dtype
         if dtype == np.float32 and images.dtype.kind == "f":
@@ -209,7 +221,7 @@ def load_run(
       task: the run's own task, if one was passed to `fit`.
 
     Raises:
-      UsageError: If there is no run in the directory, no such checkpoint, or no intact one.
+      UsageError: if there is no run in the directory, no such checkpoint, or no intact one.
     """
     folder, parts = local_folder("workdir", folder), CustomParts(model=model, optimizer=optimizer, task=task)
     config = workdir.read_config(folder)

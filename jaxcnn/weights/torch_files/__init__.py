@@ -30,7 +30,7 @@ def read(path: Path) -> dict[str, Stored]:
     """Return the tensors in a file of `torch.save`, by their paths in the saved object.
 
     Raises:
-      UsageError: the file is damaged, has another format, or contains no tensors.
+      UsageError: if the file is damaged, has another format, or contains no tensors.
     """
     with path.open("rb") as file:
         start = file.read(2)

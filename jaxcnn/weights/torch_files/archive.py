@@ -16,7 +16,7 @@ def read(path: Path) -> tuple[Any, ReadStorage]:
     """Return the saved object in a zip archive, and the function that reads its storages.
 
     Raises:
-      UsageError: the archive is damaged, is compressed, or is of another kind.
+      UsageError: if the archive is damaged, is compressed, or is of another kind.
     """
     try:
         archive = zipfile.ZipFile(path)

@@ -83,7 +83,7 @@ def read(data: Any) -> Contents:
       data: bytes, or a binary file at the start of the pickle. The position of the file moves to the end of the pickle.
 
     Raises:
-      UsageError: the pickle is damaged, or asks for a function that no checkpoint needs.
+      UsageError: if the pickle is damaged, or asks for a function that no checkpoint needs.
     """
     machine = _Machine()
     try:
@@ -111,7 +111,7 @@ class _Machine:
         """Execute one instruction.
 
         Raises:
-          UsageError: the instruction or a name in it is refused.
+          UsageError: if the instruction or a name in it is refused.
         """
         self.executed += 1
         if name in LITERALS:

@@ -119,7 +119,7 @@ def lookup(module: str, attribute: str) -> Global:
     """Return the meaning of a name in a pickle.
 
     Raises:
-      UsageError: a function that starts programs, opens files or loads code. No checkpoint needs it.
+      UsageError: if a function that starts programs, opens files or loads code. No checkpoint needs it.
     """
     name = f"{module}.{attribute}"
     builtin = module in ("builtins", "__builtin__", "io", "_io") and attribute.partition(".")[0] in _DANGEROUS_BUILTINS

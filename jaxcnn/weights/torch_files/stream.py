@@ -18,7 +18,7 @@ def read(path: Path) -> tuple[Any, ReadStorage]:
     """Return the saved object in a stream, and the function that reads its storages.
 
     Raises:
-      UsageError: the file is damaged, or is a pickle of something else.
+      UsageError: if the file is damaged, or is a pickle of something else.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

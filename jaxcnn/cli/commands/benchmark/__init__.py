@@ -55,7 +55,7 @@ class Flags:
     steps_per_dispatch: str = "1"
     """Training steps per call of the compiled program."""
     memory_limit: float | None = None
-    """GiB per device. Programs predicted to need more are not run (default on a CPU: the free memory)."""
+    """GiB per device. Programs predicted to need more are not run (default: the free memory on a CPU, else none)."""
     timeout: float | None = None
     """Time limit per row in seconds."""
     out: str | None = None

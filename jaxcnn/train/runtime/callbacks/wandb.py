@@ -33,6 +33,11 @@ class WeightsAndBiases(Callback):
         self._run: Any = None
 
     def on_start(self, run: RunView) -> None:
+        """Start the run there, or resume it.
+
+        Raises:
+          UsageError: if wandb is not installed, or `wandb.json` is damaged.
+        """
         check_wandb()
         wandb: Any = importlib.import_module("wandb")
         path = run.folder / WANDB

@@ -19,7 +19,12 @@ _OS_ERROR = re.compile(r": ([^:\[\]]+) \[os_error_code=")
 
 
 class SaveError(RunError):
-    """A checkpoint could not be written. Earlier checkpoints are kept."""
+    """A checkpoint could not be written. Earlier checkpoints are kept.
+
+    >>> error = SaveError("cannot save checkpoint 100: No space left on device")
+    >>> error.exit_status  # of the command line
+    1
+    """
 
 
 class DamagedError(RunError):

@@ -32,6 +32,9 @@ class CorruptDeviceError(RunError):
 
     Attributes:
       elsewhere: whether the device is known to belong to another process, so that this one may go on without it.
+
+    >>> CorruptDeviceError.exit_status  # tells a scheduler to exclude the machine
+    71
     """
 
     exit_status = BAD_DEVICE
