@@ -1,0 +1,111 @@
+"""Read the docstrings of jaxcnn, which are plain text with Markdown's code, as reStructuredText.
+
+Napoleon reads their sections (`Args:`, `Raises:`, ...). Code between single backquotes becomes a literal, or a link if
+it names a part of the API.
+"""
+
+import re
+from typing import Any
+
+import flax.linen as nn
+import public_names
+
+CODE = re.compile(r"(``[^`]+``|`[^`\n]+`)")
+NAME = re.compile(r"[A-Za-z_][\w.]*(?:\(\))?")
+SECTION = re.compile(r"[A-Z]\w*( \w+)?:$")
+# What reStructuredText reads as markup in prose: emphasis of shapes, substitutions, references.
+MARKUP = re.compile(r"(?<!\*)\*(?=[\s\w])|\*(?=,)|\||(?<=\w)_(?=[\s,.;:)]|$)")
+EMPHASIS = re.compile(r"(?<![\w*])\*{1,2}[A-Za-z][^*\n]*[\w.!?]\*{1,2}(?![\w*])")
+
+
+def convert(lines: list[str], modules: list[str]) -> list[str]:
+    """Return the lines of a docstring as reStructuredText.
+
+    Args:
+      lines: without indentation.
+      modules: in which names are looked up, the nearest first.
+    """
+    # A span of code may go on in the next line; joined by a mark, it is one.
+    text, blocks = [], _blocks(lines)
+    for is_code, block in blocks:
+        text += block if is_code else _prose("\n".join(block), modules).split("\n")
+    return _literal_blocks(text)
+
+
+def _blocks(lines: list[str]) -> list[tuple[bool, list[str]]]:
+    """Divide lines into doctests, which stay as they are, and prose."""
+    blocks: list[tuple[bool, list[str]]] = []
+    in_doctest = False
+    for line in lines:
+        in_doctest = line.lstrip().startswith(">>>") or (in_doctest and bool(line.strip()))
+        if not blocks or blocks[-1][0] != in_doctest:
+            blocks.append((in_doctest, []))
+        blocks[-1][1].append(line)
+    return blocks
+
+
+def _prose(text: str, modules: list[str]) -> str:
+    # Code that goes on in the next line moves there as a whole.
+    text = re.sub(r"(?<!`)`([^`\n]+)\n( *)([^`\n]+)`(?!`)", r"\n\2`\1 \3`", text)
+    parts = CODE.split(text)
+    for i, part in enumerate(parts):
+        if not CODE.fullmatch(part):
+            parts[i] = _escaped(part)
+            continue
+        code = part.strip("`")
+        target = public_names.find(code.removesuffix("()"), modules) if NAME.fullmatch(code) else None
+        made = f":py:obj:`{code} <{target}>`" if target else f"``{code.strip()}``"
+        # Markup must not touch a word: `step`s.
+        before = "\\ " if i and parts[i - 1] and re.search(r"[\w/\-]$", parts[i - 1]) else ""
+        after = "\\ " if i + 1 < len(parts) and re.match(r"\w", parts[i + 1]) else ""
+        parts[i] = before + made + after
+    return "".join(parts)
+
+
+def _escaped(text: str) -> str:
+    kept: list[str] = []
+    end = 0
+    for found in EMPHASIS.finditer(text):
+        kept += [MARKUP.sub(r"\\\g<0>", text[end : found.start()]), found[0]]
+        end = found.end()
+    return "".join([*kept, MARKUP.sub(r"\\\g<0>", text[end:])])
+
+
+def _literal_blocks(lines: list[str]) -> list[str]:
+    """Make the indented blocks after a sentence with a colon, which are code or formulas, literal."""
+    made = list(lines)
+    for i, line in enumerate(lines[:-2]):
+        indent = len(line) - len(line.lstrip())
+        after = next((other for other in lines[i + 1 :] if other.strip()), "")
+        opens = line.rstrip().endswith(":") and not lines[i + 1].strip() and not SECTION.match(line.strip())
+        if opens and len(after) - len(after.lstrip()) >= indent + 4 and not after.lstrip().startswith((">>>", "-")):
+            made[i] = f"{line.rstrip()}:"
+    return made
+
+
+def read(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    package = ".".join(name.split(".")[:2])
+    lines[:] = convert(lines, [name, package, "jaxcnn"])
+
+
+def shorten(app: Any, what: str, name: str, obj: Any, options: Any, signature: Any, returns: Any) -> Any:
+    """Leave out the fields that Flax adds to every module."""
+    if what == "class" and isinstance(obj, type) and issubclass(obj, nn.Module) and signature:
+        signature = re.sub(r",? ?parent: [^=]*= <[^>]*>, name: [^=,]*= None(?=\))", "", signature)
+    return signature, returns
+
+
+def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
+    """Show how a module is called; leave out the fields of named tuples, whose docstrings Python makes."""
+    if name == "__call__" and getattr(obj, "__module__", "").startswith("jaxcnn"):
+        return False
+    if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number"):
+        return True
+    return None
+
+
+def setup(app: Any) -> dict[str, bool]:
+    app.connect("autodoc-process-docstring", read, priority=400)  # before Napoleon
+    app.connect("autodoc-process-signature", shorten)
+    app.connect("autodoc-skip-member", skip)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

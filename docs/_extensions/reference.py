@@ -1,0 +1,86 @@
+"""The directive `public-names`: a package's docstring, a table of its public names, and the docs of each."""
+
+import ast
+import importlib
+import inspect
+from typing import Any
+
+import docstrings
+import public_names
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util.docutils import SphinxDirective
+
+GROUPS = {"function": "Functions", "class": "Classes", "exception": "Exceptions", "data": "Constants"}
+OPTIONS = {"class": [":members:", ":show-inheritance:"], "exception": [":show-inheritance:"], "function": [], "data": []}
+
+
+class PublicNames(SphinxDirective):
+    """`.. public-names:: jaxcnn.layers` documents all public names of a package."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        package = self.arguments[0]
+        module = importlib.import_module(package)
+        self.env.note_dependency(inspect.getsourcefile(module) or "")
+        description = docstrings.convert(inspect.cleandoc(module.__doc__ or "").split("\n"), ["", package, "jaxcnn"])
+        lines = [*description, "", f".. py:module:: {package}", ""]
+        groups: dict[str, list[str]] = {group: [] for group in GROUPS}
+        for name, value in sorted(public_names.names(package).items()):
+            groups[public_names.kind(value)].append(name)
+        for group, listed in groups.items():
+            if listed:
+                lines += [f".. rubric:: {GROUPS[group]}", "", *_summary(package, listed), ""]
+        for group, listed in groups.items():
+            for name in listed:
+                lines += _entry(package, name, group)
+        return self.parse_text_to_nodes(StringList(lines, source=f"{package} (reference)"))
+
+
+def _summary(package: str, listed: list[str]) -> list[str]:
+    """Return a table of names and the first sentences of their docstrings."""
+    lines = [".. list-table::", "   :widths: 30 70", "   :class: summary", ""]
+    for name in listed:
+        text = docstrings.convert(_first_sentence(package, name).split("\n"), ["", package, "jaxcnn"])
+        lines += [f"   * - :py:obj:`{name} <{package}.{name}>`", f"     - {' '.join(text)}"]
+    return lines
+
+
+def _first_sentence(package: str, name: str) -> str:
+    value = public_names.names(package)[name]
+    doc = value.__doc__ if public_names.kind(value) != "data" else "\n".join(_comment(package, name))
+    paragraph = " ".join(inspect.cleandoc(doc or "").split("\n\n")[0].split())
+    return paragraph.partition(". ")[0].removesuffix(".") + "." if paragraph else ""
+
+
+def _entry(package: str, name: str, group: str) -> list[str]:
+    full = f"{package}.{name}"
+    if group != "data":
+        options = OPTIONS[group]
+        return [f".. auto{group}:: {full}", *(f"   {option}" for option in options), ""]
+    value = public_names.names(package)[name]
+    short = repr(value) if isinstance(value, str | int | float | tuple) and len(repr(value)) <= 80 else None
+    described = docstrings.convert(_comment(package, name), [full, package, "jaxcnn"])
+    about = [f"   :value: {short}"] if short else [f"   :type: {type(value).__name__}"]
+    return [f".. py:data:: {full}", *about, "", *(f"   {line}" for line in described), ""]
+
+
+def _comment(package: str, name: str) -> list[str]:
+    """Return the string after the assignment of a constant, in the module that defines it."""
+    while True:
+        documented = ModuleAnalyzer.for_module(package).find_attr_docs().get(("", name))
+        if documented:
+            return [line for line in documented]
+        source = inspect.getsource(importlib.import_module(package))
+        imports = [node for node in ast.parse(source).body if isinstance(node, ast.ImportFrom)]
+        origins = [(node.module, alias.name) for node in imports for alias in node.names if (alias.asname or alias.name) == name]
+        if not origins or origins[0][0] is None:
+            return []
+        package, name = origins[0]
+
+
+def setup(app: Any) -> dict[str, bool]:
+    app.add_directive("public-names", PublicNames)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
