@@ -16,6 +16,9 @@ from flax.traverse_util import flatten_dict
 from jaxcnn.errors import UsageError
 
 
+__all__ = ["Wrapped", "wrap"]
+
+
 class Wrapped(nnx.Module):
     """An NNX module that computes what a Linen model computes.
 

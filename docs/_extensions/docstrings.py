@@ -10,11 +10,11 @@ from typing import Any
 import flax.linen as nn
 import public_names
 
-CODE = re.compile(r"(``[^`]+``|`[^`\n]+`)")
+CODE = re.compile(r"(``[^`]+``|`[^`]+`)")  # may go on in the next line
 NAME = re.compile(r"[A-Za-z_][\w.]*(?:\(\))?")
 SECTION = re.compile(r"[A-Z]\w*( \w+)?:$")
 # What reStructuredText reads as markup in prose: emphasis of shapes, substitutions, references.
-MARKUP = re.compile(r"(?<!\*)\*(?=[\s\w])|\*(?=,)|\||(?<=\w)_(?=[\s,.;:)]|$)")
+MARKUP = re.compile(r"\*|\||(?<=\w)_(?=[\s,.;:)]|$)", re.MULTILINE)
 EMPHASIS = re.compile(r"(?<![\w*])\*{1,2}[A-Za-z][^*\n]*[\w.!?]\*{1,2}(?![\w*])")
 
 
@@ -25,9 +25,8 @@ def convert(lines: list[str], modules: list[str]) -> list[str]:
       lines: without indentation.
       modules: in which names are looked up, the nearest first.
     """
-    # A span of code may go on in the next line; joined by a mark, it is one.
-    text, blocks = [], _blocks(lines)
-    for is_code, block in blocks:
+    text: list[str] = []
+    for is_code, block in _blocks(lines):
         text += block if is_code else _prose("\n".join(block), modules).split("\n")
     return _literal_blocks(text)
 
@@ -45,16 +44,14 @@ def _blocks(lines: list[str]) -> list[tuple[bool, list[str]]]:
 
 
 def _prose(text: str, modules: list[str]) -> str:
-    # Code that goes on in the next line moves there as a whole.
-    text = re.sub(r"(?<!`)`([^`\n]+)\n( *)([^`\n]+)`(?!`)", r"\n\2`\1 \3`", text)
     parts = CODE.split(text)
     for i, part in enumerate(parts):
         if not CODE.fullmatch(part):
             parts[i] = _escaped(part)
             continue
-        code = part.strip("`")
+        code = " ".join(part.strip("`").split())
         target = public_names.find(code.removesuffix("()"), modules) if NAME.fullmatch(code) else None
-        made = f":py:obj:`{code} <{target}>`" if target else f"``{code.strip()}``"
+        made = f":py:obj:`{code} <{target}>`" if target else f"``{code}``"
         # Markup must not touch a word: `step`s.
         before = "\\ " if i and parts[i - 1] and re.search(r"[\w/\-]$", parts[i - 1]) else ""
         after = "\\ " if i + 1 < len(parts) and re.match(r"\w", parts[i + 1]) else ""
@@ -88,6 +85,16 @@ def read(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str
     lines[:] = convert(lines, [name, package, "jaxcnn"])
 
 
+def name_errors(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Complete the names of errors, of which several packages may list the same."""
+    package = ".".join(name.split(".")[:2])
+    for i, line in enumerate(lines):
+        error = re.match(r":raises (\w+):", line)
+        target = public_names.find(error[1], [name, package, "jaxcnn"]) if error else None
+        if error and target:
+            lines[i] = f":raises ~{target}:{line[error.end() :]}"
+
+
 def shorten(app: Any, what: str, name: str, obj: Any, options: Any, signature: Any, returns: Any) -> Any:
     """Leave out the fields that Flax adds to every module."""
     if what == "class" and isinstance(obj, type) and issubclass(obj, nn.Module) and signature:
@@ -106,6 +113,7 @@ def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) 
 
 def setup(app: Any) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", read, priority=400)  # before Napoleon
+    app.connect("autodoc-process-docstring", name_errors, priority=600)  # after Napoleon
     app.connect("autodoc-process-signature", shorten)
     app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,8 +2,8 @@
 
 import importlib
 import inspect
+import types
 from functools import cache
-from types import ModuleType
 from typing import Any
 
 PACKAGES = (
@@ -17,8 +17,8 @@ PACKAGES = (
     "jaxcnn.predict",
     "jaxcnn.visualize",
     "jaxcnn.weights",
-    "jaxcnn.export",
     "jaxcnn.freezing",
+    "jaxcnn.export",
     "jaxcnn.measure",
     "jaxcnn.aot",
     "jaxcnn.kernels",
@@ -30,25 +30,29 @@ PACKAGES = (
 
 @cache
 def names(package: str) -> dict[str, Any]:
-    """Return the public objects of a package by name, without modules.
-
-    They are those of `__all__`; without it, the functions and classes that are defined there, without an underscore.
-    """
+    """Return the public objects of a package by name: those of `__all__`, without modules."""
     module = importlib.import_module(package)
-    listed = getattr(module, "__all__", None)
-    if listed is None:
-        found = {name: value for name, value in vars(module).items() if not name.startswith("_")}
-        return {name: value for name, value in found.items() if getattr(value, "__module__", None) == package}
-    values = {name: getattr(module, name) for name in listed}
-    return {name: value for name, value in values.items() if not isinstance(value, ModuleType)}
+    values = {name: getattr(module, name) for name in module.__all__}
+    return {name: value for name, value in values.items() if not isinstance(value, types.ModuleType)}
 
 
 def kind(value: Any) -> str:
     """Return the directive of autodoc for an object, without "auto"."""
     if isinstance(value, type):
         return "exception" if issubclass(value, BaseException) else "class"
-    # A function with attributes, such as a custom derivative, is a function too.
-    return "function" if inspect.isroutine(value) or hasattr(value, "__wrapped__") else "data"
+    # A value that is called, such as an initializer or a function with a custom derivative, is a function too.
+    return "function" if callable(value) and not isinstance(value, types.GenericAlias | types.UnionType) else "data"
+
+
+@cache
+def places() -> dict[int, str]:
+    """Return where each object is documented: the first name of those that it has."""
+    made: dict[int, str] = {}
+    for package in PACKAGES:
+        for name, value in names(package).items():
+            if kind(value) != "data":
+                made.setdefault(id(value), f"{package}.{name}")
+    return made
 
 
 @cache

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 from typing import Any
 
 import docstrings
@@ -50,21 +51,35 @@ def _summary(package: str, listed: list[str]) -> list[str]:
 
 def _first_sentence(package: str, name: str) -> str:
     value = public_names.names(package)[name]
-    doc = value.__doc__ if public_names.kind(value) != "data" else "\n".join(_comment(package, name))
+    is_defined = isinstance(value, type) or inspect.isroutine(value) or hasattr(value, "__wrapped__")
+    doc = value.__doc__ if is_defined else "\n".join(_comment(package, name))
     paragraph = " ".join(inspect.cleandoc(doc or "").split("\n\n")[0].split())
-    return paragraph.partition(". ")[0].removesuffix(".") + "." if paragraph else ""
+    # A sentence ends with a period outside of code.
+    sentence = re.match(r"(?:`[^`]*`|[^`])*?(?=\. |\.?$)", paragraph)
+    return f"{sentence[0] if sentence else paragraph}." if paragraph else ""
 
 
 def _entry(package: str, name: str, group: str) -> list[str]:
-    full = f"{package}.{name}"
+    full, value = f"{package}.{name}", public_names.names(package)[name]
+    place = public_names.places().get(id(value), full)
+    if place != full:
+        return [f".. py:{group}:: {full}", "", f"   The same as :py:obj:`{place}`.", ""]
+    if group == "function" and not inspect.isroutine(value) and not hasattr(value, "__wrapped__"):
+        described = docstrings.convert(_comment(package, name), [full, package, "jaxcnn"])
+        return [f".. py:function:: {full}{_signature(value)}", "", *(f"   {line}" for line in described), ""]
     if group != "data":
-        options = OPTIONS[group]
-        return [f".. auto{group}:: {full}", *(f"   {option}" for option in options), ""]
-    value = public_names.names(package)[name]
+        return [f".. auto{group}:: {full}", *(f"   {option}" for option in OPTIONS[group]), ""]
     short = repr(value) if isinstance(value, str | int | float | tuple) and len(repr(value)) <= 80 else None
     described = docstrings.convert(_comment(package, name), [full, package, "jaxcnn"])
     about = [f"   :value: {short}"] if short else [f"   :type: {type(value).__name__}"]
     return [f".. py:data:: {full}", *about, "", *(f"   {line}" for line in described), ""]
+
+
+def _signature(value: Any) -> str:
+    try:
+        return str(inspect.signature(value))
+    except (TypeError, ValueError):
+        return "(...)"
 
 
 def _comment(package: str, name: str) -> list[str]:

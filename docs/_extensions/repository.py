@@ -18,6 +18,7 @@ STUBS = DOCS / "repository"
 CODE = re.compile(r"(^ *(?P<fence>```+|~~~+|:::+).*?^ *(?P=fence)[ \t]*$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*)\]\((?P<target>[^)\s]+)\)")
 IMAGE_IN_LINK = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)\)")
+TITLED = re.compile(r'^```(?P<language>\w+) title="(?P<title>[^"]+)"$', re.MULTILINE)
 ANCHOR = re.compile(r'^<a id="([^"]+)"></a>$', re.MULTILINE)
 
 
@@ -60,11 +61,15 @@ def read_page(app: Any, docname: str, content: list[str]) -> None:
     elif not (DOCS / f"{docname}.md").exists():
         return
     page = Page(docname, file or DOCS / f"{docname}.md", outside, app.config.repository_url)
-    parts, end = [], 0
-    for code in CODE.finditer(content[0]):
-        parts += [LINK.sub(page.link, content[0][end : code.start()]), code[0]]
-        end = code.end()
-    content[0] = "".join([*parts, LINK.sub(page.link, content[0][end:])])
+    content[0] = TITLED.sub(r"```{code-block} \g<language>\n:caption: \g<title>\n", content[0])
+    codes: list[str] = []
+
+    def mask(found: re.Match[str]) -> str:
+        codes.append(found[0])
+        return f"\0{len(codes) - 1}\0"
+
+    text = LINK.sub(page.link, CODE.sub(mask, content[0]))
+    content[0] = re.sub("\0([0-9]+)\0", lambda found: codes[int(found[1])], text)
 
 
 class Page:
