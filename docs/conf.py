@@ -24,7 +24,7 @@ from jaxcnn.version import __version__  # noqa: E402
 
 project = "jaxcnn"
 author = "the jaxcnn authors"
-copyright = author  # noqa: A001
+copyright = author
 release = version = __version__
 
 extensions = [
@@ -40,8 +40,6 @@ exclude_patterns = ["_extensions", "_static", "requirements*"]
 
 myst_enable_extensions = ["colon_fence", "attrs_inline"]
 myst_heading_anchors = 4
-# How-to pages show two languages side by side, in blocks whose info string has a title.
-myst_fence_as_directive: set[str] = set()
 
 
 def digest_of_library() -> str:

@@ -14,7 +14,8 @@ from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 GROUPS = {"function": "Functions", "class": "Classes", "exception": "Exceptions", "data": "Constants"}
-OPTIONS = {"class": [":members:", ":show-inheritance:"], "exception": [":show-inheritance:"], "function": [], "data": []}
+BASES = ":show-inheritance:"
+OPTIONS = {"class": [":members:", BASES], "exception": [BASES], "function": []}
 
 
 class PublicNames(SphinxDirective):
@@ -87,13 +88,13 @@ def _comment(package: str, name: str) -> list[str]:
     while True:
         documented = ModuleAnalyzer.for_module(package).find_attr_docs().get(("", name))
         if documented:
-            return [line for line in documented]
+            return list(documented)
         source = inspect.getsource(importlib.import_module(package))
-        imports = [node for node in ast.parse(source).body if isinstance(node, ast.ImportFrom)]
-        origins = [(node.module, alias.name) for node in imports for alias in node.names if (alias.asname or alias.name) == name]
-        if not origins or origins[0][0] is None:
+        imports = [node for node in ast.parse(source).body if isinstance(node, ast.ImportFrom) and node.module]
+        names = {alias.asname or alias.name: (node.module, alias.name) for node in imports for alias in node.names}
+        if name not in names:
             return []
-        package, name = origins[0]
+        package, name = names[name]
 
 
 def setup(app: Any) -> dict[str, bool]:

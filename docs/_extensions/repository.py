@@ -6,14 +6,19 @@ repository's host if `repository_url` is set, and otherwise to a copy of the fil
 cannot be copied, becomes plain text without a host.
 """
 
+import io
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
 STUBS = DOCS / "repository"
+
+SMALL_IMAGE = 20_000  # bytes
 
 CODE = re.compile(r"(^ *(?P<fence>```+|~~~+|:::+).*?^ *(?P=fence)[ \t]*$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*)\]\((?P<target>[^)\s]+)\)")
@@ -110,9 +115,24 @@ class Page:
         return target if is_address else self.relative((self.file.parent / target).resolve())
 
 
+def shrink_images(app: Any, error: Exception | None) -> None:
+    """Store figures with 256 colors, where that is smaller: a page of many figures stays below 2 MB."""
+    if error is not None or app.builder.format != "html":
+        return
+    for path in Path(app.outdir, "_images").glob("*.png"):
+        with Image.open(path) as image:
+            if image.mode == "P" or path.stat().st_size < SMALL_IMAGE:
+                continue
+            smaller, buffer = image.convert("RGBA").quantize(256, Image.Quantize.FASTOCTREE), io.BytesIO()
+        smaller.save(buffer, "png", optimize=True)
+        if len(buffer.getvalue()) < path.stat().st_size:
+            path.write_bytes(buffer.getvalue())
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.add_config_value("repository_url", "", "env")
     app.add_config_value("repository_pages", {}, "env")
     app.connect("config-inited", write_stubs)
     app.connect("source-read", read_page)
+    app.connect("build-finished", shrink_images)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
