@@ -76,6 +76,10 @@ html_theme = "furo"
 html_title = f"jaxcnn {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_theme_options = {
+    "light_css_variables": {"color-code-background": "#f3f5f8"},
+    "dark_css_variables": {"color-code-background": "#1f2226"},
+}
 html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False

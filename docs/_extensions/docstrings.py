@@ -4,11 +4,16 @@ Napoleon reads their sections (`Args:`, `Raises:`, ...). Code between single bac
 it names a part of the API.
 """
 
+import ast
+import dataclasses
+import inspect
 import re
+import textwrap
 from typing import Any
 
 import flax.linen as nn
 import public_names
+from sphinx.util.inspect import stringify_signature
 
 CODE = re.compile(r"(``[^`]+``|`[^`]+`)")  # may go on in the next line
 NAME = re.compile(r"[A-Za-z_][\w.]*(?:\(\))?")
@@ -82,6 +87,8 @@ def _literal_blocks(lines: list[str]) -> list[str]:
 
 def read(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     package = ".".join(name.split(".")[:2])
+    if lines[:1] == ["Call self as a function."]:  # which Python says of every `__call__` without a docstring
+        lines[:] = []
     lines[:] = convert(lines, [name, package, "jaxcnn"])
 
 
@@ -95,11 +102,43 @@ def name_errors(app: Any, what: str, name: str, obj: Any, options: Any, lines: l
             lines[i] = f":raises ~{target}:{line[error.end() :]}"
 
 
-def shorten(app: Any, what: str, name: str, obj: Any, options: Any, signature: Any, returns: Any) -> Any:
-    """Leave out the fields that Flax adds to every module."""
-    if what == "class" and isinstance(obj, type) and issubclass(obj, nn.Module) and signature:
-        signature = re.sub(r",? ?parent: [^=]*= <[^>]*>, name: [^=,]*= None(?=\))", "", signature)
-    return signature, returns
+class Source:
+    """A default value that is shown as it is written."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _written_defaults(cls: type) -> dict[str, Source]:
+    """Return the default values of a dataclass's fields from its source."""
+    found: dict[str, Source] = {}
+    for base in reversed(cls.__mro__):
+        if not base.__module__.startswith("jaxcnn"):
+            continue
+        node = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        for field in node.body if isinstance(node, ast.ClassDef) else []:
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and field.value is not None:
+                written = ast.unparse(field.value)
+                is_made = written.startswith(("field(", "dataclasses.field("))
+                found[field.target.id] = Source("..." if is_made else written)
+    return found
+
+
+def show_fields(app: Any, what: str, name: str, obj: Any, options: Any, signature: Any, returns: Any) -> Any:
+    """Show the fields of a dataclass with their written defaults, without those that Flax adds to every module."""
+    if what != "class" or not dataclasses.is_dataclass(obj):
+        return None
+    assert isinstance(obj, type)
+    of_flax = ("parent", "name") if issubclass(obj, nn.Module) else ()
+    written, parameters = _written_defaults(obj), []
+    for parameter in inspect.signature(obj).parameters.values():
+        if parameter.name not in of_flax:
+            has_default = parameter.default is not parameter.empty and parameter.name in written
+            parameters.append(parameter.replace(default=written[parameter.name]) if has_default else parameter)
+    return stringify_signature(inspect.Signature(parameters), unqualified_typehints=True), None
 
 
 def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
@@ -114,6 +153,6 @@ def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) 
 def setup(app: Any) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", read, priority=400)  # before Napoleon
     app.connect("autodoc-process-docstring", name_errors, priority=600)  # after Napoleon
-    app.connect("autodoc-process-signature", shorten)
+    app.connect("autodoc-process-signature", show_fields)
     app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

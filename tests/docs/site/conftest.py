@@ -45,7 +45,8 @@ def browser(address):
     webdriver = pytest.importorskip("selenium.webdriver")
     from selenium.webdriver.chrome.service import Service
 
-    chromium = shutil.which("chromium-headless-shell") or shutil.which("chromium")
+    names = ("chromium-headless-shell", "google-chrome", "chromium")
+    chromium = next(filter(None, map(shutil.which, names)), None)
     driver = shutil.which("chromedriver")
     if chromium is None or driver is None:
         pytest.fail("the browser test needs Chromium: apt-get install chromium-headless-shell chromium-driver")
