@@ -167,7 +167,7 @@ def main() -> None:
             print(json.dumps(row), flush=True)
         else:
             ratios = "; ".join(
-                f"{kind} {ratio} times as fast, {row['less_processor_time'][kind]} by processor time"
+                f"{kind} {ratio} times as fast, {row['less_processor_time'][kind]} in CPU time"
                 for kind, ratio in row["times_as_fast"].items()
                 if kind != "plain"
             )
