@@ -12,12 +12,12 @@ import textwrap
 from typing import Any
 
 import flax.linen as nn
-import public_names
+import public_api
 from sphinx.util.inspect import stringify_signature
 
 CODE = re.compile(r"(``[^`]+``|`[^`]+`)")  # may go on in the next line
 NAME = re.compile(r"[A-Za-z_][\w.]*(?:\(\))?")
-SECTION = re.compile(r"[A-Z]\w*( \w+)?:$")
+SECTION = re.compile(r"(Args|Attributes|Examples?|Fields|Notes?|Raises|References|Returns|Sources|Yields):$")
 # What reStructuredText reads as markup in prose: emphasis of shapes, substitutions, references.
 MARKUP = re.compile(r"\*|\||(?<=\w)_(?=[\s,.;:)]|$)", re.MULTILINE)
 EMPHASIS = re.compile(r"(?<![\w*])\*{1,2}[A-Za-z][^*\n]*[\w.!?]\*{1,2}(?![\w*])")
@@ -55,7 +55,7 @@ def _prose(text: str, modules: list[str]) -> str:
             parts[i] = _escaped(part)
             continue
         code = " ".join(part.strip("`").split())
-        target = public_names.find(code.removesuffix("()"), modules) if NAME.fullmatch(code) else None
+        target = public_api.find(code.removesuffix("()"), modules) if NAME.fullmatch(code) else None
         made = f":py:obj:`{code} <{target}>`" if target else f"``{code}``"
         # Markup must not touch a word: `step`s.
         before = "\\ " if i and parts[i - 1] and re.search(r"[\w/\-]$", parts[i - 1]) else ""
@@ -97,7 +97,7 @@ def name_errors(app: Any, what: str, name: str, obj: Any, options: Any, lines: l
     package = ".".join(name.split(".")[:2])
     for i, line in enumerate(lines):
         error = re.match(r":raises (\w+):", line)
-        target = public_names.find(error[1], [name, package, "jaxcnn"]) if error else None
+        target = public_api.find(error[1], [name, package, "jaxcnn"]) if error else None
         if error and target:
             lines[i] = f":raises ~{target}:{line[error.end() :]}"
 

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import docstrings
-import public_names
+import public_api
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.pycode import ModuleAnalyzer
@@ -30,8 +30,8 @@ class PublicNames(SphinxDirective):
         description = docstrings.convert(inspect.cleandoc(module.__doc__ or "").split("\n"), ["", package, "jaxcnn"])
         lines = [*description, "", f".. py:module:: {package}", ""]
         groups: dict[str, list[str]] = {group: [] for group in GROUPS}
-        for name, value in sorted(public_names.names(package).items()):
-            groups[public_names.kind(value)].append(name)
+        for name, value in sorted(public_api.names(package).items()):
+            groups[public_api.kind(value)].append(name)
         for group, listed in groups.items():
             if listed:
                 lines += [f".. rubric:: {GROUPS[group]}", "", *_summary(package, listed), ""]
@@ -51,7 +51,7 @@ def _summary(package: str, listed: list[str]) -> list[str]:
 
 
 def _first_sentence(package: str, name: str) -> str:
-    value = public_names.names(package)[name]
+    value = public_api.names(package)[name]
     is_defined = isinstance(value, type) or inspect.isroutine(value) or hasattr(value, "__wrapped__")
     doc = value.__doc__ if is_defined else "\n".join(_comment(package, name))
     paragraph = " ".join(inspect.cleandoc(doc or "").split("\n\n")[0].split())
@@ -61,8 +61,8 @@ def _first_sentence(package: str, name: str) -> str:
 
 
 def _entry(package: str, name: str, group: str) -> list[str]:
-    full, value = f"{package}.{name}", public_names.names(package)[name]
-    place = public_names.places().get(id(value), full)
+    full, value = f"{package}.{name}", public_api.names(package)[name]
+    place = public_api.places().get(id(value), full)
     if place != full:
         return [f".. py:{group}:: {full}", "", f"   The same as :py:obj:`{place}`.", ""]
     if group == "function" and not inspect.isroutine(value) and not hasattr(value, "__wrapped__"):

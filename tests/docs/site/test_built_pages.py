@@ -93,12 +93,17 @@ def inventory(site):
     return kinds, aliases
 
 
+# Names of types for annotations, most of which are those of jaxtyping.
+NOT_IN_THE_REFERENCE = {"jaxcnn.array_types"}
+
+
 def public_packages():
     """Return the parts of jaxcnn with `__all__`, and the modules that these lists name."""
     parts = [importlib.import_module(f"jaxcnn.{part.name}") for part in pkgutil.iter_modules(jaxcnn.__path__)]
     found = [jaxcnn, *(part for part in parts if hasattr(part, "__all__") and "._" not in part.__name__)]
     listed = [getattr(package, name) for package in found for name in package.__all__]
-    return {package.__name__: package for package in [*found, *listed] if isinstance(package, ModuleType)}
+    modules = {package.__name__: package for package in [*found, *listed] if isinstance(package, ModuleType)}
+    return {name: package for name, package in modules.items() if name not in NOT_IN_THE_REFERENCE}
 
 
 def public_names():
