@@ -1,7 +1,7 @@
 """The Python blocks of the README and of every page below `docs/` run in order: in a new process, on one device.
 
 A block whose info string is exactly `python` runs, and so does a code cell of a tutorial (`{code-cell}`). Others, such
-as `python title="Lightning"`, are only shown. Tutorials, and pages with the comment `<!-- slow -->`, take more than 10 s.
+as `python title="Lightning"`, are only shown. Tutorials and pages with the comment `<!-- slow -->` take more than 10 s.
 """
 
 import os
