@@ -1,8 +1,7 @@
 """The Python blocks of the README and of every page below `docs/` run in order: in a new process, on one device.
 
 A block whose info string is exactly `python` runs, and so does a code cell of a tutorial (`{code-cell}`). Others, such
-as `python title="Lightning"`, are only shown. Tutorials, and pages with the comment `<!-- slow -->`, take more than
-10 s.
+as `python title="Lightning"`, are only shown. Tutorials and pages with the comment `<!-- slow -->` take more than 10 s.
 """
 
 import os
@@ -34,8 +33,10 @@ def program(page):
 def pages():
     for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))):
         name = path.relative_to(DOCS if path.is_relative_to(DOCS) else ROOT).with_suffix("").as_posix()
-        is_slow = name.startswith("tutorials/") or SLOW in path.read_text(encoding="utf-8")
-        yield pytest.param(path, id=name, marks=[pytest.mark.slow] if is_slow else [])
+        marks = [pytest.mark.slow] if SLOW in path.read_text(encoding="utf-8") else []
+        if name.startswith("tutorials/"):  # the build of the documentation site runs all of them
+            marks = [pytest.mark.slow, pytest.mark.exhaustive]
+        yield pytest.param(path, id=name, marks=marks)
 
 
 @pytest.mark.parametrize("path", [*pages()])
