@@ -51,6 +51,7 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "5x5, 6 to 16": (Conv(16, 5, use_bias=False), (256, 14, 14, 6)),
     "7x7/2, 3 to 64": (Conv(64, 7, 2, 3, use_bias=False), (4, 224, 224, 3)),
     "3x3 depthwise, 64": (Conv(64, 3, 1, 1, feature_group_count=64, use_bias=False), (8, 32, 32, 64)),
+    "3x3 dilation 2, 64": (Conv(64, 3, 1, 2, kernel_dilation=2, use_bias=False), (8, 32, 32, 64)),
     "3x3 in 32 groups, 128": (Conv(128, 3, 1, 1, feature_group_count=32, use_bias=False), (8, 28, 28, 128)),
 }
 
@@ -166,7 +167,7 @@ def main() -> None:
             print(json.dumps(row), flush=True)
         else:
             ratios = "; ".join(
-                f"{kind} {ratio} times as fast, {row['less_processor_time'][kind]} by processor time"
+                f"{kind} {ratio} times as fast, {row['less_processor_time'][kind]} in CPU time"
                 for kind, ratio in row["times_as_fast"].items()
                 if kind != "plain"
             )

@@ -22,7 +22,7 @@ python -m experiments all --budget full # full size, for an accelerator
 
 `pip install '.[cpu]'` makes convolutions on a CPU faster. ± is the standard deviation over seeds. Times are wall-clock
 times; a load above the number of cores means that other programs were running. [`recipes/`](recipes) contains the
-papers' own training settings, and [`tour.ipynb`](tour.ipynb) goes from one layer to a trained network.
+papers' own training settings. [The tour](../docs/tutorials/tour.md) goes from one layer to a trained network.
 """
 
 LABELS = {"yes": "confirmed", "partly": "partly confirmed", "no": "**not confirmed**"}

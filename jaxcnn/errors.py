@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+__all__ = ["RunError", "TooSmallError", "UsageError"]
+
 # Longer names are compared and shown up to this length.
 LONGEST_SHOWN = 200
 # Of more known names, an error lists the first.

@@ -16,6 +16,9 @@ from jaxcnn.array_types import Array, Float, Num
 from jaxcnn.errors import UsageError
 
 
+__all__ = ["Wrapped", "wrap"]
+
+
 class Wrapped(nnx.Module):
     """An NNX module that computes what a Linen model computes.
 

@@ -27,6 +27,8 @@ from jaxcnn import kernels
 from jaxcnn.errors import UsageError
 from jaxcnn.startup import presets
 
+__all__ = ["Settings", "advice", "keeps_freed_memory", "settle", "settled"]
+
 OFF = ("0", "false", "off")
 
 MEMORY_SWITCH = "JAXCNN_KEEP_MEMORY"

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md", ROOT / "experiments/README.md"]
-PAGES += sorted(DOCS.glob("*.md"))
+PAGES += sorted(DOCS.rglob("*.md"))
 
 
 def without_code_blocks(text):
@@ -60,9 +60,26 @@ def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page):
     assert broken_links(page) == set()
 
 
+def in_tables_of_contents(text, folder):
+    """Return the pages that the blocks `toctree` of a page in `folder` name, relative to it; `*` may be a pattern."""
+    blocks = re.findall(r"^```\{toctree\}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    entries = [line for block in blocks for line in block.splitlines() if line and not line.startswith(":")]
+    return {path.relative_to(folder).as_posix() for entry in entries for path in folder.glob(f"{entry}.md")}
+
+
 def test_the_index_lists_every_page():
-    listed = {target.partition("#")[0] for target in links((DOCS / "index.md").read_text(encoding="utf-8"))}
+    text = (DOCS / "index.md").read_text(encoding="utf-8")
+    listed = {target.partition("#")[0] for target in links(text)} | in_tables_of_contents(text, DOCS)
     assert listed >= {page.name for page in DOCS.glob("*.md")} - {"index.md"}
+
+
+def test_tables_of_contents_name_pages(tmp_path):
+    for name in ("a", "folder/b", "folder/c", "d"):
+        page = tmp_path / f"{name}.md"
+        page.parent.mkdir(exist_ok=True)
+        page.write_text("")
+    text = "```{toctree}\n:glob:\n\na\nfolder/*\nmissing\n```\n```python\nd\n```\n"
+    assert in_tables_of_contents(text, tmp_path) == {"a.md", "folder/b.md", "folder/c.md"}
 
 
 def test_missing_files_and_headings_are_found(tmp_path):

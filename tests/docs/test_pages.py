@@ -1,7 +1,7 @@
-"""The Python blocks of the README and of every page in `docs/` run in order: in a new process, on one device.
+"""The Python blocks of the README and of every page below `docs/` run in order: in a new process, on one device.
 
-A block whose info string is exactly `python` runs. Others, such as `python title="Lightning"`, are only shown. A page
-that takes more than 10 s has the comment `<!-- slow -->`.
+A block whose info string is exactly `python` runs, and so does a code cell of a tutorial (`{code-cell}`). Others, such
+as `python title="Lightning"`, are only shown. Tutorials and pages with the comment `<!-- slow -->` take more than 10 s.
 """
 
 import os
@@ -13,23 +13,32 @@ import pytest
 from pages import program
 
 ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 SLOW = "<!-- slow -->"
 
 
 def pages():
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        slow = [pytest.mark.slow] if SLOW in path.read_text(encoding="utf-8") else []
-        yield pytest.param(path, id=path.stem, marks=slow)
+    for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))):
+        name = path.relative_to(DOCS if path.is_relative_to(DOCS) else ROOT).with_suffix("").as_posix()
+        marks = [pytest.mark.slow] if SLOW in path.read_text(encoding="utf-8") else []
+        if name.startswith("tutorials/"):  # the build of the documentation site runs all of them
+            marks = [pytest.mark.slow, pytest.mark.exhaustive]
+        yield pytest.param(path, id=name, marks=marks)
 
 
 @pytest.mark.parametrize("path", [*pages()])
 def test_the_code_of_a_page_runs(path, tmp_path):
     script = tmp_path / f"{path.stem}.py"
     script.write_text(program(path.read_text(encoding="utf-8")), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
     command = [sys.executable, "-W", "error", script.name]
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr[-4000:]
+
+
+def test_code_cells_run_without_their_options():
+    page = "```{code-cell} python\n:tags: [hide-cell]\n:name: x\na = 1\n:b\n```\n```{note}\nc\n```\n"
+    assert program(page).split("\n") == ["", "", "", "a = 1", ":b", "", "", "", "", ""]
 
 
 def test_only_python_blocks_run_and_lines_keep_their_numbers():
@@ -41,5 +50,7 @@ def test_only_python_blocks_run_and_lines_keep_their_numbers():
 
 def test_there_are_pages():
     assert {"tasks", "contrastive", "segmentation", "distillation", "multi_head", "sam"} <= {
-        path.stem for path in (ROOT / "docs").glob("*.md")
+        path.stem for path in DOCS.glob("*.md")
     }
+    folders = {"tutorials", "from", "concepts"}
+    assert {path.parent.name for path in DOCS.rglob("*.md")} >= folders

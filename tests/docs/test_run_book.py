@@ -1,4 +1,4 @@
-"""The commands of the run book are parsed by the command line's own parser."""
+"""The commands of the run book, the tutorials and other pages are parsed by the command line's own parser."""
 
 import re
 import shlex
@@ -12,21 +12,25 @@ from jaxcnn.cli.commands import benchmark, train
 from jaxcnn.train.config import Config, validate
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("run_book.md", "gpu.md")
+DOCS = ROOT / "docs"
+PAGES = ["run_book.md", "gpu.md", "start.md", "why.md"]
+PAGES += [
+    path.relative_to(DOCS).as_posix() for folder in ("from", "tutorials") for path in (DOCS / folder).glob("*.md")
+]
 # A command ends with its line, or where the shell's syntax goes on.
-COMMAND = re.compile(r"^(?:srun |\w+=\S+ )?jaxcnn (train|benchmark) ([^\n|]*)", re.MULTILINE)
+COMMAND = re.compile(r"^(?:srun |\w+=\S+ )?jaxcnn (train|benchmark(?! compare))\b ?([^\n|]*)", re.MULTILINE)
 
 
 def commands(name):
-    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    text = (DOCS / name).read_text(encoding="utf-8").replace("\\\n", "")
     blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [(kind, flags.strip()) for block in blocks for kind, flags in COMMAND.findall(block)]
 
 
-@pytest.mark.parametrize(("kind", "flags"), [command for page in PAGES for command in commands(page)])
+@pytest.mark.parametrize(("kind", "flags"), [command for page in sorted(PAGES) for command in commands(page)])
 def test_the_flags_of_a_command_are_parsed(kind, flags, monkeypatch):
     monkeypatch.chdir(ROOT)  # recipes are named by their paths in the project
-    args = shlex.split(flags)
+    args = shlex.split(flags, comments=True)
     if kind == "benchmark":
         benchmark.parse(benchmark.Flags, "benchmark", args)
         return
