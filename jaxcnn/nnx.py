@@ -15,7 +15,6 @@ from flax.traverse_util import flatten_dict
 from jaxcnn.array_types import Array, Float, Num
 from jaxcnn.errors import UsageError
 
-
 __all__ = ["Wrapped", "wrap"]
 
 
