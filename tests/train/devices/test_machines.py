@@ -311,3 +311,20 @@ def test_sigterm_to_one_machine_saves_and_the_others_go_on(tmp_path):
     assert f"process 1 stayed away for {PATIENCE} s; process 0 starts again from the checkpoint of step" in said
     assert [row["step"] for row in training_rows(tmp_path)] == [*range(1, STEPS + 1)]
     assert result(tmp_path)["processes"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_the_loss_of_the_first_machine_is_one_line_and_the_same_commands_resume(tmp_path):
+    port = free_port()
+    first, second = (start_machine(tmp_path, process, 2, port, 240) for process in range(2))
+    wait_for_step(first, tmp_path, 12)
+    first.kill()
+    assert finish(first)[0] == -signal.SIGKILL
+    status, _, said = finish(second)
+    assert status == launch.TRY_AGAIN, said
+    assert said.splitlines()[-1].startswith(f"jaxcnn: process 0 stayed away for {PATIENCE} s: nobody answers at 127.0")
+    ends = [finish(supervisor) for supervisor in [start_machine(tmp_path, process, 2, port, 240) for process in (0, 1)]]
+    assert [status for status, _, _ in ends] == [0, 0], ends
+    assert [row["step"] for row in training_rows(tmp_path)] == [*range(1, STEPS + 1)]
+    assert result(tmp_path)["processes"] == 2
