@@ -54,7 +54,6 @@ nb_execution_mode = "cache"
 nb_execution_cache_path = str(ROOT / "build" / "notebooks" / digest_of_library())
 nb_execution_timeout = 120  # seconds for one cell
 nb_execution_in_temp = True
-nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_output_stderr = "remove-warn"
 nb_merge_streams = True
