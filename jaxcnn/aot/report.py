@@ -1,4 +1,4 @@
-"""What a compiled step costs on each chip of a target."""
+"""The cost of a compiled step on each chip of a target."""
 
 import dataclasses
 import math

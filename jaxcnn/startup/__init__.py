@@ -1,4 +1,4 @@
-"""Process-wide settings that make training faster, made by one call before JAX starts.
+"""Process-wide settings that make training faster, set by one call before JAX starts.
 
 A library must not change its process, so importing and using jaxcnn sets none of them. The command line calls `settle`,
 and so can a program of your own:
@@ -66,7 +66,7 @@ print("__onednn$convolution" in compiled.as_text())
 
 @dataclass(frozen=True)
 class Settings:
-    """What `settle` set, and why it left the rest alone. Printed, it is one line.
+    """The settings that `settle` made, and the reasons for those that it did not make. Prints as one line.
 
     Attributes:
       keeps_freed_memory: whether `malloc` keeps freed memory for later allocations.
@@ -190,8 +190,8 @@ def advice(batch_values: int, device_platform: str) -> str | None:
         return None
     # The figures are those of benchmarks/README.md, "Memory that a step takes, on a CPU".
     return (
-        "For faster CPU steps call jaxcnn.startup.settle() before JAX starts: without it a step takes 1.10 (ResNet-50) "
-        "to 1.35 (ResNet-20) times as long."
+        "For faster CPU steps call jaxcnn.startup.settle() before JAX starts: without it, steps take 1.10x (ResNet-50) "
+        "to 1.35x (ResNet-20) the time."
     )
 
 

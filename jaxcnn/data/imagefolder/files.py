@@ -16,7 +16,7 @@ from jaxcnn.errors import UsageError
 
 
 class Division(NamedTuple):
-    """How images without a split are divided, by class.
+    """Division of images without a split into training, validation and test images, class by class.
 
     Attributes:
       test: fraction of the images of each class in the test split.

@@ -1,4 +1,4 @@
-"""Which files of a run directory are sound, and which are damaged."""
+"""Find damaged files in a run directory."""
 
 import contextlib
 import io
@@ -22,12 +22,12 @@ REMEDY = "Remove it and result.json, and the same command writes both again."
 
 @dataclass(frozen=True)
 class Finding:
-    """What is known of one file, or of one checkpoint, of a run directory.
+    """The result of the check of one file, or of one checkpoint, of a run directory.
 
     Attributes:
       file: path in the run directory.
       status: "sound"; "unchecked" if there is no checksum to compare the content with; or "damaged".
-      detail: what the file holds, or what is wrong, in one line.
+      detail: the content of the file, or its damage, in one line.
 
     >>> finding = Finding("checkpoints/100", "damaged", "params/conv1/kernel: another checksum")
     >>> [finding.file for finding in [finding] if finding.status == "damaged"]

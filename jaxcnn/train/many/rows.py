@@ -14,7 +14,7 @@ from jaxcnn.train.runtime.plan import Plan
 from jaxcnn.train.runtime.record import Row
 
 OWN = ""
-"""What the checksums of a group's lines stand for, in place of a run."""
+"""Name in the checksums of a group's lines, where those of a run have the run."""
 
 _log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What a metric is: a pure function of logits and labels, and what its sums over the examples mean."""
+"""A metric: a pure function of logits and labels, and a function from its sums over examples to its value."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

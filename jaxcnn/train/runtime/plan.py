@@ -183,7 +183,7 @@ class Plan:
 
     @property
     def verifies_norms(self) -> bool:
-        """Whether the sums of compiled steps have norms, whose bounds are verified."""
+        """Return whether the sums of compiled steps include norms, whose bounds are verified."""
         return self.config.verify_every is not None and self.config.verify.bounds > 0
 
     def compile_eval_step(self) -> Any:

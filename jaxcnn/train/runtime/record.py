@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 SPLITS = ("train", "validation", "test")
 VERIFY = "verify"
-"""What takes the place of a split in a row about silent data corruption; see `verification`."""
+"""Value of `split` in a row about silent data corruption; see `verification`."""
 
 _log = logging.getLogger(__name__)
 

@@ -45,7 +45,7 @@ NOTHING_YET = {
     "kernels": None,
     "pipeline": None,
 }
-"""What is saved beside a state, at the start of a run.
+"""Values that are saved beside a state, at the start of a run.
 
 - seconds: wall-clock time of the run so far, over all its processes.
 - training_seconds, images_timed: time of training steps, and the images in them.
@@ -63,7 +63,7 @@ Checkpoints of earlier versions lack some of them.
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from: the same in all processes, except for the checkpoints, which only the first one has.
+    """The start of a run. It is equal in all processes, except for the checkpoints, which only the first process has.
 
     Attributes:
       folder: the run directory (a path on the first process's machine).

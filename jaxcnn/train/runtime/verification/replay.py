@@ -58,7 +58,7 @@ class Replayer:
 
     @property
     def random_access(self) -> bool:
-        """Whether any steps can be made again, and not only those whose batches are at hand."""
+        """Return whether all steps can be repeated, and not only those whose batches are in memory."""
         return self._plan.dataset.random_access
 
     def keep(self, step: int, state: TrainState, *, hashed: bool = True) -> Kept:

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class CorruptDeviceError(RunError):
-    """A device has computed or stored wrong values again and again. Checkpoints are verified and are kept.
+    """A device has repeatedly computed or stored wrong values. Checkpoints are verified and are kept.
 
     >>> CorruptDeviceError.exit_status  # tells a scheduler to exclude the machine
     71
@@ -38,10 +38,10 @@ class CorruptDeviceError(RunError):
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Steps that were made wrong.
+    """Steps whose results are wrong.
 
     Attributes:
-      check: what has found it: "replicas", "replay" or "bounds".
+      check: the check that found the error: "replicas", "replay" or "bounds".
       leaves: names of the arrays that are wrong, such as "params/Conv_0/kernel", the most different one first.
       devices: names of the devices that have wrong values, if others have right ones; else ().
     """
@@ -52,7 +52,7 @@ class Mismatch:
 
     def __str__(self) -> str:
         more = f" and {len(self.leaves) - 1} more arrays" if len(self.leaves) > 1 else ""
-        where = " and ".join(self.devices) or "a device (which one cannot be told)"
+        where = " and ".join(self.devices) or "an unknown device"
         return f"silent data corruption on {where}: {next(iter(self.leaves))}{more}, found by {self.check}"
 
 
@@ -177,12 +177,12 @@ class Verifier:
 
     @property
     def _replays_intervals(self) -> bool:
-        """Whether the steps since the last verification can be made again."""
+        """Return whether the steps since the last verification can be repeated."""
         return self._replayer.random_access and self._replayer.bound is None
 
     @property
     def _replays_last(self) -> bool:
-        """Whether the latest call is made again. Rounding differences grow over an interval."""
+        """Return whether the latest call is repeated. Rounding differences grow over an interval."""
         return self._checks.replay == "last" or (self._checks.replay != "off" and self._replayer.bound is not None)
 
     def _is_planned(self, step: int, count: int) -> bool:
