@@ -58,7 +58,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:
 
 
 def shortened(text: object) -> str:
-    """Return a text as it is, or its start if it is too long for a message."""
+    """Return a text unchanged, or its start if it is too long for a message."""
     whole = str(text)
     return whole if len(whole) <= LONGEST_SHOWN else f"{whole[:LONGEST_SHOWN]}..."
 

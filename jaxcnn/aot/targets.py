@@ -238,7 +238,7 @@ def environment(target: Target) -> Mapping[str, str]:
 
 
 def topology_devices(target: Target) -> list[Any]:
-    """Return the devices of a target, which need not exist. The process needs the variables of `environment`."""
+    """Return the devices of a target, which this machine may lack. The process needs the variables of `environment`."""
     import jax
     from jax.experimental import topologies
 

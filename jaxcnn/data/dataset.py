@@ -210,7 +210,7 @@ class Dataset:
         return Geometry(size, resize, fraction, background)
 
     def keeps_pixels(self, geometry: Geometry) -> bool:
-        """Return whether the geometry leaves every image of this dataset as it is."""
+        """Return whether the geometry leaves every image of this dataset unchanged."""
         if geometry.size is None:
             return True
         whole = geometry.resize in ("shorter", "stretch") and geometry.crop_fraction == 1.0

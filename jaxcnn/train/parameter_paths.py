@@ -73,7 +73,7 @@ def parse_numbers(
         if not pattern or not 0.0 < number < float("inf"):
             raise UsageError(
                 f"{field} must have the form EXPRESSION={kind} with a positive {kind.lower()}, such as {example!r}, "
-                f"got {value!r}. Parameters that must not change are a case for freeze"
+                f"got {value!r}. Use freeze for parameters that must not change"
             )
         check_pattern(field, pattern)
         parsed.append((pattern, number))

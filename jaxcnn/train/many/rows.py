@@ -23,7 +23,7 @@ class Rows:
     """The rows of a group: a JSON line for each step and evaluation, with the metrics of each network.
 
     Args:
-      path: of the file. Damaged rows are dropped, and rows behind `first_step`, since these steps are made again.
+      path: of the file. Damaged rows are dropped, and rows behind `first_step`, since these steps are repeated.
       first_step: number of steps that the group has made. Those whose row was lost get one without metrics.
       networks: number of networks.
       epoch: returns the epoch after a number of steps.

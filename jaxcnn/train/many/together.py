@@ -94,7 +94,7 @@ class Group:
       folder: of the sweep, in which the networks' run directories are.
       devices: the devices to divide the networks over.
       display: shows the progress, with means over the networks.
-      stop: tells whether a signal asked to stop.
+      stop: records whether a signal asked to stop.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class Metric:
 
 
 def as_metric(metric: Metric | Callable[[jax.Array, jax.Array], Any]) -> Metric:
-    """Return a metric as it is, and a function `(logits, labels) -> [N]` as the metric of its mean.
+    """Return a metric unchanged, or a function `(logits, labels) -> [N]` as the metric of its mean.
 
     Raises:
       UsageError: if it is neither.

@@ -84,7 +84,7 @@ class Loop:
       start: the run directory, and what was saved beside the state that the run starts from.
       record: gets the metrics of every step and evaluation.
       display: shows the progress.
-      stop: tells whether a signal asked to stop.
+      stop: records whether a signal asked to stop.
       started: when the process started the run, by `time.perf_counter`.
       callbacks: see `jaxcnn.train.callbacks`.
     """

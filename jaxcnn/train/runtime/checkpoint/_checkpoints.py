@@ -274,7 +274,7 @@ class Checkpoints:
                 damaged[step] = error
                 continue
             if damaged:
-                _log.warning("%s; going back to step %d", printable("; ".join(map(str, damaged.values()))), step)
+                _log.warning("%s; returning to step %d", printable("; ".join(map(str, damaged.values()))), step)
                 if not self._read_only:
                     _folders.move_away(self._directory, [*damaged])
                     self._manager.reload()

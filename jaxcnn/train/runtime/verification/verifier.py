@@ -75,7 +75,7 @@ class Verifier:
         self._replicated = replicated_leaves(plan.parallel, plan.template)
         self._verified = self._replayer.keep(step, state)
         self._pipeline = plan.pipeline.state_after(step)
-        # The state before the latest call, and that call's batches, if it is to be made again.
+        # The state before the latest call, and that call's batches, if it is to be repeated.
         self._before: tuple[Kept, int, Any] | None = None
         self._counts: list[int] = []
         self._keeps_next = False
@@ -172,7 +172,7 @@ class Verifier:
                 f"the verified state of step {self.step} was damaged in memory. Run the command again; {resume}"
             )
         self._plan.pipeline.restore(self.step, self._pipeline)
-        _log.warning("%s; going back to step %d", mismatch, self.step)
+        _log.warning("%s; returning to step %d", mismatch, self.step)
         return self.step, state
 
     @property
@@ -207,7 +207,7 @@ class Verifier:
         if self._before is not None or self._checks.replay == "off":
             wrong, again = self._compared_interval(found)
         if wrong is None:
-            # Steps that come to the same values twice are right.
+            # Steps that give the same values twice are right.
             repeated, self._suspected = self._suspected == found.tobytes(), found.tobytes()
             is_right = all(distributed.gather(repeated))
         else:
@@ -250,7 +250,7 @@ class Verifier:
           check: what has found it.
           state: the state.
           unequal: where the devices' copies differ from most, `[devices, arrays]`.
-          wrong: where they differ from those of steps made again, or None.
+          wrong: where they differ from those of repeated steps, or None.
           again: the state after these steps, or None.
         """
         devices = self._plan.parallel.devices
