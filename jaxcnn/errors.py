@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+__all__ = ["RunError", "TooSmallError", "UsageError"]
+
 # Longer names are compared and shown up to this length.
 LONGEST_SHOWN = 200
 # Of more known names, an error lists the first.
@@ -14,15 +16,32 @@ class UsageError(ValueError):
 
     The message is one line that says what is wrong and what to do. The command line prints it and exits with
     status 2. In Python it is an ordinary `ValueError`.
+
+    >>> try:
+    ...     raise unknown_name("model", "resnet5", ["lenet5", "resnet50"])
+    ... except UsageError as error:
+    ...     print(error)
+    unknown model 'resnet5'; did you mean 'resnet50'?
     """
 
 
 class TooSmallError(UsageError):
-    """Images, or feature maps within a model, are smaller than a window that moves over them."""
+    """Images, or feature maps within a model, are smaller than a window that moves over them.
+
+    >>> issubclass(TooSmallError, UsageError)
+    True
+    """
 
 
 class RunError(RuntimeError):
-    """A run cannot continue, for a reason that is not a user mistake. The message is one line."""
+    """A run cannot continue, for a reason that is not a user mistake. The message is one line.
+
+    Attributes:
+      exit_status: exit status of the command line.
+
+    >>> RunError("the disk is full").exit_status
+    1
+    """
 
     exit_status = 1
 

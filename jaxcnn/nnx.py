@@ -15,12 +15,20 @@ from flax.traverse_util import flatten_dict
 from jaxcnn.array_types import Array, Float, Num
 from jaxcnn.errors import UsageError
 
+__all__ = ["Wrapped", "wrap"]
+
 
 class Wrapped(nnx.Module):
     """An NNX module that computes what a Linen model computes.
 
     `train()` and `eval()` select the mode, as for other NNX modules. In training mode a call updates the running
     statistics of batch normalization. Outputs of auxiliary classifiers are not available.
+
+    >>> from jaxcnn import create_model
+    >>> model: Wrapped = wrap(create_model("lenet5"))
+    >>> model.eval()
+    >>> model.deterministic
+    True
     """
 
     def __init__(self, model: nn.Module, image_shape: tuple[int, ...], rngs: nnx.Rngs):

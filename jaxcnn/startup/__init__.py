@@ -27,6 +27,8 @@ from jaxcnn import kernels
 from jaxcnn.errors import UsageError
 from jaxcnn.startup import presets
 
+__all__ = ["Settings", "presets", "settle", "settled"]
+
 OFF = ("0", "false", "off")
 
 MEMORY_SWITCH = "JAXCNN_KEEP_MEMORY"
@@ -75,6 +77,10 @@ class Settings:
       left_alone: pairs of a setting's name and the reason why it was not made.
       is_late: whether JAX had created its devices before freed memory was kept, so that a part is still returned.
       xla_preset: name of the preset whose flags are in `XLA_FLAGS`, if one was asked for.
+
+    >>> settings = Settings(True, (), None, (("XLA options", "the batch is small"), ("compilation cache", "it is set")))
+    >>> print(settings)
+    freed memory: kept; XLA options: unchanged (the batch is small); compilation cache: unchanged (it is set)
     """
 
     keeps_freed_memory: bool
@@ -170,7 +176,12 @@ def _use_preset(name: str) -> None:
 
 
 def settled() -> Settings | None:
-    """Return what the last call of `settle` in this process returned, or None if it was not called."""
+    """Return the result of the last call of `settle` in this process, or None if there was no call.
+
+    >>> settings = settled()
+    >>> settings is None or isinstance(settings, Settings)
+    True
+    """
     return _settings
 
 

@@ -67,8 +67,8 @@ def check(folder: Path, found: Identity, *, accept: bool) -> str | None:
     said = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more changes" if len(changed) > 8 else "")
     if not accept:
         raise UsageError(
-            f"the data of the run in {folder} has changed: {said}. Restore the data, choose another --workdir, or go "
-            "on with the changed data by --accept-changed-data."
+            f"the data of the run in {folder} has changed: {said}. Restore the data, choose another --workdir, or "
+            "accept the changed data with --accept-changed-data."
         )
     return f"continuing with changed data: {said}"
 
