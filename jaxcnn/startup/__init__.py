@@ -110,7 +110,7 @@ _settings: Settings | None = None
 
 
 def settle(batch_values: int | None = None, xla_preset: str | None = None) -> Settings:
-    """Make this process's settings, and return what was set. Call it before JAX starts.
+    """Make the settings of this process, and return them. Call this function before JAX starts.
 
     - Freed memory is kept. On Linux, XLA allocates the memory of a step anew at every call, and the system fills each
       page with zeros first: that is a tenth (ResNet-50) to a quarter (ResNet-20) of a training step. The process's

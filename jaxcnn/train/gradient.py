@@ -2,7 +2,7 @@
 
 A gradient is a function `(loss, params) -> (gradients, aux)`, where `loss(params)` returns `(scalar, aux)`. Gradients
 wrap each other: `scaled(loss_scale, accumulated(4))` sums the scaled gradients of four micro-batches, and divides the
-sum by the scale. The training step takes one gradient and does not depend on what it does.
+sum by the scale. The training step accepts any gradient.
 
 To keep parameters and batch statistics unchanged, a gradient returns a hole (`optax.MaskedNode()`) in their place. The
 step does not change them by a single bit.
@@ -56,7 +56,7 @@ class BatchLoss:
 
 
 Gradient = Callable[[BatchLoss, Any], tuple[Any, Any]]
-"""Function `(loss, params) -> (gradients, aux)`, where aux is what the loss returns beside its value."""
+"""Function `(loss, params) -> (gradients, aux)`, where aux are the auxiliary values that the loss returns."""
 
 
 def plain(loss: BatchLoss, params: Any) -> tuple[Any, Any]:

@@ -54,7 +54,7 @@ def parse_numbers(
     Args:
       field: of the configuration, for the message.
       values: the strings.
-      kind: what the number is, for the message.
+      kind: the name of the number, for the message.
       example: of a string, for the message.
 
     Raises:

@@ -233,7 +233,7 @@ def make_eval_step(model: Any, task: Task | None = None) -> Callable[[TrainState
 
     Args:
       model: a Linen module.
-      task: what is learned. Default: `Classification()`.
+      task: the loss and the metrics. Default: `Classification()`.
 
     >>> import flax.linen as nn
     >>> from jaxcnn.train import create_state
@@ -258,7 +258,7 @@ def evaluate_batch(model: Any, task: Task, variables: Any, padded: tuple[Any, ja
 
     Args:
       model: a Linen module.
-      task: what is learned.
+      task: the loss and the metrics.
       variables: `{"params": ..., "batch_stats": ...}`.
       padded: a batch, and a mask, bool `[N]`, False for examples that do not count (`jaxcnn.data.Padded`).
 

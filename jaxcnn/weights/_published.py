@@ -136,7 +136,7 @@ def recorded(path: Path) -> Preprocessing | None:
 
 
 def known_preprocessing(source: str, path: Path) -> Preprocessing | None:
-    """Return the preprocessing of weights: that of their id, if `source` is one, or what is known of the file `path`.
+    """Return the preprocessing of weights: that of their id if `source` is one, else that of the file `path`.
 
     Raises:
       UsageError: if the id is unknown, or the recorded preprocessing is damaged.

@@ -196,7 +196,7 @@ def _checkpoints(folder: Path, result: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _picture_problem(path: Path) -> str | None:
-    """Return what is wrong with a PNG, each part of which has a checksum, or None."""
+    """Return the damage of a PNG file, each part of which has a checksum, or None."""
     from PIL import Image, UnidentifiedImageError
 
     try:
