@@ -46,6 +46,12 @@ PyTree: TypeAlias = Any
 AnyArray: TypeAlias = Array | np.ndarray
 """A JAX or a NumPy array. `Float[AnyArray, "n c"]` accepts both."""
 
+if TYPE_CHECKING:
+    InputArray: TypeAlias = Array
+else:
+    InputArray: TypeAlias = AnyArray
+"""The input of a layer or a model: a JAX array, or a NumPy array, which they treat alike."""
+
 KeyArray: TypeAlias = Key[Array, ""] | UInt32[Array, "2"]
 """A random key, from `jax.random.key` or from `jax.random.PRNGKey`."""
 
@@ -59,6 +65,7 @@ __all__ = [
     "Float",
     "Float32",
     "Inexact",
+    "InputArray",
     "Int",
     "Integer",
     "Key",

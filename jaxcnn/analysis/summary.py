@@ -40,6 +40,11 @@ class Row:
         None where it is undefined, as after global pooling.
       origin: (row, column) of the first pixel in the field of the first unit; negative in the padding. None where
         `stride` is None.
+
+    >>> from jaxcnn.layers import Conv
+    >>> row = summarize(Conv(6, 5, padding=2), (28, 28, 1)).rows[0]
+    >>> isinstance(row, Row), row.kind, row.output_shape, row.params, row.receptive_field
+    (True, 'Conv', (1, 28, 28, 6), 156, (5, 5))
     """
 
     name: str
@@ -62,6 +67,11 @@ class Summary:
       activation_bytes: bytes of the outputs of all rows, for the whole batch. This estimates what a backward pass
         stores; the compiler decides what it stores and what it recomputes.
       rows: calls of leaf modules, in order. Parameters and operations of other modules are in the totals only.
+
+    >>> from jaxcnn.layers import Conv
+    >>> summary = summarize(Conv(6, 5, padding=2), (28, 28, 1))
+    >>> isinstance(summary, Summary), summary.macs, summary.to_dict()["params"]
+    (True, 117600, 156)
     """
 
     params: int

@@ -18,6 +18,7 @@ from jaxcnn.train import Trained
 from jaxcnn.train.runtime.workdir import write_json
 
 FORMATS = {"stablehlo": stablehlo.convert, "onnx": onnx.convert}
+"""For each format of `export`, the function that returns the content of the file for a `Trained`."""
 
 
 def export(trained: Trained, kind: str, out: str | Path) -> Path:

@@ -77,6 +77,14 @@ class Frozen:
     Attributes:
       model: the model.
       dtype: dtype of the convolutions, or None for that of the model.
+
+    Raises:
+      UsageError: when it is called: the model cannot be applied with these variables to images of this shape.
+
+    >>> from jaxcnn.layers import GlobalAvgPool
+    >>> frozen = freeze(GlobalAvgPool(), {})
+    >>> isinstance(frozen, Frozen), frozen(jnp.ones((2, 8, 8, 3))).shape, frozen.named_arrays()
+    (True, (2, 3), [])
     """
 
     def __init__(self, model: Any, variables: Any, dtype: Any):

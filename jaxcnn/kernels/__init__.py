@@ -6,6 +6,14 @@ lowered: other JAX operations, or, with `pip install 'jaxcnn[cpu]'`, native code
 pooling of our own, in `jaxcnn.kernels.native`).
 
 One environment variable, `JAXCNN_KERNELS=auto|xla|native`, and one context manager, `use`, select the kernels.
+
+>>> import jax.numpy as jnp
+>>> images, kernel = jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 4))
+>>> conv(images, kernel, strides=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), groups=1).shape
+(1, 5, 5, 4)
+>>> with use("xla"):
+...     describe("float32"), in_use()
+('XLA', 'xla')
 """
 
 from jaxcnn.kernels._selection import CHOICES, VARIABLE, check, in_use, inlined, on_cpu, selected, use

@@ -12,6 +12,7 @@ from jaxcnn.kernels import native
 
 Choice = Literal["auto", "xla", "native"]
 CHOICES: tuple[Choice, ...] = ("auto", "xla", "native")
+"""Values of `JAXCNN_KERNELS` and of `use`."""
 
 VARIABLE = "JAXCNN_KERNELS"
 """Environment variable with the choice for the whole process: auto (the default), xla or native."""
@@ -27,6 +28,9 @@ def selected() -> str:
 
     Raises:
       UsageError: `JAXCNN_KERNELS` has an unknown value.
+
+    >>> selected() in CHOICES
+    True
     """
     return _context.value or _checked(os.environ.get(VARIABLE, "auto").lower())
 
@@ -53,7 +57,12 @@ def use(choice: Choice) -> Iterator[None]:
 
 @contextlib.contextmanager
 def inlined() -> Iterator[None]:
-    """Trace kernels as the JAX operations that define them, for other programs and for readers of a jaxpr."""
+    """Trace kernels as the JAX operations that define them, for other programs and for readers of a jaxpr.
+
+    >>> with inlined():
+    ...     is_inlined()
+    True
+    """
     with _context(_INLINED):
         yield
 
@@ -63,7 +72,11 @@ def is_inlined() -> bool:
 
 
 def check() -> None:
-    """Raise `UsageError` if the choice is unknown, or is "native" and there are no native kernels."""
+    """Raise `UsageError` if the choice is unknown, or is "native" and there are no native kernels.
+
+    >>> with use("auto"):
+    ...     check()
+    """
     if selected() == "native":
         native.require()
 
@@ -75,12 +88,25 @@ def uses_native() -> bool:
 
 
 def in_use() -> str:
-    """Return the kernels of programs that are compiled now: "native" (oneDNN's and the library's own) or "xla"."""
+    """Return the kernels of programs that are compiled now: "native" (oneDNN's and the library's own) or "xla".
+
+    Raises:
+      UsageError: as `check`.
+
+    >>> with use("xla"):
+    ...     in_use()
+    'xla'
+    """
     return "native" if on_cpu() and uses_native() else "xla"
 
 
 def on_cpu() -> bool:
-    """Return whether JAX places new computations on a CPU: its default device, else its default backend."""
+    """Return whether JAX places new computations on a CPU: its default device, else its default backend.
+
+    >>> with jax.default_device(jax.devices("cpu")[0]):
+    ...     on_cpu()
+    True
+    """
     device = jax.config.values["jax_default_device"]
     return (getattr(device, "platform", device) or jax.default_backend()) == "cpu"
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
+from jaxcnn.array_types import Array, InputArray, Shaped
 from jaxcnn.kernels import native
 from jaxcnn.kernels._primitive import Form, Kernel, call, is_given, merged
 from jaxcnn.kernels._selection import on_cpu, uses_native
@@ -44,14 +45,14 @@ LEAST_GROUPED_WORK = 2**14
 
 
 def conv(
-    x: jax.Array,
-    kernel: jax.Array,
+    x: Shaped[InputArray, "n h w c_in"],
+    kernel: Shaped[InputArray, "kh kw c_group c_out"],
     strides: Pair,
     padding: Sides,
     dilation: Pair,
     groups: int,
-    bias: jax.Array | None = None,
-) -> jax.Array:
+    bias: Shaped[InputArray, " c_out"] | None = None,
+) -> Shaped[Array, "n h2 w2 c_out"]:
     """Convolve images `[N, H, W, C_in]` with a kernel `[kH, kW, C_in / groups, C_out]`, whose dtype may be wider.
 
     Strides and dilation are (vertical, horizontal), and padding is `((top, bottom), (left, right))` rows of zeros. The

@@ -29,6 +29,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.kernels import native
 from jaxcnn.kernels._primitive import Form, Kernel, call, instantiated, is_given
 from jaxcnn.kernels.axes import is_bound, needs_mean
@@ -62,11 +63,11 @@ channels that remains, and does not vectorize it (16 channels: 0.6 of the speed 
     ),
 )
 def batch_norm(
-    x: jax.Array,
-    running_mean: jax.Array,
-    running_var: jax.Array,
-    scale: jax.Array | None,
-    bias: jax.Array | None,
+    x: Shaped[InputArray, "*positions c"],
+    running_mean: Float[InputArray, " c"],
+    running_var: Float[InputArray, " c"],
+    scale: Float[InputArray, " c"] | None,
+    bias: Float[InputArray, " c"] | None,
     *,
     momentum: float,
     epsilon: float,
@@ -74,10 +75,10 @@ def batch_norm(
     axis_name: str | None = None,
     axis_index_groups: Groups | None = None,
     reduce_dtype: Any = "float32",
-    residual: jax.Array | None = None,
+    residual: Shaped[InputArray, "*positions c"] | None = None,
     relu: bool = False,
     dtype: Any = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[Float[Array, "*positions c"], Float[Array, " c"], Float[Array, " c"]]:
     """Normalize a batch by its own statistics; add a residual, and apply a ReLU, if there are.
 
     Args:
@@ -91,6 +92,11 @@ def batch_norm(
 
     Returns:
       The output `[..., C]`, and the new running mean and variance `[C]` in the dtypes of the old ones.
+
+    >>> x, mean, var = jnp.array([[1.0], [3.0]]), jnp.zeros(1), jnp.ones(1)
+    >>> y, mean, var = batch_norm(x, mean, var, None, None, momentum=0.5, epsilon=0.0, unbiased=True)
+    >>> y.round(3).tolist(), mean.round(3).tolist(), var.round(3).tolist()
+    ([[-1.0], [1.0]], [1.0], [1.5])
     """
     vectors = _wide_vectors(x, running_mean, running_var, scale, bias)
     axis_name = axis_name if axis_name is not None and is_bound(axis_name) else None
@@ -109,8 +115,14 @@ def batch_norm(
     return y, new_mean.astype(running_mean.dtype), new_var.astype(running_var.dtype)
 
 
-def normalize(x: jax.Array, mean: Any, var: Any, scale: Any, bias: Any, *, epsilon: float) -> jax.Array:
-    """Normalize `[..., C]` by given statistics `[C]`; arguments and dtype of the result as in `batch_norm`."""
+def normalize(
+    x: Shaped[InputArray, "*positions c"], mean: Any, var: Any, scale: Any, bias: Any, *, epsilon: float
+) -> Float[Array, "*positions c"]:
+    """Normalize `[..., C]` by given statistics `[C]`. Arguments and dtype of the result are as in `batch_norm`.
+
+    >>> normalize(jnp.array([[3.0]]), jnp.array([1.0]), jnp.array([4.0]), None, None, epsilon=0.0).round(3).tolist()
+    [[1.0]]
+    """
     wide_mean, wide_var, gamma, beta = _wide_vectors(x, mean, var, scale, bias)
     center = jax.lax.stop_gradient(wide_mean)
     return _normalized(x, center, wide_mean - center, wide_var, gamma, beta, epsilon)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.array_types import Array, Inexact, InputArray, Shaped
 from jaxcnn.kernels import native
 from jaxcnn.kernels._primitive import Form, Kernel, call, instantiated, is_given, merged
 from jaxcnn.kernels.axes import varying_alike
@@ -51,11 +52,16 @@ class Windows(NamedTuple):
         return rows, columns
 
 
-def max_pool(x: jax.Array, window: Pair, strides: Pair, padding: Sides) -> jax.Array:
-    """Return the largest value of each window of images `[N, H, W, C]`.
+def max_pool(
+    x: Shaped[InputArray, "n h w c"], window: Pair, strides: Pair, padding: Sides
+) -> Shaped[Array, "n h2 w2 c"]:
+    """Return the largest value of each window of images `[N, H, W, C]`, as `[N, H_out, W_out, C]`.
 
     Padding counts as the lowest value of the dtype, and NaN wins. The gradient goes to the largest value; of
     several equal ones, to the first in row-major order.
+
+    >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), (2, 2), (2, 2), ((0, 0), (0, 0))).ravel().tolist()
+    [5.0, 7.0, 13.0, 15.0]
     """
     windows = Windows(window, strides, padding)
     if not _is_kernel(x):
@@ -63,11 +69,17 @@ def max_pool(x: jax.Array, window: Pair, strides: Pair, padding: Sides) -> jax.A
     return call(MaxPool(windows), x)[0]
 
 
-def avg_pool(x: jax.Array, window: Pair, strides: Pair, padding: Sides, counted: Sides) -> jax.Array:
-    """Return the mean of each window of floating-point images `[N, H, W, C]`.
+def avg_pool(
+    x: Inexact[InputArray, "n h w c"], window: Pair, strides: Pair, padding: Sides, counted: Sides
+) -> Inexact[Array, "n h2 w2 c"]:
+    """Return the mean of each window of floating-point images `[N, H, W, C]`, as `[N, H_out, W_out, C]`.
 
     Padding counts as zeros. Its rows and columns that `counted` names, next to the image, are among the values that a
     mean divides by. Sums are float32 or wider.
+
+    >>> none = ((0, 0), (0, 0))
+    >>> avg_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), (2, 2), (2, 2), none, none).ravel().tolist()
+    [2.5, 4.5, 10.5, 12.5]
     """
     kernel = AvgPool(Windows(window, strides, padding), counted, (x.shape[1], x.shape[2]))
     return call(kernel, x)[0] if _is_kernel(x) else kernel.form(x)[0]

@@ -15,15 +15,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.array_types import Array, Float, InputArray
 from jaxcnn.kernels._primitive import call
 from jaxcnn.kernels._trilinear import Role, Trilinear
 
 
-def dense(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def dense(
+    x: Float[InputArray, "*batch c_in"], kernel: Float[InputArray, "c_in features"]
+) -> Float[Array, "*batch features"]:
     """Multiply `[..., C_in]` by a kernel `[C_in, features]`, whose dtype may be wider than that of x.
 
     Returns `[..., features]` in the dtype of x, to which a wider kernel is rounded. Its gradient has its own dtype: the
     gradient of a float32 kernel over bfloat16 data is summed in float32 and not rounded.
+
+    >>> dense(jnp.ones((2, 3)), jnp.ones((3, 4))).shape
+    (2, 4)
     """
     return call(Dense(Role.OUTPUT, kernel.dtype.name), x, kernel)[0]
 

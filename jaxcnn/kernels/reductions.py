@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.kernels import native
 from jaxcnn.kernels._primitive import Form, Kernel, call, is_given
 
@@ -23,18 +24,42 @@ LEAST_VALUES = 2**14
 """Values below which calling the native library costs more than the second pass that it saves."""
 
 
-def moments(x: jax.Array, a: jax.Array) -> tuple[jax.Array, ...]:
-    """Return `sum (x - a)` and `sum (x - a)^2` over all axes but the last, each `[C]`."""
-    return tuple(call(Moments(), x, a))
+def moments(
+    x: Shaped[InputArray, "*positions c"], a: Float[InputArray, " c"]
+) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    """Return `sum (x - a)` and `sum (x - a)^2` over all axes but the last, each `[C]`.
+
+    >>> [sums.tolist() for sums in moments(jnp.array([[1.0], [3.0]]), jnp.array([2.0]))]
+    [[0.0], [2.0]]
+    """
+    first, second = call(Moments(), x, a)
+    return first, second
 
 
-def channel_sums(u: jax.Array, x: jax.Array, c: jax.Array) -> tuple[jax.Array, ...]:
-    """Return `sum u` and `sum u (x - c)` over all axes but the last, each `[C]`."""
-    return tuple(call(ChannelSums(), u, x, c))
+def channel_sums(
+    u: Shaped[InputArray, "*positions c"], x: Shaped[InputArray, "*positions c"], c: Float[InputArray, " c"]
+) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    """Return `sum u` and `sum u (x - c)` over all axes but the last, each `[C]`.
+
+    >>> u, x, c = jnp.array([[1.0], [2.0]]), jnp.array([[3.0], [4.0]]), jnp.array([1.0])
+    >>> [sums.tolist() for sums in channel_sums(u, x, c)]
+    [[3.0], [8.0]]
+    """
+    total, product = call(ChannelSums(), u, x, c)
+    return total, product
 
 
-def affine(factor: jax.Array, shift: jax.Array, x: jax.Array, c: jax.Array) -> jax.Array:
-    """Return `(x - c) factor + shift`, `[..., C]` in the dtype of c."""
+def affine(
+    factor: Float[InputArray, " c"],
+    shift: Float[InputArray, " c"],
+    x: Shaped[InputArray, "*positions c"],
+    c: Float[InputArray, " c"],
+) -> Float[Array, "*positions c"]:
+    """Return `(x - c) factor + shift`, `[..., C]` in the dtype of c.
+
+    >>> affine(jnp.array([2.0]), jnp.array([1.0]), jnp.array([[3.0]]), jnp.array([1.0])).tolist()
+    [[5.0]]
+    """
     return call(Affine(), factor, shift, x, c)[0]
 
 
@@ -43,11 +68,16 @@ def row(vector: jax.Array, like: Any) -> jax.Array:
     return jax.lax.broadcast_in_dim(vector, like.shape, (like.ndim - 1,))
 
 
-def add_bias(y: jax.Array, bias: jax.Array | None) -> jax.Array:
+def add_bias(
+    y: Shaped[InputArray, "*positions c"], bias: Shaped[InputArray, " c"] | None
+) -> Shaped[InputArray, "*positions c"]:
     """Return `[..., C] + [C]` in the dtype of y, or y if there is no bias.
 
     The sum, and the sum that is the gradient of the bias, are in float32 or wider and rounded once: XLA on a CPU sums
     bfloat16 in bfloat16, in which 256 + 1 is 256.
+
+    >>> add_bias(jnp.ones((1, 3)), jnp.arange(3.0)).tolist()
+    [[1.0, 2.0, 3.0]]
     """
     if bias is None:
         return y
@@ -157,12 +187,15 @@ class Materialize(Kernel):
         return [materialize(cts[0])]
 
 
-def materialize(x: jax.Array) -> jax.Array:
+def materialize(x: Shaped[InputArray, "*shape"]) -> Shaped[Array, "*shape"]:
     """Return the same array, written to memory on a CPU before anything is computed from it; likewise its gradient.
 
     Use it for what several layers read, such as the maps between two blocks. XLA on a CPU fuses the end of a block into
     everything that reads it, and computes it again for each reader. Along a chain of residual or dense blocks these
     programs grow from block to block, and take most of the time to compile.
+
+    >>> materialize(jnp.ones(2)).tolist()
+    [1.0, 1.0]
     """
     return call(Materialize(), x)[0]
 

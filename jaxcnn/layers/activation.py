@@ -3,38 +3,64 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxcnn.array_types import Array, Num
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.kernels import elementwise
 from jaxcnn.layers._dtypes import floating
 
 
-def relu(x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
-    """Return `max(0, x)`. The function form of `ReLU`, and unlike `jax.nn.relu` picklable as a field of a module."""
+def relu(x: Shaped[InputArray, "*shape"]) -> Shaped[Array, "*shape"]:
+    """Return `max(0, x)`, of any shape and in the dtype of `x`. The function form of `ReLU`.
+
+    Unlike `jax.nn.relu`, the function can be pickled as a field of a module.
+
+    >>> relu(jnp.array([-1, 2])).tolist()
+    [0, 2]
+    """
     return nn.relu(x)
 
 
-def relu6(x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
-    """Return `min(max(0, x), 6)`. The function form of `ReLU6`."""
+def relu6(x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
+    """Return `min(max(0, x), 6)`, of any shape. The function form of `ReLU6`.
+
+    >>> relu6(jnp.array([-2.0, 8.0])).tolist()
+    [0.0, 6.0]
+    """
     return elementwise.relu6(floating(x))
 
 
-def sigmoid(x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
-    """Return `1 / (1 + exp(-x))`. The function form of `Sigmoid`."""
+def sigmoid(x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
+    """Return `1 / (1 + exp(-x))`, of any shape. The function form of `Sigmoid`.
+
+    >>> sigmoid(jnp.array([0.0, 100.0])).tolist()
+    [0.5, 1.0]
+    """
     return nn.sigmoid(floating(x))
 
 
-def silu(x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
-    """Return `x * sigmoid(x)`. The function form of `SiLU`."""
+def silu(x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
+    """Return `x * sigmoid(x)`, of any shape. The function form of `SiLU`.
+
+    >>> silu(jnp.array([0.0, 100.0])).tolist()
+    [0.0, 100.0]
+    """
     return elementwise.silu(floating(x))
 
 
-def hard_sigmoid(x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
-    """Return `relu6(x + 3) / 6`. The function form of `HardSigmoid`."""
+def hard_sigmoid(x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
+    """Return `relu6(x + 3) / 6`, of any shape. The function form of `HardSigmoid`.
+
+    >>> hard_sigmoid(jnp.array([-3.0, 0.0])).tolist()
+    [0.0, 0.5]
+    """
     return elementwise.hard_sigmoid(floating(x))
 
 
-def hard_swish(x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
-    """Return `x * hard_sigmoid(x)`. The function form of `HardSwish`."""
+def hard_swish(x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
+    """Return `x * hard_sigmoid(x)`, of any shape. The function form of `HardSwish`.
+
+    >>> hard_swish(jnp.array([-1.5, 3.0])).tolist()
+    [-0.375, 3.0]
+    """
     return elementwise.hard_swish(floating(x))
 
 
@@ -45,7 +71,7 @@ class ReLU(nn.Module):
     [0.0, 0.0, 3.0]
     """
 
-    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
+    def __call__(self, x: Shaped[InputArray, "*shape"]) -> Shaped[Array, "*shape"]:
         return relu(x)
 
 
@@ -59,7 +85,7 @@ class ReLU6(nn.Module):
     [0.0, 3.0, 6.0]
     """
 
-    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
+    def __call__(self, x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
         return relu6(x)
 
 
@@ -73,7 +99,7 @@ class SiLU(nn.Module):
     [0.0, 0.0]
     """
 
-    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
+    def __call__(self, x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
         return silu(x)
 
 
@@ -86,7 +112,7 @@ class HardSigmoid(nn.Module):
     [0.0, 0.5, 1.0]
     """
 
-    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
+    def __call__(self, x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
         return hard_sigmoid(x)
 
 
@@ -99,7 +125,7 @@ class HardSwish(nn.Module):
     [-0.375, 0.0, 3.0]
     """
 
-    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
+    def __call__(self, x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
         return hard_swish(x)
 
 
@@ -115,7 +141,7 @@ class GELU(nn.Module):
 
     approximate: bool = False
 
-    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
+    def __call__(self, x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
         x = floating(x)
         return nn.gelu(x) if self.approximate else elementwise.gelu(x)
 
@@ -127,7 +153,7 @@ class Sigmoid(nn.Module):
     [0.5, 0.5]
     """
 
-    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
+    def __call__(self, x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
         return sigmoid(x)
 
 
@@ -144,7 +170,7 @@ class Tanh(nn.Module):
     scale: float = 1.0
     slope: float = 1.0
 
-    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
+    def __call__(self, x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
         # The plain function must not pay for two multiplications by 1.
         x = x if self.slope == 1.0 else self.slope * x
         return jnp.tanh(x) if self.scale == 1.0 else self.scale * jnp.tanh(x)
@@ -161,5 +187,5 @@ class Softmax(nn.Module):
 
     axis: int = -1
 
-    def __call__(self, x: Num[Array, "*shape"]) -> Num[Array, "*shape"]:
+    def __call__(self, x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
         return nn.softmax(floating(x), axis=self.axis)

@@ -3,9 +3,9 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
 from jaxcnn.layers._dtypes import floating_dtype
@@ -27,7 +27,7 @@ class ChannelShuffle(nn.Module):
 
     groups: int
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "*positions c"]) -> Shaped[InputArray, "*positions c"]:
         *positions, channels = x.shape
         if not is_positive(self.groups) or channels % self.groups:
             raise UsageError(
@@ -48,6 +48,7 @@ class LayerScale(nn.Module):
       initial: value of `gamma` at the start, 1e-6 in ConvNeXt.
       dtype, param_dtype: dtypes of the result (None for the input's, or float32 for integers) and of the parameter.
 
+    >>> import jax
     >>> y, variables = LayerScale(0.5).init_with_output(jax.random.key(0), jnp.ones((1, 3)))
     >>> y.tolist(), variables["params"]["gamma"].shape
     ([[0.5, 0.5, 0.5]], (3,))
@@ -58,7 +59,7 @@ class LayerScale(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "*positions c"]) -> Float[Array, "*positions c"]:
         gamma = self.param("gamma", initializers.constant(self.initial), x.shape[-1:], self.param_dtype)
         dtype = floating_dtype(x) if self.dtype is None else self.dtype
         return x.astype(dtype) * gamma.astype(dtype).reshape(*(1,) * (x.ndim - 1), -1)

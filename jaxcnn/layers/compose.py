@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.errors import UsageError
 from jaxcnn.layers._dtypes import floating
 from jaxcnn.layers._window import pair
@@ -31,8 +31,10 @@ def _call(layer: Layer, x: Any, train: bool) -> Any:
 class Sequential(nn.Module):
     """Apply layers in sequence: `y = f_n(... f_2(f_1(x)))`.
 
-    A layer is a module or a function. `train` is passed to each layer that has a parameter of that name.
+    A layer is a module or a function. `train` is passed to each layer that has a parameter of that name. Shapes are
+    those of the layers: the first gets the input, such as `[N, H, W, C]`, and each other the output of the one before.
 
+    >>> import jax
     >>> from jaxcnn.layers import Conv, Dense, MaxPool, ReLU
     >>> net = Sequential([Conv(6, 5), ReLU(), MaxPool(2), Flatten(), Dense(10)])
     >>> net.init_with_output(jax.random.key(0), jnp.ones((1, 28, 28, 1)))[0].shape
@@ -56,11 +58,13 @@ class Residual(nn.Module):
     """A residual block: `y = F(x) + shortcut(x)` (He et al., *Deep Residual Learning*, 2015, equations 1 and 2).
 
     The default shortcut is the identity. The paper's option A, without parameters, is `ZeroPadShortcut`. Its option B,
-    the projection, is a 1x1 `Conv` and a `BatchNorm`.
+    the projection, is a 1x1 `Conv` and a `BatchNorm`. `body` and `shortcut` are modules or functions, and get `train`
+    if they have a parameter of that name. The result has the shape of both outputs.
 
     Raises:
       UsageError: the two summands differ in shape.
 
+    >>> import jax
     >>> from jaxcnn.layers import Conv
     >>> block = Residual(Conv(16, 3, strides=2, padding=1), ZeroPadShortcut(16, 2))
     >>> block.init_with_output(jax.random.key(0), jnp.ones((1, 8, 8, 4)))[0].shape
@@ -71,7 +75,7 @@ class Residual(nn.Module):
     shortcut: Layer | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "..."], train: bool = False) -> Float[InputArray, "..."]:
         y = _call(self.body, x, train)
         skip = x if self.shortcut is None else _call(self.shortcut, x, train)
         if y.shape != skip.shape:
@@ -97,7 +101,7 @@ class ZeroPadShortcut(nn.Module):
     features: int
     strides: int = 1
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"]) -> Shaped[Array, "n h2 w2 features"]:
         missing = self.features - x.shape[-1]
         if missing < 0:
             raise UsageError(f"ZeroPadShortcut cannot take {x.shape[-1]} channels down to {self.features}")
@@ -108,9 +112,13 @@ class ZeroPadShortcut(nn.Module):
 class Concat(nn.Module):
     """Apply branches to one input, as Inception does, and concatenate their outputs along `axis` (the channels).
 
+    Branches are modules or functions, and get `train` if they have a parameter of that name. For images,
+    `[N, H, W, C] -> [N, H', W', C_1 + C_2 + ...]`.
+
     Raises:
       UsageError: there is no branch, or the outputs differ in shape along another axis.
 
+    >>> import jax
     >>> from jaxcnn.layers import Conv
     >>> module = Concat([Conv(64, 1), Conv(128, 3, padding=1)])
     >>> module.init_with_output(jax.random.key(0), jnp.ones((1, 28, 28, 192)))[0].shape
@@ -125,7 +133,7 @@ class Concat(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "..."], train: bool = False) -> Shaped[Array, "..."]:
         if not self.branches:
             raise UsageError("Concat needs at least one branch, got none")
         outputs = [_call(branch, x, train) for branch in self.branches]
@@ -143,5 +151,5 @@ class Flatten(nn.Module):
     (2, 400)
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n ..."]) -> Shaped[InputArray, "n features"]:
         return x.reshape(x.shape[0], -1)

@@ -3,11 +3,11 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 from jaxcnn import kernels
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
 from jaxcnn.layers._dtypes import unrounded
@@ -38,6 +38,7 @@ class Conv(nn.Module):
     Raises:
       UsageError: sizes that are not positive, groups that do not divide the channels, an image that is too small.
 
+    >>> import jax
     >>> y, variables = Conv(6, (5, 5), padding=2).init_with_output(jax.random.key(0), jnp.ones((1, 28, 28, 1)))
     >>> y.shape, variables["params"]["kernel"].shape
     ((1, 28, 28, 6), (5, 5, 1, 6))
@@ -56,7 +57,7 @@ class Conv(nn.Module):
     bias_init: nn.initializers.Initializer = initializers.zeros
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"]) -> Float[Array, "n h2 w2 features"]:
         kernel_size = pair(self.kernel_size, "kernel_size")
         strides = pair(self.strides, "strides")
         dilation = pair(self.kernel_dilation, "kernel_dilation")

@@ -3,11 +3,11 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 from jaxcnn import kernels
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
 from jaxcnn.layers._dtypes import unrounded
@@ -19,9 +19,16 @@ class Dense(nn.Module):
 
     `[..., C_in] -> [..., features]`. Parameters: `kernel` `[C_in, features]` and `bias` `[features]`.
 
+    Fields:
+      features: number of outputs.
+      use_bias: whether to add `b`.
+      dtype, param_dtype: dtypes of the computation (None infers it from input and parameters) and of the parameters.
+      kernel_init, bias_init: initializers.
+
     Raises:
       UsageError: `features` is not a positive integer, or the layer's weights are for another number of inputs.
 
+    >>> import jax
     >>> y, variables = Dense(10).init_with_output(jax.random.key(0), jnp.ones((2, 84)))
     >>> y.shape, variables["params"]["kernel"].shape
     ((2, 10), (84, 10))
@@ -35,7 +42,7 @@ class Dense(nn.Module):
     bias_init: nn.initializers.Initializer = initializers.zeros
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "*batch c"]) -> Float[Array, "*batch features"]:
         if not is_positive(self.features):
             raise UsageError(f"Dense needs a whole number of features, at least 1, got features={self.features!r}")
         if self.has_variable("params", "kernel"):

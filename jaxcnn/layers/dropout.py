@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import InputArray, Shaped
 from jaxcnn.errors import UsageError, unknown_name
 
 Mode = Literal["row", "batch"]
@@ -16,7 +17,7 @@ class Dropout(nn.Module):
 
     Srivastava et al., *Dropout: A Simple Way to Prevent Neural Networks from Overfitting*, 2014. The remaining units
     are divided by `1 - rate` in training ("inverted" dropout), so that the expected output equals the input. Training
-    needs a random key named `dropout`: `model.apply(variables, x, train=True, rngs={"dropout": key})`.
+    needs a random key named `dropout`: `model.apply(variables, x, train=True, rngs={"dropout": key})`. Keeps the shape.
 
     Raises:
       UsageError: `rate` is not in [0, 1).
@@ -27,7 +28,7 @@ class Dropout(nn.Module):
 
     rate: float
 
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "*shape"], train: bool) -> Shaped[InputArray, "*shape"]:
         return _drop(self, x, x.shape, self.rate, train)
 
 
@@ -54,7 +55,7 @@ class StochasticDepth(nn.Module):
     rate: float
     mode: Mode = "row"
 
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "*shape"], train: bool) -> Shaped[InputArray, "*shape"]:
         if self.mode not in get_args(Mode):
             raise unknown_name("mode of StochasticDepth", self.mode, get_args(Mode))
         rows = x.shape[0] if self.mode == "row" else 1
@@ -76,7 +77,8 @@ def _drop(layer: nn.Module, x: jax.Array, mask_shape: tuple[int, ...], rate: Any
 def linear_decay(rate: float, block: int, blocks: int) -> float:
     """Return the rate of stochastic depth in block number `block` (from 1) of `blocks`: `rate * block / blocks`.
 
-    Huang et al., 2016, equation 4: early blocks, on which all later ones depend, are dropped less often.
+    Huang et al., 2016, equation 4: early blocks, on which all later ones depend, are dropped less often. `rate` is the
+    probability of dropping the last block.
 
     >>> [linear_decay(0.5, block, 4) for block in (1, 2, 3, 4)]
     [0.125, 0.25, 0.375, 0.5]

@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, InputArray, Shaped
 from jaxcnn.errors import UsageError
 
 # A part of the keys of JAX's caches: a function that was traced for the other choice is traced again.
@@ -68,8 +69,13 @@ def runs(
 
 
 def apply_in_loop(
-    layers: Sequence[nn.Module], x: jax.Array, train: bool, *, varying: Sequence[str] = (), recompute: bool = False
-) -> jax.Array:
+    layers: Sequence[nn.Module],
+    x: Shaped[InputArray, "*shape"],
+    train: bool,
+    *,
+    varying: Sequence[str] = (),
+    recompute: bool = False,
+) -> Shaped[Array, "*shape"]:
     """Return `f_n(... f_2(f_1(x)))` for the modules of one of `runs`, called as `(x, train)`.
 
     Variables that the modules update or sow are stored under their own names. Random numbers differ from those without
@@ -77,7 +83,7 @@ def apply_in_loop(
 
     Args:
       layers: bound modules.
-      x: input of the first.
+      x: input of the first, `[N, H, W, C]`; every module keeps its shape.
       train: as for each module.
       varying: as in `runs`. Where their values differ, the modules get them as scalar arrays.
       recompute: recompute each module in the backward pass; only its input is kept.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import kernels
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import activation, initializers
 from jaxcnn.layers._dtypes import floating_dtype, wide
@@ -72,8 +73,13 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, train: bool, *, residual: jax.Array | None = None, relu: bool = False
-    ) -> jax.Array:
+        self,
+        x: Shaped[InputArray, "*positions c"],
+        train: bool,
+        *,
+        residual: Shaped[InputArray, "*positions c"] | None = None,
+        relu: bool = False,
+    ) -> Float[Array, "*positions c"]:
         """Return `BN(x)`, or `BN(x) + residual`, or with a ReLU behind either. Use `norm_relu` for every norm."""
         if not 0.0 <= self.momentum <= 1.0 or not self.epsilon >= 0.0:
             got = f"{self.momentum} and {self.epsilon}"
@@ -111,12 +117,17 @@ class BatchNorm(nn.Module):
             y = activation.relu(y) if relu else y
         return y
 
-    def output_dtype(self, x: jax.Array) -> Any:
+    def output_dtype(self, x: Shaped[InputArray, "..."]) -> Any:
         """Return the dtype of the output for an input `x`."""
         return jnp.dtype(floating_dtype(x) if self.dtype is None else self.dtype)
 
 
-def norm_relu(norm: Any, x: jax.Array, train: bool, residual: jax.Array | None = None) -> jax.Array:
+def norm_relu(
+    norm: Any,
+    x: Shaped[InputArray, "*positions c"],
+    train: bool,
+    residual: Shaped[InputArray, "*positions c"] | None = None,
+) -> Float[Array, "*positions c"]:
     """Return `relu(norm(x, train))`, or `relu(norm(x, train) + residual)`, `[..., C]`.
 
     `norm` is a module called as `(x, train)`. In training a `BatchNorm` adds the residual and applies the ReLU itself,
@@ -146,7 +157,10 @@ class LayerNorm(nn.Module):
     Training and evaluation do not differ; `train` is accepted so that `LayerNorm` can take the place of `BatchNorm`.
     This is the form of ConvNeXt (Liu et al., *A ConvNet for the 2020s*, 2022), not over all positions of an image.
 
-    Shapes, dtypes, parameters and fields: as in `BatchNorm`.
+    `[..., C] -> [..., C]`. Dtypes, parameters and fields are those of `BatchNorm`.
+
+    Raises:
+      UsageError: an epsilon below 0.
 
     >>> y, _ = LayerNorm().init_with_output(jax.random.key(0), jnp.array([[1.0, 2.0, 3.0]]))
     >>> y.round(3).tolist()
@@ -162,7 +176,7 @@ class LayerNorm(nn.Module):
     bias_init: nn.initializers.Initializer = initializers.zeros
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "*positions c"], train: bool = False) -> Float[Array, "*positions c"]:
         if not self.epsilon >= 0.0:
             raise UsageError(f"LayerNorm needs an epsilon >= 0, got {self.epsilon}")
         y, channels = wide(x, self.dtype), x.shape[-1:]
@@ -196,7 +210,7 @@ class LocalResponseNorm(nn.Module):
     beta: float = 0.75
     k: float = 2.0
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "*positions c"]) -> Float[Array, "*positions c"]:
         if not is_positive(self.size):
             raise UsageError(f"LocalResponseNorm needs a whole number of channels, at least 1, got size={self.size!r}")
         ones, before = (1,) * (x.ndim - 1), self.size // 2

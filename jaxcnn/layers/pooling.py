@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcnn import kernels
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.errors import UsageError
 from jaxcnn.layers._dtypes import floating
 from jaxcnn.layers._window import Padding, Pair, Sides, Size, check_fits, explicit_padding, image_size, pair
@@ -57,7 +58,7 @@ class MaxPool(nn.Module):
     padding: Padding = 0
     ceil_mode: bool = False
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"]) -> Shaped[Array, "n h2 w2 c"]:
         window, strides, _, sides = _geometry(self, x)
         return kernels.max_pool(x, window, strides, sides)
 
@@ -82,7 +83,7 @@ class AvgPool(nn.Module):
     ceil_mode: bool = False
     count_include_pad: bool = True
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"]) -> Float[Array, "n h2 w2 c"]:
         window, strides, asked, sides = _geometry(self, x)
         counted = asked if self.count_include_pad else ((0, 0), (0, 0))
         return kernels.avg_pool(floating(x), window, strides, sides, counted)
@@ -91,11 +92,14 @@ class AvgPool(nn.Module):
 class GlobalAvgPool(nn.Module):
     """Mean of each feature map, `[N, H, W, C] -> [N, C]` (Lin et al., *Network In Network*, 2013).
 
+    Raises:
+      UsageError: the input has not four axes.
+
     >>> GlobalAvgPool()(jnp.ones((2, 7, 7, 512))).shape
     (2, 512)
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"]) -> Float[InputArray, "n c"]:
         if x.ndim != 4:
             raise UsageError(f"GlobalAvgPool needs feature maps [N, H, W, C], got shape {list(x.shape)}")
         return x.mean(axis=(1, 2))
@@ -117,7 +121,7 @@ class AdaptiveAvgPool(nn.Module):
 
     output_size: Size
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"]) -> Float[InputArray, "n rows columns c"]:
         rows, columns = pair(self.output_size, "output_size")
         height, width = image_size("AdaptiveAvgPool", x.shape)
         if (height, width) == (rows, columns):

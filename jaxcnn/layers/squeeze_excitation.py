@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.layers import initializers
 from jaxcnn.layers._dtypes import floating
 from jaxcnn.layers._window import image_size
@@ -48,7 +49,7 @@ class SqueezeExcitation(nn.Module):
     bias_init: nn.initializers.Initializer = initializers.zeros
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"]) -> Float[Array, "n h w c"]:
         image_size("SqueezeExcitation", x.shape)
         x = floating(x)
         means = self._conv(self.squeeze_features, "reduce")(x.mean(axis=(1, 2), keepdims=True))

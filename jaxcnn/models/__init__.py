@@ -47,17 +47,35 @@ def _constructor(name: str) -> Callable[..., nn.Module]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of all models, or of those that match a shell pattern such as "resnet*"."""
+    """Return the names of all models, or of those that match a shell pattern such as "resnet*".
+
+    >>> list_models("vgg1[36]")
+    ['vgg13', 'vgg16']
+    """
     return sorted(fnmatch.filter(_registry(), pattern))
 
 
 def model_fields(name: str) -> list[str]:
-    """Return the names of the fields that `create_model(name, ...)` takes."""
+    """Return the names of the fields that `create_model(name, ...)` takes.
+
+    Raises:
+      UsageError: an unknown name. The message suggests the closest valid one.
+
+    >>> model_fields("lenet5_1998")
+    ['num_classes', 'dtype', 'param_dtype', 'padding']
+    """
     return [field for field in module_fields(_constructor(name)) or () if field not in ("parent", "name")]
 
 
 def paper(name: str) -> str:
-    """Return the architecture, authors, title and year of the paper: the first line of the docstring of its file."""
+    """Return the architecture, authors, title and year of the paper: the first line of the docstring of its file.
+
+    Raises:
+      UsageError: an unknown name. The message suggests the closest valid one.
+
+    >>> paper("vgg16")
+    'VGG (Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, 2014).'
+    """
     _constructor(name)
     return (importlib.import_module(_registry()[name][1]).__doc__ or "").splitlines()[0]
 

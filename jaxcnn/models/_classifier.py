@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, Float, Shaped
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import AdaptiveAvgPool, BatchNorm, Dense, Flatten
 from jaxcnn.layers.recomputation import parse_size, plan
@@ -46,7 +47,7 @@ class Classifier(nn.Module, kw_only=True):
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
-    def flatten(self, x: jax.Array, layer: str, positions: int | None) -> jax.Array:
+    def flatten(self, x: Shaped[Array, "n h w c"], layer: str, positions: int | None) -> Shaped[Array, "n inputs"]:
         """Return feature maps `[N, H, W, C]` as the input `[N, inputs]` of the fully connected layer named `layer`.
 
         `positions` is the number of rows and of columns to which they are averaged first, or None for no averaging.
@@ -63,7 +64,7 @@ class Classifier(nn.Module, kw_only=True):
         return Flatten()(x)
 
     @nn.nowrap
-    def logits(self, x: jax.Array) -> jax.Array:
+    def logits(self, x: Shaped[Array, "n c"]) -> Float[Array, "n classes"]:
         """Return the output `[N, num_classes]` of the last fully connected layer, `head`, for features `[N, C]`."""
         return Dense(self.num_classes, dtype=jnp.float32, param_dtype=self.param_dtype, name="head")(x)
 

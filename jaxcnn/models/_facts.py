@@ -22,6 +22,10 @@ class Facts:
       params: number of trainable parameters.
       macs: multiply-adds for one image.
       image_shape: `(H, W, C)` of the images.
+
+    >>> from jaxcnn.models import Facts, facts
+    >>> isinstance(facts("resnet50"), Facts), facts("resnet50").year, facts("resnet50").image_shape
+    (True, 2015, (224, 224, 3))
     """
 
     name: str

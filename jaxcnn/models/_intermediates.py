@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any, overload
 
 import flax.linen as nn
-import jax
 
+from jaxcnn.array_types import Array, InputArray, Shaped
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.layers.loops import unrolled
 
@@ -18,15 +18,21 @@ Paths = str | Sequence[str] | None
 
 @overload
 def features(
-    model: nn.Module, variables: Any, x: jax.Array, at: str | None = None, *, train: bool = False, rngs: Any = None
-) -> jax.Array: ...
+    model: nn.Module, variables: Any, x: InputArray, at: str | None = None, *, train: bool = False, rngs: Any = None
+) -> Array: ...
 @overload
 def features(
-    model: nn.Module, variables: Any, x: jax.Array, at: Sequence[str], *, train: bool = False, rngs: Any = None
-) -> dict[str, jax.Array]: ...
+    model: nn.Module, variables: Any, x: InputArray, at: Sequence[str], *, train: bool = False, rngs: Any = None
+) -> dict[str, Array]: ...
 def features(
-    model: nn.Module, variables: Any, x: jax.Array, at: Paths = None, *, train: bool = False, rngs: Any = None
-) -> jax.Array | dict[str, jax.Array]:
+    model: nn.Module,
+    variables: Any,
+    x: Shaped[InputArray, "n h w c"],
+    at: Paths = None,
+    *,
+    train: bool = False,
+    rngs: Any = None,
+) -> Shaped[Array, "n ..."] | dict[str, Shaped[Array, "n ..."]]:
     """Return the features in front of a model's classifier, or the outputs of any of its modules.
 
     The model is not changed. Under `jit`, layers behind the features are not computed.
@@ -44,6 +50,7 @@ def features(
     Raises:
       UsageError: there is no module at a path. The message suggests the closest valid path.
 
+    >>> import jax
     >>> from jaxcnn.models import create_model
     >>> model, images = create_model("resnet20_cifar"), jax.numpy.ones((2, 32, 32, 3))
     >>> variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import flax.linen as nn
-import jax
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.errors import unknown_name
 from jaxcnn.layers import MaxPool, norm_relu
 
@@ -38,7 +38,7 @@ class Stem(nn.Module):
     pool: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         check_stem(self.kind)
         kernel, stride = (self.kernel_size, 2) if self.kind == "imagenet" else (3, 1)
         x = self.conv(self.features, kernel, stride, padding=kernel // 2, name="conv")(x)

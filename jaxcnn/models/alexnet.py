@@ -5,8 +5,8 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import flax.linen as nn
-import jax
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.errors import unknown_name
 from jaxcnn.layers import Conv, Dense, Dropout, LocalResponseNorm, MaxPool, Partial, initializers, relu
 from jaxcnn.models._classifier import Classifier
@@ -53,7 +53,7 @@ class AlexNet(Classifier, kw_only=True):
         return (224, 224, 3) if self.padding else (227, 227, 3)
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         if self.dropout_at not in get_args(DropoutAt):
             raise unknown_name("dropout_at", self.dropout_at, get_args(DropoutAt))
         conv = Partial(Conv, kernel_init=initializers.he_normal, **self.policy)

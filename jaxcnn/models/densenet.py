@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import AvgPool, Conv, Dropout, GlobalAvgPool, Partial, initializers, norm_relu
 from jaxcnn.models._classifier import StagedClassifier
@@ -60,7 +61,7 @@ class Transition(nn.Module):
     norm: Callable[..., Any]
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         x = norm_relu(self.norm(name="norm"), x, train)
         return AvgPool(2, name="pool")(self.conv(self.features, 1, name="conv")(x))
 
@@ -91,7 +92,7 @@ class DenseNet(StagedClassifier, kw_only=True):
     memory_efficient: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         if not 0.0 < self.compression <= 1.0:
             raise UsageError(f"DenseNet needs a compression in (0, 1], got {self.compression}")
         remat = self.recomputation(x, train, stages=range(1, len(self.block_sizes) + 1))

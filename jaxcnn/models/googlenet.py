@@ -9,6 +9,7 @@ import jax
 from flax.core import FrozenDict
 
 from jaxcnn import layers
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.layers import Concat, Conv, Dense, Dropout, MaxPool, Partial, Sequential, initializers, norm_relu, relu
 from jaxcnn.layers._window import Size, pair
 from jaxcnn.models._classifier import Classifier, Norm, StagedClassifier
@@ -43,7 +44,7 @@ class ConvUnit(nn.Module):
     padding: int | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         height, width = pair(self.kernel_size, "kernel_size")
         padding = (height // 2, width // 2) if self.padding is None else self.padding
         x = self.conv(self.features, self.kernel_size, self.strides, padding=padding, name="conv")(x)
@@ -64,7 +65,7 @@ class Inception(nn.Module):
     largest: int = 5
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         n1, (reduce3, n3), (reduce5, n5), pooled = self.row
         branch1, branch3 = self.unit(n1, 1, name="branch1"), self.unit(n3, 3, name="branch3")
         branch5, pool = self.unit(n5, self.largest, name="branch5"), MaxPool(3, 1, padding=1)
@@ -86,7 +87,7 @@ class AuxiliaryHead(Classifier, kw_only=True):
     dropout_rate: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         x = self.unit(128, 1, name="reduce")(self.pool()(x), train)
         x = relu(Dense(1024, kernel_init=initializers.he_normal, **self.policy, name="fc")(layers.Flatten()(x)))
         return sow_logits(self, self.logits(Dropout(self.dropout_rate)(x, train)))
@@ -136,7 +137,7 @@ class GoogLeNet(StagedClassifier, kw_only=True):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         remat = self.recomputation(x, train, stages={int(name[0]) for name in self.modules})
         conv = Partial(Conv, use_bias=self.norm is None, kernel_init=initializers.he_normal, **self.policy)
         unit = Partial(ConvUnit, conv=conv, norm=self.norm and Partial(self.norm, **self.policy))

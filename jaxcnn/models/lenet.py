@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import AvgPool, Conv, Dense, Flatten, MaxPool, Partial, Sequential, Tanh, initializers, relu
 from jaxcnn.models._classifier import Classifier
@@ -64,7 +65,7 @@ class LeNet5(LeNet, kw_only=True):
     pool: Callable[..., Any] = MaxPool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         layers = [
             Conv(6, 5, padding=self.padding, **self.policy, name="C1"),  # 6 feature maps of 28x28
             self.activation,
@@ -94,7 +95,7 @@ class Subsampling(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
         # The paper gives no initial value. With 1 / 4 the layer starts as average pooling.
         coefficient = self.param("coefficient", initializers.constant(0.25), x.shape[-1:], self.param_dtype)
         bias = self.param("bias", initializers.zeros, x.shape[-1:], self.param_dtype)
@@ -119,7 +120,7 @@ class SparseConv(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"]) -> Float[Array, "n h2 w2 c2"]:
         connected = np.array([[mark == "X" for mark in row] for row in self.table.split()])
         inputs, outputs = np.nonzero(connected)
         bound = 2.4 / (25 * connected.sum(0)[outputs])  # appendix A, for the fan-in of each connection's output
@@ -147,7 +148,7 @@ class LeNet5Of1998(LeNet, kw_only=True):
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         if self.num_classes > len(DIGITS):
             raise UsageError(f"lenet5_1998 has pictures of {len(DIGITS)} classes, got num_classes={self.num_classes}")
         conv = Partial(Conv, kernel_init=uniform_by_fan_in, **self.policy)
@@ -171,7 +172,7 @@ class RBF(nn.Module):
 
     num_classes: int
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n features"]) -> Float[Array, "n classes"]:
         rows = np.array([[int(row, 16) for row in digit.split()] for digit in DIGITS[: self.num_classes]])
         bitmaps = (rows[:, :, None] >> np.arange(6, -1, -1)) % 2 * 2 - 1  # [classes, 12, 7]
         bitmaps = bitmaps.reshape(1, len(rows), -1).astype(np.float32)

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.layers import Conv, Dropout, GlobalAvgPool, Partial, initializers, norm_relu
 from jaxcnn.models._classifier import StagedClassifier
 from jaxcnn.models._stages import apply_residual_stages, drop_path
@@ -27,7 +28,7 @@ class PreActBasicBlock(nn.Module):
     drop_path_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         active = norm_relu(self.norm(name="norm1"), x, train)
         y = self.conv(self.features, 3, self.strides, padding=1, name="conv1")(active)
         y = Dropout(self.dropout_rate)(norm_relu(self.norm(name="norm2"), y, train), train)
@@ -50,7 +51,7 @@ class PreActBottleneck(nn.Module):
     drop_path_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         first, second = (1, self.strides) if self.stride_on_3x3 else (self.strides, 1)
         active = norm_relu(self.norm(name="norm1"), x, train)
         y = self.conv(self.features, 1, first, name="conv1")(active)
@@ -88,7 +89,7 @@ class PreActResNet(StagedClassifier, kw_only=True):
     scan_blocks: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         remat = self.recomputation(x, train, stages=range(1, len(self.stage_sizes) + 1))
         conv = Partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **self.policy)
         norm = Partial(self.norm, **self.policy)

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import flax.linen as nn
 import jax
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.errors import unknown_name
 from jaxcnn.layers import Conv, GlobalAvgPool, Partial, ZeroPadShortcut, initializers, norm_relu, relu
 from jaxcnn.models._classifier import StagedClassifier
@@ -27,7 +28,7 @@ class BasicBlock(nn.Module):
     drop_path_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         y = self.conv(self.features, 3, self.strides, padding=1, name="conv1")(x)
         y = norm_relu(self.norm(name="norm1"), y, train)
         y = self.conv(self.features, 3, padding=1, name="conv2")(y)
@@ -58,7 +59,7 @@ class Bottleneck(nn.Module):
     drop_path_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         width = self.features * self.group_width // 64 * self.groups
         first, second = (1, self.strides) if self.stride_on_3x3 else (self.strides, 1)
         y = self.conv(width, 1, first, name="conv1")(x)
@@ -111,7 +112,7 @@ class ResNet(StagedClassifier, kw_only=True):
     scan_blocks: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         if self.shortcut not in get_args(Shortcut):
             raise unknown_name("shortcut", self.shortcut, get_args(Shortcut))
         remat = self.recomputation(x, train, stages=range(1, len(self.stage_sizes) + 1))

@@ -4,9 +4,9 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import GELU, BatchNorm, Conv, Dense, Flatten, MaxPool, Partial, initializers
 from jaxcnn.models._classifier import Classifier, Norm, recomputation
@@ -36,7 +36,7 @@ class ConvBlock(nn.Module):
     norm: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         x = self.conv(self.features, 3, padding=1, name="conv1")(x)
         x = MaxPool(2, name="pool")(x)
         x = first = GELU()(self.norm(name="norm1")(x, train))
@@ -86,7 +86,7 @@ class SpeedrunNet(Classifier, kw_only=True):
         return (32, 32, 3)
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         if not self.widths or self.depth < 1:
             raise UsageError(f"speedrun needs a block and a depth of at least 1, got {self.widths} and {self.depth}")
         remat = recomputation(self, x, train, stages=range(1, len(self.widths) + 1))

@@ -4,8 +4,8 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.layers import (
     BatchNorm,
     Conv,
@@ -47,7 +47,7 @@ class ConvStack(nn.Module):
     norm: Norm | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         for layer, kernel in enumerate(self.kernels, start=1):
             x = self.conv(self.width, kernel, padding=kernel // 2, name=f"conv{self.number}_{layer}")(x)
             norm = self.norm and self.norm(name=f"norm{self.number}_{layer}")
@@ -84,7 +84,7 @@ class VGG(StagedClassifier, kw_only=True):
     norm: Norm | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         remat = self.recomputation(x, train, stages=range(1, len(self.column) + 1))
         conv = Partial(Conv, kernel_init=initializers.he_normal, **self.policy)
         dense = Partial(Dense, kernel_init=initializers.he_normal, **self.policy)

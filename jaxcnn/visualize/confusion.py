@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxcnn.array_types import AnyArray, Integer, Num
 from jaxcnn.errors import UsageError
 from jaxcnn.visualize._panels import literal
 
@@ -13,7 +14,9 @@ MOST_NUMBERS = 20
 MOST_NAMES = 60
 
 
-def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+def confusion_matrix(
+    labels: Integer[np.ndarray, " n"], predicted: Integer[np.ndarray, " n"], classes: int
+) -> Integer[np.ndarray, "classes classes"]:
     """Return the number of images of class i that were predicted as class j, `[classes, classes]`.
 
     Args:
@@ -27,7 +30,9 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
     return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
-def confusion_figure(labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]) -> Figure:
+def confusion_figure(
+    labels: Integer[np.ndarray, " n"], predicted: Integer[np.ndarray, " n"], class_names: Sequence[str]
+) -> Figure:
     """Return a figure of the confusion matrix, with a row for each true class.
 
     Colors are fractions of the row; numbers are counts.
@@ -36,11 +41,15 @@ def confusion_figure(labels: np.ndarray, predicted: np.ndarray, class_names: Seq
       labels: true classes `[N]`.
       predicted: predicted classes `[N]`.
       class_names: one name per class.
+
+    >>> figure = confusion_figure(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), ["cat", "dog"])
+    >>> figure.axes[0].get_title()
+    '4 images, 75.00% correct'
     """
     return draw_confusion(confusion_matrix(labels, predicted, len(class_names)), class_names)
 
 
-def draw_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
+def draw_confusion(matrix: Num[AnyArray, "classes classes"], class_names: Sequence[str]) -> Figure:
     """Return the figure of `confusion_figure` for a confusion matrix, such as the metric `confusion`.
 
     Args:
@@ -48,7 +57,10 @@ def draw_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
       class_names: one name per class.
 
     Raises:
-      UsageError: If the matrix has not a row and a column for each class.
+      UsageError: the matrix does not have a row and a column for each class.
+
+    >>> draw_confusion(np.array([[3, 1], [0, 4]]), ["cat", "dog"]).axes[0].get_title()
+    '8 images, 87.50% correct'
     """
     matrix, count = np.asarray(matrix).astype(np.int64), len(class_names)
     if matrix.shape != (count, count):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxcnn.array_types import Num
 from jaxcnn.train import Trained
 from jaxcnn.visualize._panels import grid, show
 from jaxcnn.visualize.layers import layer_output
@@ -13,7 +14,7 @@ from jaxcnn.visualize.layers import layer_output
 MOST = 31
 
 
-def feature_map_figure(trained: Trained, image: np.ndarray, layer: str) -> Figure:
+def feature_map_figure(trained: Trained, image: Num[np.ndarray, "h w c"], layer: str) -> Figure:
     """Return a figure of an image and the feature maps of a layer: one panel per channel, at most 31, on one scale.
 
     Args:

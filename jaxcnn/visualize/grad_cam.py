@@ -11,13 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxcnn.array_types import Float, Num
 from jaxcnn.errors import UsageError
 from jaxcnn.train import Trained
 from jaxcnn.visualize._panels import literal, show
 from jaxcnn.visualize.layers import check_layer, last_layer, logits_and_output
 
 
-def grad_cam(trained: Trained, image: np.ndarray, label: int, layer: str) -> np.ndarray:
+def grad_cam(
+    trained: Trained, image: Num[np.ndarray, "h w c"], label: int, layer: str
+) -> Float[np.ndarray, "rows columns"]:
     """Return how much each position of a layer supports a class, `[H', W']`, at least 0.
 
     For the layer's feature maps `A_k` and the logit `y` of the class,
@@ -50,7 +53,9 @@ def grad_cam(trained: Trained, image: np.ndarray, label: int, layer: str) -> np.
     return np.asarray(jax.nn.relu(jnp.einsum("nhwk,nk->hw", maps, alpha)))
 
 
-def grad_cam_figure(trained: Trained, image: np.ndarray, label: int | None = None, layer: str | None = None) -> Figure:
+def grad_cam_figure(
+    trained: Trained, image: Num[np.ndarray, "h w c"], label: int | None = None, layer: str | None = None
+) -> Figure:
     """Return a figure of an image, and of the regions that support a class.
 
     Args:

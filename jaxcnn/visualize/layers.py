@@ -7,16 +7,25 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, InputArray, Shaped
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.layers.loops import unrolled
 
 
 def layer_names(model: nn.Module, variables: Any, image_shape: tuple[int, ...]) -> list[str]:
-    """Return the paths of the modules whose output is feature maps `[N, H, W, C]`, in the order of computation."""
+    """Return the paths of the modules whose output is feature maps `[N, H, W, C]`, in the order of computation.
+
+    Args:
+      model: a Linen module.
+      variables: its variables, or their shapes.
+      image_shape: `(H, W, C)`.
+    """
     return list(_shapes(model, variables, image_shape))
 
 
-def layer_output(model: nn.Module, variables: Any, inputs: jax.Array, layer: str) -> jax.Array:
+def layer_output(
+    model: nn.Module, variables: Any, inputs: Shaped[InputArray, "n h w c"], layer: str
+) -> Shaped[Array, "n h2 w2 c2"]:
     """Return the output `[N, H, W, C]` of the module at the path `layer` for normalized images `[N, H, W, C]`.
 
     Raises:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
+from jaxcnn.array_types import Float, Integer, Num
 from jaxcnn.errors import UsageError
 from jaxcnn.visualize._panels import grid, literal, show
 
@@ -13,7 +14,9 @@ MOST = 24
 """Default number of images."""
 
 
-def most_confident_mistakes(labels: np.ndarray, probabilities: np.ndarray, count: int) -> np.ndarray:
+def most_confident_mistakes(
+    labels: Integer[np.ndarray, " n"], probabilities: Float[np.ndarray, "n classes"], count: int
+) -> Integer[np.ndarray, " mistakes"]:
     """Return the indices of misclassified images, ordered by the probability of the predicted class, descending.
 
     Args:
@@ -55,6 +58,12 @@ class Mistakes:
       worst: the most confident mistakes so far, ordered by confidence, descending.
       total: number of all mistakes so far.
       examined: number of images so far.
+
+    >>> mistakes = Mistakes(count=1)
+    >>> probabilities = np.array([[0.1, 0.9], [0.2, 0.8]])
+    >>> mistakes.add(np.zeros((2, 8, 8, 1), np.uint8), np.array([0, 1]), probabilities)
+    >>> mistakes.total, mistakes.examined, mistakes.worst[0].predicted
+    (1, 2, 1)
     """
 
     def __init__(self, count: int = MOST):
@@ -62,7 +71,12 @@ class Mistakes:
         self.total = self.examined = 0
         self._count = count
 
-    def add(self, images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> None:
+    def add(
+        self,
+        images: Num[np.ndarray, "n h w c"],
+        labels: Integer[np.ndarray, " n"],
+        probabilities: Float[np.ndarray, "n classes"],
+    ) -> None:
         """Add a batch of predictions.
 
         Args:
@@ -81,7 +95,11 @@ class Mistakes:
 
 
 def mistake_figure(
-    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, class_names: Sequence[str], count: int = MOST
+    images: Num[np.ndarray, "n h w c"],
+    labels: Integer[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, "n classes"],
+    class_names: Sequence[str],
+    count: int = MOST,
 ) -> Figure:
     """Return a figure of the most confident mistakes, with predicted class, its probability, and true class.
 
@@ -105,6 +123,11 @@ def draw_mistakes(mistakes: Mistakes, class_names: Sequence[str]) -> Figure:
 
     Raises:
       UsageError: all images are classified correctly.
+
+    >>> mistakes = Mistakes(count=1)
+    >>> mistakes.add(np.zeros((1, 8, 8, 1), np.uint8), np.array([0]), np.array([[0.1, 0.9]]))
+    >>> draw_mistakes(mistakes, ["cat", "dog"]).axes[0].get_title()
+    'dog 90%'
     """
     worst = mistakes.worst
     if not worst:

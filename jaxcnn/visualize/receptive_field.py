@@ -7,13 +7,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from jaxcnn.analysis import summarize
+from jaxcnn.array_types import Num
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.visualize._panels import show
 
 MOST = 10
 
 
-def receptive_field_figure(model: Any, image: np.ndarray, layer: str | None = None) -> Figure:
+def receptive_field_figure(model: Any, image: Num[np.ndarray, "h w c"], layer: str | None = None) -> Figure:
     """Return a figure of the receptive field of the unit in the center of a feature map, drawn over an image.
 
     A field can extend beyond the border of the image.

@@ -103,13 +103,17 @@ def describe(module: str, name: str, by: list[str]) -> Iterator[Public]:
             is_text = isinstance(text, ast.Constant) and isinstance(text.value, str)
             yield Public(path, where, None, str(text.value) if is_text else "")
             return
-        if isinstance(node, Definition) and node.name == name:
+        if isinstance(node, Definition) and node.name == name and not is_overload(node):
             yield Public(path, where, node, ast.get_docstring(node) or "")
             for method in node.body if isinstance(node, ast.ClassDef) else ():
                 if isinstance(method, ast.FunctionDef) and not method.name.startswith("_") and method.name != "setup":
                     doc = ast.get_docstring(method) or inherited(module, node, method.name)
                     yield Public(f"{path}.{method.name}", where, method, doc, node)
             return
+
+
+def is_overload(node: Definition) -> bool:
+    return any(ast.unparse(decorator) == "overload" for decorator in node.decorator_list)
 
 
 def inherited(module: str, node: ast.ClassDef, method: str) -> str:

@@ -18,12 +18,20 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.kernels import native
 from jaxcnn.kernels._primitive import Form, Kernel, call, instantiated, is_given
 from jaxcnn.kernels.reductions import LEAST_VALUES, row
 
 
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: float, dtype: Any) -> jax.Array:
+def layer_norm(
+    x: Shaped[InputArray, "*positions c"],
+    scale: Float[InputArray, " c"],
+    bias: Float[InputArray, " c"],
+    *,
+    epsilon: float,
+    dtype: Any,
+) -> Float[Array, "*positions c"]:
     """Normalize each row of `[..., C]`.
 
     Args:
@@ -31,6 +39,9 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, epsilon: floa
       scale, bias: `[C]` in float32 or the dtype of x, whichever is wider, which is that of the computation.
       epsilon: added to the variance.
       dtype: that of the result, to which it is rounded once.
+
+    >>> layer_norm(jnp.array([[1.0, 3.0]]), jnp.ones(2), jnp.zeros(2), epsilon=0.0, dtype="float32").round(3).tolist()
+    [[-1.0, 1.0]]
     """
     return call(LayerNorm(epsilon, jnp.dtype(dtype)), x, scale, bias)[0]
 

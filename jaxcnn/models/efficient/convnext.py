@@ -5,8 +5,8 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import GELU, Conv, Dense, GlobalAvgPool, LayerNorm, LayerScale, Partial, initializers, linear_decay
 from jaxcnn.models._classifier import Norm, StagedClassifier
@@ -27,7 +27,7 @@ class ConvNeXtBlock(nn.Module):
     drop_path_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         channels = x.shape[-1]
         y = self.conv(channels, 7, padding=3, feature_group_count=channels, name="conv")(x)
         y = self.norm(name="norm")(y, train)
@@ -61,7 +61,7 @@ class ConvNeXt(StagedClassifier, kw_only=True):
     norm: Norm | None = LayerNorm
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         remat = self.recomputation(x, train, stages=range(1, len(self.stage_sizes) + 1))
         if self.patch_size < 1:
             raise UsageError(f"patch_size must be at least 1, got {self.patch_size}")

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 from flax.core import FrozenDict
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.layers import (
     AdaptiveAvgPool,
     AvgPool,
@@ -86,7 +87,7 @@ class Mixed(nn.Module):
     reduce: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         branches: list[Any] = []
         for name, sizes in self.branches.items():
             layers: list[Any] = [AvgPool(3, 1, padding=1)] if name == "branch_pool" else []
@@ -116,7 +117,7 @@ class AuxiliaryHead(Classifier, kw_only=True):
     pool: Callable[..., Any]
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         x = self.unit(128, 1, name="reduce")(self.pool()(x), train)
         x = self.unit(768, 5, padding=0, name="conv")(x, train)
         return sow_logits(self, self.logits(GlobalAvgPool()(x)))
@@ -155,7 +156,7 @@ class InceptionV3(StagedClassifier, kw_only=True):
         return (299, 299, 3) if self.stem == "imagenet" else IMAGE_SHAPES[self.stem]
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         remat = self.recomputation(x, train, stages={int(name[0]) for name in self.modules})
         conv = Partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **self.policy)
         unit = Partial(ConvUnit, conv=conv, norm=Partial(self.norm, **self.policy))

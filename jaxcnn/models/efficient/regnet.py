@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.layers import Conv, GlobalAvgPool, Partial, SqueezeExcitation, initializers, norm_relu
 from jaxcnn.models._classifier import StagedClassifier
 from jaxcnn.models._stages import apply_block
@@ -35,7 +35,7 @@ class RegNetBlock(nn.Module):
     squeeze_ratio: float | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         groups = self.features // self.group_width
         y = self.conv(self.features, 1, name="conv1")(x)
         y = norm_relu(self.norm(name="norm1"), y, train)
@@ -70,7 +70,7 @@ class RegNet(StagedClassifier, kw_only=True):
     stem_width: int = 32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         remat = self.recomputation(x, train, stages=range(1, len(self.stage_sizes) + 1))
         conv = Partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **self.policy)
         norm = Partial(self.norm, **self.policy)

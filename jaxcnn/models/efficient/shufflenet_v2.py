@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.layers import ChannelShuffle, Conv, GlobalAvgPool, Partial, initializers, norm_relu
 from jaxcnn.models._classifier import StagedClassifier
 from jaxcnn.models._stages import apply_block
@@ -28,7 +29,7 @@ class ShuffleUnit(nn.Module):
     norm: Callable[..., Any]
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         half = self.features // 2
         kept, y = (x[..., :half], x[..., half:]) if self.strides == 1 else (self.shortcut(x, train), x)
         y = norm_relu(self.norm(name="norm1"), self.conv(half, 1, name="conv1")(y), train)
@@ -64,7 +65,7 @@ class ShuffleNetV2(StagedClassifier, kw_only=True):
     stem_width: int = 24
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         remat = self.recomputation(x, train, stages=range(2, len(self.stage_sizes) + 2))
         conv = Partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **self.policy)
         norm = Partial(self.norm, **self.policy)

@@ -5,9 +5,9 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.layers import Concat, Conv, Dropout, GlobalAvgPool, MaxPool, Partial, initializers, relu
 from jaxcnn.models._classifier import Norm, StagedClassifier
 from jaxcnn.models._stages import apply_block
@@ -28,7 +28,7 @@ class Fire(nn.Module):
     unit: Callable[..., Any]
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         x = self.unit(self.squeeze, 1, name="squeeze")(x, train)
         return Concat([self.unit(self.expand, size, name=f"expand{size}x{size}") for size in (1, 3)])(x, train)
 
@@ -55,7 +55,7 @@ class SqueezeNet(StagedClassifier, kw_only=True):
     norm: Norm | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         remat = self.recomputation(x, train, stages=range(1, len(self.stages) + 1))
         conv = Partial(Conv, use_bias=self.norm is None, kernel_init=initializers.he_uniform, **self.policy)
         unit = Partial(ConvUnit, conv=conv, norm=self.norm and Partial(self.norm, **self.policy))

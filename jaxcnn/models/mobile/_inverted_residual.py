@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.layers import (
     Conv,
     GlobalAvgPool,
@@ -94,7 +95,7 @@ class ConvUnit(nn.Module):
     activation: Activation | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         padding, groups = self.kernel_size // 2, self.groups
         conv = self.conv(
             self.features, self.kernel_size, self.strides, padding, feature_group_count=groups, name="conv"
@@ -134,7 +135,7 @@ class InvertedResidual(nn.Module):
     drop_path_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         y, wide = x, self.expanded
         if wide != x.shape[-1]:
             y = self.unit(wide, 1, activation=self.activation, name="expand")(y, train)

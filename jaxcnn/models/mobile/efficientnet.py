@@ -3,8 +3,8 @@
 from functools import partial
 
 import flax.linen as nn
-import jax
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.layers import BatchNorm, Dropout, Partial, silu
 from jaxcnn.models.mobile._inverted_residual import (
     InvertedResidual,
@@ -45,7 +45,7 @@ class EfficientNet(InvertedResidualNet, kw_only=True):
         return [Row(*row).scaled(self.width, self.depth) for row in self.table]
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         stem = make_divisible(32 * self.width)
         block = Partial(mb_conv, self.excitation(activation=silu))
         stages = stages_of(self.rows, stem, block)

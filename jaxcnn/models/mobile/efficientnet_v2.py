@@ -5,8 +5,8 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.layers import BatchNorm, Dropout, Partial, silu
 from jaxcnn.models._classifier import Norm
 from jaxcnn.models.mobile._inverted_residual import InvertedResidualNet, Row, add_shortcut, stages_of
@@ -56,7 +56,7 @@ class FusedMBConv(nn.Module):
     drop_path_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n h2 w2 c2"]:
         widens = self.expanded != x.shape[-1]
         fused = Partial(self.unit, self.expanded if widens else self.features, self.kernel_size, strides=self.strides)
         y = fused(activation=silu, name="fused")(x, train)
@@ -82,7 +82,7 @@ class EfficientNetV2(InvertedResidualNet, kw_only=True):
         return [Row(*row) for row in self.table]
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         excitation, stem = self.excitation(activation=silu), self.rows[0].features
 
         def block(inputs: int, row: Row) -> Partial:

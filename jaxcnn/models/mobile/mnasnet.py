@@ -3,8 +3,8 @@
 from functools import partial
 
 import flax.linen as nn
-import jax
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.layers import BatchNorm, Dropout, Partial, relu
 from jaxcnn.models._classifier import Norm
 from jaxcnn.models.mobile._inverted_residual import (
@@ -46,7 +46,7 @@ class MNASNet(InvertedResidualNet, kw_only=True):
         return [Row(*row).scaled(self.width) for row in self.table]
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         stem = make_divisible(32 * self.width)
         stages = stages_of(self.rows, stem, mb_conv)
         x = self.pooled(x, train, stem=stem, stages=stages, last=1280, activation=relu)

@@ -1,8 +1,8 @@
 """MobileNetV2 (Sandler, Howard, Zhu, Zhmoginov, Chen: MobileNetV2: Inverted Residuals and Linear Bottlenecks, 2018)."""
 
 import flax.linen as nn
-import jax
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.layers import Dropout, Partial, relu6
 from jaxcnn.models.mobile._inverted_residual import (
     InvertedResidual,
@@ -41,7 +41,7 @@ class MobileNetV2(InvertedResidualNet, kw_only=True):
         return [Row(*row).scaled(self.width) for row in self.table]
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         stem = make_divisible(32 * self.width)
         last = make_divisible(1280 * max(self.width, 1.0))
         stages = stages_of(self.rows, stem, bottleneck)

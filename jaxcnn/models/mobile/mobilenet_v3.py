@@ -4,8 +4,8 @@ from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.errors import unknown_name
 from jaxcnn.layers import BatchNorm, Dense, Dropout, Partial, hard_sigmoid, hard_swish, initializers, relu
 from jaxcnn.models._classifier import Norm
@@ -86,7 +86,7 @@ class MobileNetV3(InvertedResidualNet, kw_only=True):
     norm: Norm | None = Partial(BatchNorm, momentum=0.99, epsilon=1e-3)
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         stages = [[self.bneck(row) for row in stage] for stage in self.table]
         last = 6 * stages[-1][-1].keywords["features"]
         x = self.pooled(x, train, stem=self.stem_features, stages=stages, last=last, activation=hard_swish)
