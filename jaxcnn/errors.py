@@ -16,15 +16,32 @@ class UsageError(ValueError):
 
     The message is one line that says what is wrong and what to do. The command line prints it and exits with
     status 2. In Python it is an ordinary `ValueError`.
+
+    >>> try:
+    ...     raise unknown_name("model", "resnet5", ["lenet5", "resnet50"])
+    ... except UsageError as error:
+    ...     print(error)
+    unknown model 'resnet5'; did you mean 'resnet50'?
     """
 
 
 class TooSmallError(UsageError):
-    """Images, or feature maps within a model, are smaller than a window that moves over them."""
+    """Images, or feature maps within a model, are smaller than a window that moves over them.
+
+    >>> issubclass(TooSmallError, UsageError)
+    True
+    """
 
 
 class RunError(RuntimeError):
-    """A run cannot continue, for a reason that is not a user mistake. The message is one line."""
+    """A run cannot continue, for a reason that is not a user mistake. The message is one line.
+
+    Attributes:
+      exit_status: exit status of the command line.
+
+    >>> RunError("the disk is full").exit_status
+    1
+    """
 
     exit_status = 1
 
@@ -60,7 +77,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:
 
 
 def shortened(text: object) -> str:
-    """Return a text as it is, or its start if it is too long for a message."""
+    """Return a text unchanged, or its start if it is too long for a message."""
     whole = str(text)
     return whole if len(whole) <= LONGEST_SHOWN else f"{whole[:LONGEST_SHOWN]}..."
 

@@ -1,4 +1,4 @@
-"""What devices can do, from their data sheets: arithmetic, memory and links between them.
+"""Performance of devices from their data sheets: arithmetic, memory and the links between devices.
 
 Sources:
 
@@ -44,7 +44,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class Links:
-    """How devices of a kind are connected.
+    """Links between devices of a kind.
 
     Attributes:
       bandwidth: bytes per second in one direction: of one link of a torus, or of a device's connection to the switch.
@@ -52,7 +52,7 @@ class Links:
       ring: an axis is a ring if its length is a multiple of this number, and a line otherwise.
       node: devices that a switch connects.
       network: bytes per second in one direction between nodes, for each device.
-      latency: seconds that a collective operation takes however few bytes it moves: for each hop of a torus, or at all.
+      latency: seconds of a collective operation besides the transfer: for each hop of a torus, or in all.
       source: marks of the sources at the head of this file.
     """
 

@@ -23,6 +23,12 @@ class Wrapped(nnx.Module):
 
     `train()` and `eval()` select the mode, as for other NNX modules. In training mode a call updates the running
     statistics of batch normalization. Outputs of auxiliary classifiers are not available.
+
+    >>> from jaxcnn import create_model
+    >>> model: Wrapped = wrap(create_model("lenet5"))
+    >>> model.eval()
+    >>> model.deterministic
+    True
     """
 
     def __init__(self, model: nn.Module, image_shape: tuple[int, ...], rngs: nnx.Rngs):

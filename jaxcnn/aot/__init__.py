@@ -1,4 +1,4 @@
-"""What a training step costs on a machine that is not here: it is compiled for TPUs and GPUs, and does not run.
+"""Compile a training step for TPUs and GPUs that this machine lacks, and report its cost. The step does not run.
 
 from jaxcnn.aot import compile_for
 from jaxcnn.train import Config

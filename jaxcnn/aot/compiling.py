@@ -30,7 +30,7 @@ def compile_for(
     timeout: float | None = DEFAULT_TIMEOUT,
     show: Show = lambda target, stage: None,
 ) -> Report:
-    """Compile the training step of a configuration for a target that need not exist, and return what it costs.
+    """Compile the training step of a configuration for a target that need not exist, and return its cost.
 
     The step is the one that `fit(config)` makes: model, optimizer, augmentation, mixing, averages, accumulation and
     steps per dispatch. It is compiled by the target's own compiler, in a fresh process. Nothing runs.
@@ -39,7 +39,7 @@ def compile_for(
       target: a slice of TPUs such as "v5e:2x4" (chips v4, v5e, v5p, v6e), GPUs such as "h100" or "h100:8" (a100, h100,
         h200, b200), or "cpu".
       config: the configuration. `pmap` and `auto` are compiled as `shard_map`, which runs the same step.
-      per_device: whether `config.batch_size` is the number of images on each chip, and not on all together.
+      per_device: whether `config.batch_size` is the number of images on each chip, not on all chips together.
       auto_batch: find the largest batch that fits each chip; `config.batch_size` is then not used.
       images: shape of the images, and number of classes. Default: those of the configuration's dataset, or, for the
         default dataset, those that the model was made for.

@@ -1,4 +1,4 @@
-"""What XLA needs to know of a GPU that is not there: the fields of its message `GpuTargetConfigProto`.
+"""Properties of GPUs that XLA needs to compile for them: the fields of its message `GpuTargetConfigProto`.
 
 The values are those that drivers report, from OpenXLA's xla/backends/gpu/target_config/specs/: a100_sxm_80.txtpb,
 h100_sxm.txtpb, h200.txtpb and b200.txtpb.

@@ -148,7 +148,7 @@ class Module:
 
     @functools.cached_property
     def runs(self) -> dict[str, int]:
-        """How often each computation runs that is not a part of a fusion or of a reduction."""
+        """Number of runs of each computation that is not a part of a fusion or of a reduction."""
         counts: dict[str, int] = {}
 
         def visit(name: str, times: int) -> None:

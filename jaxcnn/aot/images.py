@@ -1,4 +1,4 @@
-"""Images that only have a shape: what a training step needs to know of a dataset before it is compiled."""
+"""Shapes of images: the properties of a dataset that a training step depends on when it is compiled."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a compiled step costs on each chip of a target."""
+"""The cost of a compiled step on each chip of a target."""
 
 import dataclasses
 import math
@@ -267,7 +267,7 @@ def out_of_memory(target: Target, plan: Plan, message: str) -> Report:
     """Return the report of a step that the compiler refuses because it does not fit the chip's memory.
 
     Args:
-      target: what the step was compiled for.
+      target: the target that the step was compiled for.
       plan: the parts of the run.
       message: the compiler's error, which states the bytes that the step needs.
     """

@@ -35,7 +35,7 @@ class Roofline:
 
     @property
     def bound(self) -> str:
-        """What takes longest: "compute", "memory" or "network"."""
+        """The largest bound: "compute", "memory" or "network"."""
         times = {"compute": self.compute, "memory": self.memory, "network": self.network}
         return max(times, key=lambda name: times[name])
 

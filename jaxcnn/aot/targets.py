@@ -42,7 +42,7 @@ TPU_ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Target:
-    """What a step is compiled for.
+    """A number of chips that a step is compiled for.
 
     Attributes:
       name: as the user writes it, such as "v5e:2x4".
@@ -72,7 +72,7 @@ class Target:
 
     @property
     def device(self) -> Device | None:
-        """What a chip can do; None for a CPU."""
+        """Performance and memory of a chip; None for a CPU."""
         return find_device(self.kind)
 
     @property
@@ -96,7 +96,7 @@ class Target:
 
     @property
     def links(self) -> Links | None:
-        """How the chips are connected; None for a CPU."""
+        """The links between the chips; None for a CPU."""
         return None if self.device is None else self.device.links
 
     def scaled(self, count: int) -> "Target":
@@ -238,7 +238,7 @@ def environment(target: Target) -> Mapping[str, str]:
 
 
 def topology_devices(target: Target) -> list[Any]:
-    """Return the devices of a target, which need not exist. The process needs the variables of `environment`."""
+    """Return the devices of a target, which this machine may lack. The process needs the variables of `environment`."""
     import jax
     from jax.experimental import topologies
 

@@ -16,7 +16,7 @@ from jaxcnn.train.runtime import preprocessing, workdir
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Which checkpoint of a run to use, and with which model."""
+    """Flags that select the checkpoint of a run, and its model."""
 
     checkpoint: str | None = None
     """Checkpoint of the run: latest, best (of the best evaluation), or its step (default: the one that the run has

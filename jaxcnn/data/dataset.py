@@ -42,7 +42,7 @@ class Dataset:
       image_shape: `(H, W, C)`. Height and width are None if images differ in size.
       class_names: name of each class, in the order of the labels. Empty if labels are not classes.
       examples: number of examples in the splits "train", "test" and, if there is one, "validation".
-      notes: what the user should know about the data, one line each.
+      notes: notes for the user about the data, one line each.
       directory: folder of the files, or None.
       pixel_range: 255.0 if images are uint8. 1.0 if they are float32, whose values are used as they are.
       random_access: whether `load` reads any example at any time.
@@ -210,7 +210,7 @@ class Dataset:
         return Geometry(size, resize, fraction, background)
 
     def keeps_pixels(self, geometry: Geometry) -> bool:
-        """Return whether the geometry leaves every image of this dataset as it is."""
+        """Return whether the geometry leaves every image of this dataset unchanged."""
         if geometry.size is None:
             return True
         whole = geometry.resize in ("shorter", "stretch") and geometry.crop_fraction == 1.0

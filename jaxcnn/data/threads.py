@@ -1,4 +1,4 @@
-"""Cores and memory of the host: call a function in threads, one per core, and bound what is kept in memory."""
+"""Cores and memory of the host: call a function in threads, one per core, with bounded memory."""
 
 import collections
 import os

@@ -1,4 +1,4 @@
-"""Process-wide settings that make training faster, made by one call before JAX starts.
+"""Process-wide settings that make training faster, set by one call before JAX starts.
 
 A library must not change its process, so importing and using jaxcnn sets none of them. The command line calls `settle`,
 and so can a program of your own:
@@ -27,7 +27,7 @@ from jaxcnn import kernels
 from jaxcnn.errors import UsageError
 from jaxcnn.startup import presets
 
-__all__ = ["Settings", "advice", "keeps_freed_memory", "settle", "settled"]
+__all__ = ["Settings", "presets", "settle", "settled"]
 
 OFF = ("0", "false", "off")
 
@@ -68,7 +68,7 @@ print("__onednn$convolution" in compiled.as_text())
 
 @dataclass(frozen=True)
 class Settings:
-    """What `settle` set, and why it left the rest alone. Printed, it is one line.
+    """The settings that `settle` made, and the reasons for those that it did not make. Prints as one line.
 
     Attributes:
       keeps_freed_memory: whether `malloc` keeps freed memory for later allocations.
@@ -77,6 +77,10 @@ class Settings:
       left_alone: pairs of a setting's name and the reason why it was not made.
       is_late: whether JAX had created its devices before freed memory was kept, so that a part is still returned.
       xla_preset: name of the preset whose flags are in `XLA_FLAGS`, if one was asked for.
+
+    >>> settings = Settings(True, (), None, (("XLA options", "the batch is small"), ("compilation cache", "it is set")))
+    >>> print(settings)
+    freed memory: kept; XLA options: unchanged (the batch is small); compilation cache: unchanged (it is set)
     """
 
     keeps_freed_memory: bool
@@ -106,7 +110,7 @@ _settings: Settings | None = None
 
 
 def settle(batch_values: int | None = None, xla_preset: str | None = None) -> Settings:
-    """Make this process's settings, and return what was set. Call it before JAX starts.
+    """Make the settings of this process, and return them. Call this function before JAX starts.
 
     - Freed memory is kept. On Linux, XLA allocates the memory of a step anew at every call, and the system fills each
       page with zeros first: that is a tenth (ResNet-50) to a quarter (ResNet-20) of a training step. The process's
@@ -172,7 +176,12 @@ def _use_preset(name: str) -> None:
 
 
 def settled() -> Settings | None:
-    """Return what the last call of `settle` in this process returned, or None if it was not called."""
+    """Return the result of the last call of `settle` in this process, or None if there was no call.
+
+    >>> settings = settled()
+    >>> settings is None or isinstance(settings, Settings)
+    True
+    """
     return _settings
 
 
@@ -192,8 +201,8 @@ def advice(batch_values: int, device_platform: str) -> str | None:
         return None
     # The figures are those of benchmarks/README.md, "Memory that a step takes, on a CPU".
     return (
-        "For faster CPU steps call jaxcnn.startup.settle() before JAX starts: without it a step takes 1.10 (ResNet-50) "
-        "to 1.35 (ResNet-20) times as long."
+        "For faster CPU steps call jaxcnn.startup.settle() before JAX starts: without it, steps take 1.10x (ResNet-50) "
+        "to 1.35x (ResNet-20) the time."
     )
 
 

@@ -101,10 +101,10 @@ def fit(
     writes and prints. All return the same result.
 
     Args:
-      config: what to train, on what data, and how.
+      config: the configuration of the run.
       data: data of your own to use instead of the named dataset: from `jaxcnn.data.from_arrays`, `from_table`,
         `from_folder`, `from_source` or `from_batches`.
-      task: what is learned, instead of classification; see `jaxcnn.train.Task`.
+      task: the loss and the metrics, instead of those of classification; see `jaxcnn.train.Task`.
       model: a Linen module to use instead of the named one: `model(x, train=...) -> logits`.
       loss: a function to use instead of the named one: `(logits [N, classes], labels [N]) -> [N]`.
       augment: a function to use instead of the named ones: `(key, image [H, W, C]) -> [H, W, C]`.
@@ -229,7 +229,7 @@ def _recorded_preprocessing(config: Config) -> dict[str, Any] | None:
 
 
 def _notes(plan: Plan) -> list[str]:
-    """Return what the user should know before the run starts, one line each."""
+    """Return notes for the user before the run starts, one line each."""
     height, width, channels = plan.pipeline.image_shape
     resuming = getattr(plan.pipeline, "note", None)
     slow = startup.advice(plan.batch_size * height * width * channels, plan.parallel.devices[0].platform)

@@ -121,8 +121,7 @@ class RunView:
             if "has been deleted" not in text and "deleted or donated" not in text:
                 raise
             raise UsageError(
-                f"run.{name} of step {self.step} was asked for after its callback had returned. Ask for it within "
-                "the callback."
+                f"run.{name} of step {self.step} is not available after its callback. Use it within the callback."
             ) from error
 
 

@@ -1,11 +1,11 @@
-"""How a loss becomes a gradient: plain, accumulated over micro-batches, scaled for float16, or of each example.
+"""Gradients of a loss: plain, accumulated over micro-batches, scaled for float16, or of each example.
 
 A gradient is a function `(loss, params) -> (gradients, aux)`, where `loss(params)` returns `(scalar, aux)`. Gradients
 wrap each other: `scaled(loss_scale, accumulated(4))` sums the scaled gradients of four micro-batches, and divides the
-sum by the scale. The training step takes one gradient and does not depend on what it does.
+sum by the scale. The training step accepts any gradient.
 
-A gradient may leave out parameters and batch statistics that must not change, by a hole (`optax.MaskedNode()`) in
-their place. The step leaves what has a hole as it is, to the last bit.
+To keep parameters and batch statistics unchanged, a gradient returns a hole (`optax.MaskedNode()`) in their place. The
+step does not change them by a single bit.
 """
 
 import dataclasses
@@ -56,11 +56,11 @@ class BatchLoss:
 
 
 Gradient = Callable[[BatchLoss, Any], tuple[Any, Any]]
-"""Function `(loss, params) -> (gradients, aux)`, where aux is what the loss returns beside its value."""
+"""Function `(loss, params) -> (gradients, aux)`, where aux are the auxiliary values that the loss returns."""
 
 
 def plain(loss: BatchLoss, params: Any) -> tuple[Any, Any]:
-    """Return the gradient of the loss, and what the loss returns beside its value.
+    """Return the gradient of the loss, and the auxiliary values that the loss returns.
 
     >>> def function(params, batch_stats, batch, index):
     ...     return jnp.mean((params - batch) ** 2), (batch_stats, {})
@@ -74,8 +74,8 @@ def plain(loss: BatchLoss, params: Any) -> tuple[Any, Any]:
 def accumulated(parts: int, gradient: Gradient = plain) -> Gradient:
     """Return the sum of the gradients of `parts` micro-batches, so that a large batch needs less memory.
 
-    Batch normalization takes the statistics of each micro-batch, and its running statistics move once for each.
-    Without it the sum is the gradient of the whole batch.
+    Batch normalization uses the statistics of each micro-batch, and updates its running statistics once for each. For
+    models without batch normalization, the sum is the gradient of the whole batch.
 
     >>> def function(params, batch_stats, batch, index):
     ...     share = len(batch) / 4  # of the whole batch

@@ -122,7 +122,7 @@ def find_learning_rate(
     if steps > MAX_STEPS:
         raise UsageError(f"steps must be at most {MAX_STEPS}, got {steps}")
     if not 0 < lowest < highest < math.inf:
-        raise UsageError(f"learning rates must be positive and growing, got {lowest} to {highest}")
+        raise UsageError(f"learning rates must be positive and increasing, got {lowest} to {highest}")
     if lowest < SMALLEST or highest > LARGEST:
         raise UsageError(f"learning rates must be from {SMALLEST} to {LARGEST}, got {lowest} to {highest}")
     config = with_name_of_data(config, data)
@@ -175,7 +175,7 @@ def falls(losses: Sequence[float], smoothed: Sequence[float]) -> bool:
     """
     end = int(np.argmin(smoothed)) + 1
     first = np.asarray(losses[: max(5, len(losses) // 10)])
-    # Differences of neighbors tell the noise of a loss even where its mean changes. Their median ignores outliers.
+    # Differences of neighbors show the noise of a loss even where its mean changes. Their median ignores outliers.
     noise = 1.4826 * np.median(np.abs(np.diff(losses[: max(end, len(first))]))) / math.sqrt(2)
     variance_of_average = (1 - SMOOTHING) / (1 + SMOOTHING) * (1 + SMOOTHING**end) / (1 - SMOOTHING**end)
     error = noise * math.sqrt(variance_of_average + 1 / len(first))

@@ -54,7 +54,7 @@ def parse_numbers(
     Args:
       field: of the configuration, for the message.
       values: the strings.
-      kind: what the number is, for the message.
+      kind: the name of the number, for the message.
       example: of a string, for the message.
 
     Raises:
@@ -73,7 +73,7 @@ def parse_numbers(
         if not pattern or not 0.0 < number < float("inf"):
             raise UsageError(
                 f"{field} must have the form EXPRESSION={kind} with a positive {kind.lower()}, such as {example!r}, "
-                f"got {value!r}. Parameters that must not change are a case for freeze"
+                f"got {value!r}. Use freeze for parameters that must not change"
             )
         check_pattern(field, pattern)
         parsed.append((pattern, number))

@@ -54,7 +54,7 @@ class CustomParts:
       loss: `(logits [N, classes], labels [N]) -> [N]`, in training and in testing.
       augment: `(key, image [H, W, C]) -> [H, W, C]`, on the device, in training.
       optimizer: an Optax transformation, or a function that makes one from the schedule.
-      task: what is learned, in place of classification. It takes no part of the other fields but model and optimizer.
+      task: the task, in place of classification. Of the other fields, it uses model and optimizer only.
       gradient: `(loss, params) -> (gradients, aux)`, in place of `gradient.plain`.
       metrics: metrics of evaluations by name: `Metric`, or `(logits [N, classes], labels) -> [N]`.
     """

@@ -89,9 +89,9 @@ def check_keywords(owner: str, given: Mapping[str, Any], accepted: Mapping[str, 
 
 
 def _type_error(parameter: inspect.Parameter, value: Any) -> str | None:
-    """Return what the value must be, if it is not that.
+    """Return the type that a value should have, such as "a number", or None if the value has it.
 
-    The default value tells the type. Where the default is None, the annotation tells numbers from dtypes: Optax
+    The default value shows the type. Where the default is None, the annotation distinguishes numbers from dtypes: Optax
     annotates dtypes as `Any` or as a union with `numpy.dtype`.
     """
     default = parameter.default

@@ -17,7 +17,7 @@ from jaxcnn.train.optim.adapters import adapt, evaluation_params
 
 @struct.dataclass
 class TrainState:
-    """All that a run needs to continue. It is saved, sharded and compared as it is.
+    """The arrays that a run needs to continue. Checkpoints contain exactly these.
 
     Attributes:
       step: steps made so far, int32 scalar.

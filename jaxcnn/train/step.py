@@ -55,10 +55,10 @@ def make_train_step(
     Args:
       model: a Linen module.
       optimizer: turns the gradient of the mean loss into an update.
-      task: what is learned. Default: `Classification()`.
+      task: the loss and the metrics. Default: `Classification()`.
       gradient: `(loss, params) -> (gradients, aux)`; see `gradient`. float16 needs `gradient.scaled`.
       ema_decay: decay of the moving averages in the state's `ema`, if it has them.
-      lookahead: in place of moving averages, `ema` has the slow network, from which training goes on every few steps.
+      lookahead: `ema` has the slow network in place of moving averages; every few steps, training continues from it.
       norms: the sums also have `gradient_norm` and `update_norm`, the Euclidean norms over all parameters.
 
     Raises:
@@ -169,7 +169,7 @@ def _of_examples(gradient: Gradient, loss: BatchLoss, params: Any) -> tuple[Any,
     if gradient is not plain:
         raise UsageError(
             "the optimizer needs the gradient of each example, which cannot be accumulated, scaled for float16, or "
-            "taken of a part of the parameters. Use accumulate=1, dtype='float32' and freeze=None"
+            "restricted to a part of the parameters. Use accumulate=1, dtype='float32' and freeze=None"
         )
     gradients, (batch_stats, sums) = of_each_example(loss, params)
     if needs_mean(BATCH_AXIS, gradients, sums):
@@ -215,13 +215,13 @@ def _dropout_key(key: jax.Array) -> jax.Array:
 
 
 def _averaged(state: TrainState, learned: Any, decay: float) -> Any:
-    """Return the moving averages after the step. What the gradient has left out keeps its average."""
+    """Return the moving averages after the step. Holes of the gradient keep their averages."""
     average = ema.update(leave_out_as(state.ema, learned), learned, decay, state.step)
     return fill_in(average, state.ema)
 
 
 def _looked_ahead(state: TrainState, learned: Any, lookahead: Lookahead) -> tuple[Any, Any]:
-    """Return the slow network and what was learned after the step. What the gradient has left out stays as it is."""
+    """Return the slow network and the learned variables after the step. Holes of the gradient keep their values."""
     slow, fast = lookahead.update(leave_out_as(state.ema, learned), learned, state.step)
     return fill_in(slow, state.ema), fast
 
@@ -233,7 +233,7 @@ def make_eval_step(model: Any, task: Task | None = None) -> Callable[[TrainState
 
     Args:
       model: a Linen module.
-      task: what is learned. Default: `Classification()`.
+      task: the loss and the metrics. Default: `Classification()`.
 
     >>> import flax.linen as nn
     >>> from jaxcnn.train import create_state
@@ -258,7 +258,7 @@ def evaluate_batch(model: Any, task: Task, variables: Any, padded: tuple[Any, ja
 
     Args:
       model: a Linen module.
-      task: what is learned.
+      task: the loss and the metrics.
       variables: `{"params": ..., "batch_stats": ...}`.
       padded: a batch, and a mask, bool `[N]`, False for examples that do not count (`jaxcnn.data.Padded`).
 

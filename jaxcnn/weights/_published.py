@@ -1,7 +1,7 @@
 """Published weights by their ids: `torchvision:ResNet50_Weights.IMAGENET1K_V2`, `timm:resnet50.a1_in1k`.
 
-An id stands for a file, its architecture and its preprocessing. torchvision's files are looked for where torch keeps
-them, and downloaded to there; timm's are on the Hugging Face hub.
+An id stands for a file, its architecture and its preprocessing. torchvision's files are read from
+torch's own cache, and downloaded to it; timm's are on the Hugging Face hub.
 
 References:
   torchvision 0.28, the `WeightsEnum` of each model; timm 1.0.31, its `pretrained_cfg`.
@@ -82,7 +82,7 @@ def list_published(pattern: str = "*", model: str | None = None) -> list[str]:
 
 
 def published(name: str) -> Published:
-    """Return what is known of published weights.
+    """Return the architecture, the source and the preprocessing of published weights.
 
     Raises:
       UsageError: if the id is unknown. The message suggests the closest one.
@@ -136,7 +136,7 @@ def recorded(path: Path) -> Preprocessing | None:
 
 
 def known_preprocessing(source: str, path: Path) -> Preprocessing | None:
-    """Return the preprocessing of weights: that of their id, if `source` is one, or what is known of the file `path`.
+    """Return the preprocessing of weights: that of their id if `source` is one, else that of the file `path`.
 
     Raises:
       UsageError: if the id is unknown, or the recorded preprocessing is damaged.

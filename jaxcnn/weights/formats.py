@@ -24,7 +24,7 @@ IN_FOLDER = (
 
 MAX_INDEX_BYTES = 64 * 2**20
 
-# Start of a file of another kind, what it is, and what to do.
+# First bytes of files of other kinds, with the kind and the remedy.
 _OTHERS = (
     (b"\x89HDF", "an HDF5 file, such as Keras writes", "Save the weights with torch.save, or as .safetensors"),
     (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "Run `git lfs pull`"),

@@ -119,7 +119,7 @@ SAME_IN_TIMM = tuple(
 )
 
 TIMM_ARCHITECTURES = {**{name: name for name in (*TIMM, *SAME_IN_TIMM)}, **timm.TIMM_MODELS}
-"""Our names of the architectures of timm that are ours. A name of ours that timm does not have stands for itself."""
+"""Names in jaxcnn of timm's architectures, by their names in timm. Other names in jaxcnn map to themselves."""
 
 # Channels of the feature map that is flattened before a dense layer. torch flattens [C, H, W], jaxcnn [H, W, C].
 FLATTENED_CHANNELS = {

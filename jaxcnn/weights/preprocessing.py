@@ -1,8 +1,8 @@
-"""How images are prepared for published weights: the size, the crop and the normalization that they were trained with.
+"""Preprocessing for published weights: the image size, the crop and the normalization of their training.
 
 A file that `jaxcnn.weights.save` wrote records its preprocessing. timm describes its weights in a file `config.json` in
-the same directory. A state dict alone does not tell, so that the preprocessing of torchvision's published weights of
-the same model applies.
+the same directory. A state dict alone records no preprocessing: that of torchvision's published weights of the same
+model applies.
 
 References:
   torchvision 0.28: the `transforms` of each `WeightsEnum`.

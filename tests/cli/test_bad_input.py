@@ -71,7 +71,7 @@ MISTAKES = {
     f"train --init-from {'a' * 300}": "init_from is not a path",
     "find-lr --workdir gs://bucket/run": "--workdir is a URL",
     "find-lr --workdir ~no_such_user/x": "--workdir names an unknown home directory",
-    "find-lr --lowest nan": "learning rates must be positive and growing",
+    "find-lr --lowest nan": "learning rates must be positive and increasing",
     "find-lr --lowest 1e-320": "learning rates must be from 1e-30 to 1e+30",
     "find-lr --try-steps 1000000000": "steps must be at most 100000",
     "benchmark --out gs://bucket": "--out is a URL",

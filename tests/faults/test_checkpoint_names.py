@@ -55,7 +55,7 @@ def test_a_copy_under_a_later_name_is_put_aside_and_the_run_goes_on(folder, capl
         checkpoints.wait()
         assert checkpoints.restore(240, state_of(0))[0].step == 240
     assert warnings(caplog) == [
-        f"checkpoint {folder}/240 is damaged: it holds the state of step 160; going back to step 200"
+        f"checkpoint {folder}/240 is damaged: it holds the state of step 160; returning to step 200"
     ]
     assert (folder.parent / "damaged_checkpoints" / "240").is_dir()
 
@@ -94,7 +94,7 @@ def test_a_checkpoint_of_another_run_is_damaged(folder, tmp_path, caplog):
         assert checkpoints.restore_newest(state_of(0))[0].step == 200
         with pytest.raises(UsageError, match=r"240 is damaged: it is of another run\. Choose another"):
             checkpoints.chosen(240, state_of(0))
-    assert warnings(caplog) == [f"checkpoint {folder}/240 is damaged: it is of another run; going back to step 200"]
+    assert warnings(caplog) == [f"checkpoint {folder}/240 is damaged: it is of another run; returning to step 200"]
 
 
 @pytest.mark.parametrize("name", ["２４０", "٢٤٠", "0240", "240 ", "240.old"])
@@ -143,7 +143,7 @@ def test_a_renamed_checkpoint_neither_ends_a_run_nor_is_tested(tiny, tmp_path, c
     shutil.copytree(run / "checkpoints" / "4", run / "checkpoints" / "5")
     assert evaluate(run)["step"] == 4
     assert warnings(caplog) == [
-        f"checkpoint {run}/checkpoints/5 is damaged: it holds the state of step 4; going back to step 4"
+        f"checkpoint {run}/checkpoints/5 is damaged: it holds the state of step 4; returning to step 4"
     ]
     again = fit(dataclasses.replace(whole.config, workdir=str(run)))
     assert fingerprint(again.state) == fingerprint(whole.state)

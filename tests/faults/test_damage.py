@@ -79,7 +79,7 @@ def test_every_file_removed_cut_off_and_with_flipped_bits(run, caplog):
                 assert len(said) == 1, (path, what, said)
                 assert len(said[0].splitlines()) == 1
                 assert "5 is damaged: " in said[0], (path, what)
-                assert said[0].endswith("; going back to step 4")
+                assert said[0].endswith("; returning to step 4")
             path.write_bytes(contents)
     assert flipped >= FLIPS
     assert len(went_back) >= 4  # the damage was where it matters
@@ -112,7 +112,7 @@ def test_a_run_goes_on_from_the_newest_sound_checkpoint_and_puts_the_damaged_one
     again = fit(dataclasses.replace(config, workdir=str(tmp_path / "run")))
     assert fingerprint(again.state) == run[3][5][0]
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
-        f"checkpoint {tmp_path}/run/checkpoints/5 is damaged: its description has no checksum; going back to step 4"
+        f"checkpoint {tmp_path}/run/checkpoints/5 is damaged: its description has no checksum; returning to step 4"
     ]
     assert (tmp_path / "run" / "damaged_checkpoints" / "5" / "meta" / "metadata").read_text() == "{}"
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == (workdir / "metrics.jsonl").read_text()

@@ -141,7 +141,7 @@ def test_a_state_that_the_next_step_has_taken_is_an_error_of_one_line():
     array = jax.device_put(np.arange(3.0))
     run = view(3, fetch_state=lambda: jax.device_get(array))
     array.delete()
-    with pytest.raises(UsageError, match=r"^run\.state of step 3 was asked for after its callback had returned"):
+    with pytest.raises(UsageError, match=r"^run\.state of step 3 is not available after its callback"):
         _ = run.state
 
 

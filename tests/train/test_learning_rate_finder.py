@@ -33,7 +33,7 @@ def test_the_command_writes_a_curve_and_a_picture_and_suggests_a_rate_that_learn
 def test_what_shows_no_curve_is_refused():
     with pytest.raises(UsageError, match="steps must be at least 20"):
         find_learning_rate(Config(), steps=5)
-    with pytest.raises(UsageError, match=r"learning rates must be positive and growing, got 1.0 to 0.1"):
+    with pytest.raises(UsageError, match=r"learning rates must be positive and increasing, got 1.0 to 0.1"):
         find_learning_rate(Config(), lowest=1.0, highest=0.1)
 
 

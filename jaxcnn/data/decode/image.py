@@ -5,6 +5,7 @@ import math
 import numpy as np
 from PIL import Image
 
+from jaxcnn.array_types import Num, UInt8
 from jaxcnn.data.decode import jpeg, pillow
 from jaxcnn.data.decode.geometry import Box, Geometry, RandomBox
 
@@ -15,7 +16,7 @@ def decode(
     geometry: Geometry = Geometry(),  # noqa: B008  # immutable
     random_box: RandomBox | None = None,
     random: np.random.Generator | None = None,
-) -> np.ndarray:
+) -> UInt8[np.ndarray, "h w c"]:
     """Decode an image file, as the module describes.
 
     Args:
@@ -66,11 +67,11 @@ def decode(
 
 
 def fit(
-    pixels: np.ndarray,
+    pixels: Num[np.ndarray, "h w c"],
     geometry: Geometry,
     random_box: RandomBox | None = None,
     random: np.random.Generator | None = None,
-) -> np.ndarray:
+) -> Num[np.ndarray, "height width c"]:
     """Bring decoded pixels to the size of a geometry, as `decode` does with those of a file.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from jaxcnn.array_types import Num, UInt8
 from jaxcnn.data.decode.geometry import Background
 
 MAX_PIXELS = 200_000_000
@@ -141,7 +142,7 @@ def readable_formats() -> tuple[str, ...]:
     return tuple(name for name in Image.ID if name not in NOT_IMAGE_FORMATS)
 
 
-def load_pixels(image: Image.Image, channels: int, background: Background) -> np.ndarray:
+def load_pixels(image: Image.Image, channels: int, background: Background) -> UInt8[np.ndarray, "h w c"]:
     """Decode the pixels of an opened image.
 
     Args:
@@ -184,7 +185,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return _orientation(image).size(image.height, image.width)
 
 
-def convert(pixels: np.ndarray, channels: int, background: Background) -> np.ndarray:
+def convert(pixels: Num[np.ndarray, "h w c"], channels: int, background: Background) -> Num[np.ndarray, "h w channels"]:
     """Return pixels with another number of channels, by the rules of files.
 
     Args:

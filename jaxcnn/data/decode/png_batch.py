@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.array_types import UInt8
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOR_TYPES = {1: 0, 3: 2}
 """PNG color type by number of channels: grayscale and RGB."""
@@ -28,7 +30,7 @@ OVERHEAD_BYTES = 57
 """Bytes of a plain file other than the compressed pixels: signature, header, end, and framing of the pixel chunk."""
 
 
-def decode_together(contents: Sequence[bytes], shape: tuple[int, int, int]) -> np.ndarray | None:
+def decode_together(contents: Sequence[bytes], shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n h w c"] | None:
     """Decode plain PNG files that all have the shape `(H, W, C)`.
 
     A plain file has 8 bits per channel, is grayscale or RGB, is not interlaced, and consists of a header, one chunk of

@@ -16,7 +16,7 @@ from jaxcnn.errors import UsageError
 
 
 class Division(NamedTuple):
-    """How images without a split are divided, by class.
+    """Division of images without a split into training, validation and test images, class by class.
 
     Attributes:
       test: fraction of the images of each class in the test split.
@@ -135,7 +135,7 @@ class Found(NamedTuple):
         return self.division.validation is not None or any(file.split is None for file in self.files)
 
     def fingerprint(self) -> str:
-        """Return a hash of what is copied, 16 hexadecimal digits.
+        """Return a hash of the files to copy, 16 hexadecimal digits.
 
         This is the names, sizes and modification times of the files, their classes and splits, and `division` where it
         is not the default.

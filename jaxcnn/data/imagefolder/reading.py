@@ -12,7 +12,7 @@ MAX_FILE_BYTES = 100_000_000
 
 
 class Verdict(NamedTuple):
-    """What the content of a file is.
+    """The kind of a file's content.
 
     Attributes:
       image_size: height and width of an intact image, after its orientation is applied; otherwise None.

@@ -119,8 +119,8 @@ def from_arrays(
         - Labels are class numbers `[N]` or `[N, 1]`, strings `[N]`, or values from 0 to 1 of each class
           `[N, classes]`: multi-hot or soft labels.
         - Other keys are for tasks of your own, such as "mask".
-      test: test examples, likewise.
-      validation: validation examples, likewise. Default: none; see `Dataset.with_validation`.
+      test: test examples, in the same form.
+      validation: validation examples, in the same form. Default: none; see `Dataset.with_validation`.
       class_names: name of each class. Default: the sorted strings of the labels, or their numbers.
       name: name of the dataset.
 

@@ -38,7 +38,7 @@ class Example(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What an image is before it is resized: its height and width, its channels, and whether its pixels are floats."""
+    """Properties of an image before it is resized: height, width, channels, and whether its pixels are floats."""
 
     size: tuple[int, int]
     channels: int

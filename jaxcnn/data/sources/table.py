@@ -33,7 +33,7 @@ def from_table(
 ) -> Dataset:
     """Return a dataset of the image files in a table.
 
-    The images are copied to the folder of prepared datasets once. The copy is made again when the table or a file
+    The images are copied to the folder of prepared datasets once. The copy is repeated when the table or a file
     changes, and replaces the older copy of the same files. The order of the rows has no effect.
 
     Args:

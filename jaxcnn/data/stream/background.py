@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 THREAD = "jaxcnn-stream"
 
 JOIN_SECONDS = 5.0
-"""How long closing waits for the thread, which may be inside the user's iterator."""
+"""Seconds that closing waits for the thread, which may be inside the user's iterator."""
 
 
 def in_background(items: Generator[Item, None, None], ahead: int) -> Iterator[Item]:

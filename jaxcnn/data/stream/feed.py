@@ -166,13 +166,13 @@ class Feed:
             count -= length
 
     def _count_epochs(self, read: int) -> int | None:
-        """Return how many whole epochs so many examples of this process are, or None if they are not."""
+        """Return the number of epochs in a number of examples of this process, or None if it is not a whole number."""
         epochs = round(read * self._processes / self._examples)
         fewest, most = self._examples // self._processes, -(-self._examples // self._processes)
         return epochs if epochs and epochs * fewest <= read <= epochs * most else None
 
     def _epochs_at_end(self, read: int) -> int:
-        """Return how many epochs an iterator that ended after so many examples has gone through."""
+        """Return the number of epochs in the examples of an iterator that has ended."""
         if read == 0:
             raise UsageError("the training iterator is empty. Return at least one batch from each new iterator.")
         epochs = self._count_epochs(read)

@@ -1,4 +1,4 @@
-"""What a dataset needs to know about a stream before training: the first batch, the classes, the statistics."""
+"""Read the start of a stream before training, for its first batch, its classes and its statistics."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -42,7 +42,7 @@ class StreamPipeline:
       share: `(p, P)`, process index and count. The iterators of each process yield its own part of the examples.
       residence: "stream".
       waited: seconds spent waiting for training batches to be read. Putting them on the devices does not count.
-      note: what the user should know about resuming, one line, or None.
+      note: a note for the user about resuming, one line, or None.
 
     >>> import numpy as np
     >>> from jaxcnn.data import from_batches, open_pipeline

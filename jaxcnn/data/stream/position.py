@@ -14,7 +14,7 @@ class NotJsonError(ValueError):
 
 @dataclass(frozen=True)
 class Position:
-    """Where the next example is: in a batch of an iterator.
+    """Position of the next example in the batches of an iterator.
 
     A position names a place before that batch and a number of its examples, so that regrouping continues exactly.
 

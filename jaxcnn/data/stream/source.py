@@ -41,7 +41,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Source:
-    """The batches of a split, which can be read again and again.
+    """The batches of a split, which can be read any number of times.
 
     Attributes:
       split: "train", "validation" or "test".

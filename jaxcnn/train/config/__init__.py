@@ -173,7 +173,7 @@ class Config:
 
     @property
     def averages(self) -> bool:
-        """Whether the state has a second network: moving averages, or the slow network of lookahead."""
+        """Return whether the state has a second network: moving averages, or the slow network of lookahead."""
         return self.ema_decay > 0 or self.lookahead.period > 0
 
 

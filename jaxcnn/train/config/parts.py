@@ -145,10 +145,10 @@ class Verification:
     replicas: bool = True
     """Compare hashes of the state between the devices, whose copies must be equal."""
     replay: Literal["off", "last", "interval"] = "last"
-    """Make steps again, on other devices where there are several, and compare all bits: last makes the last call again;
-    interval makes all steps since the last verification again, which takes as long as the steps themselves."""
+    """Repeat steps, on other devices where there are several, and compare all bits: last repeats the last call;
+    interval repeats all steps since the last verification, which takes as long as the steps themselves."""
     bounds: Annotated[float, checks.NOT_NEGATIVE] = 0.0
-    """Make all steps since the last verification again if a loss, or the norm of a gradient or of an update, is more
+    """Repeat all steps since the last verification if a loss, or the norm of a gradient or of an update, is more
     than this factor times the running median; 0 is off."""
 
     def __post_init__(self):

@@ -44,7 +44,7 @@ TAIL_LINES = 20
 
 @dataclass(frozen=True)
 class Launch:
-    """What to start.
+    """The processes to start.
 
     Attributes:
       command: the command of each process, to which its address and index are added.

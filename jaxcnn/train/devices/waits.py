@@ -1,4 +1,4 @@
-"""What a process waits for, and its end if it waits for too long.
+"""Record what a process waits for, and end the process if it waits for too long.
 
 A run names each of its waits: for data, for the devices, for other processes, for the disk. That alone does nothing.
 `end_when_hung`, which the command line calls, watches them.

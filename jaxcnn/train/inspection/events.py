@@ -8,7 +8,7 @@ CHECKSUM = struct.Struct("<I")
 
 
 def check_events(path: Path) -> str | None:
-    """Return what is wrong with a file of events, in one line, or None."""
+    """Return the damage of a file of events, in one line, or None."""
     from tensorboardX.record_writer import masked_crc32c
 
     try:

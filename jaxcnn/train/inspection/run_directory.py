@@ -1,4 +1,4 @@
-"""Which files of a run directory are sound, and which are damaged."""
+"""Find damaged files in a run directory."""
 
 import contextlib
 import io
@@ -22,12 +22,12 @@ REMEDY = "Remove it and result.json, and the same command writes both again."
 
 @dataclass(frozen=True)
 class Finding:
-    """What is known of one file, or of one checkpoint, of a run directory.
+    """The result of the check of one file, or of one checkpoint, of a run directory.
 
     Attributes:
       file: path in the run directory.
       status: "sound"; "unchecked" if there is no checksum to compare the content with; or "damaged".
-      detail: what the file holds, or what is wrong, in one line.
+      detail: the content of the file, or its damage, in one line.
 
     >>> finding = Finding("checkpoints/100", "damaged", "params/conv1/kernel: another checksum")
     >>> [finding.file for finding in [finding] if finding.status == "damaged"]
@@ -196,7 +196,7 @@ def _checkpoints(folder: Path, result: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _picture_problem(path: Path) -> str | None:
-    """Return what is wrong with a PNG, each part of which has a checksum, or None."""
+    """Return the damage of a PNG file, each part of which has a checksum, or None."""
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -125,7 +125,7 @@ def _label(setting: Setting) -> str:
 
 
 def _short(part: str) -> str:
-    """Return "learning rate 0.1" for "optimizer.learning_rate=0.1". Names of models say what they are."""
+    """Return "learning rate 0.1" for "optimizer.learning_rate=0.1". Names of models stay as they are."""
     name, _, value = part.partition("=")
     return value if name == "model" else f"{name.rpartition('.')[2].replace('_', ' ')} {value}"
 

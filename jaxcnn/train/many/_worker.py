@@ -30,7 +30,7 @@ from jaxcnn.train.runtime.signals import InterruptedRunError
 
 @dataclass(frozen=True)
 class Job:
-    """What all networks of a worker have in common.
+    """The values that all networks of a worker share.
 
     Attributes:
       parts, data, callbacks: as in `fit_many`.

@@ -64,7 +64,7 @@ def _is_unfinished(networks: Sequence[Network]) -> bool:
 
 
 class Sweep:
-    """What has become of the networks so far, in memory and in `sweep.json`.
+    """The results of the networks so far, in memory and in `sweep.json`.
 
     Args:
       folder: the directory of the sweep.

@@ -1,4 +1,4 @@
-"""Which networks share a setting, a program, or data; and their plans."""
+"""Group networks that share a setting, a program, or data, and plan them."""
 
 import dataclasses
 import functools

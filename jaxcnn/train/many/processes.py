@@ -102,7 +102,7 @@ def train_in_processes(
     Args:
       networks: the networks.
       parts, data, callbacks: as in `fit_many`.
-      stop: tells whether a signal asked to stop; the workers then save their states.
+      stop: records whether a signal asked to stop; the workers then save their states.
       report: called with each network that has ended, and why it diverged or None.
 
     Returns:

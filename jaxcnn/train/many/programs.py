@@ -157,7 +157,7 @@ class Programs:
 
 
 def _values(plans: Sequence[Plan]) -> dict[str, np.ndarray]:
-    """Return what the step of each network needs to know, float32 `[networks, ...]`, where networks differ in it."""
+    """Return the values in which the steps of networks differ, float32 `[networks, ...]`."""
     of_networks = [
         {
             "learning_rate": plan.config.optimizer.learning_rate,

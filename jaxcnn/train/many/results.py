@@ -1,4 +1,4 @@
-"""What many networks have come to: each network's result, and the statistics of each setting."""
+"""Results of many networks: the result of each network, and the statistics of each setting."""
 
 import math
 from collections.abc import Iterator, Sequence

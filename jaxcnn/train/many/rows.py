@@ -14,7 +14,7 @@ from jaxcnn.train.runtime.plan import Plan
 from jaxcnn.train.runtime.record import Row
 
 OWN = ""
-"""What the checksums of a group's lines stand for, in place of a run."""
+"""Name in the checksums of a group's lines, where those of a run have the run."""
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Rows:
     """The rows of a group: a JSON line for each step and evaluation, with the metrics of each network.
 
     Args:
-      path: of the file. Damaged rows are dropped, and rows behind `first_step`, since these steps are made again.
+      path: of the file. Damaged rows are dropped, and rows behind `first_step`, since these steps are repeated.
       first_step: number of steps that the group has made. Those whose row was lost get one without metrics.
       networks: number of networks.
       epoch: returns the epoch after a number of steps.

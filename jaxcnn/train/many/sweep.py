@@ -62,7 +62,7 @@ def fit_many(
     directory is in `workdir`, and is named after the fields that differ, such as `seed=3,optimizer.learning_rate=0.1`.
     A setting is a set of configurations that differ only in seed. `sweep.json` has the mean, the standard deviation and
     the 95 % confidence interval of each metric for each setting. `sweep.png` shows the curves. If a network diverges,
-    it is reported as diverged, and the others go on.
+    it is reported as diverged, and the others continue.
 
     If one program trains all networks, floating-point sums have another order than in a run of one network. A single
     step from the same state agrees to 1e-6 of the largest parameter. Over many steps, rounding errors grow: losses of

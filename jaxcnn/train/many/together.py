@@ -44,7 +44,7 @@ ROWS = "metrics.jsonl"
 
 @struct.dataclass
 class GroupState:
-    """What a checkpoint of a group stores.
+    """The content of a checkpoint of a group.
 
     Attributes:
       step: steps made, int32 scalar.
@@ -59,7 +59,7 @@ class GroupState:
 
 @dataclass
 class Progress:
-    """How far a network is, as JSON values.
+    """The progress of a network, as JSON values.
 
     Attributes:
       epoch_total: sums of the metrics of the current epoch's steps.
@@ -81,7 +81,7 @@ class Progress:
 
     @property
     def trains(self) -> bool:
-        """Whether the steps still count for this network."""
+        """Return whether the network still trains, so that steps count for it."""
         return self.last_step is None and self.diverged is None
 
 
@@ -94,7 +94,7 @@ class Group:
       folder: of the sweep, in which the networks' run directories are.
       devices: the devices to divide the networks over.
       display: shows the progress, with means over the networks.
-      stop: tells whether a signal asked to stop.
+      stop: records whether a signal asked to stop.
     """
 
     def __init__(

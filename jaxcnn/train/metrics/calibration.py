@@ -1,4 +1,4 @@
-"""How well the probabilities of a classifier tell its accuracy."""
+"""Calibration: the difference between the confidence of a classifier and its accuracy."""
 
 from typing import Any
 

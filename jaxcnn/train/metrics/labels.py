@@ -1,4 +1,4 @@
-"""What labels say: one class of each example, or any number of them."""
+"""Read labels: one class for each example, or any number of classes."""
 
 import jax
 import jax.numpy as jnp

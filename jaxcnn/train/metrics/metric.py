@@ -1,4 +1,4 @@
-"""What a metric is: a pure function of logits and labels, and what its sums over the examples mean."""
+"""A metric: a pure function of logits and labels, and a function from its sums over examples to its value."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Metric:
 
 
 def as_metric(metric: Metric | Callable[[jax.Array, jax.Array], Any]) -> Metric:
-    """Return a metric as it is, and a function `(logits, labels) -> [N]` as the metric of its mean.
+    """Return a metric unchanged, or a function `(logits, labels) -> [N]` as the metric of its mean.
 
     Raises:
       UsageError: if it is neither.

@@ -104,7 +104,7 @@ def _check(name: str, value: Any, length: int) -> None:
         if len(shape) < 2 or (shape[0], shape[-1]) != (length, len(value.shape)) or not _is_integer(dtype):
             raise UsageError(
                 f"metric {name!r} must be one-hot with {wanted} for the shape {value.shape}, "
-                f"got {dtype} of shape {shape}. Give the place of the one of each example"
+                f"got {dtype} of shape {shape}. Give the index of the one for each example"
             )
         return
     try:

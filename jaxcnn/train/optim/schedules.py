@@ -23,9 +23,7 @@ def staircase(peak: Peak, steps: int, *, warmup: int, milestones: tuple[float, .
     """Multiply the learning rate by `factor` at each milestone, a fraction of the whole run with its warm-up."""
     boundaries = [round(milestone * (steps + warmup)) - warmup for milestone in milestones]
     if boundaries[0] < 1:
-        raise UsageError(
-            f"schedule.milestones: {milestones[0]:g} of the run is not behind its warm-up of {warmup} steps"
-        )
+        raise UsageError(f"schedule.milestones: {milestones[0]:g} of the run is within its warm-up of {warmup} steps")
     # In a run of few steps, two milestones may fall on the same step.
     scales = {boundary: factor ** boundaries.count(boundary) for boundary in boundaries}
     return optax.piecewise_constant_schedule(peak, scales)

@@ -1,4 +1,4 @@
-"""What a run prints: a progress bar, a line for each epoch, and a table at the end."""
+"""Print the progress of a run: a progress bar, a line for each epoch, and a table at the end."""
 
 import time
 from types import TracebackType

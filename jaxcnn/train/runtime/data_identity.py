@@ -17,7 +17,7 @@ from jaxcnn.train.parts import PREFIX
 from jaxcnn.train.runtime import workdir
 
 DATA = "data.json"
-REMEDY = "Restore it, or go on with the data as it is by --accept-changed-data."
+REMEDY = "Restore it, or accept the changed data with --accept-changed-data."
 
 OTHER_TEST_SET = (
     "this run is of version 0.1, which chose other images of the folder as test set: it was trained on some of these "
@@ -45,7 +45,7 @@ def check(folder: Path, found: Identity, *, accept: bool) -> str | None:
     Args:
       folder: the run directory.
       found: `identity` of the data now.
-      accept: whether to go on with changed data.
+      accept: whether to continue with changed data.
 
     Returns:
       A note for the user if changed data is accepted.
@@ -61,16 +61,16 @@ def check(folder: Path, found: Identity, *, accept: bool) -> str | None:
     except UsageError as error:
         if not accept:
             raise
-        return f"{error} Going on with the data as it is."
+        return f"{error} Continuing with the changed data."
     if not changed:
         return None
     said = "; ".join(changed[:8]) + (f"; and {len(changed) - 8} more changes" if len(changed) > 8 else "")
     if not accept:
         raise UsageError(
-            f"the data of the run in {folder} has changed: {said}. Restore the data, choose another --workdir, or go "
-            "on with the changed data by --accept-changed-data."
+            f"the data of the run in {folder} has changed: {said}. Restore the data, choose another --workdir, or "
+            "accept the changed data with --accept-changed-data."
         )
-    return f"going on with changed data: {said}"
+    return f"continuing with changed data: {said}"
 
 
 def write(folder: Path, found: Identity) -> None:
@@ -90,14 +90,14 @@ def write(folder: Path, found: Identity) -> None:
 
 
 def check_division(folder: Path, dataset: Dataset, *, accept: bool) -> str | None:
-    """Check that a run of version 0.1, which stores no identity of its data, can go on with the same test set.
+    """Check that a run of version 0.1, which stores no identity of its data, can continue with the same test set.
 
     Version 0.1 chose the test images of a folder without a test set in another way.
 
     Args:
       folder: the run directory, which has a checkpoint.
       dataset: the data now.
-      accept: whether to go on with other test images.
+      accept: whether to continue with other test images.
 
     Returns:
       A note for the user if other test images are accepted.

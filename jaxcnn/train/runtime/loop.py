@@ -81,10 +81,10 @@ class Loop:
 
     Args:
       plan: the run's parts.
-      start: the run directory, and what was saved beside the state that the run starts from.
+      start: the run directory, and the values that were saved beside the initial state.
       record: gets the metrics of every step and evaluation.
       display: shows the progress.
-      stop: tells whether a signal asked to stop.
+      stop: records whether a signal asked to stop.
       started: when the process started the run, by `time.perf_counter`.
       callbacks: see `jaxcnn.train.callbacks`.
     """

@@ -54,7 +54,7 @@ class Plan:
       preprocessing: from image files to the input of the model.
       pipeline: makes batches of the dataset, and applies the augmentations that are not left to `augment`.
       model: the network.
-      task: what is learned, bound to the preprocessing.
+      task: the task, bound to the preprocessing.
       gradient: how the loss becomes a gradient.
       monitor: metric that chooses the best checkpoint.
       optimizer: of the trainable parameters, with a loss scale in float16.
@@ -149,7 +149,7 @@ class Plan:
         return value if higher_is_better(self.monitor) else -value
 
     def notes(self) -> list[str]:
-        """Return what the user should know about this run before it starts, one line each."""
+        """Return notes for the user before the run starts, one line each."""
         notes = [*self.dataset.notes]
         if self.initial is not None:
             notes.append(self.initial.note)
@@ -183,7 +183,7 @@ class Plan:
 
     @property
     def verifies_norms(self) -> bool:
-        """Whether the sums of compiled steps have norms, whose bounds are verified."""
+        """Return whether the sums of compiled steps include norms, whose bounds are verified."""
         return self.config.verify_every is not None and self.config.verify.bounds > 0
 
     def compile_eval_step(self) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 import jax
 import numpy as np
 
+from jaxcnn.array_types import AnyArray, Array, Float, Num
 from jaxcnn.data import Dataset, Geometry, decode, normalize
 from jaxcnn.errors import UsageError
 from jaxcnn.train.config import Config
@@ -87,7 +88,7 @@ class Preprocessing:
 
     @property
     def geometry(self) -> Geometry:
-        """How images are brought to `image_shape`."""
+        """The resize and the crop that bring images to `image_shape`."""
         return Geometry(self.image_shape[:2], self.resize, self.crop_fraction, self.background)
 
     def decode(self, content: bytes) -> np.ndarray:
@@ -100,11 +101,11 @@ class Preprocessing:
         decode.check(content)
         return decode.decode(content, self.image_shape[-1], self.geometry)
 
-    def probabilities(self, logits: jax.Array) -> jax.Array:
+    def probabilities(self, logits: Float[Array, "n classes"]) -> Float[Array, "n classes"]:
         """Return the probabilities `[N, classes]` of logits: their softmax, or their sigmoid with several labels."""
         return jax.nn.sigmoid(logits) if self.multi_label else jax.nn.softmax(logits, axis=-1)
 
-    def normalize(self, images: jax.Array) -> jax.Array:
+    def normalize(self, images: Num[AnyArray, "n h w c"]) -> Float[Array, "n h w c"]:
         """Return the input of the model, `[N, H, W, C]`, from images as the dataset has them."""
         return normalize(images, self.mean, self.std, self.pixel_range)
 

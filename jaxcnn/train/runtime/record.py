@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 SPLITS = ("train", "validation", "test")
 VERIFY = "verify"
-"""What takes the place of a split in a row about silent data corruption; see `verification`."""
+"""Value of `split` in a row about silent data corruption; see `verification`."""
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Record:
     numbers, or lists of them. A training row also has `learning_rate`, and a row of an evaluation `examples`. A row of
     "verify" says what was corrupt, and to which step the run has gone back.
 
-    When a run is resumed at `first_step`, rows of later steps are dropped, since these steps are made again. Lines that
+    When a run is resumed at `first_step`, rows of later steps are dropped, since these steps are repeated. Lines that
     are damaged are dropped too. The file then contains each step once: a step whose row was lost, by damage or because
     somebody edited the file, has a row without metrics, and one warning reports it.
 

@@ -45,7 +45,7 @@ NOTHING_YET = {
     "kernels": None,
     "pipeline": None,
 }
-"""What is saved beside a state, at the start of a run.
+"""Values that are saved beside a state, at the start of a run.
 
 - seconds: wall-clock time of the run so far, over all its processes.
 - training_seconds, images_timed: time of training steps, and the images in them.
@@ -63,16 +63,16 @@ Checkpoints of earlier versions lack some of them.
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from: the same in all processes, except for the checkpoints, which only the first one has.
+    """The start of a run. It is equal in all processes, except for the checkpoints, which only the first process has.
 
     Attributes:
       folder: the run directory (a path on the first process's machine).
       checkpoints: the run's checkpoints.
       state: the state to start from, as host arrays.
-      meta: what was saved beside the state.
+      meta: the values that were saved beside the state.
       continued: whether the state is from a checkpoint.
       finished: whether the run directory contains the result already.
-      notes: what the user should know, one line each.
+      notes: notes for the user, one line each.
     """
 
     folder: Path
@@ -86,7 +86,7 @@ class Start:
 
 @contextlib.contextmanager
 def claimed(plan: Plan) -> Iterator[Start]:
-    """Hold the run directory for this run, and give what the run starts from.
+    """Hold the run directory for this run, and yield the start of the run.
 
     Raises:
       UsageError: in all processes, if the directory cannot be used or has no intact checkpoint among several, or if the

@@ -57,7 +57,7 @@ class Trained:
       step: training steps made.
       preprocessing: from pixels to the model's input.
       folder: the run directory; None for published weights.
-      task: what was learned, not bound to the preprocessing.
+      task: the task of the run, not bound to the preprocessing.
 
     >>> class Brightness(nn.Module):
     ...     def __call__(self, x, train):
@@ -100,7 +100,7 @@ class Trained:
 
     @property
     def can_be_frozen(self) -> bool:
-        """Whether the task only applies the model to images: classification, without methods of the user's own."""
+        """Return whether the task only applies the model to images: classification without methods of the user."""
         task = type(self.task)
         return issubclass(task, Classification) and all(
             getattr(task, name) is getattr(Classification, name) for name in ("evaluate", "scores")
@@ -153,7 +153,7 @@ class Trained:
 
     @property
     def bound_task(self) -> Task:
-        """What was learned, bound to the preprocessing, with the run's test-time augmentation."""
+        """The task of the run, bound to the preprocessing, with the run's test-time augmentation."""
         task = self.task
         if isinstance(task, Classification):
             task = dataclasses.replace(task, tta=self.config.tta)

@@ -106,7 +106,7 @@ OTHER_EPSILON += tuple(f"efficientnet_v2_{size}" for size in "sml")
 """Models whose batch normalization has the epsilon 1e-5 in timm, and 1e-3 in torchvision and jaxcnn."""
 
 ADDED_TO_VARIANCE = dict.fromkeys(OTHER_EPSILON, 1e-5 - 1e-3)
-"""What is added to a running variance of timm, so that the normalization in evaluation is the same."""
+"""Number to add to a running variance of timm, so that the normalization in evaluation is the same."""
 
 # Names of architectures in timm, where they differ from ours and all arrays have the same shapes.
 TIMM_MODELS = {

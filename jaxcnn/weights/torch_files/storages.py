@@ -1,4 +1,4 @@
-"""How the bytes of storages are read."""
+"""Read the bytes of storages."""
 
 from collections.abc import Callable
 

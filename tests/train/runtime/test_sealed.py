@@ -149,7 +149,7 @@ def test_a_damaged_identity_of_the_data_can_be_accepted(run):
     edit(folder / "data.json", lambda text: text.replace('"a"', '"b"'))
     with pytest.raises(UsageError, match=r"data\.json is damaged or was edited.*--accept-changed-data"):
         data_identity.check(folder, found, accept=False)
-    assert "Going on with the data as it is" in data_identity.check(folder, found, accept=True)
+    assert "Continuing with the changed data" in data_identity.check(folder, found, accept=True)
     data_identity.write(folder, found)
     assert data_identity.check(folder, found, accept=False) is None
 

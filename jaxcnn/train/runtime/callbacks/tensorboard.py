@@ -25,7 +25,7 @@ class TensorBoard(Callback):
     """Writes the numbers of all rows, as "train/loss", "test/accuracy" and so on, and pictures, to an event file.
 
     Each start of a run writes a file of its own in the run directory. If the run is resumed, TensorBoard drops what
-    earlier files contain of the steps that are made again.
+    earlier files contain of the steps that are repeated.
 
     Every method raises `RunError` if the file cannot be written.
     """
@@ -45,7 +45,7 @@ class TensorBoard(Callback):
             # Not by tensorboardX's writer: its thread hangs on a full disk, and each flush waits for the disk.
             self._file = self._path.open("wb")
         self._write(file_version="brain.Event:2")
-        # Makes TensorBoard drop the steps that are made again.
+        # Makes TensorBoard drop the steps that are repeated.
         self._write(step=run.first_step + 1, session_log=proto.SessionLog(status=proto.SessionLog.START))
 
     def on_rows(self, run: RunView, rows: list[Row]) -> None:

@@ -190,7 +190,7 @@ class Checkpoints:
         """Return the state (host arrays) and `meta` of a step. `template` has the state's tree, shapes and dtypes.
 
         Raises:
-          DamagedError: if the checkpoint cannot be read, or differs from what was saved.
+          DamagedError: if the checkpoint cannot be read, or differs from the saved state.
           UsageError: if a leaf, which is named, does not fit the template, or if random numbers are not the same as in
             the process that saved the checkpoint.
         """
@@ -240,7 +240,7 @@ class Checkpoints:
         """Return the arrays of a checkpoint as nested dicts, after a check of each. The model is not needed.
 
         Raises:
-          DamagedError: if the checkpoint cannot be read, or differs from what was saved.
+          DamagedError: if the checkpoint cannot be read, or differs from the saved state.
         """
         where = f"checkpoint {self._directory}/{step}"
         try:
@@ -274,7 +274,7 @@ class Checkpoints:
                 damaged[step] = error
                 continue
             if damaged:
-                _log.warning("%s; going back to step %d", printable("; ".join(map(str, damaged.values()))), step)
+                _log.warning("%s; returning to step %d", printable("; ".join(map(str, damaged.values()))), step)
                 if not self._read_only:
                     _folders.move_away(self._directory, [*damaged])
                     self._manager.reload()

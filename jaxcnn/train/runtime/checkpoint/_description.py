@@ -1,4 +1,4 @@
-"""What is saved beside the arrays of a checkpoint: which step of which run it is, and how to verify it."""
+"""Description of a checkpoint, saved beside its arrays: its run, its step, and checksums to verify it."""
 
 from pathlib import Path
 from typing import Any

@@ -28,7 +28,7 @@ class SaveError(RunError):
 
 
 class DamagedError(RunError):
-    """A checkpoint cannot be read, or differs from what was saved."""
+    """A checkpoint cannot be read, or differs from the saved state."""
 
 
 @contextlib.contextmanager
@@ -40,9 +40,9 @@ def dropped_prints() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_stragglers() -> Iterator[None]:
-    """Drop what Orbax's other writes print when one of them has failed, also after the block.
+    """Drop the output of Orbax's other writes when one of them has failed, also after the block.
 
-    These writes end at any time after the block, when a core is free for them. So what they print is dropped for some
+    These writes end at any time after the block, when a core is free for them. Their output is dropped for some
     time, or until the process ends.
     """
     with contextlib.ExitStack() as held:

@@ -1,4 +1,4 @@
-"""Where checkpoints can be, and whether a folder is still the one that was opened."""
+"""Check the folder of checkpoints: that it is valid, and that it is still the folder that was opened."""
 
 import os
 from pathlib import Path

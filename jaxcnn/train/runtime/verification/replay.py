@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Kept:
-    """A state in the memory of the devices from which steps can be made again.
+    """A state in the memory of the devices from which steps can be repeated.
 
     Attributes:
       step: steps made so far.
@@ -49,7 +49,7 @@ class Replayer:
     def __init__(self, plan: Plan):
         self._plan = plan
         self.parallel = plan.parallel
-        """The devices on which steps are made again."""
+        """The devices on which steps are repeated."""
         self._fingerprints: dict[Parallel, Any] = {}
         shardings = plan.parallel.state_sharding(plan.template)
         # Each device copies its own memory: a difference between devices stays as it is.
@@ -59,7 +59,7 @@ class Replayer:
 
     @property
     def random_access(self) -> bool:
-        """Whether any steps can be made again, and not only those whose batches are at hand."""
+        """Return whether all steps can be repeated, and not only those whose batches are in memory."""
         return self._plan.dataset.random_access
 
     def keep(self, step: int, state: TrainState, *, hashed: bool = True) -> Kept:

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class CorruptDeviceError(RunError):
-    """A device has computed or stored wrong values again and again. Checkpoints are verified and are kept.
+    """A device has repeatedly computed or stored wrong values. Checkpoints are verified and are kept.
 
     Attributes:
       elsewhere: whether the device is known to belong to another process, so that this one may go on without it.
@@ -46,10 +46,10 @@ class CorruptDeviceError(RunError):
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Steps that were made wrong.
+    """Steps whose results are wrong.
 
     Attributes:
-      check: what has found it: "replicas", "replay" or "bounds".
+      check: the check that found the error: "replicas", "replay" or "bounds".
       leaves: names of the arrays that are wrong, such as "params/Conv_0/kernel", the most different one first.
       devices: names of the devices that have wrong values, if others have right ones; else ().
     """
@@ -60,7 +60,7 @@ class Mismatch:
 
     def __str__(self) -> str:
         more = f" and {len(self.leaves) - 1} more arrays" if len(self.leaves) > 1 else ""
-        where = " and ".join(self.devices) or "a device (which one cannot be told)"
+        where = " and ".join(self.devices) or "an unknown device"
         return f"silent data corruption on {where}: {next(iter(self.leaves))}{more}, found by {self.check}"
 
 
@@ -83,7 +83,7 @@ class Verifier:
         self._replicated = replicated_leaves(plan.parallel, plan.template)
         self._verified = self._replayer.keep(step, state)
         self._pipeline = plan.pipeline.state_after(step)
-        # The state before the latest call, and that call's batches, if it is to be made again.
+        # The state before the latest call, and that call's batches, if it is to be repeated.
         self._before: tuple[Kept, int, Any] | None = None
         self._counts: list[int] = []
         self._keeps_next = False
@@ -181,17 +181,17 @@ class Verifier:
                 f"the verified state of step {self.step} was damaged in memory. Run the command again; {resume}"
             )
         self._plan.pipeline.restore(self.step, self._pipeline)
-        _log.warning("%s; going back to step %d", mismatch, self.step)
+        _log.warning("%s; returning to step %d", mismatch, self.step)
         return self.step, state
 
     @property
     def _replays_intervals(self) -> bool:
-        """Whether the steps since the last verification can be made again."""
+        """Return whether the steps since the last verification can be repeated."""
         return self._replayer.random_access and self._replayer.bound is None
 
     @property
     def _replays_last(self) -> bool:
-        """Whether the latest call is made again. Rounding differences grow over an interval."""
+        """Return whether the latest call is repeated. Rounding differences grow over an interval."""
         return self._checks.replay == "last" or (self._checks.replay != "off" and self._replayer.bound is not None)
 
     def _is_planned(self, step: int, count: int) -> bool:
@@ -217,7 +217,7 @@ class Verifier:
         if self._before is not None or self._checks.replay == "off":
             wrong, again = self._compared_interval(found)
         if wrong is None:
-            # Steps that come to the same values twice are right.
+            # Steps that give the same values twice are right.
             repeated, self._suspected = self._suspected == found.tobytes(), found.tobytes()
             is_right = all(distributed.gather(repeated))
         else:
@@ -260,7 +260,7 @@ class Verifier:
           check: what has found it.
           state: the state.
           unequal: where the devices' copies differ from most, `[devices, arrays]`.
-          wrong: where they differ from those of steps made again, or None.
+          wrong: where they differ from those of repeated steps, or None.
           again: the state after these steps, or None.
         """
         devices = self._plan.parallel.devices
