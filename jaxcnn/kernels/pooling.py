@@ -39,7 +39,11 @@ place of 0.08 for `[16, 28, 28, 6]`, and 0.07 in place of 0.12 for `[64, 10, 10,
 
 
 class Windows(NamedTuple):
-    """Windows over the rows and columns of images: their size, strides and padding."""
+    """Windows over the rows and columns of images: their size, strides and padding.
+
+    >>> Windows(size=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1))).outputs((8, 112, 112, 64))
+    (56, 56)
+    """
 
     size: Pair
     strides: Pair

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.kernels._primitive import Kernel, call, instantiated
 from jaxcnn.kernels.axes import is_bound, needs_mean
 from jaxcnn.kernels.normalization import (
@@ -55,11 +56,11 @@ from jaxcnn.kernels.synchronized import Groups, is_narrower
     ),
 )
 def pooled_batch_norm(
-    x: jax.Array,
-    running_mean: jax.Array,
-    running_var: jax.Array,
-    scale: jax.Array | None,
-    bias: jax.Array | None,
+    x: Shaped[InputArray, "n h w c"],
+    running_mean: Float[InputArray, " c"],
+    running_var: Float[InputArray, " c"],
+    scale: Float[InputArray, " c"] | None,
+    bias: Float[InputArray, " c"] | None,
     *,
     windows: Windows,
     momentum: float,
@@ -69,13 +70,19 @@ def pooled_batch_norm(
     axis_index_groups: Groups | None = None,
     reduce_dtype: Any = "float32",
     dtype: Any = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[Float[Array, "n h2 w2 c"], Float[Array, " c"], Float[Array, " c"]]:
     """Normalize a batch by its own statistics, and return the largest value of each window behind a ReLU.
 
     Arguments are those of `batch_norm`, for images `[N, H, W, C]`, and the windows.
 
     Returns:
       The largest values `[N, H_out, W_out, C]`, and the new running mean and variance `[C]`.
+
+    >>> x, windows = jnp.arange(16.0).reshape(1, 4, 4, 1), Windows((2, 2), (2, 2), ((0, 0), (0, 0)))
+    >>> rates = {"momentum": 0.9, "epsilon": 1e-5, "unbiased": True}
+    >>> p, mean, var = pooled_batch_norm(x, jnp.zeros(1), jnp.ones(1), None, None, windows=windows, **rates)
+    >>> p.shape, f"{mean.item():.3f}"
+    ((1, 2, 2, 1), '0.750')
     """
     rates = {"momentum": momentum, "epsilon": epsilon, "unbiased": unbiased}
     dtype = None if dtype is None else jnp.dtype(dtype)
