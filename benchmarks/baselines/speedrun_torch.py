@@ -156,7 +156,7 @@ class Run:
             torch.cuda.synchronize()
 
     def train_epoch(self):
-        """Make the steps of one epoch, without the last images that are no whole batch, and store their time."""
+        """Make the steps of one epoch, without the last images that do not fill a batch, and store their time."""
         epoch, size = self.step // self.per_epoch, self.case["batch_size"]
         generator = torch.Generator().manual_seed(1_000_003 * self.case["seed"] + epoch + 1)
         order = torch.randperm(len(self.images), generator=generator)

@@ -112,7 +112,9 @@ def choose_validation(count: int, labels: np.ndarray | None, part: float, seed: 
     all_alike = order[: min(wanted, count - 1)]
     chosen = all_alike if labels is None else _of_each_class(order, labels, wanted, part)
     if len(chosen) == 0:
-        raise UsageError(f"validation {part:g} of {count:,} training examples is no example. Use a larger fraction.")
+        raise UsageError(
+            f"validation {part:g} of {count:,} training examples is less than one example. Use a larger fraction."
+        )
     return np.sort(chosen)
 
 

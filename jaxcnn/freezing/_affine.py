@@ -25,7 +25,7 @@ class Map:
 
 
 def of(op: Op, value: Value, uses: Any) -> Map | None:
-    """Return the map by which an operation computes its output from a value, or None if it is no such map."""
+    """Return the map by which an operation computes its output from a value, or None if it computes another one."""
     if len(op.outputs) != 1 or not value.shape or op.outputs[0].shape != value.shape:
         return None
     if op.name == KERNEL and isinstance(op.params["kernel"], Affine):

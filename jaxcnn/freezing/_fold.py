@@ -156,7 +156,7 @@ class _Uses:
 
 
 def _started(op: Op, dtype: Any) -> _Chain | None:
-    """Return the chain that starts with an operation, or None if it is no convolution with a constant kernel."""
+    """Return the chain that starts with an operation: with a convolution whose kernel is constant, else None."""
     if op.name == "dot_general":
         geometry = _dense_geometry(op, dtype)
     elif op.name == KERNEL:

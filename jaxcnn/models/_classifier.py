@@ -109,7 +109,7 @@ def recomputation(model: Any, x: jax.Array, train: bool, stages: Collection[int]
     remat = model.remat
     if isinstance(remat, str):
         if (budget := parse_size(remat)) is None:
-            raise UsageError(f"remat is no size: {remat!r}. Give a number with a unit, such as '8GB' or '512MiB'.")
+            raise UsageError(f"remat is not a size: {remat!r}. Give a number with a unit, such as '8GB' or '512MiB'.")
         if not train or model.is_initializing():
             return False
         return plan(model.clone(parent=None, name=None, remat=False), model.variables, x, budget).recomputed

@@ -32,7 +32,7 @@ def check_pattern(field: str, pattern: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise UsageError(f"{field} {pattern!r} is no regular expression: {error}") from None
+        raise UsageError(f"{field} {pattern!r} is not a regular expression: {error}") from None
 
 
 def check_matches(field: str, pattern: str, params: Any) -> None:

@@ -106,7 +106,7 @@ def _spatial_size(inputs: int, channels: int) -> tuple[int, int]:
     side = math.isqrt(inputs // channels)
     if side * side * channels != inputs:
         raise UsageError(
-            f"cannot convert a dense kernel of {inputs} inputs: they are no square feature map of {channels} channels. "
+            f"cannot convert a dense kernel of {inputs} inputs: not a square feature map of {channels} channels. "
             "Use square images."
         )
     return side, side

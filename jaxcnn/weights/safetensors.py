@@ -81,7 +81,7 @@ def is_safetensors(path: Path) -> bool:
 
 
 def recorded(path: Path, entry: str) -> str | None:
-    """Return an entry of the metadata of a file, or None if the file is no safetensors file or lacks the entry.
+    """Return an entry of the metadata of a file, or None if the file is not a safetensors file or lacks the entry.
 
     Raises:
       UsageError: if the file is truncated, or its header is invalid.
@@ -118,7 +118,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
                 file.write(array.tobytes())
         os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):  # below a path that is no directory, even removing it fails
+        with contextlib.suppress(OSError):  # below a path that is not a directory, even removing it fails
             temporary.unlink(missing_ok=True)
         raise UsageError(f"cannot write {path}: {error.strerror}. Choose another path.") from error
 

@@ -27,7 +27,7 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # Number of bytes at the start of a JPEG in which its orientation is looked for.
 MAX_METADATA = 1 << 17
 
-# Formats that Pillow identifies, but that are no images of pixels, or that other programs decode. Ghostscript, which
+# Formats that Pillow identifies, but that are not images of pixels, or that other programs decode. Ghostscript, which
 # Pillow starts for EPS, would run a program in the file.
 NOT_IMAGE_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 

@@ -52,7 +52,7 @@ class Prepared(NamedTuple):
 
 
 def is_name(name: str) -> bool:
-    """Return whether the name of a dataset names a folder or a file of images that `prepare_named` copies."""
+    """Return whether a dataset's name refers to a folder or a table of images, which `prepare_named` copies."""
     return name.startswith((PREFIX, CSV_PREFIX))
 
 

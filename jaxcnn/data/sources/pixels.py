@@ -19,7 +19,7 @@ def to_array(value: Any) -> np.ndarray:
     """Return an array of NumPy, JAX or torch, or nested lists, as a NumPy array, without a copy where possible.
 
     Raises:
-      ValueError: if the value is no array of numbers or strings.
+      ValueError: if the value is not an array of numbers or strings.
     """
     if isinstance(value, np.ndarray | jax.Array):
         return np.asarray(value)

@@ -244,7 +244,7 @@ def from_batches(
             raise UsageError("examples is missing, and train has no length. Pass the number of examples in an epoch.")
         examples = count_all(sources["train"])
     if isinstance(examples, bool) or not isinstance(examples, (int, np.integer)) or examples < 1:
-        raise UsageError(f"examples is no number of training examples: {examples!r}. Pass an integer of 1 or more.")
+        raise UsageError(f"examples is not a number of training examples: {examples!r}. Pass an integer of 1 or more.")
     shape = None if image_shape is None else _checked_shape(image_shape)
     names = None if class_names is None else _checked_names(class_names)
     form = Form("train", shape, classes=None if names is None else len(names))

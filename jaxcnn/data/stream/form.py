@@ -25,7 +25,7 @@ def named(item: Any) -> Mapping[str, Any] | None:
 
 
 def count_examples(item: Any) -> int:
-    """Return the number of examples in a batch of an iterator, without converting it. 0 if it is no batch."""
+    """Return the number of examples in a batch of an iterator, without converting it. 0 if it is not a batch."""
     parts = named(item) or {}
     try:
         return len(parts["image"])
@@ -159,7 +159,7 @@ def _arrays(part: Any, where: str) -> Any:
     try:
         array = np.asarray(part)
     except ValueError as error:
-        raise UsageError(f"{where} is no array: {shortened(error)}. Return arrays of numbers.") from error
+        raise UsageError(f"{where} is not an array: {shortened(error)}. Return arrays of numbers.") from error
     if array.dtype.kind not in "biufcV" or array.dtype.names:  # "V" is bfloat16 too
         raise UsageError(f"{where} has dtype {array.dtype}. Return arrays of numbers, or leave it out.")
     return array

@@ -64,7 +64,7 @@ class Source:
             )
         if isinstance(self.make, (dict, str, bytes)) or not (isinstance(self.make, Iterable) or callable(self.make)):
             raise UsageError(
-                f"{self.split} is no iterator of batches: {type(self.make).__name__}. "
+                f"{self.split} is not an iterator of batches: {type(self.make).__name__}. "
                 "Pass a function that returns an iterator of batches, or use from_arrays or from_source."
             )
 

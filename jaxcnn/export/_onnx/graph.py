@@ -224,7 +224,7 @@ class Graph:
         self._initializers = [initializer for initializer in self._initializers if initializer.name in used]
 
     def _constant(self, array: np.ndarray, order: Order) -> str:
-        """Return the name of the initializer with this array, its axes in this order."""
+        """Return the name of the initializer that holds this array, with the axes in the given order."""
         if array.nbytes <= 64:
             arranged = array.transpose(order)
             content = (arranged.dtype.name, arranged.shape, arranged.tobytes())

@@ -58,7 +58,7 @@ def _loaded(library: Path, shared: Path) -> ctypes.CDLL:
     """Load the library. One that cannot be used leaves the cache, so that the next start builds it again.
 
     Raises:
-      BuildError: the file is no library, or lacks a function: the compiler ended well and wrote something else.
+      BuildError: the file is not a library, or lacks a function: the compiler ended well and wrote something else.
       OSError: oneDNN cannot be loaded.
     """
     with _waiting_asleep():

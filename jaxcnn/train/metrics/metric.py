@@ -52,7 +52,7 @@ def as_metrics(given: Any) -> dict[str, Metric]:
     """Return the metrics of a dict by name; see `as_metric`.
 
     Raises:
-      UsageError: if it is no dict.
+      UsageError: if it is not a dict.
     """
     if not isinstance(given, Mapping):
         raise UsageError(

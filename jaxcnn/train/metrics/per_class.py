@@ -2,7 +2,7 @@
 
 With one label for each example, a class is predicted where its logit is the largest. With several labels
 (multi-label), a class is predicted where the sigmoid of its logit is above 0.5. With a label for each pixel, logits are
-`[N, H, W, classes]` and labels integers `[N, H, W]`; pixels whose label is no class do not count.
+`[N, H, W, classes]` and labels integers `[N, H, W]`; pixels whose label is not a class do not count.
 """
 
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ def _predicted(logits: jax.Array) -> jax.Array:
 def _counts(logits: jax.Array, labels: jax.Array, num_classes: int) -> dict[str, OneHot]:
     """Return the class of each example, its prediction, and the class if both agree, as one-hot arrays.
 
-    The prediction does not count where the label is no class, as in the confusion matrix.
+    The prediction does not count where the label is not a class, as in the confusion matrix.
     """
     true, predicted = classes_of(labels), _predicted(logits)
     is_class = (true >= 0) & (true < num_classes)

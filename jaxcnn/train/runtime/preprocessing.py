@@ -34,7 +34,7 @@ class Preprocessing:
       image_shape: `(H, W, C)` of the images.
       mean: mean of the pixels of each channel, from 0 to 1, which is subtracted.
       std: standard deviation of each channel, which is divided by.
-      class_names: one name for each logit; empty if the labels are no classes.
+      class_names: one name for each logit; empty if the labels are not classes.
       resize, crop_fraction, background: see `jaxcnn.data.Geometry`.
       pixel_range: number that pixels are divided by first: 255 for uint8 images, 1 for float images.
       multi_label: whether an image can have several classes, so that each logit has a probability of its own.

@@ -29,7 +29,7 @@ class Lines:
 
     Attributes:
       rows: the sound rows, each step and split once, in the order of the file.
-      damaged: numbers of the lines (from 1) that are no rows, that differ from their checksum, or that repeat a row.
+      damaged: numbers of the lines (from 1) that are not rows, that differ from their checksum, or that repeat a row.
       unchecked: number of rows without a checksum.
       is_torn: whether the last line is incomplete, as a killed process leaves it.
     """
@@ -81,7 +81,7 @@ def _check_row(row: Row) -> None:
     if row.get("split") not in SPLITS or type(row.get("step")) is not int or row["step"] < 1:
         raise ValueError("no split or step")
     if not all(isinstance(x, int | float | list) and not isinstance(x, bool) for x in others):
-        raise ValueError("a value is no number")
+        raise ValueError("a value is not a number")
 
 
 def read_rows(folder: Path) -> list[Row]:

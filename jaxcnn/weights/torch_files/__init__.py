@@ -56,7 +56,7 @@ def _stored(tensor: Tensor | Unusable, read_storage: ReadStorage) -> Stored:
     def read() -> np.ndarray:
         size = tensor.dtype.itemsize
         strides = tuple(size * step for step in tensor.stride)
-        # The number of bytes of an untyped storage may be no multiple of the size of a value.
+        # The number of bytes of an untyped storage need not be a multiple of the size of a value.
         data = read_storage(tensor.storage).view(np.uint8)
         values = data[: len(data) // size * size].view(tensor.dtype)[tensor.offset :]
         # Safe, because `machine` has checked that the view lies within the storage.

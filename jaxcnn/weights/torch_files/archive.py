@@ -36,7 +36,8 @@ def read(path: Path) -> tuple[Any, ReadStorage]:
             raise UsageError(f"its entry {name[:80]!r} is longer than the file. Download it again")
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
-        raise UsageError("it does not contain one data.pkl. Save it with torch.save(model.state_dict(), ...)")
+        found = f"{len(pickles)} files named data.pkl instead of one"
+        raise UsageError(f"it contains {found}. Save it with torch.save(model.state_dict(), ...)")
     if entries[pickles[0]].file_size > MAX_PICKLE_BYTES:
         size = entries[pickles[0]].file_size
         raise UsageError(f"its data.pkl is too large: {size:,} bytes. Save `model.state_dict()` alone")

@@ -107,8 +107,8 @@ def test_an_evaluation_stream_that_changes_length_is_refused(streams, lengths, s
     ("train", "said"),
     [
         (iter([]), "train is an iterator, which can be read only once: list_iterator. Pass a function"),
-        ({"image": np.zeros(3)}, "train is no iterator of batches: dict"),
-        (7, "train is no iterator of batches: int"),
+        ({"image": np.zeros(3)}, "train is not an iterator of batches: dict"),
+        (7, "train is not an iterator of batches: int"),
         (lambda: 7, "train returned no iterator: int"),
         (lambda: ["abc"], "batch 0 of the training iterator is a str"),
         (lambda: [{"x": np.zeros(3)}], "batch 0 of the training iterator has no 'image'. Rename 'x' to 'image'"),
@@ -128,8 +128,8 @@ def test_a_function_that_returns_the_same_iterator_again_is_refused(streams):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"examples": 0}, "examples is no number of training examples: 0"),
-        ({"examples": 1.5}, "examples is no number of training examples: 1.5"),
+        ({"examples": 0}, "examples is not a number of training examples: 0"),
+        ({"examples": 1.5}, "examples is not a number of training examples: 1.5"),
         ({"class_names": "abc"}, "class_names is one string: 'abc'"),
         ({"class_names": ("a", "a", "b")}, "class_names has a name twice: 'a'"),
         ({"image_shape": (4, 5)}, "image_shape is not (H, W, C): (4, 5)"),

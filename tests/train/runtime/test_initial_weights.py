@@ -245,7 +245,7 @@ def test_weights_of_color_images_start_a_run_on_gray_ones(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--freeze", "con("], "'con(' is no regular expression"),
+        (["--freeze", "con("], "'con(' is not a regular expression"),
         (["--freeze", "hed"], "did you mean 'head'?"),
         (["--freeze", "stage1"], "matches no parameter"),
         (["--freeze", ""], "leaves nothing to train"),

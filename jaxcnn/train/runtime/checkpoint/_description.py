@@ -85,7 +85,7 @@ def check_random_numbers(where: str, description: Description, *, read_only: boo
 
 
 def step_of(path: Path) -> int | None:
-    """Return the step of a checkpoint from the name of its folder, or None if it is no name of a checkpoint.
+    """Return the step of a checkpoint from the name of its folder, or None if it is not the name of a checkpoint.
 
     >>> step_of(Path("checkpoints/160")), step_of(Path("checkpoints/0160")), step_of(Path("checkpoints/１６０"))
     (160, None, None)
