@@ -33,6 +33,8 @@ def program(page):
 def pages():
     for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md"))):
         name = path.relative_to(DOCS if path.is_relative_to(DOCS) else ROOT).with_suffix("").as_posix()
+        if name.startswith("repository/"):  # copies of pages of other folders, which the build of the site makes
+            continue
         marks = [pytest.mark.slow] if SLOW in path.read_text(encoding="utf-8") else []
         if name.startswith("tutorials/"):  # the build of the documentation site runs all of them
             marks = [pytest.mark.slow, pytest.mark.exhaustive]
