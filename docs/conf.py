@@ -17,6 +17,16 @@ sys.path[:0] = [str(ROOT), str(DOCS / "_extensions")]
 # Notebooks run in processes of their own, which must import the same jaxcnn.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# A cell that ends with a figure shows it, as in a notebook that has imported pyplot.
+IPYTHON = ROOT / "build" / "ipython"
+STARTUP = IPYTHON / "profile_default" / "startup" / "figures.py"
+STARTUP.parent.mkdir(parents=True, exist_ok=True)
+STARTUP.write_text(
+    "from IPython import get_ipython\n"
+    "from IPython.core.pylabtools import select_figure_formats\n\n"
+    'select_figure_formats(get_ipython(), {"png"}, dpi=90)\n'
+)
+os.environ["IPYTHONDIR"] = str(IPYTHON)
 # jaxtyping then shows annotations as they are written.
 typing.GENERATING_DOCUMENTATION = "jaxcnn"
 

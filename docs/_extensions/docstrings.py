@@ -142,9 +142,11 @@ def show_fields(app: Any, what: str, name: str, obj: Any, options: Any, signatur
 
 
 def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
-    """Show how a module is called; leave out the fields of named tuples, whose docstrings Python makes."""
+    """Show how a module is called. Leave out fields whose default is a function, and those of named tuples."""
     if name == "__call__" and getattr(obj, "__module__", "").startswith("jaxcnn"):
         return False
+    if what == "class" and inspect.isfunction(obj) and "." not in obj.__qualname__:
+        return True
     if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number"):
         return True
     return None

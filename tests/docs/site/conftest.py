@@ -25,6 +25,11 @@ def site():
     return folder
 
 
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """Say nothing when the browser leaves a page that is still being sent."""
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format, *args):
         pass
@@ -34,7 +39,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def address(site):
     """Serve the site on this machine."""
     handler = functools.partial(Quiet, directory=str(site))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
