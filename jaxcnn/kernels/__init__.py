@@ -1,8 +1,8 @@
 """Fast implementations of the operations of layers.
 
 The functions are ordinary differentiable JAX functions. They give the same result on every platform, and work under
-every transformation. When a program is lowered for a CPU, they choose the fastest implementation: JAX operations, or, after
-`pip install 'jaxcnn[cpu]'`, native code (oneDNN and `jaxcnn.kernels.native`).
+every transformation. When a program is lowered for a CPU, they choose the fastest implementation: JAX operations, or,
+after `pip install 'jaxcnn[cpu]'`, native code (oneDNN and `jaxcnn.kernels.native`).
 
 The environment variable `JAXCNN_KERNELS=auto|xla|native` and the context manager `use` select the implementation.
 
