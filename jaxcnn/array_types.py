@@ -48,9 +48,12 @@ AnyArray: TypeAlias = Array | np.ndarray
 
 if TYPE_CHECKING:
     InputArray: TypeAlias = Array
+    """The input of a layer or a model: a JAX array, or a NumPy array, which layers treat alike.
+
+    A type checker sees `Array`, so that it accepts the operations of layers.
+    """
 else:
-    InputArray: TypeAlias = AnyArray
-"""The input of a layer or a model: a JAX array, or a NumPy array, which they treat alike."""
+    InputArray = AnyArray
 
 KeyArray: TypeAlias = Key[Array, ""] | UInt32[Array, "2"]
 """A random key, from `jax.random.key` or from `jax.random.PRNGKey`."""

@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxcnn.array_types import Array, Float, InputArray, Shaped
+from jaxcnn.array_types import Float, InputArray, Shaped
 from jaxcnn.errors import UsageError
 from jaxcnn.layers import initializers
 from jaxcnn.layers._dtypes import floating_dtype
@@ -59,7 +59,7 @@ class LayerScale(nn.Module):
     param_dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Shaped[InputArray, "*positions c"]) -> Float[Array, "*positions c"]:
+    def __call__(self, x: Shaped[InputArray, "*positions c"]) -> Float[InputArray, "*positions c"]:
         gamma = self.param("gamma", initializers.constant(self.initial), x.shape[-1:], self.param_dtype)
         dtype = floating_dtype(x) if self.dtype is None else self.dtype
         return x.astype(dtype) * gamma.astype(dtype).reshape(*(1,) * (x.ndim - 1), -1)
