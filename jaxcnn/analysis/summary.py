@@ -134,7 +134,7 @@ def summarize(
         rows of a function that calls no modules are its convolutions, dot products and window reductions.
       input_shape: `[N, H, W, C]`, or `[H, W, C]` for one image.
       dtype: dtype of the images.
-      count_padding: whether multiplications by the zeros of the padding count, as is common.
+      count_padding: whether to count multiplications by the zeros of the padding, as most published counts do.
       train: whether to analyze the model in training mode. There, batch normalization sees the whole batch, and so do
         all layers after it.
 

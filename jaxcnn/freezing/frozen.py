@@ -17,11 +17,11 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 def freeze(model: Any, variables: Any, *, dtype: Any = None) -> "Frozen":
-    """Return a function of images that computes `model.apply(variables, x, train=False)` faster.
+    """Return a faster function of images `[N, H, W, C]` that computes `model.apply(variables, x, train=False)`.
 
     Batch normalization, biases, residual sums and ReLUs become parts of the convolutions before them, and the weights
     become constants of the program. On a CPU with native kernels each such convolution is one native call, which
-    arranges its weights once. What cannot be folded is computed as the model does. The variables are copied.
+    arranges its weights once. All other operations are those of the model. The variables are copied.
 
     Args:
       model: a Linen module, called as `model(x, train)` or `model(x)`.
@@ -33,8 +33,8 @@ def freeze(model: Any, variables: Any, *, dtype: Any = None) -> "Frozen":
       A `Frozen`.
 
     Raises:
-      UsageError: `variables` are traced, deleted or no arrays, the dtype is another, or `model` has no `apply`. Where
-        variables do not fit the model, the first call for a shape of images raises it.
+      UsageError: `variables` are traced, deleted or not arrays, the dtype is not one of the three, or `model` has no
+        method `apply`. If the variables do not fit the model, the first call for a shape of images raises it.
 
     >>> from jaxcnn.layers import BatchNorm, Conv, ReLU, Sequential
     >>> model, x = Sequential([Conv(8, 3, padding=1), BatchNorm(), ReLU()]), jnp.ones((2, 8, 8, 3))
@@ -69,9 +69,9 @@ def _copied(leaf: Any) -> np.ndarray:
 
 
 class Frozen:
-    """A function from images `[N, H, W, C]` to what the model returns for them in evaluation, from `freeze`.
+    """A function of images `[N, H, W, C]` with the output of a model in evaluation; the result of `freeze`.
 
-    N is any number, also a symbolic one. The function works under every transformation of JAX, on every platform, and
+    N may be any number, and symbolic. The function works under every transformation of JAX, on every platform, and
     is compiled once for each shape. Its derivative is with respect to the images.
 
     Attributes:
@@ -94,7 +94,7 @@ class Frozen:
         self._compiled = jax.jit(self._traced)
 
     def __call__(self, x: Any) -> Any:
-        """Return the model's output for images `[N, H, W, C]` as the model takes them: normalized.
+        """Return the model's output for normalized images `[N, H, W, C]`.
 
         Raises:
           UsageError: the model cannot be applied with these variables to images of this shape.

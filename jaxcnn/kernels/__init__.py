@@ -1,11 +1,10 @@
-"""Fast forms of the equations that layers state, behind one door.
+"""Fast implementations of the operations of layers.
 
-The functions here are ordinary differentiable JAX functions that compute the same on every platform and work under
-every transformation. Where a CPU computes faster in another form than the plain one, they choose it when the program is
-lowered: other JAX operations, or, with `pip install 'jaxcnn[cpu]'`, native code (oneDNN, Winograd's algorithm, sums and
-pooling of our own, in `jaxcnn.kernels.native`).
+The functions are ordinary differentiable JAX functions. They give the same result on every platform, and work under
+every transformation. When a program is lowered for a CPU, they choose the fastest implementation: JAX operations, or,
+after `pip install 'jaxcnn[cpu]'`, native code (oneDNN and `jaxcnn.kernels.native`).
 
-One environment variable, `JAXCNN_KERNELS=auto|xla|native`, and one context manager, `use`, select the kernels.
+The environment variable `JAXCNN_KERNELS=auto|xla|native` and the context manager `use` select the implementation.
 
 >>> import jax.numpy as jnp
 >>> images, kernel = jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 4))

@@ -71,7 +71,7 @@ def conv(
 
 
 def describe(dtype: str = "float32") -> str:
-    """Return what computes convolutions of images in this dtype on this machine.
+    """Return the name of the library that computes convolutions of images in this dtype on this machine.
 
     "XLA", "oneDNN" or, where Winograd's algorithm is faster for some 3x3 kernels, "oneDNN+Winograd". In bfloat16 the
     instructions that oneDNN uses follow, as in "oneDNN+Winograd avx512_core_bf16" or "oneDNN avx512_core_amx". Where

@@ -79,13 +79,13 @@ def batch_norm(
     relu: bool = False,
     dtype: Any = None,
 ) -> tuple[Float[Array, "*positions c"], Float[Array, " c"], Float[Array, " c"]]:
-    """Normalize a batch by its own statistics; add a residual, and apply a ReLU, if there are.
+    """Normalize a batch by its own statistics, then add the residual and apply the ReLU if the arguments ask for them.
 
     Args:
       x: `[..., C]`.
       running_mean, running_var, scale, bias: `[C]`. None stands for a scale of ones and a bias of zeros.
       momentum, epsilon, unbiased, axis_index_groups, reduce_dtype: as in `jaxcnn.layers.BatchNorm`.
-      axis_name: likewise; an unbound name counts as None.
+      axis_name: as in `jaxcnn.layers.BatchNorm`; an unbound name counts as None.
       residual: `[..., C]`, added to the normalized x.
       relu: whether the output is `max(0, y)`, whose derivative at 0 is 0.
       dtype: that of the output, to which it is rounded once; None for float32 or the dtype of x, whichever is wider.

@@ -71,7 +71,7 @@ def row(vector: jax.Array, like: Any) -> jax.Array:
 def add_bias(
     y: Shaped[InputArray, "*positions c"], bias: Shaped[InputArray, " c"] | None
 ) -> Shaped[InputArray, "*positions c"]:
-    """Return `[..., C] + [C]` in the dtype of y, or y if there is no bias.
+    """Return `y + bias`, `[..., C]` in the dtype of y, or y if `bias` is None.
 
     The sum, and the sum that is the gradient of the bias, are in float32 or wider and rounded once: XLA on a CPU sums
     bfloat16 in bfloat16, in which 256 + 1 is 256.
@@ -188,11 +188,11 @@ class Materialize(Kernel):
 
 
 def materialize(x: Shaped[InputArray, "*shape"]) -> Shaped[Array, "*shape"]:
-    """Return the same array, written to memory on a CPU before anything is computed from it; likewise its gradient.
+    """Return `x`. On a CPU, the program writes it to memory before it computes anything from it; also its gradient.
 
-    Use it for what several layers read, such as the maps between two blocks. XLA on a CPU fuses the end of a block into
-    everything that reads it, and computes it again for each reader. Along a chain of residual or dense blocks these
-    programs grow from block to block, and take most of the time to compile.
+    Use it for arrays that several layers read, such as the feature maps between two blocks. XLA on a CPU fuses the end
+    of a block into each operation that reads it, and computes it again for each. Along a chain of residual or dense
+    blocks, the program and its compile time grow from block to block.
 
     >>> materialize(jnp.ones(2)).tolist()
     [1.0, 1.0]

@@ -31,8 +31,8 @@ def _call(layer: Layer, x: Any, train: bool) -> Any:
 class Sequential(nn.Module):
     """Apply layers in sequence: `y = f_n(... f_2(f_1(x)))`.
 
-    A layer is a module or a function. `train` is passed to each layer that has a parameter of that name. Shapes are
-    those of the layers: the first gets the input, such as `[N, H, W, C]`, and each other the output of the one before.
+    A layer is a module or a function. `train` is passed to each layer that has a parameter of that name. The
+    first layer gets the input, such as images `[N, H, W, C]`.
 
     >>> import jax
     >>> from jaxcnn.layers import Conv, Dense, MaxPool, ReLU

@@ -26,17 +26,17 @@ class Conv(nn.Module):
     Fields:
       features: C_out, the number of kernels and of output feature maps.
       kernel_size: (height, width), or one number for both.
-      strides: distance that the kernel moves, likewise.
-      padding: rows of zeros on each side: a number, `((top, bottom), (left, right))`, "SAME" or "VALID" (none). Papers
-        pad symmetrically, which "SAME" at stride 2 does not.
-      kernel_dilation: distance between the taps of the kernel; 1 is an ordinary kernel.
-      feature_group_count: number of groups into which input and output channels are split; a group sees itself only.
+      strides: distance in pixels between neighboring positions of the kernel: (vertical, horizontal), or one number.
+      padding: rows and columns of zeros on each side: a number, `((top, bottom), (left, right))`, "SAME" or "VALID"
+        (none). Papers pad symmetrically; "SAME" at stride 2 does not.
+      kernel_dilation: distance between neighboring taps of the kernel; 1 for an ordinary kernel.
+      feature_group_count: number of groups. Output channels of a group depend on the input channels of this group only.
       use_bias: whether to add `b`; a normalization after the convolution makes it redundant.
       dtype, param_dtype: dtypes of the computation (None infers it from input and parameters) and of the parameters.
       kernel_init, bias_init: initializers.
 
     Raises:
-      UsageError: sizes that are not positive, groups that do not divide the channels, an image that is too small.
+      UsageError: a size is not positive, the groups do not divide the channels, or the image is too small.
 
     >>> import jax
     >>> y, variables = Conv(6, (5, 5), padding=2).init_with_output(jax.random.key(0), jnp.ones((1, 28, 28, 1)))

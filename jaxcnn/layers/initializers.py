@@ -61,10 +61,9 @@ def torch_uniform(key: KeyArray, shape: Sequence[int], dtype: Any = jnp.float32)
 
 
 def dirac(key: KeyArray, shape: Sequence[int], dtype: Any = jnp.float32) -> Float[Array, "kh kw c_in c_out"]:
-    """Return a kernel `[kH, kW, C_in, C_out]` that passes on its input in its first C_in output channels.
+    """Return a kernel `[kH, kW, C_in, C_out]` with which output channel i is a copy of input channel i.
 
-    Kernels of further output channels are those of `torch_uniform`. Of fewer output channels than input channels, each
-    passes on the input channel of its number.
+    Output channels from number C_in on are initialized by `torch_uniform`.
 
     Zagoruyko and Komodakis, *DiracNets*, 2017, section 3.1, without its separate weight; in this form, Jordan, *94% on
     CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024, section 3.2.
@@ -102,7 +101,7 @@ def truncated_normal(stddev: float = 0.02) -> Initializer:
 
     `stddev` is the standard deviation of the values drawn, as in `torch.nn.init.trunc_normal_(std=0.02)`, with which
     ConvNeXt and the vision transformers were trained. That function truncates at the absolute values -2 and 2, which
-    has no effect at 0.02. TensorFlow's and JAX's `stddev` is the one before truncation: their values are 12% smaller.
+    has no effect at 0.02. In TensorFlow and JAX, `stddev` is the value before truncation, which reduces it by 12%.
 
     >>> values = truncated_normal(0.02)(jax.random.key(0), (100, 100))
     >>> bool(abs(values.std() - 0.02) < 1e-3), bool(abs(values).max() < 0.05)

@@ -1,4 +1,4 @@
-"""Batch, layer and local response normalization. Of these, `BatchNorm` and `LayerNorm` can be the `norm` of a model."""
+"""Batch, layer and local response normalization. `BatchNorm` and `LayerNorm` can be the field `norm` of a model."""
 
 import functools
 from typing import Any
@@ -50,7 +50,7 @@ class BatchNorm(nn.Module):
       scale_init, bias_init: initializers.
 
     Raises:
-      UsageError: a momentum outside [0, 1], or an epsilon below 0.
+      UsageError: `momentum` is not in [0, 1], or `epsilon` is below 0.
 
     >>> x = 5 + 3 * jax.random.normal(jax.random.key(0), (64, 8, 8, 16))
     >>> y, _ = BatchNorm().init_with_output(jax.random.key(1), x, train=True)
@@ -130,9 +130,9 @@ def norm_relu(
 ) -> Float[Array, "*positions c"]:
     """Return `relu(norm(x, train))`, or `relu(norm(x, train) + residual)`, `[..., C]`.
 
-    `norm` is a module called as `(x, train)`. In training a `BatchNorm` adds the residual and applies the ReLU itself,
-    in one pass over the data, and rounds once to its dtype; what it returns is then the output of its module. In
-    evaluation, and for other modules, these are separate operations.
+    `norm` is a module called as `(x, train)`. In training, a `BatchNorm` adds the residual and applies the ReLU itself,
+    in one pass over the data, and rounds once to its dtype. The output of its module, as in `jaxcnn.models.features`,
+    then includes both. In evaluation, and for other modules, these are separate operations.
 
     >>> x = jnp.array([[1.0, 2.0, 3.0]])
     >>> norm_relu(LayerNorm().bind({"params": {"scale": jnp.ones(3), "bias": jnp.zeros(3)}}), x, True, 2 * x).round(2)
@@ -160,7 +160,7 @@ class LayerNorm(nn.Module):
     `[..., C] -> [..., C]`. Dtypes, parameters and fields are those of `BatchNorm`.
 
     Raises:
-      UsageError: an epsilon below 0.
+      UsageError: `epsilon` is below 0.
 
     >>> y, _ = LayerNorm().init_with_output(jax.random.key(0), jnp.array([[1.0, 2.0, 3.0]]))
     >>> y.round(3).tolist()
@@ -199,7 +199,7 @@ class LocalResponseNorm(nn.Module):
     pass `alpha / size`. Keeps the shape `[N, H, W, C]`. The sums are in float32 or wider.
 
     Raises:
-      UsageError: a size below 1.
+      UsageError: `size` is not a positive integer.
 
     >>> LocalResponseNorm()(jnp.ones((1, 2, 2, 8))).shape
     (1, 2, 2, 8)

@@ -21,7 +21,7 @@ def _ceil_overhang(size: int, window: int, stride: int, sides: Pair) -> int:
 
 
 def _geometry(layer: "MaxPool | AvgPool", x: jax.Array) -> tuple[Pair, Pair, Sides, Sides]:
-    """Return window, strides, the given padding, and the padding with what `ceil_mode` adds below and right."""
+    """Return window, strides, the given padding, and the padding that includes the rows and columns of `ceil_mode`."""
     name = type(layer).__name__
     window = pair(layer.window_shape, "window_shape")
     strides = window if layer.strides is None else pair(layer.strides, "strides")
@@ -40,14 +40,19 @@ def _geometry(layer: "MaxPool | AvgPool", x: jax.Array) -> tuple[Pair, Pair, Sid
 class MaxPool(nn.Module):
     """Max pooling, `Y[y, x] = max_{u, v} X[s y + u, s x + v]`, channel by channel.
 
-    `[N, H, W, C] -> [N, H_out, W_out, C]` with `H_out = floor((H + 2 p - k) / s) + 1`. With `ceil_mode`, `ceil` takes
-    the place of `floor`, less one if the last window would lie wholly in the padding (torch's rule). Padding counts as
-    minus infinity, and NaN wins over every value. `strides` default to the size of the window. The gradient goes to the
-    largest value of a window; of several equal ones, to the first in row-major order. Keeps the dtype, also of integers
-    and booleans.
+    `[N, H, W, C] -> [N, H_out, W_out, C]` with `H_out = floor((H + 2 p - k) / s) + 1`. Padding counts as minus
+    infinity. The maximum of a window with a NaN is NaN. The gradient goes to the largest value of a window; among equal
+    values, to the first in row-major order. Keeps the dtype, also of integers and booleans.
+
+    Fields:
+      window_shape: (height, width), or one number for both.
+      strides: (vertical, horizontal), or one number; None for the size of the window.
+      padding: as in `Conv`.
+      ceil_mode: whether `ceil` replaces `floor` in `H_out`. A last window that would lie in the padding alone is left
+        out, as in torch.
 
     Raises:
-      UsageError: sizes that are not positive, padding as large as the window, an image that is too small.
+      UsageError: a size is not positive, the padding is as large as the window, or the image is too small.
 
     >>> MaxPool(2)(jnp.ones((1, 28, 28, 6))).shape
     (1, 14, 14, 6)
@@ -66,12 +71,15 @@ class MaxPool(nn.Module):
 class AvgPool(nn.Module):
     """Average pooling, `Y[y, x] = mean_{u, v} X[s y + u, s x + v]`, channel by channel.
 
-    Shapes as in `MaxPool`. With `count_include_pad`, zeros of the padding are among the averaged values (torch's
-    default, and the rule of the papers' frameworks); rows that only `ceil_mode` adds never are. Sums are float32 or
-    wider. The mean has the dtype of the input, or float32 for integers.
+    `[N, H, W, C] -> [N, H_out, W_out, C]`, with `H_out` as in `MaxPool`. Sums are in float32 or wider. The mean has the
+    dtype of the input, or float32 for integers.
+
+    Fields, besides those of `MaxPool`:
+      count_include_pad: whether zeros of the padding are among the averaged values, as by default in torch and in the
+        frameworks of the papers. Rows and columns that only `ceil_mode` adds are never counted.
 
     Raises:
-      UsageError: sizes that are not positive, padding as large as the window, an image that is too small.
+      UsageError: a size is not positive, the padding is as large as the window, or the image is too small.
 
     >>> AvgPool(2)(jnp.ones((1, 28, 28, 6))).shape
     (1, 14, 14, 6)

@@ -28,7 +28,7 @@ UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB
 
 @dataclass(frozen=True)
 class Block:
-    """What a block needs.
+    """Memory and computation of a block.
 
     Attributes:
       name: name of the module.
@@ -67,7 +67,7 @@ def peak_bytes(blocks: Sequence[Block], recomputed: Collection[str], other_bytes
     Args:
       blocks: in the order of the forward pass.
       recomputed: names of the blocks to recompute.
-      other_bytes: bytes of what is kept outside of blocks.
+      other_bytes: bytes of the arrays that are kept outside of blocks.
 
     >>> blocks = [Block("a", 1, 10, 5), Block("b", 1, 10, 5)]
     >>> [peak_bytes(blocks, names) for names in ((), ("a",), ("b",), ("a", "b"))]
@@ -112,7 +112,7 @@ def choose(blocks: Sequence[Block], budget: int, other_bytes: int = 0) -> Plan:
 
 
 def parse_size(text: str) -> int | None:
-    """Return the bytes of a size such as "8GB", "512MiB" or "1.5 GiB"; None if it is none.
+    """Return the bytes of a size such as "8GB", "512MiB" or "1.5 GiB"; None for any other text.
 
     >>> parse_size("1.5GB"), parse_size("2 MiB"), parse_size("8")
     (1500000000, 2097152, None)

@@ -33,7 +33,7 @@ class SqueezeExcitation(nn.Module):
       kernel_init, bias_init: initializers of both convolutions.
 
     Raises:
-      UsageError: `squeeze_features` is not a positive integer, or the input is no image.
+      UsageError: `squeeze_features` is not a positive integer, or the input does not have four axes.
 
     >>> y, variables = SqueezeExcitation(4).init_with_output(jax.random.key(0), jnp.ones((2, 7, 7, 16)))
     >>> y.shape, variables["params"]["reduce"]["kernel"].shape

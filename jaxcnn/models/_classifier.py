@@ -75,8 +75,9 @@ class StagedClassifier(Classifier, kw_only=True):
     Fields:
       norm: constructor of the normalization layers, such as `Partial(BatchNorm, axis_name=None)`; see `Norm`.
       remat: stages to recompute in the backward pass, for less memory and more time: True, or a tuple of their numbers.
-        A size such as "8GB" recomputes single blocks: as many as are needed to keep at most 8 GB of activations on each
-        device (of all devices in `jit` over a mesh), at a low cost; see `jaxcnn.layers.recomputation`.
+        A size such as "8GB" is a budget for activations on each device (on all devices together in `jit` over a mesh).
+        Single blocks are then recomputed until the activations fit, the cheapest first; see
+        `jaxcnn.layers.recomputation`.
       stem: "imagenet" for large images, or "cifar" for images of 28x28 and 32x32.
     """
 
@@ -91,7 +92,7 @@ class StagedClassifier(Classifier, kw_only=True):
 
     @nn.nowrap
     def recomputation(self, x: jax.Array, train: bool, stages: Collection[int]) -> Recomputed:
-        """Return what `remat` asks for with images `x`; see the function `recomputation`.
+        """Return the parts to recompute for images `x` `[N, H, W, C]`; see the function `recomputation`.
 
         Raises:
           UsageError: also if `stem` is unknown.
@@ -101,7 +102,7 @@ class StagedClassifier(Classifier, kw_only=True):
 
 
 def recomputation(model: Any, x: jax.Array, train: bool, stages: Collection[int]) -> Recomputed:
-    """Return what the field `remat` of a model asks for with images `x`, with the names of blocks in place of a size.
+    """Return the field `remat` of a model for images `x` `[N, H, W, C]`, with the names of blocks in place of a size.
 
     Raises:
       UsageError: `remat` names a stage that is not in `stages`, or a size that is too small.
@@ -109,7 +110,7 @@ def recomputation(model: Any, x: jax.Array, train: bool, stages: Collection[int]
     remat = model.remat
     if isinstance(remat, str):
         if (budget := parse_size(remat)) is None:
-            raise UsageError(f"remat is no size: {remat!r}. Give a number with a unit, such as '8GB' or '512MiB'.")
+            raise UsageError(f"remat is not a size: {remat!r}. Give a number with a unit, such as '8GB' or '512MiB'.")
         if not train or model.is_initializing():
             return False
         return plan(model.clone(parent=None, name=None, remat=False), model.variables, x, budget).recomputed

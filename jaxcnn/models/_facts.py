@@ -11,7 +11,7 @@ _PAPER = re.compile(r"(?P<family>.+?) \((?P<authors>.+?): (?P<title>.+), (?P<yea
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a model with its default fields.
+    """Paper, size and image shape of a model with its default fields.
 
     Attributes:
       name: name of the model.

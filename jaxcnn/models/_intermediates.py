@@ -27,12 +27,12 @@ def features(
 def features(
     model: nn.Module,
     variables: Any,
-    x: Shaped[InputArray, "n h w c"],
+    x: Shaped[InputArray, "n ..."],
     at: Paths = None,
     *,
     train: bool = False,
     rngs: Any = None,
-) -> Shaped[Array, "n ..."] | dict[str, Shaped[Array, "n ..."]]:
+) -> Shaped[InputArray, "..."] | dict[str, Shaped[InputArray, "..."]]:
     """Return the features in front of a model's classifier, or the outputs of any of its modules.
 
     The model is not changed. Under `jit`, layers behind the features are not computed.
@@ -40,7 +40,7 @@ def features(
     Args:
       model: a Linen module that is called as `model(x, train=...)`.
       variables: its parameters and running statistics.
-      x: images `[N, H, W, C]`.
+      x: images `[N, H, W, C]`, or another input of the model.
       at: path of a module whose last output is returned, such as "stage3_block6/conv2"; `jaxcnn summary` lists them.
         Several paths return a dict. None returns the input of the last layer, `head`: `[N, features]`.
       train: whether to use batch statistics and dropout. Updates of running statistics are discarded. The output of a

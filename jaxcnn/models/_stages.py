@@ -18,10 +18,10 @@ from jaxcnn.layers.loops import apply_in_loop, can_loop, runs
 from jaxcnn.layers.recomputation import record
 
 Remat = bool | tuple[int, ...] | str
-"""What to recompute in the backward pass: all stages, none, those with these numbers, or what a size asks for."""
+"""Stages to recompute in the backward pass: all, none, or those with these numbers; or a budget such as "8GB"."""
 
 Recomputed = bool | tuple[int, ...] | frozenset[str]
-"""What to recompute: all blocks, none, those of the stages with these numbers, or those with these names."""
+"""Blocks to recompute: all, none, those of the stages with these numbers, or those with these names."""
 
 VARYING = ("drop_path_rate",)
 """Fields in which the blocks of a stage may differ."""

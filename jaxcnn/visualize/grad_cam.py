@@ -21,7 +21,7 @@ from jaxcnn.visualize.layers import check_layer, last_layer, logits_and_output
 def grad_cam(
     trained: Trained, image: Num[np.ndarray, "h w c"], label: int, layer: str
 ) -> Float[np.ndarray, "rows columns"]:
-    """Return how much each position of a layer supports a class, `[H', W']`, at least 0.
+    """Return the support of each position of a layer for a class, `[H', W']`, at least 0.
 
     For the layer's feature maps `A_k` and the logit `y` of the class,
 

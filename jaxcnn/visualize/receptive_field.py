@@ -26,7 +26,8 @@ def receptive_field_figure(model: Any, image: Num[np.ndarray, "h w c"], layer: s
         fields.
 
     Raises:
-      UsageError: there is no such layer, or none has a receptive field. The message suggests the closest valid name.
+      UsageError: there is no such layer (the message suggests the closest valid name), or no layer has a receptive
+        field.
     """
     rows = [row for row in summarize(model, image.shape).rows if row.origin is not None and len(row.output_shape) == 4]
     names = [row.name for row in rows]

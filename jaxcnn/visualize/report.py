@@ -10,18 +10,19 @@ from matplotlib.ticker import PercentFormatter
 from jaxcnn.visualize._panels import literal
 
 MOST_CLASSES = 100
-"""Of more classes, those with the lowest recall are drawn."""
+"""Largest number of classes drawn. Beyond it, those with the lowest recall are drawn."""
 MOST_LARGE = 30
-"""More classes are drawn with narrower bars and a smaller font."""
+"""Largest number of classes with wide bars and a large font."""
 
 
 def report_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Return a figure of the recall of each class as bars, the highest first, with the precision as points.
 
-    Beside each bar stand the number of test images and the class that the class is most often taken for.
+    The label of each bar gives the number of test images of the class, and its most frequent wrong prediction. If there
+    are more than 100 classes, the figure shows the 100 with the lowest recall.
 
     Args:
-      rows: of `jaxcnn.train.evaluation.class_report`. Of more than 100 classes, those with the lowest recall are drawn.
+      rows: one dict per class, from `jaxcnn.train.evaluation.class_report`.
 
     >>> figure = report_figure([{"class": "cat", "images": 10, "recall": 0.9, "precision": 0.8}])
     >>> figure.get_suptitle()

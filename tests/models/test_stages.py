@@ -163,7 +163,7 @@ def test_a_size_applies_to_training_only():
 
 @pytest.mark.parametrize("size", ["8", "8 gigabytes", "auto", ""])
 def test_what_is_no_size_is_refused(size):
-    with pytest.raises(UsageError, match=r"^remat is no size: .* Give a number with a unit, such as '8GB'"):
+    with pytest.raises(UsageError, match=r"^remat is not a size: .* Give a number with a unit, such as '8GB'"):
         jax.eval_shape(lambda: create_model("vgg11", remat=size).init(KEY, jnp.zeros((1, 224, 224, 3)), train=False))
 
 
