@@ -64,16 +64,16 @@ def _entry(package: str, name: str, group: str) -> list[str]:
     full, value = f"{package}.{name}", public_api.names(package)[name]
     place = public_api.places().get(id(value), full)
     if place != full:
-        return [f".. py:{group}:: {full}", "", f"   The same as :py:obj:`{place}`.", ""]
+        return [f".. py:{group}:: {name}", "", f"   The same as :py:obj:`{place}`.", ""]
     if group == "function" and not inspect.isroutine(value) and not hasattr(value, "__wrapped__"):
         described = docstrings.convert(_comment(package, name), [full, package, "jaxcnn"])
-        return [f".. py:function:: {full}{_signature(value)}", "", *(f"   {line}" for line in described), ""]
+        return [f".. py:function:: {name}{_signature(value)}", "", *(f"   {line}" for line in described), ""]
     if group != "data":
         return [f".. auto{group}:: {full}", *(f"   {option}" for option in OPTIONS[group]), ""]
     short = repr(value) if isinstance(value, str | int | float | tuple) and len(repr(value)) <= 80 else None
     described = docstrings.convert(_comment(package, name), [full, package, "jaxcnn"])
     about = [f"   :value: {short}"] if short else [f"   :type: {type(value).__name__}"]
-    return [f".. py:data:: {full}", *about, "", *(f"   {line}" for line in described), ""]
+    return [f".. py:data:: {name}", *about, "", *(f"   {line}" for line in described), ""]
 
 
 def _signature(value: Any) -> str:
