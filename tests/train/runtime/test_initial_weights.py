@@ -250,7 +250,7 @@ def test_weights_of_color_images_start_a_run_on_gray_ones(tmp_path):
         (["--freeze", "stage1"], "matches no parameter"),
         (["--freeze", ""], "leaves nothing to train"),
         (["--optimizer.learning-rate-scales", "conv"], "EXPRESSION=FACTOR"),
-        (["--optimizer.learning-rate-scales", "C1=0"], "for freeze"),
+        (["--optimizer.learning-rate-scales", "C1=0"], "Use freeze"),
         (["--optimizer.learning-rate-scales", "haed=2"], "did you mean 'head'?"),
         (["--init-from", "nowhere.safetensors"], "does not exist"),
         (["--init-from", "backbone.safetensors", "--model", "alexnet"], "do not fit alexnet"),
