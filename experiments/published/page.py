@@ -31,9 +31,9 @@ def table(results: Path = RESULTS, link: str = "experiments/results/recipes") ->
     kinds = sorted({f"{seed['machine']}, jax {seed['versions']['jax']}" for seeds in stored.values() for seed in seeds})
     notes = [
         "Accuracies are of all test images, after the last step, without a choice among checkpoints. ± is the standard "
-        "deviation over seeds. Minutes are the time of all steps of one run; a dash means that other programs ran on "
-        f"the machine. Measured on {'; '.join(kinds)}. `python -m experiments.published run NAME` trains the networks "
-        "of an entry, continues an interrupted run, and updates this table.",
+        "deviation over seeds. Minutes are the time of all steps of one run. They are left out where other programs "
+        f"used the machine. Measured on {'; '.join(kinds)}. `python -m experiments.published run NAME` trains the "
+        "networks of an entry, continues an interrupted run, and updates this table.",
     ]
     return "\n".join([*HEAD, *rows, "", *notes]) if rows else "No recipe was run to its end."
 

@@ -26,7 +26,7 @@ def recipe_defaults(flags: Any, args: Sequence[str]) -> Any:
 
 
 def values_of(config: Config) -> dict[str, Any]:
-    """Return the fields of `Config` among flags, by name."""
+    """Return those flags that are fields of `Config`, by name."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
 
 

@@ -333,7 +333,9 @@ def _check_unused(config: OptimizerConfig, *, uses_schedule: bool) -> None:
 
 
 def build_gradient(config: Config, accumulate: int, custom: CustomParts) -> Gradient:
-    """Return the gradient of the training step, of `accumulate` micro-batches. It matches `build_optimizer`.
+    """Return the gradient function of a training step that adds up `accumulate` micro-batches.
+
+    Use it with the optimizer of `build_optimizer`.
 
     A gradient of the user's takes the place of `plain`: it is called for each micro-batch, of the scaled loss in
     float16.

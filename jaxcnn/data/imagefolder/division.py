@@ -62,7 +62,7 @@ def shuffled(file: File) -> bytes:
 
 
 def check_classes(found: Found, images: Iterable[File]) -> None:
-    """Raise `UsageError` unless there are two classes, each with training images, and no split is empty."""
+    """Raise `UsageError` if there are fewer than two classes, a class has no training images, or a split is empty."""
     title, splits = found.title, assign(images, found.division)
     if not splits:
         remedy = "Add rows." if found.is_table else "Give a folder with one folder of images for each class."

@@ -103,7 +103,7 @@ def check_division(folder: Path, dataset: Dataset, *, accept: bool) -> str | Non
       A note for the user if other test images are accepted.
 
     Raises:
-      UsageError: if the test images are others, and `accept` is False.
+      UsageError: if the test images have changed, and `accept` is False.
     """
     if not is_divided_otherwise(folder, dataset):
         return None
