@@ -272,6 +272,16 @@ def test_accelerators_compute_gradients_of_maxima_by_select_and_scatter(platform
     assert "optimization_barrier" not in text
 
 
+def test_means_of_four_in_bfloat16_are_divided_behind_the_rounding():
+    """Or XLA for GPUs would drop the rounding, and keep the means in float32 too."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 6, 16)), jnp.bfloat16)
+    mean = jax.jit(lambda x: kernels.avg_pool(x, (2, 2), (2, 2), NONE, NONE))
+    right = x.astype(jnp.float32).reshape(2, 4, 2, 3, 2, 16).sum((2, 4)) / 4
+    np.testing.assert_array_equal(mean(x), right.astype(jnp.bfloat16))
+    text = mean.trace(x).lower(lowering_platforms=("cuda",)).as_text()
+    assert [line.split()[-1] for line in text.splitlines() if "stablehlo.divide" in line] == ["tensor<2x4x3x16xbf16>"]
+
+
 @needs_native
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
 @pytest.mark.parametrize(("layer", "name"), [(MaxPool(2), native.MAX_POOL), (AvgPool(2), native.AVG_POOL)])
