@@ -219,7 +219,10 @@ class TfdsDataset(Dataset):
             return images
         pixels = list(decoded)
         if len({image.shape for image in pixels}) > 1:
-            raise UsageError(f"images of dataset {self.name!r} differ in size. Set a common size with --image-size.")
+            raise UsageError(
+                f"images of dataset {self.name!r} differ in size. Read batches of one size: use `open_pipeline` with a "
+                "`geometry`."
+            )
         return np.stack(pixels)
 
     def decode(

@@ -27,7 +27,7 @@ from jaxcnn import kernels
 from jaxcnn.errors import UsageError
 from jaxcnn.startup import presets
 
-__all__ = ["Settings", "presets", "settle", "settled"]
+__all__ = ["Settings", "settle", "settled"]
 
 OFF = ("0", "false", "off")
 
