@@ -9,6 +9,9 @@ from rich.text import Text
 
 from jaxcnn.errors import printable
 
+LONGEST = 60
+"""Characters of the longest name that a table shows on one line."""
+
 
 def print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     """Print dicts as the rows of a table, with one column for each key, or as JSON if `as_json`."""
@@ -18,7 +21,12 @@ def print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = Table()
     for index, name in enumerate(columns):
-        table.add_column(name, no_wrap=index == 0)  # the first one names the row
+        # The first one names the row. Paths in it may be longer than a line: they are broken, so that all columns show.
+        widest = max((len(_format_cell(row.get(name))) for row in rows), default=0)
+        if index == 0 and widest > LONGEST:
+            table.add_column(name, overflow="fold", max_width=LONGEST // 2)
+        else:
+            table.add_column(name, no_wrap=index == 0)
     for row in rows:
         table.add_row(*(plain(_format_cell(row.get(name))) for name in columns))
     Console().print(table)

@@ -163,7 +163,11 @@ MISTAKES = {
         wrong("test", images=lambda x: [*x[:10], x[10][:5]]),
         "--image-size",
     ),
-    "batches of two sizes": ((batches,), wrong("train", images=lambda x: [*x[:23], x[23][:5]]), "one size|no array"),
+    "batches of two sizes": (
+        (batches,),
+        wrong("train", images=lambda x: [*x[:23], x[23][:5]]),
+        "one size|not an array",
+    ),
     "images of two sizes in an array": ((arrays,), wrong(images=lambda x: [*x[:23], x[23][:5]]), "from_source"),
     "NaN pixels": (IN_MEMORY, wrong(images=lambda x: changed(floats(x), (7, 0, 0, 0), np.nan)), "NaN"),
     "NaN test pixels": (

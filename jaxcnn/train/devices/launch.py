@@ -202,6 +202,8 @@ def watch_supervisor() -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=False)
 
     def watch() -> None:
+        # The main thread's stack is asked for. While a stopped process wakes up, any thread may get the signal.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         while os.read(0, 1):
             pass
         os._exit(1)
