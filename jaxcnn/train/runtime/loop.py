@@ -319,14 +319,13 @@ class Loop:
             call(self.callbacks, "on_rows", self._view(rows[-1]["step"], state), rows)
 
     def _log(self, state: TrainState, keep: int) -> None:
-        """Fetch and record the metrics of all calls but the last `keep`."""
-        count = len(self.pending) - keep
-        if count < 1:
-            return
+        """Fetch and record the metrics of all calls but the last `keep`. Wait for all but those in flight."""
         fetched: list[tuple[int, dict[str, Any]]] = []
-        for _, sums in [*self.pending][:count]:
+        for _, sums in [*self.pending][: len(self.pending) - min(keep, IN_FLIGHT)]:
             with waits.waiting("the devices, to make a step", others=True):
                 jax.block_until_ready(sums)
+        if (count := len(self.pending) - keep) < 1:
+            return
         for last, sums in jax.device_get([self.pending.popleft() for _ in range(count)]):
             made = len(sums["loss"])
             fetched += [(last - made + 1 + i, {name: x[i] for name, x in sums.items()}) for i in range(made)]
