@@ -99,8 +99,9 @@ def test_flops_are_those_of_the_analysis_and_of_elementwise_operations(target, m
         assert report.flops == products  # XLA counts nothing for a GPU that is not there
     else:
         # Normalization, activation and their gradients, for each value that a layer returns. The first convolution of
-        # ResNet and DenseNet is one of 8x8 on blocks of pixels: 64 products in place of 49.
-        assert 15 < (report.flops - products) / activations(plan) < (60 if model in ("resnet50", "densenet121") else 40)
+        # ResNet and DenseNet is one of 8x8 on blocks of pixels: 64 products in place of 49. The max pooling behind it
+        # compares values in the gradient too.
+        assert 15 < (report.flops - products) / activations(plan) < (70 if model in ("resnet50", "densenet121") else 40)
 
 
 @pytest.mark.slow
