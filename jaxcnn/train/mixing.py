@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcnn.array_types import Array, Float, Key, KeyArray, Num, UInt32
+from jaxcnn.array_types import Array, Float, InputArray, Key, KeyArray, Num, UInt32
 from jaxcnn.train.examples import reversed_examples
 from jaxcnn.train.losses import Loss
 
@@ -98,8 +98,8 @@ def make_mix(mixup_alpha: float, cutmix_alpha: float) -> Mix | None:
 def mix_batch(
     mix: Mix,
     keys: Key[Array, " n"] | UInt32[Array, "n 2"],
-    images: Num[Array, "n h w c"],
-    labels: Num[Array, "n ..."],
+    images: Num[InputArray, "n h w c"],
+    labels: Num[InputArray, "n ..."],
 ) -> tuple[Num[Array, "n h w c"], MixedLabels]:
     """Mix a batch `[N, H, W, C]` with itself in reverse order; `keys` `[N]` are one for each example."""
     mixed, fraction = jax.vmap(mix)(keys, images, reversed_examples(images))

@@ -84,7 +84,7 @@ def test_the_least_that_is_named_is_enough():
     blocks = [Block("a", 123_456, 7_654_321, 1), Block("b", 5, 1_234_567, 1)]
     with pytest.raises(UsageError) as error:
         choose(blocks, 10_000)
-    least = str(error.value).split("needs ")[1].split(". Give")[0]
+    least = str(error.value).split("needs ")[1].split(" for activations")[0]
     assert choose(blocks, parse_size(least) or 0).recomputed
 
 

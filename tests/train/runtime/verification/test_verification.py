@@ -165,7 +165,7 @@ def test_a_flipped_bit_is_found_named_and_undone(tmp_path, corrupt, caplog, mode
         (step // 3 * 3, min(STEPS, step // 3 * 3 + 3)) for step in steps
     ]
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert sum(f"silent data corruption on {device or 'a device'}" in line for line in said) == len(steps)
+    assert sum(f"silent data corruption on {device or 'an unknown device'}" in line for line in said) == len(steps)
 
 
 @pytest.mark.slow
