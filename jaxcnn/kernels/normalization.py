@@ -48,19 +48,14 @@ LEAST_CHANNELS = 24
 channels that remains, and does not vectorize it (16 channels: 0.6 of the speed forward; from 24 on: no difference)."""
 
 
+SETTINGS = ("momentum", "epsilon", "unbiased", "axis_name", "axis_index_groups", "reduce_dtype", "dtype")
+"""Arguments of `batch_norm` that are settings and not arrays. `pooled_batch_norm` takes the same."""
+
+
 # A deep network has hundreds of batch normalizations of a few shapes. `jit` traces and differentiates each shape once.
 @functools.partial(
     jax.jit,
-    static_argnames=(
-        "momentum",
-        "epsilon",
-        "unbiased",
-        "axis_name",
-        "axis_index_groups",
-        "reduce_dtype",
-        "relu",
-        "dtype",
-    ),
+    static_argnames=(*SETTINGS, "relu"),
 )
 def batch_norm(
     x: Shaped[InputArray, "*positions c"],

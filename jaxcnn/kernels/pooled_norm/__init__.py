@@ -26,6 +26,7 @@ from jaxcnn.array_types import Array, Float, InputArray, Shaped
 from jaxcnn.kernels._primitive import Kernel, call, instantiated
 from jaxcnn.kernels.axes import is_bound, needs_mean
 from jaxcnn.kernels.normalization import (
+    SETTINGS,
     BatchNorm,
     Gradient,
     Tangent,
@@ -44,16 +45,7 @@ from jaxcnn.kernels.synchronized import Groups, is_narrower
 
 @functools.partial(
     jax.jit,
-    static_argnames=(
-        "windows",
-        "momentum",
-        "epsilon",
-        "unbiased",
-        "axis_name",
-        "axis_index_groups",
-        "reduce_dtype",
-        "dtype",
-    ),
+    static_argnames=(*SETTINGS, "windows"),
 )
 def pooled_batch_norm(
     x: Shaped[InputArray, "n h w c"],
