@@ -22,8 +22,7 @@ def print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     table = Table()
     for index, name in enumerate(columns):
         # The first one names the row. Paths in it may be longer than a line: they are broken, so that all columns show.
-        widest = max((len(_format_cell(row.get(name))) for row in rows), default=0)
-        if index == 0 and widest > LONGEST:
+        if index == 0 and max(len(_format_cell(row.get(name))) for row in rows) > LONGEST:
             table.add_column(name, overflow="fold", max_width=LONGEST // 2)
         else:
             table.add_column(name, no_wrap=index == 0)
