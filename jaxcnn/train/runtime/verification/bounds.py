@@ -29,6 +29,7 @@ class Bounds:
         self.factor = factor
         self._verified: dict[str, deque[float]] = {}
         self._pending: list[dict[str, jax.Array]] = []
+        self._examined: dict[str, list[float]] = {}
 
     def watch(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         """Take note of the sums `[steps]` of a call, and return them without the norms."""
@@ -37,7 +38,8 @@ class Bounds:
 
     def exceeded(self) -> str | None:
         """Return the name of a value since the last verification that is out of bounds or not finite, or None."""
-        for name, values in self._values().items():
+        self._examined = self._values()
+        for name, values in self._examined.items():
             if not all(map(math.isfinite, values)):
                 return name
             known = [*self._verified.get(name, ()), *values]
@@ -46,14 +48,15 @@ class Bounds:
         return None
 
     def accept(self) -> None:
-        """Count the values since the last verification as verified."""
-        for name, values in self._values().items():
+        """Count the values that `exceeded` has examined as verified."""
+        for name, values in self._examined.items():
             self._verified.setdefault(name, deque(maxlen=HISTORY)).extend(values)
         self.forget()
 
     def forget(self) -> None:
         """Drop the values since the last verification."""
         self._pending.clear()
+        self._examined = {}
 
     def _values(self) -> dict[str, list[float]]:
         fetched = jax.device_get(self._pending)

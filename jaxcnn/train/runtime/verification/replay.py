@@ -65,13 +65,15 @@ class Replayer:
     def keep(self, step: int, state: TrainState, *, hashed: bool = True) -> Kept:
         """Return a copy of a state, without waiting for the devices."""
         copy = self._copy(state)
-        return Kept(step, copy, self._dispatch_fingerprints(copy, self._plan.parallel) if hashed else None)
+        return Kept(step, copy, self.start_fingerprints(copy) if hashed else None)
 
     def fingerprints(self, state: TrainState, parallel: Parallel | None = None) -> np.ndarray:
         """Return the hashes of a state on some devices, by default those of the run; see `compile_fingerprints`."""
-        return self._dispatch_fingerprints(state, parallel or self._plan.parallel)()
+        return self.start_fingerprints(state, parallel)()
 
-    def _dispatch_fingerprints(self, state: TrainState, parallel: Parallel) -> Callable[[], np.ndarray]:
+    def start_fingerprints(self, state: TrainState, parallel: Parallel | None = None) -> Callable[[], np.ndarray]:
+        """Start to compute the same hashes. Return a function that waits for them and returns them."""
+        parallel = parallel or self._plan.parallel
         if parallel not in self._fingerprints:
             self._fingerprints[parallel] = compile_fingerprints(parallel, self._plan.template)
         return self._fingerprints[parallel](state)

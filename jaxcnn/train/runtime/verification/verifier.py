@@ -3,6 +3,7 @@
 import collections
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,20 +200,24 @@ class Verifier:
         return step // self._every < (step + count) // self._every or self._plan.saves_after(step + count)
 
     def _find(self, state: TrainState) -> Mismatch | None:
-        found = self._replayer.fingerprints(state)
+        hashes = self._replayer.start_fingerprints(state)
+        # The devices make the latest call again while the host examines the losses and norms.
+        compare_last = self._start_last(state) if self._before is not None else None
+        exceeded = self._bounds.exceeded() is not None
+        found = hashes()
         unequal = self._unequal_replicas(found) if self._checks.replicas else np.zeros_like(found, bool)
         if _anywhere(unequal):
             return self._mismatch("replicas", state, unequal, *self._compared_interval(found))
         wrong, again = None, None
-        if self._before is not None:
-            wrong, again = self._compared_last(found, state)
+        if compare_last is not None:
+            wrong, again = compare_last(found)
         elif self._checks.replay != "off":
             # Without a state before the latest call, a callback has asked to stop.
             wrong, again = self._compared_interval(found)
         if wrong is not None and _anywhere(wrong):
             return self._mismatch("replay", state, unequal, wrong, again)
         # Each process looks at its own copy of the sums.
-        if not distributed.anywhere(self._bounds.exceeded() is not None):
+        if not distributed.anywhere(exceeded):
             return None
         if self._before is not None or self._checks.replay == "off":
             wrong, again = self._compared_interval(found)
@@ -236,15 +241,25 @@ class Verifier:
             wrong[:, leaf] = (found[:, leaf] != value) | (2 * count <= len(rows))
         return wrong
 
-    def _compared_last(self, found: np.ndarray, state: TrainState) -> tuple[np.ndarray, TrainState]:
-        """Make the latest call again. Return where the state differs, `[devices, arrays]`, and the state again."""
+    def _start_last(self, state: TrainState) -> Callable[[np.ndarray], tuple[np.ndarray, TrainState]]:
+        """Start to make the latest call again, without waiting for the devices.
+
+        Return a function of the state's hashes, which returns where the state differs, `[devices, arrays]`, and the
+        state again.
+        """
         assert self._before is not None
         kept, count, batches = self._before
-        again = self._replayer.again(kept, [count], batches)
-        if self._replayer.bound is None:
-            return found != self._replayer.fingerprints(again, self._replayer.parallel), again
-        differences = self._replayer.differences(state, again).values()
-        return np.array([[value > self._replayer.bound for value in differences]] * len(found)), again
+        replayer, bound = self._replayer, self._replayer.bound
+        again = replayer.again(kept, [count], batches)
+        hashes = replayer.start_fingerprints(again, replayer.parallel)
+
+        def compare(found: np.ndarray) -> tuple[np.ndarray, TrainState]:
+            if bound is None:
+                return found != hashes(), again
+            differences = replayer.differences(state, again).values()
+            return np.array([[value > bound for value in differences]] * len(found)), again
+
+        return compare
 
     def _compared_interval(self, found: np.ndarray) -> tuple[np.ndarray, TrainState] | tuple[None, None]:
         """Make the steps since the last verification again, and return the same, or None if this cannot be done."""
