@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.compile_families.families import FAMILIES, family_of
+from benchmarks.compile_families.families import FAMILIES, SCANNED, family_of
 from benchmarks.compile_families.rows import add, key
 from benchmarks.results import RESULTS, read_lines
 from jaxcnn.aot import Report, compile_for
@@ -29,7 +29,8 @@ LARGE = 200
 def config_of(model: str) -> Config:
     """Return the configuration whose step is compiled. The batch size is that of each chip."""
     height = create_model(model).image_shape[0]  # pyright: ignore[reportAttributeAccessIssue]
-    return Config(model=model, dtype="bfloat16", batch_size=BATCH[height > LARGE])
+    options = ("scan_blocks=True",) if model in SCANNED else ()
+    return Config(model=model, dtype="bfloat16", batch_size=BATCH[height > LARGE], model_options=options)
 
 
 def main(args: list[str] | None = None) -> int:

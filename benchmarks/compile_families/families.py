@@ -29,6 +29,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "Airbench": ("speedrun", "speedrun96"),
 }
 
+SCANNED = ("resnet1202_cifar", "preact_resnet1001_cifar")
+"""Networks that are compiled with loops over equal blocks, because compilers need more than half an hour otherwise."""
+
 
 def family_of(model: str) -> str:
     """Return the family in whose row a model is.

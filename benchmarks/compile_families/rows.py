@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compile_families.families import FAMILIES
+from benchmarks.compile_families.families import FAMILIES, SCANNED
 from benchmarks.results import read_lines, write_lines
 from jaxcnn.aot import Report
 from jaxcnn.measure.columns import format_bytes
@@ -24,6 +24,8 @@ The compilers ran on a CPU. [docs/compile.md](../../../docs/compile.md) explains
   which has an operation for each element of normalizations, activations and pooling, too: 23 to 33 in a step for each
   value that a layer returns. They are 0.3 % of the products of the analysis for googlenet_naive, and 10 % for lenet5.
 - Time at least: the longest of the times by compute, memory and network at the peak of the chip.
+- Loop: the step is compiled with `--model-options scan_blocks=True`. Without this option, the networks of a thousand
+  layers need more than 30 minutes.
 """
 
 
@@ -89,7 +91,8 @@ def page(rows: list[Row]) -> str:
         parts.append(f"| --- | --- |{' ---: |' * len(COLUMNS)}")
         for report in reports:
             size = f"{report.batch_per_chip} x {'x'.join(map(str, report.image_shape))}"
-            cells = [report.model, size, *(text(report) for _, text in COLUMNS)]
+            loop = " (loop)" if report.model in SCANNED else ""
+            cells = [report.model + loop, size, *(text(report) for _, text in COLUMNS)]
             parts.append(f"| {' | '.join(cells)} |")
         parts += ["", *(f"{report.model}: {report.error}" for report in reports if report.error)]
         found = {report.model for report in reports}

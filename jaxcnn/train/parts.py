@@ -130,7 +130,7 @@ def build_model(
     Args:
       config: names the architecture and its options.
       custom: may have a model of the user's.
-      num_classes: number of logits of a named model.
+      num_classes: number of logits of a named model; 0 if the data has no classes.
       norm_fields: fields to set in the normalization of a model that has the field `norm`.
 
     Raises:
@@ -139,6 +139,11 @@ def build_model(
     dtype: dict[str, Any] = {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
 
     def named_model() -> nn.Module:
+        if not num_classes:
+            raise UsageError(
+                f"the data has no classes, so the number of outputs of model {config.model!r} is unknown. "
+                "Pass a model of your own: fit(config, task=..., model=...)"
+            )
         fields = dict(map(parse_option, config.model_options))
         return create_model(config.model, num_classes, **fields, **dtype)
 

@@ -1,6 +1,8 @@
 """Check the user's own parts on two examples, without computing anything."""
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -8,20 +10,61 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcnn.errors import UsageError, unknown_name
+from jaxcnn.errors import UsageError, closest, shortened, unknown_name
 from jaxcnn.train import metrics
 from jaxcnn.train.optim.adapters import needs_example_gradients
 from jaxcnn.train.state import TrainState
 from jaxcnn.train.step import make_eval_step, make_train_step
-from jaxcnn.train.task import Classification
+from jaxcnn.train.task import Classification, Task
+
+
+def check_objects(task: Any, model: Any) -> None:
+    """Raise `UsageError` if the user's own task or model, if there is one, is a class, or has a wrong type."""
+    of_users = (("task", task, Task, "jaxcnn.train.Task"), ("model", model, nn.Module, "flax.linen.Module"))
+    for name, part, base, path in of_users:
+        if isinstance(part, type):
+            raise UsageError(f"{name} is the class {part.__name__}. Pass an instance: {name}={part.__name__}(...)")
+        if part is not None and not isinstance(part, base):
+            raise UsageError(
+                f"{name} must be an instance of {path}, got {type(part).__name__}. "
+                f"Derive your class from {base.__name__}"
+            )
 
 
 def check_task(plan: Any) -> None:
     """Trace a step and an evaluation of a run's plan on two examples, before anything is written.
 
     Raises:
-      UsageError: if the task returns arrays of wrong shapes, or has no metric to monitor.
+      UsageError: if the task reads a key that the batch does not have, returns arrays of wrong shapes, or has no metric
+        to monitor.
     """
+    with readable_keys(plan.task, plan.example):
+        _trace(plan)
+
+
+@contextlib.contextmanager
+def readable_keys(task: Task, example: Any) -> Iterator[None]:
+    """Raise `UsageError` in place of the `KeyError` of a task that reads a key that the batch does not have.
+
+    Args:
+      task: the task whose methods the block calls.
+      example: a batch of the data.
+    """
+    try:
+        yield
+    except KeyError as error:
+        key, known = (error.args or (None,))[0], [*example] if isinstance(example, dict) else []
+        if not known or key in known or not isinstance(key, str):
+            raise
+        near = closest(key, known)
+        hint = f"Did you mean {near!r}?" if near else "Task.prepare can add keys."
+        raise UsageError(
+            f"task {type(task).__name__} reads the key {shortened(key)!r}, which its batch does not have. "
+            f"Batches of the data have the keys {', '.join(map(repr, known))}. {hint}"
+        ) from error
+
+
+def _trace(plan: Any) -> None:
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype), plan.example)
     step: Any = make_train_step(plan.model, plan.optimizer, plan.task, gradient=plan.gradient)
     if not needs_example_gradients(plan.template.opt_state):

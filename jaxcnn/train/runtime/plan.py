@@ -41,7 +41,7 @@ from jaxcnn.train.runtime.preprocessing import Preprocessing
 from jaxcnn.train.state import TrainState, create_state
 from jaxcnn.train.step import make_eval_step, make_train_step
 from jaxcnn.train.task import Classification, Task, higher_is_better
-from jaxcnn.train.task_checks import check_shapes, check_task
+from jaxcnn.train.task_checks import check_objects, check_shapes, check_task, readable_keys
 
 
 @dataclass(frozen=True)
@@ -237,6 +237,7 @@ def make_plan(
       UsageError: if the configuration cannot work. The message is one line.
     """
     custom = custom or CustomParts()
+    check_objects(custom.task, custom.model)
     validate(config)
     kernels.check()
     dataset = _open_data(config, data, progress)
@@ -286,12 +287,13 @@ def make_plan(
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps, steps_per_epoch)
     optimizer = build_optimizer(config, custom, schedule, steps_per_epoch)
     shape, example = pipeline.image_shape, pipeline.example
-    template = build_template(
-        config,
-        model,
-        shape,
-        lambda: _create_state(config, model, task, optimizer, example, config.seed, config.init_scale),
-    )
+    with readable_keys(task, example):
+        template = build_template(
+            config,
+            model,
+            shape,
+            lambda: _create_state(config, model, task, optimizer, example, config.seed, config.init_scale),
+        )
     check_expressions(config, template.params)
     initial = initial_weights(config, model, dataset, preprocessing, template.params)
     if isinstance(initial, InitialWeights):

@@ -27,7 +27,7 @@ def test_each_flipped_bit_is_undone_or_has_changed_nothing(runs):
 
 @pytest.mark.slow
 def test_a_flip_that_nobody_undoes_would_be_a_failure(runs, monkeypatch):
-    monkeypatch.setattr(Verifier, "_find", lambda self, state: None)
+    monkeypatch.setattr(Verifier, "_find", lambda self, state, hashes: None)
     trials = [injection.run_trial(runs, 1, number) for number in range(len(injection.SETTINGS))]
     assert {trial.mode for trial in trials} == {"interval"}
     assert any("all steps were made again" in failure for trial in trials for failure in trial.failures)

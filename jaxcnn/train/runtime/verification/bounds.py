@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -59,15 +59,10 @@ class Bounds:
         self._examined = {}
 
     def _values(self) -> dict[str, list[float]]:
-        fetched = jax.device_get(self._pending)
-        names = [name for name in ("loss", *NORMS) if fetched and name in fetched[0]]
-        return {name: [*_flat(_mean(sums, name) for sums in fetched)] for name in names}
-
-
-def _mean(sums: Mapping[str, Any], name: str) -> np.ndarray:
-    with np.errstate(all="ignore"):
-        return sums["loss"] / sums["examples"] if name == "loss" else sums[name]
-
-
-def _flat(arrays: Iterable[np.ndarray]) -> Iterable[float]:
-    return (float(value) for array in arrays for value in np.ravel(array))
+        if not self._pending:
+            return {}
+        # `jax.device_get` takes five times as long for many small arrays.
+        together = {name: np.concatenate([np.asarray(x[name]) for x in self._pending]) for name in self._pending[0]}
+        with np.errstate(all="ignore"):
+            together["loss"] = together["loss"] / together.pop("examples")
+        return {name: values.tolist() for name, values in together.items()}

@@ -62,10 +62,9 @@ class Replayer:
         """Return whether all steps can be repeated, and not only those whose batches are in memory."""
         return self._plan.dataset.random_access
 
-    def keep(self, step: int, state: TrainState, *, hashed: bool = True) -> Kept:
-        """Return a copy of a state, without waiting for the devices."""
-        copy = self._copy(state)
-        return Kept(step, copy, self.start_fingerprints(copy) if hashed else None)
+    def keep(self, step: int, state: TrainState, fingerprints: Callable[[], np.ndarray] | None = None) -> Kept:
+        """Return a copy of a state, without waiting for the devices. For the arguments, see `Kept`."""
+        return Kept(step, self._copy(state), fingerprints)
 
     def fingerprints(self, state: TrainState, parallel: Parallel | None = None) -> np.ndarray:
         """Return the hashes of a state on some devices, by default those of the run; see `compile_fingerprints`."""

@@ -82,7 +82,7 @@ class Verifier:
         self._bounds = Bounds(self._checks.bounds)
         self._names = tuple(named_leaves(plan.template))
         self._replicated = replicated_leaves(plan.parallel, plan.template)
-        self._verified = self._replayer.keep(step, state)
+        self._verified = self._replayer.keep(step, state, self._replayer.start_fingerprints(state))
         self._pipeline = plan.pipeline.state_after(step)
         # The state before the latest call, and that call's batches, if it is to be repeated.
         self._before: tuple[Kept, int, Any] | None = None
@@ -102,7 +102,7 @@ class Verifier:
         self._before = None
         if self._replays_last and (self._keeps_next or self._is_planned(step, count)):
             is_verified = step == self._verified.step
-            kept = self._verified if is_verified else self._replayer.keep(step, state, hashed=False)
+            kept = self._verified if is_verified else self._replayer.keep(step, state)
             self._before = (kept, count, None if self._replayer.random_access else batches)
         self._keeps_next = False
         self._counts.append(count)
@@ -135,10 +135,11 @@ class Verifier:
 
         Every process must call it. All return the same.
         """
-        mismatch = self._find(state)
+        hashes = self._replayer.start_fingerprints(state)
+        mismatch = self._find(state, hashes)
         if mismatch is None:
             self._bounds.accept()
-            self._verified = self._replayer.keep(step, state)
+            self._verified = self._replayer.keep(step, state, hashes)
             self._pipeline = self._plan.pipeline.state_after(step)
             self._suspected = None
             self._strikes.pop("", None)
@@ -199,8 +200,7 @@ class Verifier:
         """Return whether a verification follows the call of `count` steps after `step`, whatever happens."""
         return step // self._every < (step + count) // self._every or self._plan.saves_after(step + count)
 
-    def _find(self, state: TrainState) -> Mismatch | None:
-        hashes = self._replayer.start_fingerprints(state)
+    def _find(self, state: TrainState, hashes: Callable[[], np.ndarray]) -> Mismatch | None:
         # The devices make the latest call again while the host examines the losses and norms.
         compare_last = self._start_last(state) if self._before is not None else None
         exceeded = self._bounds.exceeded() is not None
