@@ -1,6 +1,6 @@
 """Compare convolutions and pooling on a CPU: jaxcnn's kernels and plain JAX operations, in turns within one process.
 
-    python -m benchmarks.convolution [--models lenet5:256 resnet50:8] [--layers [3x3 pool]] [--rounds 20] [--json]
+    python -m benchmarks.convolution [--models lenet5:256 resnet50:8] [--layers [3x3 pool]] [--rounds 20] [--out DIR]
 
 For each model (`name:batch` or `name:batch:size`), a whole training step is compiled in several forms:
 
@@ -20,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -28,9 +29,12 @@ import jax
 import optax
 
 import jaxcnn
+from benchmarks.results import write
 from jaxcnn import kernels
 from jaxcnn.layers import Conv, MaxPool
 from jaxcnn.measure.case import natural_image_shape
+from jaxcnn.measure.probes import machine
+from jaxcnn.train.api import versions
 
 MODELS = ("lenet5:256", "resnet20_cifar:128", "resnet50:8", "vgg16:4", "densenet121:8", "googlenet_bn:8")
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -149,6 +153,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path, help="folder for the results (default: they are only printed)")
     arguments = parser.parse_args()
     cases: list[tuple[str, Any]] = []
     if arguments.layers is not None:
@@ -161,8 +166,10 @@ def main() -> None:
     header = f"jax {jax.__version__}, {os.cpu_count()} cores, convolutions by {kernels.describe()}"
     if not arguments.json:
         print(header)
+    rows = []
     for case, (step, values) in cases:
         row = compare(case, step, values, arguments.rounds)
+        rows.append(row)
         if arguments.json:
             print(json.dumps(row), flush=True)
         else:
@@ -172,6 +179,30 @@ def main() -> None:
                 if kind != "plain"
             )
             print(f"{case}: {ratios}; ms {row['ms']}; load {row['load']}", flush=True)
+    if arguments.out is not None:
+        write(arguments.out, "Convolutions and pooling on a CPU", rows, table(rows), environment=environment())
+
+
+def environment() -> dict[str, Any]:
+    """Return the device and the versions of a measurement."""
+    return {"device": machine.device_name(jax.devices()[0]), "kernels": kernels.describe(), "versions": versions()}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a Markdown table: the shortest time of each form, and the ratio to the plain form."""
+    kinds = [kind for kind in rows[0]["ms"] if kind != "plain"]
+    here = environment()
+    lines = [
+        f"Measured on {here['device']}, with jax {here['versions']['jax']} and convolutions by {here['kernels']}. "
+        "Each time is the shortest of all rounds, for the output and all gradients.",
+        "",
+        f"| layer or model | plain, ms | {' | '.join(f'{kind}, ms | plain / {kind}' for kind in kinds)} |",
+        f"| --- | ---: |{' ---: | ---: |' * len(kinds)}",
+    ]
+    for row in rows:
+        cells = [f"{row['ms'][kind]} | {row['times_as_fast'][kind]}" for kind in kinds]
+        lines.append(f"| {row['case']} | {row['ms']['plain']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

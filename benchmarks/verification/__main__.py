@@ -50,6 +50,8 @@ def measure(model: str, verify: Verification, every: int, turns: int) -> dict[st
         **case,
         "verify_every": every,
         **dataclasses.asdict(verify),
+        "command": f"python -m benchmarks.verification --models {model} --turns {turns} --every {every} "
+        f"--replay {verify.replay} --bounds {verify.bounds:g}",
         "milliseconds_off": [round(1000 * x / every, 3) for x in off],
         "milliseconds_on": [round(1000 * x / every, 3) for x in on],
         "ratios": [round(float(x), 4) for x in ratios],
