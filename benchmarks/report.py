@@ -84,10 +84,11 @@ def readme_table(results: Path) -> str:
     versions = sorted({v.strip() for r in rows for v in r.get("versions", "").split(",") if v.strip()})
     dates = sorted({document["date"][:10] for document in suites})
     lines.append(
-        "The columns of the other libraries show time divided by that of jaxcnn; above 1, jaxcnn is faster. "
-        "Each value is the median over rounds in which the libraries took turns. "
-        f"Measured on {', '.join(devices)}, {', '.join(dates)}, with {', '.join(versions)}. "
-        "Run `python -m benchmarks.peers` to repeat the measurement; see also "
+        "Each column after `jaxcnn` shows the step time of a library divided by the step time of jaxcnn. A value "
+        "above 1 means that jaxcnn is faster. The libraries run in turns for several rounds, and each value is the "
+        f"median over the rounds. All values were measured on {', '.join(devices)}, {', '.join(dates)}, with "
+        f"{', '.join(versions)}. "
+        "To repeat the measurements of the table, run `python -m benchmarks.peers`. See also "
         "[all results](benchmarks/results/README.md)."
     )
     return "\n".join(lines)

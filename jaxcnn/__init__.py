@@ -41,7 +41,10 @@ _PACKAGES = (
 
 
 def __getattr__(name: str) -> Any:
-    """Import a part of the package at its first use: the console script must start before JAX is imported."""
+    """Import a subpackage, such as `jaxcnn.layers`, at its first use.
+
+    The console script must start before JAX is imported, so `import jaxcnn` must not import JAX.
+    """
     if name in ("create_model", "list_models"):
         return getattr(importlib.import_module("jaxcnn.models"), name)
     if name in _PACKAGES:

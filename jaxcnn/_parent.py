@@ -1,18 +1,18 @@
-"""Let a child process end with its parent, even while it is stopped."""
+"""Make a child process end when its parent process ends, even if a signal has stopped (paused) the child."""
 
 import ctypes
 import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
-"""Option of Linux's `prctl`: the signal that a process gets when its parent ends."""
+"""Option of Linux's `prctl` that sets the signal which a process gets when its parent ends."""
 
 
 def end_with_parent() -> None:
-    """End this process by SIGKILL when its parent ends, or rather the parent's thread that has started it.
+    """Ask Linux to kill this process with SIGKILL when the parent's thread that started this process ends.
 
-    SIGKILL also ends a process that is stopped, which reads no pipe and handles no signal. It is not asked for on other
-    systems than Linux.
+    A stopped (paused) process reads no pipe and handles no signal, but SIGKILL ends even a stopped process. On systems
+    other than Linux, this function does nothing.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""Process-wide changes that end with the block that needs them, whatever other threads do meanwhile."""
+"""Context managers for process-wide changes, which several threads may use. A change ends with its `with` block."""
 
 import contextlib
 import logging
@@ -10,10 +10,10 @@ from typing import Any
 
 @contextlib.contextmanager
 def quiet_logger(name: str, level: int) -> Iterator[None]:
-    """Drop the records of a logger below `level` while the block runs.
+    """Drop the log records of the logger `name` that are below `level` while the `with` block runs.
 
-    The logger's own level stays. Each block adds and removes a filter of its own, so that blocks of several threads may
-    end in any order.
+    The level of the logger does not change. Each `with` block adds and removes its own filter, so that blocks of
+    several threads may end in any order.
     """
 
     def is_loud(record: logging.LogRecord) -> bool:
@@ -28,11 +28,13 @@ def quiet_logger(name: str, level: int) -> Iterator[None]:
 
 
 class _HookFilter:
-    """A hook of `sys` that drops some exceptions, in place as long as at least one block needs it.
+    """A hook of `sys` that drops exceptions whose message contains one of the added texts.
+
+    The hook is installed in `sys` while at least one text is added.
 
     Args:
-      name: of the hook: "unraisablehook" or "excepthook".
-      value_of: returns the exception, given the hook's arguments.
+      name: name of the hook: "unraisablehook" or "excepthook".
+      value_of: function that takes the hook's arguments and returns the exception.
     """
 
     def __init__(self, name: str, value_of: Callable[..., Any]) -> None:
@@ -45,7 +47,7 @@ class _HookFilter:
     def __call__(self, *args: Any) -> None:
         if any(text in str(self._value_of(*args)) for text in self._texts):
             return
-        if getattr(self._thread, "is_passing", False):  # the original is a hook that passes everything on to this one
+        if getattr(self._thread, "is_passing", False):  # the original hook calls this hook: avoid endless recursion
             self._default(*args)
             return
         self._thread.is_passing = True
@@ -57,7 +59,7 @@ class _HookFilter:
     def add(self, text: str) -> None:
         with self._lock:
             current = getattr(sys, self._name)
-            if current is not self:  # also if somebody has installed another hook since an earlier block
+            if current is not self:  # other code may have installed a hook after the last block
                 self._original = current
                 setattr(sys, self._name, self)
             self._texts.append(text)
@@ -65,13 +67,14 @@ class _HookFilter:
     def remove(self, text: str) -> None:
         with self._lock:
             self._texts.remove(text)
-            # A hook that somebody else has installed since stays; through this one it passes everything on.
+            # If other code has installed a hook meanwhile, that hook stays. When it calls `self`, `self` drops nothing.
             if not self._texts and getattr(sys, self._name) is self:
                 setattr(sys, self._name, self._original)
 
 
 def _filters() -> tuple[_HookFilter, _HookFilter]:
-    # Python calls the first for destructors and the like. C++ calls the second for what its callbacks raise.
+    # Python calls `sys.unraisablehook` for exceptions in destructors. C++ code calls `sys.excepthook` for exceptions in
+    # its Python callbacks.
     unraisable = _HookFilter("unraisablehook", lambda unraisable: unraisable.exc_value)
     return unraisable, _HookFilter("excepthook", lambda kind, value, trace: value)
 
@@ -81,7 +84,7 @@ _hook_filters = _filters()
 
 @contextlib.contextmanager
 def ignored_unraisable(text: str) -> Iterator[None]:
-    """Drop exceptions that nobody can catch, of destructors and callbacks, if their message contains `text`."""
+    """Drop exceptions of destructors and callbacks, which no caller can catch, if their message contains `text`."""
     filters = _hook_filters
     for hook in filters:
         hook.add(text)

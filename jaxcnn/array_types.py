@@ -1,10 +1,11 @@
 """Array types of public signatures: `Float[Array, "n h w c"]` is an array of floats with four axes, named n, h, w, c.
 
-`Float` includes bfloat16 and float16, `Num` all real and complex numbers, and `Shaped` every dtype. Within a signature,
-axes of equal names have equal sizes, `*shape` stands for any number of axes, and `...` for any axes without a name. The
-names are those of the package jaxtyping. If jaxtyping is not installed, `Float[Array, "n h w c"]` is `Array`.
+`Float` includes bfloat16 and float16. `Num` includes all real and complex dtypes. `Shaped` includes every dtype. Within
+a signature, axes with equal names have equal sizes. `*shape` stands for any number of axes, and `...` stands for any
+number of unnamed axes. The type names come from the package jaxtyping. If jaxtyping is not installed,
+`Float[Array, "n h w c"]` is `Array`.
 
-The library does not check these types. The tests do.
+jaxcnn does not check array types at run time. The tests of jaxcnn check array types.
 """
 
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -33,7 +34,7 @@ else:
     except ModuleNotFoundError:
 
         class Shaped:
-            """Stands for each of jaxtyping's names: the subscript `[Array, shape]` gives the array type alone."""
+            """Replaces every type of jaxtyping if jaxtyping is not installed: `Float[Array, "n c"]` is `Array`."""
 
             def __class_getitem__(cls, subscript: tuple[Any, str]) -> Any:
                 return subscript[0]
@@ -44,13 +45,13 @@ PyTree: TypeAlias = Any
 """Nested tuples, lists, dicts and dataclasses of arrays."""
 
 AnyArray: TypeAlias = Array | np.ndarray
-"""A JAX or a NumPy array. `Float[AnyArray, "n c"]` accepts both."""
+"""A JAX or a NumPy array. `Float[AnyArray, "n c"]` accepts arrays of both libraries."""
 
 if TYPE_CHECKING:
     InputArray: TypeAlias = Array
-    """The input of a layer or a model: a JAX array, or a NumPy array, which layers treat alike.
+    """The input of a layer or a model: a JAX array or a NumPy array.
 
-    A type checker sees `Array`, so that it accepts the operations of layers.
+    A type checker sees `InputArray` as `Array`, so that it accepts JAX operations on the input.
     """
 else:
     InputArray = AnyArray

@@ -1,21 +1,21 @@
-"""Errors that are reported in one line: user mistakes, with the closest valid value, and runs that cannot continue."""
+"""Errors that are reported in one line: `UsageError` for user mistakes, `RunError` for runs that cannot continue."""
 
 import difflib
 from collections.abc import Iterable
 
 __all__ = ["RunError", "TooSmallError", "UsageError"]
 
-# Longer names are compared and shown up to this length.
+# Number of characters of a name that are compared and shown. The rest of a longer name is cut off.
 LONGEST_SHOWN = 200
-# Of more known names, an error lists the first.
+# Maximum number of known names that an error message lists.
 MOST_LISTED = 60
 
 
 class UsageError(ValueError):
     """A user mistake: an unknown name, an impossible size, a missing file.
 
-    The message is one line that says what is wrong and what to do. The command line prints it and exits with
-    status 2. In Python it is an ordinary `ValueError`.
+    The message is one line that says what is wrong and what to do. The command line prints the message and exits with
+    status 2. In Python, `UsageError` is a subclass of `ValueError`.
 
     >>> try:
     ...     raise unknown_name("model", "resnet5", ["lenet5", "resnet50"])
@@ -26,7 +26,7 @@ class UsageError(ValueError):
 
 
 class TooSmallError(UsageError):
-    """Images, or feature maps within a model, are smaller than a window that moves over them.
+    """Images, or feature maps within a model, are smaller than the window of a convolution or pooling layer.
 
     >>> issubclass(TooSmallError, UsageError)
     True
@@ -37,7 +37,7 @@ class RunError(RuntimeError):
     """A run cannot continue, for a reason that is not a user mistake. The message is one line.
 
     Attributes:
-      exit_status: exit status of the command line.
+      exit_status: exit status with which the command line ends.
 
     >>> RunError("the disk is full").exit_status
     1
@@ -47,9 +47,9 @@ class RunError(RuntimeError):
 
 
 def closest(name: object, known: Iterable[str]) -> str | None:
-    """Return the known name that is most similar to `name`, or None if none is similar.
+    """Return the known name that is most similar to `name`, or None if no known name is similar.
 
-    A name that starts with `name` is preferred, the shortest of several. Upper and lower case count as equal.
+    Known names that start with `name` are preferred, and the shortest of these names is returned. Case is ignored.
 
     >>> closest("resnet20_cifr", ["lenet5", "resnet20_cifar"]), closest("resnet20", ["resnet50", "resnet20_cifar"])
     ('resnet20_cifar', 'resnet20_cifar')
@@ -64,7 +64,7 @@ def closest(name: object, known: Iterable[str]) -> str | None:
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:
-    """Return an error for an unknown `name`. It suggests the closest known name, or lists all of them.
+    """Return an error for an unknown `name`. The message suggests the closest known name, or lists the known names.
 
     >>> print(unknown_name("model", "resnet20_cifr", ["lenet5", "resnet20_cifar"]))
     unknown model 'resnet20_cifr'; did you mean 'resnet20_cifar'?
@@ -77,15 +77,15 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:
 
 
 def shortened(text: object) -> str:
-    """Return a text unchanged, or its start if it is too long for a message."""
+    """Return a text unchanged, or its first 200 characters and "..." if the text is longer."""
     whole = str(text)
     return whole if len(whole) <= LONGEST_SHOWN else f"{whole[:LONGEST_SHOWN]}..."
 
 
 def printable(text: object) -> str:
-    """Return a text from outside, such as the name of a file, on one line that every terminal can print.
+    """Return a text that is not trusted, such as a file name, as one line that every terminal can print.
 
-    Control characters and bytes that are not UTF-8 are escaped as in Python.
+    Control characters and bytes that are not UTF-8 are escaped as in Python strings.
 
     >>> printable("cat\\n"), printable("na\\udcefve"), printable("naïve")
     ('cat\\\\n', 'na\\\\udcefve', 'naïve')

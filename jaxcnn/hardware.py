@@ -1,19 +1,19 @@
-"""Performance of devices from their data sheets: arithmetic, memory and the links between devices.
+"""Peak performance of GPUs and TPUs from their data sheets: arithmetic, memory, and links between devices.
 
 Sources:
 
 - [docs] Google Cloud documentation of TPU v4, v5e, v5p and v6e (cloud.google.com/tpu/docs): peak compute, HBM
   bandwidth and interchip interconnect (ICI) bandwidth of a chip.
-- [libtpu] The memory that the TPU compiler of libtpu 0.0.50 grants a program, as its out-of-memory error states it.
-- [xla] OpenXLA, xla/backends/gpu/target_config/specs/*.txtpb: what the driver reports of a GPU, with its memory and
-  memory bandwidth.
-- [nvidia] Data sheets of NVIDIA V100, T4, A10, A100, L4, L40S, H100, H200 and B200, dense arithmetic without
-  sparsity. NVLink bandwidth is half of the sheet's figure, which adds both directions.
-- [dgx] User guides of NVIDIA DGX A100, H100, H200 and B200: network adapters for each GPU.
+- [libtpu] The TPU compiler of libtpu 0.0.50: its out-of-memory errors state the memory that a program can use.
+- [xla] OpenXLA, xla/backends/gpu/target_config/specs/*.txtpb: memory and memory bandwidth of GPUs, as the driver
+  reports them.
+- [nvidia] Data sheets of NVIDIA V100, T4, A10, A100, L4, L40S, H100, H200 and B200, for dense arithmetic (without
+  sparsity). The data sheets add both directions of NVLink, so this file has half of the stated bandwidth.
+- [dgx] User guides of NVIDIA DGX A100, H100, H200 and B200: network bandwidth of each GPU.
 - [jouppi] Jouppi et al., TPU v4, ISCA 2023: six links of 50 GB/s in each direction.
 - [book] Austin et al., How to Scale Your Model, 2025 (jax-ml.github.io/scaling-book): about 1 microsecond for a hop
   between TPU chips, and the shapes of slices whose axes are rings.
-- [cost] OpenXLA, xla/service/gpu/model/gpu_performance_model_base.h: 5 microseconds to launch a collective of NCCL.
+- [cost] OpenXLA, xla/service/gpu/model/gpu_performance_model_base.h: 5 microseconds to launch an NCCL collective.
 """
 
 from collections.abc import Mapping
@@ -44,16 +44,17 @@ class Peak:
 
 @dataclass(frozen=True)
 class Links:
-    """Links between devices of a kind.
+    """Links between devices of the same kind, which are connected as a torus or by a switch.
 
     Attributes:
-      bandwidth: bytes per second in one direction: of one link of a torus, or of a device's connection to the switch.
-      axes: axes of the torus; 0 for devices that a switch connects.
-      ring: an axis is a ring if its length is a multiple of this number, and a line otherwise.
-      node: devices that a switch connects.
-      network: bytes per second in one direction between nodes, for each device.
-      latency: seconds of a collective operation besides the transfer: for each hop of a torus, or in all.
-      source: marks of the sources at the head of this file.
+      bandwidth: bytes per second in one direction, of one link of a torus or of one device's connection to the switch.
+      axes: number of axes of the torus; 0 for devices that a switch connects.
+      ring: an axis of the torus is a ring if its length is a multiple of `ring`, and a line otherwise.
+      node: number of devices that one switch connects.
+      network: network bandwidth between nodes, in bytes per second in one direction for each device.
+      latency: seconds that a collective operation takes besides the transfer of data. On a torus, each hop
+        takes this time. Devices that a switch connects need this time once per operation.
+      source: marks, such as "[docs]", of the sources in the module docstring.
     """
 
     bandwidth: float
@@ -67,15 +68,15 @@ class Links:
 
 @dataclass(frozen=True)
 class Device:
-    """A kind of device.
+    """Performance, memory and links of a kind of device, from its data sheet.
 
     Attributes:
-      peaks: TFLOP/s by number format; "16" means bfloat16 and float16.
-      source: marks of the sources of peaks, memory and bandwidth at the head of this file.
-      memory: bytes that programs can use.
+      peaks: peak TFLOP/s by number format; "16" means bfloat16 and float16.
+      source: marks, such as "[docs]", of the sources of peaks, memory and bandwidth in the module docstring.
+      memory: bytes of device memory that programs can use.
       bandwidth: bytes per second between memory and chip.
-      tile: rows and columns of 32-bit values that arrays are padded to in memory.
-      links: how devices are connected.
+      tile: (rows, columns) of a memory tile of 32-bit values; arrays in memory are padded to whole tiles.
+      links: links between devices of this kind, or None if they are unknown.
     """
 
     peaks: Mapping[str, float] = field(hash=False)
@@ -98,7 +99,7 @@ _TPU: Any = {"source": "[docs] [libtpu]", "tile": (8, 128)}
 _GPU: Any = {"source": "[nvidia] [xla]"}
 _HOPPER = {"16": 989.4, "tf32": 494.7, "f32": 67}
 
-# By prefix of the device kind; the longest matching prefix wins.
+# The keys are prefixes of `device.device_kind`. The longest prefix that matches a device wins.
 DEVICES: dict[str, Device] = {
     "NVIDIA B200": Device(
         {"16": 2250, "tf32": 1125, "f32": 75},
@@ -146,11 +147,11 @@ DEVICES: dict[str, Device] = {
 }
 
 PEAKS: dict[str, Mapping[str, float]] = {kind: device.peaks for kind, device in DEVICES.items()}
-"""TFLOP/s by prefix of the device kind and number format."""
+"""Peak TFLOP/s by prefix of `device.device_kind`, then by number format."""
 
 
 def find_device(kind: str) -> Device | None:
-    """Return the entry of `DEVICES` for a device kind (`device.device_kind`), or None.
+    """Return the entry of `DEVICES` for a device kind (`device.device_kind`), or None if there is no entry.
 
     >>> find_device("TPU v5 lite").bandwidth
     819000000000.0
@@ -160,13 +161,13 @@ def find_device(kind: str) -> Device | None:
 
 
 def look_up(kind: str, dtype: str, precision: str | None = None) -> Peak | None:
-    """Return the peak of a kind of device from its data sheet, or None if `DEVICES` has no entry.
+    """Return the peak performance of a kind of device from its data sheet, or None if `DEVICES` has no entry.
 
     Args:
-      kind: `device.device_kind`.
-      dtype: "float32", "bfloat16" or "float16".
-      precision: value of `jax_default_matmul_precision`. "highest" and "float32" select full float32 arithmetic;
-        otherwise accelerators round the factors of float32 products to a shorter format.
+      kind: JAX's name of the device, `device.device_kind`.
+      dtype: compute dtype: "float32", "bfloat16" or "float16".
+      precision: value of `jax_default_matmul_precision`. "highest" and "float32" select full float32 arithmetic. With
+        other values, accelerators round the inputs of float32 products to a shorter format.
 
     >>> look_up("NVIDIA H100 80GB HBM3", "bfloat16")
     Peak(flops=989400000000000.0, source='data sheet', arithmetic='bf16')

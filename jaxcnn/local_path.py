@@ -1,4 +1,4 @@
-"""Paths on this machine that a user gives: expanded, and checked before anything is read or written."""
+"""Expand and check the paths of local files that a user gives, before the files are read or written."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 from jaxcnn.errors import UsageError, printable, shortened
 
 LONGEST_NAME = 255
-"""Bytes in one name of a path, the limit of the usual file systems."""
+"""Maximum number of bytes in one component of a path, which is the limit of common file systems."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -16,8 +16,8 @@ def check_path(name: str, path: str | os.PathLike[str]) -> None:
     """Check that the text of a path can name a local file. The file system is not accessed.
 
     Args:
-      name: the flag or argument, for the message.
-      path: the path.
+      name: the flag or argument that gave the path, for error messages.
+      path: the path to check.
 
     Raises:
       UsageError: if `path` is empty, a URL, too long, or contains a NUL character.
@@ -35,32 +35,33 @@ def check_path(name: str, path: str | os.PathLike[str]) -> None:
     if not is_possible(text):
         raise UsageError(
             f"{name} is not a path: {printable(shortened(text))}. "
-            f"Give names of at most {LONGEST_NAME} bytes without NUL characters."
+            f"Give a path without NUL characters, whose file names have at most {LONGEST_NAME} bytes."
         )
 
 
 def is_possible(path: str) -> bool:
-    """Return whether the operating system accepts the text as a path, which need not exist.
+    """Return whether the operating system accepts the text as a path. The path does not have to exist.
 
     >>> is_possible("runs/first"), is_possible("a" * 300), is_possible("a\\0b")
     (True, False, False)
     """
     try:
         encoded = os.fsencode(path)
-    except UnicodeEncodeError:  # half of a surrogate pair
+    except UnicodeEncodeError:  # the text contains half of a surrogate pair
         return False
     return b"\0" not in encoded and len(encoded) < 4096 and all(len(x) <= LONGEST_NAME for x in encoded.split(b"/"))
 
 
 def local_path(name: str, path: str | os.PathLike[str]) -> Path:
-    """Return the path of a file or folder, with `~` expanded. It need not exist.
+    """Return the path of a file or folder, with `~` expanded. The file or folder does not have to exist.
 
     Args:
-      name: the flag or argument, for the message.
+      name: the flag or argument that gave the path, for error messages.
       path: the path that the user gave.
 
     Raises:
-      UsageError: as `check_path`; or the user in `~USER` is unknown; or a parent is not a folder or cannot be entered.
+      UsageError: if `check_path` rejects the path, if the user in `~USER` is unknown, or if a parent of the path is not
+        a folder or cannot be accessed.
     """
     check_path(name, path)
     try:
@@ -79,10 +80,10 @@ def local_path(name: str, path: str | os.PathLike[str]) -> Path:
 
 
 def local_folder(name: str, path: str | os.PathLike[str]) -> Path:
-    """Return the path of a folder, with `~` expanded. It need not exist.
+    """Return the path of a folder, with `~` expanded. The folder does not have to exist.
 
     Raises:
-      UsageError: as `local_path`; or the path exists and is not a folder.
+      UsageError: if `local_path` rejects the path, or if the path exists and is not a folder.
     """
     folder = local_path(name, path)
     if folder.exists() and not folder.is_dir():

@@ -1,8 +1,7 @@
-"""Use a model in a program of Flax NNX.
+"""Use a jaxcnn model in a Flax NNX program.
 
-The models of jaxcnn are Linen modules: pure functions of their variables, which one training step compiles and
-distributes. `wrap` makes an NNX module of one of them with Flax's bridge. It can then be a part of an NNX network, and
-`nnx.Optimizer` can train it.
+The models of jaxcnn are Flax Linen modules, which are pure functions of their variables. `wrap` turns a Linen model
+into an NNX module with Flax's bridge. The NNX module can be a part of an NNX network, and `nnx.Optimizer` can train it.
 """
 
 from typing import Any
@@ -19,7 +18,7 @@ __all__ = ["Wrapped", "wrap"]
 
 
 class Wrapped(nnx.Module):
-    """An NNX module that computes what a Linen model computes.
+    """An NNX module that wraps a Linen model and returns the same outputs.
 
     `train()` and `eval()` select the mode, as for other NNX modules. In training mode a call updates the running
     statistics of batch normalization. Outputs of auxiliary classifiers are not available.
@@ -53,13 +52,15 @@ def wrap(
     """Return a Linen model as an NNX module in training mode.
 
     Args:
-      model: one of `jaxcnn.create_model`, or another Linen module that is called as `model(images, train=...)`.
-      image_shape: `(H, W, C)` of the images. Default: the model's `image_shape`.
-      variables: `{"params": ..., "batch_stats": ...}` of a trained model. Default: new ones.
-      rngs: a seed, or streams of random keys, of which "params" is used once and "dropout" at each call in training.
+      model: a model from `jaxcnn.create_model`, or any Linen module that is called as `model(images, train=...)`.
+      image_shape: shape `(H, W, C)` of the images. Default: the model's `image_shape`.
+      variables: `{"params": ..., "batch_stats": ...}` of a trained model. Default: newly initialized variables.
+      rngs: a seed, or streams of random keys. The stream "params" is used once, to initialize the variables. The stream
+        "dropout" is used at each call in training mode.
 
     Raises:
-      UsageError: if the model has no image shape of its own, or the variables are those of another model.
+      UsageError: if `image_shape` is missing and the model has no attribute `image_shape`, or if `variables` do not fit
+        the model.
 
     >>> from jaxcnn import create_model
     >>> model = wrap(create_model("lenet5"), rngs=0)
@@ -69,7 +70,7 @@ def wrap(
     """
     image_shape = image_shape or getattr(model, "image_shape", None)
     if image_shape is None:
-        raise UsageError(f"{type(model).__name__} has no image shape of its own. Give image_shape=(H, W, C).")
+        raise UsageError(f"{type(model).__name__} has no attribute image_shape. Pass image_shape=(H, W, C).")
     if isinstance(rngs, int):
         rngs = nnx.Rngs(params=rngs, dropout=rngs + 1)
     wrapped = Wrapped(model, image_shape, rngs)
@@ -79,7 +80,7 @@ def wrap(
 
 
 def _set_variables(network: nnx.Module, variables: Any) -> None:
-    """Replace the variables of a wrapped network. NNX has those of all collections in one tree."""
+    """Replace the variables of a wrapped network. NNX stores the variables of all collections in one tree."""
     given: dict[Any, Any] = {path[1:]: value for path, value in flatten_dict(variables).items()}
     own: dict[Any, Any] = {
         path: variable for path, variable in nnx.to_flat_state(nnx.state(network)) if path[0] != "to_nnx__rngs"
@@ -89,5 +90,7 @@ def _set_variables(network: nnx.Module, variables: Any) -> None:
     }
     if wrong:
         first = "/".join(map(str, min(wrong)))
-        raise UsageError(f"{len(wrong)} variables do not fit the model, such as {first!r}. Give those of this model.")
+        raise UsageError(
+            f"{len(wrong)} variables do not fit the model, such as {first!r}. Pass variables of the model."
+        )
     nnx.update(network, nnx.from_flat_state([(path, own[path].replace(given[path])) for path in own]))

@@ -77,5 +77,5 @@ def test_the_variables_of_another_model_are_one_line(network):
 
 
 def test_a_module_without_an_image_shape_needs_one():
-    with pytest.raises(UsageError, match="Give image_shape"):
+    with pytest.raises(UsageError, match="Pass image_shape"):
         wrap(nn.Dense(3))

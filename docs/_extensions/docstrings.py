@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import re
 import textwrap
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import flax.linen as nn
 import public_api
@@ -136,6 +136,8 @@ def show_fields(app: Any, what: str, name: str, obj: Any, options: Any, signatur
     written, parameters = _written_defaults(obj), []
     for parameter in inspect.signature(obj).parameters.values():
         if parameter.name not in of_flax:
+            if get_origin(parameter.annotation) is Annotated:  # with functions that check the value
+                parameter = parameter.replace(annotation=get_args(parameter.annotation)[0])
             has_default = parameter.default is not parameter.empty and parameter.name in written
             parameters.append(parameter.replace(default=written[parameter.name]) if has_default else parameter)
     return stringify_signature(inspect.Signature(parameters), unqualified_typehints=True), None

@@ -12,6 +12,7 @@ from experiments.published.entries import ENTRIES, Entry
 from experiments.published.store import RESULTS, read
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+EMPTY = "No recipe has been completed. Run `python -m experiments.published run NAME`."
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 HEAD = (
     "| network | dataset | published | measured | seeds | minutes | dtype | results |",
@@ -30,12 +31,13 @@ def table(results: Path = RESULTS, link: str = "experiments/results/recipes") ->
     rows = [_row(entry, seeds, link) for entry, seeds in stored.items() if seeds]
     kinds = sorted({f"{seed['machine']}, jax {seed['versions']['jax']}" for seeds in stored.values() for seed in seeds})
     notes = [
-        "Accuracies are of all test images, after the last step, without a choice among checkpoints. ± is the standard "
-        "deviation over seeds. Minutes are the time of all steps of one run. They are left out where other programs "
-        f"used the machine. Measured on {'; '.join(kinds)}. `python -m experiments.published run NAME` trains the "
-        "networks of an entry, continues an interrupted run, and updates this table.",
+        "Each accuracy is measured on all test images after the last training step. ± is the standard deviation over "
+        "seeds. The column `minutes` is the time of all training steps of one run; `-` means that other programs used "
+        f"the machine during the run. All rows were measured on {'; '.join(kinds)}. To train the networks of a row "
+        "again, run `python -m experiments.published run NAME`, where NAME is the text in the column `results`. The "
+        "command resumes an interrupted run, and updates this table.",
     ]
-    return "\n".join([*HEAD, *rows, "", *notes]) if rows else "No recipe was run to its end."
+    return "\n".join([*HEAD, *rows, "", *notes]) if rows else EMPTY
 
 
 def _row(entry: Entry, seeds: Sequence[dict[str, Any]], link: str) -> str:

@@ -1,4 +1,4 @@
-"""Parameters, operations and receptive fields of a function of images, from its jaxpr, without running it.
+"""Compute parameters, operations and receptive fields of a function of images from its jaxpr, without running it.
 
 >>> import flax.linen as nn
 >>> from jaxcnn.layers import Conv, MaxPool, Sequential

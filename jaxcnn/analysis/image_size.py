@@ -1,4 +1,4 @@
-"""The smallest images that a model takes."""
+"""Find the size of the smallest images that a model accepts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,20 +10,20 @@ import jax.numpy as jnp
 from jaxcnn.errors import TooSmallError
 
 LARGEST_MINIMUM = 1024
-"""No larger side is tried after one above this length."""
+"""Largest image side, in pixels, for the search: the search stops if larger images are still too small."""
 
 
 def smallest_side(model: nn.Module, channels: int, *, above: int = 0, **mode: Any) -> int | None:
-    """Return the side of the smallest square images that the model takes, or None if it is not known.
+    """Return the side of the smallest square images that the model accepts, or None if the search finds no such side.
 
-    Nothing is computed: the model is traced for several sizes. The sides grow from `above` by steps that double, so
-    that a deep model is traced few times where `above` is near. Then the interval of possible sides is halved.
+    The model is traced for several sizes, but computes nothing. The side grows from `above`, in steps that double,
+    until the model accepts the images. A binary search between the last two sides then finds the smallest side.
 
     Args:
       model: a Linen module.
-      channels: channels of the images.
-      above: a side that is known to be too small.
-      **mode: keyword arguments of the model, such as `train=True`.
+      channels: number of channels of the images.
+      above: a side in pixels that is known to be too small. The search is shortest if `above` is near the result.
+      **mode: keyword arguments with which the model is called, such as `train=True`.
 
     >>> from jaxcnn.layers import MaxPool
     >>> smallest_side(MaxPool(5), channels=1)
@@ -45,13 +45,15 @@ def smallest_side(model: nn.Module, channels: int, *, above: int = 0, **mode: An
 
 
 def too_small(name: str, model: nn.Module, image_shape: Sequence[int], **mode: Any) -> TooSmallError:
-    """Return an error for images that are too small for a model, with the smallest side that it takes.
+    """Return an error for images that are too small for a model.
+
+    The message states the smallest side that the model accepts.
 
     Args:
-      name: name of the model, for the message.
+      name: name of the model in the message.
       model: the model, which raised `TooSmallError` for these images.
-      image_shape: `(H, W, C)`.
-      **mode: keyword arguments of the model, such as `train=True`.
+      image_shape: shape `(H, W, C)` of the images.
+      **mode: keyword arguments with which the model is called, such as `train=True`.
     """
     height, width, channels = image_shape
     side = smallest_side(model, channels, above=min(height, width), **mode)

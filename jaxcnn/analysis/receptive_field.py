@@ -1,8 +1,9 @@
-"""Receptive fields of the arrays of a jaxpr: one rule per primitive, from the fields of its operands.
+"""Compute the receptive fields of the arrays of a jaxpr, from one primitive to the next.
 
-The field computed here is the set of pixels that can influence a unit. How unevenly they do is the subject of the
-effective receptive field. A primitive without a rule counts as seeing the whole image, so that a field may be
-overestimated, but never underestimated.
+A rule for each primitive computes the field of the output from the fields of the operands. The receptive field of a
+unit is the set of pixels that can influence the unit. The *effective* receptive field (Luo et al.), which also weights
+each pixel by its influence, is not computed. The output of a primitive without a rule counts as seeing the whole image.
+A receptive field may therefore be too large, and is never too small.
 
 References:
   - Araujo, Norris and Sim, *Computing Receptive Fields of Convolutional Neural Networks*, Distill, 2019: the
@@ -25,8 +26,9 @@ class Interval:
     """The pixels along one axis of the image that the units along array axis `axis` see.
 
     Unit `i` sees the pixels from `low + i * step` to `high + i * step`. The interval is nominal: it ignores the border
-    of the image, as is common in the literature (427 pixels on an image of 224). After upsampling the bounds are
-    fractions: after a doubling, unit i sees pixel floor(i / 2), the only integer in `[(i - 1) / 2, i / 2]`.
+    of the image, as is common in the literature. An interval can therefore be larger than the image: 427 pixels on an
+    image of 224 pixels, for example. After upsampling, the bounds are fractions. After upsampling by 2, for example,
+    unit i sees pixel floor(i / 2), the only integer in `[(i - 1) / 2, i / 2]`.
     """
 
     axis: int
@@ -40,10 +42,10 @@ class Interval:
         return math.floor(self.high - self.low) + 1
 
     def windowed(self, first: int, last: int, stride: int = 1, dilation: int = 1) -> "Interval":
-        """Return the interval of a sliding window with taps `first` to `last`, relative to the first unit.
+        """Return the interval after a sliding window whose taps have the offsets `first` to `last`.
 
-        Unit j sees the units `(stride * j + tap) / dilation`. The zeros between the units of a dilated input do not
-        depend on the image.
+        Output unit j sees the input units `(stride * j + tap) / dilation`. The zeros between the units of a dilated
+        input are ignored, because they do not depend on the image.
 
         >>> conv7x7 = Interval(axis=1).windowed(-3, 3, stride=2)
         >>> conv7x7.size, int(conv7x7.step)
@@ -60,8 +62,8 @@ class Interval:
 
 
 Field = tuple[Interval | None, ...]
-"""The receptive field of an array, for each spatial axis of the image: an interval that moves along an array axis, or
-None where every unit may see the whole axis. None in place of a field: the array does not depend on the image."""
+"""The receptive field of an array: one entry for each spatial axis of the image. An entry is an interval, or None if
+every unit may see the whole axis. Instead of a `Field`, None means that the array does not depend on the image."""
 
 WHOLE: Field = (None, None)
 
@@ -72,7 +74,7 @@ def shape(atom: Var | Literal) -> tuple[int, ...]:
 
 
 def join(fields: Iterable[Field | None]) -> Field | None:
-    """Return the field of an elementwise function of arrays with these fields."""
+    """Return the receptive field of the output of an elementwise function, given the fields of its operands."""
     some = [field for field in fields if field is not None]
     if not some:
         return None
@@ -83,12 +85,15 @@ def join(fields: Iterable[Field | None]) -> Field | None:
 
 
 def blur(fields: Iterable[Field | None]) -> Field | None:
-    """Return the field of an unknown function of arrays with these fields."""
+    """Return the receptive field of the output of an unknown function, given the fields of its operands."""
     return WHOLE if any(field is not None for field in fields) else None
 
 
 def transfer(eqn: JaxprEqn, inputs: Sequence[Field | None]) -> list[Field | None]:
-    """Return the fields of the outputs of an equation, given those of its operands. The equation calls no function."""
+    """Return the receptive fields of the outputs of an equation, given the receptive fields `inputs` of its operands.
+
+    The equation must not call a function, as `jit` and `scan` do.
+    """
     name, outputs = eqn.primitive.name, len(eqn.outvars)
     # A mutable array or an effect can carry values from earlier writes.
     if eqn.effects or any(hasattr(atom.aval, "inner_aval") for atom in eqn.invars):
@@ -99,7 +104,8 @@ def transfer(eqn: JaxprEqn, inputs: Sequence[Field | None]) -> list[Field | None
         return [join(inputs)] * outputs
     if name in MANY_TO_MANY:
         return MANY_TO_MANY[name](eqn, inputs)
-    # A rule applies to the first operand. The others (kernel, start indices, initial values) can affect every unit.
+    # A rule applies to the first operand. All other operands (kernel, start indices, initial values) can affect every
+    # unit.
     if name in RULES and inputs[0] is not None and blur(inputs[1:]) is None:
         return [tuple(i and RULES[name](eqn, i, inputs[0]) for i in inputs[0])] * outputs
     return [WHOLE] * outputs
@@ -118,10 +124,11 @@ ELEMENTWISE = frozenset(
     xor
     """.split()  # noqa: SIM905
 )
-"""Primitives in which a unit sees what the operands' units at the same position see."""
+"""Elementwise primitives: a unit of the output sees the pixels that the operands' units at its position see."""
 
 
-# Rules: (equation, interval, field of its operand) -> interval in the output, or None for the whole axis.
+# A rule maps (equation, interval of the operand, field of the operand) to the interval of the output, or to None if the
+# output sees the whole axis.
 
 
 def _broadcast(eqn: JaxprEqn, i: Interval, _: Field) -> Interval | None:
@@ -157,7 +164,10 @@ def _gather(eqn: JaxprEqn, i: Interval, _: Field) -> Interval | None:
 
 
 def _window(i: Interval, size: int, dilation: int, before: int, stride: int, base_dilation: int) -> Interval:
-    """Return the interval of a window of `size` taps, `dilation` apart, on an axis padded by `before`."""
+    """Return interval `i` after a window of `size` taps, `dilation` apart.
+
+    The axis has `before` units of padding before its first unit.
+    """
     return i.windowed(-before, (size - 1) * dilation - before, stride, base_dilation)
 
 
@@ -171,7 +181,7 @@ def _reduce_window(eqn: JaxprEqn, i: Interval, _: Field) -> Interval:
 
 def _convolve(eqn: JaxprEqn, i: Interval, _: Field) -> Interval | None:
     p, numbers = eqn.params, eqn.params["dimension_numbers"]
-    place = numbers.lhs_spec.index(i.axis)  # batch, features, then the spatial axes
+    place = numbers.lhs_spec.index(i.axis)  # 0: batch, 1: features, from 2: the spatial axes
     if place == 1 or (place == 0 and p["batch_group_count"] > 1):
         return None
     i = replace(i, axis=numbers.out_spec[place])
@@ -201,7 +211,7 @@ def _reshape(eqn: JaxprEqn, i: Interval, field: Field) -> Interval | None:
 
 
 def reshaped_groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Return the smallest groups of axes that a reshape maps to each other, without axes of size 1.
+    """Return the smallest groups of old and new axes that a reshape maps to each other, without axes of size 1.
 
     >>> reshaped_groups((2, 12, 5), (2, 1, 3, 4, 5))
     [([0], [0]), ([1], [2, 3]), ([2], [4])]

@@ -1,4 +1,4 @@
-"""Parameters, multiply-adds, memory and receptive fields of a model or function, as a table."""
+"""Tabulate parameters, multiply-adds, memory and receptive fields of a model or function."""
 
 import inspect
 import math
@@ -30,16 +30,16 @@ class Row:
     Attributes:
       name: path of the module, such as "stage1_block1/conv1"; for an equation, its named scopes.
       kind: class of the module, or name of the equation's primitive.
-      output_shape: shape for the whole batch, `[N, H, W, C]` for feature maps.
-      params: number of trainable parameters, counted at the first call.
+      output_shape: shape of the output for the whole batch, such as `[N, H, W, C]` for feature maps.
+      params: number of trainable parameters. A module that is called several times counts in the row of its first call.
       macs: multiply-adds of convolutions and dot products for one image.
-      receptive_field: (height, width) of a unit's receptive field in pixels. It is nominal: borders are ignored, so it
-        can exceed the image. It is the size of the image if the unit may see all of it, and None if the output does
-        not depend on the image.
-      stride: (vertical, horizontal) distance in pixels between the fields of adjacent units; below 1 after upsampling.
-        None where it is undefined, as after global pooling.
-      origin: (row, column) of the first pixel in the field of the first unit; negative in the padding. None where
-        `stride` is None.
+      receptive_field: (height, width) of a unit's receptive field in pixels. The field is nominal: borders are ignored,
+        so the field can exceed the image. If a unit may see the whole image, the value is the size of the image. The
+        value is None if the output does not depend on the image.
+      stride: (vertical, horizontal) distance in pixels between the fields of adjacent units. After upsampling, the
+        distance is below 1. The stride is None if the distance is undefined, as after global pooling.
+      origin: (row, column) of the first pixel in the field of the first unit. Values in the padding are negative.
+        The origin is None if `stride` is None.
 
     >>> from jaxcnn.layers import Conv
     >>> row = summarize(Conv(6, 5, padding=2), (28, 28, 1)).rows[0]
@@ -59,14 +59,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """The cost of a model. `str()` formats it as a table; `to_dict()` returns JSON values.
+    """The cost of a model. `str()` formats the cost as a table; `to_dict()` returns JSON values.
 
     Attributes:
       params: number of trainable parameters (the collection "params"); 0 for a plain function.
-      macs: multiply-adds of all convolutions and dot products for one image, including those outside of any row.
-      activation_bytes: bytes of the outputs of all rows, for the whole batch. This estimates what a backward pass
-        stores; the compiler decides what it stores and what it recomputes.
-      rows: calls of leaf modules, in order. Parameters and operations of other modules are in the totals only.
+      macs: multiply-adds of all convolutions and dot products for one image, including operations outside of all rows.
+      activation_bytes: bytes of the outputs of all rows, for the whole batch. This number estimates the memory that a
+        backward pass needs: the compiler decides which outputs it stores and which it recomputes.
+      rows: calls of leaf modules, in call order. Parameters and operations of other modules are in the totals only.
 
     >>> from jaxcnn.layers import Conv
     >>> summary = summarize(Conv(6, 5, padding=2), (28, 28, 1))
@@ -117,30 +117,32 @@ def summarize(
     """Return the cost and the receptive fields of any function of images, without computing or allocating an array.
 
     Receptive fields are computed as in Araujo, Norris and Sim, *Computing Receptive Fields of Convolutional Neural
-    Networks*, Distill, 2019. They are tracked through convolution, pooling, slices, sums, concatenation, reshapes,
-    `jit`, `remat`, `scan` and `cond`. Any other operation counts as seeing the whole image, so that a field may be
-    overestimated, but never underestimated.
+    Networks*, Distill, 2019. The fields are tracked through convolution, pooling, slices, sums, concatenation,
+    reshapes, `jit`, `remat`, `scan` and `cond`. The output of any other operation counts as seeing the whole image. A
+    receptive field may therefore be too large, and is never too small.
 
-    Of the branches of a conditional, the most expensive one counts. The body of a while loop or of a kernel counts
-    once. Modules under `nn.jit` that share one trace share its name.
+    Only the most expensive branch of a conditional counts. The body of a while loop or of a Pallas kernel counts once.
+    Modules under `nn.jit` that share one trace have the same name in the table.
 
-    The multiply-adds do not depend on the kernels that run (1 multiply-add is 2 flops). XLA's own count does:
-    `compiled.cost_analysis()` and Flax's `nn.tabulate(compute_flops=True)` count a custom call, such as a native CPU
-    kernel, as 0 flops (6.0e6 instead of 3.0e8 for ResNet-18 at 64 pixels). To use XLA's count, lower the function with
-    the XLA kernels: set `JAXCNN_KERNELS=xla`, or lower it inside `with jaxcnn.kernels.use("xla"):`.
+    The multiply-adds do not depend on whether XLA or native CPU kernels compute a layer (1 multiply-add is 2 flops).
+    The flops that XLA counts do depend on this choice. `compiled.cost_analysis()` and Flax's
+    `nn.tabulate(compute_flops=True)` count a custom call, such as a native CPU kernel, as 0 flops. For ResNet-18 at 64
+    pixels, XLA counts 6.0e6 instead of 3.0e8 flops. To get the right count from XLA, lower the function with the XLA
+    kernels: set `JAXCNN_KERNELS=xla`, or lower the function inside `with jaxcnn.kernels.use("xla"):`.
 
     Args:
-      fn_or_model: a Linen module, called with `train=train` if it has that argument, or any function of one array. The
-        rows of a function that calls no modules are its convolutions, dot products and window reductions.
-      input_shape: `[N, H, W, C]`, or `[H, W, C]` for one image.
+      fn_or_model: a Linen module or any function of one array. A module with an argument `train` is called with
+        `train=train`. The rows of a function that calls no modules are its convolutions, dot products and window
+        reductions.
+      input_shape: shape of the input, `[N, H, W, C]`, or `[H, W, C]` for one image.
       dtype: dtype of the images.
       count_padding: whether to count multiplications by the zeros of the padding, as most published counts do.
-      train: whether to analyze the model in training mode. There, batch normalization sees the whole batch, and so do
-        all layers after it.
+      train: whether to analyze the model in training mode. In training mode, batch normalization and all layers after
+        it see the whole batch.
 
     Raises:
-      UsageError: `input_shape` is not 3 or 4 positive integers, or a layer of the model rejects it. For images that
-        are too small the message names the smallest size.
+      UsageError: if `input_shape` is not 3 or 4 positive integers, or a layer of the model rejects this shape. If the
+        images are too small, the message names the smallest size.
 
     >>> from jaxcnn.layers import Conv
     >>> print(summarize(Conv(6, 5, padding=2), (28, 28, 1)))
@@ -166,7 +168,7 @@ def summarize(
     else:
         variables, function = {}, lambda _, images: fn_or_model(images)
 
-    with kernels.inlined(), unrolled():  # as JAX operations, which the walk knows, and each module at its own path
+    with kernels.inlined(), unrolled():  # the walk needs JAX operations, and each module at its own path
         closed = jax.make_jaxpr(marked(function))(variables, images)
     seen: Field = (Interval(axis=1), Interval(axis=2))
     walk = Walk(count_padding)
@@ -202,12 +204,12 @@ def _abstract(model: nn.Module, images: jax.ShapeDtypeStruct, train: bool) -> tu
 
 
 def _mode(model: nn.Module, train: bool) -> dict[str, Any]:
-    """Return the argument `train` if the model has it."""
+    """Return the keyword argument `train` as a dict, or an empty dict if the call of the model has no such argument."""
     return {"train": train} if "train" in inspect.signature(type(model).__call__).parameters else {}
 
 
 def _sizes(params: Any) -> dict[tuple[str, ...], int]:
-    """Return the number of elements of each parameter by its path."""
+    """Return the number of elements of each parameter, by the path of the parameter."""
     leaves: dict[Any, Any] = flatten_dict(nn.unbox(params))
     return {tuple(map(str, path)): math.prod(leaf.shape) for path, leaf in leaves.items()}
 

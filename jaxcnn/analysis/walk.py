@@ -1,7 +1,8 @@
-"""Walk a jaxpr without computing anything: receptive fields, cost and rows, through calls, loops and branches.
+"""Walk through the equations of a jaxpr, its calls, loops and branches, and collect receptive fields and costs.
 
-A walk carries the receptive field of every array (`jaxcnn.analysis.receptive_field`) through the program. `marked`
-marks where a leaf module begins and ends by `checkpoint_name`, which survives `jit`, `remat`, `scan` and `vmap`.
+A walk computes nothing. A walk carries the receptive field of every array (`jaxcnn.analysis.receptive_field`) through
+the program. `marked` uses `checkpoint_name` to mark where a leaf module begins and ends. These marks survive `jit`,
+`remat`, `scan` and `vmap`.
 """
 
 import math
@@ -21,7 +22,8 @@ from jaxcnn.analysis.receptive_field import WHOLE, Field, blur, is_known, join, 
 MARK = "jaxcnn.analysis"
 
 SCAN_STEPS = 1000
-"""Longest scan that is followed step by step. The outputs of a longer one count as seeing the whole image."""
+"""Maximum length of a scan that is followed step by step. The outputs of a longer scan count as seeing the whole
+image."""
 
 
 def marked(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,7 +34,7 @@ def marked(fn: Callable[..., Any]) -> Callable[..., Any]:
 
         def intercept(call: Any, args: tuple, kwargs: dict[str, Any], context: nn.module.InterceptorContext) -> Any:
             path, callers = context.module.path, list(calls)
-            # A module that is applied within another without being its submodule has a misleading path.
+            # If a module calls a module that is not its submodule, the path of the called module is misleading.
             detached = bool(calls) and (calls[-1].detached or (not path and bool(calls[-1].path)))
             calls.append(_Call(path, detached))
             try:
@@ -57,7 +59,7 @@ def marked(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass
 class _Call:
-    """A call of a module's method."""
+    """A call of a method of a Linen module, during tracing."""
 
     path: tuple[str, ...]
     detached: bool = False
@@ -84,7 +86,13 @@ class Step:
 
 
 class Walk:
-    """A walk over a program: its `macs`, the `modules` called, and the `equations` that are rows of a table."""
+    """A walk over a program, which collects its multiply-adds and the rows of its table.
+
+    Attributes:
+      macs: multiply-adds of the equations that were visited so far.
+      modules: calls of leaf modules that were visited so far.
+      equations: equations that were visited so far and are rows of the table of a function without modules.
+    """
 
     def __init__(self, count_padding: bool = True):
         self.macs = 0
@@ -94,7 +102,7 @@ class Walk:
         self._entered = ("", 0)
 
     def run(self, jaxpr: Jaxpr, inputs: Sequence[Field | None], scope: str = "", times: int = 1) -> list[Field | None]:
-        """Visit every equation of `jaxpr`, which runs `times` times, and return the fields of its outputs."""
+        """Visit every equation of `jaxpr`, which runs `times` times, and return the receptive fields of the outputs."""
         fields: dict[Var, Field | None] = dict(zip(jaxpr.invars, inputs, strict=True))
 
         def read(atom: Var | Literal) -> Field | None:
@@ -137,7 +145,8 @@ class Walk:
     def _scan(
         self, eqn: JaxprEqn, body: Jaxpr, inputs: list[Field | None], scope: str, times: int
     ) -> list[Field | None]:
-        # Constants, carries, scanned arrays -> carries, stacked arrays. The body has an axis less in these.
+        # The inputs are constants, carries and scanned arrays. The outputs are carries and stacked arrays. In the body,
+        # scanned and stacked arrays have one axis less.
         length = int(eqn.params["length"])
         carries = sum(len(shape(a)) == len(shape(b)) for a, b in zip(eqn.outvars, body.outvars, strict=True))
         kept = sum(len(shape(a)) == len(shape(b)) for a, b in zip(eqn.invars, body.invars, strict=True))
@@ -159,19 +168,19 @@ class Walk:
         self.macs += costliest.macs
         self.modules += costliest.modules
         self.equations += costliest.equations
-        # The index decides which branch runs.
+        # The index decides which branch runs, so an index that depends on the image affects every output.
         return [WHOLE if inputs[0] is not None else join(outputs) for outputs in zip(*results, strict=True)]
 
 
 def _renumbered(field: Field | None, by: int) -> Field | None:
-    """Return the field after a first axis was removed from the array (-1) or added to it (1)."""
+    """Return the field after the first axis was removed from the array (`by=-1`) or added (`by=1`)."""
     return field and tuple(replace(i, axis=i.axis + by) if i and i.axis + by >= 0 else None for i in field)
 
 
 def is_call(eqn: JaxprEqn, body: Jaxpr) -> bool:
     """Return whether an equation only calls its body: jit, remat, custom derivatives, closed calls, ...
 
-    Decided by shapes, not by name: the body has the inputs and outputs of the equation.
+    The test is by shape, not by name: the inputs and outputs of the body have the same shapes as those of the equation.
     """
     pairs = ((eqn.invars, body.invars), (eqn.outvars, body.outvars))
     return eqn.primitive.name != "while" and all([*map(shape, a)] == [*map(shape, b)] for a, b in pairs)
@@ -180,8 +189,8 @@ def is_call(eqn: JaxprEqn, body: Jaxpr) -> bool:
 def multiply_adds(eqn: JaxprEqn, count_padding: bool = True) -> int:
     """Return the multiply-adds of a convolution or dot product, and 0 for every other equation.
 
-    A tap that falls on the padding counts with `count_padding`; one between the pixels of a dilated input (of
-    a transposed convolution) never does.
+    Kernel taps on the padding count only if `count_padding` is True. Taps on the zeros between the pixels of a dilated
+    input, as in a transposed convolution, never count.
     """
     p = eqn.params
     if eqn.primitive.name == "dot_general":

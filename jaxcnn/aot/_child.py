@@ -1,6 +1,7 @@
-"""Compile the job on standard input and report on standard output: `python -m jaxcnn.aot._child`.
+"""Read a job from standard input, compile it, and write the report to standard output: `python -m jaxcnn.aot._child`.
 
-The messages are those of `jaxcnn.measure._child`, with `report` in place of `row`.
+The output has one JSON object per line. `{"doing": ...}` reports progress. The last line is `{"report": ...}`, or
+`{"mistake": ...}` for an invalid job.
 """
 
 import json
@@ -23,10 +24,12 @@ from jaxcnn.train.config import from_dict
 
 
 def run(job: Job, show: Callable[[str], None] = lambda stage: None) -> Report:
-    """Compile the step of a job in this process, which has the variables of `Job.environment`.
+    """Compile the training step of a job in this process, and return the report.
+
+    The process must have the environment variables of `Job.environment`.
 
     Raises:
-      UsageError: if the configuration or the target cannot work.
+      UsageError: if the configuration or the target is invalid.
     """
     target = parse_target(job.target)
     show("building the step")
@@ -54,7 +57,7 @@ def main() -> None:
     try:
         job = Job(**json.load(sys.stdin))
         if parse_target(job.target).platform == "cpu":
-            startup.settle()  # as `jaxcnn train`
+            startup.settle()  # `jaxcnn train` also does this
         found = run(job, lambda stage: send(doing=stage))
         send(report=found.to_dict())
     except UsageError as error:

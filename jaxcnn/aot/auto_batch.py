@@ -1,4 +1,4 @@
-"""Find the largest batch whose training step fits a chip."""
+"""Find the largest batch whose training step fits the memory of a chip."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,19 +7,20 @@ from jaxcnn.aot.report import Report
 from jaxcnn.errors import UsageError
 
 FIRST = 32
-"""Images on each chip of the first trial."""
+"""Batch size per chip of the first trial."""
 
 LARGEST = 2**16
-"""Images on each chip beyond which no batch is tried."""
+"""Largest batch size per chip that is tried."""
 
 MOST_TRIALS = 10
+"""Maximum number of compilations in the search for the largest batch."""
 
 Compile = Callable[[int], Report]
-"""Compiles the step for a number of images on each chip."""
+"""A function that compiles the training step for a batch size per chip, and returns the report."""
 
 
 def granularity(size: int) -> int:
-    """Return the step between candidates near a batch: at most a sixteenth of it, and at least 1.
+    """Return the distance between the batch sizes to try near `size`: at most `size / 16`, and at least 1.
 
     >>> [granularity(size) for size in (3, 16, 100, 256, 1000)]
     [1, 1, 4, 16, 32]
@@ -28,19 +29,21 @@ def granularity(size: int) -> int:
 
 
 def largest_batch(compile_step: Compile, unit: int = 1) -> Report:
-    """Return the report of the largest batch that fits, found by trials.
+    """Compile the step for several batch sizes, and return the report of the largest batch that fits the memory.
 
-    Memory is nearly an affine function of the batch. Each trial takes the size that the trials before predict to fill
-    the memory, between the largest that fitted and the smallest that did not. The result fits, and the next candidate
-    (at most a sixteenth larger) does not fit or was not tried after `MOST_TRIALS` compilations; see `Report.tried`.
+    Memory is nearly an affine function of the batch size, so the earlier trials predict the batch size that fills the
+    memory. The next trial compiles this size. The size of a trial is always between the largest size that fitted
+    and the smallest size that did not fit. The search ends when the next larger size (at most a sixteenth larger) does
+    not fit, or after `MOST_TRIALS` compilations. `Report.tried` lists the trials.
 
     Args:
-      compile_step: compiles the step for a number of images on each chip.
-      unit: number that divides the images on each chip, such as the number of micro-batches.
+      compile_step: function that compiles the training step for a batch size per chip.
+      unit: number of which all batch sizes per chip are multiples, such as the number of micro-batches.
 
     Returns:
-      The report, whose `tried` lists all trials in order. If a compilation failed, its report. If not even the
-      smallest batch fits, the report of that batch.
+      The report of the largest batch that fits. If a compilation failed, the function returns the report of the failed
+      compilation. If the smallest batch does not fit, the function returns the report of the smallest batch. The field
+      `tried` lists all trials in order.
 
     Raises:
       UsageError: if the memory of the target is unknown.
@@ -52,7 +55,7 @@ def largest_batch(compile_step: Compile, unit: int = 1) -> Report:
         if report.error is not None:
             return _with_trials(report, tried)
         if report.fits and report.memory is not None and report.memory.available is None:
-            raise UsageError(f"the memory of target {report.target} is unknown. Give a number with --batch-size.")
+            raise UsageError(f"the memory of target {report.target} is unknown. Give --batch-size a number.")
         following = _next(tried, unit)
         if following is None or following in tried or len(tried) == MOST_TRIALS:
             break
@@ -68,7 +71,7 @@ def _rounded(size: float, unit: int) -> int:
 
 
 def _next(tried: dict[int, Report], unit: int) -> int | None:
-    """Return the size to try next, or None if the largest that fits is known."""
+    """Return the batch size to try next, or None if the largest batch size that fits is known."""
     fits = sorted(size for size, report in tried.items() if report.fits)
     fails = sorted(size for size, report in tried.items() if not report.fits)
     if not fits:
@@ -80,13 +83,13 @@ def _next(tried: dict[int, Report], unit: int) -> int | None:
     guess = max(_rounded(_predicted(tried, best), unit), best + step)
     if guess < limit:
         return guess
-    # The prediction is a size that is known to fail: memory does not grow evenly.
+    # Memory does not grow evenly: the predicted size is known not to fit. Try the middle instead.
     middle = _rounded((best + limit) / 2, unit) if fails else LARGEST // unit * unit
     return max(middle, best + step)
 
 
 def _predicted(tried: dict[int, Report], best: int) -> float:
-    """Return the batch that is predicted to fill the memory, from the largest one or two that fitted."""
+    """Return the batch size that is predicted to fill the memory, from the one or two largest sizes that fitted."""
     needed = {size: report.memory for size, report in tried.items() if report.fits and report.memory is not None}
     memory = needed[best]
     available = memory.available or 0

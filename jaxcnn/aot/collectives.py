@@ -1,4 +1,4 @@
-"""Collective operations of a compiled step: how many, how many bytes, and how long the links need for them."""
+"""Find the collective operations of a compiled step, and predict the time that they take on the links between chips."""
 
 import math
 import re
@@ -16,13 +16,13 @@ _OF_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 
 @dataclass(frozen=True)
 class Transfer:
-    """Collective operations of one kind and size of group.
+    """All collective operations of a step that have the same kind and the same group size.
 
     Attributes:
       kind: name of the HLO operation, such as "all-reduce".
-      group: devices that exchange data with each other.
-      count: operations in a step.
-      bytes: sum of the sizes of their results on each device, in a step.
+      group: number of devices that exchange data with each other.
+      count: number of operations of this kind and group size in a step.
+      bytes: total size of the results of all `count` operations in a step, in bytes on each device.
     """
 
     kind: str
@@ -32,12 +32,14 @@ class Transfer:
 
 
 def transfers(module: Module, devices: int, steps: int = 1) -> list[Transfer]:
-    """Return the collective operations of a program by kind and group, those of one device do not count.
+    """Return the collective operations of a program, one `Transfer` for each kind and group size.
+
+    Operations within a single device are left out.
 
     Args:
-      module: the program. Operations in a loop count as often as it runs.
-      devices: devices of the program.
-      steps: training steps that the program makes.
+      module: the compiled program. An operation in a loop counts once per iteration.
+      devices: number of devices of the program.
+      steps: number of training steps in one run of the program.
     """
     found: dict[tuple[str, int], tuple[int, int]] = {}
     for instruction, computation, times in module.executed():
@@ -57,7 +59,7 @@ def transfers(module: Module, devices: int, steps: int = 1) -> list[Transfer]:
 
 
 def _group_size(attributes: str, devices: int) -> int:
-    """Return the number of devices in a group; all devices if it is not given.
+    """Return the number of devices in a group of a collective operation, or `devices` if `attributes` has no groups.
 
     >>> _group_size("replica_groups={{0,1},{2,3}}, to_apply=%add", 4), _group_size("replica_groups=[2,4]<=[8]", 8)
     (2, 4)
@@ -78,7 +80,7 @@ def _group_size(attributes: str, devices: int) -> int:
 
 
 def _crossings(kind: str, group: int) -> float:
-    """Return the bytes that each device of a ring sends for each byte of the result."""
+    """Return the number of bytes that each device in a ring sends for each byte of a collective operation's result."""
     share = (group - 1) / group
     return {
         "all-reduce": 2 * share,
@@ -89,15 +91,16 @@ def _crossings(kind: str, group: int) -> float:
 
 
 def seconds(transfer: Transfer, target: Target) -> float | None:
-    """Return the predicted time of collective operations in a step, or None if the links are unknown.
+    """Return the predicted seconds of collective operations in a step, or None if the links are unknown.
 
-    The links are used in full, and operations do not overlap:
+    The prediction assumes that all links run at full bandwidth and that operations do not overlap:
 
-    - On a torus, the axes work together. An axis that is a ring has two links, a line has one.
-    - Behind a switch, each device sends and receives at the bandwidth of its connection. Between nodes each device
-      sends its share of the node's sum over its network adapter at the same time; the slower of both counts.
+    - On a torus, data moves along all axes at the same time. A chip has two links along an axis that is a ring, and one
+      link along an axis that is a line.
+    - Behind a switch, each device sends and receives at the bandwidth of its connection. Between nodes, each device
+      also sends its part of the node's sum over its network adapter. These transfers overlap, so the slower one counts.
 
-    Each operation takes the latency of the links besides. A group that is a part of a slice counts as the whole slice.
+    The latency of the links is added for each operation. A group of chips within a slice counts as the whole slice.
     """
     links = target.links
     if links is None:
@@ -117,7 +120,7 @@ def seconds(transfer: Transfer, target: Target) -> float | None:
 
 
 def torus_bandwidth(links: Links, shape: tuple[int, ...]) -> float:
-    """Return the bytes per second that a chip sends over its links, in a slice of more than one chip.
+    """Return the bytes per second that a chip can send over all its links, in a slice of more than one chip.
 
     >>> from jaxcnn.hardware import find_device
     >>> links = find_device("TPU v5 lite").links

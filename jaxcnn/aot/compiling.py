@@ -1,4 +1,4 @@
-"""Compile the training step of a configuration for targets that need not exist: `compile_for`."""
+"""Compile the training step of a configuration for targets, such as TPU slices, that this machine may lack."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ DEFAULT_TIMEOUT = 1800.0
 """Time limit of a compilation in seconds."""
 
 Show = Callable[[str, str], None]
-"""Is called with the name of a target and the current stage, such as "compiling"."""
+"""A function that shows progress, given the name of a target and the current stage, such as "compiling"."""
 
 
 def compile_for(
@@ -30,28 +30,30 @@ def compile_for(
     timeout: float | None = DEFAULT_TIMEOUT,
     show: Show = lambda target, stage: None,
 ) -> Report:
-    """Compile the training step of a configuration for a target that need not exist, and return its cost.
+    """Compile the training step of a configuration for a target that this machine may lack, and return its cost.
 
-    The step is the one that `fit(config)` makes: model, optimizer, augmentation, mixing, averages, accumulation and
-    steps per dispatch. It is compiled by the target's own compiler, in a fresh process. Nothing runs.
+    The compiled step is the training step of `fit(config)`, with model, optimizer, augmentation, mixing, moving
+    averages, gradient accumulation and steps per dispatch. The compiler of the target compiles the step in a fresh
+    process. The step does not run.
 
     Args:
       target: a slice of TPUs such as "v5e:2x4" (chips v4, v5e, v5p, v6e), GPUs such as "h100" or "h100:8" (a100, h100,
         h200, b200), or "cpu".
-      config: the configuration. `pmap` and `auto` are compiled as `shard_map`, which runs the same step.
-      per_device: whether `config.batch_size` is the number of images on each chip, not on all chips together.
-      auto_batch: find the largest batch that fits each chip; `config.batch_size` is then not used.
-      images: shape of the images, and number of classes. Default: those of the configuration's dataset, or, for the
-        default dataset, those that the model was made for.
-      effort: "O1" compiles quickly for TPUs, "default" takes minutes for deep models. It does not change GPU programs.
+      config: the configuration. For `parallel` "pmap" or "auto", `shard_map` is compiled, which runs the same step.
+      per_device: whether `config.batch_size` is the number of images on each chip instead of the total number.
+      auto_batch: whether to find the largest batch that fits each chip, and to ignore `config.batch_size`.
+      images: shape and number of the training images, and number of classes. Default: the images of the
+        configuration's dataset. For the default dataset, the default image shape of the model is used instead.
+      effort: optimization level of the TPU compiler. "O1" compiles quickly; "default" takes minutes for deep models.
+        The level has no effect for GPUs.
       timeout: time limit of each compilation in seconds.
-      show: called with the name of the target and the current stage.
+      show: function that is called with the name of the target and the current stage, such as "compiling".
 
     Returns:
-      The report. If the compilation fails or exceeds the time limit, a report with an `error`.
+      The report. If the compilation fails or exceeds the time limit, the report has an `error`.
 
     Raises:
-      UsageError: if the target or the configuration cannot work, or the target's compiler is not installed.
+      UsageError: if the target or the configuration is invalid, or the compiler of the target is not installed.
     """
     return compile_all(
         [parse_target(target)],
@@ -77,12 +79,12 @@ def compile_all(
     show: Show = lambda target, stage: None,
     on_report: Callable[[Report], None] = lambda report: None,
 ) -> list[Report]:
-    """Compile for several targets, one after another; see `compile_for`.
+    """Compile a training step for several targets, one after another, and return a report for each target.
 
     Args:
-      targets: the targets. All are checked before the first compilation.
-      config, per_device, auto_batch, images, effort, timeout, show: as for `compile_for`.
-      on_report: called with each report when it is complete.
+      targets: the targets, from `parse_target`. All targets are checked before the first compilation.
+      config, per_device, auto_batch, images, effort, timeout, show: see `compile_for`.
+      on_report: function that is called with each report when the report is complete.
 
     >>> compile_all([parse_target("cpu")], Config(model="resnet5"))
     Traceback (most recent call last):
@@ -106,7 +108,7 @@ def compile_all(
 
 
 def images_of(config: Config) -> Images:
-    """Return the images of the dataset of a configuration, or of its model if it names the default dataset.
+    """Return the image shapes of the configuration's dataset, or of its model if the dataset is the default dataset.
 
     Raises:
       UsageError: if the model is unknown, or the dataset cannot be opened.
@@ -115,10 +117,10 @@ def images_of(config: Config) -> Images:
 
 
 def _with_batch(config: Config, target: Target, images: Images, per_device: bool) -> Config:
-    """Return the configuration with the batch size over all chips."""
+    """Return the configuration with a batch size that counts the images on all chips of the target."""
     if config.batch_size == "full":
         if images.count is None:
-            raise UsageError("batch_size full needs the number of training images. Name a dataset with --dataset.")
+            raise UsageError("batch_size full needs the number of training images. Give --dataset.")
         return config
     return dataclasses.replace(config, batch_size=config.batch_size * target.count) if per_device else config
 
@@ -133,7 +135,10 @@ def _with_largest_batch(
     target: Target, config: Config, images: Images, effort: Effort, timeout: float | None, show: Show
 ) -> Report:
     if target.memory is None:
-        raise UsageError(f"--batch-size auto needs a target whose memory is known, not {target.name}. Give a number.")
+        raise UsageError(
+            f"--batch-size auto needs the memory size of target {target.name}, and this size is unknown. "
+            "Give --batch-size a number."
+        )
 
     def compile_step(size: int) -> Report:
         sized = dataclasses.replace(config, batch_size=size * target.count)

@@ -1,14 +1,14 @@
-"""Properties of GPUs that XLA needs to compile for them: the fields of its message `GpuTargetConfigProto`.
+"""Properties of GPUs that XLA needs to compile for them: the fields of XLA's proto message `GpuTargetConfigProto`.
 
-The values are those that drivers report, from OpenXLA's xla/backends/gpu/target_config/specs/: a100_sxm_80.txtpb,
-h100_sxm.txtpb, h200.txtpb and b200.txtpb.
+The values are from OpenXLA's folder xla/backends/gpu/target_config/specs/, which stores the values that drivers report:
+a100_sxm_80.txtpb, h100_sxm.txtpb, h200.txtpb and b200.txtpb.
 """
 
 from dataclasses import dataclass
 
 from jaxcnn.hardware import find_device
 
-# The version of cuDNN that XLA chooses algorithms for. Each supports all of these GPUs.
+# The version of cuDNN for which XLA chooses algorithms. This version supports all GPUs in this file.
 CUDNN = (9, 10, 0)
 
 _TEMPLATE = """
@@ -44,17 +44,18 @@ device_description_str: "{kind}"
 
 @dataclass(frozen=True)
 class GpuConfig:
-    """A GPU as XLA describes it. Memory and bandwidth are in `jaxcnn.hardware`.
+    """A GPU as XLA describes it. The memory and bandwidth of the GPU are in `jaxcnn.hardware`.
 
     Attributes:
-      kind: JAX's name of the device.
-      capability: major version of its compute capability.
-      cores: streaming multiprocessors.
-      units: 32-bit arithmetic units of a core.
-      gigahertz: clock rate.
-      l2_cache: bytes of its L2 cache.
-      shared_per_core, shared_per_block: bytes of shared memory of a core, and that a block can ask for.
-      extension: which instructions beyond those of the compute capability XLA may use.
+      kind: JAX's name of the device, `device.device_kind`.
+      capability: major version of the compute capability.
+      cores: number of streaming multiprocessors.
+      units: number of 32-bit arithmetic units of each streaming multiprocessor.
+      gigahertz: clock rate in GHz.
+      l2_cache: size of the L2 cache in bytes.
+      shared_per_core: shared memory of each streaming multiprocessor in bytes.
+      shared_per_block: largest shared memory in bytes that one thread block can request.
+      extension: name of the set of extra instructions that XLA may use beyond the compute capability.
     """
 
     kind: str
@@ -68,7 +69,7 @@ class GpuConfig:
     extension: str = "ACCELERATED_FEATURES"
 
     def text(self) -> str:
-        """Return the message as a text proto."""
+        """Return the proto message `GpuTargetConfigProto` of this GPU in the text format of protocol buffers."""
         device = find_device(self.kind)
         assert device is not None
         assert device.bandwidth is not None

@@ -1,7 +1,7 @@
-"""Read the text of a compiled program: its instructions, how often each runs, and the bytes that it moves.
+"""Read the HLO text of a compiled program: the instructions, how often each one runs, and how many bytes it moves.
 
-XLA's own cost analysis counts the body of a loop once, and does not exist for a GPU that is not there. Both follow
-from the text.
+XLA's own cost analysis counts the body of a loop only once, and is not available for GPUs that this machine lacks. This
+module has neither limit, because it reads the counts from the text of the program.
 """
 
 import functools
@@ -19,17 +19,17 @@ _NAME = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"\b(calls|body|condition|to_apply|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
-# Instructions that move nothing themselves. The bodies of loops, calls and branches are counted on their own.
+# Instructions that move no data themselves. The instructions in loops, calls and branches are counted separately.
 _FREE = frozenset(
     (
         *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional"),
         *("after-all", "partition-id", "replica-id", "opt-barrier", "domain", "add-dependency", "get-dimension-size"),
     )
 )
-# Custom calls that reserve memory without writing it.
+# Custom calls that reserve memory without writing to it.
 _ALLOCATIONS = ("AllocateBuffer", "CreateBuffer", "GatherScatterIndicesBitpacked")
 TPU_MEMORY = frozenset((0,))
-"""The memory space of a TPU's main memory. Others are on the chip, such as vector memory."""
+"""The memory space that is the main memory (HBM) of a TPU. Other memory spaces, such as vector memory, are on chip."""
 
 _SLICES = ("slice", "dynamic-slice", "gather")
 
@@ -40,10 +40,10 @@ class Array:
 
     Attributes:
       dtype: element type, such as "bf16".
-      shape: logical shape.
+      shape: shape of the array, without padding.
       order: axes from the fastest to the slowest varying; empty for scalars and unknown layouts.
-      tiles: tiles that the fastest axes are padded to, outermost first; see XLA's "Tiled layout".
-      space: memory space; 0 is the chip's main memory.
+      tiles: shapes of the tiles to which the fastest axes are padded, outermost tile first; see XLA's "Tiled layout".
+      space: number of the memory space that contains the array; 0 is the chip's main memory.
     """
 
     dtype: str
@@ -59,12 +59,12 @@ class Array:
 
     @property
     def logical_bytes(self) -> int:
-        """Bytes without padding."""
+        """Size of the array in bytes, without padding."""
         return math.ceil(math.prod(self.shape) * self.bits / 8)
 
     @property
     def padded_bytes(self) -> int:
-        """Bytes in memory, with the padding to tiles.
+        """Size of the array in memory in bytes, including the padding to tiles.
 
         >>> parse_array("bf16[128,56,56,64]{0,3,2,1:T(8,128)(2,1)}").padded_bytes // 2**20
         49
@@ -80,7 +80,7 @@ class Array:
 
 
 def parse_array(text: str) -> Array:
-    """Return the array of a type such as `bf16[8,128]{1,0:T(8,128)(2,1)}`."""
+    """Return the array that an HLO type such as `bf16[8,128]{1,0:T(8,128)(2,1)}` describes."""
     match = _ARRAY.search(text)
     assert match is not None
     return _array(match)
@@ -108,12 +108,12 @@ class Instruction:
     """An instruction of a compiled program.
 
     Attributes:
-      name: its name.
-      opcode: its operation, such as "fusion".
-      results: the arrays that it returns; those of a tuple in order.
-      operands: names of the instructions that it takes.
-      rest: its attributes, as text.
-      is_root: whether its computation returns it.
+      name: name of the instruction.
+      opcode: operation of the instruction, such as "fusion".
+      results: the arrays that the instruction returns, or the arrays of the tuple that the instruction returns.
+      operands: names of the instructions whose results are the operands.
+      rest: attributes of the instruction, as text.
+      is_root: whether the result of the instruction is the result of the computation that contains it.
     """
 
     name: str
@@ -124,7 +124,7 @@ class Instruction:
     is_root: bool
 
     def called(self, *kinds: str) -> list[str]:
-        """Return the names of the computations that the instruction calls, by kind: "body", "calls", ..."""
+        """Return the names of the computations that the instruction calls through attributes such as "body"."""
         found = []
         for kind, names in _CALLED.findall(self.rest):
             if kind in kinds:
@@ -137,9 +137,9 @@ class Module:
     """A compiled program.
 
     Attributes:
-      computations: the instructions of each computation, by its name, in order.
-      entry: name of the computation that runs.
-      spaces: memory spaces that are the chip's main memory, not its caches and registers; None for all.
+      computations: maps the name of each computation to its instructions, a dict from name to `Instruction` in order.
+      entry: name of the computation with which the program starts.
+      spaces: numbers of the memory spaces that belong to the chip's main memory; None if all of them do.
     """
 
     computations: Mapping[str, Mapping[str, Instruction]]
@@ -148,7 +148,7 @@ class Module:
 
     @functools.cached_property
     def runs(self) -> dict[str, int]:
-        """Number of runs of each computation that is not a part of a fusion or of a reduction."""
+        """Number of runs of each computation, by its name. Computations within fusions and reductions are left out."""
         counts: dict[str, int] = {}
 
         def visit(name: str, times: int) -> None:
@@ -168,9 +168,10 @@ class Module:
         return counts
 
     def trips(self, loop: Instruction) -> int:
-        """Return how often a loop runs its body; 1 if the text does not say so.
+        """Return the number of iterations of a loop, or 1 if the text of the program does not state the number.
 
-        GPU programs state it. In TPU programs the condition compares a counter, which starts at 0, with a constant.
+        GPU programs state the number of iterations. In TPU programs, the loop condition compares a counter, which
+        starts at 0, with the number of iterations.
         """
         if (known := _TRIPS.search(loop.rest)) is not None:
             return int(known[1])
@@ -190,19 +191,19 @@ class Module:
 
     @property
     def has_loops(self) -> bool:
-        """Return whether a loop of more than one round runs."""
+        """Return whether the program has a loop with more than one iteration."""
         return any(times > 1 for times in self.runs.values())
 
     def bytes_accessed(self) -> int:
         """Return the bytes that the program reads from and writes to the chip's memory, with padding.
 
-        Each instruction outside of fusions reads its operands once and writes its results once. Of operands that it
-        slices, it reads the slices. Only arrays in `spaces` count.
+        The count assumes that each instruction outside of fusions reads its operands once and writes its results once.
+        An instruction that slices an operand reads only the slices. Only arrays in the memory spaces `spaces` count.
         """
         return sum(times * self._moved(instruction, name) for instruction, name, times in self.executed())
 
     def padding(self) -> float:
-        """Return the fraction of the bytes that instructions write which is padding to tiles."""
+        """Return the fraction of the written bytes that is padding to tiles, from 0 to 1."""
         logical = padded = 0
         for instruction, _, times in self.executed():
             if self._is_free(instruction):
@@ -254,7 +255,10 @@ class Module:
         return moved + sum(self._written_of(output, body) for output in outputs)
 
     def _written_of(self, output: Instruction, body: Mapping[str, Instruction]) -> int:
-        """Return the bytes that a fusion writes of one of its results. What it updates in place, it does not write."""
+        """Return the bytes that a fusion writes for one of its results.
+
+        If the result is an in-place update of an operand, only the updated part counts.
+        """
         source = output
         while source.opcode == "bitcast" and source.operands[0] in body:
             source = body[source.operands[0]]
@@ -264,7 +268,7 @@ class Module:
         return self._size(update) or sum(array.logical_bytes for array in update)
 
     def _read_of(self, parameter: Instruction, body: Mapping[str, Instruction], whole: int) -> int:
-        """Return the bytes that a fusion reads of an operand, given the operand's size."""
+        """Return the bytes that a fusion reads of one operand, given the operand's whole size in bytes."""
         if parameter.is_root:
             return whole
         read = 0
@@ -274,7 +278,7 @@ class Module:
             if user.opcode in _SLICES and user.operands[0] == parameter.name:
                 read += self._size(user.results) or sum(array.logical_bytes for array in user.results)
             elif user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name:
-                continue  # updated in place
+                continue  # the operand is updated in place and not read
             elif user.opcode == "bitcast":
                 read += self._read_of(user, body, whole)
             elif user.opcode == "fusion":  # a fusion within a fusion
@@ -289,7 +293,7 @@ class Module:
 
 
 def _parameters(body: Mapping[str, Instruction]) -> dict[int, Instruction]:
-    """Return the parameters of a computation by their numbers."""
+    """Return the parameters of a computation, by the number of the parameter."""
     return {
         int(match[0]): instruction
         for instruction in body.values()
@@ -300,12 +304,12 @@ def _parameters(body: Mapping[str, Instruction]) -> dict[int, Instruction]:
 def written(instruction: Instruction, operands: int) -> tuple[Array, ...]:
     """Return the arrays that an instruction writes.
 
-    The result of an asynchronous start contains its operands, then what it writes. Older compilers leave the operands
-    of all-reduce-start out.
+    The result of an asynchronous "-start" instruction lists the operands first, then the arrays that it writes. In
+    older compilers, the result of all-reduce-start does not list the operands.
 
     Args:
-      instruction: any instruction.
-      operands: number of arrays in its operands.
+      instruction: an instruction of a compiled program.
+      operands: number of arrays in the operands of the instruction.
     """
     results = instruction.results
     if instruction.opcode == "copy-start":
@@ -314,11 +318,11 @@ def written(instruction: Instruction, operands: int) -> tuple[Array, ...]:
 
 
 def parse(text: str, *, spaces: frozenset[int] | None = None) -> Module:
-    """Return the program of a compiled step, `compiled.as_text()`.
+    """Parse the HLO text of a compiled program.
 
     Args:
-      text: the text of the program.
-      spaces: memory spaces that are the chip's main memory: `TPU_MEMORY` for a TPU. Default: all.
+      text: the text of the program, from `compiled.as_text()`.
+      spaces: memory spaces that are the chip's main memory: `TPU_MEMORY` for a TPU. Default: all memory spaces.
     """
     computations: dict[str, dict[str, Instruction]] = {}
     entry, current = "", None
@@ -356,7 +360,7 @@ def _parse_instruction(line: str) -> Instruction | None:
 
 
 def _closing(text: str, start: int) -> int:
-    """Return the position of the parenthesis that closes the one at `start`."""
+    """Return the position of the closing parenthesis that matches the opening parenthesis at `start`."""
     depth = 0
     for match in re.compile(r"[()]").finditer(text, start):
         depth += 1 if match[0] == "(" else -1

@@ -1,4 +1,4 @@
-"""Shapes of images: the properties of a dataset that a training step depends on when it is compiled."""
+"""Describe the images of a dataset: the shapes and counts on which a compiled training step depends."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ from jaxcnn.errors import UsageError
 from jaxcnn.models import create_model
 from jaxcnn.train import Config
 
-# Image shape, classes and training images of datasets, which then need not be prepared. ImageNet's images differ in
-# size.
+# Image shape, number of classes and number of training images of well-known datasets. These datasets do not have to be
+# prepared. The images of ImageNet differ in size.
 KNOWN: dict[str, tuple[tuple[int | None, int | None, int], int, int]] = {
     "cifar10": ((32, 32, 3), 10, 50_000),
     "cifar100": ((32, 32, 3), 100, 50_000),
@@ -27,10 +27,10 @@ KNOWN: dict[str, tuple[tuple[int | None, int | None, int], int, int]] = {
 }
 
 IMAGENET_SIDE = 224
-"""Side of the images of models whose images are cropped from larger ones of any size."""
+"""A model with an image side of at least this number of pixels is assumed to train on images of different sizes."""
 
 STEPS_PER_EPOCH = 1000
-"""Steps of an epoch where the number of training images is unknown."""
+"""Number of steps in an epoch if the number of training images is unknown."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Images:
     """Shape and number of the images to train on.
 
     Attributes:
-      shape: `(H, W, C)`. Height and width are None if images differ in size and are cropped to a common one.
-      size: height and width of the images in a batch.
-      classes: number of classes.
+      shape: `(H, W, C)` of the images in the dataset. Height and width are None if images differ in size.
+      size: (height, width) of the images in a batch, to which images of other sizes are cropped.
+      classes: number of classes of the dataset.
       count: number of training images; None if it is unknown.
-      pixel_range: 255.0 for uint8 images, 1.0 for float32 images.
+      pixel_range: largest possible pixel value: 255.0 for uint8 images, 1.0 for float32 images.
     """
 
     shape: tuple[int | None, int | None, int]
@@ -57,32 +57,32 @@ class Images:
         return (*self.size, self.shape[-1])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the images as a JSON value."""
+        """Return the fields as a dict of JSON values."""
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Images":
-        """Return the images that `to_dict` wrote."""
+        """Return the `Images` from which `to_dict` made the dict `values`."""
         shapes: Any = {name: tuple(values[name]) for name in ("shape", "size")}
         return Images(**{**values, **shapes})
 
     @staticmethod
     def of_model(config: Config) -> "Images":
-        """Return the images that the model of a configuration was made for, in the configured image size.
+        """Return images of the default shape of the configuration's model, or of `config.image_size` if it is set.
 
         Raises:
           UsageError: if the model is unknown.
         """
         model: Any = create_model(config.model)
         height, width, channels = model.image_shape
-        # Images of ImageNet differ in size. The data pipeline crops them before they reach the step.
+        # Images of ImageNet differ in size. The data pipeline crops the images before the step.
         varies = height >= IMAGENET_SIDE
         shape = (None, None, channels) if varies else (height, width, channels)
         return Images(shape, _size(config, (height, width)), model.num_classes)
 
     @staticmethod
     def of_dataset(config: Config) -> "Images":
-        """Return the images of the dataset that a configuration names. Those of `KNOWN` need not be prepared.
+        """Return the images of the dataset that a configuration names. Datasets in `KNOWN` do not have to be prepared.
 
         Raises:
           UsageError: if the dataset cannot be opened, or its images differ in size and no image size is given.
@@ -109,13 +109,16 @@ def _size(config: Config, own: tuple[int | None, int | None]) -> tuple[int, int]
 
 @dataclass(frozen=True)
 class ShapeDataset(Dataset):
-    """A dataset whose images are zeros, of which `make_plan` and `Pipeline` ask for shapes only."""
+    """A dataset whose images are zeros, because `make_plan` and `Pipeline` use only the shapes of the images."""
 
     size: tuple[int, int] = (1, 1)
 
     @staticmethod
     def of(images: Images, batch_size: int) -> "ShapeDataset":
-        """Return the dataset of these images: `STEPS_PER_EPOCH` batches if their number is unknown."""
+        """Return a dataset with the shapes in `images`.
+
+        If the number of images is unknown, the dataset has `STEPS_PER_EPOCH` batches.
+        """
         names = tuple(str(index) for index in range(images.classes))
         count = images.count or STEPS_PER_EPOCH * batch_size
         return ShapeDataset(
@@ -130,7 +133,7 @@ class ShapeDataset(Dataset):
     def load(
         self, split: str, indices: Sequence[int], geometry: Geometry | None = None, **_: Any
     ) -> dict[str, np.ndarray]:
-        """Return images of zeros of the size of the geometry, and labels; see `Dataset.load`."""
+        """Return images of zeros and their labels. The images have the size of `geometry`; see `Dataset.load`."""
         size = self.size if geometry is None or geometry.size is None else geometry.size
         dtype = np.uint8 if self.pixel_range == 255.0 else np.float32
         images = np.zeros((len(indices), *size, self.image_shape[-1]), dtype)
@@ -141,17 +144,17 @@ class ShapeDataset(Dataset):
         return (np.asarray(indices, np.int64) % self.num_classes).astype(np.int32)
 
     def labels(self, split: str) -> np.ndarray:
-        """Return a label of each class: what class weights and balanced sampling need."""
+        """Return one label of each class, int32 `[classes]`, for class weights and balanced sampling."""
         return np.arange(self.num_classes, dtype=np.int32)
 
     def statistics(self, geometry: Geometry | None = None) -> Statistics:
-        """Return typical statistics. They are constants of the step, whose cost does not depend on them."""
+        """Return typical pixel statistics. The statistics are constants of the step and do not affect its cost."""
         channels = self.image_shape[-1]
         return Statistics((0.5,) * channels, (0.25,) * channels)
 
 
 def without_data(config: Config, images: Images) -> Config:
-    """Return the configuration of the same step without what only concerns files: datasets, weights, directories."""
+    """Return a configuration with the same training step as `config`, but without dataset, weights and directories."""
     return dataclasses.replace(
         config,
         dataset=Config.dataset,

@@ -1,4 +1,4 @@
-"""One compilation: a configuration, the images, and a target; as JSON values, for a process of its own."""
+"""Describe one compilation as JSON values (a configuration, image shapes, a target), and run it in a fresh process."""
 
 import dataclasses
 import sys
@@ -20,13 +20,13 @@ Effort = Literal["O1", "default"]
 
 @dataclass(frozen=True)
 class Job:
-    """One compilation.
+    """One compilation of a training step for one target.
 
     Attributes:
-      target: name of the target.
-      config: the configuration, as `jaxcnn.train.config.to_dict` returns it.
-      images: the images, as `Images.to_dict` returns them.
-      effort: "O1", XLA's quick optimization level for TPUs, or "default".
+      target: name of the target, such as "v5e:2x4".
+      config: the configuration, as a dict from `jaxcnn.train.config.to_dict`.
+      images: shapes and number of the images, as a dict from `Images.to_dict`.
+      effort: optimization level of the TPU compiler: "O1", which is quick, or "default".
     """
 
     target: str
@@ -39,21 +39,22 @@ class Job:
         return Job(target.name, to_dict(config), images.to_dict(), effort)
 
     def environment(self) -> dict[str, str]:
-        """Return the environment variables of the process that compiles."""
+        """Return the environment variables that the compiling process needs."""
         target = parse_target(self.target)
-        # The variable works with all supported versions of jax; 0.10.2 does not take the level as a compiler option.
+        # The environment variable works with all supported versions of jax. jax 0.10.2 has no compiler option for the
+        # optimization level.
         level = {"JAX_OPTIMIZATION_LEVEL": "O1"} if target.platform == "tpu" and self.effort == "O1" else {}
         return {**environment(target), **level}
 
     def run(self, show: Callable[[str], None] = lambda stage: None, timeout: float | None = None) -> Report:
-        """Compile in a fresh process, and return the report.
+        """Compile the step in a fresh process, and return the report.
 
         Args:
-          show: called with the current stage, such as "compiling".
+          show: function that is called with the current stage, such as "compiling".
           timeout: time limit in seconds.
 
         Raises:
-          UsageError: if the configuration or the target cannot work.
+          UsageError: if the configuration or the target is invalid.
         """
         found, error = run_child(
             CHILD, dataclasses.asdict(self), "report", show, timeout=timeout, environment=self.environment()
@@ -61,7 +62,7 @@ class Job:
         return self.failure(error or "no result") if found is None else Report.from_dict(found)
 
     def failure(self, error: str) -> Report:
-        """Return the report of a compilation that failed."""
+        """Return the report of a failed compilation, with the given `error`."""
         config = self.config
         parallel = config["parallel"]
         like = {

@@ -1,4 +1,4 @@
-"""Plot reports: the roofline of each step, and the throughput by number of chips."""
+"""Plot reports of compiled steps: the roofline of each step, and the throughput by number of chips."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -13,16 +13,16 @@ from jaxcnn.aot.targets import Target, parse_target
 from jaxcnn.hardware import look_up
 
 COUNTS = tuple(2**power for power in range(9))
-"""Numbers of chips of the scaling plot."""
+"""Numbers of chips on the horizontal axis of the scaling plot."""
 
 
 def draw(reports: Sequence[Report], title: str, folder: Path) -> list[Path]:
-    """Write `roofline.png` and `scaling.png` of the reports that have times, and return the paths.
+    """Draw the reports that have times, write `roofline.png` and `scaling.png` to `folder`, and return the paths.
 
     Args:
-      reports: the reports.
+      reports: the reports of compiled steps.
       title: title of the plots.
-      folder: an existing folder.
+      folder: path of the folder to which the plots are written. The folder must exist.
     """
     known = [report for report in reports if report.step_seconds is not None]
     files = []
@@ -54,12 +54,12 @@ def _figure(reports: Sequence[Report], title: str, file: Path, plot: Callable[[A
 
 
 def _roofline(axes: Any, reports: Sequence[Report]) -> None:
-    """Plot attainable FLOP/s by arithmetic intensity for each kind of chip, and each step on its roof."""
+    """Plot a line with the attainable FLOP/s of each chip by arithmetic intensity, and each step as a point."""
     intensities = [report.intensity or 1.0 for report in reports]
     low, high = min(*intensities, 10.0) / 3, max(*intensities, 500.0) * 3
     x = np.geomspace(low, high, 200)
     colors: dict[str, str] = {}
-    points: list[tuple[str, list[Report]]] = []  # steps of a kind of chip that lie at nearly the same place
+    points: list[tuple[str, list[Report]]] = []  # (chip, reports whose points nearly coincide)
     for report in reports:
         target = parse_target(report.target)
         device, peak = target.device, look_up(target.kind, report.dtype)
@@ -79,7 +79,7 @@ def _roofline(axes: Any, reports: Sequence[Report]) -> None:
         place = (together[0].intensity, _reached(together[0]))
         axes.plot(*place, "o", ms=5, color=colors[chip])
         text = f"{', '.join(report.target for report in together)}: {together[0].batch_per_chip}"
-        # Neighbors of the same model are close: labels take turns on both sides of the roofs.
+        # Neighboring points are close, so labels alternate between both sides of the lines.
         offset, side = ((-6, 5), "right") if index % 2 else ((6, -9), "left")
         style: dict[str, Any] = {"fontsize": "x-small", "color": colors[chip], "ha": side}
         axes.annotate(text, place, textcoords="offset points", xytext=offset, **style)
@@ -95,12 +95,12 @@ def _is_near(one: Report, other: Report) -> bool:
 
 
 def _reached(report: Report) -> float:
-    """Return the TFLOP/s of a chip at the bound."""
+    """Return the TFLOP/s of each chip at the lower bound of the step time."""
     return (report.flops or 0.0) / (report.step_seconds or 1.0) / 1e12
 
 
 def _scaling(axes: Any, reports: Sequence[Report]) -> None:
-    """Plot the bound of the throughput by number of chips, with the batch of each chip held constant."""
+    """Plot the upper bound of the throughput by number of chips, with a constant batch size per chip."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     lines: dict[str, list[Report]] = {}
@@ -108,7 +108,7 @@ def _scaling(axes: Any, reports: Sequence[Report]) -> None:
         chip = parse_target(report.target).chip
         lines.setdefault(f"{chip}, {report.batch_per_chip} images per chip", []).append(report)
     for index, (label, group) in enumerate(lines.items()):
-        # The report of most chips has the collective operations; one chip has none.
+        # The report with the most chips has collective operations. A report of one chip has none.
         widest, color = max(group, key=lambda report: report.chips), f"C{index}"
         target = parse_target(widest.target)
         points = [(count, scaled(widest, target, count)) for count in COUNTS]
@@ -126,14 +126,15 @@ def _scaling(axes: Any, reports: Sequence[Report]) -> None:
 
 
 def scaled(report: Report, target: Target, count: int) -> float:
-    """Return the bound of the throughput with `count` chips and the same batch on each.
+    """Return the upper bound of the throughput, in images per second, with `count` chips and the same batch per chip.
 
-    The FLOPs and bytes of a chip stay as they are. Collective operations over all chips of the report are over all
-    `count` chips. A report of one chip has none: there, one all-reduce of the gradients is assumed.
+    The FLOPs and bytes per chip do not change. Collective operations over all chips of the report become operations
+    over all `count` chips. A report of one chip has no collective operations, so one all-reduce of the gradients is
+    assumed.
 
     Args:
-      report: a report with times.
-      target: its target.
+      report: report of a compiled step, with bounds of the step time.
+      target: target for which the step was compiled.
       count: number of chips, a power of two.
     """
     whole = report.collectives

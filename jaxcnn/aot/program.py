@@ -1,4 +1,4 @@
-"""Build and compile the training step of a configuration for devices that need not exist."""
+"""Build and compile the training step of a configuration for devices that this machine may lack."""
 
 import dataclasses
 import math
@@ -20,12 +20,12 @@ class Program:
     """A training step, compiled for a target.
 
     Attributes:
-      plan: the parts of the run.
-      lowered: the step before it was compiled.
+      plan: the parts of the training run: model, optimizer, data pipeline and devices.
+      lowered: the lowered step, before compilation.
       compiled: the compiled step.
       trace_seconds: seconds to trace and lower the step.
       compile_seconds: seconds of XLA compilation.
-      compile_cpu_seconds: CPU time of all threads of the process meanwhile.
+      compile_cpu_seconds: CPU time of all threads of the process during the compilation, in seconds.
     """
 
     plan: Plan
@@ -37,26 +37,26 @@ class Program:
 
 
 def plan_of(config: Config, images: Images, devices: Sequence[Any]) -> Plan:
-    """Return the parts of the run that `jaxcnn train` would make, over `devices`.
+    """Return the parts of the run that `jaxcnn train` would start on `devices`.
 
-    `pmap` needs devices that exist. `shard_map`, which runs the same step, takes its place.
+    `pmap` works only with devices that exist, so it is replaced by `shard_map`, which runs the same step.
 
     Raises:
-      UsageError: if the configuration cannot work.
+      UsageError: if the configuration is invalid.
     """
     if config.parallel in ("auto", "pmap"):
         config = dataclasses.replace(config, parallel="shard_map")
-    batch_size = 1 if config.batch_size == "full" else config.batch_size  # "full" has a known number of images
+    batch_size = 1 if config.batch_size == "full" else config.batch_size  # for "full", the number of images is known
     data = ShapeDataset.of(images, batch_size)
     return make_plan(without_data(config, images), data=data, devices=devices)
 
 
 def lower(plan: Plan, platforms: tuple[str, ...] | None = None) -> Any:
-    """Trace and lower the step that `jaxcnn train` runs. State and batch are shapes and shardings.
+    """Trace and lower the training step of `jaxcnn train`. The arguments are shapes and shardings instead of arrays.
 
     Args:
-      plan: the parts of the run.
-      platforms: platforms to lower for. Default: that of the plan's devices.
+      plan: the parts of the run, from `plan_of`.
+      platforms: names of the platforms to lower for. Default: the platform of the plan's devices.
     """
     count, mesh = plan.config.steps_per_dispatch, plan.parallel.mesh
     state = jax.tree.map(_placed, plan.template, plan.parallel.state_sharding(plan.template))
@@ -74,7 +74,7 @@ def _placed(x: Any, sharding: Any) -> Any:
 
 
 def compile_plan(plan: Plan) -> Program:
-    """Lower and compile the step of a plan."""
+    """Lower and compile the training step of a plan, and measure the time to lower it and the time to compile it."""
     started = time.perf_counter()
     lowered = lower(plan)
     traced, cpu = time.perf_counter(), time.process_time()
@@ -84,7 +84,7 @@ def compile_plan(plan: Plan) -> Program:
 
 
 def bytes_on_device(tree: Any, shardings: Any) -> int:
-    """Return the bytes of the arrays of a tree on each device, without padding."""
+    """Return the number of bytes that the arrays of a pytree need on each device, without padding."""
 
     def size(x: Any, sharding: Any) -> int:
         return math.prod(sharding.shard_shape(x.shape)) * x.dtype.itemsize

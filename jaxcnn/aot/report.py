@@ -1,4 +1,4 @@
-"""The cost of a compiled step on each chip of a target."""
+"""Report the cost of a compiled training step on each chip of a target."""
 
 import dataclasses
 import math
@@ -22,18 +22,18 @@ from jaxcnn.train.runtime.plan import Plan
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a chip's memory that a step needs.
+    """Memory that a training step needs on each chip, in bytes.
 
     Attributes:
-      parameters: parameters and batch statistics.
-      optimizer: the optimizer's state, with the step number and the random key.
-      averages: moving averages of parameters and statistics.
-      batch: images and labels of the batches of a call.
-      temporaries: activations, gradients and work space.
-      code: the program.
-      other: results that do not replace the state, and padding of arguments and results.
-      total: all of them, as XLA counts them.
-      available: bytes that a program can use on the chip (`Target.memory`); None for a CPU.
+      parameters: bytes of the parameters and batch statistics.
+      optimizer: bytes of the optimizer's state, including the step number and the random key.
+      averages: bytes of the moving averages of parameters and batch statistics.
+      batch: bytes of the images and labels of all batches in one call of the compiled program.
+      temporaries: bytes of activations, gradients and work space.
+      code: bytes of the instructions of the compiled program.
+      other: bytes of the outputs of the step that do not replace the state, and of padding of arguments and outputs.
+      total: bytes of the total memory, as XLA reports it.
+      available: bytes of memory that a program can use on the chip (`Target.memory`); None for a CPU.
 
     >>> memory = Memory(
     ...     parameters=10**8, optimizer=10**8, averages=0, batch=10**7, temporaries=10**9, code=10**6, other=0,
@@ -55,49 +55,53 @@ class Memory:
 
     @property
     def fits(self) -> bool:
-        """Return whether the step fits the memory of a chip; True for a CPU."""
+        """Return whether the step fits the memory of a chip. The result is True for a CPU."""
         return self.available is None or self.total <= self.available
 
 
 @dataclass(frozen=True)
 class Report:
-    """The cost of a training step on a target, for each chip unless the field says otherwise.
+    """The cost of a training step on a target. All numbers are per chip, except where a field is described differently.
 
-    A field is None if it is unknown: all after `error` if the step was not compiled, and times on a CPU.
+    The value of an unknown field is None. If the step was not compiled, all fields after `error` are unknown. On a CPU,
+    the times are unknown.
 
     Attributes:
-      target: name of the target.
-      device: kind of the chips.
+      target: name of the target, such as "v5e:2x4".
+      device: JAX's name of the chip, such as "TPU v5 lite".
       chips: number of chips.
-      model, dtype: of the configuration.
-      parallel: strategy that was compiled: "shard_map" stands for "pmap".
-      batch_size: images of a step, over all chips.
-      image_shape: `(H, W, C)`.
-      compiler: version of XLA's compiler: of jaxlib, libtpu or the GPU plugin.
-      error: why there is no result, in one line.
-      fits: whether the step fits the chip's memory.
-      missing_bytes: bytes by which it does not fit; 0 if it does.
-      memory: the parts of the memory. If XLA refused to compile because they do not fit, it states the total only: what
-        is neither state nor batch then counts as temporaries.
-      model_flops: floating-point operations by the usual convention, three forward passes of multiply-adds.
-      flops: operations that the step makes, as XLA counts them. Where it does not (GPUs, accumulation, loops over
-        blocks), those of convolutions and matrix products, without taps on padding, without the first layer's input
-        gradient, and without recomputation.
-      bytes_accessed: bytes read from and written to the chip's memory, see `jaxcnn.aot.hlo`.
-      xla_bytes_accessed: the same as XLA counts it, with the body of each loop once; None on GPUs.
-      intensity: `flops / bytes_accessed`.
+      model: `Config.model`, the name of the model.
+      dtype: `Config.dtype`, the compute dtype.
+      parallel: how the step is distributed over chips: "shard_map" (also if the configuration says "pmap") or "jit".
+      batch_size: number of images in a step, over all chips.
+      image_shape: shape `(H, W, C)` of the images.
+      compiler: package with the XLA compiler, and its version: jaxlib, libtpu or the GPU plugin.
+      error: one line that says why the step was not compiled; None if it was compiled.
+      fits: whether the step fits the memory of the chip.
+      missing_bytes: number of bytes by which the step exceeds the memory of the chip; 0 if the step fits.
+      memory: memory that the step needs, divided into parts. If XLA refuses to compile a step that does not fit, XLA
+        states only the total memory. In this case, all memory that is neither state nor batch counts as temporaries.
+      model_flops: floating-point operations by the usual convention: 2 x multiply-adds of three forward passes.
+      flops: floating-point operations that the step executes, as counted by XLA. XLA has no complete count for
+        CPUs, GPUs, gradient accumulation and loops over blocks. In these cases, `flops` counts convolutions and matrix
+        products, without taps on padding, the input gradient of the first layer, and recomputation.
+      bytes_accessed: bytes that the step reads from and writes to the chip's memory, see `jaxcnn.aot.hlo`.
+      xla_bytes_accessed: XLA's own count of the accessed bytes, in which each loop body counts only once; None on GPUs.
+      intensity: arithmetic intensity, `flops / bytes_accessed`.
       padding: fraction of the written bytes that is padding to tiles; 0 on GPUs.
-      transfers: collective operations by kind and size of group, with their predicted `seconds`.
-      compute_seconds, memory_seconds, network_seconds: the three bounds of the step time.
-      bound: the largest of them: "compute", "memory" or "network".
+      transfers: collective operations by kind and group size, each with its predicted time `seconds`.
+      compute_seconds, memory_seconds, network_seconds: lower bounds of the step time by compute, memory and network.
+      bound: name of the largest lower bound of the step time: "compute", "memory" or "network".
       step_seconds: lower bound of the step time.
       images_per_second: upper bound of the throughput of all chips.
-      mfu: model FLOPs utilization at the bound: `model_flops / (step_seconds * peak)`. It exceeds 1 by the operations
-        that the convention counts and the step does not make.
-      xla_seconds: XLA's own estimate of the step time, where it makes one.
-      trace_seconds, compile_seconds: time to trace and lower, and to compile, on this machine.
-      compile_cpu_seconds: CPU time of all threads while compiling. Other work on the machine does not lengthen it.
-      tried: batch sizes that were compiled for `batch_size="auto"`, and whether they fit.
+      mfu: upper bound of the model FLOPs utilization: `model_flops / (step_seconds * peak)`. The value can exceed 1,
+        because `model_flops` counts operations that the step does not execute.
+      xla_seconds: XLA's own estimate of the step time; None if XLA makes no estimate.
+      trace_seconds: time on this machine to trace and lower the step.
+      compile_seconds: time on this machine to compile the lowered step.
+      compile_cpu_seconds: CPU time of all threads during the compilation. This time does not depend on other work on
+        the machine.
+      tried: trials of `batch_size="auto"`, as pairs (batch size per chip, whether this batch size fits).
 
     >>> report = Report("v5e:2x4", "TPU v5 lite", 8, "resnet50", "bfloat16", "shard_map", 1024, (224, 224, 3))
     >>> report.batch_per_chip
@@ -139,22 +143,22 @@ class Report:
 
     @property
     def batch_per_chip(self) -> int | None:
-        """Return the number of images of a step on each chip, or None if the batch size is unknown."""
+        """Return the number of images per chip in a step, or None if the batch size is unknown."""
         return None if self.batch_size is None else self.batch_size // self.chips
 
     @property
     def collectives(self) -> list[Transfer]:
-        """The collective operations of a step."""
+        """The collective operations of a step, one `Transfer` for each kind and group size."""
         names = [f.name for f in dataclasses.fields(Transfer)]
         return [Transfer(**{name: entry[name] for name in names}) for entry in self.transfers or ()]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as a JSON value."""
+        """Return the report as a dict of JSON values."""
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> "Report":
-        """Return the report that `to_dict` wrote."""
+        """Return the report from which `to_dict` made the dict `values`."""
         memory = values.get("memory")
         changed = {
             "memory": None if memory is None else Memory(**memory),
@@ -166,7 +170,7 @@ class Report:
 
 
 def describe(target: Target, plan: Plan) -> Report:
-    """Return the report of a step that has not been compiled."""
+    """Return the report of a training step that is not compiled yet, with the fields that are already known."""
     return Report(
         target=target.name,
         device=target.kind,
@@ -186,9 +190,9 @@ def measure(target: Target, program: Program) -> Report:
     steps = plan.config.steps_per_dispatch
     module = hlo.parse(compiled.as_text(), spaces=hlo.TPU_MEMORY if target.platform == "tpu" else None)
     memory = memory_of(target, program)
-    by_xla = compiled.cost_analysis() or {}  # None for a GPU that is not there
+    by_xla = compiled.cost_analysis() or {}  # None for a GPU that this machine lacks
     counted = by_xla.get("flops", 0.0)
-    # XLA counts the body of a loop once. The loop over the steps of a call then has the count of one step.
+    # XLA counts the body of a loop once. The count of the loop over `steps_per_dispatch` is thus that of one step.
     has_inner_loops = plan.accumulate > 1 or getattr(plan.model, "scan_blocks", False)
     is_counted = counted > 0 and not has_inner_loops and target.platform != "cpu"
     images = plan.batch_size / len(plan.parallel.devices)
@@ -216,7 +220,7 @@ def measure(target: Target, program: Program) -> Report:
 
 
 def with_times(report: Report, target: Target) -> Report:
-    """Return the report with the times of a target that has the same chips: the bounds of the step time."""
+    """Return the report with the bounds of the step time on `target`, which has the same kind of chip as the report."""
     if report.flops is None or report.bytes_accessed is None or report.model_flops is None:
         return report
     roof = roofline(target, report.dtype, report.flops, report.bytes_accessed, report.collectives)
@@ -235,7 +239,7 @@ def with_times(report: Report, target: Target) -> Report:
 
 
 def memory_of(target: Target, program: Program) -> Memory:
-    """Return the parts of a chip's memory, from XLA's analysis and the shapes of the state."""
+    """Return the memory of a step on each chip, from XLA's memory analysis and the shapes of the state."""
     stats, state = program.compiled.memory_analysis(), _memory_of_state(program.plan)
     code, temporaries = stats.generated_code_size_in_bytes, stats.temp_size_in_bytes
     total = predicted_bytes(program.compiled) or 0
@@ -264,12 +268,12 @@ _NEEDED = re.compile(r"(?:\(|Used )(\d+(?:\.\d+)?)([KMGT]?)\)?(?: exceeds| of )"
 
 
 def out_of_memory(target: Target, plan: Plan, message: str) -> Report:
-    """Return the report of a step that the compiler refuses because it does not fit the chip's memory.
+    """Return the report of a training step that the compiler refuses because the step does not fit the memory.
 
     Args:
-      target: the target that the step was compiled for.
-      plan: the parts of the run.
-      message: the compiler's error, which states the bytes that the step needs.
+      target: the target of the compilation.
+      plan: the parts of the training run, from `plan_of`.
+      message: error message of the compiler, which states the memory that the step needs.
     """
     found, available = _NEEDED.search(message), target.memory
     if found is None or available is None:
@@ -282,12 +286,12 @@ def out_of_memory(target: Target, plan: Plan, message: str) -> Report:
 
 
 def failed(target_name: str, like: Mapping[str, Any], error: str) -> Report:
-    """Return the report of a step that could not be compiled.
+    """Return the report of a training step that could not be compiled.
 
     Args:
-      target_name: name of the target.
-      like: fields of the report that are known: `model`, `dtype`, `parallel`, `batch_size` and `image_shape`.
-      error: why, in one line.
+      target_name: name of the target, such as "v5e:2x4".
+      like: known fields of the report: `model`, `dtype`, `parallel`, `batch_size` and `image_shape`.
+      error: one line that says why the step could not be compiled.
     """
     target = parse_target(target_name)
     return Report(
@@ -301,15 +305,15 @@ def failed(target_name: str, like: Mapping[str, Any], error: str) -> Report:
 
 
 def _model_flops(plan: Plan) -> float:
-    """Return the operations of a training step for one image, as `jaxcnn.measure` counts them."""
+    """Return the floating-point operations of a training step per image, with the convention of `jaxcnn.measure`."""
     return 3 * 2 * summarize(plan.model, plan.pipeline.image_shape, train=True).macs
 
 
 def convolution_flops(plan: Plan) -> float:
-    """Return the operations that convolutions and matrix products of a training step make for one image.
+    """Return the floating-point operations of convolutions and matrix products in a training step, per image.
 
-    Each layer has an output, a kernel gradient and an input gradient of the same number of multiply-adds. The first
-    layer has no input gradient. Multiplications by the zeros of the padding do not count.
+    The output, the kernel gradient and the input gradient of a layer need the same number of multiply-adds. The first
+    layer needs no input gradient. Multiplications by the zeros of the padding do not count.
     """
     summary = summarize(plan.model, plan.pipeline.image_shape, train=True, count_padding=False)
     first = next((row.macs for row in summary.rows if row.macs), 0)

@@ -1,7 +1,8 @@
-"""The least time that a step can take on a target: by arithmetic, by memory, and by the links between chips.
+"""Compute lower bounds of the step time on a target, from arithmetic, from memory, and from the links between chips.
 
-Williams, Waterman and Patterson, "Roofline: an insightful visual performance model", CACM 2009. The links are a third
-roof here. The three are assumed to overlap completely, so the longest is a lower bound of the step time.
+Source: Williams, Waterman and Patterson, "Roofline: an insightful visual performance model", CACM 2009. This module
+adds the links between chips as a third bound. Arithmetic, memory and links are assumed to work at the same time. The
+longest of these three times is therefore a lower bound of the step time.
 """
 
 from collections.abc import Sequence
@@ -14,13 +15,13 @@ from jaxcnn.hardware import look_up
 
 @dataclass(frozen=True)
 class Roofline:
-    """Lower bounds of the time of a step, in seconds.
+    """Lower bounds of the step time, in seconds.
 
     Attributes:
-      compute: FLOPs of a chip, divided by its peak.
-      memory: bytes that a chip accesses, divided by its bandwidth.
-      network: predicted time of the collective operations.
-      peak_flops: peak of a chip, in operations per second.
+      compute: time for arithmetic: FLOPs per chip, divided by the peak FLOP/s of a chip.
+      memory: time for memory access: bytes that a chip accesses, divided by the memory bandwidth of a chip.
+      network: predicted time for the collective operations.
+      peak_flops: peak performance of a chip, in floating-point operations per second.
     """
 
     compute: float
@@ -30,12 +31,12 @@ class Roofline:
 
     @property
     def step(self) -> float:
-        """Seconds of a step: the longest of the three."""
+        """Lower bound of the step time in seconds: the largest of `compute`, `memory` and `network`."""
         return max(self.compute, self.memory, self.network)
 
     @property
     def bound(self) -> str:
-        """The largest bound: "compute", "memory" or "network"."""
+        """Name of the largest bound: "compute", "memory" or "network"."""
         times = {"compute": self.compute, "memory": self.memory, "network": self.network}
         return max(times, key=lambda name: times[name])
 
@@ -43,14 +44,14 @@ class Roofline:
 def roofline(
     target: Target, dtype: str, flops: float, bytes_accessed: float, transfers: Sequence[Transfer]
 ) -> Roofline | None:
-    """Return the bounds of a step, or None if the target's performance is unknown, as for a CPU.
+    """Return the bounds of the step time, or None if the performance of the target is unknown, as for a CPU.
 
     Args:
-      target: what runs the step.
-      dtype: compute dtype, which decides the peak.
-      flops: floating-point operations of a chip in a step; a multiply-add is two.
+      target: the chips that run the step.
+      dtype: compute dtype, such as "bfloat16", which decides the peak of a chip.
+      flops: floating-point operations per chip in a step. A multiply-add is two operations.
       bytes_accessed: bytes that a chip reads from and writes to its memory in a step.
-      transfers: the step's collective operations.
+      transfers: the collective operations of a step.
     """
     device, peak = target.device, look_up(target.kind, dtype)
     if device is None or device.bandwidth is None or peak is None:

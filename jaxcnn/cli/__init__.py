@@ -1,10 +1,10 @@
-"""The command line. Each command is one file, which parses flags, calls the library and prints.
+"""The command line `jaxcnn`. Each command has its own file, which parses the flags, calls the library and prints.
 
-Exit status: 0 done; 2 a mistake of the user, reported in one line; 130 and 143 stopped by SIGINT (Ctrl-C) or SIGTERM;
-1 anything else.
+Exit status: 0 for success; 2 for a mistake of the user, which is reported in one line; 130 after SIGINT (Ctrl-C); 143
+after SIGTERM; 1 for any other failure.
 
-`main` is a library call, and leaves the process as it was. `run`, the console script, owns its process and makes its
-settings (`jaxcnn.startup`).
+`main` is for Python programs and does not change process-wide settings. `run` is the entry point of the console script.
+`run` calls `jaxcnn.startup.settle`, which changes process-wide settings.
 """
 
 import errno
@@ -20,55 +20,61 @@ from jaxcnn.errors import RunError, UsageError, printable, unknown_name
 from jaxcnn.version import __version__
 
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ESTALE)
-"""Errors of a disk, of a network's file system and of permissions. They may come at any moment."""
+"""Error numbers that any use of a file may raise: errors of disks, network file systems and permissions."""
 
 Settle = Callable[[int | None, str | None], object]
-"""Makes the settings of the process, given the number of values in a batch of images, if known, and an XLA preset."""
+"""A function that changes process-wide settings before JAX starts.
 
-# The file of a command is imported when the command is called. Its function `run(args)` may return an exit status.
+The first argument is the number of values in a batch of images, or None if this number is unknown. The second argument
+is the name of an XLA preset, or None.
+"""
+
+# The file of a command is imported when the command is called. The file has a function `run(args)`, which may return an
+# exit status.
 COMMANDS = {
     "train": "train a model, and write everything about the run to its directory",
-    "find-lr": "plot the loss against the learning rate, and suggest one",
+    "find-lr": "suggest a learning rate, from the losses of one short run",
     "sweep": "train many networks, and compare settings over seeds",
     "check": "examine a run directory for damage",
     "eval": "evaluate a trained model on the whole test set",
     "predict": "classify images",
     "visualize": "draw what a model has learned and what it sees",
-    "convert": "import published weights, or export trained ones",
+    "convert": "import published weights, or export trained weights",
     "export": "write a trained model for other programs to run",
     "models": "list the architectures",
     "summary": "list a model's layers: parameters, operations, receptive fields",
-    "datasets": "list datasets, show one, compute its pixel statistics",
+    "datasets": "list datasets, draw example images, measure pixel statistics",
     "prepare": "make a dataset from its original files, or download it",
     "benchmark": "measure speed and memory, and compare results",
-    "compile": "compile for absent TPUs and GPUs: memory, bounds, scaling",
+    "compile": "predict memory and speed on TPUs and GPUs that this machine lacks",
     "completion": "print a script that completes commands and flags in a shell",
 }
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command, and return its exit status. The process's own settings stay as they are.
+    """Run one command, and return its exit status. Process-wide settings are not changed.
 
     Args:
-      args: the command and its flags; those of the process by default.
+      args: the command and its flags, such as `["train", "--epochs", "2"]`. Default: the arguments of the process.
     """
     return _main(sys.argv[1:] if args is None else list(args), settle=leave_alone)
 
 
 def leave_alone(batch_values: int | None, xla_preset: str | None) -> None:
-    """Make no settings of the process.
+    """Do nothing, so that process-wide settings do not change.
 
     Raises:
-      UsageError: if a preset is asked for.
+      UsageError: if an XLA preset is given, because a preset is a process-wide setting.
     """
     if xla_preset is not None:
         raise UsageError(
-            f"--xla-preset {xla_preset} is a setting of the process. Call jaxcnn.startup.settle(xla_preset=...) instead"
+            f"--xla-preset {xla_preset} cannot be set here, because it changes the whole process. "
+            "Call jaxcnn.startup.settle(xla_preset=...) instead"
         )
 
 
 def _main(args: list[str], settle: Settle) -> int:
-    """Run one command, which calls `settle` before it starts JAX."""
+    """Run one command, and return its exit status. The command calls `settle` before it starts JAX."""
     try:
         if not args or args[0] in ("-h", "--help"):
             print(_overview())
@@ -81,10 +87,10 @@ def _main(args: list[str], settle: Settle) -> int:
         return 0
     except (UsageError, RunError, KeyboardInterrupt) as error:
         return tell(error)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
         return 0
     except SystemExit as exit:
-        if isinstance(exit.__context__, BrokenPipeError):  # raised by rich
+        if isinstance(exit.__context__, BrokenPipeError):  # rich raises this exception
             return 0
         raise
     except OSError as error:
@@ -97,7 +103,7 @@ def _main(args: list[str], settle: Settle) -> int:
 
 def _run_command(name: str, args: list[str], settle: Settle) -> int:
     command = _import_command(name)
-    if name == "train":  # settles when it knows the batch size
+    if name == "train":  # `train` calls `settle` when the batch size is known
         return command.run(args, settle) or 0
     settle(None, None)
     return command.run(args) or 0
@@ -108,7 +114,7 @@ def _import_command(name: str) -> Any:
 
 
 def tell(error: UsageError | RunError | KeyboardInterrupt) -> int:
-    """Print one line on what went wrong, and return the exit status for it."""
+    """Print an error as one line on standard error, and return the exit status for this error."""
     if isinstance(error, KeyboardInterrupt):
         print(f"jaxcnn: interrupted{CONTINUED}", file=sys.stderr)
         return 130
@@ -136,9 +142,9 @@ def run() -> None:
     """Run the console script `jaxcnn`."""
     args = sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is printed with escapes
+        if isinstance(stream, io.TextIOWrapper):  # characters that the terminal cannot encode are printed as escapes
             stream.reconfigure(errors="backslashreplace")
-    # Pillow warns about damaged metadata of images, which does not concern their pixels.
+    # Pillow warns about damaged metadata of images, but the metadata does not affect the pixels.
     warnings.filterwarnings("ignore", module=r"PIL\b")
     end_by_sigterm(CONTINUED if args and args[0] in ("train", "sweep") else "")
     with ended_by_ctrl_c():
@@ -154,12 +160,12 @@ def _settle(batch_values: int | None, xla_preset: str | None) -> object:
 
 
 def _flushed(status: int) -> int:
-    """Write what is still buffered for standard output, and return the exit status."""
+    """Flush standard output, and return the exit status: `status`, or 1 if the output cannot be written."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        sys.stdout = None  # type: ignore[assignment]  # otherwise Python flushes it again at exit, and fails
+        sys.stdout = None  # type: ignore[assignment]  # otherwise Python flushes `sys.stdout` again at exit, and fails
         if not isinstance(error, BrokenPipeError):
             print(f"jaxcnn: output cannot be written: {error.strerror}", file=sys.stderr)
             return status or 1

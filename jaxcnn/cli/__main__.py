@@ -1,4 +1,4 @@
-"""Run the command `jaxcnn` by `python -m jaxcnn.cli`."""
+"""Run the command line `jaxcnn` as `python -m jaxcnn.cli`."""
 
 from jaxcnn.cli import run
 

@@ -1,4 +1,4 @@
-"""Parse the flags of a command into a dataclass, with tyro. Errors are one line."""
+"""Parse the flags of a command into a dataclass with tyro, and report errors in one line."""
 
 import ast
 import contextlib
@@ -20,12 +20,19 @@ from jaxcnn.errors import UsageError, shortened
 
 T = TypeVar("T")
 
-# A docstring's own statement of a default, such as " (default: that of the run)".
+# A default that a docstring states in words, such as " (default: the setting of the run)".
 _STATED_DEFAULT = re.compile(r"\s*\(default: [^()]*\)")
 
 
 def parse(flags: type[T], command: str, args: Sequence[str], default: T | None = None) -> T:
     """Return the flags of a command as an instance of the dataclass `flags`.
+
+    Args:
+      flags: the dataclass, with a field and a docstring for each flag.
+      command: name of the command, such as "train".
+      args: arguments of the command.
+      default: instance of `flags` with the values of the flags that `args` does not contain. Default: the defaults of
+        the dataclass.
 
     Raises:
       UsageError: if a flag is unknown or its value has the wrong type. The message is one line.
@@ -52,7 +59,10 @@ def parse(flags: type[T], command: str, args: Sequence[str], default: T | None =
 
 
 class _Shown(io.TextIOWrapper):
-    """Text on its way to standard output. tyro colors it for a terminal, and draws boxes if the encoding has them."""
+    """A buffer for text that tyro prints to standard output, with the encoding of standard output.
+
+    tyro colors the text if standard output is a terminal, and draws boxes if the encoding has box characters.
+    """
 
     def __init__(self) -> None:
         self._stdout = sys.stdout
@@ -72,10 +82,10 @@ def _paragraphs(docstring: str) -> str:
 
 
 def _wrapped(text: str, width: int) -> str:
-    """Break the lines of a help text that are longer than the terminal: tyro breaks those in its boxes only."""
+    """Wrap the lines of a help text that are longer than the terminal. tyro wraps only the lines in its boxes."""
     wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
     lines = re.sub("\n{3,}", "\n\n", text).split("\n")
-    # Lines of boxes start with a corner, an edge or the code of a color.
+    # A line of a box starts with a corner or edge character, or with the escape code of a color.
     is_prose = [len(line) > width and line[0] not in "│╭╰|+\x1b" for line in lines]
     return "\n".join(wrapper.fill(line) if prose else line for line, prose in zip(lines, is_prose, strict=True))
 
@@ -83,7 +93,7 @@ def _wrapped(text: str, width: int) -> str:
 def _describe(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
     """Return the flags of a dataclass, with help texts from the docstrings below its fields.
 
-    tyro's own rule keeps the line breaks of a docstring, and appends the default value to a text that states one.
+    By default, tyro keeps the line breaks of a docstring, and prints a default value that the docstring already states.
     """
     if not dataclasses.is_dataclass(info.type):
         return None
@@ -104,7 +114,10 @@ def _describe(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.Struc
 
 
 def _with_default(text: str, default: Any) -> tuple[str, str | None]:
-    """Return the help text of a flag, and what follows it: the default value, unless the text states it in words.
+    """Return the help text of a flag, and the hint that tyro prints after the text.
+
+    If the hint is None, tyro prints the default value. If the text already states the default in words, the hint is "".
+    If `default` differs from the default that the text states, the statement is removed from the text.
 
     >>> _with_default("Stop after this many evaluations (default: never).", None)
     ('Stop after this many evaluations (default: never).', '')
@@ -122,7 +135,7 @@ def _with_default(text: str, default: Any) -> tuple[str, str | None]:
 
 @functools.cache
 def _texts_below_fields(kind: Any) -> dict[str, str]:
-    """Return the docstring below each field of a dataclass and its base classes, on one line."""
+    """Return the docstring below each field of a dataclass and of its base classes. Each docstring becomes one line."""
     texts: dict[str, str] = {}
     bases: list[Any] = [base for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base)]
     for base in bases:
@@ -138,16 +151,16 @@ _registry.struct_rule(_describe)
 
 
 def _condense(message: str, command: str) -> str:
-    """Return tyro's message in one line: the error, and the flag that tyro suggests."""
+    """Return tyro's error message in one line: the error, and the flag that tyro suggests."""
     lines = [line.strip(" │") for line in message.splitlines() if not line.startswith(("╭", "╰"))]
     rule = next((index for index, line in enumerate(lines) if set(line) == {"─"}), len(lines))
-    # Where the box is made of dashes, the error stands between a title and a hint at --help.
+    # If the box is drawn with dashes, the error is between a title and a hint about --help.
     said = re.split(r"\s*-{10,}\s*", " ".join(lines[:rule]))
-    # For a missing argument tyro adds its type, and "(required)".
-    # A value of dashes looks like the box too, and may leave nothing between.
+    # A flag value that consists of dashes looks like a border of the box, so a part of the message may be empty.
     chosen = next((part for part in (*said[1:], *said) if part.strip()), "invalid arguments")
+    # For a missing argument, tyro adds the type of the argument and "(required)".
     error = re.sub(r"\bSTR |\.? ?\(required\)|\[/?bold\]", "", chosen).rstrip(".")
-    error = re.sub(r"\. Got errors:.*", "", error)  # one for each type of a union
+    error = re.sub(r"\. Got errors:.*", "", error)  # tyro lists an error for each type of a union
     meant = re.search(r"Perhaps you meant:\s+(--\S+)", "\n".join(lines))
     hint = f"did you mean {meant.group(1)}?" if meant else f"see jaxcnn {command} --help"
     return f"{shortened(error)}; {hint}"

@@ -1,14 +1,14 @@
-"""Align the columns of rows of plain text."""
+"""Format rows of text cells as lines with aligned columns."""
 
 from collections.abc import Sequence
 
 
 def columns(rows: Sequence[Sequence[str]], *, numbers_from: int = 1) -> list[str]:
-    """Return rows as lines with aligned columns.
+    """Return one line of text for each row, with aligned columns.
 
     Args:
-      rows: cells of each row.
-      numbers_from: index of the first column that is aligned at the right.
+      rows: the cells of each row. All rows have the same number of cells.
+      numbers_from: index of the first right-aligned column. Columns with a lower index are left-aligned.
 
     >>> columns([("class", "images"), ("cat", "7")])
     ['class  images', 'cat         7']

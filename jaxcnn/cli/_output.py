@@ -10,7 +10,7 @@ from rich.text import Text
 from jaxcnn.errors import printable
 
 LONGEST = 60
-"""Characters of the longest name that a table shows on one line."""
+"""Maximum number of characters of a name that a table shows on one line."""
 
 
 def print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
@@ -21,7 +21,7 @@ def print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = Table()
     for index, name in enumerate(columns):
-        # The first one names the row. Paths in it may be longer than a line: they are broken, so that all columns show.
+        # The first column names the row. Long paths in this column are wrapped, so that all columns fit on the screen.
         if index == 0 and max(len(_format_cell(row.get(name))) for row in rows) > LONGEST:
             table.add_column(name, overflow="fold", max_width=LONGEST // 2)
         else:
@@ -32,7 +32,7 @@ def print_rows(rows: list[dict[str, Any]], *, as_json: bool) -> None:
 
 
 def plain(text: object) -> Text:
-    """Return a text from outside, such as a path or the name of a class, in which rich reads no markup.
+    """Return untrusted text, such as a path or a class name, in a form that rich prints without interpreting markup.
 
     >>> plain("[red]").plain
     '[red]'

@@ -1,4 +1,4 @@
-"""Run code of the user's: a recipe, a module, or a function that makes a model."""
+"""Run Python code that the user wrote: a recipe, a module, or a function that returns a model."""
 
 import contextlib
 import sys
@@ -12,9 +12,10 @@ from jaxcnn.errors import UsageError
 def own_code(
     refusal: Callable[[BaseException], UsageError], *, passes: tuple[type[BaseException], ...] = ()
 ) -> Iterator[None]:
-    """Raise `refusal(error)` in place of an error in the block, which runs code of the user's.
+    """Replace any error of the `with` block, which runs code of the user, by the error that `refusal(error)` returns.
 
-    Such code can raise anything, `SystemExit` included. Ctrl-C and the errors in `passes` are raised as they are.
+    The user's code can raise any exception, even `SystemExit`. Ctrl-C and errors of the types in `passes` are not
+    replaced.
     """
     try:
         yield
@@ -26,11 +27,11 @@ def own_code(
 
 @contextlib.contextmanager
 def importing_from(folder: Path) -> Iterator[None]:
-    """Search a folder for modules in the block. Unlike `python FILE.py`, the console script does not do that."""
+    """Let imports in the `with` block find modules in `folder`, as if a script in this folder were run."""
     path = str(folder)
     sys.path.insert(0, path)
     try:
         yield
     finally:
-        if path in sys.path:  # the user's code may have removed it
+        if path in sys.path:  # the user's code may have removed the path
             sys.path.remove(path)

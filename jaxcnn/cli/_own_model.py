@@ -16,21 +16,22 @@ from jaxcnn.local_path import local_path
 
 
 def own_model(spec: str, num_classes: int | None) -> nn.Module:
-    """Return the model at FILE.py:NAME or MODULE:NAME.
+    """Return the Linen module at FILE.py:NAME or MODULE:NAME.
 
-    NAME is a Linen module, or a class or function that returns one. Only classes of Linen modules and functions written
-    in Python are called, with `num_classes` if they have this argument.
+    NAME is a Linen module, or a class or function that returns a Linen module. Only subclasses of `nn.Module` and
+    functions written in Python are called, with `num_classes` if they have this argument.
 
     Args:
-      spec: the name, from `--model`.
-      num_classes: number of logits, or None if it is not known.
+      spec: value of `--model`, such as "net.py:Net".
+      num_classes: number of logits, or None if the number is not known.
 
     Raises:
-      UsageError: if the file or module cannot be imported, or the attribute is missing or makes no Linen module.
+      UsageError: if the file or module cannot be imported, if NAME is missing, or if NAME is neither a
+        Linen module nor a class or function that returns a Linen module.
     """
     source, _, attribute = spec.rpartition(":")
     if not source or not attribute.isidentifier():
-        raise UsageError(f"{spec!r} does not name a model. Give it as FILE.py:NAME or MODULE:NAME.")
+        raise UsageError(f"{spec!r} does not name a model. Give the model as FILE.py:NAME or MODULE:NAME.")
     module = _imported(source)
     if not hasattr(module, attribute):
         known = [name for name, value in vars(module).items() if not name.startswith("_") and _makes_models(value)]
@@ -40,7 +41,8 @@ def own_model(spec: str, num_classes: int | None) -> nn.Module:
         return found
     if not _makes_models(found):
         raise UsageError(
-            f"{spec} is a {type(found).__name__}. Give a Linen module, or a class or function that returns one."
+            f"{spec} has type {type(found).__name__}. "
+            "Name a Linen module, or a class or function that returns a Linen module."
         )
     return _made(spec, found, num_classes)
 
@@ -52,7 +54,7 @@ def _makes_models(value: Any) -> bool:
 
 
 def _made(spec: str, factory: Any, num_classes: int | None) -> nn.Module:
-    """Return what a class or function makes."""
+    """Call a class or function, with `num_classes` if it has this argument, and return the Linen module it makes."""
     parameters = inspect.signature(factory).parameters
     fields = {"num_classes": num_classes} if "num_classes" in parameters and num_classes is not None else {}
     required = [
@@ -64,41 +66,46 @@ def _made(spec: str, factory: Any, num_classes: int | None) -> nn.Module:
     ]
     if required:
         raise UsageError(
-            f"{spec} requires {', '.join(required)}. Give a Linen module, or a function that needs only num_classes."
+            f"{spec} has required arguments: {', '.join(required)}. "
+            "Name a Linen module, or a function whose only required argument is num_classes."
         )
-    with own_code(lambda error: UsageError(f"{spec} failed: {_described(error)}. Correct it.")):
+    with own_code(lambda error: UsageError(f"the call of {spec} failed: {_described(error)}. Correct your code.")):
         made = factory(**fields)
     if not isinstance(made, nn.Module):
-        raise UsageError(f"{spec} returns {type(made).__name__}. It must return a Linen module.")
+        raise UsageError(f"{spec} returns {type(made).__name__}. Return a Linen module instead.")
     return made
 
 
 def _imported(source: str) -> ModuleType:
-    """Import a file or a module; its own folder, or the current one, is searched for what it imports."""
+    """Import a file or a module, and return the module.
+
+    The import statements in a file also find modules in the folder of the file. If MODULE is given instead of a file,
+    the current folder is searched, too.
+    """
     is_file = source.endswith(".py")
     path = local_path("--model", source)
     if not is_file and source.partition(".")[0] in sys.stdlib_module_names:
-        raise UsageError(f"{source} belongs to Python and has no models. Give a file or module of yours.")
+        raise UsageError(f"{source} is a module of Python's standard library. Give your own file or module.")
     if is_file and not path.is_file():
         raise UsageError(f"{source} does not exist. Give the file of the model as FILE.py:NAME.")
     folder = path.resolve().parent if is_file else Path.cwd()
 
     def refusal(error: BaseException) -> UsageError:
-        return UsageError(f"cannot import {source}: {_described(error)}. Correct it, or the name.")
+        return UsageError(f"cannot import {source}: {_described(error)}. Correct your code or --model.")
 
     with importing_from(folder), own_code(refusal):
         return _run(path) if is_file else importlib.import_module(source)
 
 
 def _run(path: Path) -> ModuleType:
-    """Run a file as a module, known by the name of the file unless another module has it."""
+    """Import a Python file as a module. Add a prefix to its name if another module already has this name."""
     known = sys.modules.get(path.stem)
     if known is not None and getattr(known, "__file__", None) == str(path.resolve()):
         return known
     name = path.stem if known is None else f"_own_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:
-        raise ImportError("it is not a Python file")
+        raise ImportError("the file is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look up the module of their class
     try:

@@ -1,4 +1,4 @@
-"""Write predictions as they come: as text, CSV, a JSON list, or a JSON object per line."""
+"""Format predictions one after another: as lines of text, CSV, a JSON list, or one JSON object per line."""
 
 import csv
 import io
@@ -13,16 +13,16 @@ from jaxcnn.predict import Prediction
 Format = Literal["table", "csv", "json", "jsonl"]
 
 IMAGE_WIDTH = 40
-"""Width of the column of file names in text; longer names are printed in full."""
+"""Width of the column of file names in the format "table". Longer names are printed in full."""
 
 
 def lines(kind: Format, predictions: Iterable[Prediction], top: int) -> Iterator[str]:
-    """Yield the output in the given format, in parts that end with a newline. Nothing is kept.
+    """Yield the predictions as text in the given format, in parts that are printed one after another.
 
     Args:
-      kind: "table" (a line of text per image), "csv", "json" (one list) or "jsonl" (an object per line).
+      kind: "table" (one line of text per image), "csv", "json" (one list) or "jsonl" (one JSON object per line).
       predictions: predictions in the order of the output.
-      top: number of classes of each prediction.
+      top: number of classes in each prediction.
     """
     return WRITERS[kind](predictions, top)
 
@@ -38,7 +38,7 @@ def _csv(predictions: Iterable[Prediction], top: int) -> Iterator[str]:
     header = ["image", "label", *(f"{what}_{place}" for place in places for what in ("class", "probability"))]
     started = False
     for prediction in predictions:
-        if not started:  # nothing is printed if no image can be read
+        if not started:  # print the header only if an image can be read
             yield _csv_row(header)
             started = True
         pairs = [value for name, probability in prediction.classes for value in (name, repr(probability))]
@@ -47,7 +47,7 @@ def _csv(predictions: Iterable[Prediction], top: int) -> Iterator[str]:
 
 def _csv_row(cells: list[str]) -> str:
     text = io.StringIO()
-    # File names that are not UTF-8 cannot be printed as they are.
+    # File names that are not UTF-8 are printed with escapes.
     csv.writer(text, lineterminator="\n").writerow([x.encode("utf-8", "backslashreplace").decode() for x in cells])
     return text.getvalue()
 

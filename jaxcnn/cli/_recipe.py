@@ -1,4 +1,4 @@
-"""Recipes: Python files that define the default flags of a command that trains (`--config FILE`)."""
+"""Read recipes: Python files with default values for the flags of a command that trains (`--config FILE`)."""
 
 import dataclasses
 import runpy
@@ -16,7 +16,11 @@ from jaxcnn.train.config import validate
 
 
 def recipe_defaults(flags: Any, args: Sequence[str]) -> Any:
-    """Return the default flags: those of the recipe that `--config` among `args` names, if it is given.
+    """Return the default flags of a command, which come from the recipe FILE if `args` contains `--config FILE`.
+
+    Args:
+      flags: the dataclass of the command's flags.
+      args: arguments of the command.
 
     Raises:
       UsageError: if the recipe does not exist, cannot be run, or defines no configuration.
@@ -26,7 +30,7 @@ def recipe_defaults(flags: Any, args: Sequence[str]) -> Any:
 
 
 def values_of(config: Config) -> dict[str, Any]:
-    """Return those flags that are fields of `Config`, by name."""
+    """Return the fields of `Config` as a dict from name to value. `config` may be an instance of a subclass."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
 
 
@@ -51,7 +55,7 @@ def _read(recipe: str) -> Config:
 
 
 def _line_of(error: BaseException, path: Path) -> str:
-    """Return " (line N)" for the line of the recipe that raised the error, or "" if it is not known."""
+    """Return " (line N)" for the line of the recipe that raised the error, or "" if the line is unknown."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f" (line {error.lineno})"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]

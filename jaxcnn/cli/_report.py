@@ -1,4 +1,4 @@
-"""Write the report of each class of a test set: as a table, CSV, Markdown or a picture."""
+"""Write the per-class report of an evaluation: as a table, CSV, Markdown or a PNG image."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,14 +12,14 @@ from jaxcnn.train.evaluation.report import Row, class_report, report_cells, repo
 
 FLAG = "--report"
 OUTPUT = "-"
-"""Standard output."""
+"""Value of `--report` that prints the report to standard output."""
 
 
 def check_targets(targets: Sequence[str]) -> None:
-    """Check where reports go, before the test set is evaluated.
+    """Check the files of `--report`, before the test set is evaluated.
 
     Raises:
-      UsageError: if a file has another ending, its folder does not exist, or it is a folder itself.
+      UsageError: if a file does not end in .csv, .md or .png, if its folder does not exist, or if its path is a folder.
     """
     for target in targets:
         if target != OUTPUT:
@@ -30,19 +30,19 @@ def _check_file(target: str) -> None:
     path = local_path(FLAG, target)
     if path.suffix.lower() not in WRITERS:
         *first, last = WRITERS
-        raise UsageError(f"{FLAG} must end in {', '.join(first)} or {last}, or be -: {printable(target)}")
+        raise UsageError(f"{FLAG} must be a file that ends in {', '.join(first)} or {last}, or -: {printable(target)}")
     if not path.parent.is_dir():
-        raise UsageError(f"the folder of {FLAG} does not exist: {printable(path.parent)}. Create it first.")
+        raise UsageError(f"the folder of {FLAG} does not exist: {printable(path.parent)}. Create this folder first.")
     if path.is_dir():
         raise UsageError(f"{FLAG} is a folder: {printable(path)}. Give the name of a file.")
 
 
 def write_reports(targets: Sequence[str], values: dict[str, Any]) -> list[Path]:
-    """Write the report of an evaluation to each target, or print it for `-`. Return the files.
+    """Write the per-class report of an evaluation to each file in `targets`, and return the paths of the files.
 
     Args:
-      targets: file names that `check_targets` accepts, or `-`.
-      values: of `evaluate_trained`, with the metrics of `report_metrics`.
+      targets: file names that `check_targets` accepts, or "-" to print the report.
+      values: the values that `evaluate_trained` returns, with the metrics of `report_metrics`.
 
     Raises:
       UsageError: if a file cannot be written.

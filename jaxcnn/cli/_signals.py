@@ -1,4 +1,4 @@
-"""Signals to a command that no run handles: one line, and the exit status of a shell."""
+"""Handle SIGINT and SIGTERM while no run handles them: print one line, and exit with the status that shells expect."""
 
 import contextlib
 import os
@@ -12,12 +12,12 @@ CONTINUED = "; to resume, repeat the command with the same --workdir"
 
 @contextlib.contextmanager
 def ended_by_ctrl_c() -> Iterator[None]:
-    """End the process with one line when Ctrl-C is pressed in the block, which only imports modules.
+    """End the process with one line when Ctrl-C is pressed in the `with` block, which only imports modules.
 
-    An exception would not do: imports turn it into other errors, or ignore it.
+    `KeyboardInterrupt` does not work during imports: an import may turn the exception into another error or ignore it.
     """
     before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # ignored, as in the background of a script
+    if before is not signal.default_int_handler:  # SIGINT is already ignored, as in a background job of a script
         yield
         return
     signal.signal(signal.SIGINT, _exit_before_start)
@@ -33,27 +33,28 @@ def _exit_before_start(*_: object) -> NoReturn:
 
 
 def end_by_sigterm(advice: str) -> None:
-    """Let SIGTERM end this process with one line from now on, except where a run handles the signal.
+    """Make SIGTERM print one line and end this process, except while a training run handles the signal.
 
-    A handler in Python would wait until a call of C++ ends, such as a compilation. So a thread waits for the signal.
+    A thread waits for the signal. A signal handler in Python would run only after the current C++ call, such as a
+    compilation, has ended.
 
     Args:
-      advice: the end of the line.
+      advice: text at the end of the line, such as how to resume the run.
     """
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # ignored
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # SIGTERM is already ignored or handled
         return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.signal(signal.SIGTERM, _leave_to_thread)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    # The thread does not exist in a forked process.
+    # A forked process does not have the thread that waits for SIGTERM.
     os.register_at_fork(after_in_child=_restore_sigterm)
     line = f"jaxcnn: stopped by SIGTERM{advice}\n".encode()
     threading.Thread(target=_wait_for_sigterm, args=(reader, line), daemon=True).start()
 
 
 def _leave_to_thread(*_: object) -> None:
-    """Handle SIGTERM in the main thread: the other thread ends the process."""
+    """Handle SIGTERM in the main thread by doing nothing: the thread of `end_by_sigterm` ends the process."""
 
 
 def _wait_for_sigterm(reader: int, line: bytes) -> None:

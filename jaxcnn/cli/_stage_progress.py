@@ -1,4 +1,4 @@
-"""Show which of several long jobs runs, in processes of their own, and what it does."""
+"""Show the progress of several long jobs that run one after another, each in its own process."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from rich.text import Text
 
 
 class StageProgress:
-    """Show the current job, its stage and its elapsed time; print one line for each finished job."""
+    """Show the current job with its stage and elapsed time, and print one line for each finished job."""
 
     def __init__(self, console: Console):
         self._console = console
@@ -32,8 +32,9 @@ class StageProgress:
             self._bar.stop()
 
     def show(self, job: str, stage: str) -> None:
-        """Show the stage of a job. The elapsed time starts at 0 with each job."""
-        if not self._started:  # not before the first stage, so that usage errors print without a progress bar
+        """Show the current stage of a job. The elapsed time starts at 0 with each new job."""
+        # Start the progress bar at the first stage, so that the bar does not appear before a usage error.
+        if not self._started:
             self._bar.start()
             self._started = True
         if job != self._job:
@@ -42,6 +43,6 @@ class StageProgress:
         self._bar.update(self._task, description=f"{job}  {stage}")
 
     def finish(self, line: Text) -> None:
-        """End the current job, and print a line."""
+        """Mark the current job as finished, and print `line`."""
         self._job = None
         self._console.print(line, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Flags of the commands that train: the fields of `Config`, and the keywords of the optimizer."""
+"""Parse the flags of the commands that train: the fields of `Config`, and keyword arguments of the optimizer."""
 
 import ast
 import dataclasses
@@ -13,35 +13,36 @@ from jaxcnn.train.optim.optimizers import OPTIMIZERS, Optimizer
 TrainingFlags = TypeVar("TrainingFlags", bound=Config)
 
 OPTIMIZER_PREFIX = "--optimizer."
-# Fields of the optimizer that are flags of their own.
+# Fields of `OptimizerConfig` that tyro turns into flags.
 FIELDS = {field.name for field in dataclasses.fields(OptimizerConfig)} - {"options"}
 
 
 def parse_training(
     flags: type[TrainingFlags], command: str, args: Sequence[str], default: TrainingFlags
 ) -> TrainingFlags:
-    """Return the flags of a command that trains, which include keywords of the optimizer (`--optimizer.b2 0.95`).
+    """Return the flags of a command that trains, including keywords of the optimizer (`--optimizer.b2 0.95`).
 
     Args:
       flags: a dataclass with the fields of `Config`.
-      command: name of the command.
-      args: the command's arguments.
-      default: values of flags that are not given.
+      command: name of the command, such as "train".
+      args: arguments of the command.
+      default: instance of `flags` with the values of the flags that `args` does not contain.
 
     Raises:
-      UsageError: as `parse`; if the optimizer has no such keyword; or if both --epochs and --steps are given.
+      UsageError: if a flag is unknown or has an invalid value, if the optimizer does not accept a given keyword, or if
+        both --epochs and --steps are given.
     """
     rest, keywords = _split_optimizer_keywords(args)
     name = value_of(rest, f"{OPTIMIZER_PREFIX}name")
     recorded = default.optimizer
     if name not in (None, recorded.name):
-        # Keywords of the recipe's optimizer do not apply to another one.
+        # Keywords for the optimizer of the recipe do not apply to another optimizer.
         recorded = dataclasses.replace(recorded, momentum=None, options=())
-    # tyro would make flags of the pairs in `options`.
+    # Otherwise tyro would create flags for the pairs in `options`.
     shown = dataclasses.replace(recorded, options=())
     default = dataclasses.replace(default, optimizer=shown, **_length_of_recipe(rest))
     parsed = parse(flags, command, rest, default)
-    if (optimizer := OPTIMIZERS.get(parsed.optimizer.name)) is not None:  # an unknown name is reported later
+    if (optimizer := OPTIMIZERS.get(parsed.optimizer.name)) is not None:  # an unknown optimizer name is reported later
         _check_keyword_flags(parsed.optimizer.name, optimizer, list(keywords))
     options = {**dict(recorded.options), **{keyword: _literal(value) for keyword, value in keywords.items()}}
     optimizer = dataclasses.replace(parsed.optimizer, **options)
@@ -49,21 +50,24 @@ def parse_training(
 
 
 def _length_of_recipe(args: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of a recipe that a flag for the length of the run replaces: epochs by steps, or the reverse.
+    """Return a dict with the default of `epochs` if --steps is given, or of `steps` if --epochs is given, or {}.
+
+    The default replaces the value in the recipe, because the value in the recipe would contradict the given flag.
 
     Raises:
-      UsageError: if both flags are given.
+      UsageError: if both --epochs and --steps are given.
     """
     has_epochs, has_steps = (value_of(args, flag) is not None for flag in ("--epochs", "--steps"))
     if has_epochs and has_steps:
-        raise UsageError("--epochs and --steps are mutually exclusive; pass one of them")
+        raise UsageError("--epochs and --steps are mutually exclusive. Omit one of the two flags.")
     return {"epochs": Config.epochs} if has_steps else {"steps": None} if has_epochs else {}
 
 
 def _split_optimizer_keywords(args: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Take flags of the form `--optimizer.KEYWORD VALUE` or `--optimizer.KEYWORD=VALUE` out of the arguments.
+    """Return the arguments without `--optimizer.KEYWORD VALUE` (or `KEYWORD=VALUE`), and the values of the keywords.
 
-    Fields of `OptimizerConfig` are left to tyro. A keyword without a value is True.
+    Flags for fields of `OptimizerConfig` stay in the arguments, for tyro. A keyword without a value gets the value
+    "True".
     """
     rest: list[str] = []
     keywords: dict[str, str] = {}
@@ -82,7 +86,7 @@ def _split_optimizer_keywords(args: Sequence[str]) -> tuple[list[str], dict[str,
 
 
 def _check_keyword_flags(name: str, optimizer: Optimizer, keywords: Sequence[str]) -> None:
-    """Raise `UsageError` for a keyword that the optimizer does not have, with the closest flag."""
+    """Raise `UsageError`, which suggests the closest flag, for a keyword that the optimizer does not have."""
     accepted = optimizer.keywords()
     for keyword in keywords:
         if keyword not in accepted:
@@ -96,7 +100,9 @@ def _flag(keyword: str) -> str:
 
 
 def _literal(text: str) -> Any:
-    """Return the Python literal in a text (true, false and none in any case), or else the text itself.
+    """Return the value of a Python literal in a text, or the text itself if the text is not a literal.
+
+    The words true, false and none are accepted in lower and upper case.
 
     >>> _literal("1e-6"), _literal("true"), _literal("(3.4, -4.8)"), _literal("bfloat16")
     (1e-06, True, (3.4, -4.8), 'bfloat16')
@@ -106,12 +112,12 @@ def _literal(text: str) -> Any:
         return words[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # the last two: deep nesting
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # deep nesting raises the last two errors
         return text
 
 
 def value_of(args: Sequence[str], flag: str) -> str | None:
-    """Return the value of a flag among the arguments, or None if it is not given."""
+    """Return the value of a flag in the arguments, or None if the arguments do not contain the flag."""
     for index, arg in enumerate(args):
         if arg == flag and index + 1 < len(args):
             return args[index + 1]

@@ -1,4 +1,4 @@
-"""Datasets of images: prepared ones of tensorflow-datasets, and the user's own; as batches of arrays."""
+"""Load image datasets as batches of arrays: prepared TensorFlow Datasets (TFDS), or the user's own data."""
 
 from jaxcnn.data.augment import AUGMENTATIONS, compose, normalize
 from jaxcnn.data.dataset import Dataset

@@ -1,9 +1,9 @@
-"""Alternating flip: an epoch mirrors exactly those images that the epoch before did not mirror.
+"""Alternating flip: each epoch mirrors exactly the images that the previous epoch did not mirror.
 
-Every two epochs show each image and its mirror image once. With a random flip, half of the images are shown twice in
-the same way.
+In two consecutive epochs, each image is used once as it is and once mirrored. With a random flip, half of the images
+would be used twice in the same orientation.
 
-Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024, section 3.6.
+Source: Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024, section 3.6.
 """
 
 import functools
@@ -14,17 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 
 MIRRORED = 0x6D6972
-"""Part of the seed, so that the choice is independent of the order of training examples."""
+"""Constant in the random seed for mirroring, so that the mirrored images do not depend on the order of the examples."""
 
 
 def mirrored(indices: np.ndarray, epochs: np.ndarray, *, examples: int, seed: int) -> np.ndarray:
-    """Return which examples to mirror, bool `[N]`: at random in epoch 0, and the others in each odd epoch.
+    """Return a mask of the examples to mirror, bool `[N]`.
+
+    Even epochs mirror a random half of the examples, and odd epochs mirror the other half.
 
     Args:
-      indices: of the examples in the training split, int `[N]`.
-      epochs: number of the epoch, from 0, in which each is seen, int `[N]`.
-      examples: number of training examples.
-      seed: of the choice.
+      indices: indices of the examples in the training split, int `[N]`.
+      epochs: epoch in which each example is used, counted from 0, int `[N]`.
+      examples: number of examples in the training split.
+      seed: random seed for the choice of the examples that even epochs mirror.
 
     >>> seen = [mirrored(np.arange(6), np.full(6, epoch), examples=6, seed=0) for epoch in range(3)]
     >>> bool((seen[0] != seen[1]).all()), bool((seen[0] == seen[2]).all())
@@ -39,9 +41,10 @@ def _in_first_epoch(examples: int, seed: int) -> np.ndarray:
 
 
 def mirror(batch: Any, which: np.ndarray) -> Any:
-    """Return the batch with images `[N, H, W, C]` mirrored left to right where `which`, bool `[N]`, is true.
+    """Return the batch with some of its images `[N, H, W, C]` mirrored left to right.
 
-    Images on a device are mirrored there.
+    `which`, bool `[N]`, is True for the images to mirror. JAX arrays are mirrored on their device, and NumPy arrays are
+    mirrored on the host.
     """
     images = batch["image"]
     if isinstance(images, np.ndarray):

@@ -1,7 +1,7 @@
 """List and open datasets.
 
-Every dataset, including the one inside the package, is a TFDS dataset in ArrayRecord files. It is read through
-`tfds.core.DatasetBuilder.as_data_source`, which does not need TensorFlow.
+Prepared datasets, including the dataset inside the package, are TFDS datasets in ArrayRecord files. Prepared datasets
+are read through `tfds.core.DatasetBuilder.as_data_source`, which does not need TensorFlow.
 """
 
 import json
@@ -36,15 +36,18 @@ KNOWN = (
     "mnist",
     "svhn_cropped",
 )
-"""Names that are always listed. Every other TFDS dataset of labeled images can be opened once it is prepared."""
+"""Dataset names that `list_datasets` always returns.
+
+Every other TFDS dataset of labeled images can be opened too, after it is prepared.
+"""
 
 
 PATH_PREFIXES = (imagefolder.PREFIX, imagefolder.CSV_PREFIX, npz.PREFIX)
-"""Prefixes of names of datasets that are paths."""
+"""Prefixes of dataset names that contain a path, such as "csv:" in "csv:FILE"."""
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Return the prefix of the name of a dataset that is a path, and the path. Other names have an empty prefix.
+    """Split a dataset name such as "npz:FILE" into its prefix and its path. Other names have an empty prefix.
 
     >>> split_name("npz:digits.npz"), split_name("mnist")
     (('npz:', 'digits.npz'), ('', 'mnist'))
@@ -54,10 +57,10 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def data_folder(data_dir: str | Path | None = None) -> Path:
-    """Return the folder of prepared datasets: `data_dir`, or `$TFDS_DATA_DIR`, or the default of TFDS.
+    """Return the folder of prepared datasets: `data_dir`, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
 
     Raises:
-      UsageError: if it is not a folder on this machine, or the home directory is unknown.
+      UsageError: if the path cannot be a folder on this machine, such as a URL, or the home directory is unknown.
     """
     if data_dir:
         return local_folder("data_dir", data_dir)
@@ -71,7 +74,7 @@ def is_bundled(name: str) -> bool:
     return name.isidentifier() and is_possible(name) and (BUNDLED_DIR / name).is_dir()
 
 
-# Datasets whose split "test" has no labels. The split "validation" takes its place.
+# Datasets whose split "test" has no labels. Their split "validation" is used as the test set.
 VALIDATION_AS_TEST = ("imagenet2012", "places365_small")
 
 
@@ -86,7 +89,7 @@ def list_datasets(data_dir: str | Path | None = None) -> list[str]:
     return sorted({*KNOWN, *prepared})
 
 
-@quiet_logger("absl", logging.ERROR)  # TFDS reports every file, and that it would like OpenCV
+@quiet_logger("absl", logging.ERROR)  # TFDS logs every file, and a hint to install OpenCV
 def open_dataset(
     name: str,
     data_dir: str | Path | None = None,
@@ -96,28 +99,31 @@ def open_dataset(
     test_split: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Dataset:
-    """Open a prepared dataset, from inside the package or from `data_dir`.
+    """Open a dataset: a prepared TFDS dataset, a folder or a table of images, or a NumPy file.
 
     Args:
-      name: TFDS name, with the configuration if there are several ("fashion_mnist", "emnist/letters"); or
-        "imagefolder:PATH", a folder with one folder of images for each class; or "csv:FILE", a table of paths and
-        labels (see `from_table`), relative to the folder of the file; or "npz:FILE", a NumPy file of arrays (see
-        `jaxcnn.data.sources.npz`).
-      data_dir: folder of prepared datasets. Default: `$TFDS_DATA_DIR`, or the default of TFDS.
-      skip_damaged: whether to leave out damaged files of a folder or a table, instead of raising.
-      train_split: training examples in TFDS's notation, such as "train[:90%]". Default: "train"; its first 80 % if the
-        dataset has no other split.
-      test_split: test examples, such as "train[90%:]". Default: "test", or else "validation", or else the last 20 % of
-        "train".
-      progress: function that is called with "files", the number of files read and their total number, while a folder
-        or a table is prepared.
+      name: name of the dataset:
+
+        - TFDS name, with the configuration if the dataset has several configurations: "fashion_mnist",
+          "emnist/letters".
+        - "imagefolder:PATH": a folder with one folder of images for each class.
+        - "csv:FILE": a table of paths and labels (see `from_table`). The paths are relative to the folder of the file.
+        - "npz:FILE": a NumPy file of arrays (see `jaxcnn.data.sources.npz`).
+      data_dir: folder of prepared datasets. Default: `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
+      skip_damaged: whether to skip damaged files of a folder or a table. By default, a damaged file raises an error.
+      train_split: training split in TFDS notation, such as "train[:90%]". Default: "train", or "train[:80%]" if the
+        dataset has neither a test nor a validation split.
+      test_split: test split in TFDS notation, such as "train[90%:]". Default: "test", or else "validation", or else
+        "train[80%:]".
+      progress: function that reports the progress of preparing a folder or a table. The arguments of the function are
+        "files", the number of files read, and the total number of files.
 
     Raises:
       UsageError: if the name is unknown, or the dataset is not prepared, has no labeled images, or lacks a split.
     """
     if name.startswith(npz.PREFIX):
         if train_split is not None or test_split is not None:
-            raise UsageError(f"{name} has no splits in TFDS's notation. Omit --train-split and --test-split.")
+            raise UsageError(f"--train-split and --test-split do not apply to {name}. Omit both flags.")
         return npz.open_npz(name.removeprefix(npz.PREFIX))
     root = BUNDLED_DIR if is_bundled(name) else data_folder(data_dir)
     if imagefolder.is_name(name):
@@ -126,7 +132,8 @@ def open_dataset(
     if not is_possible(name):
         raise unknown_name("dataset", name, KNOWN)
     if not name or not any((root / name).glob("*/dataset_info.json")):
-        # Checked first, since TFDS would start a download and, without a network, retry for ten minutes.
+        # Check first that the dataset is prepared. TFDS would start a download, or retry it for ten minutes without a
+        # network.
         raise _not_prepared(name, root, data_dir)
     return _open(name, root, None, train_split, test_split)
 
@@ -139,12 +146,12 @@ def open_copy(
     train_split: str | None = None,
     test_split: str | None = None,
 ) -> Dataset:
-    """Open the copy of a folder or a table of images, which may have a validation split.
+    """Open the copy of a folder or a table of images. The copy may have a validation split.
 
     Args:
       name: name of the dataset.
-      root: folder of prepared datasets, for messages.
-      prepared: the copy.
+      root: folder of prepared datasets, for error messages.
+      prepared: the prepared copy to open.
       train_split, test_split: see `open_dataset`.
 
     Raises:
@@ -155,10 +162,10 @@ def open_copy(
 
 
 def _check_features(folders: Iterable[Path]) -> None:
-    """Check that the features of a prepared dataset are of TFDS's own classes: TFDS imports the module of any other.
+    """Refuse a prepared dataset with feature classes from outside TFDS, because TFDS would import their packages.
 
     Raises:
-      UsageError: if a class is of another package.
+      UsageError: if the class of a feature is not part of TFDS.
     """
     for path in (folder / "features.json" for folder in folders):
         named = set[str]()
@@ -168,12 +175,14 @@ def _check_features(folders: Iterable[Path]) -> None:
 
         try:
             json.loads(path.read_text(), object_pairs_hook=note)
-        except (OSError, ValueError, RecursionError):  # TFDS reports it
+        except (OSError, ValueError, RecursionError):  # TFDS reports the damaged file
             continue
         foreign = sorted(name for name in named if not name.startswith("tensorflow_datasets."))
         if foreign:
             shown = printable(shortened(foreign[0]))
-            raise UsageError(f"{printable(path)} asks for the program {shown}. Use datasets of TFDS's own features.")
+            raise UsageError(
+                f"unsupported feature class in {printable(path)}: {shown}. Use the feature classes of TFDS."
+            )
 
 
 def _open(name: str, root: Path, directory: Path | None, train_split: str | None, test_split: str | None) -> Dataset:
@@ -190,12 +199,12 @@ def _open(name: str, root: Path, directory: Path | None, train_split: str | None
         class_names = tuple(label.names)
         shape = tuple(image.shape)
         if len(shape) != 3 or shape[-1] is None or image.np_dtype != np.uint8:
-            raise ValueError(f"its image feature is {image}")
+            raise ValueError(f"the image feature is {image}")
     except (TypeError, ValueError, KeyError, AttributeError, OSError) as error:
         reason = first_line(error)
         raise UsageError(
             f"dataset {name!r} in {root} has no labeled images: {reason}. "
-            "Choose a dataset with uint8 images and one class label for each."
+            "Choose a dataset with uint8 images and one class label for each image."
         ) from error
 
     splits, notes = _choose_splits(name, info, train_split, test_split)
@@ -229,7 +238,7 @@ def _choose_splits(
     train = train_split or "train"
     if test is None:
         train, test = train_split or "train[:80%]", "train[80%:]"
-        notes = (f"dataset {name!r} has no test split; training on {train}, testing on {test} (--test-split)",)
+        notes = (f"dataset {name!r} has no test split; training on {train} and testing on {test} (--test-split)",)
     splits = {"train": train, "test": test}
     for ours, theirs in splits.items():
         count_examples(name, info.splits, ours, theirs)

@@ -1,4 +1,4 @@
-"""Which examples each step uses, and which training examples are held out for validation."""
+"""Choose the examples of each training step, and the training examples to hold out for validation."""
 
 import functools
 from collections.abc import Callable
@@ -8,26 +8,30 @@ import numpy as np
 from jaxcnn.errors import UsageError
 
 Order = Callable[[int, int, int], np.ndarray]
-"""Function of the seed, the epoch and the number of examples N, that returns the order of an epoch, `[N]`."""
+"""Function `(seed, epoch, examples) -> indices` that returns the order of an epoch, int `[examples]`."""
 
 HELD_OUT = 0x76616C
-"""Part of the seed, so that the choice is independent of the order of training examples."""
+"""Constant in the random seed of the validation split, which makes the split independent of the training order."""
 
 
 @functools.lru_cache(maxsize=2)
 def shuffled(seed: int, epoch: int, examples: int) -> np.ndarray:
-    """Return each example once, in random order. Two orders are cached: a batch may cover the end of one epoch."""
+    """Return a random permutation of the indices of the examples, int `[examples]`.
+
+    The last two permutations are cached, because a batch may contain examples of two epochs.
+    """
     return np.random.default_rng((seed, epoch)).permutation(examples)
 
 
 def balanced(labels: np.ndarray) -> Order:
-    """Return an order in which each class comes equally often in an epoch.
+    """Return an order in which an epoch contains equally many examples of each class, up to a difference of one.
 
-    An epoch has as many examples as the training split. Examples of rare classes come several times, each equally often
-    up to one. Of frequent classes, each epoch has other random examples.
+    An epoch has as many examples as the training split. The examples of a rare class are repeated in an epoch. Each
+    example of the class is repeated equally often, up to a difference of one. Each epoch uses a new random subset of
+    the examples of a frequent class.
 
     Args:
-      labels: class of each training example, int `[N]`. Classes without examples do not count.
+      labels: class of each training example, int `[N]`. Classes without examples are ignored.
 
     >>> order = balanced(np.array([0, 0, 0, 0, 0, 0, 2, 2]))
     >>> sorted(order(0, 0, 8).tolist())[4:]
@@ -49,23 +53,25 @@ def balanced(labels: np.ndarray) -> Order:
 
 
 def _draw(random: np.random.Generator, examples: np.ndarray, count: int) -> np.ndarray:
-    """Return `count` of the examples, each equally often up to one."""
+    """Return `count` examples in random order. All examples are repeated equally often, up to a difference of one."""
     rounds = [random.permutation(examples) for _ in range(-(-count // len(examples)))]
     return np.concatenate([examples[:0], *rounds])[:count]
 
 
 def batch_indices(step: int, *, examples: int, batch_size: int, seed: int, order: Order = shuffled) -> np.ndarray:
-    """Return the indices `[batch_size]` of the examples that training step `step` (from 0) uses.
+    """Return the indices of the examples that the training step `step` uses, int `[batch_size]`.
 
-    Epochs follow one another without a gap, each in a random order of its own, and every batch takes the next
-    `batch_size` examples. No batch is short. The last batch of an epoch may contain the first examples of the next one.
+    Each epoch has its own random order of the examples. The epochs form one continuous sequence of examples, and each
+    batch contains the next `batch_size` examples of this sequence. All batches are therefore full. The last batch of an
+    epoch may also contain the first examples of the next epoch.
 
     Args:
-      step: number of the step.
-      examples: number of training examples, and of examples in an epoch.
-      batch_size: examples in a batch.
-      seed: seed of the order.
-      order: `shuffled`, in which each example comes exactly once per epoch, or one of `balanced`.
+      step: number of the training step, from 0.
+      examples: number of training examples, which is also the number of examples in an epoch.
+      batch_size: number of examples in a batch.
+      seed: random seed of the order.
+      order: function that returns the order of an epoch: `shuffled`, which uses each example once per epoch, or the
+        result of `balanced`.
 
     >>> sorted(int(i) for step in range(2) for i in batch_indices(step, examples=6, batch_size=3, seed=0))
     [0, 1, 2, 3, 4, 5]
@@ -80,7 +86,11 @@ def batch_indices(step: int, *, examples: int, batch_size: int, seed: int, order
 
 
 def rows_of(share: tuple[int, int], batch_size: int) -> slice:
-    """Return the rows of a batch that process `p` of `P` feeds, for the share `(p, P)`.
+    """Return the slice of a batch that one process loads.
+
+    Args:
+      share: `(p, P)`, where p is the index of the process and P is the number of processes.
+      batch_size: number of examples in the batch, over all processes together.
 
     >>> rows_of((1, 4), 64)
     slice(16, 32, None)
@@ -90,40 +100,43 @@ def rows_of(share: tuple[int, int], batch_size: int) -> slice:
 
 
 def choose_validation(count: int, labels: np.ndarray | None, part: float, seed: int) -> np.ndarray:
-    """Return the positions of the examples to hold out, in increasing order.
+    """Return the indices of the training examples to hold out for validation, in ascending order.
 
     Args:
       count: number of training examples.
-      labels: class of each, int `[count]`, of which the same fraction is held out each, or None. One example of each
-        class stays in the training split.
-      part: fraction to hold out, between 0 and 1.
-      seed: seed of the choice.
+      labels: class of each training example, int `[count]`, or None. If labels are given, the same fraction of each
+        class is held out, and at least one example of each class stays in the training split.
+      part: fraction of the training examples to hold out, between 0 and 1.
+      seed: random seed of the choice of examples.
 
     Raises:
-      UsageError: if the fraction is out of range, or too small for one example.
+      UsageError: if `part` is not between 0 and 1, or is too small to hold out one example.
 
     >>> choose_validation(8, np.array([0, 0, 0, 0, 1, 1, 1, 1]), 0.5, seed=0).tolist()
     [0, 3, 6, 7]
     """
     if not 0 < part < 1:
-        raise UsageError(f"validation is out of range: {part:g}. Use a fraction between 0 and 1, or a split's name.")
+        raise UsageError(
+            f"validation is out of range: {part:g}. Use a fraction between 0 and 1, or the name of a split."
+        )
     wanted = round(count * part)
     order = np.random.default_rng((seed, HELD_OUT)).permutation(count)
     all_alike = order[: min(wanted, count - 1)]
     chosen = all_alike if labels is None else _of_each_class(order, labels, wanted, part)
     if len(chosen) == 0:
         raise UsageError(
-            f"validation {part:g} of {count:,} training examples is less than one example. Use a larger fraction."
+            f"validation is too small: {part:g} of {count:,} training examples is less than one example. "
+            "Use a larger fraction."
         )
     return np.sort(chosen)
 
 
 def _of_each_class(order: np.ndarray, labels: np.ndarray, wanted: int, part: float) -> np.ndarray:
-    """Return the first examples of each class in `order`, in proportion to the size of the class."""
+    """Return about `wanted` examples. Choose the first examples of each class in `order`, in proportion to its size."""
     counts = np.bincount(labels)
     exact = counts * part
     quotas = np.floor(exact).astype(np.int64)
-    # The largest remainders get the examples that rounding down leaves.
+    # The number for each class is rounded down. The missing examples come from the classes with the largest remainders.
     by_remainder = np.argsort(quotas - exact, kind="stable")
     quotas[by_remainder[: max(wanted - quotas.sum(), 0)]] += 1
     quotas = np.minimum(quotas, np.maximum(counts - 1, 0))

@@ -1,7 +1,7 @@
-"""Batches: which examples each step uses, and how they reach the devices.
+"""Make batches: choose the examples of each step, and transfer them to the devices.
 
-A batch depends on the seed and the step only. A position in the data is therefore a step number, and batches are the
-same wherever images are kept: decoded on the device, decoded in memory, or encoded on the disk.
+A batch depends only on the seed and the step. The step number is therefore enough to resume. Batches do not depend on
+where images are kept: decoded on the device, decoded in the memory of the host, or encoded on disk.
 """
 
 import functools
@@ -33,18 +33,18 @@ Residence = Literal["device", "memory", "disk"]
 Sampling = Literal["shuffle", "balanced"]
 
 MUCH_WAITING = 0.1
-"""Fraction of step time spent waiting for data above which a run reports it, with advice."""
+"""If steps wait for data for more than this fraction of the step time, the run reports the fraction, with advice."""
 
 WORKERS = min(16, 2 * (os.cpu_count() or 1))
-"""Number of threads that read and decode: more than cores, since some of them wait for the disk."""
+"""Number of threads that read and decode images. More threads than cores are useful: some threads wait for the disk."""
 
 
 class Padded(NamedTuple):
-    """A batch of an evaluation.
+    """A batch of an evaluation, padded to the full batch size.
 
     Attributes:
-      batch: the examples; the last batch is padded with zeros to the length of the others.
-      mask: bool `[N]`, False for padding.
+      batch: the examples, followed by padding with zeros in the last batch.
+      mask: bool `[N]`, True for examples and False for padding.
 
     >>> padded = Padded({"label": np.array([3, 7, 0])}, mask=np.array([True, True, False]))
     >>> padded.batch["label"][padded.mask].tolist()
@@ -59,10 +59,11 @@ def pad(examples: Batch, length: int, count: int | None = None) -> Padded:
     """Return the first `count` examples, padded with zeros to a batch of `length` examples.
 
     Args:
-      examples: host arrays with a leading axis of at least `count` examples. They are returned as they are if there is
-        nothing to pad.
+      examples: host arrays with a leading axis of at least `count` examples, which are returned unchanged if they need
+        no padding.
       length: number of examples in the padded batch.
-      count: number of examples to keep. Default: all. With 0, `examples` only has the shapes of the padding.
+      count: number of examples to keep. Default: all. If `count` is 0, `examples` is used only for the shapes of the
+        padding.
     """
     held = len(jax.tree.leaves(examples)[0])
     count = held if count is None else count
@@ -78,17 +79,19 @@ def pad(examples: Batch, length: int, count: int | None = None) -> Padded:
 
 @dataclass
 class Pipeline:
-    """Batches of a dataset, from wherever its images are kept.
+    """Training and evaluation batches of a dataset; see `open_pipeline`.
 
     Attributes:
-      image_shape: `(H, W, C)` of the images in batches.
-      geometry: how images are brought to that size.
-      device_augment: augmentations that the step has to apply on the device; decoding has applied the others.
+      image_shape: shape `(H, W, C)` of the images in batches.
+      geometry: how images are resized and cropped to `image_shape`.
+      device_augment: augmentations that the training step must apply on the device. The pipeline applies the other
+        augmentations.
       residence: where the training images are kept: decoded on the "device" or in "memory", or encoded on the "disk".
-      share: `(p, P)`, process index and count: batches contain part p of P equal parts of the whole ones.
-      mirrors: whether images are mirrored in every other epoch; see `alternating`.
-      example_bytes: bytes of a decoded example, by which `evaluation_batches` chooses where to keep a split.
-      waited: seconds spent waiting for training batches to be made. Putting them on the devices does not count.
+      share: `(p, P)`, where p is the process index and P is the number of processes. Batches contain part p of P equal
+        parts of the global batch.
+      mirrors: whether each image is mirrored in every second epoch; see `jaxcnn.data.alternating`.
+      example_bytes: number of bytes of a decoded example, used to decide whether an evaluation split is kept in memory.
+      waited: seconds spent waiting for training batches. Transfers to the devices do not count.
 
     >>> from jaxcnn.data import from_arrays
     >>> images, labels = np.zeros((6, 28, 28, 1), np.uint8), [0, 1, 0, 1, 0, 1]
@@ -117,32 +120,35 @@ class Pipeline:
     def batches(
         self, first_step: int = 0, place: Place | None = None, counts: Iterable[int] | None = None
     ) -> Iterator[Any]:
-        """Yield training batches from step `first_step` on, without end: this process's part of each.
+        """Yield this process's part of each training batch, from step `first_step` on. The iterator does not end.
 
         Args:
-          place: puts a batch on the devices. It is called `READ_AHEAD` items before the item is yielded.
-          counts: numbers of steps of the calls to come. If given, each item is the list of the batches of one call,
-            `place` gets such lists, and the iterator ends with `counts`.
+          first_step: number of the first training step.
+          place: function that transfers a batch to the devices. The function is called `READ_AHEAD` items in advance.
+            Default: batches are yielded unchanged.
+          counts: number of steps of each dispatch of the compiled step. If `counts` is given, each item is the list of
+            the batches of one dispatch, `place` gets this list, and the iterator ends after the last dispatch.
         """
         if self.residence == "disk":
             made = read_ahead(self._training_batch_from_disk, first_step, sys.maxsize // 2, self.workers)
         elif self.residence == "device":
-            # Not timed: gathering waits for the device's earlier work only, never for data.
+            # Do not add this time to `waited`: gathering waits only for earlier work of the device, never for data.
             return placed(grouped(self._from_device(first_step), counts), place)
         else:
             made = map(self._training_batch_from_memory, itertools.count(first_step))
         return placed(grouped(self._timed(made), counts), place)
 
     def evaluation_batches(self, batch_size: int, place: Place | None = None, split: str = "test") -> Iterator[Any]:
-        """Yield every example of a split once, in order: this process's part of each batch. The last batch is padded.
+        """Yield this process's part of each evaluation batch. The last batch is padded.
 
         Args:
-          batch_size: examples in a batch, over all processes together.
-          place: as for `batches`.
-          split: "test", "validation" or "train".
+          batch_size: number of examples in a batch, over all processes together.
+          place: function that transfers a batch to the devices. The function is called `READ_AHEAD` items in advance.
+            Default: batches are yielded unchanged.
+          split: "test", "validation" or "train". Each example of the split is used once, in order.
 
         Returns:
-          Iterator of `Padded` batches, or of what `place` returns for them.
+          Iterator of `Padded` batches, or of the results of `place` for these batches.
         """
         steps = math.ceil(self.dataset.examples[split] / batch_size)
         make = functools.partial(self._evaluation_batch, split=split, batch_size=batch_size)
@@ -152,20 +158,20 @@ class Pipeline:
 
     @property
     def example(self) -> Any:
-        """Shapes and dtypes of a batch of one example."""
+        """Shapes and dtypes of a batch that contains one example."""
         if not self._example:
             batch = self.dataset.load("train", [0], self.geometry)
             self._example.append(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch))
         return self._example[0]
 
     def indices(self, step: int) -> Int[np.ndarray, " n"]:
-        """Return the indices of the examples in this process's part of a step's batch, int64 `[N]`."""
+        """Return the indices of the examples in this process's part of the batch of a step, int64 `[N]`."""
         examples = self.dataset.examples["train"]
         whole = batch_indices(step, examples=examples, batch_size=self.batch_size, seed=self.seed, order=self.order)
         return whole[rows_of(self.share, self.batch_size)]
 
     def mirrored(self, step: int) -> Bool[np.ndarray, " n"]:
-        """Return which examples of this process's part of a step's batch are mirrored, bool `[N]`."""
+        """Return a mask of the mirrored examples in this process's part of the batch of a step, bool `[N]`."""
         examples = self.dataset.examples["train"]
         rows = rows_of(self.share, self.batch_size)
         epochs = (step * self.batch_size + np.arange(rows.start, rows.stop)) // examples
@@ -175,14 +181,14 @@ class Pipeline:
         return alternating.mirror(batch, self.mirrored(step)) if self.mirrors else batch
 
     def state_after(self, step: int) -> Any:
-        """Return what to store beside a checkpoint after `step` steps to continue from there: nothing, None.
+        """Return None: a checkpoint stores no state of this pipeline.
 
-        Batches depend on the seed and the step only.
+        Batches depend only on the seed and the step.
         """
         return None
 
     def restore(self, step: int, state: Any) -> None:
-        """Continue from what `state_after` returned. There is nothing to do: `batches` begins at any step."""
+        """Do nothing: `batches` can begin at any step without a saved state."""
 
     def _training_batch_from_memory(self, step: int) -> Batch:
         return self._finished(_rows(self._kept("train"), self.indices(step)), step)
@@ -192,7 +198,7 @@ class Pipeline:
         first = rows_of(self.share, self.batch_size).start
         randoms = None
         if self._random_box is not None:
-            # Seeded by the position in the whole batch, so that crops do not depend on the number of processes.
+            # Each seed contains the position in the global batch, so crops do not depend on the number of processes.
             randoms = [np.random.default_rng((self.seed, step, first + place)) for place in range(len(indices))]
         batch = self.dataset.load("train", indices, self.geometry, random_box=self._random_box, randoms=randoms)
         return self._finished(batch, step)
@@ -207,7 +213,7 @@ class Pipeline:
         whole = np.arange(step * batch_size, (step + 1) * batch_size)
         indices = whole[rows_of(self.share, batch_size)]
         present = indices[indices < self.dataset.examples[split]].tolist()
-        # Without any example in this part of the batch, one has the shapes of the padding.
+        # If this part of the batch has no examples, load one example for the shapes of the padding.
         read = present or [0]
         if self._is_kept(split):
             examples = _rows(self._kept(split), read)
@@ -225,12 +231,12 @@ class Pipeline:
         return self.dataset.decoded(split, self.geometry)
 
     def advice(self, waiting: float) -> str | None:
-        """Return what to change if steps waited for data for the fraction `waiting` of their time, or None if not."""
+        """Return advice if `waiting`, the fraction of step time spent waiting for data, is large, otherwise None."""
         if waiting <= MUCH_WAITING:
             return None
         said = f"steps waited for data {waiting:.0%} of the time"
         if self.residence != "disk":
-            return f"{said}: batches are gathered in memory. Larger models, or batches on more devices, hide it."
+            return f"{said}: batches are gathered in memory. Larger models or more devices would hide this time."
         where = f"{self.workers} threads on {os.cpu_count()} cores read and decode the images of each batch"
         remedy = "More cores, smaller image files, or a smaller --image-size"
         if self._random_box is None:
@@ -238,7 +244,7 @@ class Pipeline:
         return f"{said}: {where}. {remedy} would help."
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield batches, and add the time that each takes to arrive to `waited`."""
+        """Yield batches, and add the time spent waiting for each batch to `waited`."""
         while True:
             started = time.perf_counter()
             batch = next(batches)  # training batches have no end
@@ -258,27 +264,29 @@ def open_pipeline(
     workers: int = WORKERS,
     sampling: Sampling = "shuffle",
 ) -> Pipeline:
-    """Return the batches of a dataset.
+    """Return the pipeline that makes the batches of a dataset.
 
-    A split that fits into memory is decoded once and kept, on the device if it fits there. A larger split is read and
-    decoded ahead of the step by several threads. The batches are the same.
+    A split that fits into host memory is decoded once and kept there, or in device memory if the split fits into device
+    memory. Several threads read and decode a larger split in advance. Batches do not depend on where the images are
+    kept.
 
     Args:
-      batch_size: examples in a batch, over all processes together.
-      geometry: how images are brought to one size; see `Dataset.geometry`, which is the default and keeps their size.
-        Training takes a random box instead of the center crop if `augment` begins with "resized_crop" and the images
-        do not have this size already.
-      augment: augmentations by name or function. The pipeline's `device_augment` lists those that are left for the
-        device. "alternating_flip" is not: the pipeline mirrors the images.
-      residence: where to keep the training images; "auto" chooses by available memory.
-      share: `(p, P)`, process index and count: make part p of P equal parts of each batch.
-      workers: number of threads that read and decode.
-      sampling: "shuffle" takes each example once per epoch. "balanced" takes each class equally often.
+      batch_size: number of examples in a batch, over all processes together.
+      geometry: how to resize and crop images. Default: `dataset.geometry()`, which keeps the size of the images. If
+        `augment` begins with "resized_crop" and the geometry changes the images, training uses random crops instead of
+        the center crop.
+      augment: names or functions of augmentations. `Pipeline.device_augment` lists the augmentations that the training
+        step must apply. The pipeline itself applies "alternating_flip".
+      residence: where to keep the training images: "device", "memory" or "disk". "auto" chooses by available memory.
+      share: `(p, P)`, where p is the process index and P is the number of processes. The pipeline makes part p of P
+        equal parts of each batch.
+      workers: number of threads that read and decode images.
+      sampling: "shuffle" uses each example once per epoch. "balanced" uses each class equally often.
 
     Raises:
-      UsageError: if the batch size is not between 1 and the number of training images, if images differ in size and
-        no `geometry` is given, or if `sampling` is "balanced" and the examples do not have one class each, or are to
-        be mirrored in every other epoch.
+      UsageError: if the batch size is not between 1 and the number of training images, or images differ in size and no
+        `geometry` is given. Balanced sampling raises `UsageError` if an example does not have exactly one class, or
+        `augment` contains "alternating_flip".
 
     >>> from jaxcnn.data import from_arrays
     >>> images, labels = np.zeros((6, 28, 28, 1), np.uint8), [0, 1, 0, 1, 0, 1]
@@ -318,14 +326,14 @@ def open_pipeline(
 
 
 def _without_alternating_flip(augment: Sequence[Any], sampling: str) -> tuple[tuple[Any, ...], bool]:
-    """Return the other augmentations, and whether the images are mirrored in every other epoch."""
+    """Return `augment` without "alternating_flip", and whether `augment` contained "alternating_flip"."""
     (name,) = augmentations.OF_THE_PIPELINE
     others = tuple(spec for spec in augment if spec != name)
     mirrors = len(others) < len(augment)
     if mirrors and sampling != "shuffle":
         raise UsageError(
-            f"augmentation {name!r} needs each image once an epoch, which sampling {sampling!r} does not "
-            "give. Use sampling 'shuffle' or augmentation 'flip'."
+            f"augmentation {name!r} cannot be used with sampling {sampling!r}. "
+            "Use sampling 'shuffle' or augmentation 'flip'."
         )
     return others, mirrors
 
@@ -334,7 +342,7 @@ def _choose_order(dataset: Dataset, sampling: Sampling) -> Order:
     """Return the order of the training examples.
 
     Raises:
-      UsageError: if `sampling` is unknown, or is "balanced" and the examples do not have one class each.
+      UsageError: if `sampling` is unknown, or is "balanced" and an example does not have exactly one class.
     """
     if sampling == "shuffle":
         return shuffled
@@ -343,13 +351,13 @@ def _choose_order(dataset: Dataset, sampling: Sampling) -> Order:
     labels = dataset.labels("train")
     if labels is None or labels.ndim != 1 or not dataset.class_names:
         raise UsageError(
-            f"sampling 'balanced' needs one class for each image of dataset {dataset.name!r}. Use 'shuffle'."
+            f"sampling 'balanced' needs one class for each image of dataset {dataset.name!r}. Use sampling 'shuffle'."
         )
     return balanced(labels)
 
 
 def _division(augment: Sequence[Any], *, crops_on_host: bool) -> tuple[RandomBox | None, tuple[Any, ...]]:
-    """Return the random box to crop while decoding, if any, and the augmentations that are left for the device."""
+    """Return the random crop to apply while decoding, or None, and the augmentations that the device must apply."""
     specs = tuple(augment)
     if not crops_on_host or not specs or not isinstance(specs[0], str) or specs[0].partition(":")[0] != "resized_crop":
         return None, specs
@@ -363,11 +371,11 @@ def _division(augment: Sequence[Any], *, crops_on_host: bool) -> tuple[RandomBox
 
 def _choose_residence(needed: int, random_box: RandomBox | None, wanted: Residence | Literal["auto"]) -> Residence:
     if random_box is not None:
-        return "disk"  # each epoch crops other parts of the images
+        return "disk"  # each epoch crops different parts of the encoded images
     if wanted != "auto":
         return wanted
     device = jax.local_devices()[0]
-    # A CPU's memory is the host's, where NumPy gathers faster than XLA does.
+    # On a CPU, the device memory is the host memory, where NumPy gathers faster than XLA.
     if device.platform != "cpu" and jax.process_count() == 1:
         stats = device.memory_stats() or {}
         free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)

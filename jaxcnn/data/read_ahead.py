@@ -1,14 +1,17 @@
-"""Make batches ahead of the step that uses them, and put them on the devices ahead."""
+"""Prepare batches, and transfer them to the devices, before the training step needs them."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 Place = Callable[[Any], Any]
-"""Function that puts a batch, or a list of the batches of one call, on the devices."""
+"""Function that transfers one batch, or all batches of one dispatch of the compiled step, to the devices."""
 
 READ_AHEAD = 2
-"""Number of calls of the step whose batches are put on the devices ahead, and of batches that each worker has ready."""
+"""Number of dispatches of the compiled step whose batches are transferred to the devices in advance.
+
+In addition, the prefetch buffer contains up to `READ_AHEAD` finished batches for each worker thread.
+"""
 
 
 class _Steps:
@@ -25,23 +28,26 @@ class _Steps:
 
 
 def read_ahead(make: Callable[[int], Any], first: int, steps: int, workers: int) -> Iterator[Any]:
-    """Yield `make(first)`, ..., `make(first + steps - 1)` in order, computed ahead by threads of grain."""
+    """Yield `make(first)`, ..., `make(first + steps - 1)` in order, computed in advance by grain's threads."""
     import grain  # slow to import
 
-    # grain reads one record per call, so its records are batches rather than examples.
+    # grain reads one record per call, so records that are whole batches need fewer calls than single examples.
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=READ_AHEAD * workers)
     return iter(grain.MapDataset.source(_Steps(make, first, steps)).to_iter_dataset(options))
 
 
 def grouped(batches: Iterator[Any], counts: Iterable[int] | None) -> Iterator[Any]:
-    """Yield batches in lists of these lengths, or one by one without `counts`."""
+    """Yield lists of batches: list number i has `counts[i]` batches. If `counts` is None, yield single batches."""
     if counts is None:
         return batches
     return ([next(batches) for _ in range(count)] for count in counts)
 
 
 def placed(items: Iterator[Any], place: Place | None) -> Iterator[Any]:
-    """Yield what `place` makes of each item, calling it `READ_AHEAD` items early: transfers run in the background."""
+    """Yield `place(item)` for each item.
+
+    `place` is called `READ_AHEAD` items in advance, so that transfers to the devices run in the background.
+    """
     if place is None:
         yield from items
         return

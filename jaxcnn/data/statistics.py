@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the pixels of a dataset: recorded, or measured once and kept beside the dataset."""
+"""Mean and standard deviation of the pixels of a dataset: recorded here, or measured once and stored on disk."""
 
 import contextlib
 import json
@@ -17,19 +17,24 @@ if TYPE_CHECKING:
     from jaxcnn.data.dataset import Dataset
 
 STATISTICS_SAMPLES = 10_000
-"""Maximum number of evenly spaced training images that are measured, unless all images are measured at their own
-common size."""
+"""Maximum number of training images to measure, evenly spaced in the training split.
+
+All training images are measured if they have the same size and are not resized.
+"""
 
 FILE = "jaxcnn_statistics.json"
-"""File beside the dataset with its measured statistics."""
+"""Name of the file that stores the measured statistics of a dataset, in the folder of the dataset."""
 
 FORMAT = 1
-"""Version of that file. Increase it when images are decoded in another way, so that they are measured again."""
+"""Version of the statistics file. Change it when image decoding changes, to measure datasets again."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and standard deviation of the training pixels of each channel: uint8 divided by 255, or floats as such."""
+    """Mean and standard deviation of the training pixels in each channel.
+
+    uint8 pixels are divided by 255 first. Float pixels are used unchanged.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -52,7 +57,7 @@ class Statistics:
         return Statistics(tuple(mean), tuple(std))
 
     def without_zeros(self) -> "Statistics":
-        """Return the statistics with a standard deviation of 1 for constant channels, which one can divide by."""
+        """Replace zero standard deviations by 1, so that normalization does not divide by zero."""
         return Statistics(self.mean, tuple(std or 1.0 for std in self.std))
 
 
@@ -64,24 +69,26 @@ STATISTICS: dict[str, Statistics] = {
     "imagenet2012": Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "mnist": Statistics((0.130660,), (0.308108,)),
 }
-"""Mean and standard deviation of the pixels of some datasets, so that they need not be measured before the first batch.
+"""Recorded mean and standard deviation of the pixels of some datasets, which therefore need no measurement.
 
-`jaxcnn datasets stats NAME` measures those of another dataset. The statistics of imagenet2012 are torchvision's.
+`jaxcnn datasets stats NAME` measures the statistics of another dataset. The values of imagenet2012 come from
+torchvision.
 """
 
 
 def measure(dataset: "Dataset", geometry: Geometry | None = None) -> Statistics:
-    """Measure the statistics of the training images, or return those that were measured before.
+    """Return the statistics of the training images. Measure the statistics if no earlier result is stored.
 
-    Each pixel has the same weight. Images are measured in parallel on all cores. The result is kept in `FILE` beside
-    the dataset, unless the dataset is in `STATISTICS`, has no folder or is divided, or its folder cannot be written.
+    Each pixel has the same weight. Images are measured in parallel on all CPU cores. The result is stored as `FILE` in
+    the folder of the dataset. The result is not stored if the dataset is in `STATISTICS`, has no folder or has held-out
+    examples, or if its folder is read-only.
 
     Args:
       dataset: dataset to measure.
-      geometry: how an image becomes pixels, without random parts. Default: the images at their own size.
+      geometry: how to resize and crop images before the measurement. Default: images keep their size.
 
     Raises:
-      UsageError: if files are missing or damaged.
+      UsageError: if image files are missing or damaged.
     """
     geometry = geometry or Geometry()
     key = json.dumps(geometry)
@@ -99,28 +106,31 @@ def measure(dataset: "Dataset", geometry: Geometry | None = None) -> Statistics:
 
 
 def _measured(dataset: "Dataset", geometry: Geometry, function: Callable[[np.ndarray], Any]) -> Iterator[Any]:
-    """Yield a function of the pixels `[..., H, W, C]` of each part of the training images, computed in threads."""
+    """Yield `function(pixels)` for the pixels `[..., H, W, C]` of each part of the training images.
+
+    Several threads load the images and call the function.
+    """
     total, (height, width, _) = dataset.examples["train"], dataset.image_shape
     if geometry.size is None and height is not None and width is not None:
         geometry = geometry._replace(size=(height, width), resize="shorter", crop_fraction=1.0)
         indices = np.arange(total)
     else:
         indices = np.linspace(0, total - 1, min(STATISTICS_SAMPLES, total)).astype(int)
-    # Images that keep different sizes cannot be stacked.
+    # Images of different sizes cannot be stacked, so load them one by one.
     at_once = 1 if geometry.size is None else count_at_once((height, width))
     parts = [indices[start : start + at_once].tolist() for start in range(0, len(indices), at_once)]
     return map_in_threads(lambda part: function(dataset.load("train", part, geometry)["image"]), parts)
 
 
 def _moments(pixels: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Return the number of pixels, and their mean and sum of squared deviations in each channel, `[C]`."""
+    """Return the number of pixels, and the mean and sum of squared deviations of the pixels in each channel, `[C]`."""
     channels = np.ascontiguousarray(pixels.reshape(-1, pixels.shape[-1]).T, np.float64)
     mean = channels.mean(1)
     return channels.shape[1], mean, np.square(channels - mean[:, None]).sum(1)
 
 
 def _combined(parts: Iterable[tuple[int, np.ndarray, np.ndarray]]) -> Statistics:
-    """Return the statistics of pixels whose parts have these moments (Chan, Golub, LeVeque, 1979)."""
+    """Combine the moments of several parts of the pixels into statistics of all pixels (Chan, Golub, LeVeque, 1979)."""
     count, mean, squares = 0, np.zeros(1), np.zeros(1)
     for more, part_mean, part_squares in parts:
         whole, difference = count + more, part_mean - mean
@@ -133,7 +143,7 @@ def _combined(parts: Iterable[tuple[int, np.ndarray, np.ndarray]]) -> Statistics
 def _histogram(pixels: np.ndarray) -> np.ndarray:
     """Return the histogram `[C, 256]` of uint8 pixels `[..., H, W, C]`."""
     rows = np.ascontiguousarray(pixels.reshape(-1, *pixels.shape[-2:]))
-    # Pillow counts uint8 values. `np.bincount` would copy them to int64 first.
+    # Pillow counts uint8 values directly. `np.bincount` would first copy them to int64.
     if rows.shape[-1] == 3:
         return np.array(Image.fromarray(rows).histogram(), np.int64).reshape(-1, 256)
     channels = [Image.fromarray(np.ascontiguousarray(rows[..., channel])) for channel in range(rows.shape[-1])]
@@ -141,7 +151,10 @@ def _histogram(pixels: np.ndarray) -> np.ndarray:
 
 
 def _read(dataset: "Dataset") -> dict[str, Statistics]:
-    """Return the statistics that are kept beside a dataset, by geometry. A damaged file contains none."""
+    """Return the statistics that are stored in the folder of a dataset, by geometry.
+
+    The keys of the dict are geometries as JSON text. If the file is damaged, the dict is empty.
+    """
     folder = dataset.statistics_folder
     if folder is None:
         return {}
@@ -159,13 +172,13 @@ def _read(dataset: "Dataset") -> dict[str, Statistics]:
 
 
 def _write(dataset: "Dataset", measured: dict[str, Statistics]) -> None:
-    """Keep statistics beside a dataset, if its folder can be written."""
+    """Store statistics in the folder of a dataset. Do nothing if the folder is read-only."""
     folder = dataset.statistics_folder
     if folder is None:
         return
     entries = {key: {"mean": value.mean, "std": value.std} for key, value in measured.items()}
     stored = {"format": FORMAT, "train": dataset.examples["train"], "measured": entries}
-    # A run on a folder that cannot be written measures again.
+    # If the folder is read-only, each run measures the statistics again.
     with contextlib.suppress(OSError):
         temporary = folder / f".{FILE}.{os.getpid()}"
         temporary.write_text(json.dumps(stored, indent=1))

@@ -1,4 +1,4 @@
-"""A prepared dataset in the format of TFDS: read, decode and label its examples."""
+"""Read and decode the examples of a prepared TFDS dataset."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,10 @@ from jaxcnn.data.tfrecord import TfRecordSource
 from jaxcnn.errors import UsageError
 
 READ_AT_ONCE = 1024
-"""Number of examples in one read when the labels of a split are read."""
+"""Number of examples to read in one call when the labels of a split are read."""
 
 MOST_DIVIDED_BY_CLASS = 200_000
-"""Training splits of more examples are divided without regard to class, since their labels take long to read."""
+"""Larger training splits are divided without regard to class, since reading the labels of all examples takes long."""
 
 
 class Encoded(NamedTuple):
@@ -32,10 +32,10 @@ class Encoded(NamedTuple):
 class TfdsDataset(Dataset):
     """A prepared dataset of labeled images, opened by `open_dataset`.
 
-    `directory` is the folder of its files.
+    `directory` is the folder of the files of the dataset.
 
     Raises:
-      UsageError: from the methods that read examples, if a file is damaged.
+      UsageError: raised by the methods that read examples, if a file is damaged.
 
     >>> from jaxcnn.data import open_dataset
     >>> dataset = open_dataset("fashion_mnist_mini")
@@ -51,7 +51,7 @@ class TfdsDataset(Dataset):
 
     @property
     def chooses_test_images(self) -> bool:
-        """Return whether the test images were chosen among those of each class, as the folder has no test set."""
+        """Return whether the test images were selected automatically, because the folder has no test set."""
         return imagefolder.is_copy(self.directory) and imagefolder.inventory(self.directory)["chosen"]
 
     def load(
@@ -64,17 +64,17 @@ class TfdsDataset(Dataset):
         random_box: decode.RandomBox | None = None,
         randoms: Sequence[np.random.Generator] | None = None,
     ) -> Batch:
-        """Read, decode and stack examples; see `Dataset.load`.
+        """Read, decode and stack the examples at `indices` of a split; see `Dataset.load`.
 
         Returns:
-          `image`, uint8 `[N, H, W, C]`, and `label`, int32 `[N]`.
+          A batch with `image`, uint8 `[N, H, W, C]`, and `label`, int32 `[N]`.
         """
         examples = self.read_encoded(split, indices)
         images = self.decode_batch(examples, geometry, random_box, randoms, channels=channels)
         return Batch(image=images, label=np.array([example.label for example in examples], np.int32))
 
     def labels_at(self, split: str, indices: Sequence[int]) -> np.ndarray:
-        """Return the labels of some examples, int32 `[N]`, without decoding images."""
+        """Return the labels of the examples at `indices` of a split, int32 `[N]`, without decoding images."""
         labels = np.empty(len(indices), np.int32)
         for start in range(0, len(indices), READ_AT_ONCE):
             examples = self.read_encoded(split, indices[start : start + READ_AT_ONCE])
@@ -85,24 +85,23 @@ class TfdsDataset(Dataset):
         return super()._labels_to_divide() if self.examples["train"] <= MOST_DIVIDED_BY_CLASS else None
 
     def _with_validation_split(self, part: str) -> "TfdsDataset":
-        """Return the dataset with a TFDS split, or a part of one, as validation split.
+        """Return the dataset with `part`, a TFDS split or a part of a TFDS split, as the validation split.
 
         Raises:
-          UsageError: if the split does not exist or is empty, has examples of the test split, or has all training
-            examples.
+          UsageError: if the split does not exist, is empty, overlaps the test split, or contains all training examples.
         """
         ranges = {**{split: self._ranges(split, name) for split, name in self._splits.items()}}
         held_out = self._ranges("validation", part)
         if _overlap(held_out, ranges["test"]).any():
             raise UsageError(
-                f"the validation split {part!r} of dataset {self.name!r} has examples of its test split "
+                f"the validation split {part!r} of dataset {self.name!r} overlaps its test split "
                 f"{self._splits['test']!r}. Choose another part, such as 'train[90%:]'."
             )
         kept = np.flatnonzero(~_overlap(ranges["train"], held_out))
         if len(kept) == 0:
             raise UsageError(
-                f"the validation split {part!r} of dataset {self.name!r} has all training examples. Choose a part, "
-                "such as 'train[90%:]'."
+                f"the validation split {part!r} of dataset {self.name!r} contains all training examples. Choose a "
+                "part, such as 'train[90%:]'."
             )
         found = replace(
             self,
@@ -114,7 +113,7 @@ class TfdsDataset(Dataset):
         return found if len(kept) == self.examples["train"] else found._divided({"train": ("train", kept)})
 
     def _ranges(self, split: str, name: str) -> list[tuple[str, int, int]]:
-        """Return the examples of a split in the notation of TFDS: names of whole splits, first and last index + 1."""
+        """Return the ranges `(TFDS split, start, stop)` of the examples in the split `name` (TFDS notation)."""
         import tensorflow_datasets as tfds
 
         splits = self._builder.info.splits
@@ -123,7 +122,7 @@ class TfdsDataset(Dataset):
         return [(part.splitname, part.from_ or 0, _stop(part, splits)) for part in instructions]
 
     def read_encoded(self, split: str, indices: Sequence[int]) -> list[Encoded]:
-        """Read the stored examples at `indices` of a split, in one call. Thread-safe.
+        """Read the stored examples at `indices` of a split in one call. This method is thread-safe.
 
         Raises:
           UsageError: if files are missing or damaged, or a label is out of range.
@@ -149,7 +148,7 @@ class TfdsDataset(Dataset):
             if not 0 <= example.label < stored_classes:
                 raise UsageError(
                     f"dataset {self.name!r} in {self.directory} has a label out of range in the {split} split: "
-                    f"{example.label}. Prepare it again with labels from 0 to {stored_classes - 1}."
+                    f"{example.label}. Prepare the dataset again with labels from 0 to {stored_classes - 1}."
                 )
         if self._positions is None:
             return examples
@@ -162,18 +161,18 @@ class TfdsDataset(Dataset):
         return self._sources[name]
 
     def _open_source(self, split: str) -> Any:
-        """Return random access to the serialized examples of a split, by its TFDS name."""
+        """Return a random-access source of the serialized examples of `split`, the TFDS name of a split."""
         import tensorflow_datasets as tfds
 
         info, raw = self._builder.info, tfds.decode.DeserializeMethod.RAW_BYTES
         try:
             return self._builder.as_data_source(split=split, deserialize_method=raw)
-        except NotImplementedError as error:  # TFDS reads other formats with TensorFlow
+        except NotImplementedError as error:  # TFDS reads formats other than ArrayRecord with TensorFlow
             if info.file_format.value == "tfrecord":
                 return TfRecordSource(info.splits[split].file_instructions)
             raise UsageError(
                 f"unsupported file format of dataset {self.name!r} in {self.directory}: {info.file_format.value}. "
-                "Prepare it again with file_format='array_record'."
+                "Prepare the dataset again with file_format='array_record'."
             ) from error
 
     def decode_batch(
@@ -185,14 +184,16 @@ class TfdsDataset(Dataset):
         *,
         channels: int | None = None,
     ) -> np.ndarray:
-        """Decode a batch of examples, with the same result as `decode` for each. Thread-safe.
+        """Decode the images of a batch. This method is thread-safe.
+
+        Each image equals the result of `decode` for the same example.
 
         Args:
           examples: stored examples.
-          geometry: how images are brought to one size. Default: `self.geometry()`, which keeps their size.
-          random_box: distribution of a random part. By default the center crop is decoded.
-          randoms: a random generator for each example. By default the center crop is decoded.
-          channels: number of channels of the result. Default: that of `image_shape`.
+          geometry: how to resize and crop the images. Default: `self.geometry()`, which keeps the size of the images.
+          random_box: distribution of the random crop of each image. Default: the center crop.
+          randoms: one random generator for each example, to draw the crop of its image. Default: the center crop.
+          channels: number of channels of the result. Default: the number of channels in `image_shape`.
 
         Returns:
           Pixels, uint8 `[N, H, W, C]`.
@@ -220,8 +221,7 @@ class TfdsDataset(Dataset):
         pixels = list(decoded)
         if len({image.shape for image in pixels}) > 1:
             raise UsageError(
-                f"images of dataset {self.name!r} differ in size. Read batches of one size: use `open_pipeline` with a "
-                "`geometry`."
+                f"images of dataset {self.name!r} differ in size. Pass a `geometry` to `open_pipeline` to read batches."
             )
         return np.stack(pixels)
 
@@ -238,10 +238,10 @@ class TfdsDataset(Dataset):
 
         Args:
           example: stored example.
-          geometry: see `jaxcnn.data.decode.Geometry`. By default the image keeps its size.
-          random_box: distribution of a random part. By default the part is the center crop.
-          random: random generator of that part. By default the part is the center crop.
-          channels: number of channels of the result. Default: that of `image_shape`.
+          geometry: how to resize and crop the image; see `jaxcnn.data.Geometry`. By default, the image keeps its size.
+          random_box: distribution of the random crop. Default: the center crop.
+          random: random generator that draws the crop. Default: the center crop.
+          channels: number of channels of the result. Default: the number of channels in `image_shape`.
 
         Returns:
           Pixels, uint8 `[H, W, C]`.
@@ -257,17 +257,18 @@ class TfdsDataset(Dataset):
     def damaged(self, error: BaseException) -> UsageError:
         """Return the error to raise when reading the files of this dataset fails with `error`."""
         if imagefolder.is_copy(self.directory):
-            remedy = f"Remove {self.directory} to prepare it again."
+            remedy = f"Remove {self.directory} to prepare the dataset again."
         else:
-            remedy = f"Run jaxcnn prepare {self.name} --force to prepare it again."
+            remedy = f"Run jaxcnn prepare {self.name} --force to prepare the dataset again."
         return UsageError(f"dataset {self.name!r} in {self.directory} is damaged: {first_line(error)}. {remedy}")
 
     def fingerprint(self, *, contents: bool = False) -> dict[str, dict[str, Any]]:
-        """Return what identifies the data, without reading the images unless `contents` is set.
+        """Return hashes that identify the data. Image files are read only if `contents` is True.
 
         Returns:
-          For each part of the data (a class of a folder in a split, or a split of a TFDS dataset): the number of
-          `images`, a hash `sizes` of the names and sizes of the files, and a hash of their `contents` or None.
+          A dict for each part of the data: for each class and split of a folder, or for each split of a TFDS dataset.
+          `images` is the number of images. `sizes` is a hash of the names and sizes of the files. `contents` is a hash
+          of the contents of the files, or None if this hash is not known.
         """
         if imagefolder.is_copy(self.directory):
             parts = {}
@@ -295,26 +296,28 @@ class TfdsDataset(Dataset):
 
 
 def count_examples(dataset: str, splits: Any, ours: str, theirs: str) -> int:
-    """Return the number of examples of a split in the notation of TFDS.
+    """Return the number of examples that a split in TFDS notation selects.
 
     Args:
-      dataset: name of the dataset, for messages.
-      splits: the splits of TFDS.
-      ours: "train", "validation" or "test".
-      theirs: name of the split, or a part of one.
+      dataset: name of the dataset, for error messages.
+      splits: all splits of the dataset, from its TFDS builder.
+      ours: "train", "validation" or "test", for error messages.
+      theirs: split in TFDS notation, such as "train[:90%]".
 
     Raises:
       UsageError: if the split does not exist, or is empty.
     """
     try:
         count = splits[theirs].num_examples
-    except Exception as error:  # TFDS parses the notation, and raises many types
+    except Exception as error:  # TFDS parses the notation, and raises exceptions of many types
         raise UsageError(
-            f"dataset {dataset!r} has no {ours} split {theirs!r}: {first_line(error)}. It has {', '.join(splits)}; "
-            f"parts are written as in 'train[:90%]'."
+            f"dataset {dataset!r} has no {ours} split {theirs!r}: {first_line(error)}. The dataset has the splits "
+            f"{', '.join(splits)}. Write a part of a split as 'train[:90%]'."
         ) from error
     if count < 1:
-        raise UsageError(f"the {ours} split {theirs!r} of dataset {dataset!r} is empty. Choose a larger part.")
+        raise UsageError(
+            f"the {ours} split {theirs!r} of dataset {dataset!r} is empty. Choose a larger part of the split."
+        )
     return count
 
 
@@ -323,7 +326,7 @@ def _stop(part: Any, splits: Any) -> int:
 
 
 def _overlap(examples: Sequence[tuple[str, int, int]], others: Sequence[tuple[str, int, int]]) -> np.ndarray:
-    """Return which examples of some ranges are in the other ranges, bool `[N]`."""
+    """Return a bool mask of the examples in the ranges `examples`: True for examples in the ranges `others`."""
     found = []
     for name, start, stop in examples:
         places = np.arange(start, stop)
@@ -336,7 +339,7 @@ def _overlap(examples: Sequence[tuple[str, int, int]], others: Sequence[tuple[st
 
 
 def hash_files(paths: Sequence[Path]) -> str:
-    """Return a SHA-256 of the contents of files, in this order."""
+    """Return a SHA-256 hash of the contents of several files, which depends on the order of the files."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

@@ -1,7 +1,7 @@
 """Random access to TFRecord files, without TensorFlow.
 
-A record is its length (8 bytes), the checksum of the length, the data, and the checksum of the data. The files have no
-index: the lengths are read once, when a file is first used.
+A record consists of the length of its data (8 bytes), the checksum of the length, the data, and the checksum of the
+data. A TFRecord file has no index, so the lengths of all records are read once, when the file is first used.
 """
 
 import functools
@@ -18,23 +18,23 @@ HEADER = struct.Struct("<QI")
 CHECKSUM = struct.Struct("<I")
 
 POLYNOMIAL = 0x82F63B78
-"""CRC-32C (Castagnoli), with reflected bits."""
+"""Polynomial of CRC-32C (Castagnoli), in reflected bit order."""
 
 BLOCK = 1024
-"""Number of bytes whose checksum is computed at once."""
+"""Number of bytes in a block. NumPy computes the contributions of all bytes of a block at once."""
 
 
 SHORT = 64
-"""Number of bytes from which computing a block is faster than one byte after the other."""
+"""Minimum number of bytes for which computing by blocks is faster than computing byte by byte."""
 
 
 class Part(NamedTuple):
-    """Records of a file, such as an element of `SplitInfo.file_instructions` of TFDS.
+    """Consecutive records of a file, such as an element of `SplitInfo.file_instructions` of TFDS.
 
     Attributes:
       filename: path of the file.
-      skip: number of records before the first.
-      take: number of records.
+      skip: number of records to skip at the start of the file.
+      take: number of records to read after the skipped records.
       examples_in_shard: number of records in the file.
     """
 
@@ -45,7 +45,7 @@ class Part(NamedTuple):
 
 
 class TfRecordSource:
-    """The records of a split. Thread-safe.
+    """Random access to the records of a split. This class is thread-safe.
 
     Args:
       parts: parts of files, in order: `info.splits[split].file_instructions` of TFDS, or `Part` tuples.
@@ -79,7 +79,7 @@ class TfRecordSource:
 
     def _read(self, index: int) -> bytes:
         if not 0 <= index < len(self):
-            raise IndexError(f"record index out of range: {index} of {len(self)}")
+            raise IndexError(f"record index out of range: {index}. Use 0 to {len(self) - 1}")
         number = int(np.searchsorted(self._ends, index, side="right"))
         part = self._parts[number]
         descriptor, positions = self._open(number)
@@ -92,7 +92,7 @@ class TfRecordSource:
         return data
 
     def _open(self, number: int) -> tuple[int, np.ndarray]:
-        """Return the file descriptor of a part, and the position of each record and of the end."""
+        """Return the file descriptor of a part, the byte offset of each record, and the offset of the end."""
         with self._lock:
             if number not in self._files:
                 part = self._parts[number]
@@ -106,29 +106,31 @@ class TfRecordSource:
 
 
 def _positions(descriptor: int, part: Part) -> np.ndarray:
-    """Return the position of each record of a file, and that of its end.
+    """Return the byte offset of each record in a file, and of the end of the file.
 
     Raises:
-      ValueError: if the file is truncated, damaged, or has another number of records.
+      ValueError: if the file is truncated or damaged, or does not have `part.examples_in_shard` records.
     """
     size, positions = os.fstat(descriptor).st_size, [0]
     while positions[-1] < size:
         header = os.pread(descriptor, HEADER.size, positions[-1])
         if len(header) < HEADER.size:
-            raise ValueError(f"truncated: {part.filename}")
+            raise ValueError(f"the file is truncated: {part.filename}")
         length, checksum = HEADER.unpack(header)
         if masked_crc32c(header[:8]) != checksum:
             raise ValueError(f"wrong checksum of the length of record {len(positions) - 1} in {part.filename}")
         positions.append(positions[-1] + HEADER.size + length + CHECKSUM.size)
     if positions[-1] > size:
-        raise ValueError(f"truncated: {part.filename}")
+        raise ValueError(f"the file is truncated: {part.filename}")
     if len(positions) - 1 != part.examples_in_shard:
-        raise ValueError(f"{len(positions) - 1} records instead of {part.examples_in_shard} in {part.filename}")
+        raise ValueError(
+            f"wrong number of records in {part.filename}: {len(positions) - 1} instead of {part.examples_in_shard}"
+        )
     return np.array(positions, np.int64)
 
 
 def masked_crc32c(data: bytes) -> int:
-    """Return the checksum of TFRecord: CRC-32C, rotated by 15 bits, plus a constant."""
+    """Return the checksum of `data` in the format of TFRecord: CRC-32C, rotated by 15 bits, plus a constant."""
     crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
@@ -136,7 +138,7 @@ def masked_crc32c(data: bytes) -> int:
 def crc32c(data: bytes) -> int:
     """Return the CRC-32C of `data`.
 
-    A CRC is linear: the contributions of the bytes of a block are looked up at once, and combined by exclusive or.
+    A CRC is linear. The contributions of all bytes of a block are looked up in a table and combined by exclusive or.
 
     >>> hex(crc32c(b"123456789"))
     '0xe3069283'
@@ -147,7 +149,8 @@ def crc32c(data: bytes) -> int:
         for value in data:
             crc = int(table[-1, (crc ^ value) & 0xFF]) ^ crc >> 8
         return crc ^ 0xFFFFFFFF
-    # Zeros before the data do not change a CRC that starts at zero. One that starts at 0xFFFFFFFF inverts 4 bytes.
+    # Leading zeros do not change a CRC that starts at 0. Inverting the first 4 data bytes is the same as a start at
+    # 0xFFFFFFFF.
     padding = -len(data) % BLOCK
     values = np.zeros(padding + len(data), np.uint8)
     values[padding:] = np.frombuffer(data, np.uint8)
@@ -155,7 +158,7 @@ def crc32c(data: bytes) -> int:
     contributions = np.bitwise_xor.reduce(table[np.arange(BLOCK), values.reshape(-1, BLOCK)], axis=1)
     crc = 0
     for contribution in contributions.tolist():
-        # The state after a block enters the next one as its first 4 bytes.
+        # The CRC after a block is combined with the first 4 bytes of the next block.
         for position in range(CHECKSUM.size):
             contribution ^= int(table[position, crc >> 8 * position & 0xFF])
         crc = contribution
@@ -164,7 +167,7 @@ def crc32c(data: bytes) -> int:
 
 @functools.cache
 def _table() -> np.ndarray:
-    """Return the contribution of each byte of a block to the CRC, by its position and value, uint32 `[BLOCK, 256]`."""
+    """Return the contribution of a byte to the CRC, by its position in a block and its value: uint32 `[BLOCK, 256]`."""
     last = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         last = np.where(last & 1, last >> 1 ^ np.uint32(POLYNOMIAL), last >> 1).astype(np.uint32)

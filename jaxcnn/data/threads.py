@@ -1,4 +1,4 @@
-"""Cores and memory of the host: call a function in threads, one per core, with bounded memory."""
+"""Call a function in one thread per CPU core with bounded memory, and query the cores and the memory of the host."""
 
 import collections
 import os
@@ -10,20 +10,20 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 MAX_AT_ONCE, PIXELS_AT_ONCE = 1024, 1 << 20
-"""Maximum number of images, and of their pixels, that a thread loads at once."""
+"""Maximum number of images, and maximum total number of their pixels, that a thread loads in one call."""
 
 UNKNOWN_SIZE_AT_ONCE = 16
-"""Number of images that a thread loads at once if images differ in size."""
+"""Number of images that a thread loads in one call if images differ in size."""
 
 MEMORY_SHARE = 0.3
-"""Largest fraction of a device's or the host's memory that a decoded split may take to be kept there."""
+"""Maximum size of a decoded split that is kept in memory, as a fraction of the memory of the device or the host."""
 
 
 def map_in_threads(function: Callable[[Item], Value], items: Iterable[Item]) -> Iterator[Value]:
     """Call `function` with each item, and yield the results in order.
 
-    At most two items per thread are in progress or wait for the caller. If the caller stops early, or a call raises,
-    the remaining calls are canceled.
+    For each thread, at most two results are being computed or are waiting for the caller. The remaining calls are
+    canceled if the caller stops early or a call raises an error.
     """
     threads = count_cores()
     pending: collections.deque[Future[Value]] = collections.deque()
@@ -40,7 +40,7 @@ def map_in_threads(function: Callable[[Item], Value], items: Iterable[Item]) -> 
 
 
 def count_at_once(size: tuple[int | None, int | None] | None) -> int:
-    """Return how many images of a height and width to load in one call.
+    """Return the number of images of size `(height, width)` to load in one call. The size None means an unknown size.
 
     >>> count_at_once((32, 32)), count_at_once((224, 224)), count_at_once(None)
     (1024, 20, 16)
@@ -58,7 +58,10 @@ def count_cores() -> int:
 
 
 def fits_memory(needed: float, share: float = MEMORY_SHARE) -> bool:
-    """Return whether `needed` bytes are a small enough part of the host's memory; True if its size is unknown."""
+    """Return whether `needed` bytes are at most the fraction `share` of the host's memory.
+
+    Return True if the size of the memory is unknown.
+    """
     try:
         return needed <= share * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""The whitening transformation of small patches of images, as the kernel of a convolution."""
+"""Compute a convolution kernel that whitens small image patches."""
 
 import numpy as np
 
@@ -6,29 +6,32 @@ from jaxcnn.array_types import Float, Num
 from jaxcnn.errors import UsageError
 
 EPSILON = 5e-4
-"""Added to the variance of each component, so that those that are hardly there are not amplified without bound."""
+"""Constant added to the variance of each principal component, to limit the gain if the variance is near zero."""
 
 
 def whitening_kernel(
     images: Num[np.ndarray, "n h w c"], size: int, features: int, epsilon: float = EPSILON
 ) -> Float[np.ndarray, "size size c features"]:
-    """Return a kernel whose outputs are uncorrelated and have about unit variance on patches of these images.
+    """Return a convolution kernel that whitens image patches.
 
-    Each of the first half of the kernels is an eigenvector of the covariance of the patches, largest eigenvalue first,
-    divided by the square root of its eigenvalue. The other half are their negatives, so that an activation function
-    behind the convolution loses neither sign. The means of the patches are not subtracted: pass normalized images.
+    The first half of the outputs is uncorrelated on patches of `images`, with a variance of about 1 each. The kernels
+    of the first half are eigenvectors of the covariance of the patches, divided by the square roots of the eigenvalues.
+    The eigenvectors are in the order of decreasing eigenvalues. The second half of the kernels is the negative of the
+    first half, so that an activation function after the convolution keeps both signs. Patch means are not subtracted,
+    so pass normalized images.
 
-    Page, *How to Train Your ResNet 8: Bag of Tricks*, 2019; with the negatives and this epsilon, Jordan, *94% on
-    CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024, section 3.1.
+    References:
+      Page, *How to Train Your ResNet 8: Bag of Tricks*, 2019.
+      Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024, section 3.1: the negative kernels and `EPSILON`.
 
     Args:
       images: normalized images, float `[N, H, W, C]`.
       size: height and width of the patches, in pixels.
-      features: number of kernels: even, at most `2 * size^2 * C`.
-      epsilon: added to the eigenvalues.
+      features: number of output channels, an even number of at most `2 * size^2 * C`.
+      epsilon: constant added to the eigenvalues.
 
     Returns:
-      float32 `[size, size, C, features]`.
+      The kernel, float32 `[size, size, C, features]`.
 
     Raises:
       UsageError: if `features` is odd or too large, or the images are smaller than a patch.
@@ -40,15 +43,18 @@ def whitening_kernel(
     values = size * size * channels
     if features % 2 or not 2 <= features <= 2 * values:
         raise UsageError(
-            f"a whitening kernel of {size}x{size}x{channels} has an even number of features, from 2 to {2 * values}, "
-            f"got {features}"
+            f"invalid number of features of a whitening kernel of {size}x{size}x{channels}: {features}. Use an even "
+            f"number from 2 to {2 * values}."
         )
     if size > min(height, width):
-        raise UsageError(f"images of {height}x{width} pixels have no patches of {size}x{size}. Use smaller patches.")
+        raise UsageError(
+            f"images of {height}x{width} pixels are smaller than the whitening patches of {size}x{size}. "
+            "Use smaller patches."
+        )
     covariance, vectors = np.linalg.eigh(_second_moments(images, size))
     largest = np.argsort(covariance)[::-1][: features // 2]
     chosen = vectors[:, largest] / np.sqrt(covariance[largest] + epsilon)
-    # Eigenvectors have no sign of their own. This one does not depend on the library that computes them.
+    # The sign of an eigenvector is arbitrary. Make the component of largest magnitude positive, for reproducibility.
     chosen *= np.sign(chosen[np.abs(chosen).argmax(0), range(features // 2)])
     both = np.concatenate([chosen, -chosen], axis=1)
     return both.reshape(size, size, channels, features).astype(np.float32)
@@ -60,6 +66,6 @@ def _second_moments(images: np.ndarray, size: int) -> np.ndarray:
     height, width = (side - size + 1 for side in images.shape[1:3])
     shifted = [images[:, top : top + height, left : left + width] for top in range(size) for left in range(size)]
     patches = np.concatenate(shifted, axis=-1).reshape(-1, size * size * images.shape[-1])
-    # In parts, so that float32 sums stay short.
+    # Sum in parts, to limit the rounding errors of float32.
     parts = np.array_split(patches, max(1, len(patches) // 65_536))
     return sum(((part.T @ part).astype(np.float64) for part in parts), np.zeros(())) / len(patches)

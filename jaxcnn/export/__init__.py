@@ -1,9 +1,9 @@
 """Export trained networks: as StableHLO for JAX without jaxcnn, as ONNX for other runtimes, or frozen for this process.
 
-`freeze` returns a model with its variables as one fast function of images. The two file formats contain the program of
-that function: batch normalization is folded into the convolutions. They take images `[N, H, W, C]`, for any N, and
-return logits `[N, classes]`. Normalization of the images is included. Images are uint8, or float32 if the network was
-trained on floats.
+`freeze` returns a model with its variables as one fast function of images. StableHLO and ONNX files contain the program
+of this function, in which batch normalization is folded into the convolutions. The program maps images `[N, H, W, C]`
+to logits `[N, classes]`, for any batch size N. The program also normalizes the images. Images are uint8, or float32 if
+the network was trained on floats.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from jaxcnn.train import Trained
 from jaxcnn.train.runtime.workdir import write_json
 
 FORMATS = {"stablehlo": stablehlo.convert, "onnx": onnx.convert}
-"""For each format of `export`, the function that returns the content of the file for a `Trained`."""
+"""For each format of `export`: the function that converts a `Trained` to the content of the file."""
 
 
 def export(trained: Trained, kind: str, out: str | Path) -> Path:
@@ -26,7 +26,7 @@ def export(trained: Trained, kind: str, out: str | Path) -> Path:
 
     Args:
       trained: a trained network, from `jaxcnn.train.load_run`.
-      kind: "stablehlo" or "onnx".
+      kind: format of the file, "stablehlo" or "onnx".
       out: path of the file. The JSON file has the same name with ".json" appended.
 
     Returns:
@@ -40,10 +40,10 @@ def export(trained: Trained, kind: str, out: str | Path) -> Path:
         raise unknown_name("format", kind, FORMATS)
     out = local_path("out", out)
     if out.is_dir():
-        raise UsageError(f"cannot write {out}: it is a folder. Give the path of a file in it.")
+        raise UsageError(f"cannot write {out}: this path is a folder. Give the path of a file.")
     if not out.parent.is_dir():
         raise UsageError(
-            f"cannot write {out}: the folder {out.parent} does not exist. Create it, or choose another path."
+            f"cannot write {out}: the folder {out.parent} does not exist. Create this folder, or choose another path."
         )
     content = FORMATS[kind](trained)
     temporary, description = out.with_name(f".{out.name}.part"), out.with_name(f"{out.name}.json")

@@ -1,4 +1,4 @@
-"""Export to ONNX, for runtimes other than JAX. ONNX Runtime checks the model before it is written.
+"""Export to ONNX, for runtimes other than JAX. The export runs the model in ONNX Runtime and compares the logits.
 
 import numpy as np
 import onnxruntime
@@ -23,17 +23,17 @@ from jaxcnn.layers.loops import unrolled
 from jaxcnn.train import Trained
 from jaxcnn.train.runtime.trained import FrozenModel
 
-# Allowed error relative to the largest logit: float32 sums in another order differ by less.
+# Allowed error relative to the largest logit. Sums of float32 values in a different order cause smaller errors.
 TOLERANCE = 1e-5
 
-# Numbers of images that the model is checked on.
+# Batch sizes with which the exported model is checked.
 CHECKED = (1, 3)
 
 
 def convert(trained: Trained) -> bytes:
-    """Return the network as an ONNX model, for any batch size, with the input `images` and the output `logits`.
+    """Return the network as an ONNX model for any batch size, with the input `images` and the output `logits`.
 
-    A network that computes in bfloat16 or float16 is exported in float32, since runtimes on a CPU lack these types.
+    A network that computes in bfloat16 or float16 is exported in float32, because runtimes on a CPU lack these dtypes.
 
     Raises:
       UsageError: onnx or onnxruntime is not installed.
@@ -68,8 +68,10 @@ def convert(trained: Trained) -> bytes:
             f"cannot express {trained.config.model} in ONNX: {error} is not supported. Use --format stablehlo."
         ) from None
     except ValueError as error:  # protobuf's limit of 2 GB
-        raise RunError(f"cannot serialize {trained.config.model} as ONNX: {str(error)[:160]}.") from error
-    del model  # of the size of the weights, as are the content and the session of ONNX Runtime
+        raise RunError(
+            f"cannot serialize {trained.config.model} as ONNX: {str(error)[:160]}. Use --format stablehlo."
+        ) from error
+    del model  # the model, `content` and the session of ONNX Runtime are each as large as the weights
     shape = (max(CHECKED), *trained.preprocessing.image_shape)
     examples = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     if trained.preprocessing.dtype != np.uint8:
@@ -79,19 +81,19 @@ def convert(trained: Trained) -> bytes:
 
 
 def _constants(trained: Trained) -> Callable[[], Iterable[tuple[str, np.ndarray]]]:
-    """Return the function that names the constants of a frozen network."""
+    """Return a function that returns the named constants of a frozen network; for other networks, no constants."""
     return trained.model.function.named_arrays if isinstance(trained.model, FrozenModel) else tuple
 
 
 def _check(onnxruntime: Any, content: bytes, images: np.ndarray, ours: np.ndarray) -> None:
-    """Raise `RunError` if ONNX Runtime computes logits of images that differ from ours."""
+    """Raise `RunError` if the logits that ONNX Runtime computes for `images` differ from the logits `ours`."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: it warns whenever it merges shapes
+    options.log_severity_level = 3  # errors only: ONNX Runtime warns whenever it merges shapes
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     for count in CHECKED:
         (theirs,) = session.run(["logits"], {"images": images[:count]})
         error = np.abs(theirs - ours[:count]).max() / np.abs(ours).max()
         if not error < TOLERANCE:
             raise RunError(
-                f"the ONNX model's logits differ by {error:.1e} of the largest logit. Use --format stablehlo."
+                f"the logits of the ONNX model differ by {error:.1e} of the largest logit. Use --format stablehlo."
             )

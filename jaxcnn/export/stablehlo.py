@@ -1,6 +1,6 @@
 """Export to StableHLO with `jax.export`: a portable program that includes the weights.
 
-Running it requires JAX, but neither jaxcnn nor Flax:
+Running the program requires JAX, but not jaxcnn or Flax:
 
     import jax.export
     import numpy as np
@@ -15,12 +15,12 @@ from jaxcnn import kernels
 from jaxcnn.errors import UsageError
 from jaxcnn.train import Trained
 
-# The program is lowered for each of these platforms.
+# The exported program contains code for each of these platforms.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def convert(trained: Trained) -> bytes:
-    """Return the network as a serialized `jax.export.Exported`, for any batch size and the platforms in `PLATFORMS`.
+    """Return the network as the bytes of a `jax.export.Exported`, for any batch size and all platforms in `PLATFORMS`.
 
     Raises:
       UsageError: flatbuffers, which `jax.export` needs to serialize, is not installed.
@@ -28,7 +28,7 @@ def convert(trained: Trained) -> bytes:
     try:
         import flatbuffers  # noqa: F401
     except ImportError:
-        raise UsageError("StableHLO export needs flatbuffers; pip install 'jaxcnn[export]'") from None
+        raise UsageError("StableHLO export needs flatbuffers. Run pip install 'jaxcnn[export]'.") from None
     import jax.export
 
     trained = trained.frozen() if trained.can_be_frozen else trained

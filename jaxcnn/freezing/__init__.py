@@ -1,4 +1,4 @@
-"""Fast inference: a trained network as a function of images, with its weights folded into the program."""
+"""Fast inference: turn a trained network into one function of images that contains the weights."""
 
 from jaxcnn.freezing.frozen import Frozen, freeze
 

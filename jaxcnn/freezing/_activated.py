@@ -1,4 +1,4 @@
-"""What precedes a 1x1 convolution and is computed with it: a concatenation, an affine map by constants, and a ReLU."""
+"""Operations that are computed together with the 1x1 convolution after them: concatenation, affine map, and ReLU."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +12,14 @@ from jaxcnn.kernels.convolution import Geometry
 
 @dataclass
 class Activation:
-    """`relu(concatenate(maps) factor + offset)`.
+    """Operations before a 1x1 convolution: `relu(concatenate(maps) * factor + offset)`.
 
     Attributes:
-      maps: values `[N, H, W, C_i]`.
-      factor: `[C]` in float64.
-      offset: `[C]` in float64.
-      ops: the affine maps and the ReLU, which nothing else reads. Concatenations may be read by others.
+      maps: feature maps `[N, H, W, C_i]` to concatenate along the channels.
+      factor: factor of each channel, `[C]` in float64.
+      offset: offset of each channel, `[C]` in float64.
+      ops: the affine maps and the ReLU, whose results no other operation reads. Concatenations are not included, since
+        other operations may read them.
     """
 
     maps: list[Value]
@@ -28,7 +29,7 @@ class Activation:
 
 
 def of(geometry: Geometry, x: Value, uses: Any, consumed: set[Op]) -> Activation | None:
-    """Return what precedes a convolution of a value, or None if the two are not to be computed as one."""
+    """Return the operations before a convolution of `x` that can be computed together with the convolution, or None."""
     is_plain = geometry.kernel[:2] == (1, 1) and geometry.strides == (1, 1) and geometry.groups == 1
     relu = uses.makers.get(x)
     if not is_plain or any(map(any, geometry.padding)) or relu is None or relu.name != "relu" or relu in consumed:
@@ -51,7 +52,7 @@ def of(geometry: Geometry, x: Value, uses: Any, consumed: set[Op]) -> Activation
 
 
 def _maps(value: Value, uses: Any) -> list[Value]:
-    """Return the values whose concatenation along the channels is a value."""
+    """Return the values whose concatenation along the channels is `value`."""
     op = uses.makers.get(value)
     is_joined = op is not None and op.name == "concatenate" and op.params["dimension"] == len(value.shape) - 1
     if op is None or not is_joined or not all(isinstance(atom, Value) for atom in op.inputs):

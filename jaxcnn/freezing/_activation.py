@@ -1,4 +1,4 @@
-"""Activation functions, found among the operations that compute them."""
+"""Recognize activation functions by the operations that compute them."""
 
 import functools
 from typing import Any
@@ -11,9 +11,9 @@ from jaxcnn.kernels.elementwise import FORMS
 
 
 def of(value: Value, uses: Any, consumed: set[Op]) -> tuple[str, list[Op]] | None:
-    """Return the name of the activation function of a value and its operations, or None if there is none.
+    """Return the name and the operations of the activation function that reads `value`, or None if there is none.
 
-    Nothing else reads the value, or what is between the operations. The last of them computes the result.
+    No other operation reads `value` or the intermediate results. The last operation in the list computes the result.
     """
     for index, (name, _) in enumerate(FORMS):
         ops = _matched(_operations(index, value.shape, np.dtype(value.dtype)), value, uses, consumed)
@@ -24,14 +24,14 @@ def of(value: Value, uses: Any, consumed: set[Op]) -> tuple[str, list[Op]] | Non
 
 @functools.lru_cache(maxsize=1024)
 def _operations(index: int, shape: tuple[Any, ...], dtype: np.dtype) -> Program:
-    """Return a form of an activation function as operations, as JAX traces it."""
+    """Return the operations by which JAX computes activation function number `index` of `FORMS`."""
     x: Any = jax.ShapeDtypeStruct(shape, dtype)
     program, _ = read(jax.make_jaxpr(FORMS[index][1])(x), (), x)
     return program
 
 
 def _matched(wanted: Program, value: Value, uses: Any, consumed: set[Op]) -> list[Op] | None:
-    """Return the operations on a value that are those of a program, or None if it is not computed."""
+    """Return the operations that compute the program `wanted` from `value`, or None if they are not all present."""
     found: dict[Any, Value] = {wanted.input: value}
     ops: list[Op] = []
     for step in wanted.ops:
@@ -47,7 +47,7 @@ def _matched(wanted: Program, value: Value, uses: Any, consumed: set[Op]) -> lis
 
 
 def _is_same(op: Op, wanted: Op, found: dict[Any, Value]) -> bool:
-    """Return whether an operation computes what another one does, whose values are those found."""
+    """Return whether `op` computes the same as `wanted`; `found` maps values of `wanted` to values of `op`."""
     if op.name != wanted.name or len(op.inputs) != len(wanted.inputs) or op.params != wanted.params:
         return False
     for atom, other in zip(op.inputs, wanted.inputs, strict=True):

@@ -1,4 +1,4 @@
-"""Affine maps of each channel by constants: biases, and batch normalization by running statistics."""
+"""Constant affine maps of each channel: biases, and batch normalization by running statistics."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +10,13 @@ from jaxcnn.freezing._program import KERNEL, Atom, Op, Value, placed, unrepeated
 from jaxcnn.kernels.reductions import Affine
 
 LEAST_MERGED = 3
-"""Number of consecutive maps, other than kernels, that are computed as one."""
+"""Smallest number of consecutive affine maps that are merged into one operation. Sequences that contain an affine
+kernel of jaxcnn are always merged."""
 
 
 @dataclass
 class Map:
-    """`x factor + offset`, each `[C]` or `[1]` in float64."""
+    """The affine map from `x` to `x * factor + offset`. `factor` and `offset` are float64 arrays `[C]` or `[1]`."""
 
     factor: np.ndarray
     offset: np.ndarray
@@ -25,7 +26,7 @@ class Map:
 
 
 def of(op: Op, value: Value, uses: Any) -> Map | None:
-    """Return the map by which an operation computes its output from a value, or None if it computes another one."""
+    """Return the affine map by which `op` computes its output from `value`, or None if `op` is not an affine map."""
     if len(op.outputs) != 1 or not value.shape or op.outputs[0].shape != value.shape:
         return None
     if op.name == KERNEL and isinstance(op.params["kernel"], Affine):
@@ -51,13 +52,16 @@ def of(op: Op, value: Value, uses: Any) -> Map | None:
 
 
 def _finite(factor: np.ndarray, offset: np.ndarray) -> Map | None:
-    """Return the map, or None for values under which a product with a finite number is not that of the parts."""
+    """Return the affine map, or None if a factor or an offset is not finite.
+
+    After merging, a map with such a factor or offset could return different values for finite inputs.
+    """
     return Map(factor, offset) if np.isfinite(factor).all() and np.isfinite(offset).all() else None
 
 
 def _vector(atom: Atom, value: Value, uses: Any) -> np.ndarray | None:
-    """Return a constant `[C]` or `[1]` in float64 by which each channel of a value is added to or multiplied."""
-    if isinstance(atom, Value):  # repeated for a number of images that is not known
+    """Return `atom` as a float64 constant `[C]` or `[1]` for the channels of `value`, or None if this is impossible."""
+    if isinstance(atom, Value):  # a constant that is repeated for a batch of unknown size
         op = uses.makers.get(atom)
         if op is None or op.name != "broadcast_in_dim" or not isinstance(op.inputs[0], np.ndarray):
             return None
@@ -71,7 +75,10 @@ def _vector(atom: Atom, value: Value, uses: Any) -> np.ndarray | None:
 
 
 def merged(op: Op, uses: Any, consumed: set[Op]) -> tuple[list[Op], Op | None]:
-    """Return the maps in sequence that start with an operation, and one operation for them, or None."""
+    """Return the consecutive affine maps that start with `op`, and one operation that replaces these maps.
+
+    If there are too few maps to merge, the function returns an empty list and None.
+    """
     values = [atom for atom in op.inputs if isinstance(atom, Value) and of(op, atom, uses) is not None]
     if len(values) != 1:
         return [], None

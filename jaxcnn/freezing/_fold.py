@@ -1,10 +1,11 @@
-"""Fold what follows a convolution into it, and choose the dtype of each operation.
+"""Fold operations after a convolution into the convolution, and choose the dtype of each operation.
 
-A convolution with a constant kernel takes in what follows it, as long as nothing else reads what is between: affine
-maps of each channel by constants (a bias, a batch normalization in evaluation), the sum with another array of the same
-shape, and an activation function at the end. Products with a constant matrix at each position are such convolutions
-too. A 1x1 convolution also takes in a batch normalization and ReLU in front of it, as in DenseNet. Factors are
-multiplied into the kernel in float64, and rounded once.
+A convolution with a constant kernel absorbs the operations that follow it if no other operation reads the values
+between them. A convolution can absorb constant affine maps of each channel, such as a bias or a batch normalization in
+evaluation. A convolution can also absorb the sum with another array of the same shape, and at the end an activation
+function. A product with a constant matrix at each position counts as a 1x1 convolution. A 1x1 convolution also absorbs
+a batch normalization and a ReLU before it, as in DenseNet. Factors are multiplied into the kernel in float64, and the
+product is rounded once.
 """
 
 from collections import Counter
@@ -35,17 +36,18 @@ NARROW = (
     "squeeze",
     "transpose",
 )
-"""Operations that compute in the narrow dtype if an input has it. Others, such as means, compute as in the model."""
+"""Operations that compute in the narrow dtype if an input has this dtype. All other operations, such as means, are
+unchanged."""
 
 NARROW_KERNELS = (MaxPool, AvgPool)
-"""Kernels that do so. The sums of a mean are float32 then too."""
+"""Kernels that compute in the narrow dtype if an input has this dtype. `AvgPool` still sums in float32."""
 
 
 class Memo:
-    """Folded kernels, which the programs for several shapes of images share.
+    """Folded kernels, which the programs for all image shapes share.
 
     Attributes:
-      leaves: the model's variables, whose identity is a part of the keys.
+      leaves: the model's variables, by Python's `id` of each variable. This `id` is part of the key of a folded kernel.
     """
 
     def __init__(self, leaves: Sequence[np.ndarray]):
@@ -53,7 +55,7 @@ class Memo:
         self._kernels: dict[Any, np.ndarray] = {}
 
     def kernel(self, kernel: np.ndarray, factor: np.ndarray, dtype: Any) -> np.ndarray:
-        """Return the kernel `[..., C_out]` times a factor `[C_out]`."""
+        """Return the kernel `[..., C_out]` times `factor` `[C_out]`, in `dtype`."""
         key = (id(kernel), factor.tobytes(), np.dtype(dtype))
         if key in self._kernels:
             return self._kernels[key]
@@ -64,13 +66,13 @@ class Memo:
         return folded
 
     def kernels(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield each folded kernel after the variable that it was folded from."""
+        """Yield pairs: a variable of the model, and the folded kernel that was computed from it."""
         return ((self.leaves[key[0]], kernel) for key, kernel in self._kernels.items())
 
 
 @dataclass
 class _Chain:
-    """A convolution and what it has taken in: `activation(conv(x, kernel) factor + offset + residual)`."""
+    """A convolution and the operations folded into it: `activation(conv(x, kernel) * factor + offset + residual)`."""
 
     geometry: Geometry
     x: Value
@@ -84,7 +86,7 @@ class _Chain:
 
     @property
     def is_left(self) -> bool:
-        """Whether it is a product of matrices that has taken in too little to be computed as a convolution."""
+        """Whether the chain is a matrix product with too few folded operations to be computed as a convolution."""
         if self.kernel.ndim == 4:
             return False
         is_image = len(self.x.shape) == 4
@@ -92,12 +94,12 @@ class _Chain:
 
 
 def folded(program: Program, dtype: Any, memo: Memo) -> Program:
-    """Return a program that computes the same in fewer operations.
+    """Return a program with the same results and fewer operations.
 
     Args:
-      program: a program.
-      dtype: narrow dtype for convolutions and feature maps, or None.
-      memo: kernels that were folded before.
+      program: the program to fold.
+      dtype: narrow dtype for convolutions and feature maps, or None to keep the dtypes.
+      memo: kernels that earlier calls of this function have folded.
     """
     uses = _Uses(program)
     consumed: set[Op] = set()
@@ -133,7 +135,7 @@ def folded(program: Program, dtype: Any, memo: Memo) -> Program:
 
 
 class _Uses:
-    """Who reads and who computes each value of a program."""
+    """For each value of a program: the operation that computes the value, and the operations that read the value."""
 
     def __init__(self, program: Program):
         values = [value for op in program.ops for value in op.inputs if isinstance(value, Value)]
@@ -147,16 +149,16 @@ class _Uses:
         self.makers = {value: op for op in program.ops for value in op.outputs}
 
     def only_reader(self, value: Value) -> Op | None:
-        """Return the operation that reads a value, if it reads it once and nothing else does."""
+        """Return the operation that reads `value` if it is the only reader and reads `value` once, else None."""
         return self._readers[value][0] if self.count[value] == 1 and value not in self._outputs else None
 
     def readers(self, value: Value) -> list[Op]:
-        """Return the operations that read a value, in order."""
+        """Return the operations that read a value, in the order of the program."""
         return self._readers.get(value, [])
 
 
 def _started(op: Op, dtype: Any) -> _Chain | None:
-    """Return the chain that starts with an operation: with a convolution whose kernel is constant, else None."""
+    """Return the chain that starts with `op` if it is a convolution with a constant kernel, else None."""
     if op.name == "dot_general":
         geometry = _dense_geometry(op, dtype)
     elif op.name == KERNEL:
@@ -175,9 +177,10 @@ def _started(op: Op, dtype: Any) -> _Chain | None:
 
 
 def _dense_geometry(op: Op, dtype: Any) -> Geometry | None:
-    """Return the geometry of a product with a constant matrix as a 1x1 convolution of images, or of one row.
+    """Return the geometry of a product with a constant matrix, as a 1x1 convolution of images or of a single row.
 
-    A row pays in bfloat16: XLA on a CPU may widen the matrix at each call, which takes longer than the product.
+    A single row is supported in bfloat16 only. In bfloat16, XLA on a CPU may widen the matrix at each call, which takes
+    longer than the product.
     """
     x, matrix = op.inputs
     if not isinstance(x, Value) or not isinstance(matrix, np.ndarray) or x.dtype != "float32" or matrix.ndim != 2:
@@ -191,14 +194,14 @@ def _dense_geometry(op: Op, dtype: Any) -> Geometry | None:
 
 
 def _geometry(op: Op) -> Geometry | None:
-    """Return the geometry of JAX's convolution if it is one that `jaxcnn.kernels.conv` computes."""
+    """Return the geometry of a JAX convolution, or None if `jaxcnn.kernels.conv` cannot compute the convolution."""
     x, kernel = op.inputs
     p = op.params
     if len(x.shape) != 4 or len(kernel.shape) != 4 or x.dtype != kernel.dtype or x.dtype != op.outputs[0].dtype:
         return None
     layouts = jax.lax.conv_dimension_numbers((1,) * 4, (1,) * 4, LAYOUTS)
     is_plain = p["dimension_numbers"] == layouts and tuple(p["lhs_dilation"]) == (1, 1) and p["batch_group_count"] == 1
-    # A precision that is not the default one was asked for in the model.
+    # The model asked for this precision, so that the convolution must keep it.
     is_given = p["precision"] is not None and jax.config.values["jax_default_matmul_precision"] is None
     if not is_plain or is_given or not jnp.issubdtype(x.dtype, jnp.floating) or 0 in kernel.shape:
         return None
@@ -210,7 +213,7 @@ def _geometry(op: Op) -> Geometry | None:
 
 
 def _extended(chain: _Chain, uses: _Uses, consumed: set[Op]) -> bool:
-    """Take in what reads the end of a chain; return whether it is possible."""
+    """Fold the operation that reads the result of the chain into the chain; return whether this was possible."""
     if chain.activation is not None:
         return False
     activation = _activation.of(chain.end, uses, consumed)
@@ -223,7 +226,7 @@ def _extended(chain: _Chain, uses: _Uses, consumed: set[Op]) -> bool:
     if op is None or op in consumed or len(op.outputs) != 1:
         return False
     if op.name == "convert_element_type":
-        # The fused kernel has the dtype of x, and sums in float32 or wider.
+        # The fused kernel returns the dtype of x, and sums in float32 or wider.
         if op.outputs[0].dtype not in (chain.x.dtype, jnp.promote_types(chain.x.dtype, jnp.float32)):
             return False
     elif (found := _affine.of(op, chain.end, uses)) is not None and chain.residual is None:
@@ -238,7 +241,7 @@ def _extended(chain: _Chain, uses: _Uses, consumed: set[Op]) -> bool:
 
 
 def _residual(op: Op, value: Value) -> Value | None:
-    """Return the other operand of a sum of two arrays of one shape."""
+    """Return the array that `op` adds to `value` if this array has the same shape as `value`, else None."""
     if op.name != "add":
         return None
     others = [atom for atom in op.inputs if atom is not value]
@@ -248,7 +251,7 @@ def _residual(op: Op, value: Value) -> Value | None:
 
 
 def _fused(chain: _Chain, before: _activated.Activation | None, dtype: Any, memo: Memo) -> Op:
-    """Return the operation of a chain, and of what is before it."""
+    """Return one operation that computes `chain` and, if `before` is given, also the operations in `before`."""
     computed = chain.x.dtype if dtype is None else dtype
     kernel = memo.kernel(chain.kernel, chain.factor, computed)
     bias = chain.offset.astype(jnp.promote_types(computed, jnp.float32))
@@ -277,7 +280,7 @@ def _fused(chain: _Chain, before: _activated.Activation | None, dtype: Any, memo
 
 
 def _needed(ops: list[Op], outputs: Sequence[Atom]) -> list[Op]:
-    """Return the operations that the outputs depend on, or that have effects."""
+    """Return the operations that have effects, or whose results the outputs need."""
     needed, kept = {value for value in outputs if isinstance(value, Value)}, []
     for op in reversed(ops):
         if op.has_effects or any(value in needed for value in op.outputs):
@@ -287,7 +290,7 @@ def _needed(ops: list[Op], outputs: Sequence[Atom]) -> list[Op]:
 
 
 def _narrowed(program: Program, dtype: Any) -> None:
-    """Let operations between convolutions compute in a narrow dtype, where it loses nothing but their rounding."""
+    """Let operations between convolutions compute in a narrow dtype, if this changes only the rounding of results."""
     narrow = {value for op in program.ops if op.name == "fused" for value in op.outputs}
     for op in program.ops:
         if op.name == "dot_general":
@@ -303,7 +306,7 @@ def _may_be_narrow(op: Op) -> bool:
 
 
 def _narrow_product(op: Op, dtype: Any) -> None:
-    """Multiply by a constant matrix in the narrow dtype, with sums in that of the result."""
+    """Let `op`, a product with a constant matrix, multiply in the narrow dtype and sum in the dtype of its result."""
     x, matrix = op.inputs
     if not isinstance(x, Value) or not isinstance(matrix, np.ndarray) or x.dtype != "float32":
         return

@@ -1,4 +1,4 @@
-"""A jaxpr as a list of operations: functions called in place, and everything constant computed."""
+"""A jaxpr as a flat list of operations, with all calls of functions expanded and all constants computed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,14 +25,15 @@ CALLS = {
     "closed_call": "call_jaxpr",
     "core_call": "call_jaxpr",
 }
-"""Equations that only call a function, and the parameter that holds it. A function with a derivative of its own is not
-among them: it stays whole, so that its derivative stays too."""
+"""Equations that only call a function, with the name of the parameter that contains the function. A function with a
+custom derivative is not expanded, so that it keeps this derivative."""
 
 UNCHANGED = ("name", "copy", "copy_p", "stop_gradient", "pvary", "pcast")
-"""Operations that return constants unchanged. The last two only mark for `shard_map` what `varying_alike` marks."""
+"""Operations that return constants unchanged. `pvary` and `pcast` only mark values as varying within `shard_map`, which
+`varying_alike` does for this program."""
 
 BARRIERS = ("name",)
-"""Operations without effect on values, which would keep others apart."""
+"""Operations that do not change values, but would prevent operations around them from being merged."""
 
 NUMPY: dict[str, Callable[..., Any]] = {
     "add": np.add,
@@ -44,7 +45,7 @@ NUMPY: dict[str, Callable[..., Any]] = {
     "sqrt": np.sqrt,
     "sub": np.subtract,
 }
-"""Operations on constants that NumPy computes. JAX, which computes the others, compiles a program for each shape."""
+"""Operations on constants that NumPy computes. JAX would compile a program for each operation and shape."""
 
 
 @dataclass(eq=False)
@@ -61,16 +62,16 @@ Atom = Value | Any
 
 @dataclass(eq=False)
 class Op:
-    """An operation.
+    """An operation of a `Program`.
 
     Attributes:
-      name: "relu", or the name of the primitive.
-      run: computes the outputs from the arrays of the inputs.
-      inputs: values and constants, at least one value unless the shape is symbolic.
-      outputs: the values computed.
-      params: parameters of the primitive.
-      has_effects: whether it must run although nothing reads its outputs.
-      narrow: dtype in which it computes; None for the dtypes of its values.
+      name: name of the operation: "relu", or the name of the operation's JAX primitive.
+      run: function that computes the arrays of the outputs from the arrays of the inputs.
+      inputs: operands of the operation: values that depend on the images, and constants.
+      outputs: values that the operation computes.
+      params: parameters of the JAX primitive, by name.
+      has_effects: whether the operation must run even if nothing reads its outputs.
+      narrow: dtype in which the operation computes; None to compute in the dtypes of its inputs.
     """
 
     name: str
@@ -84,14 +85,14 @@ class Op:
 
 @dataclass
 class Program:
-    """Operations in order, from one input to some outputs."""
+    """A list of operations, in the order in which they compute the outputs from a single input."""
 
     ops: list[Op]
     input: Value
     outputs: list[Atom]
 
     def run(self, x: jax.Array) -> list[jax.Array]:
-        """Compute the outputs for an input."""
+        """Compute the outputs for an input `x`."""
         arrays: dict[Value, Any] = {self.input: x}
         kept = {y for y in self.outputs if isinstance(y, Value)}
         last = {value: op for op in self.ops for value in op.inputs if isinstance(value, Value)}
@@ -104,7 +105,7 @@ class Program:
         return [_as(arrays[y], y.dtype) if isinstance(y, Value) else jnp.asarray(y) for y in self.outputs]
 
     def _read(self, arrays: dict[Value, Any], atom: Atom, op: Op) -> Any:
-        """Return an input of an operation, in the dtype that it computes in."""
+        """Return the array of `atom`, in the dtype in which `op` computes."""
         if not isinstance(atom, Value):
             small = unrepeated(atom) if isinstance(atom, np.ndarray) else atom
             return atom if small.size == atom.size else jnp.broadcast_to(small, atom.shape)
@@ -113,7 +114,7 @@ class Program:
 
 
 def placed(constant: np.ndarray, ndim: int, axes: Sequence[int]) -> np.ndarray:
-    """Return a constant with its axes at these places among `ndim`, and axes of size 1 at the others."""
+    """Return a constant with its axes at the positions `axes` of `ndim` axes; all other axes have size 1."""
     sizes = [1] * ndim
     for axis, size in zip(axes, constant.shape, strict=True):
         sizes[axis] = size
@@ -121,7 +122,7 @@ def placed(constant: np.ndarray, ndim: int, axes: Sequence[int]) -> np.ndarray:
 
 
 def unrepeated(constant: np.ndarray) -> np.ndarray:
-    """Return a constant with size 1 along each axis along which NumPy repeats it without a copy."""
+    """Return a constant with size 1 along each axis along which NumPy repeats it (stride 0)."""
     steps = zip(constant.shape, constant.strides, strict=True)
     return constant[tuple(slice(0, 1) if size > 1 and step == 0 else slice(None) for size, step in steps)]
 
@@ -131,13 +132,16 @@ def _as(x: Any, dtype: Any) -> Any:
 
 
 def _alike(inputs: list[Any]) -> list[Any]:
-    """Mark constants as varying where values do, within `shard_map`."""
+    """Within `shard_map`, mark constant inputs as varying over the axes over which other inputs vary."""
     varies = any(isinstance(x, jax.Array) and jax.typeof(x).manual_axis_type.varying for x in inputs)
     return varying_alike(*map(jnp.asarray, inputs)) if varies else inputs
 
 
 def read(traced: Any, leaves: Sequence[np.ndarray], x: jax.Array) -> tuple[Program, list[bool]]:
-    """Return the program of `(leaves, x)` as one of x, and which leaves it uses."""
+    """Return the jaxpr `traced` as a program, and for each variable whether the jaxpr uses the variable.
+
+    The inputs of the jaxpr are the variables `leaves` and the images `x`. The only input of the program is the images.
+    """
     ops: list[Op] = []
     image = Value(x.shape, x.dtype)
     outputs = _run(ops, traced.jaxpr, traced.consts, [*leaves, image])
@@ -147,7 +151,7 @@ def read(traced: Any, leaves: Sequence[np.ndarray], x: jax.Array) -> tuple[Progr
 
 
 def _run(ops: list[Op], jaxpr: Any, constants: Sequence[Any], arguments: Sequence[Atom]) -> list[Atom]:
-    """Append the operations of a jaxpr for these arguments, and return its outputs."""
+    """Append the operations of `jaxpr` for the given arguments to `ops`, and return the outputs of `jaxpr`."""
     atoms: dict[Any, Atom] = dict(zip(jaxpr.constvars, constants, strict=True))
     atoms |= zip(jaxpr.invars, arguments, strict=True)
 
@@ -160,7 +164,7 @@ def _run(ops: list[Op], jaxpr: Any, constants: Sequence[Any], arguments: Sequenc
     return [get(atom) for atom in jaxpr.outvars]
 
 
-# Traced as operations that can be fused, whose constants are rounded here.
+# These kernels are replaced by the JAX operations that they consist of, which can be folded into convolutions.
 INLINED = (BiasedConvolution, Dense, Smooth)
 
 
@@ -191,7 +195,7 @@ def _equation(ops: list[Op], eqn: JaxprEqn, inputs: list[Atom]) -> Sequence[Atom
 
 
 def _is_constant(eqn: JaxprEqn, inputs: list[Atom]) -> bool:
-    """Return whether an equation is computed once: it depends neither on the images nor on their unknown number."""
+    """Return whether an equation can be computed now: it depends neither on the images nor on an unknown batch size."""
     if any(isinstance(atom, Value) for atom in inputs) or eqn.effects:
         return False
     sizes = [size for aval in _avals(eqn) for size in aval.shape]
@@ -199,7 +203,7 @@ def _is_constant(eqn: JaxprEqn, inputs: list[Atom]) -> bool:
 
 
 def _evaluated(eqn: JaxprEqn, inputs: list[Any]) -> list[Any]:
-    """Return the outputs of an equation of constants."""
+    """Return the outputs of an equation whose inputs are constants."""
     name = eqn.primitive.name
     if name in UNCHANGED:
         return inputs
@@ -221,12 +225,12 @@ def _avals(eqn: JaxprEqn) -> list[Any]:
 
 
 def _stored(y: Any, dtype: Any) -> Any:
-    """Return a constant as a NumPy array, or as it is if NumPy has no such dtype, as for random keys."""
+    """Return a constant as a NumPy array, or unchanged if NumPy lacks its dtype, as for random keys."""
     return y if jnp.issubdtype(dtype, jax.dtypes.extended) else np.asarray(y).astype(dtype, copy=False)
 
 
 def bound(eqn: JaxprEqn, inputs: Sequence[Any]) -> Sequence[Any]:
-    """Compute an equation."""
+    """Return the outputs of the equation `eqn` for arrays `inputs`."""
     params = eqn.primitive.get_bind_params(eqn.params)
     with eqn.ctx.manager:
         outputs = eqn.primitive.bind(*inputs, **params)
@@ -234,7 +238,7 @@ def bound(eqn: JaxprEqn, inputs: Sequence[Any]) -> Sequence[Any]:
 
 
 def is_relu(eqn: JaxprEqn) -> bool:
-    """Return whether an equation is `max(x, 0)`, alone or as the only one of a function that is called."""
+    """Return whether an equation computes `max(x, 0)`, directly or by a call of a function that computes only this."""
     while eqn.primitive.name in ("jit", "pjit", "custom_jvp_call"):
         called = eqn.params["call_jaxpr" if eqn.primitive.name == "custom_jvp_call" else "jaxpr"]
         called = getattr(called, "jaxpr", called)

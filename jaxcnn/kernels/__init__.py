@@ -1,8 +1,9 @@
-"""Fast implementations of the operations of layers.
+"""Fast implementations of the operations that layers compute.
 
-The functions are ordinary differentiable JAX functions. They give the same result on every platform, and work under
-every transformation. When a program is lowered for a CPU, they choose the fastest implementation: JAX operations, or,
-after `pip install 'jaxcnn[cpu]'`, native code (oneDNN and `jaxcnn.kernels.native`).
+The functions of this package are ordinary differentiable JAX functions, which give the same result on every platform
+and work under every JAX transformation. When a program is lowered for a CPU, each function chooses its fastest
+implementation: JAX operations or native code. Native code (oneDNN and `jaxcnn.kernels.native`) needs
+`pip install 'jaxcnn[cpu]'`.
 
 The environment variable `JAXCNN_KERNELS=auto|xla|native` and the context manager `use` select the implementation.
 

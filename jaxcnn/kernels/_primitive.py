@@ -1,20 +1,20 @@
-"""The one primitive behind all kernels.
+"""The JAX primitive that all kernels share.
 
-A kernel is a value that states the same function in several forms and knows its own derivative:
+A `Kernel` object describes one function, with several implementations ("forms") and its derivative:
 
-- `form`: JAX operations that define it, on every platform;
+- `form`: JAX operations that define the function, on every platform;
 - `cpu_form`: JAX operations that XLA compiles to faster code on a CPU;
 - `tpu_form`: JAX operations that XLA compiles to a better program on a TPU;
-- `native`: a call of the native library, for operands that it supports.
+- `native`: a call of the native library, for operands that the library supports.
 
-The form is chosen when a program is lowered, for the platform it is lowered for. Native code is called only where an
+The form is chosen when a program is lowered, for the platform of this lowering. Native code is called only if every
 operand is whole on one device (XLA cannot partition a custom call), and never in an exported program. Only a lowering
-rule can know both. So kernels need a primitive, and public JAX alone does not suffice: `jax.lax.platform_dependent`
-does not see how operands are divided, and `jax.custom_derivatives.linear_call`, which a derivative of every order and
-mode would need, cannot be batched.
+rule knows whether operands are whole and whether a program is exported, so that kernels need a primitive. Public JAX
+functions do not suffice. `jax.lax.platform_dependent` does not see how operands are partitioned. Derivatives of every
+order and mode would need `jax.custom_derivatives.linear_call`, which cannot be batched.
 
-Most kernels are linear in groups of operands. For these a kernel names the groups and its adjoints, and the rules
-below derive forward mode, reverse mode and all higher orders.
+Most kernels are linear in groups of operands. A linear kernel names its groups of operands and implements its adjoints.
+The rules below derive forward mode, reverse mode and all higher orders from the adjoints.
 """
 
 import abc
@@ -35,12 +35,12 @@ Form = Callable[..., Sequence[jax.Array]]
 
 
 class Kernel(abc.ABC):
-    """A function of arrays with several forms. Subclasses are frozen dataclasses, so that kernels compare by value.
+    """A function of arrays with several implementations. Subclasses are frozen dataclasses, compared by value.
 
-    Methods of subclasses name their operands, which the signatures here leave open.
+    Methods of subclasses name their operands; the signatures of this class accept any operands.
 
     Attributes:
-      linear: groups of operand indices; the kernel is linear in the operands of each group jointly.
+      linear: groups of operand indices. The kernel is linear in the operands of each group jointly.
       is_looped: whether a CPU computes the kernel over a mapped axis faster in a loop than by `cpu_form` under `vmap`.
         The native form over a mapped axis is always a loop.
     """
@@ -50,11 +50,11 @@ class Kernel(abc.ABC):
 
     @abc.abstractmethod
     def outputs(self, *operands: Any, **_: Any) -> list[Any]:
-        """Return the abstract values of the results, from those of the operands."""
+        """Return the abstract values of the results for the abstract values of the operands."""
 
     @abc.abstractmethod
     def form(self, *operands: Any, **_: Any) -> Sequence[jax.Array]:
-        """Compute the kernel in JAX operations; this is its definition."""
+        """Compute the kernel in JAX operations. These operations define the kernel."""
 
     def cpu_form(self, *operands: Any, **_: Any) -> Sequence[jax.Array]:
         """Compute the kernel in the JAX operations that are fastest on a CPU."""
@@ -65,18 +65,22 @@ class Kernel(abc.ABC):
         return self.form(*operands)
 
     def native(self, *operands: Any, **_: Any) -> Form | None:
-        """Return the form that calls the native library, or None where it does not support these abstract values."""
+        """Return a function that calls the native library, or None if the library does not support the operands."""
         return None
 
     def adjoint(self, group: tuple[int, ...], cts: Sequence[Any], operands: Sequence[Any]) -> Sequence[jax.Array]:
-        """Return the cotangents of the operands of a linear group, from those of the results."""
+        """Return the cotangents of the operands in a linear group, computed from the cotangents of the results."""
         raise TypeError(f"{type(self).__name__} is not linear in operands {group}")
 
     def linear_groups(self) -> tuple[tuple[int, ...], ...]:
         return self.linear
 
     def derivative(self, operands: Any, outputs: Any, tangents: Any) -> list[jax.Array]:
-        """Return the tangents of the results. By default the kernel itself in its linear groups, else of its form."""
+        """Return the tangents of the results.
+
+        By default, the kernel itself maps the tangents of operands in its linear groups, and JAX differentiates `form`
+        with respect to all other operands.
+        """
         parts = []
         groups = self.linear_groups()
         for group in groups:
@@ -96,14 +100,14 @@ class Kernel(abc.ABC):
         return [functools.reduce(jnp.add, tangent) for tangent in zip(*parts, strict=True)]
 
     def batched(self, operands: Any, dims: Any) -> tuple[Sequence[jax.Array], Sequence[int]]:
-        """Return the results over a mapped axis, and where the axis is in each."""
+        """Return the results over a mapped axis, and the position of this axis in each result."""
         moved = [x if dim is None else jnp.moveaxis(x, dim, 0) for x, dim in zip(operands, dims, strict=True)]
         size = next(x.shape[0] for x, dim in zip(moved, dims, strict=True) if dim is not None)
         outputs = call(Mapped(self, tuple(dim is not None for dim in dims), size), *moved)
         return outputs, [0] * len(outputs)
 
     def local_form(self, *operands: Any, with_native: bool) -> tuple[Form, bool]:
-        """Return the form for abstract values that are whole on one CPU, and whether it is the native one."""
+        """Return the fastest implementation for operands that are whole on one CPU, and whether it is native."""
         native = self.native(*operands) if with_native else None
         return (self.cpu_form, False) if native is None else (native, True)
 
@@ -113,9 +117,9 @@ class Mapped(Kernel):
     """A kernel over a mapped axis, which is the first axis of the results and of the mapped operands.
 
     Attributes:
-      kernel: the kernel of one place on the axis.
-      mapped: for each operand, whether it has the axis.
-      size: number of places.
+      kernel: the kernel that is applied at each index of the axis.
+      mapped: for each operand, whether the operand has the mapped axis.
+      size: size of the mapped axis.
     """
 
     kernel: Kernel
@@ -181,22 +185,23 @@ class Mapped(Kernel):
         return tuple(0 if is_mapped else None for is_mapped in self.mapped)
 
     def _of_one(self, operands: Sequence[Any]) -> list[Any]:
-        """Return the abstract values of one place."""
+        """Return the abstract values of the operands at one index of the mapped axis."""
         pairs = zip(operands, self.mapped, strict=True)
         return [x.update(shape=x.shape[1:]) if is_mapped else x for x, is_mapped in pairs]
 
 
 def call(kernel: Kernel, *operands: jax.Array) -> Sequence[jax.Array]:
-    """Compute a kernel, in the form that is best where the program will run."""
+    """Return the results of a kernel. The implementation is chosen when the program is lowered."""
     if is_inlined() or not all(map(_is_supported, operands)):
         return kernel.form(*operands)
     return kernel_p.bind(*varying_alike(*operands), kernel=kernel)
 
 
 def merged(operands: Sequence[jax.Array], dims: Sequence[int | None]) -> tuple[list[jax.Array], int]:
-    """Merge a mapped axis into the first axis of all operands, of which at least one has it, for `Kernel.batched`.
+    """Merge a mapped axis into the first axis of all operands, for `Kernel.batched`.
 
-    Returns the operands, and the number of places on the mapped axis. An operand without it is repeated.
+    At least one operand must have the mapped axis; an operand without this axis is repeated. Return the operands, and
+    the size of the mapped axis.
     """
     places = next(x.shape[dim] for x, dim in zip(operands, dims, strict=True) if dim is not None)
     results = []
@@ -207,7 +212,7 @@ def merged(operands: Sequence[jax.Array], dims: Sequence[int | None]) -> tuple[l
 
 
 def _is_supported(x: jax.Array) -> bool:
-    """Return whether an operand's shape is known, and not divided over an explicit mesh."""
+    """Return whether the shape of `x` has no symbolic sizes, and `x` is not sharded over an explicit mesh."""
     return all(isinstance(n, int) for n in x.shape) and not any(getattr(jax.typeof(x).sharding, "spec", ()))
 
 
@@ -231,7 +236,7 @@ def _compiled(*operands: jax.Array, kernel: Kernel) -> Any:
 
 @kernel_p.def_impl
 def _evaluate(*operands: jax.Array, kernel: Kernel) -> Any:
-    # Without jit there is no lowering that could choose a form.
+    # Without jit, nothing is lowered, so that no rule could choose a form.
     disabled = jax.config.values["jax_disable_jit"]
     return list(kernel.form(*operands)) if disabled else _compiled(*operands, kernel=kernel)
 
@@ -276,7 +281,7 @@ def _lowered_for_cpu(ctx: Any, *operands: Any, kernel: Kernel) -> Any:
 
 
 def _is_whole(ctx: Any) -> bool:
-    """Return whether arrays at this place of the program are whole on one device, and not divided by XLA."""
+    """Return whether arrays in this part of the program are whole on one device, and not partitioned by XLA."""
     axes = ctx.module_context.axis_context
     is_manual = not hasattr(axes, "manual_axes") or set(axes.manual_axes) == set(axes.mesh.axis_names)
     return is_manual and getattr(axes, "num_devices", 1) == 1

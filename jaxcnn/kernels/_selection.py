@@ -1,4 +1,4 @@
-"""Which kernels a program uses: one environment variable and one context manager."""
+"""Selection of the kernels that a program uses, by an environment variable or a context manager."""
 
 import contextlib
 import os
@@ -15,16 +15,16 @@ CHOICES: tuple[Choice, ...] = ("auto", "xla", "native")
 """Values of `JAXCNN_KERNELS` and of `use`."""
 
 VARIABLE = "JAXCNN_KERNELS"
-"""Environment variable with the choice for the whole process: auto (the default), xla or native."""
+"""Environment variable that selects the kernels of the whole process: auto (the default), xla or native."""
 
 _INLINED = "inlined"
 
-# A part of the keys of JAX's caches: a function that was compiled for another choice is compiled again.
+# A user context is part of the keys of JAX's caches: functions are compiled again when its value changes.
 _context = jax.make_user_context(None)
 
 
 def selected() -> str:
-    """Return the choice in force: that of the innermost `use`, else of `JAXCNN_KERNELS`, else "auto".
+    """Return the current choice: the argument of the innermost `use`, else the value of `JAXCNN_KERNELS`, else "auto".
 
     Raises:
       UsageError: `JAXCNN_KERNELS` has an unknown value.
@@ -39,11 +39,11 @@ def selected() -> str:
 def use(choice: Choice) -> Iterator[None]:
     """Select the kernels of the programs that are traced and compiled within the context.
 
-    "auto" uses native kernels on a CPU where `pip install 'jaxcnn[cpu]'` and a C++ compiler provide them, "xla" uses
-    XLA's operations alone, and "native" is "auto" that fails where there are no native kernels.
+    "auto" uses native kernels on a CPU if `pip install 'jaxcnn[cpu]'` and a C++ compiler provide them. "xla" uses only
+    operations of XLA. "native" is like "auto", but raises an error if there are no native kernels.
 
     Raises:
-      UsageError: an unknown choice, or "native" without native kernels.
+      UsageError: `choice` is unknown, or is "native" and there are no native kernels.
 
     >>> with use("xla"):
     ...     selected()
@@ -57,7 +57,7 @@ def use(choice: Choice) -> Iterator[None]:
 
 @contextlib.contextmanager
 def inlined() -> Iterator[None]:
-    """Trace kernels as the JAX operations that define them, for other programs and for readers of a jaxpr.
+    """Trace kernels as the JAX operations that define them, which exporters and readers of the jaxpr then see.
 
     >>> with inlined():
     ...     is_inlined()
@@ -82,16 +82,19 @@ def check() -> None:
 
 
 def uses_native() -> bool:
-    """Return whether programs for a CPU call the native library, built at the first call; raise as `check`."""
+    """Return whether programs for a CPU call the native library. The first call of this function builds the library.
+
+    Raise `UsageError` in the same cases as `check`.
+    """
     check()
     return selected() in ("auto", "native") and native.is_available()
 
 
 def in_use() -> str:
-    """Return the kernels of programs that are compiled now: "native" (oneDNN's and the library's own) or "xla".
+    """Return the kernels that programs compiled now use: "native" (oneDNN and the native library) or "xla".
 
     Raises:
-      UsageError: as `check`.
+      UsageError: the choice is unknown, or is "native" and there are no native kernels.
 
     >>> with use("xla"):
     ...     in_use()
@@ -101,7 +104,9 @@ def in_use() -> str:
 
 
 def on_cpu() -> bool:
-    """Return whether JAX places new computations on a CPU: its default device, else its default backend.
+    """Return whether JAX places new computations on a CPU.
+
+    JAX uses the default device; if no default device is set, JAX uses the default backend.
 
     >>> with jax.default_device(jax.devices("cpu")[0]):
     ...     on_cpu()

@@ -1,4 +1,4 @@
-"""Kernels that are derivatives of a form `<G, f(X, W)>`, which is linear in each of its three tensors."""
+"""Kernels that are derivatives of a form `<G, f(X, W)>`, where the form is linear in each of its three tensors."""
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -10,7 +10,7 @@ from jaxcnn.kernels._primitive import Kernel, call
 
 
 class Role(IntEnum):
-    """The tensor with respect to which the form is differentiated: G of the output, X (images or data), or W."""
+    """The tensor with respect to which the form is differentiated: G (OUTPUT), X (IMAGE: images or data) or W."""
 
     OUTPUT = 0
     IMAGE = 1
@@ -22,15 +22,15 @@ OPERANDS = {
     Role.IMAGE: (Role.OUTPUT, Role.KERNEL),
     Role.KERNEL: (Role.IMAGE, Role.OUTPUT),
 }
-"""The two tensors from which each role is computed, in the order of its operands."""
+"""For each role, the two tensors from which it is computed, in the order of the kernel's operands."""
 
 
 @dataclass(frozen=True)
 class Trilinear(Kernel):
-    """One of the three tensors, computed from the other two. Its adjoints are the other two roles.
+    """Compute one of the three tensors of a form from the other two. The adjoints of a role are the other two roles.
 
     Attributes:
-      role: which of the three.
+      role: the tensor that is computed.
     """
 
     role: Role

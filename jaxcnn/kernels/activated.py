@@ -1,7 +1,7 @@
-"""A 1x1 convolution of inference whose input is normalized and rectified first, as in DenseNet.
+"""A 1x1 convolution for inference whose input is first normalized and rectified, as in DenseNet.
 
-On a CPU it is one call of the native library, which reads the feature maps where they are: their concatenation and its
-normalization are computed for a few pixels at a time, and are not written to memory.
+On a CPU, this convolution is one call of the native library. The library concatenates and normalizes the feature maps
+for a few pixels at a time, without writing the intermediate results to memory.
 """
 
 import math
@@ -23,15 +23,16 @@ from jaxcnn.kernels.reductions import row
 def activated_conv(
     relu: bool, kernel: np.ndarray, factor: np.ndarray, offset: np.ndarray, bias: np.ndarray, maps: Sequence[jax.Array]
 ) -> jax.Array:
-    """Return `relu(kernel * relu(x factor + offset) + bias)`, or without the outer ReLU, `[N, H, W, C_out]`.
+    """Return `relu(kernel * relu(x factor + offset) + bias)` `[N, H, W, C_out]`, where x is `maps` concatenated.
 
     Args:
-      relu: whether there is the outer ReLU.
-      kernel: `[1, 1, C, C_out]` in the dtype of the feature maps, a constant: its bytes identify the packed copy.
-      factor: `[C]` in float32 or the dtype of the feature maps, whichever is wider, a constant.
-      offset: `[C]`, likewise.
-      bias: `[C_out]`, likewise.
-      maps: feature maps `[N, H, W, C_i]`, whose concatenation is x, `[N, H, W, C]`.
+      relu: whether to apply the outer ReLU.
+      kernel: constant `[1, 1, C, C_out]` in the dtype of the feature maps. The library packs `kernel` once; a digest of
+        the bytes of `kernel` identifies the packed copy.
+      factor: constant `[C]` in float32 or the dtype of the feature maps, whichever is wider.
+      offset: constant `[C]` in the dtype of `factor`.
+      bias: constant `[C_out]` in the dtype of `factor`.
+      maps: feature maps `[N, H, W, C_i]`, whose concatenation along the channels is x, `[N, H, W, C]`.
     """
     operands: Any = (kernel, factor, offset, bias, *maps)
     return call(ActivatedConvolution(relu, content_of(kernel)), *operands)[0]
@@ -39,13 +40,13 @@ def activated_conv(
 
 @dataclass(frozen=True)
 class ActivatedConvolution(Kernel):
-    """`activated_conv` of (kernel, factor, offset, bias, *maps).
+    """The kernel of `activated_conv`. Its operands are kernel, factor, offset, bias, and the feature maps.
 
-    The kernel must be the same in every execution of a program, as in `FusedConvolution`.
+    The operand `kernel` must be the same array in every execution of a program, as in `FusedConvolution`.
 
     Attributes:
-      relu: whether there is the outer ReLU.
-      content: digest of the kernel.
+      relu: whether to apply the outer ReLU.
+      content: digest of the operand `kernel`.
     """
 
     relu: bool
@@ -76,7 +77,7 @@ class ActivatedConvolution(Kernel):
 
     def batched(self, operands: Any, dims: Any) -> tuple[Sequence[jax.Array], Sequence[int]]:
         if any(dim is not None for dim in dims[:4]):
-            # The kernel differs from place to place, so that it cannot be packed.
+            # Under `vmap`, each index of the mapped axis has its own kernel, so that no kernel can be packed.
             return jax.vmap(self.form, in_axes=tuple(dims))(*operands), [0]
         maps, places = merged(operands[4:], dims[4:])
         y = call(self, *operands[:4], *maps)[0]

@@ -6,7 +6,7 @@ import jax
 
 
 def is_bound(axis_name: str) -> bool:
-    """Return whether the code being traced runs under a `pmap`, `shard_map` or `vmap` with an axis of this name."""
+    """Return whether the code being traced is inside a `pmap`, `shard_map` or `vmap` with an axis of this name."""
     try:
         jax.lax.axis_size(axis_name)
     except NameError:
@@ -15,10 +15,11 @@ def is_bound(axis_name: str) -> bool:
 
 
 def needs_mean(axis_name: str, *values: Any) -> bool:
-    """Return whether a `pmean` of arrays over this axis is needed.
+    """Return whether a `pmean` of `values` over the mapped axis is needed.
 
-    Over one device it is not: a collective of one device is still an instruction, across which XLA fuses nothing. But
-    where JAX checks which values vary over devices, only a collective tells it that these do not.
+    Over a single device, no `pmean` is needed: even a collective of one device is an instruction that keeps XLA from
+    fusing operations. The exception is code in which JAX checks which values vary over devices. In this code, only a
+    collective shows JAX that its result does not vary.
     """
     if not is_bound(axis_name):
         return False
@@ -27,10 +28,10 @@ def needs_mean(axis_name: str, *values: Any) -> bool:
 
 
 def varying_alike(*arrays: jax.Array) -> list[jax.Array]:
-    """Return the arrays as operands of one primitive, where JAX checks which values vary over devices.
+    """Return the arrays, marked as varying over the same mapped axes, so that one primitive accepts all of them.
 
-    Within `shard_map`, images differ from device to device and parameters do not. Once parameters are marked as
-    varying too, a gradient with respect to them is summed over the devices.
+    Within `shard_map`, images differ from device to device, and parameters do not. If parameters are marked as varying,
+    JAX sums the gradients with respect to these parameters over the devices.
     """
     varying = [jax.typeof(a).manual_axis_type.varying for a in arrays]
     everywhere = frozenset.union(*varying)

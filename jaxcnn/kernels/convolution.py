@@ -1,13 +1,14 @@
 """Convolution and its two gradients.
 
-`<G, W * X>` is linear in each of image X `[N, H, W, C_in]`, kernel W `[kH, kW, C_in / groups, C_out]` and cotangent G
-of the output `[N, H_out, W_out, C_out]`. The convolution is its derivative with respect to G, and the two gradients are
-those with respect to X and W. Each is bilinear in the other two tensors, and its adjoints are the other two. So one
-kernel with three roles is closed under differentiation, in forward and reverse mode and of every order.
+The form `<G, W * X>` is linear in each of its three tensors: images X `[N, H, W, C_in]`, kernel W
+`[kH, kW, C_in / groups, C_out]`, and cotangent G of the output `[N, H_out, W_out, C_out]`. The derivative with respect
+to G is the convolution, and the derivatives with respect to X and W are its two gradients. Each derivative is linear in
+the other two tensors, and its adjoints are the other two derivatives. One kernel with three roles therefore suffices
+for derivatives of every mode and order.
 
-Where Winograd's algorithm computes a 3x3 convolution or one of its gradients, its error is at most 3e-6 of the largest
-sum of products of magnitudes in the same 4x4 outputs. It computes only operands without NaN, infinities and values that
-are extreme or much larger than their surroundings (`native/winograd/range.h`); others are summed exactly.
+For some 3x3 kernels, Winograd's algorithm computes the convolution or a gradient. The error of an output is at most
+3e-6 of the largest `sum |w x|` in its tile of 4x4 outputs. Operands with NaN, infinities, extreme values, or values
+much larger than their surroundings are summed exactly instead (`native/winograd/range.h`).
 """
 
 import functools
@@ -35,13 +36,14 @@ LAYOUTS = ("NHWC", "HWIO", "NHWC")
 """Order of the axes of image, kernel and output."""
 
 FEW_CHANNELS, LEAST_BLOCKED = 4, 7
-"""Most channels, and smallest kernel, of convolutions of blocks of pixels on TPUs."""
+"""`block_windows` is used on TPUs for at most FEW_CHANNELS input channels and kernels of at least LEAST_BLOCKED
+rows."""
 
 LEAST_WORK = 2**20
-"""Multiply-adds below which calling oneDNN's thread costs more than oneDNN saves."""
+"""Smallest number of multiply-adds for which a call of oneDNN saves time."""
 
 LEAST_GROUPED_WORK = 2**14
-"""The same for convolutions with groups, which XLA on a CPU computes 20 to 60 times as slowly."""
+"""`LEAST_WORK` for convolutions with groups, for which XLA on a CPU is 20 to 60 times slower than oneDNN."""
 
 
 def conv(
@@ -53,13 +55,12 @@ def conv(
     groups: int,
     bias: Shaped[InputArray, " c_out"] | None = None,
 ) -> Shaped[Array, "n h2 w2 c_out"]:
-    """Convolve images `[N, H, W, C_in]` with a kernel `[kH, kW, C_in / groups, C_out]`, whose dtype may be wider.
+    """Convolve images `[N, H, W, C_in]` with a kernel `[kH, kW, C_in / groups, C_out]` of the same or a wider dtype.
 
-    Strides and dilation are (vertical, horizontal), and padding is `((top, bottom), (left, right))` rows of zeros. The
-    kernel is not flipped. Returns `[N, H_out, W_out, C_out]` in the dtype of x, to which a wider kernel is rounded. Its
-    gradient has its own dtype: on a CPU, that of a float32 kernel over bfloat16 images is summed and kept in float32.
-
-    A bias `[C_out]` is added in float32 or wider, and its gradient is summed likewise.
+    Strides and dilation are (vertical, horizontal), and padding is `((top, bottom), (left, right))` rows and columns of
+    zeros. The kernel is not flipped. Return `[N, H_out, W_out, C_out]` in the dtype of `x`; a wider kernel is rounded
+    to this dtype. The gradient of the kernel has the kernel's dtype. On a CPU, a float32 kernel's gradient is summed in
+    float32, also for bfloat16 images. A bias `[C_out]` is added, and its gradient is summed, in float32 or wider.
     """
     geometry = Geometry(x.shape, kernel.shape, strides, padding, dilation, groups)
     if not jnp.issubdtype(x.dtype, jnp.floating) or 0 in (*x.shape, *kernel.shape):
@@ -73,9 +74,9 @@ def conv(
 def describe(dtype: str = "float32") -> str:
     """Return the name of the library that computes convolutions of images in this dtype on this machine.
 
-    "XLA", "oneDNN" or, where Winograd's algorithm is faster for some 3x3 kernels, "oneDNN+Winograd". In bfloat16 the
-    instructions that oneDNN uses follow, as in "oneDNN+Winograd avx512_core_bf16" or "oneDNN avx512_core_amx". Where
-    the processor has none, it is "oneDNN+Winograd float32": images and kernels are widened.
+    The name is "XLA", "oneDNN", or "oneDNN+Winograd" if Winograd's algorithm is faster for some 3x3 kernels. In
+    bfloat16, the name also contains the instructions that oneDNN uses, as in "oneDNN avx512_core_amx". Without bfloat16
+    instructions, the name is "oneDNN+Winograd float32", and images and kernels are converted to float32.
     """
     if not on_cpu() or not uses_native() or dtype not in ("float32", "bfloat16"):
         return "XLA"
@@ -93,7 +94,7 @@ def describe(dtype: str = "float32") -> str:
 
 
 class Geometry(NamedTuple):
-    """Everything about a convolution except its numbers."""
+    """Shapes, strides, padding, dilation and groups of a convolution."""
 
     image: Shape
     kernel: Shape
@@ -110,27 +111,27 @@ class Geometry(NamedTuple):
 
     @property
     def output(self) -> Shape:
-        """`[N, H_out, W_out, C_out]`."""
+        """Shape of the output, `[N, H_out, W_out, C_out]`."""
         sizes = zip(self.image[1:3], self.padding, self.reach, self.strides, strict=True)
         return (self.image[0], *((n + sum(p) - r) // s + 1 for n, p, r, s in sizes), self.kernel[3])
 
     @property
     def is_product(self) -> bool:
-        """Whether it is a product of matrices: a 1x1 kernel without padding and groups."""
+        """Whether the convolution is a product of matrices: a 1x1 kernel without padding and groups."""
         return self.kernel[:2] == (1, 1) and not any(map(any, self.padding)) and self.groups == 1
 
     @property
     def is_small(self) -> bool:
-        """Whether it has too few multiply-adds for oneDNN, or none."""
+        """Whether the convolution has so few multiply-adds that oneDNN saves no time, or no multiply-adds."""
         work = math.prod(self.output) * math.prod(self.kernel[:3])
         return work < max(min(LEAST_WORK, LEAST_GROUPED_WORK) if self.groups > 1 else LEAST_WORK, 1)
 
     @property
     def has_blocks(self) -> bool:
-        """Whether a TPU computes it by `block_windows`: a large kernel at stride 2 over the channels of a photograph.
+        """Whether a TPU computes the convolution by `block_windows`: a large kernel at stride 2 on few channels.
 
-        In the training step of ResNet-50 on v5e:2x4, XLA then needs 4.47 GB for temporaries in place of 4.77, and moves
-        33.62 GB in place of 33.54. Compiled alone, first layers of 3x3 and 11x11 move a sixth to half more.
+        With `block_windows`, the training step of ResNet-50 on TPUs (v5e:2x4) needs 4.47 instead of 4.77 GB for
+        temporaries, and moves 33.62 instead of 33.54 GB. Layers with 3x3 and 11x11 kernels move a sixth to a half more.
         """
         is_plain = self.dilation == (1, 1) and self.groups == 1
         is_large = min(self.kernel[:2]) >= LEAST_BLOCKED
@@ -142,13 +143,12 @@ class Geometry(NamedTuple):
 
 @dataclass(frozen=True)
 class Convolution(Trilinear):
-    """One of the three tensors of a convolution, computed from the other two.
+    """Compute one of the three tensors of a convolution from the other two.
 
     Attributes:
-      role: which of the three.
+      role: the tensor that is computed.
       geometry: shapes, strides, padding, dilation and groups.
-      kernel_dtype: name of the dtype of kernels and of their gradients; image and output have one dtype, which is not
-        wider.
+      kernel_dtype: name of the dtype of kernels and their gradients, at least as wide as the dtype of image and output.
     """
 
     role: Role
@@ -168,7 +168,7 @@ class Convolution(Trilinear):
 
     def cpu_form(self, a: jax.Array, b: jax.Array) -> list[jax.Array]:
         if self.role is Role.KERNEL:
-            # XLA on a CPU adds the products of a 1x1 kernel's gradient in bfloat16, in which 256 + 1 is 256.
+            # XLA on a CPU sums the gradient of a 1x1 kernel in bfloat16, where 256 + 1 is 256.
             wide = jnp.promote_types(a.dtype, jnp.float32)
             a, b = a.astype(wide), b.astype(wide)
             if not self.geometry.is_product:
@@ -191,7 +191,7 @@ class Convolution(Trilinear):
         key = wide._key("float32")
         if dtype == "float32" or not native.is_fast(key):
             return None
-        # This processor has no instructions for bfloat16.
+        # This processor has no bfloat16 instructions.
         function = native.function(native.CONVOLUTION, [x.update(dtype=np.dtype("float32")) for x in result], key=key)
         return lambda a, b: [function(a.astype("float32"), b.astype("float32"))[0].astype(result[0].dtype)]
 
@@ -202,7 +202,7 @@ class Convolution(Trilinear):
 
     def adjoint(self, group: Any, cts: Any, operands: Any) -> list[jax.Array]:
         if self.role is Role.OUTPUT and group == (0,):
-            # A GPU then rounds a wider kernel again, and does not keep the rounded one since the forward pass.
+            # On a GPU, the kernel is then rounded again here, so that no rounded kernel is kept since the forward pass.
             g, kernel = call(Together(), cts[0], operands[1])
             return [*call(replace(self, role=Role.IMAGE), g, kernel)]
         return super().adjoint(group, cts, operands)
@@ -216,12 +216,12 @@ class Convolution(Trilinear):
         return [y.reshape(places, -1, *y.shape[1:])], [0]
 
     def times(self, places: int) -> "Convolution":
-        """Return the convolution of this many times the images."""
+        """Return the convolution of `places` times as many images."""
         images, *size = self.geometry.image
         return replace(self, geometry=self.geometry._replace(image=(places * images, *size)))
 
     def _by_transposing(self, compute: Any, a: jax.Array, b: jax.Array) -> jax.Array:
-        """Compute the role from the function of a geometry, images and a kernel that computes the output."""
+        """Compute the role by transposing `compute`, a function of a geometry, images and a kernel."""
         forward = functools.partial(compute, self.geometry)
         if self.role is Role.OUTPUT:
             return forward(a, b.astype(a.dtype))
@@ -233,12 +233,12 @@ class Convolution(Trilinear):
                 return jax.linear_transpose(lambda x: forward(x, b), result)(a)[0]
             return jax.linear_transpose(lambda kernel: forward(a, kernel), result)(b)[0].astype(self.kernel_dtype)
 
-        # Traced from shapes alone: the transpose of operands that vary over devices would be summed over these.
+        # Trace with shapes alone: if the operands varied over devices, JAX would sum the transpose over these devices.
         shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (a, b))
         return jaxpr_as_fun(jax.make_jaxpr(transposed)(*shapes))(a, b)[0]
 
     def _key(self, dtype: str, has_bias: bool = False) -> tuple[int, ...]:
-        """Return the numbers by which `convolution.cpp` knows the convolution, of images in this dtype."""
+        """Return the numbers by which `convolution.cpp` identifies this convolution for images of `dtype`."""
         g = self.geometry
         (top, bottom), (left, right) = g.padding
         sizes = (*g.image, *g.kernel, *g.output)
@@ -250,7 +250,7 @@ class Convolution(Trilinear):
 
 @dataclass(frozen=True)
 class BiasedConvolution(Kernel):
-    """`W * X + b` of bfloat16 images X and a float32 bias b `[C_out]`. oneDNN adds b before it rounds."""
+    """`W * X + b` for bfloat16 images X and a float32 bias b `[C_out]`. oneDNN adds b before it rounds the sum."""
 
     convolution: Convolution
     is_looped: ClassVar = True
@@ -310,15 +310,15 @@ def windows(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def block_windows(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolve as `windows`, by a convolution with stride 1 over blocks of pixels (space to depth).
+    """Compute the same convolution as `windows`, by a convolution with stride 1 over blocks of pixels (space to depth).
 
     A block has the size of the strides, and its pixels become channels. The kernel is padded with zeros to whole
-    blocks: a 7x7 kernel at stride 2 over 3 channels becomes a 4x4 kernel over 12. A pixel that is not finite reaches
-    the outputs that a zero multiplies too.
+    blocks: a 7x7 kernel at stride 2 over 3 channels becomes a 4x4 kernel over 12 channels. An infinite or NaN pixel
+    therefore also affects outputs in which a zero of the padded kernel multiplies this pixel.
     """
     taps, inner, outer = [], [], []
     for n, out, (before, _), reach, stride in _axes(geometry):
-        first = -before % stride  # zeros in front of the kernel, so that its blocks are those of the image
+        first = -before % stride  # zeros before the kernel, which align its blocks with the blocks of the image
         blocks, low, size = -(-(first + reach) // stride), (before + first) // stride, -(-n // stride)
         taps.append((first, blocks * stride - first - reach, 0))
         inner.append((0, size * stride - n, 0))
@@ -333,7 +333,7 @@ def block_windows(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Ar
 
 
 def _blocks(x: jax.Array, axis: int, strides: Pair) -> jax.Array:
-    """Return `[..., H / s, W / t, s t C, ...]` for `[..., H, W, C, ...]`, whose H is at an axis."""
+    """Return `[..., H / s, W / t, s t C, ...]` for `x` of shape `[..., H, W, C, ...]`, where H is axis `axis`."""
     (s, t), (height, width, channels) = strides, x.shape[axis : axis + 3]
     before, after = x.shape[:axis], x.shape[axis + 3 :]
     x = x.reshape(*before, height // s, s, width // t, t, channels, *after)
@@ -341,10 +341,10 @@ def _blocks(x: jax.Array, axis: int, strides: Pair) -> jax.Array:
 
 
 def _image_gradient(geometry: Geometry, g: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return the gradient with respect to the image as a convolution of g, spread by the strides, with the kernel.
+    """Return the gradient with respect to the image as a convolution of g, dilated by the strides, with the kernel.
 
-    XLA on a CPU computes a convolution of images NHWC with a kernel HWIO by a fast routine, and arranges the operands
-    of others so, but not within loops. There JAX's own gradients are 10 to 60 times slower.
+    XLA on a CPU has a fast routine for images NHWC and kernels HWIO. Outside of loops, XLA rearranges the operands of
+    other convolutions for this routine. In loops, XLA does not, and JAX's own gradients are 10 to 60 times slower.
     """
     rows, columns, inputs, features = geometry.kernel
     groups = geometry.groups
@@ -355,7 +355,7 @@ def _image_gradient(geometry: Geometry, g: jax.Array, kernel: jax.Array) -> jax.
         padding.append((reach - 1 - before, n - 1 - (out - 1) * stride + before))
     return jax.lax.conv_general_dilated(
         g,
-        jax.lax.optimization_barrier(kernel),  # or XLA would undo the arrangement
+        jax.lax.optimization_barrier(kernel),  # keeps XLA from undoing the arrangement
         window_strides=(1, 1),
         padding=padding,
         lhs_dilation=geometry.strides,
@@ -366,9 +366,9 @@ def _image_gradient(geometry: Geometry, g: jax.Array, kernel: jax.Array) -> jax.
 
 
 def _kernel_gradient(geometry: Geometry, x: jax.Array, g: jax.Array) -> jax.Array:
-    """Return the gradient with respect to the kernel as a convolution of x with g, spread by the strides.
+    """Return the gradient with respect to the kernel as a convolution of x with g, dilated by the strides.
 
-    Examples and input channels change places, so that the operands are arranged as in `_image_gradient`.
+    The axes of examples and input channels are exchanged, so that XLA's fast routine applies as in `_image_gradient`.
     """
     examples, height, width, _ = x.shape
     inputs, groups = geometry.kernel[2], geometry.groups
@@ -389,12 +389,12 @@ def _kernel_gradient(geometry: Geometry, x: jax.Array, g: jax.Array) -> jax.Arra
 
 
 def _axes(geometry: Geometry) -> Any:
-    """Return for both spatial axes: sizes of image and output, padding, reach of the kernel, and stride."""
+    """Return, for both spatial axes: sizes of image and output, padding, reach of the kernel, and stride."""
     sizes = geometry.image[1:3], geometry.output[1:3], geometry.padding, geometry.reach, geometry.strides
     return zip(*sizes, strict=True)
 
 
 def product(geometry: Geometry, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Multiply by a 1x1 kernel as by a matrix: XLA on a CPU computes its gradient 6 times as fast."""
+    """Multiply by a 1x1 kernel as a matrix: XLA on a CPU then computes the kernel's gradient 6 times as fast."""
     pixels = x if geometry.strides == (1, 1) else jax.lax.slice(x, (0, 0, 0, 0), x.shape, (1, *geometry.strides, 1))
     return jax.lax.dot_general(pixels, jax.lax.squeeze(kernel, (0, 1)), (((3,), (0,)), ((), ())))

@@ -1,16 +1,17 @@
-"""Sums of many arrays over devices, in few messages.
+"""Sum many arrays over devices with few messages.
 
-XLA for TPUs merges the sums of single arrays into a few messages by itself. XLA for GPUs sends a message for nearly
-each array, of which a deep network has hundreds, and most are small. There this module joins arrays of one dtype into
-buckets before they are summed. On a CPU a copy costs more than a message, so arrays are summed one by one.
+XLA for TPUs merges the sums of single arrays into a few messages. XLA for GPUs sends nearly one message per array. A
+deep network has hundreds of arrays, most of which are small. On GPUs, this module therefore joins arrays of one dtype
+into buckets before they are summed. On a CPU, a copy costs more than a message, so that arrays are summed one by one.
 
-Buckets are filled from the last array to the first. Names of layers grow with depth, and the backward pass computes
-the gradients of the deepest layers first, so that a bucket holds gradients which are computed one after another. XLA
-for GPUs computes them when the bucket needs them, and keeps what they are computed from until then. Small arrays, such
-as the scales of normalizations and the kernel of the first layer, come from all depths, so they are in the last bucket.
+Buckets are filled from the last array to the first. Names of layers grow with depth, and the backward pass computes the
+gradients of the deepest layers first. Filled in this order, a bucket contains gradients that are computed one after
+another. XLA for GPUs computes the gradients when the bucket needs them, and keeps their operands in memory until then.
+Small arrays, such as scales of normalizations and the kernel of the first layer, come from all depths, and are put in
+the last bucket.
 
-XLA for GPUs joins messages by itself, up to 30 MiB, without regard to when their arrays are computed. So buckets are
-larger than half of that.
+XLA for GPUs also joins messages itself, up to 30 MiB, without regard to when their arrays are computed. Buckets are
+larger than half of this size, so that XLA cannot join two buckets.
 """
 
 from typing import Any
@@ -19,14 +20,14 @@ import jax
 import jax.numpy as jnp
 
 BUCKET_BYTES = 15 * 2**20
-"""Size that buckets exceed, if there is more than one of their dtype. An array that exceeds it is summed alone."""
+"""Smallest size of a bucket if there are several buckets of its dtype. An array above this size is summed alone."""
 
 SMALL_BYTES = 64 * 2**10
 """Size below which an array is small."""
 
 
 def sum_of_trees(tree: Any, axis_name: str) -> Any:
-    """Return the sums over a mapped axis of the arrays of a tree."""
+    """Return the tree with each array replaced by its sum over the mapped axis `axis_name`."""
     leaves, structure = jax.tree.flatten(tree)
     sums = jax.lax.platform_dependent(
         *map(jnp.asarray, leaves),
@@ -38,7 +39,7 @@ def sum_of_trees(tree: Any, axis_name: str) -> Any:
 
 
 def _in_buckets(arrays: tuple[jax.Array, ...], axis_name: str) -> tuple[jax.Array, ...]:
-    """Return the sums of arrays, each of which is one array of a message or a part of one."""
+    """Return the sum of each array over devices. Each message contains the arrays of one bucket."""
     sums: dict[int, jax.Array] = {}
     for bucket in buckets(arrays):
         joined = [arrays[i].ravel() for i in bucket]
@@ -54,10 +55,11 @@ def _in_buckets(arrays: tuple[jax.Array, ...], axis_name: str) -> tuple[jax.Arra
 
 
 def buckets(arrays: Any) -> list[list[int]]:
-    """Return the places of arrays that are summed together, the last first.
+    """Return the indices of the arrays in each bucket. Arrays of one bucket are summed together.
 
-    The arrays of a bucket have one dtype. They exceed `BUCKET_BYTES`, unless no others of their dtype are left, and are
-    at most three times as large. Arrays below `SMALL_BYTES` follow the others.
+    The arrays of a bucket have one dtype. An array above `BUCKET_BYTES` has a bucket of its own. Each other bucket has
+    a total size between one and three times `BUCKET_BYTES`; this size is smaller only if the bucket is the only one of
+    its dtype. Arrays below `SMALL_BYTES` come after all larger arrays.
 
     >>> sizes = {"f": 2**20, "v": 64, "m": 2**23}
     >>> buckets([jax.ShapeDtypeStruct((sizes[kind],), "float32") for kind in "ffvmffvfffff"])

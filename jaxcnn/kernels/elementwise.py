@@ -1,4 +1,5 @@
-"""Activation functions of floating-point arrays. The convolution of inference computes them with its output."""
+"""Activation functions of floating-point arrays. Convolutions for inference can apply these functions to their
+output."""
 
 import functools
 import math
@@ -15,7 +16,7 @@ from jaxcnn.kernels._primitive import Kernel, call, instantiated
 
 def relu6(x: jax.Array) -> jax.Array:
     """Return `min(max(0, x), 6)`."""
-    # The derivative of `clamp` at 0 and 6 is 0, as in torch; that of `minimum` and `maximum` is 1/2.
+    # The derivative of `clamp` at 0 and 6 is 0, as in torch; the derivative of `minimum` and `maximum` is 1/2.
     return jax.lax.clamp(np.zeros((), x.dtype), x, np.full((), 6, x.dtype))
 
 
@@ -41,10 +42,10 @@ def silu(x: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True)
 class Smooth(Kernel):
-    """A smooth activation function, `x g(x)`.
+    """A smooth activation function `x g(x)`: GELU or SiLU.
 
-    Reverse mode keeps one array, the slope. JAX keeps one for each factor of the slope: three for GELU. Values of 16
-    bits are computed in float32 and rounded once.
+    In reverse mode, this kernel keeps one array in memory: the slope at each x. JAX's own implementation keeps one
+    array for each factor of the slope: three for GELU. 16-bit values are computed in float32 and rounded once.
 
     Attributes:
       name: "gelu" or "silu".
@@ -91,11 +92,12 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "hard_swish": hard_swish,
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
 }
-"""Activation functions by name, in the order of their numbers in `native/fused.cpp`, which start with 1."""
+"""Activation functions by name. The position of a function in this dict, counted from 1, is its number in
+`native/fused.cpp`."""
 
 FORMS: tuple[tuple[str, Callable[[jax.Array], jax.Array]], ...] = (
     *ACTIVATIONS.items(),
     ("silu", lambda x: Smooth("silu").form(x)[0]),
     ("gelu", lambda x: Smooth("gelu").form(x)[0]),
 )
-"""All forms in which the operations of an activation function are traced, with its name in `ACTIVATIONS`."""
+"""Functions whose traced operations are recognized as an activation function, each with its name in `ACTIVATIONS`."""

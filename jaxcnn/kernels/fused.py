@@ -1,7 +1,9 @@
-"""The convolution of inference: `f(W * X + b + R)` with an activation f and constant W and b, computed in one pass.
+"""Convolution for inference: `f(W * X + b + R)`, computed in one pass.
 
-On a CPU it is one call of oneDNN or of Winograd's algorithm, which packs W into its own layout once for each call in a
-program. Elsewhere XLA fuses the operations of `form`.
+X are images, the kernel W and the bias b are constants, R is a residual, and f is an activation.
+
+On a CPU, this convolution is one call of oneDNN or of Winograd's algorithm. For each such call in a program, W is
+packed once into the layout of the library. On other platforms, XLA fuses the operations of `form`.
 """
 
 import hashlib
@@ -31,9 +33,10 @@ def fused_conv(
       geometry: shapes, strides, padding, dilation and groups.
       activation: name in `jaxcnn.kernels.elementwise.ACTIVATIONS`, or None.
       x: images `[N, H, W, C_in]`.
-      kernel: `[kH, kW, C_in / groups, C_out]` in the dtype of x, a constant: its bytes identify the packed copy.
-      bias: `[C_out]` in float32 or the dtype of x, whichever is wider, a constant.
-      residual: like the result, or None.
+      kernel: constant `[kH, kW, C_in / groups, C_out]` in the dtype of x. The library packs `kernel` once; a digest of
+        the bytes of `kernel` identifies the packed copy.
+      bias: constant `[C_out]` in float32 or the dtype of x, whichever is wider.
+      residual: array with the shape and dtype of the result, or None.
     """
     others = () if residual is None else (residual,)
     operands: Any = (x, kernel, bias, *others)
@@ -49,15 +52,15 @@ def content_of(array: np.ndarray) -> Content:
 
 @dataclass(frozen=True)
 class FusedConvolution(Kernel):
-    """`f(W * X + b + R)` of (X, W, b) or (X, W, b, R).
+    """The kernel of `fused_conv`, `f(W * X + b + R)`, with operands (X, W, b) or (X, W, b, R).
 
-    The operand W must be the same in every execution of a program, since the native form packs it at the first one.
-    Use `fused_conv`, which takes W as a NumPy array and cannot be given another.
+    The operand W must be the same array in every execution of a program, because the native form packs W in the first
+    execution only. Call `fused_conv`, which requires W as a constant NumPy array.
 
     Attributes:
       geometry: shapes, strides, padding, dilation and groups.
-      activation: name of f in `ACTIVATIONS`, or None for none.
-      content: digest of W. Calls with the same digest share the packed copy.
+      activation: name of f in `ACTIVATIONS`; None applies no activation.
+      content: digest of W. Calls whose W have the same digest share one packed copy.
     """
 
     geometry: Geometry
@@ -84,7 +87,7 @@ class FusedConvolution(Kernel):
         if native.is_fused_fast(self._key(x.dtype, residual)):
             return self._call(x, x.dtype, residual)
         if x.dtype == "bfloat16":
-            # This processor has no instructions for bfloat16.
+            # This processor has no bfloat16 instructions.
             wide = np.dtype("float32")
             is_fast = native.is_fused_fast(self._key(wide, residual))
             return self._widened(self._call(x.update(dtype=wide), wide, residual)) if is_fast else None
@@ -115,7 +118,7 @@ class FusedConvolution(Kernel):
     def batched(self, operands: Any, dims: Any) -> tuple[Sequence[jax.Array], Sequence[int]]:
         x, kernel, bias, *residual = operands
         if dims[1] is not None or dims[2] is not None:
-            # The operand W differs from place to place, so that it cannot be packed.
+            # Under `vmap`, each index of the mapped axis has its own W, so that no W can be packed.
             return jax.vmap(self.form, in_axes=tuple(dims))(*operands), [0]
         (x, *residual), places = merged([x, *residual], [dims[0], *dims[3:]])
         geometry = self.geometry._replace(image=(places * self.geometry.image[0], *self.geometry.image[1:]))
@@ -123,7 +126,7 @@ class FusedConvolution(Kernel):
         return [y.reshape(places, -1, *y.shape[1:])], [0]
 
     def _finished(self, y: jax.Array, bias: jax.Array, residual: Sequence[jax.Array]) -> jax.Array:
-        """Return the result from the convolution alone, in its dtype; the sums are in the dtype of the bias."""
+        """Return the result for `y`, the output of the convolution alone. Sums are in the dtype of the bias."""
         total = y.astype(bias.dtype) + row(bias, y)
         for value in residual:
             total = total + value.astype(bias.dtype)
@@ -134,7 +137,7 @@ class FusedConvolution(Kernel):
         return native.function(native.FUSED_CONVOLUTION, self.outputs(x), key=key, content=self.content)
 
     def _widened(self, form: Form) -> Form:
-        """Return a form of bfloat16 operands that computes in float32. The kernel is widened as it is packed."""
+        """Return an implementation for bfloat16 operands that computes in float32; packing widens the kernel."""
 
         def widened(x: jax.Array, kernel: jax.Array, bias: jax.Array, *residual: jax.Array) -> list[jax.Array]:
             wide = [value.astype(jnp.float32) for value in residual]
@@ -143,7 +146,7 @@ class FusedConvolution(Kernel):
         return widened
 
     def _key(self, dtype: Any, residual: Sequence[Any]) -> tuple[int, ...]:
-        """Return the numbers by which `fused.cpp` knows the convolution."""
+        """Return the numbers by which `fused.cpp` identifies the convolution."""
         g = self.geometry
         (top, bottom), (left, right) = g.padding
         exact = native.requires_exact_sums()

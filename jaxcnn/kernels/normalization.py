@@ -1,23 +1,27 @@
 """Batch normalization in training and evaluation.
 
 Let a channel have m values, mean mu and variance v, `r = 1 / sqrt(v + epsilon)` and `f = r scale`. The output is
-`y = (x - mu) f + bias` (Ioffe and Szegedy, *Batch Normalization*, 2015). With
+`y = (x - mu) f + bias` (Ioffe and Szegedy, *Batch Normalization*, 2015). The map
 
-    `L(u) = f (u - sum u / m - (x - mu) r^2 sum (u (x - mu)) / m)`,
+    `L(u) = f (u - sum u / m - (x - mu) r^2 sum (u (x - mu)) / m)`
 
-the derivative of y with respect to x (section 3 of the paper), the tangent of y is
+is the derivative of y with respect to x in the direction u (section 3 of the paper). For tangents u, s and b of x,
+scale and bias, T is the tangent of y. G is the adjoint of T, for a cotangent g of y:
 
-    `T(u, s, b) = L(u) + (x - mu) r s + b`,  and its adjoint is  `G(g) = L(g), r sum (g (x - mu)), sum g`,
+    `T(u, s, b) = L(u) + (x - mu) r s + b`  and  `G(g) = L(g), r sum (g (x - mu)), sum g`.
 
-the gradients with respect to x, scale and bias. T and G are adjoints of each other, so kernels for y, T and G are
-closed under differentiation.
+The results of G are the gradients with respect to x, scale and bias. The maps T (tangent) and G (gradient) are adjoints
+of each other. The kernels for y, T and G therefore suffice for derivatives of every order.
 
-A residual R and a ReLU may follow, `y = max(0, BN(x) + R)`. With the mask `m = [y > 0]` the tangent is then
-`m (T(u, s, b) + R')` for a tangent R' of R, and its adjoint is `G(m g)` and `m g`, the gradient with respect to R.
+A residual R and a ReLU may follow: `y = max(0, BN(x) + R)`. Let the mask k be 1 where y is above 0, else 0. The tangent
+of y is then `k (T(u, s, b) + R')`, where R' is the tangent of R. The adjoint of this tangent is `G(k g)`, and the
+gradient with respect to R is `k g`.
 
-In JAX operations a batch normalization is a dozen small computations on `[C]`, which take XLA on a CPU longer to
-compile than the network's real work. The native library does them in one call a direction. In bfloat16 the same call
-computes what is `[..., C]`: XLA rounds after each operation, in software. In float32 XLA computes that as fast.
+In JAX operations, a batch normalization has a dozen small computations on vectors `[C]`. XLA on a CPU takes longer to
+compile these computations than the network's real work. The native library does all these computations in one call for
+the forward pass and one call for the backward pass. In bfloat16, the same call also computes the arrays `[..., C]`,
+because XLA rounds after each operation, in software. In float32, XLA computes these arrays as fast as the native
+library.
 """
 
 import functools
@@ -44,15 +48,18 @@ from jaxcnn.kernels.statistics import (
 from jaxcnn.kernels.synchronized import Groups, is_narrower
 
 LEAST_CHANNELS = 24
-"""Channels below which the output in float32 leaves its vectors to XLA too: LLVM unrolls the short loop over
-channels that remains, and does not vectorize it (16 channels: 0.6 of the speed forward; from 24 on: no difference)."""
+"""With fewer channels, XLA also computes the vectors of a float32 output.
+
+Native code would not be faster: LLVM unrolls the remaining short loop over channels, and does not vectorize this loop.
+With 16 channels, the forward pass would run at 0.6 of XLA's speed; from 24 channels on, the speed is equal.
+"""
 
 
 SETTINGS = ("momentum", "epsilon", "unbiased", "axis_name", "axis_index_groups", "reduce_dtype", "dtype")
-"""Arguments of `batch_norm` that are settings and not arrays. `pooled_batch_norm` takes the same."""
+"""Arguments of `batch_norm` that are settings instead of arrays. `pooled_batch_norm` has the same settings."""
 
 
-# A deep network has hundreds of batch normalizations of a few shapes. `jit` traces and differentiates each shape once.
+# A deep network has hundreds of batch normalizations of few shapes. `jit` traces and differentiates each shape once.
 @functools.partial(
     jax.jit,
     static_argnames=(*SETTINGS, "relu"),
@@ -74,19 +81,21 @@ def batch_norm(
     relu: bool = False,
     dtype: Any = None,
 ) -> tuple[Float[Array, "*positions c"], Float[Array, " c"], Float[Array, " c"]]:
-    """Normalize a batch by its own statistics, then add the residual and apply the ReLU if the arguments ask for them.
+    """Normalize a batch by its own statistics, then add `residual` if given, and apply a ReLU if `relu` is true.
 
     Args:
       x: `[..., C]`.
-      running_mean, running_var, scale, bias: `[C]`. None stands for a scale of ones and a bias of zeros.
+      running_mean, running_var, scale, bias: `[C]`. None stands for a scale of ones or a bias of zeros.
       momentum, epsilon, unbiased, axis_index_groups, reduce_dtype: as in `jaxcnn.layers.BatchNorm`.
       axis_name: as in `jaxcnn.layers.BatchNorm`; an unbound name counts as None.
-      residual: `[..., C]`, added to the normalized x.
+      residual: array `[..., C]` that is added to the normalized x, or None.
       relu: whether the output is `max(0, y)`, whose derivative at 0 is 0.
-      dtype: that of the output, to which it is rounded once; None for float32 or the dtype of x, whichever is wider.
+      dtype: dtype of the output. The computed values are rounded once, to this dtype. None uses float32 or the dtype of
+        x, whichever is wider.
 
     Returns:
-      The output `[..., C]`, and the new running mean and variance `[C]` in the dtypes of the old ones.
+      The output `[..., C]`, and the new running mean and variance `[C]` in the dtypes of `running_mean` and
+      `running_var`.
 
     >>> x, mean, var = jnp.array([[1.0], [3.0]]), jnp.zeros(1), jnp.ones(1)
     >>> y, mean, var = batch_norm(x, mean, var, None, None, momentum=0.5, epsilon=0.0, unbiased=True)
@@ -113,7 +122,7 @@ def batch_norm(
 def normalize(
     x: Shaped[InputArray, "*positions c"], mean: Any, var: Any, scale: Any, bias: Any, *, epsilon: float
 ) -> Float[Array, "*positions c"]:
-    """Normalize `[..., C]` by given statistics `[C]`. Arguments and dtype of the result are as in `batch_norm`.
+    """Normalize `[..., C]` by given statistics `[C]`, and return the result in float32 or the dtype of x if wider.
 
     >>> normalize(jnp.array([[3.0]]), jnp.array([1.0]), jnp.array([4.0]), None, None, epsilon=0.0).round(3).tolist()
     [[1.0]]
@@ -124,7 +133,7 @@ def normalize(
 
 
 def wide_vectors(x: jax.Array, mean: Any, var: Any, scale: Any, bias: Any) -> list[jax.Array]:
-    """Return the vectors `[C]` in the dtype of the computation."""
+    """Return the vectors `[C]` of the normalization in the dtype of the computation: float32 or wider."""
     wide, channels = jnp.promote_types(x.dtype, jnp.float32), x.shape[-1:]
     gamma = jnp.ones(channels, wide) if scale is None else scale
     beta = jnp.zeros(channels, wide) if bias is None else bias
@@ -132,7 +141,7 @@ def wide_vectors(x: jax.Array, mean: Any, var: Any, scale: Any, bias: Any) -> li
 
 
 def normalized(x: jax.Array, center: Any, offset: Any, var: Any, gamma: Any, beta: Any, epsilon: float) -> jax.Array:
-    """Normalize by the mean `center + offset`. The center is a constant, so that its gradient takes no further sum."""
+    """Normalize by the mean `center + offset`. The center has no gradient, which would need another sum."""
     factor = jax.lax.rsqrt(var + epsilon) * gamma
     return affine(factor, beta - offset * factor, x, center)
 
@@ -146,13 +155,14 @@ def bessel(count: Any, unbiased: bool) -> Any:
 
 @dataclass(frozen=True)
 class BatchNorm(Kernel):
-    """y, the new running statistics, mu and r, from x `[..., C]` and running mean, running variance, scale and bias.
+    """Return the output y, the new running mean and variance, the mean mu, and `r = 1 / sqrt(variance + epsilon)`.
 
-    A residual R `[..., C]` in the dtype of y may be the last operand.
+    The operands are x `[..., C]`, and the vectors `[C]`: running mean, running variance, scale and bias. A residual R
+    `[..., C]` in the dtype of y may be the last operand.
 
     Attributes:
       momentum, epsilon, unbiased, relu: as in `batch_norm`.
-      dtype: that of y; None stands for that of the vectors.
+      dtype: dtype of y; None uses the dtype of the vectors.
     """
 
     momentum: float
@@ -168,7 +178,7 @@ class BatchNorm(Kernel):
     def form(self, x: Any, running_mean: Any, *others: Any) -> list[jax.Array]:
         if not is_narrower(x.dtype, running_mean.dtype):
             return self.cpu_form(x, running_mean, *others)
-        # A center that is known before x lets XLA take the sums in the pass that computes x.
+        # The center is known before x, so that XLA can compute the sums in the pass that computes x.
         return self._around(known_center(running_mean), rounded, x, running_mean, *others)
 
     def cpu_form(self, x: Any, running_mean: Any, *others: Any) -> list[jax.Array]:
@@ -177,7 +187,7 @@ class BatchNorm(Kernel):
     def _around(
         self, near: Any, finish: Any, x: Any, running_mean: Any, running_var: Any, scale: Any, bias: Any, *residual: Any
     ) -> list[jax.Array]:
-        """Compute the kernel from sums around a center near the mean."""
+        """Compute the kernel from sums around the center `near`, which is close to the mean."""
         center = jax.lax.stop_gradient(near)
         offset, var = statistics_around(x, center)
         mean = center + offset
@@ -236,12 +246,14 @@ class BatchNorm(Kernel):
 
 @dataclass(frozen=True)
 class Tangent(Kernel):
-    """`m (T + R')` of (u, s, b, R', x, mu, r, scale, y).
+    """The tangent of the output y, for tangents u, s, b and R' of x, scale, bias and residual.
+
+    The operands are (u, s, b, R', x, mu, r, scale, y), where `BatchNorm` returns mu, r and y.
 
     Attributes:
-      relu: whether there is a ReLU. Without it there are no m and no operand y.
+      relu: whether a ReLU follows. Without a ReLU, there is no operand y.
       residual: whether there is an operand R'.
-      dtype: that of the result, and of R' and y.
+      dtype: dtype of the result, of R' and of y.
     """
 
     relu: bool
@@ -269,12 +281,14 @@ class Tangent(Kernel):
 
 @dataclass(frozen=True)
 class Gradient(Kernel):
-    """`G(m g)` of (g, x, mu, r, scale, y): the gradients with respect to x, in its dtype, scale and bias.
+    """The gradients with respect to x (in the dtype of x), scale and bias, for a cotangent g of the output y.
+
+    The operands are (g, x, mu, r, scale, y), where `BatchNorm` returns mu, r and y.
 
     Attributes:
-      relu: whether there is a ReLU. Without it there are no m and no operand y.
-      residual: whether `m g` is a fourth result.
-      dtype: that of g, y and `m g`.
+      relu: whether a ReLU follows. Without a ReLU, there is no operand y.
+      residual: whether the gradient with respect to the residual is returned as a fourth result.
+      dtype: dtype of g, of y and of the gradient with respect to the residual.
     """
 
     linear: ClassVar = ((0,),)
@@ -322,23 +336,23 @@ class Gradient(Kernel):
 
 
 def is_native(x: Any, vectors: Sequence[Any], *others: Any) -> bool:
-    """Return whether one native call takes these abstract values: bfloat16 images, float32 vectors, more images."""
+    """Return whether one native call supports these operands: bfloat16 images and float32 vectors."""
     is_large = math.prod(x.shape) >= LEAST_VALUES
     return is_large and all(v.dtype == "bfloat16" for v in (x, *others)) and all(v.dtype == "float32" for v in vectors)
 
 
 def finished(y: jax.Array, residual: Sequence[jax.Array], relu: bool, dtype: Any) -> jax.Array:
-    """Return `y + residual`, with a ReLU if there is one, rounded once to `dtype`, or in the dtype of y for None."""
+    """Return `y + residual`, with a ReLU if `relu` is true, rounded once to `dtype`; None keeps the dtype of y."""
     for value in residual:
         y = jax.lax.add(y, value.astype(y.dtype))
     return (jax.nn.relu(y) if relu else y).astype(dtype or y.dtype)
 
 
 def rounded(y: jax.Array, residual: Sequence[jax.Array], relu: bool, dtype: Any) -> jax.Array:
-    """Return the same as `finished`, with the ReLU behind the rounding.
+    """Return the same as `finished`, but round before the ReLU.
 
-    XLA drops the rounding between a ReLU and the next residual, both in float32. XLA for GPUs then writes the output of
-    a block twice, in float32 and in bfloat16.
+    XLA would drop a rounding between the ReLU and the sum with the next residual, because both are in float32. XLA for
+    GPUs would then write the output of a block twice: in float32 and in bfloat16.
     """
     y = finished(y, residual, relu=False, dtype=dtype)
     return jax.nn.relu(y) if relu else y
@@ -346,7 +360,7 @@ def rounded(y: jax.Array, residual: Sequence[jax.Array], relu: bool, dtype: Any)
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _rectified(dtype: Any, y: jax.Array) -> jax.Array:
-    """Return `max(0, y)` in a dtype. The derivative reads the result, which is kept anyway, and not y, which is not."""
+    """Return `max(0, y)` in `dtype`. The derivative uses the result, which is in memory anyway, and not y."""
     return rounded(y, (), relu=True, dtype=dtype)
 
 
@@ -357,12 +371,12 @@ def _(dtype: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def masked(g: jax.Array, y: jax.Array | None = None) -> jax.Array:
-    """Return `g` where the output y of a ReLU is above 0, else 0; g itself without a ReLU."""
+    """Return `g` where `y`, the output of a ReLU, is above 0, else 0. Return `g` unchanged if `y` is None."""
     return g if y is None else jax.lax.select(jax.lax.gt(y, jax.lax.full_like(y, 0)), g, jax.lax.full_like(g, 0))
 
 
 def _parts(u: Any, x: Any, mean: Any, r: Any, scale: Any) -> tuple[jax.Array, ...]:
-    """Return `f u`, the factor and shift of x that make it L(u), and the contributions of u to scale and bias."""
+    """Return `f u`; a factor a and a shift b with `L(u) = f u + (x - mu) a + b`; `r sum (u (x - mu))`; and `sum u`."""
     total, product = channel_sums(u, x, mean)
     f, count = r * scale, count_of_values(x)
     by_scale = r * product

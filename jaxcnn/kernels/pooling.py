@@ -1,12 +1,14 @@
-"""Largest values and means over windows of images, and their derivatives.
+"""Max pooling and average pooling of images, and their derivatives.
 
-Both take images `[N, H, W, C]` to `[N, H_out, W_out, C]`. The mean is linear, and its adjoint is its gradient. The
-maximum takes one value of each window. Its derivative takes the tangent from the same place, and its gradient adds the
-cotangent there; both are linear, and each is the adjoint of the other. They find the place from the images again, so
-that the forward pass computes nothing for them.
+Both poolings map images `[N, H, W, C]` to `[N, H_out, W_out, C]`. Average pooling is linear, and its adjoint is its
+gradient. Max pooling takes the largest value of each window. The derivative of max pooling takes the tangent at the
+position of the largest value, and the gradient adds the cotangent at this position. Derivative and gradient are linear,
+and each is the adjoint of the other. Derivative and gradient compute the position again from the images, so that the
+forward pass does not store positions.
 
 The native library computes values and gradients in float32 and bfloat16. XLA on a CPU computes the gradient of a
-maximum as a scatter, 4 to 25 times slower than the gradient of slices, and both slowly where channels are few.
+maximum as a scatter, which is 4 to 25 times slower than the gradient of slices. With few channels, the scatter and the
+slices are slow.
 """
 
 import functools
@@ -28,13 +30,14 @@ Pair = tuple[int, int]
 Sides = tuple[Pair, Pair]
 
 WIDEST_SLICED = 8
-"""Widest window that is computed from slices: each tap is an operation, so wide windows would be large programs."""
+"""Largest height and width of a window that is computed from slices: each row and column adds an operation."""
 
 LEAST_VALUES = 2**16
-"""Values of images below which calling the native library costs more than it saves.
+"""Smallest number of values in the images for which a call of the native library saves time.
 
-Forward and gradient of a 2x2 maximum in float32 took 0.06 in place of 0.04 ms for `[8, 28, 28, 6]`, 0.06 to 0.10 in
-place of 0.08 for `[16, 28, 28, 6]`, and 0.07 in place of 0.12 for `[64, 10, 10, 16]`, on two cores with AVX-512.
+On two cores with AVX-512, the forward pass and gradient of 2x2 max pooling in float32 take these times with native code
+(with XLA): 0.06 ms (0.04 ms) for `[8, 28, 28, 6]`, 0.06 to 0.10 ms (0.08 ms) for `[16, 28, 28, 6]`, and 0.07 ms (0.12
+ms) for `[64, 10, 10, 16]`.
 """
 
 
@@ -50,7 +53,7 @@ class Windows(NamedTuple):
     padding: Sides
 
     def outputs(self, image: Sequence[int]) -> Pair:
-        """Return the rows and columns of windows, for images `[N, H, W, C]`."""
+        """Return the number of rows and of columns of windows, for images `[N, H, W, C]`."""
         axes = zip(image[1:3], self.size, self.strides, self.padding, strict=True)
         rows, columns = ((n + sum(sides) - k) // s + 1 for n, k, s, sides in axes)
         return rows, columns
@@ -61,8 +64,9 @@ def max_pool(
 ) -> Shaped[Array, "n h2 w2 c"]:
     """Return the largest value of each window of images `[N, H, W, C]`, as `[N, H_out, W_out, C]`.
 
-    Padding counts as the lowest value of the dtype, and NaN wins. The gradient goes to the largest value; of
-    several equal ones, to the first in row-major order.
+    Padding counts as the lowest value of the dtype. The maximum of a window that contains a NaN is NaN. The gradient
+    goes to the largest value of a window. If several values are equally large, the gradient goes to the first of these
+    values in row-major order.
 
     >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), (2, 2), (2, 2), ((0, 0), (0, 0))).ravel().tolist()
     [5.0, 7.0, 13.0, 15.0]
@@ -78,8 +82,8 @@ def avg_pool(
 ) -> Inexact[Array, "n h2 w2 c"]:
     """Return the mean of each window of floating-point images `[N, H, W, C]`, as `[N, H_out, W_out, C]`.
 
-    Padding counts as zeros. Its rows and columns that `counted` names, next to the image, are among the values that a
-    mean divides by. Sums are float32 or wider.
+    Padding counts as zeros. `counted` is the part of the padding, next to the image, whose rows and columns count as
+    values of the mean. Sums are in float32 or wider.
 
     >>> none = ((0, 0), (0, 0))
     >>> avg_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), (2, 2), (2, 2), none, none).ravel().tolist()
@@ -90,12 +94,12 @@ def avg_pool(
 
 
 def is_kernel(x: jax.Array) -> bool:
-    """Return whether an array is one for kernels: of real numbers, and not empty."""
+    """Return whether kernels support an array: it has real floating-point values, and is not empty."""
     return jnp.issubdtype(x.dtype, jnp.floating) and not any(isinstance(n, int) and n == 0 for n in x.shape)
 
 
 class _Pooling(Kernel):
-    """A kernel that computes each image apart."""
+    """A pooling kernel, which computes each image independently of the other images."""
 
     windows: Windows
 
@@ -105,7 +109,7 @@ class _Pooling(Kernel):
         return [y.reshape(places, -1, *y.shape[1:])], [0]
 
     def _call(self, name: str, image: Any, output: Any, counted: Sides = ((0, 0), (0, 0))) -> Form | None:
-        """Return a function of the native library, or None where it does not support the images."""
+        """Return a function of the native library, or None if the library does not support the images."""
         if image.dtype not in ("float32", "bfloat16") or math.prod(image.shape) < LEAST_VALUES:
             return None
         (top, _), (left, _) = self.windows.padding
@@ -115,7 +119,7 @@ class _Pooling(Kernel):
 
 @dataclass(frozen=True)
 class MaxPool(_Pooling):
-    """`max_pool` of x."""
+    """The kernel of `max_pool`. Its operand is x."""
 
     windows: Windows
 
@@ -137,7 +141,10 @@ class MaxPool(_Pooling):
 
 @dataclass(frozen=True)
 class TakenLargest(_Pooling):
-    """Values of images u `[N, H, W, C]` in the places of the largest values of images x, of (x, u)."""
+    """The kernel with operands (x, u): return the values of u at the positions of the largest values of x.
+
+    The images x and the tangent u are `[N, H, W, C]`.
+    """
 
     windows: Windows
     linear: ClassVar = ((1,),)
@@ -161,7 +168,10 @@ class TakenLargest(_Pooling):
 
 @dataclass(frozen=True)
 class AddedToLargest(_Pooling):
-    """Cotangents g `[N, H_out, W_out, C]` added up in the places of the largest values of images x, of (x, g)."""
+    """The kernel with operands (x, g): add cotangents g at the positions of the largest values of the images x.
+
+    Cotangents g are `[N, H_out, W_out, C]`.
+    """
 
     windows: Windows
     linear: ClassVar = ((1,),)
@@ -188,11 +198,11 @@ class AddedToLargest(_Pooling):
 
 @dataclass(frozen=True)
 class AvgPool(_Pooling):
-    """`avg_pool` of images `[N, *image, C]`.
+    """The kernel of `avg_pool`. Its operand is images `[N, *image, C]`.
 
     Attributes:
-      windows: the windows.
-      counted: padding that counts.
+      windows: size, strides and padding of the windows.
+      counted: rows and columns of padding that are counted, as in `avg_pool`.
       image: rows and columns of the images.
     """
 
@@ -205,13 +215,14 @@ class AvgPool(_Pooling):
         return [_at_windows(x, self.windows)]
 
     def form(self, x: jax.Array) -> list[jax.Array]:
-        values = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # in bfloat16 256 + 1 is 256
+        values = x.astype(jnp.promote_types(x.dtype, jnp.float32))  # in bfloat16, 256 + 1 is 256
         total = _reduced(self.windows, values, 0, jax.lax.add)
-        # The number of values in each window depends on shapes alone, so it is a constant of the program.
+        # The number of values in each window depends on shapes alone, so that it is a constant of the program.
         counts = np.outer(*(self._values_counted(axis, total.shape[1 + axis]) for axis in (0, 1)))
         counts = counts[:1, :1] if (counts == counts[0, 0]).all() else counts
         if x.dtype == "bfloat16" and counts.size == 1 and int(counts[0, 0]).bit_count() == 1:
-            # The same numbers. XLA for GPUs would drop a rounding at the end, and keep the means in float32 too.
+            # Division by a power of 2 is exact. If the rounding came last, XLA for GPUs would drop it, and keep the
+            # means in float32 too.
             return [total.astype(x.dtype) / counts.astype(x.dtype).reshape(1, 1, 1, 1)]
         return [(total / counts[None, :, :, None].astype(values.dtype)).astype(x.dtype)]
 
@@ -230,7 +241,7 @@ class AvgPool(_Pooling):
 
 @dataclass(frozen=True)
 class AvgPoolGradient(_Pooling):
-    """The gradient of `avg_pool`, of cotangents `[N, H_out, W_out, C]`. Attributes as in `AvgPool`."""
+    """The gradient of `avg_pool` for cotangents `[N, H_out, W_out, C]`. The attributes are the same as in `AvgPool`."""
 
     windows: Windows
     counted: Sides
@@ -257,7 +268,7 @@ def _at_windows(x: Any, windows: Windows) -> Any:
 
 
 def _reduced(windows: Windows, x: jax.Array, initial: float, function: Any) -> jax.Array:
-    """Return a reduction of each window. The initial value is NumPy's, without which bfloat16 has no derivative."""
+    """Return a reduction of each window. `initial` must be a NumPy array: otherwise bfloat16 has no derivative."""
     return jax.lax.reduce_window(
         x,
         np.array(initial, x.dtype),
@@ -292,7 +303,7 @@ def _added(largest: Callable[..., jax.Array], windows: Windows, x: jax.Array, g:
 
 
 def _lowest(dtype: Any) -> float:
-    """Return the value that padding counts as: minus infinity, or the smallest integer or boolean."""
+    """Return the value of padding in max pooling: minus infinity, or the smallest integer or boolean."""
     if jnp.issubdtype(dtype, jnp.inexact):
         return -jnp.inf
     return 0 if jnp.issubdtype(dtype, jnp.bool_) else jnp.iinfo(dtype).min
@@ -300,10 +311,11 @@ def _lowest(dtype: Any) -> float:
 
 @functools.partial(jax.jit, static_argnums=(1, 2), inline=True)
 def _max_of_slices(x: jax.Array, window: Pair, strides: Pair) -> jax.Array:
-    """Return the largest value of each window of padded images: along each axis, of one strided slice for each tap.
+    """Return the largest value of each window of padded images, computed along one axis after the other.
 
-    Columns come before rows, so that the first of equal values is the first in row-major order. Without the barrier,
-    XLA computes the columns again for each row.
+    Along each axis, the result is the maximum of strided slices, one for each position in the window. Columns come
+    before rows, so that the first of equal values is the first in row-major order. Without the barrier, XLA would
+    compute the columns again for each row.
     """
 
     def along(axis: int, x: jax.Array) -> jax.Array:

@@ -1,11 +1,13 @@
-"""The product of a dense layer and its two gradients, with a kernel that is wider than the data.
+"""The product of a dense layer and its two gradients, for a kernel with a wider dtype than the data.
 
-`<G, X W>` is linear in each of input X `[..., C_in]`, kernel W `[C_in, features]` and cotangent G `[..., features]` of
-the output. The product is its derivative with respect to G, and the two gradients are those with respect to X and W. As
-in `jaxcnn.kernels.convolution`, one kernel with three roles is closed under differentiation of every order.
+The form `<G, X W>` is linear in each of its three tensors: input X `[..., C_in]`, kernel W `[C_in, features]`, and
+cotangent G `[..., features]` of the output. The derivative with respect to G is the product, and the derivatives with
+respect to X and W are its two gradients. As in `jaxcnn.kernels.convolution`, one kernel with three roles suffices for
+derivatives of every order.
 
-JAX's own gradient of a product has the dtype of its operands. For a float32 kernel and bfloat16 data that is a rounded
-copy, which is widened again: with few rows of data both take longer than the product.
+JAX's own gradient of a product has the dtype of its operands. For bfloat16 data, JAX would use a copy of a float32
+kernel that is rounded to bfloat16, and convert the gradient back to float32. With few rows of data, both conversions
+take longer than the product.
 """
 
 from dataclasses import dataclass
@@ -23,10 +25,10 @@ from jaxcnn.kernels._trilinear import Role, Trilinear
 def dense(
     x: Float[InputArray, "*batch c_in"], kernel: Float[InputArray, "c_in features"]
 ) -> Float[Array, "*batch features"]:
-    """Multiply `[..., C_in]` by a kernel `[C_in, features]`, whose dtype may be wider than that of x.
+    """Multiply `x` `[..., C_in]` by a kernel `[C_in, features]`, whose dtype may be wider than the dtype of x.
 
-    Returns `[..., features]` in the dtype of x, to which a wider kernel is rounded. Its gradient has its own dtype: the
-    gradient of a float32 kernel over bfloat16 data is summed in float32 and not rounded.
+    Return `[..., features]` in the dtype of x. A wider kernel is rounded to this dtype. The gradient of the kernel has
+    the kernel's dtype: over bfloat16 data, the gradient of a float32 kernel is summed in float32 and not rounded.
 
     >>> dense(jnp.ones((2, 3)), jnp.ones((3, 4))).shape
     (2, 4)
@@ -36,12 +38,11 @@ def dense(
 
 @dataclass(frozen=True)
 class Dense(Trilinear):
-    """One of the three tensors of a product, computed from the other two.
+    """Compute one of the three tensors of a product (input, kernel, cotangent of the output) from the other two.
 
     Attributes:
-      role: which of the three.
-      kernel_dtype: name of the dtype of kernels and of their gradients; input and output have one dtype, which is not
-        wider.
+      role: the tensor that is computed.
+      kernel_dtype: name of the dtype of kernels and their gradients, at least as wide as the dtype of input and output.
     """
 
     role: Role

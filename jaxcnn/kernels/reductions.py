@@ -1,12 +1,13 @@
-"""Sums over everything except channels, and their adjoint.
+"""Sums over all axes except channels, and their adjoint.
 
-Batch normalization needs two sums in each direction. Forward they are the moments of x, `sum (x - a)` and
-`sum (x - a)^2`. Backward they are `sum u` and `sum u (x - c)` of a cotangent u: the gradients of shift and factor of
-the affine map `(x - c) f + s`. The sums are linear in u, and the affine map, which is linear in f and s, is their
-adjoint. The native library computes both sums in one pass over the data, where XLA on a CPU makes two.
+Batch normalization needs two sums in each direction. The forward pass needs the moments of x, `sum (x - a)` and
+`sum (x - a)^2`, for a given center a. The backward pass needs `sum u` and `sum u (x - c)` of a cotangent u, for a given
+center c. The sums of the backward pass are the gradients with respect to s and f of the affine map `(x - c) f + s`.
+These sums are linear in u, and their adjoint is the affine map, which is linear in f and s. The native library computes
+the two sums of a direction in one pass over the data. XLA on a CPU needs two passes.
 
-In all of these x and u are `[..., C]`, the others are `[C]` in the dtype of the computation (float32 or wider), and so
-are the sums.
+In all functions, x and u are `[..., C]`. All other operands and the sums are `[C]` in the dtype of the computation
+(float32 or wider).
 """
 
 import math
@@ -21,7 +22,7 @@ from jaxcnn.kernels import native
 from jaxcnn.kernels._primitive import Form, Kernel, call, is_given
 
 LEAST_VALUES = 2**14
-"""Values below which calling the native library costs more than the second pass that it saves."""
+"""Smallest number of values for which a call of the native library costs less time than a second pass over the data."""
 
 
 def moments(
@@ -64,7 +65,7 @@ def affine(
 
 
 def row(vector: jax.Array, like: Any) -> jax.Array:
-    """Return `[C]` broadcast to the shape of `like`, `[..., C]`."""
+    """Return the vector `[C]` broadcast to the shape `[..., C]` of `like`."""
     return jax.lax.broadcast_in_dim(vector, like.shape, (like.ndim - 1,))
 
 
@@ -73,8 +74,8 @@ def add_bias(
 ) -> Shaped[InputArray, "*positions c"]:
     """Return `y + bias`, `[..., C]` in the dtype of y, or y if `bias` is None.
 
-    The sum, and the sum that is the gradient of the bias, are in float32 or wider and rounded once: XLA on a CPU sums
-    bfloat16 in bfloat16, in which 256 + 1 is 256.
+    The sum, and the gradient of the bias, are computed in float32 or wider and rounded once. XLA on a CPU would sum
+    bfloat16 values in bfloat16, in which 256 + 1 is 256.
 
     >>> add_bias(jnp.ones((1, 3)), jnp.arange(3.0)).tolist()
     [[1.0, 2.0, 3.0]]
@@ -86,13 +87,13 @@ def add_bias(
 
 
 def is_native_size(*operands: Any) -> bool:
-    """Return whether the native library takes these abstract values, of which the first is the largest."""
+    """Return whether the native library supports these operands; the first operand must be the largest."""
     return math.prod(operands[0].shape) >= LEAST_VALUES and all(x.dtype == "float32" for x in operands)
 
 
 @dataclass(frozen=True)
 class Moments(Kernel):
-    """`moments` of (x, a)."""
+    """The kernel of `moments`. Its operands are (x, a)."""
 
     def outputs(self, x: Any, a: Any) -> list[Any]:
         return [a.update(weak_type=False)] * 2
@@ -125,7 +126,7 @@ class Moments(Kernel):
 
 @dataclass(frozen=True)
 class ChannelSums(Kernel):
-    """`channel_sums` of (u, x, c)."""
+    """The kernel of `channel_sums`. Its operands are (u, x, c)."""
 
     linear: ClassVar = ((0,),)
 
@@ -150,7 +151,7 @@ class ChannelSums(Kernel):
 
 @dataclass(frozen=True)
 class Affine(Kernel):
-    """`affine` of (factor, shift, x, c)."""
+    """The kernel of `affine`. Its operands are (factor, shift, x, c)."""
 
     linear: ClassVar = ((0, 1),)
 
@@ -158,7 +159,7 @@ class Affine(Kernel):
         return [x.update(dtype=c.dtype, weak_type=False)]
 
     def form(self, factor: jax.Array, shift: jax.Array, x: jax.Array, c: jax.Array) -> list[jax.Array]:
-        # In lax, as a network has hundreds: operators of jax.numpy take several times as long to trace.
+        # A network has hundreds of affine maps, and operators of jax.numpy take several times as long to trace as lax.
         scaled = jax.lax.mul(jax.lax.sub(x.astype(c.dtype), row(c, x)), row(factor, x))
         return [jax.lax.add(scaled, row(shift, x))]
 
@@ -170,7 +171,7 @@ class Affine(Kernel):
 
 @dataclass(frozen=True)
 class Materialize(Kernel):
-    """`materialize` of x."""
+    """The kernel of `materialize`. Its operand is x."""
 
     linear: ClassVar = ((0,),)
 
@@ -188,11 +189,12 @@ class Materialize(Kernel):
 
 
 def materialize(x: Shaped[InputArray, "*shape"]) -> Shaped[Array, "*shape"]:
-    """Return `x`. On a CPU, the program writes it to memory before it computes anything from it; also its gradient.
+    """Return `x`. On a CPU, the program writes `x` and its gradient to memory before it uses them.
 
-    Use it for arrays that several layers read, such as the feature maps between two blocks. XLA on a CPU fuses the end
-    of a block into each operation that reads it, and computes it again for each. Along a chain of residual or dense
-    blocks, the program and its compile time grow from block to block.
+    Use this function for arrays that several layers read, such as the feature maps between two blocks. Without
+    `materialize`, XLA on a CPU fuses the end of a block into each operation that reads the block's output, and repeats
+    the computation of this end for each operation. In a sequence of residual or dense blocks, the program and its
+    compile time would grow from block to block.
 
     >>> materialize(jnp.ones(2)).tolist()
     [1.0, 1.0]
@@ -202,13 +204,14 @@ def materialize(x: Shaped[InputArray, "*shape"]) -> Shaped[Array, "*shape"]:
 
 @dataclass(frozen=True)
 class Together(Kernel):
-    """Two arrays unchanged. Programs for GPUs compute both before anything else that needs one of them.
+    """Return two arrays unchanged. Programs for GPUs compute both arrays before any operation uses one of them.
 
-    XLA for GPUs computes the gradient of a kernel when the optimizer needs it, and keeps the two operands of this
-    gradient until then: activations and their gradients of many layers.
+    Without this kernel, XLA for GPUs computes the gradient of a layer's weights only when the optimizer needs this
+    gradient. Until the optimizer runs, XLA keeps both operands of the weight gradient, the activations and their
+    gradients, in memory for many layers.
 
     Attributes:
-      in_adjoint: whether this holds for the cotangents alone, and not for the arrays.
+      in_adjoint: whether to order only the computation of the two cotangents, and not of the two arrays.
     """
 
     linear: ClassVar = ((0, 1),)
@@ -239,8 +242,9 @@ def _sums(*values: jax.Array) -> list[jax.Array]:
 
 
 def _copy(vector: jax.Array) -> jax.Array:
-    """Return a copy of `[C]` that XLA's common subexpression elimination cannot merge.
+    """Return a copy of the vector `[C]` that XLA's common subexpression elimination cannot merge with the original.
 
-    XLA on a CPU would write a difference that enters several sums to memory, as large as the data.
+    If several sums shared a difference, XLA on a CPU would write the difference to memory, as an array of the size of
+    the data.
     """
     return jax.lax.optimization_barrier(vector)

@@ -1,8 +1,9 @@
-"""Mean and variance of a batch, channel by channel, on one device and over several.
+"""Mean and variance of a batch for each channel, on one device and over several devices.
 
-For every center c, `Var(x) = E[(x - c)^2] - (E[x] - c)^2`, which takes one pass over the data. A center near the mean
-keeps the digits that `E[x^2] - E[x]^2` loses. It is the mean of a sample of x, or for x in 16 bits the running mean,
-which is known before x: XLA can then take the sums in the pass that computes x.
+For every center c, `Var(x) = E[(x - c)^2] - (E[x] - c)^2`, which needs one pass over the data. The formula
+`E[x^2] - E[x]^2` loses digits if the mean is large. With a center c near the mean, no digits are lost. The center is
+the mean of a sample of x. For x in 16 bits, the center is the running mean. The running mean is known before x, so that
+XLA can compute the sums in the pass that computes x.
 """
 
 import math
@@ -15,21 +16,21 @@ from jaxcnn.kernels.reductions import moments
 from jaxcnn.kernels.synchronized import Groups, can_gather, count_of_parts, gathered, is_narrower, mean_of_parts
 
 SAMPLE_STRIDE = 4
-"""Distance between the rows, and between the columns, whose mean is the center of a channel's sums."""
+"""Distance between the rows, and between the columns, of the sample whose mean is the center of a channel's sums."""
 
 
 def statistics_around(x: jax.Array, center: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the mean minus a center near it, and the variance, `[C]`, over everything except channels."""
+    """Return the mean minus `center`, and the variance, both `[C]`; `center` must be close to the mean."""
     offset, square = (total / count_of_values(x) for total in moments(x, center))
     return offset, _variance(offset, square)
 
 
 def known_center(running_mean: jax.Array) -> jax.Array:
-    """Return the running mean as the center of the sums of a batch, without a derivative.
+    """Return the running mean, without a derivative, as the center of the sums of a batch.
 
-    For x in 16 bits. If the mean is d standard deviations away, the variance has a relative error near `2^-24 d^2`,
-    which is no more than what rounding x to 16 bits adds. A running mean that is not finite counts as 0, because a
-    batch that overflows must not spoil the next one.
+    The running mean is the center for x in 16 bits. If the mean of the batch is d standard deviations away from the
+    center, the variance has a relative error of about `2^-24 d^2`. The error from rounding x to 16 bits is at least as
+    large. A running mean that is not finite is replaced by 0: a batch that overflows must not affect the next batch.
     """
     return jax.lax.stop_gradient(jnp.where(jnp.isfinite(running_mean), running_mean, 0.0))
 
@@ -41,13 +42,13 @@ def _variance(offset: jax.Array, square: jax.Array) -> jax.Array:
 def statistics_of_whole_batch(
     x: jax.Array, near: jax.Array, axis_name: str, groups: Groups | None, dtype: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array, int]:
-    """Return center, mean minus center, and variance of the batch of several devices, and its number of values.
+    """Return the statistics of a batch on several devices: center, mean minus center, variance, and number of values.
 
     Args:
       x: this device's part of the batch.
-      near: a center that is equal on all devices, from `known_center`.
+      near: result of `known_center`, a value close to the mean that is equal on all devices.
       axis_name, groups: as in `gathered`.
-      dtype: of the messages.
+      dtype: dtype in which devices exchange the statistics.
     """
     count = count_of_values(x) * count_of_parts(axis_name, groups)
     if is_narrower(x.dtype, near.dtype) or is_narrower(dtype, near.dtype):
@@ -65,9 +66,9 @@ def statistics_of_whole_batch(
 def sample_mean(x: jax.Array, dtype: Any) -> jax.Array:
     """Return the mean `[C]` over every fourth row and column of each image.
 
-    The square of the difference between this mean and the mean of all values is at most 16 times the variance: a
-    sixteenth of the values cannot differ more from the others. Images are averaged one by one, because a long sum of
-    large values loses digits.
+    The sample contains a sixteenth of the values. Therefore, the squared difference between the mean of the sample and
+    the mean of all values is at most 16 times the variance. Images are averaged one by one, because a long sum of large
+    values loses digits.
     """
     strides = (1, *(SAMPLE_STRIDE,) * (x.ndim - 2), 1)[-x.ndim :]
     sample = jax.lax.slice(x, (0,) * x.ndim, x.shape, strides).astype(dtype)

@@ -1,8 +1,9 @@
-"""Layers as pure Linen modules, one kind a file.
+"""Neural network layers as Flax Linen modules; each file defines one kind of layer.
 
 Images are `[N, H, W, C]`: batch, height, width, channels. A layer that behaves differently in training is called as
 `layer(x, train)`. `train` is accepted by position and by keyword; Flax's transformations (`nn.vmap`, `nn.remat`,
-`nn.jit`) need it by position. A layer is a value: equal and hashable, also after `pickle` and `copy.deepcopy`.
+`nn.jit`) need `train` by position. Layers with equal fields are equal and have equal hashes, also after `pickle` and
+`copy.deepcopy`.
 """
 
 from jaxcnn.layers import initializers

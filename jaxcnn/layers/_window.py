@@ -1,6 +1,7 @@
-"""Sliding windows (Dumoulin and Visin, *A guide to convolution arithmetic for deep learning*, 2016).
+"""Sizes and padding of sliding windows.
 
-Pairs are (height, width), and pairs of pairs are ((top, bottom), (left, right)).
+Source: Dumoulin and Visin, *A guide to convolution arithmetic for deep learning*, 2016. A pair of numbers means
+(height, width). A pair of pairs means ((top, bottom), (left, right)).
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,22 +22,27 @@ def is_positive(value: Any) -> bool:
 
 
 def pair(value: Size, name: str) -> Pair:
-    """Return (height, width) from one positive integer for both, or from two. Raise `UsageError` for anything else."""
+    """Return `value`, a pair or one integer, as (height, width).
+
+    One positive integer stands for an equal height and width. Raise `UsageError` if `value` is neither a positive
+    integer nor two positive integers. `name` is the name of the argument in the error message.
+    """
     both = tuple(value) if isinstance(value, Iterable) else (value, value)
     if len(both) != 2 or not all(is_positive(v) for v in both):
         raise UsageError(
-            f"{name} is neither a positive integer nor a pair of them: {value!r}. "
-            "Use one integer, or two for (height, width)."
+            f"invalid {name}: {value!r}. Use one positive integer for height and width, or two for (height, width)."
         )
     return int(both[0]), int(both[1])
 
 
 def explicit_padding(padding: Padding, size: Pair, window: Pair, strides: Pair, dilation: Pair = (1, 1)) -> Sides:
-    """Return the rows and columns that `padding` adds on each side of an image of `size`.
+    """Return the numbers of rows and columns that `padding` adds on each side of an image of `size`.
 
-    `padding` is one integer for all sides, two for (height, width), two pairs, "VALID" (none) or "SAME", which gives
-    `ceil(size / stride)` outputs. As in TensorFlow, an odd row or column of "SAME" goes to the bottom or right. At
-    stride 2 this differs from the symmetric padding in papers. Raise `UsageError` for any other `padding`.
+    `padding` is one integer for all sides, two integers (height, width), two pairs ((top, bottom), (left, right)),
+    "VALID" or "SAME". "VALID" adds nothing. "SAME" adds as many rows and columns as `ceil(size / stride)` outputs need.
+    If the number of added rows is odd, the bottom gets one more row than the top, as in TensorFlow. If the number of
+    added columns is odd, the right side gets one more column than the left side. At stride 2, "SAME" therefore differs
+    from the symmetric padding in papers. Raise `UsageError` for any other `padding`.
 
     >>> explicit_padding("SAME", (28, 28), (3, 3), (2, 2))
     ((0, 1), (0, 1))
@@ -63,7 +69,7 @@ def explicit_padding(padding: Padding, size: Pair, window: Pair, strides: Pair, 
 
 
 def image_size(layer: str, shape: Sequence[int]) -> Pair:
-    """Return (height, width) of images of `shape` `[N, H, W, C]`. Raise `UsageError` if there are not four axes."""
+    """Return (height, width) for a shape `[N, H, W, C]` of images. Raise `UsageError` if there are not four axes."""
     if len(shape) != 4:
         raise UsageError(f"{layer} needs images [N, H, W, C], got shape {list(shape)}")
     return shape[1], shape[2]

@@ -1,4 +1,4 @@
-"""Activation functions. All except ReLU return float32 for integers."""
+"""Activation functions. For integer inputs, all functions except ReLU return float32."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ from jaxcnn.layers._dtypes import floating
 
 
 def relu(x: Shaped[InputArray, "*shape"]) -> Shaped[Array, "*shape"]:
-    """Return `max(0, x)`, of any shape and in the dtype of `x`. The function form of `ReLU`.
+    """Return `max(0, x)` in the shape and dtype of `x`. The layer `ReLU` computes the same function.
 
-    Unlike `jax.nn.relu`, the function can be pickled as a field of a module.
+    Unlike `jax.nn.relu`, this function can be pickled as a field of a module.
 
     >>> relu(jnp.array([-1, 2])).tolist()
     [0, 2]
@@ -20,7 +20,7 @@ def relu(x: Shaped[InputArray, "*shape"]) -> Shaped[Array, "*shape"]:
 
 
 def relu6(x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
-    """Return `min(max(0, x), 6)`, of any shape. The function form of `ReLU6`.
+    """Return `min(max(0, x), 6)` in the shape of `x`. The layer `ReLU6` computes the same function.
 
     >>> relu6(jnp.array([-2.0, 8.0])).tolist()
     [0.0, 6.0]
@@ -29,7 +29,7 @@ def relu6(x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def sigmoid(x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
-    """Return `1 / (1 + exp(-x))`, of any shape. The function form of `Sigmoid`.
+    """Return `1 / (1 + exp(-x))` in the shape of `x`. The layer `Sigmoid` computes the same function.
 
     >>> sigmoid(jnp.array([0.0, 100.0])).tolist()
     [0.5, 1.0]
@@ -38,7 +38,7 @@ def sigmoid(x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def silu(x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
-    """Return `x * sigmoid(x)`, of any shape. The function form of `SiLU`.
+    """Return `x * sigmoid(x)` in the shape of `x`. The layer `SiLU` computes the same function.
 
     >>> silu(jnp.array([0.0, 100.0])).tolist()
     [0.0, 100.0]
@@ -47,7 +47,7 @@ def silu(x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def hard_sigmoid(x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
-    """Return `relu6(x + 3) / 6`, of any shape. The function form of `HardSigmoid`.
+    """Return `relu6(x + 3) / 6` in the shape of `x`. The layer `HardSigmoid` computes the same function.
 
     >>> hard_sigmoid(jnp.array([-3.0, 0.0])).tolist()
     [0.0, 0.5]
@@ -56,7 +56,7 @@ def hard_sigmoid(x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def hard_swish(x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
-    """Return `x * hard_sigmoid(x)`, of any shape. The function form of `HardSwish`.
+    """Return `x * hard_sigmoid(x)` in the shape of `x`. The layer `HardSwish` computes the same function.
 
     >>> hard_swish(jnp.array([-1.5, 3.0])).tolist()
     [-0.375, 3.0]
@@ -65,7 +65,7 @@ def hard_swish(x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
 
 
 class ReLU(nn.Module):
-    """Rectified linear unit, `max(0, x)` (Nair and Hinton, 2010). Keeps the shape.
+    """Rectified linear unit, `max(0, x)` (Nair and Hinton, 2010). The output has the shape of the input.
 
     >>> ReLU()(jnp.array([-2.0, 0.0, 3.0])).tolist()
     [0.0, 0.0, 3.0]
@@ -76,10 +76,10 @@ class ReLU(nn.Module):
 
 
 class ReLU6(nn.Module):
-    """Rectified linear unit with an upper bound, `min(max(0, x), 6)`. Keeps the shape.
+    """Rectified linear unit with an upper bound, `min(max(0, x), 6)`. The output has the shape of the input.
 
-    Howard et al., *MobileNets*, 2017; Sandler et al., *MobileNetV2*, 2018, section 5: a bounded activation needs fewer
-    bits. Its derivative at 0 and at 6 is 0.
+    Source: Howard et al., *MobileNets*, 2017; Sandler et al., *MobileNetV2*, 2018, section 5. An activation with an
+    upper bound can be stored in fewer bits. The derivative of ReLU6 at 0 and at 6 is 0.
 
     >>> ReLU6()(jnp.array([-2.0, 3.0, 8.0])).tolist()
     [0.0, 3.0, 6.0]
@@ -90,7 +90,7 @@ class ReLU6(nn.Module):
 
 
 class SiLU(nn.Module):
-    """Sigmoid-weighted linear unit, or swish, `x * sigmoid(x)`. Keeps the shape.
+    """Sigmoid-weighted linear unit, or swish, `x * sigmoid(x)`. The output has the shape of the input.
 
     Hendrycks and Gimpel, *Gaussian Error Linear Units*, 2016, section 2; Ramachandran, Zoph and Le, *Searching for
     Activation Functions*, 2017, equation 1 with `beta = 1`.
@@ -104,7 +104,9 @@ class SiLU(nn.Module):
 
 
 class HardSigmoid(nn.Module):
-    """A sigmoid of three straight lines, `relu6(x + 3) / 6`. Keeps the shape.
+    """Hard sigmoid, `relu6(x + 3) / 6`: the sigmoid approximated by three straight lines.
+
+    The output has the shape of the input.
 
     Howard et al., *Searching for MobileNetV3*, 2019, section 5.2.
 
@@ -117,7 +119,7 @@ class HardSigmoid(nn.Module):
 
 
 class HardSwish(nn.Module):
-    """`SiLU` with `HardSigmoid` in place of the sigmoid, `x * relu6(x + 3) / 6`. Keeps the shape.
+    """`SiLU` with `HardSigmoid` in place of the sigmoid, `x * relu6(x + 3) / 6`. The output has the shape of the input.
 
     Howard et al., *Searching for MobileNetV3*, 2019, section 5.2.
 
@@ -130,10 +132,10 @@ class HardSwish(nn.Module):
 
 
 class GELU(nn.Module):
-    """Gaussian error linear unit, `x * Phi(x)` (Hendrycks and Gimpel, 2016). Keeps the shape.
+    """Gaussian error linear unit, `x * Phi(x)` (Hendrycks and Gimpel, 2016). The output has the shape of the input.
 
-    `Phi` is the standard normal distribution function, `(1 + erf(x / sqrt(2))) / 2`. With `approximate`, the result is
-    `0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`.
+    `Phi` is the standard normal distribution function, `(1 + erf(x / sqrt(2))) / 2`. If `approximate` is true, the
+    result is `0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`.
 
     >>> GELU()(jnp.zeros(2)).tolist()
     [0.0, 0.0]
@@ -147,7 +149,9 @@ class GELU(nn.Module):
 
 
 class Sigmoid(nn.Module):
-    """`1 / (1 + exp(-x))`, between 0 and 1. Its slope is at most 1/4. Keeps the shape.
+    """Sigmoid, `1 / (1 + exp(-x))`: values between 0 and 1, with a slope of at most 1/4.
+
+    The output has the shape of the input.
 
     >>> Sigmoid()(jnp.zeros(2)).tolist()
     [0.5, 0.5]
@@ -158,10 +162,10 @@ class Sigmoid(nn.Module):
 
 
 class Tanh(nn.Module):
-    """Hyperbolic tangent, `scale * tanh(slope * x)`. Keeps the shape.
+    """Hyperbolic tangent, `scale * tanh(slope * x)`. The output has the shape of the input.
 
     LeCun et al. (*Gradient-Based Learning Applied to Document Recognition*, 1998, equation 6 and appendix A) use
-    `scale = 1.7159` and `slope = 2/3`, for which `f(1) = 1` and `f(-1) = -1`.
+    `scale = 1.7159` and `slope = 2/3`, for which the result is 1 at x = 1 and -1 at x = -1.
 
     >>> Tanh()(jnp.zeros(2)).tolist()
     [0.0, 0.0]
@@ -171,15 +175,18 @@ class Tanh(nn.Module):
     slope: float = 1.0
 
     def __call__(self, x: Shaped[InputArray, "*shape"]) -> Float[Array, "*shape"]:
-        # The plain function must not pay for two multiplications by 1.
+        # The ordinary tanh must not pay for two multiplications by 1.
         x = x if self.slope == 1.0 else self.slope * x
         return jnp.tanh(x) if self.scale == 1.0 else self.scale * jnp.tanh(x)
 
 
 class Softmax(nn.Module):
-    """`exp(x_j) / sum_k exp(x_k)` along `axis`: probabilities of mutually exclusive classes. Keeps the shape.
+    """Softmax, `exp(x_j) / sum_k exp(x_k)` along `axis`: probabilities of mutually exclusive classes.
 
-    Models return logits, and losses apply a numerically stable softmax. Use this layer to read probabilities.
+    The output has the shape of the input.
+
+    Models return logits, and losses apply a numerically stable softmax. Use this layer to turn logits into
+    probabilities.
 
     >>> Softmax()(jnp.zeros((1, 4))).tolist()
     [[0.25, 0.25, 0.25, 0.25]]

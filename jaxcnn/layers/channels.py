@@ -13,10 +13,11 @@ from jaxcnn.layers._window import is_positive
 
 
 class ChannelShuffle(nn.Module):
-    """Interleave groups of channels, so that the next grouped convolution sees channels of every group.
+    """Interleave groups of channels, so that the next grouped convolution gets channels of every group.
 
-    Zhang, Zhou, Lin and Sun, *ShuffleNet*, 2018, section 3.1 and figure 1: the channels of a position, as a matrix of
-    `groups` rows, are transposed. `[..., C] -> [..., C]`; channel `i C / groups + j` becomes channel `j groups + i`.
+    Source: Zhang, Zhou, Lin and Sun, *ShuffleNet*, 2018, section 3.1 and figure 1. The channels of each position are
+    viewed as a matrix with `groups` rows, and this matrix is transposed. `[..., C] -> [..., C]`: channel j of group i
+    moves from index `i C / groups + j` to index `j groups + i`.
 
     Raises:
       UsageError: `groups` is not a positive integer that divides the number of channels.
@@ -40,13 +41,14 @@ class ChannelShuffle(nn.Module):
 class LayerScale(nn.Module):
     """Multiply each channel by a learned factor that starts close to 0: `y_c = gamma_c x_c`.
 
-    Touvron, Cord, Sablayrolles, Synnaeve and Jegou, *Going deeper with Image Transformers*, 2021, section 2. Place it
-    at the end of a residual branch: a deep network of such blocks starts near the identity. `[..., C] -> [..., C]`.
-    Parameter: `gamma` `[C]`.
+    Source: Touvron, Cord, Sablayrolles, Synnaeve and Jegou, *Going deeper with Image Transformers*, 2021, section 2.
+    Place `LayerScale` at the end of each residual branch: a deep network then starts close to the identity function.
+    `[..., C] -> [..., C]`. Parameter: `gamma` `[C]`.
 
     Fields:
-      initial: value of `gamma` at the start, 1e-6 in ConvNeXt.
-      dtype, param_dtype: dtypes of the result (None for the input's, or float32 for integers) and of the parameter.
+      initial: initial value of `gamma`; ConvNeXt uses 1e-6.
+      dtype: dtype of the result; None uses the dtype of the input, or float32 for integers.
+      param_dtype: dtype of `gamma`.
 
     >>> import jax
     >>> y, variables = LayerScale(0.5).init_with_output(jax.random.key(0), jnp.ones((1, 3)))

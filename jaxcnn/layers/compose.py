@@ -16,7 +16,7 @@ Layer = Callable[..., Any]
 
 
 def _call(layer: Layer, x: Any, train: bool) -> Any:
-    """Return `layer(x, train)` if the layer takes `train`, else `layer(x)`."""
+    """Return `layer(x, train)` if the layer has a parameter named `train`, else `layer(x)`."""
     call = type(layer).__call__ if isinstance(layer, nn.Module) else layer
     parameters = [p for p in inspect.signature(call).parameters.values() if p.name != "self"]
     if "train" not in [p.name for p in parameters]:
@@ -31,8 +31,8 @@ def _call(layer: Layer, x: Any, train: bool) -> Any:
 class Sequential(nn.Module):
     """Apply layers in sequence: `y = f_n(... f_2(f_1(x)))`.
 
-    A layer is a module or a function. `train` is passed to each layer that has a parameter of that name. The
-    first layer gets the input, such as images `[N, H, W, C]`.
+    Each layer is a module or a function. A layer is called with `train` if it has a parameter named `train`. The first
+    layer is applied to the input, such as images `[N, H, W, C]`.
 
     >>> import jax
     >>> from jaxcnn.layers import Conv, Dense, MaxPool, ReLU
@@ -57,12 +57,13 @@ class Sequential(nn.Module):
 class Residual(nn.Module):
     """A residual block: `y = F(x) + shortcut(x)` (He et al., *Deep Residual Learning*, 2015, equations 1 and 2).
 
-    The default shortcut is the identity. The paper's option A, without parameters, is `ZeroPadShortcut`. Its option B,
-    the projection, is a 1x1 `Conv` and a `BatchNorm`. `body` and `shortcut` are modules or functions, and get `train`
-    if they have a parameter of that name. The result has the shape of both outputs.
+    The default shortcut is the identity. `ZeroPadShortcut` is the paper's option A, a shortcut without parameters. A
+    1x1 `Conv` followed by a `BatchNorm` is the paper's option B, the projection. `body` (F in the equation) and
+    `shortcut` are modules or functions. Each of the two is called with `train` if it has a parameter named `train`.
+    `body` and `shortcut` must return arrays of equal shape, which is also the shape of the result.
 
     Raises:
-      UsageError: the two summands differ in shape.
+      UsageError: the outputs of `body` and `shortcut` differ in shape.
 
     >>> import jax
     >>> from jaxcnn.layers import Conv
@@ -80,16 +81,17 @@ class Residual(nn.Module):
         skip = x if self.shortcut is None else _call(self.shortcut, x, train)
         if y.shape != skip.shape:
             raise UsageError(
-                f"Residual cannot add the body's {list(y.shape)} and the shortcut's {list(skip.shape)}; "
-                "give a shortcut that changes the shape as the body does (ZeroPadShortcut, or a 1x1 Conv)"
+                f"Residual cannot add outputs of different shapes: body {list(y.shape)}, shortcut {list(skip.shape)}. "
+                "Use a shortcut that changes the shape as the body does, such as ZeroPadShortcut or a 1x1 Conv."
             )
         return floating(y) + floating(skip)
 
 
 class ZeroPadShortcut(nn.Module):
-    """The parameter-free shortcut, option A: take every `strides`-th pixel and pad the channels with zeros.
+    """A shortcut without parameters: keep every `strides`-th pixel, and pad the channels with zeros.
 
-    He et al., *Deep Residual Learning*, 2015, section 3.3. `[N, H, W, C] -> [N, ceil(H / s), ceil(W / s), features]`.
+    Source: option A in He et al., *Deep Residual Learning*, 2015, section 3.3.
+    `[N, H, W, C] -> [N, ceil(H / s), ceil(W / s), features]`, where `s` is `strides`.
 
     Raises:
       UsageError: `features` is less than the number of input channels, or `strides` is not positive.
@@ -104,19 +106,23 @@ class ZeroPadShortcut(nn.Module):
     def __call__(self, x: Shaped[InputArray, "n h w c"]) -> Shaped[Array, "n h2 w2 features"]:
         missing = self.features - x.shape[-1]
         if missing < 0:
-            raise UsageError(f"ZeroPadShortcut cannot take {x.shape[-1]} channels down to {self.features}")
+            raise UsageError(
+                f"ZeroPadShortcut cannot reduce the number of channels: from {x.shape[-1]} to {self.features}. "
+                f"Use features >= {x.shape[-1]}."
+            )
         down, right = pair(self.strides, "strides")
         return jnp.pad(x[:, ::down, ::right], ((0, 0), (0, 0), (0, 0), (0, missing)))
 
 
 class Concat(nn.Module):
-    """Apply branches to one input, as Inception does, and concatenate their outputs along `axis` (the channels).
+    """Apply several branches to the same input, and concatenate their outputs along `axis` (default: the channels).
 
-    Branches are modules or functions, and get `train` if they have a parameter of that name. For images,
-    `[N, H, W, C] -> [N, H', W', C_1 + C_2 + ...]`.
+    Inception modules have this form. Each branch is a module or a function, and is called with `train` if it has a
+    parameter named `train`. For images, `[N, H, W, C] -> [N, H', W', C_1 + C_2 + ...]`, where branch i returns C_i
+    channels.
 
     Raises:
-      UsageError: there is no branch, or the outputs differ in shape along another axis.
+      UsageError: `branches` is empty, or the sizes of the outputs differ along an axis other than `axis`.
 
     >>> import jax
     >>> from jaxcnn.layers import Conv
@@ -140,7 +146,10 @@ class Concat(nn.Module):
         others = {tuple(size for axis, size in enumerate(y.shape) if axis != self.axis % y.ndim) for y in outputs}
         if len(others) != 1:
             shapes = ", ".join(str(list(y.shape)) for y in outputs)
-            raise UsageError(f"Concat cannot join shapes {shapes} along axis {self.axis}: the others must agree")
+            raise UsageError(
+                f"Concat cannot join outputs of shapes {shapes} along axis {self.axis}. "
+                "Use branches whose outputs have equal sizes along all other axes."
+            )
         return jnp.concatenate(outputs, axis=self.axis)
 
 

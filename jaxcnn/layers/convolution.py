@@ -15,28 +15,32 @@ from jaxcnn.layers._window import Padding, Size, check_fits, explicit_padding, i
 
 
 class Conv(nn.Module):
-    """Two-dimensional convolution, `Y_j = sum_i W_ij * X_i + b_j` over C_in input and C_out output channels.
+    """Two-dimensional convolution, `Y_j = sum_i W_ij * X_i + b_j`, from C_in input channels to C_out output channels.
 
     `W_ij * X_i` is a cross-correlation (the kernel is not flipped),
-    `Y[n, y, x, j] = b[j] + sum_{i, u, v} W[u, v, i, j] X[n, s y + d u - p, s x + d v - p, i]`
-    with stride `s`, dilation `d` and `p` rows of zero padding. `[N, H, W, C_in] -> [N, H_out, W_out, features]` with
-    `H_out = floor((H + 2 p - d (k - 1) - 1) / s) + 1`. A kernel of size 2 N + 1 with padding N keeps the size.
-    Parameters: `kernel` `[kH, kW, C_in / groups, features]` and `bias` `[features]`.
+    `Y[n, y, x, j] = b[j] + sum_{i, u, v} W[u, v, i, j] X[n, s y + d u - p, s x + d v - p, i]` with stride `s`, dilation
+    `d` and `p` rows of zero padding. `[N, H, W, C_in] -> [N, H_out, W_out, features]` with
+    `H_out = floor((H + 2 p - d (k - 1) - 1) / s) + 1`. Here, k is the number of rows of the kernel. At stride 1 and
+    dilation 1, a kernel of odd size k with padding `(k - 1) / 2` keeps the height and width. Parameters: `kernel`
+    `[kH, kW, C_in / groups, features]` and `bias` `[features]`.
 
     Fields:
-      features: C_out, the number of kernels and of output feature maps.
-      kernel_size: (height, width), or one number for both.
-      strides: distance in pixels between neighboring positions of the kernel: (vertical, horizontal), or one number.
+      features: C_out, the number of output channels.
+      kernel_size: size of the kernel: (height, width), or one number for height and width.
+      strides: distance in pixels between neighboring positions of the kernel: (vertical, horizontal), or one number for
+        the two directions.
       padding: rows and columns of zeros on each side: a number, `((top, bottom), (left, right))`, "SAME" or "VALID"
-        (none). Papers pad symmetrically; "SAME" at stride 2 does not.
-      kernel_dilation: distance between neighboring taps of the kernel; 1 for an ordinary kernel.
+        (no padding). At stride 2, "SAME" pads asymmetrically, unlike the padding in papers.
+      kernel_dilation: distance in pixels between neighboring elements of the kernel; 1 for an ordinary kernel.
       feature_group_count: number of groups. Output channels of a group depend on the input channels of this group only.
-      use_bias: whether to add `b`; a normalization after the convolution makes it redundant.
-      dtype, param_dtype: dtypes of the computation (None infers it from input and parameters) and of the parameters.
-      kernel_init, bias_init: initializers.
+      use_bias: whether to add the bias `b`. A normalization after the convolution makes the bias redundant.
+      dtype: dtype of the computation; None uses the common dtype of the input and the parameters.
+      param_dtype: dtype of the parameters.
+      kernel_init, bias_init: initializers of `kernel` and `bias`.
 
     Raises:
-      UsageError: a size is not positive, the groups do not divide the channels, or the image is too small.
+      UsageError: `features` or a size is not positive, the padded image is smaller than the kernel, or
+        `feature_group_count` does not divide the input channels and the output channels.
 
     >>> import jax
     >>> y, variables = Conv(6, (5, 5), padding=2).init_with_output(jax.random.key(0), jnp.ones((1, 28, 28, 1)))

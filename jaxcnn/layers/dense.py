@@ -21,12 +21,14 @@ class Dense(nn.Module):
 
     Fields:
       features: number of outputs.
-      use_bias: whether to add `b`.
-      dtype, param_dtype: dtypes of the computation (None infers it from input and parameters) and of the parameters.
-      kernel_init, bias_init: initializers.
+      use_bias: whether to add the bias `b`.
+      dtype: dtype of the computation; None uses the common dtype of the input and the parameters.
+      param_dtype: dtype of the parameters.
+      kernel_init, bias_init: initializers of `kernel` and `bias`.
 
     Raises:
-      UsageError: `features` is not a positive integer, or the layer's weights are for another number of inputs.
+      UsageError: `features` is not a positive integer, or the size of the input's last axis differs from C_in of the
+        existing `kernel`.
 
     >>> import jax
     >>> y, variables = Dense(10).init_with_output(jax.random.key(0), jnp.ones((2, 84)))
@@ -49,8 +51,8 @@ class Dense(nn.Module):
             inputs = self.get_variable("params", "kernel").shape[0]
             if inputs != x.shape[-1]:
                 raise UsageError(
-                    f"{self.name or 'Dense'} has weights for {inputs} inputs, got {x.shape[-1]}. Behind flattened "
-                    "feature maps, use images of the size that the weights belong to."
+                    f"{self.name or 'Dense'} has weights for {inputs} inputs, got {x.shape[-1]}. If the inputs are "
+                    "flattened feature maps, use images of the size that the weights were trained on."
                 )
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
         bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None

@@ -17,7 +17,8 @@ class Dropout(nn.Module):
 
     Srivastava et al., *Dropout: A Simple Way to Prevent Neural Networks from Overfitting*, 2014. The remaining units
     are divided by `1 - rate` in training ("inverted" dropout), so that the expected output equals the input. Training
-    needs a random key named `dropout`: `model.apply(variables, x, train=True, rngs={"dropout": key})`. Keeps the shape.
+    needs a random key named `dropout`: `model.apply(variables, x, train=True, rngs={"dropout": key})`. The output has
+    the shape of the input.
 
     Raises:
       UsageError: `rate` is not in [0, 1).
@@ -33,20 +34,21 @@ class Dropout(nn.Module):
 
 
 class StochasticDepth(nn.Module):
-    """Set a residual branch to 0 with probability `rate` in training; return it unchanged in evaluation.
+    """Set a residual branch to 0 with probability `rate` in training; return the branch unchanged in evaluation.
 
-    Huang, Sun, Liu, Sedra and Weinberger, *Deep Networks with Stochastic Depth*, 2016, section 3. Place it at the end
-    of the branch: `x + StochasticDepth(rate)(branch(x), train)`. Scaling and random key are those of `Dropout`; the
-    paper multiplies by `1 - rate` at test time instead. `linear_decay` gives the paper's rate for each depth. Keeps the
-    shape `[N, ...]`.
+    Source: Huang, Sun, Liu, Sedra and Weinberger, *Deep Networks with Stochastic Depth*, 2016, section 3. Apply this
+    layer to the output of the branch: `x + StochasticDepth(rate)(branch(x), train)`. As in `Dropout`, branches that are
+    kept are divided by `1 - rate` in training, and the random key is named `dropout`. The paper multiplies branches by
+    `1 - rate` at test time instead. `linear_decay` returns the paper's rate for each block. The output has the shape of
+    the input, `[N, ...]`.
 
     Fields:
       rate: probability of dropping the branch.
-      mode: "row" decides for each example, as EfficientNet and ConvNeXt do; "batch" decides once for all examples,
-        as in the paper. Under `pmap` and `shard_map` these are the examples on one device.
+      mode: "row" draws a random number for each example, as EfficientNet and ConvNeXt do. "batch" draws one number for
+        all examples, as in the paper. Under `pmap` and `shard_map`, each device draws one number for all its examples.
 
     Raises:
-      UsageError: `rate` is not in [0, 1), or an unknown mode.
+      UsageError: `rate` is not in [0, 1), or `mode` is unknown.
 
     >>> StochasticDepth(0.5)(jnp.ones((1, 2)), train=False).tolist()
     [[1.0, 1.0]]
@@ -63,8 +65,9 @@ class StochasticDepth(nn.Module):
 
 
 def _drop(layer: nn.Module, x: jax.Array, mask_shape: tuple[int, ...], rate: Any, train: bool) -> jax.Array:
-    """Multiply `x` by a random mask of 0 and `1 / (1 - rate)`, broadcast from `mask_shape`."""
-    is_known = not isinstance(rate, jax.Array)  # an array in a loop over blocks: `init` has checked it
+    """In training, multiply `x` by a random mask of shape `mask_shape` with the values 0 and `1 / (1 - rate)`."""
+    # In a loop over blocks, the rate is an array whose value is unknown here; `init` has checked the rate.
+    is_known = not isinstance(rate, jax.Array)
     if is_known and not 0.0 <= rate < 1.0:
         raise UsageError(f"{type(layer).__name__} needs a rate in [0, 1), the probability of dropping; got {rate}")
     if not train or (is_known and rate == 0.0):
@@ -77,8 +80,8 @@ def _drop(layer: nn.Module, x: jax.Array, mask_shape: tuple[int, ...], rate: Any
 def linear_decay(rate: float, block: int, blocks: int) -> float:
     """Return the rate of stochastic depth in block number `block` (from 1) of `blocks`: `rate * block / blocks`.
 
-    Huang et al., 2016, equation 4: early blocks, on which all later ones depend, are dropped less often. `rate` is the
-    probability of dropping the last block.
+    Source: Huang et al., 2016, equation 4. Early blocks are dropped less often, because all later blocks depend on
+    them. `rate` is the probability of dropping the last block.
 
     >>> [linear_decay(0.5, block, 4) for block in (1, 2, 3, 4)]
     [0.125, 0.25, 0.375, 0.5]

@@ -1,10 +1,11 @@
-"""Initial values of parameters, under the names that papers use.
+"""Initializers of parameters, named as in papers.
 
-An initializer is a function `(key, shape, dtype) -> array` and a value: equal and hashable, also after `pickle`. Pass
-it as a field of a layer: `Conv(64, 3, kernel_init=initializers.he_normal)`.
+An initializer is a function `(key, shape, dtype) -> array`. Initializers with equal settings are equal and have equal
+hashes, also after `pickle`. Pass an initializer as a field of a layer, as in
+`Conv(64, 3, kernel_init=initializers.he_normal)`.
 
-The variance of a weight depends on the number of inputs (`fan_in`) and outputs (`fan_out`) of a unit, which keeps the
-size of signals from layer to layer.
+The initializers below choose the variance of a weight `w` from two numbers: the inputs (`fan_in`) and the outputs
+(`fan_out`) of a unit. Activations and gradients then have a similar magnitude in every layer.
 
 - Xavier (Glorot and Bengio, *Understanding the difficulty of training deep feedforward neural networks*, 2010,
   equation 16): `Var(w) = 2 / (fan_in + fan_out)`, for activations that are linear around 0 (tanh, sigmoid).
@@ -13,7 +14,7 @@ size of signals from layer to layer.
 - LeCun (LeCun et al., *Efficient BackProp*, 1998, equation 16): `Var(w) = 1 / fan_in`.
 
 A uniform distribution on `(-a, a)` has variance `a^2 / 3`. Normal distributions are truncated at two standard
-deviations and rescaled to the variance above.
+deviations, and rescaled to the variance in this list.
 
 >>> kernel = he_normal(jax.random.key(0), (3, 3, 64, 64), jnp.float32)
 >>> kernel.shape, bool(abs(kernel.var() * 9 * 64 - 2) < 0.1)
@@ -35,7 +36,11 @@ Initializer = Callable[..., jax.Array]
 
 
 def _draw(make: Callable[..., Initializer], settings: tuple, key: Any, shape: Any, dtype: Any = jnp.float32) -> Any:
-    """Draw with `make(*settings)`. A `Partial` of this function is a value; JAX's own closure cannot be pickled."""
+    """Return `make(*settings)(key, shape, dtype)`.
+
+    A `Partial` of this function can be compared and pickled. The closure that `make` returns cannot be compared or
+    pickled.
+    """
     return make(*settings)(key, shape, dtype)
 
 
@@ -52,7 +57,9 @@ lecun_normal = Partial(_draw, jax_initializers.lecun_normal, ())
 
 
 def torch_uniform(key: KeyArray, shape: Sequence[int], dtype: Any = jnp.float32) -> Float[Array, "..."]:
-    """Draw an array of `shape` from the uniform distribution on `+-1 / sqrt(fan_in)`: the default of torch's layers.
+    """Draw an array of `shape` from the uniform distribution on `(-a, a)` with `a = 1 / sqrt(fan_in)`.
+
+    PyTorch initializes its layers in this way by default.
 
     >>> bool(abs(torch_uniform(jax.random.key(0), (3, 3, 4, 8))).max() <= 1 / 6)
     True
@@ -61,12 +68,13 @@ def torch_uniform(key: KeyArray, shape: Sequence[int], dtype: Any = jnp.float32)
 
 
 def dirac(key: KeyArray, shape: Sequence[int], dtype: Any = jnp.float32) -> Float[Array, "kh kw c_in c_out"]:
-    """Return a kernel `[kH, kW, C_in, C_out]` with which output channel i is a copy of input channel i.
+    """Return a kernel `[kH, kW, C_in, C_out]` for which output channel i is a copy of input channel i.
 
-    Output channels from number C_in on are initialized by `torch_uniform`.
+    If C_out is larger than C_in, the remaining output channels are initialized by `torch_uniform`.
 
-    Zagoruyko and Komodakis, *DiracNets*, 2017, section 3.1, without its separate weight; in this form, Jordan, *94% on
-    CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024, section 3.2.
+    Source: Zagoruyko and Komodakis, *DiracNets*, 2017, section 3.1. The paper adds a trained kernel to the identity;
+    this function returns the identity alone. Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024, section
+    3.2, uses the identity alone, too.
 
     >>> dirac(jax.random.key(0), (3, 3, 2, 4))[1, 1, :, :2].tolist()
     [[1.0, 0.0], [0.0, 1.0]]
@@ -97,11 +105,12 @@ def normal(stddev: float = 0.01) -> Initializer:
 
 
 def truncated_normal(stddev: float = 0.02) -> Initializer:
-    """Return an initializer that draws from a normal distribution truncated at two of its standard deviations.
+    """Return an initializer that draws from a normal distribution truncated at two standard deviations.
 
-    `stddev` is the standard deviation of the values drawn, as in `torch.nn.init.trunc_normal_(std=0.02)`, with which
-    ConvNeXt and the vision transformers were trained. That function truncates at the absolute values -2 and 2, which
-    has no effect at 0.02. In TensorFlow and JAX, `stddev` is the value before truncation, which reduces it by 12%.
+    `stddev` is the standard deviation of the drawn values, after truncation. In TensorFlow and JAX, `stddev` is the
+    standard deviation before truncation, and truncation makes the standard deviation 12% smaller. ConvNeXt and vision
+    transformers were trained with `torch.nn.init.trunc_normal_(std=0.02)`. The function `trunc_normal_` truncates at -2
+    and 2, so that its values also have a standard deviation of 0.02.
 
     >>> values = truncated_normal(0.02)(jax.random.key(0), (100, 100))
     >>> bool(abs(values.std() - 0.02) < 1e-3), bool(abs(values).max() < 0.05)

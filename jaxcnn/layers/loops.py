@@ -1,17 +1,17 @@
-"""Modules that differ only in their variables, applied in sequence by one loop in the program (`jax.lax.scan`).
+"""Apply modules with equal fields in one loop (`jax.lax.scan`) of the compiled program.
 
-The program contains the module once, so that its size and compile time do not grow with the number of modules. The
-variables keep the names and shapes that they have without the loop: the program stacks them in front of it, and takes
-the results apart behind it. Checkpoints, converted weights, optimizers and parameter paths therefore do not know of
-the loop. The price is a copy of these variables and of their gradients in each step. `nn.scan` would store them stacked
-instead.
+The program contains the module once, so that its size and compile time do not grow with the number of modules. Each
+variable keeps the name and the shape that it has without the loop. The program stacks the variables before the loop,
+and splits the results after the loop. Checkpoints, converted weights, optimizers and parameter paths are therefore the
+same with and without the loop. The cost is a copy of these variables and of their gradients in each step. `nn.scan`
+would avoid this copy by storing the variables stacked.
 
-On a CPU, convolutions within a loop are as fast as outside, with XLA's kernels too: jaxcnn arranges them in the layout
-for which XLA has a fast routine. A loop over training steps of ResNet-20 takes 0.99x (0.97-1.00) the time of single
-steps (`benchmarks/results/transformations`).
+On a CPU, convolutions are as fast inside a loop as outside, also with XLA's kernels. jaxcnn arranges the arrays of
+these convolutions in the layout for which XLA has a fast routine. A loop over training steps of ResNet-20 takes 0.99x
+(0.97-1.00) the time of single steps (`benchmarks/results/transformations`).
 
-Within the loop, all modules have the path of none: interceptors, and functions that read a program module by module,
-need the modules one by one. They trace the model within `unrolled`.
+Inside the loop, modules do not have their own module paths. Flax interceptors, and functions that analyze a program
+module by module, need module paths. These interceptors and functions therefore trace the model within `unrolled`.
 """
 
 import contextlib
@@ -26,21 +26,21 @@ import jax.numpy as jnp
 from jaxcnn.array_types import Array, InputArray, Shaped
 from jaxcnn.errors import UsageError
 
-# A part of the keys of JAX's caches: a function that was traced for the other choice is traced again.
+# A user context is part of the keys of JAX's caches: functions are traced again when its value changes.
 _unrolled = jax.make_user_context(None)
 
 
 @contextlib.contextmanager
 def unrolled() -> Iterator[None]:
-    """Trace models without loops over their blocks, for readers of modules and of programs."""
+    """Within this context, trace models without loops over their blocks, so that each block has its own module path."""
     with _unrolled(True):
         yield
 
 
 def can_loop(parent: nn.Module) -> bool:
-    """Return whether the children of `parent` may be applied in a loop.
+    """Return whether one loop may apply the children of `parent`.
 
-    They may not within `unrolled`, while variables are initialized, and while intermediates are captured.
+    Return False within `unrolled`, while variables are initialized, and while intermediates are captured.
     """
     is_watched = parent.is_mutable_collection("intermediates")
     return not (_unrolled.value or parent.is_initializing() or is_watched)
@@ -49,12 +49,14 @@ def can_loop(parent: nn.Module) -> bool:
 def runs(
     layers: Sequence[nn.Module], varying: Sequence[str] = (), ways: Sequence[Any] | None = None
 ) -> list[list[nn.Module]]:
-    """Divide a sequence of modules into runs that a loop can apply: equal fields, and variables of equal shapes.
+    """Divide a sequence of modules into runs: neighbors with equal fields, whose variables have equal shapes.
+
+    One loop can apply all modules of a run.
 
     Args:
-      layers: bound modules.
+      layers: modules that are bound to their variables, in the order in which they are applied.
       varying: names of numeric fields that may differ within a run.
-      ways: a value for each module; modules of different values are in different runs.
+      ways: one value for each module; modules with different values are put in different runs.
     """
 
     def kind(layer: nn.Module) -> Any:
@@ -76,17 +78,19 @@ def apply_in_loop(
     varying: Sequence[str] = (),
     recompute: bool = False,
 ) -> Shaped[Array, "*shape"]:
-    """Return `f_n(... f_2(f_1(x)))` for the modules of one of `runs`, called as `(x, train)`.
+    """Return `f_n(... f_2(f_1(x)))`, where `f_i` calls module i of `layers` as `(x, train)`.
 
-    Variables that the modules update or sow are stored under their own names. Random numbers differ from those without
-    the loop: each module gets a key of its own for each stream, such as "dropout".
+    Variables that the modules update or sow are stored under the names that they have without the loop. Random numbers
+    differ from the random numbers without the loop: each module gets its own key for each stream, such as "dropout".
 
     Args:
-      layers: bound modules.
-      x: input of the first, `[N, H, W, C]`; every module keeps its shape.
-      train: as for each module.
-      varying: as in `runs`. Where their values differ, the modules get them as scalar arrays.
-      recompute: recompute each module in the backward pass; only its input is kept.
+      layers: modules that are bound to their variables: one of the runs that `runs` returns.
+      x: input of the first module, `[N, H, W, C]`; every module must return an array of this shape.
+      train: whether the modules are in training mode.
+      varying: names of numeric fields, as in `runs`. If the values of a field differ, each module gets its value as a
+        scalar array.
+      recompute: whether to recompute each module in the backward pass, so that memory holds only the inputs of the
+        modules.
 
     Raises:
       UsageError: a module changes the shape or the dtype of its input.
@@ -104,13 +108,13 @@ def apply_in_loop(
         y, updates = template.clone(**numbers).apply(variables, x, train, rngs=keys, mutable=mutable)
         if (y.shape, y.dtype) != (x.shape, x.dtype):
             raise UsageError(
-                f"a loop cannot apply {type(first).__name__}, which turns {x.dtype}{list(x.shape)} into "
-                f"{y.dtype}{list(y.shape)}: shape and dtype must stay. Apply the modules one by one."
+                f"a loop cannot apply {type(first).__name__}, which changes {x.dtype}{list(x.shape)} to "
+                f"{y.dtype}{list(y.shape)}. Keep the shape and dtype, or apply the modules one by one."
             )
         return y, updates
 
     if recompute:
-        body = jax.checkpoint(body, prevent_cse=False)  # the loop keeps XLA from merging the two computations
+        body = jax.checkpoint(body, prevent_cse=False)  # scan keeps XLA from merging it with the forward pass
     y, updates = jax.lax.scan(body, x, (variables, keys, numbers))
     for index, layer in enumerate(layers):
         for collection, tree in jax.tree.map(lambda leaf, index=index: leaf[index], updates).items():

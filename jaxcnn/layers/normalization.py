@@ -1,4 +1,4 @@
-"""Batch, layer and local response normalization. `BatchNorm` and `LayerNorm` can be the field `norm` of a model."""
+"""Batch, layer and local response normalization. The field `norm` of a model can be `BatchNorm` or `LayerNorm`."""
 
 import functools
 from typing import Any
@@ -23,32 +23,38 @@ BATCH_AXIS = "batch"
 class BatchNorm(nn.Module):
     """Batch normalization (Ioffe and Szegedy, *Batch Normalization*, 2015, algorithm 1), channel by channel.
 
-    In training, over a mini-batch of m values of a channel (every example and position),
+    In training, let a channel have m values x_i in the mini-batch, one for each example and position. The layer
+    computes
 
         `mu = sum_i x_i / m`,  `sigma^2 = sum_i (x_i - mu)^2 / m`,
         `x^_i = (x_i - mu) / sqrt(sigma^2 + epsilon)`,  `y_i = gamma x^_i + beta`
 
-    and running statistics follow those of the batch: `running = momentum * running + (1 - momentum) * batch`. In
-    evaluation they take the place of `mu` and `sigma^2`, so that the output of an example does not depend on its batch.
+    and updates the running statistics: `running = momentum * running + (1 - momentum) * batch`. In evaluation, the
+    running statistics replace `mu` and `sigma^2`, so that the output of an example does not depend on its batch.
 
     `[..., C] -> [..., C]`. Parameters: `scale` (gamma) and `bias` (beta), `[C]`. Variables in the collection
-    `batch_stats`: `mean` and `var`, `[C]`, in float32 or `param_dtype`, whichever is wider; cast ones are accepted. The
-    computation is in the widest of float32, the input's dtype and `dtype`. If the batch is sharded over devices,
-    statistics are those of the whole batch: `pmap` and `shard_map` average them over the axis named `axis_name`, and on
-    one device or in `jit` over a mesh the program sees the whole batch. The running statistics passed in must then be
-    equal on all devices that synchronize.
+    `batch_stats`: `mean` and `var`, `[C]`, in float32 or `param_dtype`, whichever is wider; variables that were cast to
+    another dtype are accepted too. All computations use the widest of three dtypes: float32, the input's dtype, and
+    `dtype`.
+
+    If the batch is sharded over devices, the statistics are computed over the whole batch. Under `pmap` and
+    `shard_map`, the statistics are averaged over the mapped axis named `axis_name`. In `jit` over a mesh, the program
+    sees the whole batch. All devices that synchronize must pass in equal running statistics.
 
     Fields:
-      momentum: fraction of the old running statistics that is kept (torch's `1 - momentum`).
+      momentum: factor on the old running statistics in each step; torch's `momentum` is 1 minus this factor.
       epsilon: added to the variance.
-      use_scale, use_bias: whether there is a gamma, a beta.
-      unbiased: whether the running variance has the denominator `m - 1` (as in the paper's algorithm 2 and in torch)
-        or m (as in Flax and TensorFlow).
-      axis_name: mapped axis to synchronize over; None lets each device use its own part of the batch.
-      axis_index_groups: groups of device indices to synchronize within, in place of all devices.
+      use_scale, use_bias: whether to multiply by gamma, and whether to add beta.
+      unbiased: whether the running variance is a sum of squares divided by `m - 1` (as in the paper's algorithm 2 and
+        in torch) or by m (as in Flax and TensorFlow), where m is the number of values of a channel.
+      axis_name: name of the mapped axis to synchronize over. With `axis_name=None`, each device normalizes by the
+        statistics of its own part of the batch.
+      axis_index_groups: groups of device indices; the devices of each group synchronize with each other. None
+        synchronizes all devices.
       reduce_dtype: dtype in which devices exchange statistics and their gradients, such as "bfloat16".
-      dtype, param_dtype: dtypes of the output (None: that of the input, or float32 for integers) and of the parameters.
-      scale_init, bias_init: initializers.
+      dtype: dtype of the output; None uses the dtype of the input, or float32 for integers.
+      param_dtype: dtype of the parameters.
+      scale_init, bias_init: initializers of `scale` and `bias`.
 
     Raises:
       UsageError: `momentum` is not in [0, 1], or `epsilon` is below 0.
@@ -82,12 +88,13 @@ class BatchNorm(nn.Module):
         relu: bool = False,
         windows: kernels.Windows | None = None,
     ) -> Float[Array, "... c"]:
-        """Return `BN(x)`, or `BN(x) + residual`, or with a ReLU behind either. Use `norm_relu` for every norm.
+        """Return `BN(x)`; add `residual` if it is given, and then apply a ReLU if `relu` is true.
 
-        With windows, return the largest values of `relu(BN(x))` in them. Use `norm_relu_pool` for every norm.
+        With `windows`, return the maximum of `relu(BN(x))` in each window. Models call `norm_relu` and
+        `norm_relu_pool` instead, which accept any normalization.
         """
         if not 0.0 <= self.momentum <= 1.0 or not self.epsilon >= 0.0:
-            got = f"{self.momentum} and {self.epsilon}"
+            got = f"momentum={self.momentum} and epsilon={self.epsilon}"
             raise UsageError(f"BatchNorm needs a momentum in [0, 1] and an epsilon >= 0, got {got}")
         channels, statistics = x.shape[-1:], jnp.promote_types(self.param_dtype, jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, statistics)
@@ -139,8 +146,9 @@ def norm_relu(
     """Return `relu(norm(x, train))`, or `relu(norm(x, train) + residual)`, `[..., C]`.
 
     `norm` is a module called as `(x, train)`. In training, a `BatchNorm` adds the residual and applies the ReLU itself,
-    in one pass over the data, and rounds once to its dtype. The output of its module, as in `jaxcnn.models.features`,
-    then includes both. In evaluation, and for other modules, these are separate operations.
+    in one pass over the data, and rounds only the final result. The output that `jaxcnn.models.features` returns for
+    this `BatchNorm` then includes the residual and the ReLU. In evaluation, and for other modules, normalization,
+    addition and ReLU are separate operations.
 
     >>> x = jnp.array([[1.0, 2.0, 3.0]])
     >>> norm_relu(LayerNorm().bind({"params": {"scale": jnp.ones(3), "bias": jnp.zeros(3)}}), x, True, 2 * x).round(2)
@@ -155,8 +163,8 @@ def norm_relu(
 def norm_relu_pool(norm: Any, pool: Any, x: jax.Array, train: bool) -> jax.Array:
     """Return `pool(norm_relu(norm, x, train))`, `[N, H, W, C] -> [N, H_out, W_out, C]`.
 
-    In training a `BatchNorm` in front of a `MaxPool` returns the pooled maps itself. A TPU then does not compute the
-    maps in front of the pooling.
+    In training, a `BatchNorm` followed by a `MaxPool` computes the pooled feature maps directly. On a TPU, the feature
+    maps before the pooling are then not computed.
 
     >>> norm, x = BatchNorm(), jnp.arange(16.0).reshape(1, 4, 4, 1)
     >>> norm_relu_pool(norm.bind(norm.init(jax.random.key(0), x, False)), MaxPool(4), x, False).shape
@@ -168,7 +176,10 @@ def norm_relu_pool(norm: Any, pool: Any, x: jax.Array, train: bool) -> jax.Array
 
 
 def _is_ours(module: Any, kind: type) -> bool:
-    """Return whether a module is called as this class. A subclass or a class that Flax has transformed may not be."""
+    """Return whether `module` has the same `__call__` as the class `kind`.
+
+    A subclass, or a class that a Flax transformation returns, may have another `__call__`.
+    """
     return type(module).__call__ is kind.__call__
 
 
@@ -180,10 +191,11 @@ class LayerNorm(nn.Module):
     """Layer normalization (Ba, Kiros and Hinton, *Layer Normalization*, 2016) over the channels of each position.
 
     `y_j = gamma_j (x_j - mu) / sqrt(sigma^2 + epsilon) + beta_j` with mean mu and variance sigma^2 over the C channels.
-    Training and evaluation do not differ; `train` is accepted so that `LayerNorm` can take the place of `BatchNorm`.
-    This is the form of ConvNeXt (Liu et al., *A ConvNet for the 2020s*, 2022), not over all positions of an image.
+    The layer computes the same in training and evaluation; `train` is accepted so that `LayerNorm` can replace
+    `BatchNorm`. As in ConvNeXt (Liu et al., *A ConvNet for the 2020s*, 2022), mean and variance are not taken over the
+    positions of an image.
 
-    `[..., C] -> [..., C]`. Dtypes, parameters and fields are those of `BatchNorm`.
+    `[..., C] -> [..., C]`. Dtypes, parameters and fields have the same meaning as in `BatchNorm`.
 
     Raises:
       UsageError: `epsilon` is below 0.
@@ -212,17 +224,18 @@ class LayerNorm(nn.Module):
         computed = functools.reduce(jnp.promote_types, (y.dtype, scale.dtype, bias.dtype))
         dtype = floating_dtype(x) if self.dtype is None else jnp.dtype(self.dtype)
         vectors = scale.astype(computed), bias.astype(computed)
-        # Data in 16 bits are widened row by row.
+        # The kernel widens 16-bit data row by row; other data of a narrower dtype are widened here.
         return kernels.layer_norm(x if x.dtype == dtype else y, *vectors, epsilon=self.epsilon, dtype=dtype)
 
 
 class LocalResponseNorm(nn.Module):
     """Local response normalization (Krizhevsky et al., *ImageNet Classification ...*, 2012, section 3.3).
 
-    Each value is divided by a power of the activity of `size` neighboring channels at the same position:
-    `b_i = a_i / (k + alpha * sum_{j = i - size // 2}^{i + size // 2} a_j^2) ^ beta`. The defaults are the paper's.
-    Caffe and torch divide `alpha` by `size` and use `k = 1`; to agree with `torch.nn.LocalResponseNorm(size, alpha)`,
-    pass `alpha / size`. Keeps the shape `[N, H, W, C]`. The sums are in float32 or wider.
+    Each value a_i of channel i is divided by a power of the sum of squares over `size` neighboring channels at the same
+    position: `b_i = a_i / (k + alpha * sum_{j = i - size // 2}^{i + size // 2} a_j^2) ^ beta`. The default fields are
+    the values in the paper. Caffe and torch divide `alpha` by `size` and use `k = 1`. To get the same result as
+    `torch.nn.LocalResponseNorm(size, alpha)`, use `LocalResponseNorm(size, alpha / size, k=1.0)`. The output has the
+    shape of the input, `[N, H, W, C]`. The sums are computed in float32 or wider.
 
     Raises:
       UsageError: `size` is not a positive integer.

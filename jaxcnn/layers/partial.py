@@ -1,4 +1,4 @@
-"""Constructors and functions with some of their arguments bound, as values."""
+"""`Partial`: constructors and functions with some arguments bound, which can be compared, hashed and pickled."""
 
 import dataclasses
 import functools
@@ -10,13 +10,16 @@ from jaxcnn.errors import UsageError, unknown_name
 
 
 class Partial(functools.partial):
-    """A `functools.partial` that is a value: equal, hashable, and still equal after `pickle` and `copy.deepcopy`.
+    """A `functools.partial` that compares by value: objects with equal functions and arguments are equal.
 
-    `functools.partial` compares by identity, so that `jax.jit` compiles again for the copy of a module with such a
-    field. Arguments must be hashable. A constructor is picklable if it is defined at the top level of a file.
+    A `Partial` is hashable, and a copy made by `pickle` or `copy.deepcopy` is equal to the original. Two
+    `functools.partial` objects are equal only if they are the same object. If a field of a module were a
+    `functools.partial`, `jax.jit` would therefore compile again for a copy of the module. The bound arguments must be
+    hashable. A `Partial` can be pickled if its constructor is defined at the top level of a file.
 
     Raises:
-      UsageError: `constructor` cannot be called, or a Linen module has no such field (the closest one is suggested).
+      UsageError: `constructor` is not callable, or a keyword is not a field of the Linen module. The message suggests
+        the closest field.
 
     >>> from jaxcnn.layers import BatchNorm
     >>> Partial(BatchNorm, epsilon=1e-3) == Partial(BatchNorm, epsilon=1e-3)
@@ -42,7 +45,10 @@ class Partial(functools.partial):
 
 
 def module_fields(constructor: Any) -> list[str] | None:
-    """Return the fields of a Linen module's class or a `functools.partial` of it, or None for another constructor."""
+    """Return the field names of a Linen module class, or None for other objects.
+
+    A `functools.partial` of a Linen module class counts as this class.
+    """
     module = _unbound(constructor)
     if not (isinstance(module, type) and issubclass(module, nn.Module)):
         return None

@@ -14,7 +14,10 @@ from jaxcnn.layers._window import Padding, Pair, Sides, Size, check_fits, explic
 
 
 def _ceil_overhang(size: int, window: int, stride: int, sides: Pair) -> int:
-    """Return the rows that `ceil_mode` adds after the padded input, by torch's rule: no window may start in them."""
+    """Return the number of rows that `ceil_mode` adds below the padded input.
+
+    As in PyTorch, no window may start below the last row of the image, in the padding.
+    """
     padded = size + sum(sides)
     outputs = -(-(padded - window) // stride) + 1
     if (outputs - 1) * stride >= size + sides[0]:
@@ -23,7 +26,7 @@ def _ceil_overhang(size: int, window: int, stride: int, sides: Pair) -> int:
 
 
 def _geometry(layer: "MaxPool | AvgPool", x: jax.Array) -> tuple[Pair, Pair, Sides, Sides]:
-    """Return window, strides, the given padding, and the padding that includes the rows and columns of `ceil_mode`."""
+    """Return the window, the strides, the padding without `ceil_mode`, and the padding with `ceil_mode`."""
     name = type(layer).__name__
     window = pair(layer.window_shape, "window_shape")
     strides = window if layer.strides is None else pair(layer.strides, "strides")
@@ -42,16 +45,18 @@ def _geometry(layer: "MaxPool | AvgPool", x: jax.Array) -> tuple[Pair, Pair, Sid
 class MaxPool(nn.Module):
     """Max pooling, `Y[y, x] = max_{u, v} X[s y + u, s x + v]`, channel by channel.
 
-    `[N, H, W, C] -> [N, H_out, W_out, C]` with `H_out = floor((H + 2 p - k) / s) + 1`. Padding counts as minus
-    infinity. The maximum of a window with a NaN is NaN. The gradient goes to the largest value of a window; among equal
-    values, to the first in row-major order. Keeps the dtype, also of integers and booleans.
+    `[N, H, W, C] -> [N, H_out, W_out, C]` with `H_out = floor((H + 2 p - k) / s) + 1` for windows of k rows, stride s
+    and p rows of padding on each side. Padding counts as minus infinity. The maximum of a window that contains a NaN is
+    NaN. The gradient goes to the largest value of a window. If several values are equally large, the gradient goes to
+    the first of these values in row-major order. The output has the dtype of the input, also for integers and booleans.
 
     Fields:
-      window_shape: (height, width), or one number for both.
-      strides: (vertical, horizontal), or one number; None for the size of the window.
-      padding: as in `Conv`.
-      ceil_mode: whether `ceil` replaces `floor` in `H_out`. A last window that would lie in the padding alone is left
-        out, as in torch.
+      window_shape: size of a window: (height, width), or one number for height and width.
+      strides: distance in pixels between neighboring windows: (vertical, horizontal), or one number for the two
+        directions. None uses the size of the window.
+      padding: rows and columns of padding on each side, in the same form as in `Conv`.
+      ceil_mode: whether the formula for `H_out` uses `ceil` instead of `floor`. As in torch, there is no output for a
+        last window that contains only padding.
 
     Raises:
       UsageError: a size is not positive, the padding is as large as the window, or the image is too small.
@@ -66,7 +71,10 @@ class MaxPool(nn.Module):
     ceil_mode: bool = False
 
     def __call__(self, x: Shaped[InputArray, "n h w c"], *, norm: Any = None) -> Shaped[Array, "n h2 w2 c"]:
-        """Return the largest values of x, or of `norm_relu(norm, x, True)` for a `BatchNorm`; see `norm_relu_pool`."""
+        """Return the maximum of each window of `x`, or of `norm_relu(norm, x, True)` if `norm` is given.
+
+        `norm` is a `BatchNorm`. Only `norm_relu_pool` passes this argument, in training.
+        """
         window, strides, _, sides = _geometry(self, x)
         if norm is not None:
             return norm(x, True, relu=True, windows=kernels.Windows(window, strides, sides))
@@ -76,12 +84,13 @@ class MaxPool(nn.Module):
 class AvgPool(nn.Module):
     """Average pooling, `Y[y, x] = mean_{u, v} X[s y + u, s x + v]`, channel by channel.
 
-    `[N, H, W, C] -> [N, H_out, W_out, C]`, with `H_out` as in `MaxPool`. Sums are in float32 or wider. The mean has the
-    dtype of the input, or float32 for integers.
+    `[N, H, W, C] -> [N, H_out, W_out, C]`, with `H_out` as in `MaxPool`. In the formula, s is the stride. Sums are
+    computed in float32 or wider. The mean has the dtype of the input, or float32 for integers. `MaxPool` describes the
+    other fields.
 
-    Fields, besides those of `MaxPool`:
-      count_include_pad: whether zeros of the padding are among the averaged values, as by default in torch and in the
-        frameworks of the papers. Rows and columns that only `ceil_mode` adds are never counted.
+    Fields:
+      count_include_pad: whether the mean includes the zeros of the padding. By default, torch and the frameworks of the
+        papers include these zeros. The mean never includes the rows and columns that `ceil_mode` adds.
 
     Raises:
       UsageError: a size is not positive, the padding is as large as the window, or the image is too small.
@@ -106,7 +115,7 @@ class GlobalAvgPool(nn.Module):
     """Mean of each feature map, `[N, H, W, C] -> [N, C]` (Lin et al., *Network In Network*, 2013).
 
     Raises:
-      UsageError: the input has not four axes.
+      UsageError: the input does not have four axes.
 
     >>> GlobalAvgPool()(jnp.ones((2, 7, 7, 512))).shape
     (2, 512)
@@ -121,12 +130,13 @@ class GlobalAvgPool(nn.Module):
 class AdaptiveAvgPool(nn.Module):
     """Mean over each of `output_size` x `output_size` regions that cover the image, `[N, H, W, C] -> [N, n, n, C]`.
 
-    Region i of n runs from row `floor(i H / n)` to row `ceil((i + 1) H / n)`. Neighboring regions overlap where n does
-    not divide H (torch's rule). An image smaller than the output is enlarged by repeating rows and columns. An image of
-    the size of the output is returned unchanged.
+    Here, n is `output_size`. Region i, counted from 0, starts at row `floor(i H / n)` and ends before row
+    `ceil((i + 1) H / n)`. Neighboring regions overlap if n does not divide H, as in torch. An image smaller than the
+    output is enlarged by repeating rows and columns. An image that already has the size of the output is returned
+    unchanged.
 
     Raises:
-      UsageError: an output size that is not positive.
+      UsageError: `output_size` is not positive.
 
     >>> AdaptiveAvgPool(4)(jnp.ones((2, 14, 14, 512))).shape
     (2, 4, 4, 512)

@@ -1,9 +1,9 @@
-"""Which blocks to recompute in the backward pass, so that the activations that are kept fit a budget.
+"""Choose the blocks to recompute in the backward pass, so that the stored activations fit a memory budget.
 
-The backward pass needs arrays of the forward pass. Those of a block are either kept, or computed again from the block's
-input, which is kept in any case (Chen, Xu, Zhang, Guestrin: Training Deep Nets with Sublinear Memory Cost, 2016).
-`choose` decides for each block by its bytes and multiply-adds alone. `plan` finds these numbers from shapes, before
-anything is compiled.
+The backward pass needs intermediate arrays of the forward pass. The intermediate arrays of a block are either kept, or
+computed again from the input of the block, which is always kept. Source: Chen, Xu, Zhang, Guestrin: Training Deep Nets
+with Sublinear Memory Cost, 2016. `choose` decides from two numbers of each block, its bytes and its multiply-adds.
+`plan` computes bytes and multiply-adds from shapes, before anything is compiled.
 """
 
 import contextvars
@@ -28,13 +28,13 @@ UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB
 
 @dataclass(frozen=True)
 class Block:
-    """Memory and computation of a block.
+    """Memory and computation of one block of a model.
 
     Attributes:
       name: name of the module.
-      input_bytes: bytes of its input.
-      kept_bytes: bytes of the other arrays that its backward pass needs.
-      macs: multiply-adds of its forward pass.
+      input_bytes: bytes of the block's input.
+      kept_bytes: bytes of the arrays, besides the input, that the block's backward pass needs.
+      macs: multiply-adds of the block's forward pass.
     """
 
     name: str
@@ -48,9 +48,9 @@ class Plan:
     """A choice of blocks to recompute.
 
     Attributes:
-      recomputed: their names.
-      peak_bytes: predicted bytes of activations; see `peak_bytes`.
-      macs: multiply-adds to recompute.
+      recomputed: names of the blocks to recompute.
+      peak_bytes: predicted peak of the bytes of activations; see the function `peak_bytes`.
+      macs: multiply-adds that the recomputation adds.
     """
 
     recomputed: frozenset[str]
@@ -61,11 +61,12 @@ class Plan:
 def peak_bytes(blocks: Sequence[Block], recomputed: Collection[str], other_bytes: int = 0) -> int:
     """Return the largest number of bytes of activations at any time of the backward pass.
 
-    When the backward pass arrives at a block, the inputs and the kept arrays of this block and of all before it are in
-    memory. Those of a recomputed block are then computed again. Gradients and work space are not included.
+    When the backward pass reaches a block, memory holds the inputs and the kept arrays of this block and of all earlier
+    blocks. The kept arrays of a recomputed block occupy memory only during the backward pass of this block. Gradients
+    and work space are not included.
 
     Args:
-      blocks: in the order of the forward pass.
+      blocks: all blocks, in the order of the forward pass.
       recomputed: names of the blocks to recompute.
       other_bytes: bytes of the arrays that are kept outside of blocks.
 
@@ -81,13 +82,16 @@ def peak_bytes(blocks: Sequence[Block], recomputed: Collection[str], other_bytes
 
 
 def choose(blocks: Sequence[Block], budget: int, other_bytes: int = 0) -> Plan:
-    """Return the blocks to recompute so that `peak_bytes` is at most `budget`, with few multiply-adds.
+    """Return a plan whose `peak_bytes` is at most `budget` and which recomputes few multiply-adds.
 
-    Greedy: blocks are chosen by bytes per multiply-add, the largest first, and among equal ones the earliest. Chosen
-    blocks that are not needed in the end are given back, the most expensive first.
+    The method is greedy. First, blocks are marked for recomputation in descending order of kept bytes per multiply-add,
+    until the activations fit the budget. Among blocks with equal ratios, earlier blocks are marked first. Then, a mark
+    is removed if the activations still fit without the recomputation of its block; blocks with the most multiply-adds
+    come first.
 
     Raises:
-      UsageError: the budget is too small even if all blocks are recomputed. The message states the least.
+      UsageError: the activations do not fit the budget when all blocks are recomputed. The message states the smallest
+        possible budget.
 
     >>> choose([Block("a", 1, 10, 5), Block("b", 1, 10, 50)], budget=12).recomputed
     frozenset({'a'})
@@ -96,7 +100,7 @@ def choose(blocks: Sequence[Block], budget: int, other_bytes: int = 0) -> Plan:
     if least > budget:
         raise UsageError(
             f"remat {format_size(budget)} is too small: recomputing all {len(blocks)} blocks needs "
-            f"{format_size(least, up=True)} for activations. Give at least that, or use fewer images on each device."
+            f"{format_size(least, up=True)} for activations. Give at least that size, or use fewer images per device."
         )
     order = sorted(blocks, key=lambda block: -block.kept_bytes / max(1, block.macs))  # stable
     chosen: set[str] = set()
@@ -122,7 +126,7 @@ def parse_size(text: str) -> int | None:
 
 
 def format_size(size: int, *, up: bool = False) -> str:
-    """Return bytes as a size that `parse_size` reads; with `up`, one that is not smaller.
+    """Return a number of bytes as text such as "8GB", which `parse_size` can parse. If `up` is true, round up.
 
     >>> format_size(1_234_567, up=True), format_size(8 * 10**9)
     ('1.24MB', '8GB')
@@ -133,7 +137,7 @@ def format_size(size: int, *, up: bool = False) -> str:
 
 
 class _Recorder:
-    """The blocks of a model, while `plan` traces it."""
+    """Collect the blocks of a model while `plan` traces the model."""
 
     def __init__(self) -> None:
         self.blocks: list[Block] = []
@@ -141,7 +145,7 @@ class _Recorder:
         self._costs: dict[Any, tuple[int, int]] = {}
 
     def add(self, block: nn.Module, x: Any) -> Any:
-        """Add a block that is about to be applied to `x`, and return `x` with marks on its arrays."""
+        """Record a block that is about to be applied to `x`, and return `x` with its arrays named `MARK`."""
         fresh = 0
 
         def mark(leaf: Any) -> Any:
@@ -169,35 +173,40 @@ _recorder: contextvars.ContextVar[_Recorder | None] = contextvars.ContextVar("re
 
 
 def record(block: nn.Module, x: Any) -> Any:
-    """Tell `plan`, if it is tracing this model, of a block that may be recomputed; return its input."""
+    """Return `x`, the input of `block`. While `plan` traces the model, also record `block` as a candidate for
+    recomputation."""
     recorder = _recorder.get()
     return x if recorder is None else recorder.add(block, x)
 
 
 def plan(model: nn.Module, variables: Any, x: Any, budget: int) -> Plan:
-    """Return the blocks to recompute in a training step of a model; arguments as in `blocks_of`.
+    """Return the plan of blocks to recompute in a training step of `model`.
 
     Args:
-      budget: bytes of activations on this device.
+      model: model that calls `record` for each block, as in `blocks_of`.
+      variables: variables of the model, or their shapes.
+      x: images `[N, H, W, C]` of one device, or their shape.
+      budget: largest number of bytes that the activations may occupy on one device.
 
     Raises:
-      UsageError: the budget is too small.
+      UsageError: the activations do not fit the budget when all blocks are recomputed.
     """
     blocks, other_bytes = blocks_of(model, variables, x)
     return choose(blocks, budget, other_bytes)
 
 
 def blocks_of(model: nn.Module, variables: Any, x: Any) -> tuple[list[Block], int]:
-    """Return the blocks of a model that calls `record` for each, and the bytes that are kept outside of blocks.
+    """Return the blocks of `model`, and the number of bytes that are kept outside of blocks.
 
-    The bytes are an estimate of what XLA keeps: inputs of blocks, and results of convolutions, products, sums and
-    poolings. What follows from these element by element, as normalized and rectified maps do, XLA computes again where
-    the backward pass needs it.
+    The number of bytes is an estimate of what XLA keeps: inputs of blocks, and results of convolutions, products, sums
+    and poolings. XLA recomputes the results of elementwise operations, such as normalized and rectified feature maps,
+    where the backward pass needs them.
 
     Args:
-      model: called as `(x, train)`; it must recompute nothing itself.
-      variables: its variables, or their shapes.
-      x: images `[N, H, W, C]` of one device, or their shape.
+      model: module that is called as `(x, train)` and calls `record` for each block. The model must not recompute
+        anything itself.
+      variables: variables of the model, or their shapes.
+      x: images `[N, H, W, C]` on one device, or their shape.
     """
     recorder = _Recorder()
     token = _recorder.set(recorder)
@@ -212,7 +221,7 @@ def blocks_of(model: nn.Module, variables: Any, x: Any) -> tuple[list[Block], in
 
 
 def _costs(module: nn.Module, variables: Any, x: Any) -> tuple[int, int]:
-    """Return the bytes that the backward pass of a module needs besides its input, and its multiply-adds."""
+    """Return the bytes that the backward pass of a module needs besides its input, and the module's multiply-adds."""
     token = _recorder.set(None)
     try:
         apply = _training(module, variables)
@@ -224,7 +233,7 @@ def _costs(module: nn.Module, variables: Any, x: Any) -> tuple[int, int]:
 
 
 def _training(module: nn.Module, variables: Any) -> Callable[[Any, Any], Any]:
-    """Return the function `(variables, x)` that a module computes in training."""
+    """Return the function `(variables, x) -> y` that a module computes in training."""
     keys = {name: jax.random.key(0) for name in ("params", "dropout")}
     state = [collection for collection in variables if collection != "params"]
 
@@ -235,14 +244,14 @@ def _training(module: nn.Module, variables: Any) -> Callable[[Any, Any], Any]:
 
 
 def _kept(function: Callable[[Any, Any], Any], variables: Any, x: Any) -> "tuple[set[_Array], set[_Array]]":
-    """Return the arrays of x, and the arrays that the backward pass of `function(variables, x)` keeps."""
+    """Return the arrays of `x`, and the arrays that the backward pass of `function(variables, x)` keeps."""
     both = jax.make_jaxpr(lambda variables, x: jax.vjp(function, variables, x)[1])(variables, x)
     inputs = [_Array(_bytes(leaf)) for leaf in jax.tree.leaves(x)]
     constants = [_Array(0) for _ in both.consts]
     arguments = [*(_Array(0) for _ in jax.tree.leaves(variables)), *inputs]
     needed = _run(both.jaxpr, [*constants, *arguments])
     kept = set().union(*(array.sources() for array in needed if not array.is_mask))
-    # A mask is kept unless it follows from kept arrays, and from others that are smaller.
+    # A mask is computed again, and not kept, if its sources that are not kept are together smaller than the mask.
     return set(inputs), kept | {
         array for array in needed if array.is_mask and sum(s.bytes for s in array.sources() - kept) >= array.bytes
     }
@@ -257,22 +266,22 @@ CHEAP = frozenset(
         *("sub", "tanh", "transpose"),
     )
 )
-"""Operations that XLA fuses into those that read their results."""
+"""Names of the operations that XLA fuses into other operations that read their results."""
 
 
 class _Array:
-    """An array of a program.
+    """An array in a program.
 
     Attributes:
-      bytes: its size; 0 for variables.
-      dtype: its dtype; None for variables and inputs.
+      bytes: size in bytes; 0 for variables.
+      dtype: dtype; None for variables and inputs.
     """
 
     def __init__(self, size: int, dtype: Any = None, parents: "Sequence[_Array]" = ()):
-        """Describe an array that follows by a cheap operation from its parents, or by another one if it has none."""
+        """Describe an array that cheap operations compute from `parents`. Arrays without `parents` must be kept."""
         self.bytes, self.dtype = size, dtype
         sources = frozenset().union(*(parent.sources() for parent in parents))
-        # Random bits have four times the bytes of the mask that follows from them.
+        # Random bits are four times as large as the mask computed from them, so that the mask is kept instead.
         is_random = self.is_mask and any(source.dtype == "uint32" for source in sources)
         self._sources = sources if parents and not is_random else None
 
@@ -281,12 +290,12 @@ class _Array:
         return self.dtype == bool
 
     def sources(self) -> "frozenset[_Array]":
-        """Return the arrays that this one follows from by cheap operations."""
+        """Return the arrays from which cheap operations compute this array."""
         return frozenset((self,)) if self._sources is None else self._sources
 
 
 def _run(jaxpr: Jaxpr, arguments: Sequence[_Array]) -> list[_Array]:
-    """Return the outputs of a program, as arrays that know what they follow from."""
+    """Return the outputs of a program as `_Array` objects, which contain their sources."""
     arrays: dict[Any, _Array] = dict(zip([*jaxpr.constvars, *jaxpr.invars], arguments, strict=True))
 
     def get(atom: Any) -> _Array:
@@ -309,7 +318,7 @@ def _bytes(x: Any) -> int:
 
 
 def _multiply_adds(jaxpr: Jaxpr) -> int:
-    """Return the multiply-adds of the convolutions and dot products of a program, taps on padding included."""
+    """Return the multiply-adds of the convolutions and dot products of a program, including products with padding."""
     total = 0
     for eqn in jaxpr.eqns:
         out: Any = eqn.outvars[0].aval if eqn.outvars else None

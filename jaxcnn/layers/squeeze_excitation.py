@@ -1,4 +1,4 @@
-"""Attention over channels."""
+"""Squeeze-and-excitation: attention over channels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,21 +16,24 @@ from jaxcnn.layers.convolution import Conv
 
 
 class SqueezeExcitation(nn.Module):
-    """Scale each channel of an image by a gate that depends on the means of all channels.
+    """Scale each channel of an image by a gate computed from the means of all channels.
 
     Hu, Shen and Sun, *Squeeze-and-Excitation Networks*, 2018, section 3, equations 2 to 4:
 
         `z_c = mean_{y, x} X[y, x, c]`,  `s = gate(W_2 activation(W_1 z + b_1) + b_2)`,  `Y[y, x, c] = s_c X[y, x, c]`
 
-    `[N, H, W, C] -> [N, H, W, C]`. Each output depends on the whole image. Parameters: the 1x1 convolutions `reduce`,
-    C to `squeeze_features` channels, and `expand`, back to C, each with `kernel` and `bias`.
+    `[N, H, W, C] -> [N, H, W, C]`. Each output depends on the whole image. Parameters: the 1x1 convolutions `reduce`
+    (C to `squeeze_features` channels) and `expand` (`squeeze_features` to C), each with `kernel` and `bias`.
 
     Fields:
-      squeeze_features: channels between the two convolutions; C / 16 in the paper.
-      activation, gate: functions of arrays. The defaults are those of the paper and of RegNet. EfficientNet has `silu`
-        and `sigmoid`, MobileNetV3 `relu` and `hard_sigmoid`.
-      dtype, param_dtype: dtypes of the computation (None infers it from input and parameters) and of the parameters.
-      kernel_init, bias_init: initializers of both convolutions.
+      squeeze_features: number of channels between the two convolutions. The paper uses C / 16, where C is the number of
+        input channels.
+      activation, gate: elementwise functions. `activation` follows the first convolution, and `gate` follows the
+        second. The paper and RegNet use the defaults, `relu` and `sigmoid`. EfficientNet uses `silu` and `sigmoid`.
+        MobileNetV3 uses `relu` and `hard_sigmoid`.
+      dtype: dtype of the computation; None uses the common dtype of the input and the parameters.
+      param_dtype: dtype of the parameters.
+      kernel_init, bias_init: initializers of `kernel` and of `bias` in the two convolutions.
 
     Raises:
       UsageError: `squeeze_features` is not a positive integer, or the input does not have four axes.

@@ -1,6 +1,6 @@
-"""Measure the case on standard input and report on standard output: `python -m jaxcnn.measure._child`.
+"""Read a case from standard input, measure it, and write the row to standard output: `python -m jaxcnn.measure._child`.
 
-Output is one JSON object per line. `{"doing": ...}` reports progress. The last line is `{"row": ...}`, or
+The output is one JSON object per line. `{"doing": ...}` reports progress. The last line is `{"row": ...}`, or
 `{"mistake": ...}` for an invalid case. Output of JAX, XLA and drivers goes to standard error.
 """
 

@@ -1,4 +1,4 @@
-"""Measure a case in a fresh process: cases do not affect each other, and a killed process still yields a row."""
+"""Measure a case in a fresh process, so that cases do not affect each other and a killed process still yields a row."""
 
 import dataclasses
 import json
@@ -30,13 +30,14 @@ def measure_isolated(
 
     Args:
       case: the case to measure.
-      report: called with the current stage, such as "compiling".
-      timeout: time limit in seconds. A process that exceeds it is killed, and the row's `error` says so.
-      environment: environment variables that the process gets in addition to those of this process.
-      child: command to run. It must read the case and write messages as `jaxcnn.measure._child` does.
+      report: function that is called with the current stage, such as "compiling".
+      timeout: time limit in seconds. A process that takes longer is killed, and its row has an `error`.
+      environment: environment variables to add to the environment of the fresh process.
+      child: command to run. The command must read the case and write messages as `jaxcnn.measure._child` does.
 
     Returns:
-      The row. If the process ended without one, a row with the columns of the case and an `error`.
+      The row. If the process ended without a row, the function returns a row with the columns of the case and an
+      `error`.
 
     Raises:
       UsageError: if the case cannot run on the available devices.
@@ -59,19 +60,20 @@ def run_child(
     timeout: float | None = None,
     environment: Mapping[str, str],
 ) -> tuple[Any, str | None]:
-    """Give a task to a fresh process, and return its result, and why there is none.
+    """Run a task in a fresh process, and return the pair (result, reason why there is no result).
 
     Args:
-      child: command to run. It reads the task from standard input, and writes one JSON object per line: `doing` with
-        the current stage, then the result, or `mistake` with a mistake of the user.
-      task: JSON value.
-      result: key of the result.
-      report: called with the current stage.
+      child: command to run. The command reads the task from standard input and writes one JSON object per line. All
+        objects but the last have the key `doing` with the current stage. The last object has the key that `result`
+        names, or the key `mistake` with the message of a user mistake.
+      task: the task for the process, as a JSON value.
+      result: key of the result in the last JSON object, such as "row".
+      report: function that is called with the current stage, such as "compiling".
       timeout: time limit in seconds, after which the process is killed.
-      environment: environment variables that the process gets in addition to those of this process.
+      environment: environment variables to add to the environment of the fresh process.
 
     Returns:
-      The result and None, or None and the reason in one line.
+      The result and None; or None and the reason, in one line, why the process returned no result.
 
     Raises:
       UsageError: if the process reports a mistake of the user.
@@ -127,8 +129,8 @@ def _exit_reason(status: int, errors: str) -> str:
     """Return one line that says why a process ended without a result.
 
     Args:
-      status: exit status of the process; negative for a signal.
-      errors: its standard error.
+      status: exit status of the process; `-N` if signal N ended the process.
+      errors: text that the process wrote to standard error.
     """
     if status == -signal.SIGKILL:
         return "out of memory: the process was killed by SIGKILL, which the kernel sends when memory runs out"

@@ -1,4 +1,4 @@
-"""Describe one measurement: a model, a batch, a step, and the command that repeats the measurement."""
+"""Describe one measurement: the model, the batch, the step, and the command that repeats the measurement."""
 
 import itertools
 import math
@@ -28,27 +28,27 @@ LARGEST = {
     "steps_per_dispatch": 10**4,
     "memory_limit": 2**60,
 }
-"""Largest values of the fields of `Case`."""
+"""Largest allowed value of each field of `Case`."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A compiled step of a model, and the settings for timing it.
+    """One measurement: a step of a model, and the settings for timing the step.
 
     Attributes:
       model: a name from `jaxcnn.list_models()`. The model keeps its default number of classes.
       model_options: fields of the architecture to change: "NAME=VALUE", such as "remat=True".
-      batch_size: images per step, over all devices.
+      batch_size: number of images in a step, over all devices.
       mode: "train" times the step of `jaxcnn.train.make_train_step` with momentum. "infer" times the forward pass and
         the loss.
       dtype: compute dtype. Parameters and logits are float32.
       parallel: how the step is distributed: "pmap", "shard_map" or "jit".
-      devices: number of devices that share the batch (default: all). A CPU with fewer devices gets fake ones.
-      image_size: image height and width in pixels (default: those of the model's dataset).
+      devices: number of devices that share the batch (default: all). On a CPU, JAX simulates this number of devices.
+      image_size: image height and width in pixels (default: the image size of the model's dataset).
       steps: minimum number of steps to time.
-      steps_per_dispatch: training steps per call of the compiled program, each on its own batch.
-      memory_limit: bytes per device. A program predicted to need more is not run, and its row has an `error`.
-        Default: on a CPU, the free memory; on other devices, no limit.
+      steps_per_dispatch: number of training steps in each call of the compiled program. Each step has its own batch.
+      memory_limit: limit in bytes per device. If XLA predicts that the program needs more memory, the program does not
+        run, and its row has an `error`. Default: the free memory on a CPU, no limit on GPUs and TPUs.
 
     >>> case = Case("resnet50", batch_size=256, dtype="bfloat16")
     >>> case.image_shape, case.batch_values
@@ -68,7 +68,7 @@ class Case:
     model_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model_options", tuple(self.model_options))  # a list in JSON
+        object.__setattr__(self, "model_options", tuple(self.model_options))  # JSON gives a list
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -82,7 +82,7 @@ class Case:
         return self.batch_size * math.prod(self.image_shape)
 
     def create_model(self, **fields: Any) -> nn.Module:
-        """Return the model with its options and with other fields.
+        """Return the model of the case, with the fields in `model_options` and the keyword arguments `fields`.
 
         Raises:
           UsageError: if the model or a field is unknown.
@@ -165,7 +165,7 @@ def grid(
     Args:
       models, batch_sizes, modes, dtypes, parallel, devices, steps_per_dispatch: values of the fields of `Case`.
         `parallel` "auto" means "pmap", as in training on one process.
-      **others: other fields of `Case`, equal in all cases.
+      **others: values of further fields of `Case`, which are the same in all cases.
 
     Raises:
       UsageError: if a value is invalid.

@@ -1,4 +1,4 @@
-"""Define the columns of a row: their order, titles, meanings and text formats."""
+"""Define the columns of the rows of measurements: their order, titles, meanings and text formats."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ class Column:
     """A column of the results.
 
     Attributes:
-      name: key in JSON and CSV.
-      title: heading in tables for people; empty if the column is only in JSON and CSV.
-      meaning: description, with the unit.
-      format: converts a value to text.
+      name: key of the column in JSON and CSV.
+      title: heading of the column in printed tables; empty if the column is only in JSON and CSV.
+      meaning: description of the column, with the unit.
+      format: function that converts a value of the column to text.
     """
 
     name: str
@@ -59,7 +59,7 @@ COLUMNS = (
     Column("parallel", "parallel", "how the step is distributed: pmap, shard_map or jit"),
     Column("steps_per_dispatch", "", "training steps per call of the compiled program"),
     Column("devices", "devices", "number of devices that share the batch"),
-    Column("fake_devices", "", "true for several CPU devices that share the cores of one machine"),
+    Column("fake_devices", "", "true if the devices are simulated CPU devices that share the cores of one machine"),
     Column("device_kind", "device", "kind of device; for a CPU, the processor's name and number of cores"),
     Column("platform", "", "JAX platform: cpu, gpu or tpu"),
     Column("jax", "", "version of jax"),
@@ -68,8 +68,8 @@ COLUMNS = (
     Column("jaxcnn", "", "version of jaxcnn"),
     Column("python", "", "version of Python"),
     Column("xla_flags", "", "value of the environment variable XLA_FLAGS"),
-    Column("convolutions", "", "what computes convolutions: XLA or, on a CPU, oneDNN and its instructions"),
-    Column("freed_memory", "", "kept: freed memory stays in the process for the next step; returned: it does not"),
+    Column("convolutions", "", "library that computes convolutions: XLA, or oneDNN with its CPU instructions"),
+    Column("freed_memory", "", "kept: the process keeps freed memory for the next step; returned: the system gets it"),
     Column("trace_seconds", "", "seconds to trace and lower the step, before XLA compiles it"),
     Column("compile_seconds", "compile s", "seconds to trace and compile with an empty cache", "{:.2f}".format),
     Column(
@@ -81,7 +81,7 @@ COLUMNS = (
     Column("step_ms", "step ms", "median of the samples, in milliseconds per step", _milliseconds),
     Column("step_ms_p95", "p95 ms", "95th percentile of the samples, in milliseconds per step", _milliseconds),
     Column("spread", "", "interquartile range of the samples, divided by their median"),
-    Column("latency_ms", "", "median step time if each call waits for the result of the previous one, in milliseconds"),
+    Column("latency_ms", "", "median step time if each call waits for the previous call's result, in milliseconds"),
     Column("images_per_second", "images/s", "throughput: batch size / median step time", _number),
     Column("images_per_second_per_device", "images/s per device", "throughput / number of devices", _number),
     Column("flops_per_step", "", "floating-point operations per step: 2 x multiply-adds x batch, times 3 in training"),
@@ -94,8 +94,8 @@ COLUMNS = (
     Column("peak_bytes", "peak memory", "peak memory of the busiest device, if the device reports it", format_bytes),
     Column("process_peak_bytes", "host peak memory", "peak memory of the process on the host", format_bytes),
     Column("collectives", "", "number of collective operations between devices per step"),
-    Column("collective_bytes", "", "bytes in the results of these operations, per device"),
-    Column("scaling", "", "weak: baseline with the same batch per device; strong: with the same global batch"),
+    Column("collective_bytes", "", "bytes in the results of the collective operations, per device"),
+    Column("scaling", "", "weak: the baseline has the same batch per device; strong: it has the same global batch"),
     Column(
         "scaling_efficiency",
         "scaling efficiency",
@@ -116,11 +116,11 @@ BY_NAME = {column.name: column for column in COLUMNS}
 
 
 def format_value(row: dict[str, Any], name: str) -> str:
-    """Return a row's value in a column as text; the empty string if the row has none."""
+    """Return a row's value in the column `name` as text, or "" if the row has no value in this column."""
     value = row.get(name)
     return "" if value is None else BY_NAME[name].format(value)
 
 
 def columns_with_values(rows: list[dict[str, Any]]) -> list[str]:
-    """Return the names of the columns that have a title and a value in at least one row."""
+    """Return the names of the columns that have a title, and a value in at least one of the rows."""
     return [c.name for c in COLUMNS if c.title and any(row.get(c.name) is not None for row in rows)]

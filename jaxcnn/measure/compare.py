@@ -1,4 +1,4 @@
-"""Compare two results of the same cases: report changes of step time that exceed the noise threshold."""
+"""Compare two benchmark results of the same cases, and report changes of step time above the noise threshold."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,22 +8,24 @@ import numpy as np
 from jaxcnn.measure.suite import describe_row
 
 MIN_NOISE_THRESHOLD = 0.03
-"""Minimum noise threshold. Smaller differences can come from memory layout, which varies between processes."""
+"""Minimum noise threshold, as a relative difference of step times. Smaller differences can result from memory
+layout, which varies between processes."""
 NOISE_BLOCKS = 5
+"""Number of blocks into which `noise` divides the samples of a row."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One case in an old and a new result.
+    """Comparison of one case in an old and a new benchmark result.
 
     Attributes:
-      case: the columns that identify the case.
-      ratio: new median step time / old median step time; above 1 is slower. None if a result has no times.
-      band: noise threshold, a relative difference. None if `ratio` is None.
-      verdict: "same", "faster", "slower", "failed" (the old row did not fail), "fixed", "still fails", "gone" or
-        "added".
-      old: the old row, or None.
-      new: the new row, or None.
+      case: dict from names to values of the columns that identify the case.
+      ratio: new median step time / old median step time; above 1 is slower. None if one of the results has no times.
+      band: noise threshold, as a relative difference of step times. None if `ratio` is None.
+      verdict: "same", "faster", "slower", "failed" (only the new row failed), "fixed" (only the old row failed), "still
+        fails", "gone" (no new row) or "added" (no old row).
+      old: the old row, or None if the old result does not have this case.
+      new: the new row, or None if the new result does not have this case.
 
     >>> comparison = Comparison({"model": "lenet5"}, ratio=1.2, band=0.03, verdict="slower", old={}, new={})
     >>> comparison.is_regression
@@ -39,12 +41,12 @@ class Comparison:
 
     @property
     def is_regression(self) -> bool:
-        """Return whether the new result is slower, or failed where the old one did not."""
+        """Return whether the new result is slower than the old result, or only the new result failed."""
         return self.verdict in ("slower", "failed")
 
 
 def compare(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[Comparison]:
-    """Compare the rows of each case. The samples of several rows of one case are concatenated.
+    """Compare an old and a new list of rows, case by case. The samples of all rows of the same case are joined.
 
     >>> old = [{"model": "lenet5", "batch_size": 64, "samples_ms": [10.0] * 5}]
     >>> new = [{"model": "lenet5", "batch_size": 64, "samples_ms": [12.0] * 5}]
@@ -58,8 +60,8 @@ def compare(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[Compar
 def noise(row: dict[str, Any]) -> float:
     """Return the noise of a row: the largest relative deviation of a block's median from the overall median.
 
-    Blocks are consecutive samples. Slow drift, which is common on shared machines, therefore counts as noise, and a
-    single slow sample does not.
+    A block is a run of consecutive samples. Slow drift, which is common on shared machines, therefore counts as noise.
+    A single slow sample does not count as noise.
     """
     samples = np.asarray(row["samples_ms"], float)
     blocks = np.array_split(samples, min(NOISE_BLOCKS, len(samples)))

@@ -1,4 +1,4 @@
-"""Plot rows: throughput and memory by batch size, throughput by latency, and scaling by number of devices."""
+"""Plot measurements: throughput and memory by batch size, throughput by latency, and scaling by number of devices."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -7,12 +7,12 @@ from typing import Any
 
 Rows = list[dict[str, Any]]
 
-# Rows that agree in these columns form one line of a plot. The legend names only the columns that differ.
+# Rows with the same values in all of these columns form one line of a plot. The legend names only columns that differ.
 _LINE_COLUMNS = ("model", "image_size", "mode", "dtype", "parallel", "devices", "steps_per_dispatch")
 
 
 def draw(rows: Rows, title: str, folder: Path) -> list[Path]:
-    """Write the plots that apply to the rows as PNG files, and return their paths."""
+    """Draw the plots for which the rows have data, write them as PNG files to `folder`, and return the paths."""
     measured = [row for row in rows if row.get("images_per_second")]
     files = []
     for name, (applies, plot) in PLOTS.items():
@@ -45,7 +45,7 @@ def _figure(rows: Rows, title: str, file: Path, plot: Callable[[Any, Rows], None
 
 
 def _lines(rows: Rows, without: str = "") -> Iterator[tuple[str, Rows]]:
-    """Yield the label and the rows of each line; the column `without` does not separate lines."""
+    """Yield the label and the rows of each line. Rows that differ only in the column `without` are on one line."""
     names = [name for name in _LINE_COLUMNS if name != without]
     differing = [name for name in names if len({str(row.get(name)) for row in rows}) > 1]
     groups = defaultdict(list)
@@ -123,8 +123,8 @@ def _scaling(axes: Any, rows: Rows) -> None:
 def _scaling_lines(rows: Rows) -> Iterator[tuple[str, Rows]]:
     """Yield the label and the rows of each line of the scaling plot.
 
-    Along a line the batch per device is constant (weak scaling). Where no batch per device was measured with several
-    numbers of devices, the global batch is constant (strong scaling).
+    All rows of a line have the same batch per device (weak scaling). If no batch per device was measured with several
+    numbers of devices, all rows of a line have the same global batch (strong scaling).
     """
     for label, group in _lines(rows, without="devices"):
         weak = _groups_of_several(group, lambda row: row["batch_size"] / row["devices"])
@@ -138,7 +138,7 @@ def _global_batch(row: dict[str, Any]) -> float:
 
 
 def _groups_of_several(rows: Rows, batch: Callable[[dict[str, Any]], float]) -> dict[float, Rows]:
-    """Group rows by a measure of their batch, and keep the groups with more than one number of devices."""
+    """Group rows by the value of `batch(row)`, and keep the groups with more than one number of devices."""
     groups = defaultdict(list)
     for row in sorted(rows, key=batch):
         groups[batch(row)].append(row)
@@ -146,7 +146,7 @@ def _groups_of_several(rows: Rows, batch: Callable[[dict[str, Any]], float]) -> 
 
 
 def _varies(name: str) -> Callable[[Rows], bool]:
-    """Return a test for rows that have more than one value in a column."""
+    """Return a function that tests whether rows have more than one value in the column `name`."""
     return lambda rows: len({row[name] for row in rows}) > 1
 
 

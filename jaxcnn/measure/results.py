@@ -1,4 +1,4 @@
-"""Write rows to a folder as JSON, CSV, Markdown and plots, and read them back."""
+"""Write the rows of a benchmark to a folder as JSON, CSV, Markdown and plots, and read the rows back."""
 
 import csv
 import io
@@ -18,16 +18,16 @@ Rows = list[dict[str, Any]]
 
 
 def write(folder: Path, rows: Rows, title: str, *, pictures: bool = True) -> list[Path]:
-    """Write the rows to `folder`, replacing the files of an earlier call.
+    """Write the rows of a benchmark to `folder`, replacing the files of an earlier call.
 
     Args:
-      folder: created if it does not exist.
-      rows: the rows.
+      folder: the folder to write to, which is created if it does not exist.
+      rows: the rows of the benchmark.
       title: title of the table and of the plots.
       pictures: whether to draw plots, which needs matplotlib.
 
     Returns:
-      The paths of the files.
+      The paths of the written files.
 
     Raises:
       UsageError: if the folder cannot be written.
@@ -55,7 +55,7 @@ def write(folder: Path, rows: Rows, title: str, *, pictures: bool = True) -> lis
 
 
 def read(path: Path) -> Rows:
-    """Return the rows of a results file, or of the `rows.json` in a folder.
+    """Return the rows of a benchmark result from a JSON file, or from the file `rows.json` in a folder.
 
     Raises:
       UsageError: if the file cannot be read or contains no rows.
@@ -78,7 +78,7 @@ def read(path: Path) -> Rows:
 
 
 def _has_times(row: dict[str, Any]) -> bool:
-    """Return whether the times of a row are positive numbers, or missing."""
+    """Return whether the times of a row are positive numbers or are missing."""
     samples = row.get("samples_ms") or []
     times = [*samples, row["step_ms"]] if isinstance(samples, list) and row.get("step_ms") is not None else samples
     return isinstance(times, list) and all(_is_real(time) and 0 < time < 1e15 for time in times)
@@ -89,7 +89,7 @@ def _is_real(value: Any) -> bool:
 
 
 def to_csv(rows: Rows) -> str:
-    """Return the rows as CSV, with all columns except the samples."""
+    """Return the rows as CSV, with all columns except `samples_ms`."""
     names = [column.name for column in COLUMNS if column.name != "samples_ms"]
     text = io.StringIO()
     writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
@@ -102,9 +102,9 @@ def to_markdown(rows: Rows, columns: Sequence[str] | None = None) -> str:
     """Return the rows as a Markdown table.
 
     Args:
-      rows: the rows.
-      columns: names of the columns. Default: all columns with a title and a value; those that are equal in all of
-        several rows are listed once, above the table.
+      rows: the rows of the benchmark.
+      columns: names of the columns. Default: all columns with a title and a value. If
+        there are at least two rows, a column with the same value in every row is listed once, above the table.
     """
     lines = []
     if columns is None:

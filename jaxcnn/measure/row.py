@@ -19,18 +19,18 @@ from jaxcnn.measure.probes.program import Program, build, build_model, choose_de
 from jaxcnn.measure.probes.timing import Timing, time_step, train_advance
 
 Row = dict[str, Any]
-"""Columns of a measurement by name; `jaxcnn.measure.columns` defines them."""
+"""A measurement: a dict from column names to values, with the columns that `jaxcnn.measure.columns` defines."""
 Report = Callable[[str], None]
 
 LATENCY_STEPS = 20
 
 
 class NotEnoughMemoryError(RunError):
-    """The program is predicted to need more memory than the limit."""
+    """XLA predicts that the program needs more memory than the memory limit."""
 
 
 def case_columns(case: Case) -> Row:
-    """Return the columns that are known before the measurement."""
+    """Return the columns of a row that are known before the measurement, such as model and batch size."""
     return {
         "model": case.model,
         "model_options": " ".join(case.model_options) or None,
@@ -51,11 +51,11 @@ def measure_case(case: Case, report: Report = lambda stage: None) -> Row:
 
     Args:
       case: the case to measure.
-      report: called with the current stage, such as "compiling".
+      report: function that is called with the current stage, such as "compiling".
 
     Returns:
-      The row. If a stage fails, the row has the columns measured before and an `error` of one line. This includes
-      programs that run out of memory, or are predicted to.
+      The row. If a stage fails, the row has the columns that were measured before, and an `error` of one line. A
+      program that runs out of memory, or is predicted to run out of memory, counts as such a failure.
 
     Raises:
       UsageError: if the case cannot run on the available devices.
@@ -63,7 +63,7 @@ def measure_case(case: Case, report: Report = lambda stage: None) -> Row:
     >>> measure_case(Case("lenet5", devices=4096))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    jaxcnn.errors.UsageError: more devices than available: 4096. Give at most ...
+    jaxcnn.errors.UsageError: the number of devices is more than available: 4096. Give at most ...
     """
     case = dataclasses.replace(case, devices=len(choose_devices(case.devices)))
     row = {**case_columns(case), **machine.describe(case.dtype)}
@@ -89,7 +89,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _measure(case: Case, row: Row, report: Report) -> None:
-    """Measure the case and add each column to the row as soon as it is known, so that a failure keeps the others."""
+    """Measure the case, and add each value to `row` at once, so that the row keeps earlier values after a failure."""
     report("counting operations")
     model = build_model(case)
     summary = summarize(model, case.image_shape)
@@ -100,7 +100,7 @@ def _measure(case: Case, row: Row, report: Report) -> None:
     cold = build(case)
     row["trace_seconds"] = cold.trace_seconds
     row["compile_seconds"] = cold.trace_seconds + cold.compile_seconds
-    # A program for one device may contain collective operations, which then transfer nothing.
+    # Collective operations in a program for one device transfer nothing.
     operations = collectives(cold.compiled) if row["devices"] > 1 else []
     row["collectives"] = len(operations)
     row["collective_bytes"] = sum(operation.bytes for operation in operations)
@@ -124,16 +124,16 @@ def _measure(case: Case, row: Row, report: Report) -> None:
 
     report("looking up or measuring peak performance")
     peak = device_peak(devices[0], case.dtype)
-    # Fake devices share the cores of one machine, so their total peak is that of one device.
+    # Simulated devices share the cores of one machine, so all of them together have the peak of one device.
     peak_flops = peak.flops * (1 if row["fake_devices"] else len(devices))
     row["peak_tflops"], row["peak_source"], row["arithmetic"] = peak_flops / 1e12, peak.source, peak.arithmetic
     row["tflops"] = row["flops_per_step"] / row["step_ms"] / 1e9
-    # Other work on the machine can lower a measured peak below the achieved rate; MFU would then be meaningless.
+    # Other work on the machine can lower a measured peak below the achieved rate. MFU would then be meaningless.
     row["mfu"] = row["tflops"] / row["peak_tflops"] if row["tflops"] <= row["peak_tflops"] else None
 
 
 def timing_columns(case: Case, timing: Timing) -> Row:
-    """Return the columns that are computed from the times of the program's calls."""
+    """Return the columns that are computed from the times of the calls of the compiled program."""
     per_step = 1 / case.steps_per_dispatch
     images_per_second = case.batch_size / (timing.median * per_step)
     return {
@@ -149,14 +149,14 @@ def timing_columns(case: Case, timing: Timing) -> Row:
 
 
 def _time(case: Case, program: Program, report: Report) -> tuple[Timing, Timing]:
-    """Return the timing of calls dispatched back to back, and of calls that are each waited for: the latency.
+    """Return the timing of calls dispatched back to back (throughput) and of calls that wait for results (latency).
 
-    The two differ only if calls are short enough to be timed in groups.
+    The two timings differ only if calls are short enough to be timed in groups.
     """
     advance = train_advance if case.mode == "train" else None
     args = program.args
 
-    # The second measurement starts with the arguments that the first one leaves, because a step may donate its state.
+    # A step may donate its state, so the latency measurement starts with the last state of the throughput measurement.
     def step(*inputs: Any) -> Any:
         nonlocal args
         output = program.compiled(*inputs)
@@ -175,9 +175,10 @@ def _time(case: Case, program: Program, report: Report) -> tuple[Timing, Timing]
 
 
 def _check_memory(case: Case, row: Row) -> None:
-    """Raise `NotEnoughMemoryError` if the program is predicted to need more memory than the limit or the free memory.
+    """Raise `NotEnoughMemoryError` if the predicted memory of the program exceeds the memory limit.
 
-    The default limit applies only to a CPU: there, exceeding the memory ends processes instead of raising an error.
+    If the case has no limit, the limit on a CPU is the free memory, because Linux kills processes that need more.
+    Other devices raise an error when memory runs out, so they have no default limit.
     """
     predicted, device = row["predicted_bytes"], jax.local_devices()[0]
     limit, reason = case.memory_limit, "the limit"
@@ -187,6 +188,6 @@ def _check_memory(case: Case, row: Row) -> None:
             limit //= row["devices"]  # fake devices share the memory of one machine
     if predicted is not None and limit is not None and predicted > limit:
         raise NotEnoughMemoryError(
-            f"out of memory: needs {format_bytes(predicted)} per device as predicted by XLA, "
-            f"more than {reason} of {format_bytes(limit)}; not run"
+            f"out of memory: XLA predicts that the program needs {format_bytes(predicted)} per device, "
+            f"more than {reason} of {format_bytes(limit)}; the program was not run"
         )

@@ -1,4 +1,4 @@
-"""Add the scaling efficiency of rows that were measured on several devices."""
+"""Add the scaling efficiency to the rows that were measured on several devices."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +14,11 @@ def add_scaling(rows: Sequence[dict[str, Any]]) -> None:
     The baseline of a row is the comparable row with the fewest devices:
 
     - "weak" scaling compares rows with the same batch per device;
-    - "strong" scaling compares rows with the same global batch. It is used only if there is no weak baseline.
+    - "strong" scaling compares rows with the same global batch, if no row has the same batch per device.
 
-    The scaling efficiency is throughput / (devices x throughput of one device). If the baseline has M > 1 devices, it
-    is throughput / (devices / M x throughput of the baseline). Fake devices share the cores of one machine and add no
-    compute, so for them it is throughput / throughput of the baseline.
+    The scaling efficiency is throughput / (devices x throughput of one device). If the baseline has M > 1 devices, the
+    efficiency is throughput / (devices / M x throughput of the baseline). Fake devices, which JAX simulates on a CPU,
+    share the cores of one machine and add no compute, so their efficiency is throughput / throughput of the baseline.
 
     >>> rows = [
     ...     {"batch_size": 64, "devices": 1, "images_per_second": 1000.0, "fake_devices": False},

@@ -38,22 +38,22 @@ def benchmark(
     """Measure every combination of the given values, each in a fresh process.
 
     Args:
-      model: one model name or several.
-      batch_sizes: images per step over all devices. "auto" tries 8, 16, 32, ... until memory runs out; the last row
-        is the one that failed. For 3 devices the sizes are 9, 18, 36, ..., multiples of their number.
+      model: the name of a model, or a list of names.
+      batch_sizes: images per step over all devices. "auto" tries 8, 16, 32, ... until memory runs out; the last row is
+        the batch size that failed. The sizes are multiples of the number of devices: 9, 18, 36, ... for 3 devices.
       modes, dtypes, parallel, devices, steps_per_dispatch, image_size, steps, memory_limit, model_options: fields of
         `Case`.
       timeout: time limit per row in seconds.
-      on_row: called with each row when it is complete.
-      listen: called with the current case and its current stage, such as "compiling".
+      on_row: function that is called with each row when it is complete.
+      listen: function that is called with the current case and its current stage, such as "compiling".
 
     Returns:
-      One row per case. `jaxcnn.measure.columns` defines its columns. The row of a case that failed, or whose process
-      was killed, has an `error` and no times.
+      One row per case. `jaxcnn.measure.columns` defines the columns of a row. If a case failed or its process was
+      killed, the row has an `error` and no times.
 
     Raises:
       UsageError: if a value is invalid. Values that do not depend on the devices are checked before the first
-        measurement.
+        measurement starts.
 
     >>> benchmark("lenet5", modes=["eval"])
     Traceback (most recent call last):
@@ -89,16 +89,14 @@ def measure_cases(
     listen: Listener = lambda case, stage: None,
     measure: Measure = measure_isolated,
 ) -> list[Row]:
-    """Measure cases one after another.
+    """Measure cases one after another, and return their rows with scaling efficiencies.
 
     Args:
-      cases: the cases.
+      cases: the cases to measure.
       auto_batch: whether to measure each case again with a doubled batch size until a row fails.
-      on_row, listen: as in `benchmark`.
-      measure: measures one case.
-
-    Returns:
-      The rows, with scaling efficiencies.
+      on_row: function that is called with each row when it is complete.
+      listen: function that is called with the current case and its current stage, such as "compiling".
+      measure: function that measures one case, given the case and a function to call with the current stage.
 
     >>> cases = grid(["lenet5"], batch_sizes=(8, 16))
     >>> rows = measure_cases(cases, measure=lambda case, report: {"size": case.batch_size})
@@ -116,9 +114,10 @@ def measure_cases(
 
 
 def _double_batch(case: Case, rows: list[Row]) -> Iterator[Case]:
-    """Yield the case with doubled batch sizes until the last of `rows`, to which the caller appends, has an error.
+    """Yield the case with doubled batch sizes until the last row in `rows` has an error.
 
-    The first size is the smallest multiple of the number of devices that is not below that of the case.
+    The caller appends the row of each yielded case to `rows`. The first batch size is the batch size of `case`,
+    rounded up to a multiple of the number of devices.
     """
     devices = case.devices or 1
     size = math.ceil(case.batch_size / devices) * devices
@@ -130,7 +129,7 @@ def _double_batch(case: Case, rows: list[Row]) -> Iterator[Case]:
 
 
 def describe_row(row: Row) -> dict[str, Any]:
-    """Return the columns that identify the case of a row. A second measurement of the case has the same values."""
+    """Return the columns of a row that identify its case. All rows of a case have the same values in these columns."""
     names = ("model", "model_options", "image_size", "batch_size", "mode", "dtype", "parallel", "devices")
     names += ("steps_per_dispatch",)
     return {name: row.get(name) for name in names}

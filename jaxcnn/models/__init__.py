@@ -1,12 +1,12 @@
-"""Classic architectures as pure Linen modules, one paper a file.
+"""Classic CNN architectures as Flax Linen modules; each file implements one paper.
 
 A model is called as `model.apply(variables, images, train=...)` with images `[N, H, W, C]` and returns logits
-`[N, num_classes]` in float32. As for layers, `train` is accepted by position and by keyword, and a model is a value,
-which can be a static argument of `jax.jit`.
+`[N, num_classes]` in float32. `train` is accepted by position and by keyword. Models with equal fields are equal and
+have equal hashes, so that a model can be a static argument of `jax.jit`.
 
-Each file lists its models in a dict `MODELS`, which this package finds, in subpackages too: a new architecture is one
-new file. Files with an underscore are shared by several families. `_classifier` also documents what a normalization
-must accept.
+Each file lists its models in a dict `MODELS`. `jaxcnn.models` finds the dicts `MODELS` of all files, also in
+subpackages: to add an architecture, add one file. Files whose names start with an underscore contain code that several
+model families share. `_classifier` documents the arguments that a normalization must accept.
 """
 
 import fnmatch
@@ -24,12 +24,12 @@ from jaxcnn.models._facts import Facts, facts_of
 from jaxcnn.models._intermediates import features
 
 MAX_CLASSES = 10_000_000
-"""Largest number of logits: the last layer of ResNet-50 then takes 80 GB."""
+"""Largest number of logits. With this number of logits, the last layer of ResNet-50 needs 80 GB of memory."""
 
 
 @functools.cache
 def _registry() -> dict[str, tuple[Callable[..., nn.Module], str]]:
-    """Return the constructor of each model and the name of the Python module that lists it."""
+    """Return a dict from the name of each model to its constructor and the name of its file's Python module."""
     models = {}
     for file in pkgutil.walk_packages(__path__, prefix=f"{__name__}."):
         module = importlib.import_module(file.name)
@@ -47,7 +47,7 @@ def _constructor(name: str) -> Callable[..., nn.Module]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of all models, or of those that match a shell pattern such as "resnet*".
+    """Return the names of all models, or of the models that match a shell pattern such as "resnet*".
 
     >>> list_models("vgg1[36]")
     ['vgg13', 'vgg16']
@@ -56,10 +56,10 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def model_fields(name: str) -> list[str]:
-    """Return the names of the fields that `create_model(name, ...)` takes.
+    """Return the names of the fields that `create_model(name, ...)` accepts.
 
     Raises:
-      UsageError: an unknown name. The message suggests the closest valid one.
+      UsageError: `name` is unknown. The message suggests the closest valid name.
 
     >>> model_fields("lenet5_1998")
     ['num_classes', 'dtype', 'param_dtype', 'padding']
@@ -68,10 +68,12 @@ def model_fields(name: str) -> list[str]:
 
 
 def paper(name: str) -> str:
-    """Return the architecture, authors, title and year of the paper: the first line of the docstring of its file.
+    """Return the architecture of the model `name`, with the authors, title and year of its paper.
+
+    The result is the first line of the docstring of the model's file.
 
     Raises:
-      UsageError: an unknown name. The message suggests the closest valid one.
+      UsageError: `name` is unknown. The message suggests the closest valid name.
 
     >>> paper("vgg16")
     'VGG (Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition, 2014).'
@@ -81,10 +83,10 @@ def paper(name: str) -> str:
 
 
 def facts(name: str) -> Facts:
-    """Return the paper, the size and the default images of the model `name`, without building its parameters.
+    """Return the `Facts` of the model `name`: its paper, its size and its image shape. No parameters are created.
 
     Raises:
-      UsageError: an unknown name.
+      UsageError: `name` is unknown. The message suggests the closest valid name.
 
     >>> facts("resnet50").params
     25557032
@@ -94,14 +96,16 @@ def facts(name: str) -> Facts:
 
 
 def create_model(name: str, num_classes: int | None = None, **fields: Any) -> nn.Module:
-    """Return the model `name`, one of `list_models()`, as a Linen module, which holds no parameters.
+    """Return the model `name`, one of `list_models()`, as a Linen module, which contains no parameters.
 
     Args:
-      num_classes: number of logits. The default is the paper's, 1000 for ImageNet and 10 for small images.
-      **fields: other values for fields in `model_fields(name)`, such as `dtype=jnp.bfloat16`.
+      name: name of the model, such as "resnet50".
+      num_classes: number of logits. None uses the paper's number, such as 1000 for ImageNet and 10 for CIFAR-10.
+      **fields: values of fields of the model, such as `dtype=jnp.bfloat16`; `model_fields(name)` lists the fields.
 
     Raises:
-      UsageError: an unknown name or field (the message suggests the closest valid one), or fewer than one class.
+      UsageError: `name` or a field is unknown (the message suggests the closest valid name), or `num_classes` is below
+        1 or above `MAX_CLASSES`.
 
     >>> create_model("resnet50", num_classes=37).num_classes
     37

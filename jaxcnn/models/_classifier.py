@@ -1,4 +1,4 @@
-"""Fields and head of every image classifier, and of those that consist of stages."""
+"""Base classes of the image classifiers: `Classifier`, and `StagedClassifier` for models that consist of stages."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -17,9 +17,9 @@ from jaxcnn.models._stem import IMAGE_SHAPES, Kind, check_stem
 Norm = Callable[..., Any]
 """Constructor of a normalization layer, called as `norm(dtype=..., param_dtype=..., name=...)`.
 
-Its module is called as `(x, train)` with `x` of shape `[N, H, W, C]`, in ConvNeXt also `[N, C]`. `BatchNorm`,
-`LayerNorm`, a `Partial` of either, and every other module with this signature will do. A module without running
-statistics ignores `train`:
+The module that this constructor returns is called as `(x, train)` with `x` of shape `[N, H, W, C]`. ConvNeXt also calls
+this module with `x` of shape `[N, C]`. Use `BatchNorm`, `LayerNorm`, a `Partial` of one of these, or any other module
+with this signature. A module without running statistics ignores `train`, as in this example:
 
     class GroupNorm(nn.GroupNorm):
         def __call__(self, x, train):
@@ -30,11 +30,12 @@ statistics ignores `train`:
 
 
 class Classifier(nn.Module, kw_only=True):
-    """A map from images `[N, H, W, C]` to logits `[N, num_classes]`, called as `(x, train)`.
+    """A model from images `[N, H, W, C]` to logits `[N, num_classes]`, called as `model(x, train)`.
 
     Fields:
       num_classes: number of logits, which are always float32.
-      dtype, param_dtype: dtypes of the computation (None infers it from input and parameters) and of the parameters.
+      dtype: dtype of the computation; None uses the common dtype of the input and the parameters.
+      param_dtype: dtype of the parameters.
     """
 
     num_classes: int = 1000
@@ -43,23 +44,23 @@ class Classifier(nn.Module, kw_only=True):
 
     @property
     def policy(self) -> dict[str, Any]:
-        """The fields that every layer with parameters takes from the model."""
+        """The fields `dtype` and `param_dtype` of the model, for the constructors of all layers with parameters."""
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
     @nn.nowrap
     def flatten(self, x: Shaped[Array, "n h w c"], layer: str, positions: int | None) -> Shaped[Array, "n inputs"]:
         """Return feature maps `[N, H, W, C]` as the input `[N, inputs]` of the fully connected layer named `layer`.
 
-        `positions` is the number of rows and of columns to which they are averaged first, or None for no averaging.
-        Raise `UsageError` if the layer has weights for another number of positions.
+        If `positions` is a number, the feature maps are first averaged to this number of rows and of columns. Raise
+        `UsageError` if the weights of the layer do not fit the number of inputs.
         """
         x = x if positions is None else AdaptiveAvgPool(positions)(x)
         _, height, width, channels = x.shape
         weights = self.get_variable("params", layer)["kernel"] if self.has_variable("params", layer) else None
         if weights is not None and weights.shape[0] != height * width * channels:
             raise UsageError(
-                f"{layer} has weights for {weights.shape[0] / channels:g} positions, and images of this size leave "
-                f"{height}x{width}. Use images of another size, or pass adaptive=True to the model."
+                f"{layer} has weights for {weights.shape[0] / channels:g} positions, but images of this size give "
+                f"{height}x{width} positions. Use images of another size, or pass adaptive=True to the model."
             )
         return Flatten()(x)
 
@@ -74,11 +75,11 @@ class StagedClassifier(Classifier, kw_only=True):
 
     Fields:
       norm: constructor of the normalization layers, such as `Partial(BatchNorm, axis_name=None)`; see `Norm`.
-      remat: stages to recompute in the backward pass, for less memory and more time: True, or a tuple of their numbers.
-        A size such as "8GB" is a budget for activations on each device (on all devices together in `jit` over a mesh).
-        Single blocks are then recomputed until the activations fit, the cheapest first; see
-        `jaxcnn.layers.recomputation`.
-      stem: "imagenet" for large images, or "cifar" for images of 28x28 and 32x32.
+      remat: stages to recompute in the backward pass, which saves memory and costs time: True for all stages, False for
+        no stages, or a tuple of stage numbers. A size such as "8GB" is a budget for the activations on each device, or
+        on all devices together in `jit` over a mesh. The cheapest blocks are then recomputed until the activations fit;
+        see `jaxcnn.layers.recomputation`.
+      stem: kind of the first layers: "imagenet" for large images, or "cifar" for images of 28x28 and 32x32.
     """
 
     norm: Norm | None = BatchNorm
@@ -92,20 +93,23 @@ class StagedClassifier(Classifier, kw_only=True):
 
     @nn.nowrap
     def recomputation(self, x: jax.Array, train: bool, stages: Collection[int]) -> Recomputed:
-        """Return the parts to recompute for images `x` `[N, H, W, C]`; see the function `recomputation`.
+        """Return the stages or blocks to recompute for images `x` `[N, H, W, C]`; see the function `recomputation`.
 
         Raises:
-          UsageError: also if `stem` is unknown.
+          UsageError: `remat` or `stem` is invalid.
         """
         check_stem(self.stem)
         return recomputation(self, x, train, stages)
 
 
 def recomputation(model: Any, x: jax.Array, train: bool, stages: Collection[int]) -> Recomputed:
-    """Return the field `remat` of a model for images `x` `[N, H, W, C]`, with the names of blocks in place of a size.
+    """Return the stages or blocks of `model` to recompute for images `x` `[N, H, W, C]`.
+
+    If the model's field `remat` is a size, the result is the names of the blocks to recompute. Otherwise, the result is
+    `remat` itself. `stages` contains the valid stage numbers.
 
     Raises:
-      UsageError: `remat` names a stage that is not in `stages`, or a size that is too small.
+      UsageError: `remat` names a stage that is not in `stages`, or is a size that is too small or cannot be parsed.
     """
     remat = model.remat
     if isinstance(remat, str):

@@ -1,4 +1,4 @@
-"""Facts about the registered models, which do not need to be computed: papers and published sizes."""
+"""Stored facts about the registered models: papers and published sizes."""
 
 import functools
 import importlib.resources
@@ -40,21 +40,24 @@ class Facts:
 
 @functools.cache
 def _counts() -> dict[str, dict[str, int]]:
-    """Return the parameters and multiply-adds of each model. `tests/models/make_counts.py` writes the file."""
+    """Return the parameters and multiply-adds of each model from `counts.json`.
+
+    `tests/models/make_counts.py` writes this file.
+    """
     return json.loads((importlib.resources.files("jaxcnn.models") / "counts.json").read_text(encoding="utf-8"))
 
 
 def facts_of(name: str, paper: str, image_shape: tuple[int, int, int]) -> Facts:
-    """Return the facts about a model.
+    """Return the `Facts` of a model.
 
     Args:
       name: name of the model.
-      paper: first line of the docstring of its file.
-      image_shape: `(H, W, C)` of its images.
+      paper: first line of the docstring of the model's file.
+      image_shape: `(H, W, C)` of the model's images.
     """
     found = _PAPER.match(paper)
     if found is None:
-        raise RuntimeError(f"the docstring of {name} does not begin with its paper: {paper!r}")
+        raise RuntimeError(f"the docstring of {name} does not begin with the paper of the model: {paper!r}")
     return Facts(
         name=name,
         family=found["family"],

@@ -33,20 +33,21 @@ def features(
     train: bool = False,
     rngs: Any = None,
 ) -> Shaped[InputArray, "..."] | dict[str, Shaped[InputArray, "..."]]:
-    """Return the features in front of a model's classifier, or the outputs of any of its modules.
+    """Return the input of a model's classifier, or the outputs of any modules of the model.
 
-    The model is not changed. Under `jit`, layers behind the features are not computed.
+    The code of the model needs no change. Under `jit`, layers that come after the returned features are not computed.
 
     Args:
       model: a Linen module that is called as `model(x, train=...)`.
-      variables: its parameters and running statistics.
-      x: images `[N, H, W, C]`, or another input of the model.
-      at: path of a module whose last output is returned, such as "stage3_block6/conv2"; `jaxcnn summary` lists them.
-        Several paths return a dict. None returns the input of the last layer, `head`: `[N, features]`.
-      train: whether to use batch statistics and dropout. Updates of running statistics are discarded. The output of a
-        `BatchNorm` then includes the residual and the ReLU behind it, where a model uses `jaxcnn.layers.norm_relu`,
-        and the max pooling too, where it uses `norm_relu_pool`.
-      rngs: random keys by name, `{"dropout": key}`.
+      variables: parameters and running statistics of the model.
+      x: images `[N, H, W, C]`, or any other input that the model accepts.
+      at: path of the module whose output is returned, such as "stage3_block6/conv2"; `jaxcnn summary` lists all paths.
+        If the module is called several times, its last output is returned. A sequence of paths returns a dict from
+        path to output. None returns the input of the last layer, `head`: `[N, features]`.
+      train: whether to use batch statistics and dropout. Updates of running statistics are discarded. In training, the
+        output of a `BatchNorm` includes the residual and the ReLU if the model calls `jaxcnn.layers.norm_relu`. If the
+        model calls `norm_relu_pool`, the output also includes the max pooling.
+      rngs: dict from names to random keys, such as `{"dropout": key}`.
 
     Raises:
       UsageError: there is no module at a path. The message suggests the closest valid path.
@@ -76,9 +77,12 @@ def features(
         model.apply(variables, x, train=train, rngs=rngs, mutable=mutable)
     for path in wanted:
         if path not in found and at is None:
-            raise UsageError(f"{type(model).__name__} has no module {HEAD!r} to take features in front of; give `at`")
+            raise UsageError(
+                f"{type(model).__name__} has no module {HEAD!r} whose input could be returned. "
+                "Pass the path of another module as `at`."
+            )
         if path not in found:
-            # A deep network has thousands of modules. If none is close, list those at the top level only.
+            # A deep network has thousands of modules. If no path is close, list the paths at the top level only.
             near = difflib.get_close_matches(path, paths, n=1, cutoff=0.5)
-            raise unknown_name("tap", path, near or {p for p in paths if "/" not in p})
+            raise unknown_name("module path", path, near or {p for p in paths if "/" not in p})
     return found[wanted[0]] if at is None or isinstance(at, str) else {path: found[path] for path in wanted}

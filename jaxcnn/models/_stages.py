@@ -1,6 +1,6 @@
-"""The loop over stages of residual blocks, rematerialization of blocks, and the compile-time barrier between them.
+"""Application of the blocks of a model: loops over stages, rematerialization, and a compile-time barrier.
 
-With `scan_blocks`, equal blocks of a stage are one loop in the program (`jaxcnn.layers.loops`).
+With the field `scan_blocks`, one loop in the program computes equal blocks of a stage (`jaxcnn.layers.loops`).
 
 Rematerialization keeps only the input of a block and recomputes the block in the backward pass (Chen, Xu, Zhang,
 Guestrin: Training Deep Nets with Sublinear Memory Cost, 2016). Parameter names, outputs and gradients do not change.
@@ -18,22 +18,23 @@ from jaxcnn.layers.loops import apply_in_loop, can_loop, runs
 from jaxcnn.layers.recomputation import record
 
 Remat = bool | tuple[int, ...] | str
-"""Stages to recompute in the backward pass: all, none, or those with these numbers; or a budget such as "8GB"."""
+"""Stages to recompute in the backward pass: True (all), False (none), stage numbers, or a budget such as "8GB"."""
 
 Recomputed = bool | tuple[int, ...] | frozenset[str]
-"""Blocks to recompute: all, none, those of the stages with these numbers, or those with these names."""
+"""Blocks to recompute in the backward pass: True (all), False (none), numbers of stages, or names of blocks."""
 
 VARYING = ("drop_path_rate",)
-"""Fields in which the blocks of a stage may differ."""
+"""Names of the fields whose values may differ between the blocks of one loop."""
 
 
 def apply_block(
     block: nn.Module, x: Any, train: bool, stage: int, remat: Recomputed, *, materialize: bool = True
 ) -> Any:
-    """Return `block(x, train)`, rematerialized in training if `remat` includes it. `stage` is the number of its stage.
+    """Return `block(x, train)`; in training, the block is rematerialized if `remat` includes it.
 
-    With `materialize`, the input is computed once, and not again in each operation that reads it: XLA on a CPU fuses
-    the end of one block into every reader in the next, and compile time grows along a chain of blocks.
+    `stage` is the number of the block's stage. If `materialize` is true, the input of the block is computed once.
+    Otherwise, XLA on a CPU fuses the end of one block into each operation of the next block that reads this input.
+    Compile time then grows with the number of blocks in sequence.
     """
 
     def call(block: Any, x: Any) -> Any:
@@ -53,21 +54,25 @@ def is_recomputed(block: nn.Module, stage: int, remat: Recomputed) -> bool:
 def apply_residual_stages(
     model: Any, block: Callable[..., nn.Module], x: jax.Array, train: bool, remat: Recomputed
 ) -> jax.Array:
-    """Apply all blocks of a `ResNet` or `PreActResNet`. Each stage but the first halves the size and doubles the width.
+    """Apply all blocks of a `ResNet` or `PreActResNet`.
 
-    With the model's `scan_blocks`, one loop computes consecutive blocks of a stage that have equal fields and
-    variables of equal shapes: all but the first, and this one too where it changes no shape. The program is then
-    smaller, and XLA for TPUs compiles it faster, but the step moves more bytes (`docs/compile.md`). Names, shapes and
-    initial values of variables do not change, nor do results and gradients. The random numbers of dropout and
-    stochastic depth do. `init`, `jaxcnn.models.features`, `jaxcnn.analysis` and `freeze` need single blocks and do
-    without the loop, as does training with frozen parameters.
+    Each stage except the first halves the height and width of the feature maps, and doubles the number of channels.
+
+    If the model's field `scan_blocks` is true, one loop computes consecutive blocks of a stage that have equal fields
+    and variables of equal shapes. The loop includes all blocks of a stage except the first, and also the first block if
+    it does not change the shape. With the loop, the program is smaller and XLA for TPUs compiles it faster, but a
+    training step moves more bytes through memory (`docs/compile.md`). The loop does not change results, gradients, or
+    names, shapes and initial values of variables. The loop does change the random numbers of dropout and stochastic
+    depth. `init`, `jaxcnn.models.features`, `jaxcnn.analysis`, `freeze`, and training with frozen parameters need
+    single blocks, and therefore use no loop.
 
     Args:
-      model: the model.
-      block: the model's field of that name with all arguments but those that depend on the position in the network.
+      model: the `ResNet` or `PreActResNet`.
+      block: constructor of a block. All arguments are bound, except those that depend on the position of the block in
+        the network.
       x: output of the stem.
-      train: as for each block.
-      remat: as for `apply_block`.
+      train: whether the model is in training mode.
+      remat: blocks to recompute, as in `apply_block`.
     """
     depth = 0
     for stage, blocks in enumerate(model.stage_sizes, start=1):
@@ -94,15 +99,21 @@ def apply_residual_stages(
 
 
 def drops_paths(rate: float | jax.Array) -> bool:
-    """Return whether a block has stochastic depth. In a loop over blocks of different rates, the rate is an array."""
+    """Return whether a block with the drop path rate `rate` has stochastic depth.
+
+    In a loop over blocks with different rates, the rate is an array.
+    """
     return isinstance(rate, jax.Array) or rate > 0
 
 
 def drop_path(rate: float, y: jax.Array, train: bool) -> jax.Array:
-    """Apply stochastic depth to the output of a branch, if its rate is not 0."""
+    """Apply stochastic depth to `y`, the output of a branch, if `rate` is not 0."""
     return StochasticDepth(rate)(y, train) if drops_paths(rate) else y
 
 
 def recompute_method(block: type[nn.Module], method: str) -> type[nn.Module]:
-    """Return a class like `block` whose `method(x, train)` is recomputed in the backward pass."""
+    """Return a version of the class `block` that recomputes the method named `method` in the backward pass.
+
+    The method must have the arguments `(x, train)`.
+    """
     return nn.remat(block, methods=[method], static_argnums=(2,))

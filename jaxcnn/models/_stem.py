@@ -1,4 +1,4 @@
-"""The layers in front of the first stage that several families share, for large and for small images."""
+"""The stem: layers before the first stage, which several families share, for large and for small images."""
 
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -12,11 +12,11 @@ from jaxcnn.layers import MaxPool, norm_relu, norm_relu_pool
 Kind = Literal["imagenet", "cifar"]
 
 IMAGE_SHAPES: dict[Kind, tuple[int, int, int]] = {"imagenet": (224, 224, 3), "cifar": (32, 32, 3)}
-"""Shape `(H, W, C)` of the images for which each stem is meant. Other sizes work too."""
+"""Shape `(H, W, C)` of the images for which each stem is meant. Images of other sizes work too."""
 
 
 def check_stem(kind: str) -> None:
-    """Raise `UsageError` with the closest valid name if there is no such kind of stem."""
+    """Raise `UsageError`, with the closest valid name, if `kind` is not "imagenet" or "cifar"."""
     if kind not in get_args(Kind):
         raise unknown_name("stem", kind, get_args(Kind))
 
@@ -24,10 +24,11 @@ def check_stem(kind: str) -> None:
 class Stem(nn.Module):
     """The first convolution: 7x7 at stride 2 followed by max pooling ("imagenet"), or 3x3 at full size ("cifar").
 
-    `[N, H, W, C] -> [N, ceil(H / 4), ceil(W / 4), features]`, or `[N, H, W, features]` for "cifar".
+    `[N, H, W, C] -> [N, ceil(H / 4), ceil(W / 4), features]`, or `[N, H, W, features]` if `kind` is "cifar".
 
-    `conv` and `norm` are constructors. A ReLU follows the normalization; None omits both. `kernel_size` and `pool` are
-    the size of the kernel and whether there is a pooling, for "imagenet".
+    `conv` and `norm` are constructors of layers. A ReLU follows the normalization. With `norm=None`, the stem has no
+    normalization and no ReLU. If `kind` is "imagenet", `kernel_size` is the size of the kernel, and max pooling follows
+    if `pool` is true.
     """
 
     kind: Kind

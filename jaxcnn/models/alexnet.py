@@ -14,28 +14,33 @@ from jaxcnn.models._classifier import Classifier
 DropoutAt = Literal["inputs", "outputs"]
 
 POSITIONS = 6
-"""Rows and columns in front of the first fully connected layer for images of the paper's size."""
+"""Height and width of the feature maps before the first fully connected layer, for images of the paper's size."""
 
 
 class AlexNet(Classifier, kw_only=True):
     """Five convolutions, three of them followed by max pooling, and three fully connected layers (figure 2).
 
     `[N, 224, 224, C] -> [N, num_classes]`. Any image size of at least 63 works (67 without padding). The first fully
-    connected layer has an input for each position that remains, 6x6 at 224, so that its weights belong to one image
-    size. With `adaptive`, weights for 224x224 work at every size. The defaults are the single tower of *One
-    weird trick for parallelizing convolutional neural networks* (Krizhevsky, 2014), as in torchvision. The paper's two
-    towers, one a GPU, are convolutions in two groups.
+    connected layer has inputs for every position of the last feature maps, such as 6x6 for images of 224x224.
+    Therefore, the weights of this layer fit one image size only. If `adaptive` is true, weights for 224x224 work at
+    every image size. The default fields give the single tower of *One weird trick for parallelizing convolutional
+    neural networks* (Krizhevsky, 2014), as in torchvision. In "alexnet_two_tower", the two towers of the paper, which
+    ran on one GPU each, are convolutions in two groups. `Classifier` describes the other fields.
 
-    Fields, besides those of `Classifier`:
-      features, groups: output channels and groups of each convolution.
-      padding: padding of the first convolution. The paper's sizes need images of 227 without padding.
-      response_norm: constructor of the normalization behind the first two ReLUs (section 3.3); None for none.
+    Fields:
+      features, groups: numbers of output channels, and numbers of groups, of the five convolutions.
+      padding: padding of the first convolution. Without padding, images of 227x227 give feature maps of the paper's
+        sizes.
+      response_norm: constructor of the normalization after the first two ReLUs (section 3.3), or None for no
+        normalization.
       adaptive: whether to average the last feature maps to 6x6 positions, as torchvision does.
       hidden, dropout_rate: width and dropout rate of the two hidden fully connected layers (section 4.2).
-      dropout_at: apply dropout to the "inputs" (torchvision) or the "outputs" (the paper) of the hidden layers.
+      dropout_at: where to apply dropout: to the "inputs" of the hidden layers (as in torchvision) or to their "outputs"
+        (as in the paper).
 
     Raises:
-      UsageError: an unknown `dropout_at`, or the weights of the first fully connected layer are for another image size.
+      UsageError: `dropout_at` is unknown, or the weights of the first fully connected layer do not fit the size of the
+        images.
     """
 
     features: tuple[int, ...] = (64, 192, 384, 256, 256)
@@ -49,7 +54,7 @@ class AlexNet(Classifier, kw_only=True):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Shape `(H, W, C)` of the images in the paper, larger if the first convolution does not pad."""
+        """Shape `(H, W, C)` of the images: 224x224, or 227x227 if the first convolution has no padding."""
         return (224, 224, 3) if self.padding else (227, 227, 3)
 
     @nn.compact

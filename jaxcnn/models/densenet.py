@@ -17,12 +17,13 @@ from jaxcnn.models._stem import Stem
 
 
 class DenseLayer(nn.Module):
-    """BN-ReLU-conv with `growth_rate` new feature maps, which are concatenated to its input (equation 2).
+    """Compute `growth_rate` feature maps by BN, ReLU and convolution, and append them to the input (equation 2).
 
-    `[N, H, W, C] -> [N, H, W, C + growth_rate]`. Given a tuple of feature maps, return a longer tuple instead.
+    `[N, H, W, C] -> [N, H, W, C + growth_rate]`. If the input is a tuple of feature maps, the output is this tuple with
+    the new feature maps as the last element.
 
-    With `bottleneck`, a BN-ReLU-conv of 1x1 with `4 * growth_rate` feature maps comes first (DenseNet-B). Dropout
-    follows the last convolution. `conv` and `norm` are constructors.
+    If `bottleneck` is true, BN, ReLU and a 1x1 convolution to `4 * growth_rate` feature maps come first (DenseNet-B).
+    Dropout follows the last convolution. `conv` and `norm` are constructors of layers.
     """
 
     growth_rate: int
@@ -41,7 +42,7 @@ class DenseLayer(nn.Module):
         return (*x, y) if isinstance(x, tuple) else jnp.concatenate([x, y], axis=-1)
 
     def first_convolution(self, x: Any, train: bool) -> jax.Array:
-        """Return the output of the first BN-ReLU-conv for feature maps, or for a tuple of them."""
+        """Return the output of the first BN, ReLU and convolution; `x` is feature maps, or a tuple of feature maps."""
         x = jnp.concatenate(x, axis=-1) if isinstance(x, tuple) else x
         x = norm_relu(self.norm(name="norm1"), x, train)
         if self.bottleneck:
@@ -49,12 +50,12 @@ class DenseLayer(nn.Module):
         return self.conv(self.growth_rate, 3, padding=1, name="conv1")(x)
 
 
-# Pleiss, Chen, Huang, Li, van der Maaten, Weinberger: Memory-Efficient Implementation of DenseNets, 2017.
+# Source: Pleiss, Chen, Huang, Li, van der Maaten, Weinberger: Memory-Efficient Implementation of DenseNets, 2017.
 MemoryEfficientDenseLayer = recompute_method(DenseLayer, "first_convolution")
 
 
 class Transition(nn.Module):
-    """BN-ReLU-conv of 1x1 and 2x2 average pooling between two blocks. `[N, H, W, C] -> [N, H/2, W/2, features]`."""
+    """BN, ReLU, 1x1 convolution and 2x2 average pooling between blocks. `[N, H, W, C] -> [N, H/2, W/2, features]`."""
 
     features: int
     conv: Callable[..., Any]
@@ -67,20 +68,26 @@ class Transition(nn.Module):
 
 
 class DenseNet(StagedClassifier, kw_only=True):
-    """Dense blocks, whose layers see all earlier feature maps, and transitions. `[N, H, W, C] -> [N, num_classes]`.
+    """Dense blocks with transitions between them. `[N, H, W, C] -> [N, num_classes]`.
 
-    Fields, besides those of `StagedClassifier`, whose `remat` takes the numbers of dense blocks:
-      block_sizes: layers in each dense block.
-      growth_rate: k, the number of feature maps that each layer adds.
-      stem_width: feature maps in front of the first block.
-      bottleneck: whether a 1x1 convolution precedes each 3x3 (DenseNet-B).
-      compression: fraction of the feature maps that a transition keeps, in (0, 1] (DenseNet-C).
-      dropout_rate: dropout rate behind each layer. The paper's is 0.2 for data without augmentation.
-      memory_efficient: whether the concatenation, first normalization and first convolution of each layer are
-        recomputed in the backward pass (Pleiss et al., 2017). Memory of a block of L layers then grows with L, not L^2.
+    Each layer of a dense block gets the feature maps of all earlier layers of the block. `StagedClassifier` describes
+    the other fields. The stage numbers in `remat` are the numbers of dense blocks, from 1.
+
+    Fields:
+      block_sizes: number of layers in each dense block.
+      growth_rate: number of feature maps that each layer adds (k in the paper).
+      stem_width: number of feature maps before the first dense block.
+      bottleneck: whether a 1x1 convolution precedes each 3x3 convolution (DenseNet-B).
+      compression: number of output channels of a transition, as a fraction of its input channels, in (0, 1]
+        (DenseNet-C).
+      dropout_rate: rate of the dropout at the end of each layer. The paper uses a rate of 0.2 for data without
+        augmentation.
+      memory_efficient: whether to recompute the concatenation, the first normalization and the first convolution of
+        each layer in the backward pass (Pleiss et al., 2017). The memory for a block of L layers is then proportional
+        to L, and not to L^2.
 
     Raises:
-      UsageError: a compression outside (0, 1].
+      UsageError: `compression` is not in (0, 1].
     """
 
     block_sizes: tuple[int, ...]
@@ -115,11 +122,12 @@ class DenseNet(StagedClassifier, kw_only=True):
         return self.logits(GlobalAvgPool()(x))
 
 
-# Section 3, for 32x32 images: the plain network, and DenseNet-BC, whose stem has 2 k channels.
+# Section 3, for 32x32 images: the plain network, and DenseNet-BC, whose stem has 2 k channels for the growth rate k.
 cifar = partial(DenseNet, stem_width=16, num_classes=10, bottleneck=False, compression=1.0, stem="cifar")
 cifar_bc = partial(DenseNet, num_classes=10, stem="cifar")
 
-# Table 1 for ImageNet, table 2 for small images. The authors published DenseNet-161 with their code.
+# The networks for ImageNet are in table 1, and the networks for small images are in table 2. The authors published
+# DenseNet-161 with their code.
 MODELS = {
     "densenet121": partial(DenseNet, block_sizes=(6, 12, 24, 16), growth_rate=32, stem_width=64),
     "densenet161": partial(DenseNet, block_sizes=(6, 12, 36, 24), growth_rate=48, stem_width=96),

@@ -15,7 +15,8 @@ from jaxcnn.layers._window import Size, pair
 from jaxcnn.models._classifier import Classifier, Norm, StagedClassifier
 from jaxcnn.models._stages import apply_block
 
-# Table 1: channels of the 1x1, of the 3x3 with its reduction, of the 5x5 with its reduction, and behind the pooling.
+# Table 1: output channels of the 1x1 convolution, of the 3x3 reduction and convolution, of the 5x5 reduction and
+# convolution, and of the convolution after the pooling.
 INCEPTION = {
     "3a": (64, (96, 128), (16, 32), 32),
     "3b": (128, (128, 192), (32, 96), 64),
@@ -31,9 +32,9 @@ AUXILIARY_HEADS = {"4a": "aux1", "4d": "aux2"}
 
 
 class ConvUnit(nn.Module):
-    """A convolution, a normalization (if any), and a ReLU. `[N, H, W, C] -> [N, H/s, W/s, features]`.
+    """A convolution, a normalization (if any), and a ReLU. `[N, H, W, C] -> [N, H / strides, W / strides, features]`.
 
-    `padding` None keeps the size at stride 1.
+    With `padding=None`, the output has the height and width of the input at stride 1.
     """
 
     features: int
@@ -52,11 +53,12 @@ class ConvUnit(nn.Module):
 
 
 class Inception(nn.Module):
-    """Convolutions of several sizes in parallel, behind 1x1 reductions of their input (figure 2b).
+    """Parallel convolutions of several sizes, after 1x1 convolutions that reduce the channels (figure 2b).
 
-    `[N, H, W, C] -> [N, H, W, n1 + n3 + n5 + pooled]`. A `naive` module (figure 2a) has no reductions, and its pooling
-    keeps all C channels. `row` is a row of table 1, `unit` the constructor of a `ConvUnit`, and `largest` the size of
-    the largest kernel, 5 in the paper.
+    `[N, H, W, C] -> [N, H, W, n1 + n3 + n5 + pooled]`, where n1, n3, n5 and pooled are the output channels of the four
+    branches. If `naive` is true, the module (figure 2a) has no reductions, and its pooling keeps all C channels. `row`
+    is a row of table 1. `unit` is the constructor of a `ConvUnit`. `largest` is the size of the largest kernel; the
+    paper uses 5.
     """
 
     row: tuple[int, tuple[int, int], tuple[int, int], int]
@@ -79,7 +81,8 @@ class Inception(nn.Module):
 class AuxiliaryHead(Classifier, kw_only=True):
     """A small classifier of intermediate features (section 5), which sows its `logits` in the collection `aux_logits`.
 
-    `[N, H, W, C] -> [N, num_classes]`. `unit` and `pool` are the constructors of a `ConvUnit` and of the first layer.
+    `[N, H, W, C] -> [N, num_classes]`. `unit` is the constructor of a `ConvUnit`. `pool` is the constructor of the
+    first layer, a pooling.
     """
 
     unit: Callable[..., Any]
@@ -94,31 +97,36 @@ class AuxiliaryHead(Classifier, kw_only=True):
 
 
 def sow_logits(head: Classifier, logits: jax.Array) -> jax.Array:
-    """Return the logits of an auxiliary head, after sowing them in `aux_logits`."""
+    """Sow the logits of an auxiliary head in the collection `aux_logits`, and return these logits."""
     if not head.is_initializing():
-        # By default `sow` collects a tuple of the values of all calls.
+        # Keep the logits themselves: by default, `sow` appends the values of all calls to a tuple.
         head.sow("aux_logits", "logits", logits, init_fn=lambda: logits, reduce_fn=lambda _, new: new)
     return logits
 
 
 class GoogLeNet(StagedClassifier, kw_only=True):
-    """Nine Inception modules behind a convolutional stem (table 1), and two auxiliary classifiers in training.
+    """Nine Inception modules after a convolutional stem (table 1), and two auxiliary classifiers in training.
 
-    `[N, 224, 224, C] -> [N, num_classes]`. The defaults are the paper's. The auxiliary heads follow modules 4a and 4d
-    and sow `aux1/logits` and `aux2/logits` in the collection `aux_logits`. The paper adds 0.3 of each one's loss. They
-    exist in training only: `init` creates their parameters only with `train=True`, and they are skipped in training if
-    their parameters are missing.
+    `[N, 224, 224, C] -> [N, num_classes]`. The default fields give the network of the paper. The auxiliary heads follow
+    modules 4a and 4d and sow `aux1/logits` and `aux2/logits` in the collection `aux_logits`. The paper adds the loss of
+    each auxiliary head, multiplied by 0.3, to the loss. Auxiliary heads exist in training only: `init` creates their
+    parameters if `train=True`, and training skips heads without parameters.
 
-    Fields, besides those of `StagedClassifier`, whose `remat` takes the stages 3, 4 and 5 of table 1:
-      modules: the rows of table 1, by name.
-      naive, largest: as in `Inception`.
-      norm: normalization behind each convolution, in place of its bias; None, as in the paper, for none.
-      response_norm: constructor of the normalization behind `pool1` and behind `conv2`; None for none.
-      last_pool: window of the pooling in front of module 5a.
-      stem: "cifar" is one 3x3 convolution at full size.
-      aux_heads: whether there are auxiliary heads.
-      aux_pool: constructor of the pooling in front of them, which must return 4x4 for images of 224x224.
-      dropout_rate, aux_dropout_rate: dropout rates in front of the logits and of the auxiliary heads' logits.
+    `StagedClassifier` describes the other fields. The stage numbers in `remat` are 3, 4 and 5, as in table 1.
+
+    Fields:
+      modules: dict from the name of each Inception module, such as "3a", to its row of table 1.
+      naive, largest: fields of each `Inception` module: whether the module is naive, and the size of its largest
+        kernel.
+      norm: constructor of the normalization after each convolution. The normalization replaces the bias. None, as in
+        the paper, uses no normalization.
+      response_norm: constructor of the normalization after `pool1` and after `conv2`, or None for no normalization.
+      last_pool: window size of the max pooling before module 5a.
+      stem: "cifar" uses one 3x3 convolution at full size as the stem.
+      aux_heads: whether the model has auxiliary heads.
+      aux_pool: constructor of the pooling before the auxiliary heads. This pooling must return 4x4 positions for images
+        of 224x224.
+      dropout_rate, aux_dropout_rate: dropout rates before the logits of the model and of the auxiliary heads.
     """
 
     modules: Mapping[str, Any] = FrozenDict(INCEPTION)
@@ -170,7 +178,8 @@ class GoogLeNet(StagedClassifier, kw_only=True):
 MODELS = {
     "googlenet": GoogLeNet,
     "googlenet_naive": partial(GoogLeNet, naive=True),
-    # torchvision's variant, to which published weights belong: BN, 3x3 in place of 5x5, no response normalization.
+    # torchvision's variant, for which weights are published, uses BN, 3x3 kernels in place of 5x5 kernels, and no
+    # response normalization.
     "googlenet_bn": partial(
         GoogLeNet,
         norm=Partial(layers.BatchNorm, epsilon=1e-3),

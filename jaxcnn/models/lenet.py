@@ -23,8 +23,8 @@ XXX...XXX..X.XXX
 ...XXX..XXXX.XXX
 """
 
-# Figure 3: the fixed weights of the output units (section II-B) are bitmaps of the characters, 7 wide and 12 high,
-# with one hexadecimal number a row and the leftmost pixel in bit 6.
+# Figure 3: the fixed weights of the output units (section II-B) are bitmaps of the characters, 7 wide and 12 high.
+# Each hexadecimal number is one row of a bitmap, and bit 6 is the leftmost pixel.
 DIGITS = (
     "1c 22 41 41 41 41 41 41 41 22 1c 00",
     "08 18 28 08 08 08 08 08 08 08 3e 00",
@@ -40,25 +40,30 @@ DIGITS = (
 
 
 class LeNet(Classifier, kw_only=True):
-    """The fields of both networks. `padding` centers 28x28 digits in the paper's field of 32x32; 0 is for 32x32."""
+    """Base class of the two LeNet-5 networks, `LeNet5` and `LeNet5Of1998`.
+
+    `padding` is the number of rows and columns of zeros on each side. The default extends images of 28x28 to the size
+    of the paper, 32x32. Use `padding=0` for images of 32x32.
+    """
 
     num_classes: int = 10
     padding: int = 2
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Shape `(H, W, C)` of the images, which is 32x32 after padding."""
+        """Shape `(H, W, C)` of the images before padding; padded images are 32x32."""
         return (32 - 2 * self.padding, 32 - 2 * self.padding, 1)
 
 
 class LeNet5(LeNet, kw_only=True):
-    """LeNet-5 as it is usually written today: figure 2, with a fully connected C3 and pooling without parameters.
+    """LeNet-5 in its usual version today: figure 2, with an ordinary convolution as C3, and pooling without parameters.
 
-    `[N, 28, 28, C] -> [N, num_classes]`, with 61,706 parameters for 28x28x1 and 10 classes.
+    `[N, 28, 28, C] -> [N, num_classes]`, with 61,706 parameters for images of 28x28x1 and 10 classes. `LeNet` and
+    `Classifier` describe the other fields.
 
-    Fields, besides those of `LeNet` and `Classifier`:
-      activation: the activation behind each layer but the last.
-      pool: constructor of the pooling behind C1 and C3.
+    Fields:
+      activation: activation function after every layer except the last.
+      pool: constructor of the pooling after C1 and C3.
     """
 
     activation: Callable[[jax.Array], jax.Array] = relu
@@ -69,10 +74,10 @@ class LeNet5(LeNet, kw_only=True):
         layers = [
             Conv(6, 5, padding=self.padding, **self.policy, name="C1"),  # 6 feature maps of 28x28
             self.activation,
-            self.pool(2),  # S2: 6 of 14x14
-            Conv(16, 5, **self.policy, name="C3"),  # 16 of 10x10
+            self.pool(2),  # S2: 6 feature maps of 14x14
+            Conv(16, 5, **self.policy, name="C3"),  # 16 feature maps of 10x10
             self.activation,
-            self.pool(2),  # S4: 16 of 5x5
+            self.pool(2),  # S4: 16 feature maps of 5x5
             Flatten(),
             Dense(120, **self.policy, name="C5"),
             self.activation,
@@ -83,13 +88,19 @@ class LeNet5(LeNet, kw_only=True):
 
 
 def uniform_by_fan_in(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Draw from the uniform distribution on +-2.4 / fan_in (appendix A), for kernels `[..., C_in, C_out]`."""
+    """Draw a kernel `[..., C_in, C_out]` from the uniform distribution on `(-a, a)`.
+
+    Appendix A sets `a = 2.4 / fan_in`.
+    """
     fan_in = np.prod(shape[:-1])
     return jax.random.uniform(key, shape, dtype, -2.4 / fan_in, 2.4 / fan_in)
 
 
 class Subsampling(nn.Module):
-    """`coefficient * (sum of each 2x2 window) + bias`, with one of each a channel (section II-B, layers S2 and S4)."""
+    """`coefficient * (sum of each 2x2 window) + bias` for each channel (section II-B, layers S2 and S4).
+
+    Each channel has its own coefficient and bias.
+    """
 
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -109,7 +120,7 @@ def _per_channel(parameter: jax.Array, x: jax.Array) -> jax.Array:
 
 
 class SparseConv(nn.Module):
-    """A 5x5 convolution whose output channels are connected to some of the input channels only (layer C3).
+    """A 5x5 convolution in which each output channel is connected to some of the input channels (layer C3).
 
     `table` has a row for each input channel, a column for each output channel, and an X for each connection.
     Parameters: `kernel` `[5, 5, connections]` and `bias` `[features]`.
@@ -139,18 +150,21 @@ class SparseConv(nn.Module):
 class LeNet5Of1998(LeNet, kw_only=True):
     """LeNet-5 exactly as in section II-B: sparse C3, trainable subsampling, scaled tanh, and an RBF output.
 
-    `[N, 28, 28, 1] -> [N, 10]`, with 60,000 parameters. A logit is the negative squared distance between F6 and the
-    fixed bitmap of a character. The softmax cross-entropy of these logits is the paper's discriminative loss
-    (equation 9) without its rubbish class. `LeNet` and `Classifier` document the fields.
+    `[N, 28, 28, 1] -> [N, 10]`, with 60,000 parameters. A logit is the negative squared distance between the output of
+    layer F6 and the fixed bitmap of a character. The softmax cross-entropy of these logits is the paper's
+    discriminative loss (equation 9) without the paper's rubbish class. `LeNet` and `Classifier` describe the fields.
 
     Raises:
-      UsageError: more classes than bitmaps.
+      UsageError: `num_classes` is larger than 10, the number of bitmaps.
     """
 
     @nn.compact
     def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         if self.num_classes > len(DIGITS):
-            raise UsageError(f"lenet5_1998 has pictures of {len(DIGITS)} classes, got num_classes={self.num_classes}")
+            raise UsageError(
+                f"lenet5_1998 has bitmaps of {len(DIGITS)} classes, got num_classes={self.num_classes}. "
+                f"Use at most {len(DIGITS)} classes."
+            )
         conv = Partial(Conv, kernel_init=uniform_by_fan_in, **self.policy)
         squash = Tanh(scale=1.7159, slope=2 / 3)
 
@@ -167,7 +181,7 @@ class RBF(nn.Module):
     """`-sum_j (x_j - w_ij)^2` (equation 7), with fixed bitmaps `w_i` of -1 and +1. `[N, 84] -> [N, classes]`.
 
     Raises:
-      UsageError: the input does not have a feature for each pixel of a bitmap.
+      UsageError: the number of input features is not 84, the number of pixels of a bitmap.
     """
 
     num_classes: int
@@ -177,7 +191,7 @@ class RBF(nn.Module):
         bitmaps = (rows[:, :, None] >> np.arange(6, -1, -1)) % 2 * 2 - 1  # [classes, 12, 7]
         bitmaps = bitmaps.reshape(1, len(rows), -1).astype(np.float32)
         if x.shape[-1] != bitmaps.shape[-1]:
-            raise UsageError(f"the RBF output needs {bitmaps.shape[-1]} features, got {x.shape[-1]}")
+            raise UsageError(f"the RBF layer needs {bitmaps.shape[-1]} input features, got {x.shape[-1]}")
         return -jnp.square(x.astype(jnp.float32)[:, None] - bitmaps).sum(-1)
 
 

@@ -15,9 +15,10 @@ from jaxcnn.models._stem import Stem
 
 
 class PreActBasicBlock(nn.Module):
-    """BN-ReLU-conv twice, and an identity shortcut (figure 4e). `[N, H, W, C] -> [N, H/s, W/s, features]`.
+    """BN, ReLU and 3x3 convolution, twice, and an identity shortcut (figure 4e).
 
-    Wide residual networks may have dropout at `dropout_rate` between the convolutions.
+    `[N, H, W, C] -> [N, H / strides, W / strides, features]`. `dropout_rate` is the rate of the dropout between the two
+    convolutions. Some wide residual networks use this dropout.
     """
 
     features: int
@@ -37,9 +38,10 @@ class PreActBasicBlock(nn.Module):
 
 
 class PreActBottleneck(nn.Module):
-    """BN-ReLU-conv three times (1x1, 3x3, 1x1) and an identity shortcut. `[N, H, W, C] -> [N, H/s, W/s, 4 features]`.
+    """BN, ReLU and convolution, three times (1x1, 3x3, 1x1), and an identity shortcut.
 
-    `stride_on_3x3` says which convolution has the stride: the 3x3, or the first 1x1 as in the paper.
+    `[N, H, W, C] -> [N, H / strides, W / strides, 4 features]`. If `stride_on_3x3` is true, the 3x3 convolution has the
+    stride `strides`. Otherwise, the first 1x1 convolution has this stride, as in the paper.
     """
 
     features: int
@@ -63,21 +65,27 @@ class PreActBottleneck(nn.Module):
 
 
 def shortcut(block: PreActBasicBlock | PreActBottleneck, x: jax.Array, active: jax.Array, y: jax.Array) -> jax.Array:
-    """Return the block's input if it has the shape of `y`, else a projection of its first activation."""
+    """Return the block's input `x` if `x` and `y` have the same shape, else a projection of `active`.
+
+    `active` is the output of the first ReLU, and `y` is the output of the last convolution.
+    """
     return x if x.shape == y.shape else block.conv(y.shape[-1], 1, block.strides, name="shortcut")(active)
 
 
 class PreActResNet(StagedClassifier, kw_only=True):
-    """Pre-activation blocks, and a normalization and a ReLU behind the last. `[N, H, W, C] -> [N, num_classes]`.
+    """Pre-activation blocks, followed by a normalization and a ReLU. `[N, H, W, C] -> [N, num_classes]`.
 
-    Fields, besides those of `StagedClassifier`:
+    `StagedClassifier` describes the other fields.
+
+    Fields:
       stage_sizes: blocks in each stage.
       block: constructor of a block, `PreActBasicBlock` or `PreActBottleneck`.
-      width: `features` of the blocks in the first stage. Each later stage has twice as many.
-      stem_width: output channels of the stem; None for `width`. The stem "cifar" has no normalization.
+      width: `features` of the blocks in the first stage. Each later stage has twice as many features as the stage
+        before.
+      stem_width: output channels of the stem; None uses `width`. The stem "cifar" has no normalization.
       dropout_rate: dropout rate inside the blocks.
-      drop_path_rate: rate of stochastic depth in the last block; see `linear_decay` for the others.
-      scan_blocks: compute equal blocks of a stage by one loop in the program; see `apply_residual_stages`.
+      drop_path_rate: rate of stochastic depth in the last block; `linear_decay` gives the rates of earlier blocks.
+      scan_blocks: whether the program computes the equal blocks of a stage in one loop; see `apply_residual_stages`.
     """
 
     stage_sizes: tuple[int, ...]
@@ -104,7 +112,8 @@ class PreActResNet(StagedClassifier, kw_only=True):
 
 imagenet_basic = partial(PreActResNet, block=PreActBasicBlock)
 imagenet_bottleneck = partial(PreActResNet, block=PreActBottleneck)
-# Table 1. Three stages of 18 blocks are 110 layers with two layers a block, and 164 with three.
+# Table 1. A network with three stages of 18 blocks has 110 layers if each block has two layers, and 164 layers if each
+# block has three.
 cifar = partial(PreActResNet, num_classes=10, width=16, stem="cifar")
 cifar_bottleneck = partial(cifar, block=Partial(PreActBottleneck, stride_on_3x3=False))
 

@@ -18,7 +18,10 @@ Shortcut = Literal["A", "B", "none"]
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (figure 5, left). `[N, H, W, C] -> [N, H/s, W/s, features]`."""
+    """Two 3x3 convolutions and a shortcut (figure 5, left).
+
+    `[N, H, W, C] -> [N, H / strides, W / strides, features]`.
+    """
 
     features: int
     strides: int
@@ -36,15 +39,18 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut (figure 5, right). `[N, H, W, C] -> [N, H/s, W/s, 4 features]`.
+    """1x1, 3x3 and 1x1 convolutions and a shortcut (figure 5, right).
+
+    `[N, H, W, C] -> [N, H / strides, W / strides, 4 features]`.
 
     Fields:
-      features: output channels of the 3x3, at `groups` 1 and `group_width` 64.
-      shortcut: the option of section 3.3; see `ResNet`.
-      conv, norm: constructors of the layers.
-      stride_on_3x3: whether the 3x3 has the stride ("v1.5"), as in published weights. The paper's first 1x1 has it
-        ("v1"), which skips three quarters of the pixels.
-      groups, group_width: groups of the 3x3 (more than 1 in ResNeXt), and channels of a group at `features` 64.
+      features: output channels of the 3x3 convolution if `groups` is 1 and `group_width` is 64.
+      shortcut: kind of shortcut (section 3.3): "A", "B" or "none", as in `ResNet`.
+      conv, norm: constructors of the convolutions and of the normalizations.
+      stride_on_3x3: whether the 3x3 convolution has the stride ("v1.5"), as in published weights. In the paper, the
+        first 1x1 convolution has the stride ("v1") and skips three quarters of the pixels.
+      groups: number of groups of the 3x3 convolution. ResNeXt uses more than 1 group.
+      group_width: number of channels in each group if `features` is 64. The number is proportional to `features`.
       drop_path_rate: rate of stochastic depth.
     """
 
@@ -71,7 +77,7 @@ class Bottleneck(nn.Module):
 
 
 def add_shortcut(block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array, norm: Any, train: bool) -> jax.Array:
-    """Return `relu(norm(y) + shortcut(x))`; `norm` is the normalization behind the block's last convolution."""
+    """Return `relu(norm(y) + shortcut(x))`, where `y` is the output of the block's last convolution."""
     skip = None if block.shortcut == "none" else shortcut(block, x, y.shape, train)
     if not drops_paths(block.drop_path_rate):
         return norm_relu(norm, y, train, residual=skip)
@@ -80,7 +86,7 @@ def add_shortcut(block: BasicBlock | Bottleneck, x: jax.Array, y: jax.Array, nor
 
 
 def shortcut(block: BasicBlock | Bottleneck, x: jax.Array, shape: tuple[int, ...], train: bool) -> jax.Array:
-    """Return `x` if it has the shape of the block's output, else the option of section 3.3."""
+    """Return `x` if its shape is `shape`, else the result of the shortcut option A or B (section 3.3)."""
     if x.shape == shape:
         return x
     if block.shortcut == "A":
@@ -92,16 +98,20 @@ def shortcut(block: BasicBlock | Bottleneck, x: jax.Array, shape: tuple[int, ...
 class ResNet(StagedClassifier, kw_only=True):
     """A stem, stages of residual blocks, and a classifier (table 1). `[N, H, W, C] -> [N, num_classes]`.
 
-    Fields, besides those of `StagedClassifier`:
+    `StagedClassifier` describes the other fields.
+
+    Fields:
       stage_sizes: blocks in each stage.
       block: constructor of a block, `BasicBlock` or `Bottleneck`.
-      width: `features` of the blocks in the first stage. Each later stage has twice as many, at half the size.
-      shortcut: where the shape changes, "A" pads with zeros and "B" projects. "none" makes a plain network.
-      drop_path_rate: rate of stochastic depth in the last block; see `linear_decay` for the others.
-      scan_blocks: compute equal blocks of a stage by one loop in the program; see `apply_residual_stages`.
+      width: `features` of the blocks in the first stage. Each later stage has twice as many features as the stage
+        before, at half the height and width.
+      shortcut: kind of shortcut in blocks that change the shape: "A" pads with zeros, and "B" projects. "none" removes
+        all shortcuts, which makes a plain network.
+      drop_path_rate: rate of stochastic depth in the last block; `linear_decay` gives the rates of earlier blocks.
+      scan_blocks: whether the program computes the equal blocks of a stage in one loop; see `apply_residual_stages`.
 
     Raises:
-      UsageError: an unknown shortcut.
+      UsageError: `shortcut` is unknown.
     """
 
     stage_sizes: tuple[int, ...]
@@ -125,11 +135,11 @@ class ResNet(StagedClassifier, kw_only=True):
         return self.logits(GlobalAvgPool()(x))
 
 
-# Section 4.2, for 32x32 images: three stages of n blocks make 6 n + 2 layers.
+# Section 4.2, for 32x32 images: a network with three stages of n blocks has 6 n + 2 layers.
 cifar = partial(ResNet, block=BasicBlock, num_classes=10, width=16, stem="cifar", shortcut="A")
 bottleneck_v1 = Partial(Bottleneck, stride_on_3x3=False)
 
-# Table 1. "_v1" marks the paper's own bottlenecks. A name without it is the variant to which published weights belong.
+# Table 1. "_v1" marks the paper's own bottlenecks. Published weights belong to the names without "_v1".
 MODELS = {
     "resnet18": partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock),
     "resnet34": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock),

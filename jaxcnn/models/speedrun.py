@@ -12,21 +12,21 @@ from jaxcnn.layers import GELU, BatchNorm, Conv, Dense, Flatten, MaxPool, Partia
 from jaxcnn.models._classifier import Classifier, Norm, recomputation
 from jaxcnn.models._stages import Remat, apply_block
 
-# Section 3.2: no scale, so that a network's size of signals stays that of its identity kernels.
+# Section 3.2: BN has no scale, so that signals keep the magnitude that the identity kernels give them.
 norm = Partial(BatchNorm, epsilon=1e-12, use_scale=False)
 fast_norm = Partial(BatchNorm, momentum=0.6, epsilon=1e-12, use_scale=False)
 
 
 class ConvBlock(nn.Module):
-    """3x3 convolutions, with max pooling behind the first one. `[N, H, W, C] -> [N, H // 2, W // 2, features]`.
+    """3x3 convolutions, with max pooling after the first convolution. `[N, H, W, C] -> [N, H // 2, W // 2, features]`.
 
-    Each convolution has a normalization and a GELU behind it.
+    A normalization and a GELU follow each convolution.
 
     Fields:
       features: output channels of each convolution.
       depth: number of convolutions.
-      residual: whether to add the output of the first convolution to that of the last one, in front of its GELU.
-      conv, norm: constructors of the layers.
+      residual: whether to add the output of the first GELU to the input of the last GELU.
+      conv, norm: constructors of the convolutions and of the normalizations.
     """
 
     features: int
@@ -49,26 +49,29 @@ class ConvBlock(nn.Module):
 
 
 class SpeedrunNet(Classifier, kw_only=True):
-    """A whitening convolution, blocks of 3x3 convolutions, and max pooling over what is left (section 3.1).
+    """A whitening convolution, blocks of 3x3 convolutions, and max pooling over all remaining positions (section 3.1).
 
     `[N, 32, 32, C] -> [N, num_classes]`. Any image size of at least 9 works with three blocks.
 
-    `whiten/kernel` is drawn at random as any other kernel. In the paper it is the whitening transformation of patches
-    of the training images, frozen: `Config(whiten="whiten/kernel", freeze="whiten/kernel")`, or
-    `jaxcnn.data.whitening.whitening_kernel`. It has a kernel for each direction of a patch, and one for its opposite.
+    By default, `whiten/kernel` is initialized at random, as other kernels are. In the paper, `whiten/kernel` is a
+    frozen whitening transformation of patches of the training images. To use the paper's kernel, train with
+    `Config(whiten="whiten/kernel", freeze="whiten/kernel")`, or call `jaxcnn.data.whitening.whitening_kernel`. The
+    whitening convolution has two output channels of opposite sign for each direction of a patch.
 
-    Fields, besides those of `Classifier`:
+    `Classifier` describes the other fields.
+
+    Fields:
       widths: output channels of each block.
       depth: convolutions in each block.
-      residual: whether blocks have a shortcut around all but their first convolution.
-      patch: height and width of the whitening convolution.
-      logit_scale: factor on the logits (section 3.1).
-      norm: normalization behind each convolution but the first; see `Norm`.
-      remat: blocks to recompute in the backward pass: True, a tuple of their numbers, or a size of activations to keep,
-        such as "1GB".
+      residual: whether each block has a shortcut around all its convolutions except the first.
+      patch: height and width of the kernels of the whitening convolution.
+      logit_scale: factor by which the logits are multiplied (section 3.1).
+      norm: constructor of the normalization after each convolution except the first; see `Norm`.
+      remat: blocks to recompute in the backward pass: True for all blocks, a tuple of block numbers from 1, or a budget
+        for the bytes of activations, such as "1GB".
 
     Raises:
-      UsageError: no block, a depth below 1, or a block in `remat` that is not there.
+      UsageError: `widths` is empty, `depth` is below 1, or `remat` contains a block that does not exist.
     """
 
     num_classes: int = 10
@@ -88,7 +91,9 @@ class SpeedrunNet(Classifier, kw_only=True):
     @nn.compact
     def __call__(self, x: Shaped[InputArray, "n h w c"], train: bool) -> Float[Array, "n classes"]:
         if not self.widths or self.depth < 1:
-            raise UsageError(f"speedrun needs a block and a depth of at least 1, got {self.widths} and {self.depth}")
+            raise UsageError(
+                f"speedrun needs at least one width and a depth >= 1, got widths={self.widths} and depth={self.depth}"
+            )
         remat = recomputation(self, x, train, stages=range(1, len(self.widths) + 1))
         conv = Partial(Conv, use_bias=False, kernel_init=initializers.dirac, **self.policy)
         directions = 2 * self.patch**2 * x.shape[-1]
@@ -116,8 +121,8 @@ class SpeedrunNet(Classifier, kw_only=True):
         return self.logit_scale * head(x)
 
 
-# Section 4, and for 96 % the author's later code: the last GELU behind the shortcut, and the usual momentum of the
-# running statistics.
+# Section 4. "speedrun96" follows the author's later code: the last GELU comes after the addition of the shortcut, and
+# the running statistics have the usual momentum.
 MODELS = {
     "speedrun": SpeedrunNet,
     "speedrun96": partial(SpeedrunNet, widths=(128, 512, 512), depth=3, residual=True, norm=norm),

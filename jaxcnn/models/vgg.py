@@ -21,7 +21,7 @@ from jaxcnn.layers import (
 from jaxcnn.models._classifier import Norm, StagedClassifier
 from jaxcnn.models._stages import apply_block
 
-# Table 1: the kernel sizes in front of each of the five poolings. All columns have the same widths.
+# Table 1: the kernel sizes before each of the five poolings. All columns of the table have the same widths.
 COLUMN_A = ((3,), (3,), (3, 3), (3, 3), (3, 3))
 COLUMN_B = ((3, 3), (3, 3), (3, 3), (3, 3), (3, 3))
 COLUMN_C = ((3, 3), (3, 3), (3, 3, 1), (3, 3, 1), (3, 3, 1))
@@ -30,14 +30,15 @@ COLUMN_E = ((3, 3), (3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3))
 WIDTHS = (64, 128, 256, 512, 512)
 
 POSITIONS = 7
-"""Rows and columns in front of the first fully connected layer for images of 224x224."""
+"""Height and width of the feature maps before the first fully connected layer, for images of 224x224."""
 
 
 class ConvStack(nn.Module):
-    """Convolutions with a normalization (if any) and a ReLU behind each. `[N, H, W, C] -> [N, H, W, width]`.
+    """Convolutions, each followed by a normalization (if any) and a ReLU. `[N, H, W, C] -> [N, H, W, width]`.
 
-    There is a convolution of `width` channels for each size in `kernels`. `conv` and `norm` are constructors. Layers
-    are named `conv{number}_{layer}` and `norm{number}_{layer}`, where `number` counts stacks from 1.
+    `kernels` contains one kernel size for each convolution. Each convolution has `width` output channels. `conv` and
+    `norm` are constructors of layers. Layers are named `conv{number}_{layer}` and `norm{number}_{layer}`, where
+    `number` counts the stacks from 1, and `layer` counts the convolutions of a stack from 1.
     """
 
     number: int
@@ -58,22 +59,25 @@ class ConvStack(nn.Module):
 class VGG(StagedClassifier, kw_only=True):
     """Five stacks of 3x3 convolutions, each followed by max pooling, and three fully connected layers (table 1).
 
-    `[N, 224, 224, C] -> [N, num_classes]`. Any image size of at least 32 works. The first fully connected layer has an
-    input for each position that remains, 7x7 at 224, so that its weights belong to one image size. With `adaptive`,
-    weights for 224x224 work at every size. Kernels start with He's variance. With the paper's standard
-    deviation of 0.01, deep columns train only if their first layers come from a trained shallow one.
+    `[N, 224, 224, C] -> [N, num_classes]`. Any image size of at least 32 works. The first fully connected layer has
+    inputs for every position of the last feature maps, such as 7x7 for images of 224x224. Therefore, the weights of
+    this layer fit one image size only. If `adaptive` is true, weights for 224x224 work at every image size. Kernels are
+    initialized with He's variance. With the paper's standard deviation of 0.01, deep networks train only if their first
+    layers come from a trained shallow network.
 
-    Fields, besides those of `StagedClassifier`, whose `remat` takes the numbers of stacks:
-      column: the kernel sizes of each stack, a column of table 1.
+    `StagedClassifier` describes the other fields. The stage numbers in `remat` are the numbers of stacks, from 1.
+
+    Fields:
+      column: kernel sizes of each stack: a column of table 1.
       widths: output channels of each stack.
       adaptive: whether to average the last feature maps to 7x7 positions, as torchvision does.
       hidden, dropout_rate: width and dropout rate of the two hidden fully connected layers (section 3.1).
-      stem: "cifar" replaces the last pooling and the hidden layers, which hold most of the parameters, by global
-        average pooling.
-      norm: normalization behind each convolution; None, as in the paper, for none.
+      stem: "cifar" replaces the last pooling and the hidden layers by global average pooling. The hidden layers contain
+        most of the parameters.
+      norm: constructor of the normalization after each convolution. None, as in the paper, uses no normalization.
 
     Raises:
-      UsageError: the weights of the first fully connected layer are for another image size.
+      UsageError: the weights of the first fully connected layer do not fit the size of the images.
     """
 
     column: tuple[tuple[int, ...], ...]
@@ -92,7 +96,7 @@ class VGG(StagedClassifier, kw_only=True):
 
         for number, (kernels, width) in enumerate(zip(self.column, self.widths, strict=True), start=1):
             stack = ConvStack(number, kernels, width, conv, norm)
-            nn.share_scope(self, stack)  # its parameters are the model's own: "conv1_1"
+            nn.share_scope(self, stack)  # parameters are named "conv1_1", without the name of the stack
             x = apply_block(stack, x, train, number, remat, materialize=False)
             if self.stem == "imagenet" or number < len(self.column):
                 x = MaxPool(2, name=f"pool{number}")(x)

@@ -18,12 +18,13 @@ from jaxcnn.train import Trained
 Item = TypeVar("Item")
 
 BATCH = 64
-"""Images per call of the network."""
+"""Number of images in one forward pass of the network."""
 
 CHUNK = 16
-"""Images that a thread decodes at a time. Each thread has two chunks ahead of the network."""
+"""Number of images that a thread decodes at a time. At most two chunks per thread wait for the network."""
 
 DEFAULT_TOP = 5
+"""Default number of classes that are returned for each image."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,10 @@ class Prediction:
 
     Attributes:
       image: path of the file.
-      classes: class names with probabilities, the most probable first.
-      label: class name that a folder of the image has, in a tree of class folders; else None.
-      rank: position of `label` among all classes, from 1 for the most probable; else None.
+      classes: pairs of a class name and its probability, the most probable class first.
+      label: the true class: the name of the closest parent folder of the image whose name is also a class name. None if
+        there is no such folder.
+      rank: position of `label` among all classes, from 1 for the most probable class; None if `label` is None.
     """
 
     image: Path
@@ -45,13 +47,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Failure:
-    """A file without a prediction.
+    """A file that was not classified because it could not be read as an image.
 
     Attributes:
       path: path of the file.
-      reason: why it was not read.
-      is_image: whether the file is meant to be an image: it was given itself, or its content or name is that of an
-        image. Other files of a folder are not errors.
+      reason: why the file could not be read.
+      is_image: whether the file was expected to be an image. True if the caller gave the path of this file, or if its
+        content or suffix belongs to an image format. If False, the file was found in a folder and can be skipped.
     """
 
     path: Path
@@ -65,7 +67,7 @@ def classify(trained: Trained, images: Sequence[Path], top: int | None = None) -
     Args:
       trained: a trained network, from `jaxcnn.train.load_run`.
       images: paths of the files.
-      top: number of classes to return for each image. Default: 5, or all if there are fewer.
+      top: number of classes to return for each image. Default: 5, or all classes if there are fewer than 5.
 
     Raises:
       UsageError: if an image cannot be read, or `top` is not between 1 and the number of classes.
@@ -81,14 +83,15 @@ def classify(trained: Trained, images: Sequence[Path], top: int | None = None) -
 def classify_files(
     trained: Trained, files: Iterable[Candidate], top: int | None = None
 ) -> Iterator[Prediction | Failure]:
-    """Yield the prediction of each file, or why there is none, in the order of the files.
+    """Yield a `Prediction` or a `Failure` for each file, in the order of the files.
 
-    Files are decoded by threads ahead of the network. Memory for a few batches is used, however many files there are.
+    Threads decode the next images while the network computes. At most a few batches are in memory, for any number of
+    files.
 
     Args:
-      trained: a trained network.
-      files: files to classify; a `Search`, for example.
-      top: as for `classify`.
+      trained: a trained network, from `jaxcnn.train.load_run`.
+      files: the files to classify, as `Candidate`s, such as a `Search`.
+      top: number of classes to return for each image. Default: 5, or all classes if there are fewer than 5.
 
     Raises:
       UsageError: if `top` is not between 1 and the number of classes.
@@ -102,7 +105,7 @@ def classify_files(
     size = 0
     for group in _grouped(results, BATCH):
         decoded = [image for _, image in group if isinstance(image, np.ndarray)]
-        # All batches have the size of the first, so that one program is compiled.
+        # All batches are padded to the size of the first batch, so that JAX compiles one program only.
         size = size or (BATCH if len(group) == BATCH else len(decoded))
         rows = iter(trained.predict_batch(np.stack(decoded), size) if decoded else ())
         for file, image in group:
@@ -110,22 +113,22 @@ def classify_files(
 
 
 def check_top(top: int | None, classes: int) -> int:
-    """Return the number of classes to show.
+    """Return the number of classes to show for each image: `top`, or a default if `top` is None.
 
     Raises:
-      UsageError: if it is not between 1 and the number of classes.
+      UsageError: if `top` is not between 1 and `classes`, the number of classes of the network.
     """
     if top is None:
         return min(DEFAULT_TOP, classes)
     if top < 1:
         raise UsageError(f"top must be at least 1, got {top}")
     if top > classes:
-        raise UsageError(f"top must be at most the {classes} classes of the network, got {top}")
+        raise UsageError(f"top must be at most {classes}, the number of classes of the network, got {top}")
     return top
 
 
 def _grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield lists of `size` items; the last one may be shorter."""
+    """Yield lists of `size` items; the last list may be shorter."""
     iterator = iter(items)
     while group := list(itertools.islice(iterator, size)):
         yield group

@@ -1,4 +1,4 @@
-"""Read image files in the shape that a model takes."""
+"""Read image files as arrays of the shape that a model accepts."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from jaxcnn.train.runtime.preprocessing import Preprocessing
 
 
 def read_image(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
-    """Return an image file as uint8 `[H, W, C]`, with the pixels that training sees.
+    """Read an image file, resize and crop it as in training, and return the pixels as uint8 `[H, W, C]`.
 
     Args:
-      path: the file.
-      preprocessing: from image files to pixels.
+      path: path of the image file.
+      preprocessing: the preprocessing of the trained model, such as `trained.preprocessing`.
 
     Raises:
-      UsageError: if the file cannot be read, or is not an image that the model takes. The message names the file.
+      UsageError: if the file cannot be read, or is not an image that the model accepts. The message names the file.
     """
     try:
         return decode_file(path, preprocessing)
@@ -28,11 +28,11 @@ def read_image(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h
 
 
 def decode_file(path: Path, preprocessing: Preprocessing) -> UInt8[np.ndarray, "h w c"]:
-    """Return an image file as uint8 `[H, W, C]`.
+    """Read an image file, resize and crop it, and return the pixels as uint8 `[H, W, C]`.
 
     Raises:
       NotAnImageError: if the file is empty, too large, or not an image.
-      ValueError: if the image is damaged, or is not one that the model takes.
+      ValueError: if the image is damaged, or the model does not accept such an image.
       OSError: if the file cannot be read.
     """
     size = path.stat().st_size

@@ -26,9 +26,9 @@ class Candidate:
     root: Path | None = None
 
     def label(self, class_names: Sequence[str]) -> str | None:
-        """Return the class name that the closest folder above the file has, or None.
+        """Return the name of the closest parent folder of the file whose name is a class name, or None.
 
-        Only folders in the searched tree, including the given one, are considered.
+        Only `root` and the folders below `root` are considered.
 
         >>> Candidate(Path("test/cat/sub/1.png"), Path("test")).label(["cat", "dog"])
         'cat'
@@ -45,17 +45,18 @@ class Candidate:
 
 
 class Search:
-    """The files in the given paths, found as they are iterated over: sorted by name within each folder.
+    """Iterate over the given files and the files in the given folders. Files are sorted by name within each folder.
 
-    Hidden files and folders, whose names begin with a dot, and folders that systems add, are left out.
+    Hidden files and folders, whose names begin with a dot, are left out. Folders that operating systems add, such as
+    `__MACOSX`, are also left out.
 
     Args:
-      paths: files, and folders to search at any depth.
+      paths: paths of image files, and of folders to search at any depth.
 
     Attributes:
-      paths: the given paths.
-      hidden: number of hidden files left out so far.
-      unreadable: folders that could not be read so far, with the reason.
+      paths: the given paths, with `~` expanded.
+      hidden: number of hidden files that were left out so far.
+      unreadable: pairs (folder that could not be read, reason), for the folders that were visited so far.
 
     Raises:
       UsageError: if no path is given, or a path does not exist.
@@ -76,7 +77,7 @@ class Search:
                 yield Candidate(path)
 
     def _inside(self, folder: Path, root: Path, seen: set[tuple[int, int]]) -> Iterator[Candidate]:
-        """Yield the files in a folder of the tree below `root`. Each folder is read once: links can form loops."""
+        """Yield the files in a folder of the tree below `root`. Read each folder once, because links can form loops."""
         try:
             status = folder.stat()
             with os.scandir(folder) as scanned:
@@ -97,14 +98,14 @@ class Search:
             elif is_folder:
                 yield from self._inside(folder / entry.name, root, seen)
             elif os.path.isfile(entry.path) or not os.path.exists(entry.path):
-                # Not a pipe or a device. A broken link is reported when it is read.
+                # Pipes and devices are left out. A broken link is kept, so that reading it reports an error.
                 yield Candidate(folder / entry.name, root)
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
     """Return the given image files, and the image files in the given folders, at any depth.
 
-    Files in folders are judged by their content; see also `has_image_name`.
+    A file in a folder is an image file if its suffix or its content belongs to an image format.
 
     Raises:
       UsageError: if a path does not exist, or no image is found.
@@ -126,14 +127,17 @@ def no_images(paths: Sequence[str | Path]) -> UsageError:
 
 
 def has_image_name(path: Path) -> bool:
-    """Return whether a file has the suffix of an image format, so that one that cannot be read is damaged."""
+    """Return whether a file has the suffix of an image format.
+
+    If a file with such a suffix cannot be read as an image, the file is damaged.
+    """
     return path.suffix.lower() in image_suffixes()
 
 
 def _has_image_content(path: Path) -> bool:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about large images, and about damage
+            warnings.simplefilter("ignore")  # Pillow warns about large images and about damaged files
             with Image.open(path, formats=decode.readable_formats()):
                 return True
     except Exception:  # Pillow's formats have no common exception type
@@ -144,18 +148,22 @@ def _existing(path: str | Path) -> Path:
     """Return a path with the home directory in place of "~".
 
     Raises:
-      UsageError: if it is neither a file nor a folder.
+      UsageError: if the path is neither a file nor a folder, or is a folder of the operating system.
     """
     try:
         found = Path(path).expanduser()
     except RuntimeError:  # the home directory of an unknown user
         found = Path(path)
-    # os.path answers False to impossible names, for which `Path.exists` raises.
+    # For impossible names, functions of `os.path` return False, while `Path.exists` raises an error.
     shown = printable(shortened(path))
     if not os.path.lexists(found):
         raise UsageError(f"image does not exist: {shown}. Pass image files or folders of image files.")
     if os.path.isdir(found) and is_in_kernel_folder(found):
-        raise UsageError(f"a folder of the operating system: {shown}. Pass image files or folders of image files.")
+        raise UsageError(
+            f"cannot search a folder of the operating system: {shown}. Pass image files or folders of image files."
+        )
     if not os.path.isdir(found) and not os.path.isfile(found):
-        raise UsageError(f"neither a file nor a folder: {shown}. Pass image files or folders of image files.")
+        raise UsageError(
+            f"image path is neither a file nor a folder: {shown}. Pass image files or folders of image files."
+        )
     return found

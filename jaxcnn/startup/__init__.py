@@ -1,7 +1,7 @@
 """Process-wide settings that make training faster, set by one call before JAX starts.
 
-A library must not change its process, so importing and using jaxcnn sets none of them. The command line calls `settle`,
-and so can a program of your own:
+Importing or using jaxcnn changes no process-wide setting. The command line calls `settle`, and your own program can
+call it, too:
 
     import jaxcnn
     print(jaxcnn.startup.settle())  # before the first JAX computation
@@ -32,31 +32,32 @@ __all__ = ["Settings", "settle", "settled"]
 OFF = ("0", "false", "off")
 
 MEMORY_SWITCH = "JAXCNN_KEEP_MEMORY"
-"""Environment variable that, set to 0, lets `malloc` return freed memory to the system."""
+"""Environment variable. If set to 0, `malloc` may return freed memory to the operating system."""
 
 MALLOC_OPTIONS = ((-8, 1), (-4, 0), (-1, -1))
 """Options of glibc's `mallopt`: one arena (M_ARENA_MAX), no mmap (M_MMAP_MAX), never trim (M_TRIM_THRESHOLD)."""
 
 XLA_SWITCH = "JAXCNN_XLA_OPTIONS"
-"""Environment variable that, set to 0, leaves `XLA_FLAGS` unchanged."""
+"""Environment variable. If set to 0, `settle` does not add the options for oneDNN to `XLA_FLAGS`."""
 
 XLA_OPTIONS = (
     "--xla_cpu_experimental_onednn_custom_call=true",
     "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution",
 )
-"""Options with which XLA computes a convolution and its input gradient by the oneDNN inside jaxlib."""
+"""XLA options with which XLA calls the oneDNN library inside jaxlib for a convolution and its input gradient."""
 
 SMALLEST_BATCH_TO_KEEP_MEMORY, SMALLEST_BATCH_FOR_OPTIONS = 2**18, 2**12
-"""Number of values in a batch of images below which freed memory and XLA's options are left alone.
+"""Smallest batches, in values (`N * H * W * C`), for which `settle` keeps freed memory and adds the XLA options.
 
-A step on a smaller batch allocates little, and threads that share one arena wait for each other: LeNet-5's step on one
-image took 0.7 ms instead of 0.4 ms. oneDNN's calls cost such a step more than they save.
+A step on a smaller batch allocates little memory, and threads that share one arena of `malloc` wait for each other.
+With a single arena, the step of LeNet-5 on one image took 0.7 ms instead of 0.4 ms. In a step on a small batch, calls
+of oneDNN cost more time than they save.
 """
 
 TRIAL_SECONDS = 60.0
-"""Time limit for the child process that tries the XLA options."""
+"""Time limit in seconds for the child process that tries the XLA options."""
 
-# Prints whether XLA replaces a small convolution by a call of oneDNN. jaxlib aborts on an option that it does not know.
+# This program prints whether XLA replaces a small convolution by a call of oneDNN. jaxlib aborts on an unknown option.
 _TRIAL = """
 import jax, jax.numpy as jnp
 layout = ("NHWC", "HWIO", "NHWC")
@@ -68,15 +69,16 @@ print("__onednn$convolution" in compiled.as_text())
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that `settle` made, and the reasons for those that it did not make. Prints as one line.
+    """The settings that `settle` changed, and why it left other settings unchanged. `str()` returns one line.
 
     Attributes:
       keeps_freed_memory: whether `malloc` keeps freed memory for later allocations.
-      xla_options: options that were added to `XLA_FLAGS`.
-      compilation_cache: folder in which JAX stores compiled programs, if `settle` chose it.
-      left_alone: pairs of a setting's name and the reason why it was not made.
-      is_late: whether JAX had created its devices before freed memory was kept, so that a part is still returned.
-      xla_preset: name of the preset whose flags are in `XLA_FLAGS`, if one was asked for.
+      xla_options: options that `settle` added to `XLA_FLAGS`.
+      compilation_cache: folder in which JAX stores compiled programs; None if `settle` did not set the folder.
+      left_alone: pairs of the name of a setting and the reason why `settle` left the setting unchanged.
+      is_late: whether JAX had created its devices before `settle` was called. After a late call, `malloc` still returns
+        a part of the freed memory to the operating system.
+      xla_preset: name of the preset whose flags are in `XLA_FLAGS`; None if no preset was chosen.
 
     >>> settings = Settings(True, (), None, (("XLA options", "the batch is small"), ("compilation cache", "it is set")))
     >>> print(settings)
@@ -99,39 +101,44 @@ class Settings:
         reasons = dict(self.left_alone)
         parts = [f"{name}: {value or f'unchanged ({reasons[name]})'}" for name, value in made.items()]
         if self.is_late and self.keeps_freed_memory:
-            parts[0] += " from now on (JAX has already started: memory that its threads hold stays as it is)"
+            parts[0] += " from now on (JAX has already started: memory that its threads hold is not affected)"
         if self.xla_preset is not None:
             parts.append(f"XLA preset: {self.xla_preset}")
         return "; ".join(parts)
 
 
-# What this process was set to. It cannot be read back from the C library.
+# The result of the last call of `settle`. The options of `malloc` cannot be read back from the C library.
 _settings: Settings | None = None
 
 
 def settle(batch_values: int | None = None, xla_preset: str | None = None) -> Settings:
-    """Make the settings of this process, and return them. Call this function before JAX starts.
+    """Make training in this process faster by changing process-wide settings. Call this function before JAX starts.
 
-    - Freed memory is kept. On Linux, XLA allocates the memory of a step anew at every call, and the system fills each
-      page with zeros first: that is a tenth (ResNet-50) to a quarter (ResNet-20) of a training step. The process's
-      memory stays at its peak, which is somewhat higher.
-    - XLA's options for oneDNN are added to `XLA_FLAGS` where jaxlib has them. A child process tries them once, which
-      takes about a second; the answer is cached.
-    - Compiled programs are stored for the next process, unless these options are used: JAX cannot serialize programs
-      that call oneDNN.
-    - The flags of a preset of XLA's options for GPUs are added to `XLA_FLAGS`, if one is asked for.
+    - `malloc` keeps freed memory for later allocations. Otherwise, on Linux, XLA allocates the memory of a step anew at
+      every call, and the system first fills each page with zeros. This work takes a tenth (ResNet-50) to a quarter
+      (ResNet-20) of the time of a training step. In return, the memory of the process stays at its peak, which becomes
+      somewhat higher.
+    - XLA's options for oneDNN are added to `XLA_FLAGS` if jaxlib supports them. A child process tries the options once,
+      which takes about a second, and the answer is cached.
+    - JAX's compilation cache is turned on, so that the next process loads compiled programs. The cache is not turned on
+      together with the options for oneDNN, because JAX cannot serialize programs that call oneDNN.
+    - If a preset of XLA's options for GPUs is chosen, its flags are added to `XLA_FLAGS`.
 
-    Settings of the user are never changed. Each setting has an environment variable to disable it:
+    Settings that the user has made are never changed. Each setting has an environment variable that disables it:
     `JAXCNN_KEEP_MEMORY=0`, `JAXCNN_XLA_OPTIONS=0`, and JAX's own `JAX_ENABLE_COMPILATION_CACHE=false`.
 
     Args:
-      batch_values: number of values in a batch of images, `N H W C`, if known. Small batches gain nothing from the
-        first two settings, which are then left alone.
-      xla_preset: name of a preset (`jaxcnn.startup.presets`). Default: that of `JAXCNN_XLA_PRESET`, or none.
+      batch_values: number of values in a batch of images, `N * H * W * C`, if known. Small batches gain nothing from
+        keeping freed memory and from oneDNN, so these two settings then stay unchanged.
+      xla_preset: name of a preset in `jaxcnn.startup.presets`. Default: the preset that the environment variable
+        `JAXCNN_XLA_PRESET` names, or no preset if this variable is not set.
+
+    Returns:
+      The settings of the process.
 
     Raises:
-      UsageError: if there is no such preset, if the installed XLA does not have its flags, or if JAX has already
-        started without them.
+      UsageError: if there is no preset of this name, if the installed XLA does not have the flags of the preset, or if
+        JAX has already started without the flags of the preset.
     """
     global _settings
     preset = xla_preset or os.environ.get(presets.VARIABLE) or None
@@ -171,7 +178,9 @@ def _use_preset(name: str) -> None:
     """Add the flags of a preset to `XLA_FLAGS`."""
     flags = presets.flags_of(name, os.environ)
     if flags and _jax_has_started():
-        raise UsageError(f"XLA preset {name!r} comes too late: JAX has already started. Call settle before it.")
+        raise UsageError(
+            f"XLA preset {name!r} cannot be set: JAX has already started. Call settle() before JAX starts."
+        )
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
 
 
@@ -191,23 +200,23 @@ def keeps_freed_memory() -> bool:
 
 
 def advice(batch_values: int, device_platform: str) -> str | None:
-    """Return one line on what a run loses because `settle` was not called, or None if it loses nothing.
+    """Return one line that advises the user to call `settle`, or None if the call would not make the run faster.
 
     Args:
       batch_values: number of values in a batch of images.
-      device_platform: where the run computes: "cpu", "gpu" or "tpu".
+      device_platform: platform of the devices of the run: "cpu", "gpu" or "tpu".
     """
     if device_platform != "cpu" or _settings is not None or _why_not_keep_memory(os.environ, batch_values) is not None:
         return None
-    # The figures are those of benchmarks/README.md, "Memory that a step takes, on a CPU".
+    # Source of the numbers: benchmarks/README.md, "Memory that a step takes, on a CPU".
     return (
-        "For faster CPU steps call jaxcnn.startup.settle() before JAX starts: without it, steps take 1.10x (ResNet-50) "
-        "to 1.35x (ResNet-20) the time."
+        "For faster CPU steps, call jaxcnn.startup.settle() before JAX starts. Without this call, steps take "
+        "1.10x (ResNet-50) to 1.35x (ResNet-20) as long."
     )
 
 
 def _why_not_keep_memory(environment: Mapping[str, str], batch_values: int | None) -> str | None:
-    """Return why freed memory is left to the system, or None if it is to be kept.
+    """Return why `settle` does not make `malloc` keep freed memory, or None if `settle` does so.
 
     >>> _why_not_keep_memory({}, batch_values=784)
     'the batch is small'
@@ -227,13 +236,16 @@ def _why_not_keep_memory(environment: Mapping[str, str], batch_values: int | Non
 
 
 def _keep_freed_memory() -> bool:
-    """Make glibc's `malloc` keep freed memory; return whether it accepted."""
+    """Make glibc's `malloc` keep freed memory, and return whether glibc accepted all options."""
     libc = ctypes.CDLL(None)
     return all(libc.mallopt(option, value) for option, value in MALLOC_OPTIONS)
 
 
 def _why_not_xla_options(environment: Mapping[str, str], batch_values: int | None) -> str | None:
-    """Return why `XLA_FLAGS` stays as it is, or None if options are to be added. Tries the options last: it is slow."""
+    """Return why `settle` does not add the options for oneDNN to `XLA_FLAGS`, or None if `settle` adds them.
+
+    The slow test, which tries the options in a child process, comes last.
+    """
     if batch_values is not None and batch_values < SMALLEST_BATCH_FOR_OPTIONS:
         return "the batch is small"
     if environment.get(XLA_SWITCH, "1").lower() in OFF:
@@ -243,19 +255,19 @@ def _why_not_xla_options(environment: Mapping[str, str], batch_values: int | Non
     if not _missing_options(environment.get("XLA_FLAGS", "")):
         return "XLA_FLAGS sets them already"
     if _jax_has_started():
-        return "JAX has already started, and reads XLA_FLAGS only then"
+        return "JAX has already started, and reads XLA_FLAGS only when it starts"
     if not options_work(XLA_OPTIONS, environment):
         return f"jaxlib {metadata.version('jaxlib')} does not use them"
     return None
 
 
 def _missing_options(xla_flags: str) -> tuple[str, ...]:
-    """Return the options whose names are not in `XLA_FLAGS`: a value that the user chose stays."""
+    """Return the options whose names are not in `XLA_FLAGS` yet, so that values which the user chose stay."""
     return tuple(option for option in XLA_OPTIONS if option.split("=")[0] not in xla_flags)
 
 
 def _has_onednn() -> bool:
-    """Return whether `pip install 'jaxcnn[cpu]'` installed a oneDNN that jaxcnn calls for convolutions."""
+    """Return whether the oneDNN library of `pip install 'jaxcnn[cpu]'` is installed and computes convolutions."""
     if kernels.selected() == "xla":
         return False
     try:
@@ -265,15 +277,18 @@ def _has_onednn() -> bool:
 
 
 def _why_not_compilation_cache(environment: Mapping[str, str]) -> str | None:
-    """Return why JAX's compilation cache stays as it is, or None if its folder is to be set. Creates the folder."""
+    """Return why `settle` does not set the folder of JAX's compilation cache, or None if `settle` sets the folder.
+
+    This function creates the folder if it does not exist.
+    """
     if environment.get("JAX_ENABLE_COMPILATION_CACHE") in ("0", "false"):
         return "JAX_ENABLE_COMPILATION_CACHE disables it"
     if "JAX_COMPILATION_CACHE_DIR" in environment:
         return "JAX_COMPILATION_CACHE_DIR is set"
     if jax.config.values["jax_compilation_cache_dir"]:
-        return f"it is {jax.config.values['jax_compilation_cache_dir']} already"
+        return f"its folder is already {jax.config.values['jax_compilation_cache_dir']}"
     if any(option in environment.get("XLA_FLAGS", "") for option in XLA_OPTIONS):
-        # Serializing such a program ends in a warning (std::bad_alloc).
+        # JAX warns (std::bad_alloc) when it serializes a program that calls oneDNN.
         return "programs that call XLA's oneDNN cannot be stored"
     if _jax_has_started():
         return "JAX has already started, and may have compiled without a cache"
@@ -286,28 +301,32 @@ def _why_not_compilation_cache(environment: Mapping[str, str]) -> str | None:
 
 
 def _cache_folder(environment: Mapping[str, str]) -> Path:
-    """Return the user's folder for what jaxcnn caches. Raise `RuntimeError` if the user has no home directory."""
+    """Return the folder of jaxcnn's caches, such as `~/.cache/jaxcnn`.
+
+    Raises:
+      RuntimeError: if the user has no home directory.
+    """
     return Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcnn"
 
 
 def _jax_has_started() -> bool:
     """Return whether JAX has created its devices."""
-    from jax._src import xla_bridge  # JAX has no public function for it
+    from jax._src import xla_bridge  # JAX has no public function for this question
 
     return xla_bridge.backends_are_initialized()
 
 
 def options_work(options: tuple[str, ...], environment: Mapping[str, str]) -> bool:
-    """Return whether the installed jaxlib knows these XLA options, and computes a convolution by oneDNN with them.
+    """Return whether the installed jaxlib accepts these XLA options, and then computes a convolution with oneDNN.
 
-    jaxlib 0.10.2 knows them without using them. An unknown option in `XLA_FLAGS` ends the process, so a child process
-    tries them. Its answer is cached for this version of jaxlib and Python.
+    jaxlib 0.10.2 accepts the options but does not use oneDNN. An unknown option in `XLA_FLAGS` ends the process, so a
+    child process tries the options. The answer of the child process is cached for this version of jaxlib and Python.
     """
     path = _answer_file(options, environment)
     if path is not None:
         try:
             cached = json.loads(path.read_text())
-        except (OSError, ValueError):  # no answer yet, or a damaged one
+        except (OSError, ValueError):  # the file does not exist or is damaged
             cached = None
         if isinstance(cached, bool):
             return cached
@@ -318,7 +337,7 @@ def options_work(options: tuple[str, ...], environment: Mapping[str, str]) -> bo
 
 
 def _answer_file(options: tuple[str, ...], environment: Mapping[str, str]) -> Path | None:
-    """Return the file of a trial's cached answer, or None if the user has no home directory."""
+    """Return the path of the file that caches the answer of `_try_options`, or None if there is no home directory."""
     parts = [metadata.version("jaxlib"), sys.version, *options]
     key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
     try:
@@ -328,7 +347,7 @@ def _answer_file(options: tuple[str, ...], environment: Mapping[str, str]) -> Pa
 
 
 def _try_options(options: tuple[str, ...], environment: Mapping[str, str]) -> bool | None:
-    """Return whether a child process uses oneDNN with the options, or None if it gave no answer."""
+    """Return whether XLA uses oneDNN in a child process with these options, or None if the child gave no answer."""
     child = {
         **environment,
         "XLA_FLAGS": " ".join(options),
@@ -351,12 +370,13 @@ def _try_options(options: tuple[str, ...], environment: Mapping[str, str]) -> bo
         return None
     if run.returncode == 0:
         return run.stdout.strip() == "True"
-    # jaxlib ends the process with 1 or by abort. A process that something else killed says nothing about the options.
+    # On an unknown option, jaxlib ends the process with status 1 or by SIGABRT. Any other failure of the process says
+    # nothing about the options.
     return False if run.returncode in (1, -signal.SIGABRT) else None
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a small file in one step, or not at all if the folder cannot be written."""
+    """Write a small file atomically. Do nothing if the folder cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:

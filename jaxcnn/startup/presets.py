@@ -1,6 +1,6 @@
-"""Named sets of XLA's options for GPUs. All are off unless the user asks for one: none has been measured on a GPU yet.
+"""Named sets of XLA's options for GPUs. All presets are off by default, because no preset has been measured on a GPU.
 
-The effects are those of XLA's own descriptions of its flags (`xla/debug_options_flags.cc`).
+The text of each effect follows XLA's own description of the flag in `xla/debug_options_flags.cc`.
 """
 
 import importlib.util
@@ -17,13 +17,13 @@ from pathlib import Path
 from jaxcnn.errors import UsageError, unknown_name
 
 VARIABLE = "JAXCNN_XLA_PRESET"
-"""Environment variable with the name of the preset to use, if the command line names none."""
+"""Environment variable with the name of the preset to use if `--xla-preset` is not given."""
 
 PLUGINS = ("xla_cuda13", "xla_cuda12", "xla_rocm7", "xla_rocm60")
-"""Modules in `jax_plugins` that contain XLA for GPUs. Each parses `XLA_FLAGS` by itself, as jaxlib does."""
+"""Modules in `jax_plugins` that contain XLA for GPUs. jaxlib and each of these modules parse `XLA_FLAGS` separately."""
 
 CHECK_SECONDS = 60.0
-"""Time limit for the child process that checks flags."""
+"""Time limit in seconds for the child process that checks flags."""
 
 # An unknown flag, or a value that cannot be parsed, ends the process.
 _CHECK = "import jax; jax.local_devices(backend='cpu')"
@@ -34,8 +34,8 @@ class Preset:
     """A set of XLA's flags.
 
     Attributes:
-      flags: in the form `--NAME=VALUE`.
-      effect: what XLA does with them, in one sentence.
+      flags: flags of XLA in the form `--NAME=VALUE`.
+      effect: one sentence that says what XLA does with these flags.
     """
 
     flags: tuple[str, ...]
@@ -61,11 +61,11 @@ PRESETS: dict[str, Preset] = {
     ),
     "no-command-buffers": Preset(
         ("--xla_gpu_enable_command_buffer=",),
-        "Launches every kernel by itself, without CUDA graphs.",
+        "Launches every kernel separately, without CUDA graphs.",
     ),
     "no-triton-gemm": Preset(
         ("--xla_gpu_enable_triton_gemm=false",),
-        "Computes matrix products by cuBLAS alone.",
+        "Computes all matrix products with cuBLAS.",
     ),
     "triton-gemm-any": Preset(
         ("--xla_gpu_triton_gemm_any=true",),
@@ -83,14 +83,14 @@ PRESETS: dict[str, Preset] = {
 
 
 def flags_of(name: str, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the flags of a preset that `XLA_FLAGS` does not set yet: a value that the user chose stays.
+    """Return the flags of a preset that `XLA_FLAGS` does not set yet, so that values which the user chose stay.
 
     Args:
-      name: of the preset.
-      environment: environment variables.
+      name: name of the preset, such as "nhwc".
+      environment: environment variables by name, such as `os.environ`.
 
     Raises:
-      UsageError: if there is no such preset, or if the installed XLA does not have one of its flags.
+      UsageError: if there is no preset of this name, or if the installed XLA lacks one of its flags.
     """
     if name not in PRESETS:
         raise unknown_name("XLA preset", name, PRESETS)
@@ -103,11 +103,11 @@ def flags_of(name: str, environment: Mapping[str, str]) -> tuple[str, ...]:
 def check_flags(name: str, flags: Sequence[str], environment: Mapping[str, str]) -> None:
     """Check that the installed XLA has the flags of a preset.
 
-    A child process starts JAX on a CPU with them. The library of a GPU plugin, which cannot start without a GPU, is
-    searched for their names.
+    A child process starts JAX on a CPU with the flags. A GPU plugin cannot start without a GPU, so its library file is
+    searched for the names of the flags.
 
     Raises:
-      UsageError: if it does not have one of them, which would end the process when JAX starts.
+      UsageError: if XLA lacks one of the flags. An unknown flag would end the process when JAX starts.
     """
     if not flags:
         return
@@ -127,7 +127,7 @@ def check_flags(name: str, flags: Sequence[str], environment: Mapping[str, str])
 
 
 def _refused_by_jaxlib(flags: Sequence[str], environment: Mapping[str, str]) -> str | None:
-    """Return the flags at which the start of JAX on a CPU ends, or None."""
+    """Return the flags that jaxlib refuses when JAX starts on a CPU, or None if jaxlib accepts all flags."""
     child = {
         **environment,
         "XLA_FLAGS": " ".join(flags),
@@ -155,7 +155,7 @@ def _refused_by_jaxlib(flags: Sequence[str], environment: Mapping[str, str]) -> 
 
 
 def plugin_libraries() -> list[Path]:
-    """Return the installed libraries with XLA for GPUs."""
+    """Return the paths of the installed library files (`.so`) that contain XLA for GPUs."""
     found = []
     for name in PLUGINS:
         try:
@@ -168,7 +168,7 @@ def plugin_libraries() -> list[Path]:
 
 
 def has_flag(library: Path, flag: str) -> bool:
-    """Return whether a library contains the name of a flag as a whole string."""
+    """Return whether a library file contains the name of a flag as a complete string, not as part of a longer one."""
     name = flag.split("=")[0].removeprefix("--")
     with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return content.find(b"\0" + name.encode() + b"\0") >= 0

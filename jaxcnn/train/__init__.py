@@ -1,4 +1,4 @@
-"""Training: one pure step, distributed over devices, and the loop around it."""
+"""Train networks: a pure training step, its distribution over devices, and the training loop."""
 
 from jaxcnn.train.api import Result, fit
 from jaxcnn.train.callbacks import Callback, RunView

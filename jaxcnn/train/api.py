@@ -1,4 +1,4 @@
-"""Train a run: `fit`."""
+"""Train a model with `fit`."""
 
 import dataclasses
 import math
@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,20 +41,20 @@ from jaxcnn.version import __version__
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of a run.
+    """The result of a run.
 
     Attributes:
-      config: the run's configuration.
+      config: configuration of the run.
       workdir: the run directory.
-      state: the state after the last step. With validation examples, the test metrics are those of the best checkpoint,
-        which `load_run(workdir)` opens.
-      test_accuracy: fraction of the `test_examples` that are classified correctly; NaN of a task without accuracy.
+      state: training state after the last step. If the run has a validation set, the test metrics were computed with
+        the best checkpoint instead; open this checkpoint with `load_run(workdir)`.
+      test_accuracy: fraction of the test examples that are classified correctly; NaN if the task has no accuracy.
       test_loss: mean loss of the test examples, in nats for cross-entropy.
-      test_examples: number of test examples: the whole test set.
+      test_examples: number of examples in the test set.
       metrics: all metrics of the test set by name; see `jaxcnn.train.metrics`.
-      values: everything in `result.json`.
+      values: all values in `result.json`.
 
-    >>> state: Any = None  # left out here
+    >>> state: Any = None  # a run returns a TrainState
     >>> result = Result(Config(), Path("run"), state, 0.9, 0.3, 500, {"accuracy": 0.9, "loss": 0.3}, {"steps": 940})
     >>> f"{result.test_accuracy:.1%} of {result.test_examples} test images after {result.values['steps']} steps"
     '90.0% of 500 test images after 940 steps'
@@ -62,12 +62,12 @@ class Result:
 
     config: Config
     workdir: Path
-    state: TrainState
+    state: TrainState = field(repr=False)
     test_accuracy: float
     test_loss: float
     test_examples: int
     metrics: dict[str, Any]
-    values: dict[str, Any]
+    values: dict[str, Any] = field(repr=False)
 
 
 def fit(
@@ -86,44 +86,48 @@ def fit(
 ) -> Result:
     """Train a model, and return the result.
 
-    The run directory (`config.workdir`) then contains `config.json`, `metrics.jsonl` (a line for each step and test),
-    TensorBoard events, `checkpoints/`, `curves.png` and `result.json`. If it contains an unfinished run of the same
-    configuration, that run is resumed from its latest intact checkpoint. The result has the same bits as that of an
-    uninterrupted run, if the data has random access; iterators are described in `jaxcnn.data.from_batches`.
+    The function writes `config.json`, `metrics.jsonl` (a line for each step and evaluation), TensorBoard events,
+    `checkpoints/`, `curves.png` and `result.json` to the run directory, `config.workdir`. If the directory contains an
+    unfinished run with the same configuration, the run is resumed from its latest intact checkpoint. If the data has
+    random access, a resumed run returns bitwise the same result as an uninterrupted run. For data from iterators, see
+    `jaxcnn.data.from_batches`.
 
-    With validation examples (`config.validation`, or those of the data), they are evaluated after each epoch, and the
-    test set is evaluated once, at the end, with the best checkpoint. Otherwise the test set is evaluated after each
-    epoch.
+    If the data has a validation set, or if `config.validation` is set, the validation set is evaluated after each
+    epoch. The test set is then evaluated only once, with the best checkpoint. Without a validation set, the test set is
+    evaluated after each epoch.
 
-    After SIGTERM or SIGINT (Ctrl-C) the current step ends and the state is saved. A second Ctrl-C stops at once.
+    After SIGTERM or SIGINT (Ctrl-C), the run finishes the current step, saves its state and stops. A second Ctrl-C
+    stops the run at once.
 
-    After `distributed.initialize` every process must call this function with the same configuration. Only the first one
-    writes and prints. All return the same result.
+    In a multi-process job, after `distributed.initialize`, every process must call this function with the same
+    configuration. Only the first process writes files and prints. All processes return the same result.
 
     Args:
       config: the configuration of the run.
-      data: data of your own to use instead of the named dataset: from `jaxcnn.data.from_arrays`, `from_table`,
-        `from_folder`, `from_source` or `from_batches`.
-      task: the loss and the metrics, instead of those of classification; see `jaxcnn.train.Task`.
-      model: a Linen module to use instead of the named one: `model(x, train=...) -> logits`.
-      loss: a function to use instead of the named one: `(logits [N, classes], labels [N]) -> [N]`.
-      augment: a function to use instead of the named ones: `(key, image [H, W, C]) -> [H, W, C]`.
-      optimizer: an Optax transformation to use instead of the named one, or a function `schedule -> transformation`.
-      gradient: a function to use instead of the plain gradient: `(loss, params) -> (gradients, aux)`; see
+      data: your own dataset, in place of the dataset that `config.dataset` names. Make the dataset with
+        `jaxcnn.data.from_arrays`, `from_table`, `from_folder`, `from_source` or `from_batches`.
+      task: your own loss and metrics, in place of classification; see `jaxcnn.train.Task`.
+      model: your own Linen module, `model(x, train=...) -> logits`, in place of the model that `config.model` names.
+      loss: your own loss function, `(logits [N, classes], labels [N]) -> [N]`, in place of `config.loss`.
+      augment: your own augmentation, `(key, image [H, W, C]) -> [H, W, C]`, in place of `config.augment`.
+      optimizer: your own Optax gradient transformation, or a function `schedule -> transformation`, in place of
+        `config.optimizer`.
+      gradient: your own function that computes the gradient of the loss, `(loss, params) -> (gradients, aux)`; see
         `jaxcnn.train.gradient`.
-      metrics: metrics of evaluations by name, beside the named ones: `(logits [N, classes], labels) -> [N]`, whose mean
-        is reported, or `jaxcnn.train.metrics.Metric`.
+      metrics: your own metrics by name, in addition to `config.metrics`. Each metric is a
+        `jaxcnn.train.metrics.Metric`, or a function `(logits [N, classes], labels) -> [N]` whose mean is reported.
       callbacks: objects with methods such as `on_step` and `on_epoch`; see `jaxcnn.train.Callback`.
-      console: where to print; standard output by default. With `progress=False`, the result is printed to a console
-        that is given, and nothing is printed otherwise.
+      console: console to print to. Default: standard output. With `progress=False`, `fit` prints nothing by default,
+        and prints only the result if you pass a console.
 
     Raises:
-      UsageError: if the configuration cannot work, before anything is written, if another process is training in the
-        run directory, or if the processes of the run have different configurations or data.
-      DivergedError: if the loss or the state became infinite or NaN.
+      UsageError: if a value of the configuration is not valid. `fit` checks the configuration before it writes files.
+        `fit` also raises `UsageError` if another process is training in the run directory, or if the processes of a job
+        have different configurations or data.
+      DivergedError: if the loss or the training state became infinite or NaN.
       SaveError: if a checkpoint could not be written.
-      CorruptDeviceError: with `verify_every`, if a device was wrong three times.
-      InterruptedRunError: if a signal asked the run to stop.
+      CorruptDeviceError: if `config.verify_every` is set, and a device made errors three times.
+      InterruptedRunError: if SIGTERM or SIGINT has stopped the run.
     """
     started = time.perf_counter()
     validate(config)
@@ -142,12 +146,13 @@ def fit(
 def train_plan(
     plan: Plan, *, callbacks: Sequence[Any] = (), console: Console | None = None, started: float | None = None
 ) -> Result:
-    """Train the run of a plan, or resume it, as `fit` does.
+    """Start or resume the run that a plan describes, and train its model as `fit` does.
 
     Args:
-      plan: the run's parts.
-      callbacks, console: as in `fit`.
-      started: when the run was started, by `time.perf_counter`. Default: now.
+      plan: model, data, optimizer and other parts of the run.
+      callbacks: objects with methods such as `on_step`; see `jaxcnn.train.Callback`.
+      console: console to print to; see `fit`.
+      started: time at which the run was started, in seconds of `time.perf_counter`. Default: now.
     """
     started = time.perf_counter() if started is None else started
     config = plan.config
@@ -158,7 +163,7 @@ def train_plan(
     with StopSignals() as stop, claimed(plan) as start:
         first_step = int(start.state.step)
         if start.continued and shows:
-            done = f"has the state of step {first_step:,} of {plan.steps:,}. The run is resumed from it."
+            done = f"has the state of step {first_step:,} of {plan.steps:,}. The run is resumed from this state."
             console.print(f"{printable(start.folder)} {done}", markup=False, emoji=False)
         state = plan.parallel.place_state(start.state)
         is_complete = first_step >= plan.steps or start.meta["stopped_by"] is not None
@@ -191,10 +196,10 @@ def train_plan(
     values = distributed.on_first(lambda: workdir.read_result(start.folder))
     if shows_result:
         print_summary(console, values, start.folder)
-        # Results of version 0.1 have no "stopped".
+        # A result.json of version 0.1 has no "stopped".
         if reason := values.get("stopped"):
             console.print(reason, highlight=False)
-        # Results of version 0.1 have no "data_wait".
+        # A result.json of version 0.1 has no "data_wait".
         if advice := plan.pipeline.advice(values.get("data_wait", 0.0)):
             console.print(advice, highlight=False)
     return Result(
@@ -214,13 +219,13 @@ def _number(value: float | None) -> float:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that a result depends on."""
+    """Return the versions of jaxcnn, Python, jax, jaxlib, flax and optax."""
     packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax")}
     return {"jaxcnn": __version__, "python": platform.python_version(), **packages}
 
 
 def _recorded_preprocessing(config: Config) -> dict[str, Any] | None:
-    """Return the preprocessing that the run directory stores for a run on this dataset, as a JSON value, or None."""
+    """Return the preprocessing of the run in the run directory, as a JSON value, or None without such a run."""
     folder = None if config.workdir is None else local_folder("workdir", config.workdir)
     if folder is None or not workdir.is_run_on(folder, config.dataset):
         return None
@@ -259,7 +264,7 @@ def _write_result(run: Loop, state: TrainState, test_step: int, test: dict[str, 
 
 
 def _stopped(run: Loop, steps: int) -> str | None:
-    """Return why the run has ended before its last step, or None."""
+    """Return one line that says why the run has ended before its last step, or None if the run has made all steps."""
     plan = run.plan
     if steps >= plan.steps:
         return None
@@ -275,11 +280,11 @@ def _result_values(
     """Return the values of `result.json`.
 
     Args:
-      run: the run.
-      state: after the last step.
-      test_step: step of the checkpoint that the test metrics belong to.
+      run: the training loop of the run.
+      state: training state after the last step.
+      test_step: step of the checkpoint that was tested.
       test: metrics of the test set.
-      train: means of the last epoch's steps.
+      train: training metrics, averaged over the steps of the last epoch.
     """
     plan, steps = run.plan, int(state.step)
     held_out = plan.dataset.examples.get("validation", 0)

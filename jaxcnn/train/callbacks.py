@@ -26,28 +26,31 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class RunView:
-    """The view of a run after a step, which is passed to callbacks.
+    """A view of a run after a step. The training loop passes a view to the methods of callbacks, as the argument `run`.
 
-    The loop makes a new view for each step after which it calls a callback. `state`, `metrics` and `evaluate` wait for
-    the devices. A view computes each of them once, and keeps the result. Use them within the callback: after the
-    callback returns, the arrays of this step are donated to the next step.
+    If the training loop calls callbacks after a step, it makes a new view for this step. `state`, `metrics` and
+    `evaluate` wait for the devices, compute their values once, and cache the result. Use `state`, `metrics` and
+    `evaluate` only within the callback: after the callback returns, the arrays of this step are donated to the next
+    step.
 
-    With several processes, `state`, `metrics` and `evaluate` are collective: use them in all processes or in none.
+    In a multi-process run, `state`, `metrics` and `evaluate` are collective: use them in all processes, or in none of
+    the processes.
 
     Attributes:
-      step: number of steps made.
-      epoch: mean number of times that each training example has been seen.
+      step: number of steps that the run has made so far.
+      epoch: number of epochs so far: the mean number of times that each training example has been used.
       steps: number of steps of the whole run.
-      first_step: number of steps that the run had made when this process started: 0 unless it is resumed.
-      folder: the run directory (a path on the first process's machine).
-      config: the configuration that the run records.
-      fetch_state: returns the state as host arrays.
-      fetch_metrics: returns the metrics; see `metrics`.
-      run_evaluation: returns the metrics of a split. None is the validation split if there is one, else the test split.
-      wait: returns when the devices have made all steps so far.
+      first_step: number of steps that the run had made when this process started: 0 for a new run.
+      folder: path of the run directory on the machine of the first process.
+      config: the configuration that the run directory records.
+      fetch_state: function that returns the training state as host arrays.
+      fetch_metrics: function that returns the value of the property `metrics`.
+      run_evaluation: function that returns the metrics of a split. For None, the split is the validation set if the run
+        has a validation set, else the test set.
+      wait: function that returns when the devices have completed all steps so far.
 
     Raises:
-      UsageError: from `state`, `metrics` and `evaluate`, if the run has gone on since this step.
+      UsageError: if `state`, `metrics` or `evaluate` is used after the run has continued with the next step.
 
     >>> view = RunView(
     ...     step=50, epoch=1.0, steps=100, first_step=0, folder=Path("run"), config=Config(),
@@ -70,34 +73,34 @@ class RunView:
 
     @functools.cached_property
     def state(self) -> TrainState:
-        """The state after this step, as host arrays. They are shared between callbacks: do not write to them.
+        """The training state after this step, as host arrays. Do not write to these arrays: all callbacks share them.
 
         Raises:
-          UsageError: if the run has gone on since then.
+          UsageError: if the run has continued with the next step.
         """
         return self._while_valid("state", self.fetch_state)
 
     @functools.cached_property
     def metrics(self) -> dict[str, Any]:
-        """The training metrics of this step: `{"loss": 0.3, "accuracy": 0.9}`. Empty before the first step.
+        """The training metrics of this step, such as `{"loss": 0.3, "accuracy": 0.9}`. Before the first step: `{}`.
 
-        In `on_epoch`: the means over the steps since the last evaluation, and the metrics of this evaluation,
-        `{"train": {...}, "validation": {...}}`, or "test" in place of "validation" if no validation examples are
-        held out.
+        In `on_epoch`, the value is `{"train": {...}, "validation": {...}}`. "train" contains the means over the steps
+        since the previous evaluation. "validation" contains the metrics of this evaluation. If the run has no
+        validation set, the key is "test" instead of "validation".
 
         Raises:
-          UsageError: if the run has gone on since then.
+          UsageError: if the run has continued with the next step.
         """
         return self._while_valid("metrics", self.fetch_metrics)
 
     def evaluate(self, split: str | None = None) -> dict[str, Any]:
-        """Return the metrics of the state after this step over every example of a split.
+        """Evaluate the state after this step on all examples of a split, and return the metrics.
 
         Args:
-          split: "validation" or "test". Default: "validation" if the run holds out validation examples, else "test".
+          split: "validation" or "test". Default: "validation" if the run has a validation set, else "test".
 
         Raises:
-          UsageError: if there is no such split, or if the run has gone on since this step.
+          UsageError: if the run does not have the split, or if the run has continued with the next step.
         """
         if split is not None and split not in SPLITS:
             raise unknown_name("split", split, SPLITS)
@@ -113,7 +116,7 @@ class RunView:
         return {}
 
     def _while_valid(self, name: str, work: Callable[[], Any]) -> Any:
-        """Return `work()`. Raise `UsageError` if the arrays were donated to the next step."""
+        """Return `work()`. Raise `UsageError` if the arrays of this step have been donated to the next step."""
         try:
             return work()
         except (RuntimeError, ValueError) as error:
@@ -121,22 +124,24 @@ class RunView:
             if "has been deleted" not in text and "deleted or donated" not in text:
                 raise
             raise UsageError(
-                f"run.{name} of step {self.step} is not available after its callback. Use it within the callback."
+                f"run.{name} of step {self.step} was used after the callback had returned. "
+                f"Use run.{name} only within the callback."
             ) from error
 
 
 class Callback:
     """Base class of callbacks. Override the methods that you need.
 
-    Any object that has some of these methods is a callback; deriving from this class is optional. The loop calls the
-    callbacks in the order of `fit(..., callbacks=[...])`, between two steps and in its own thread. An exception in a
-    method ends the run, and `fit` raises it.
+    Any object that has some of these methods is a callback; deriving from this class is optional. The training loop
+    calls the callbacks between two steps, in the order of `fit(..., callbacks=[...])`, and in the thread that called
+    `fit`. An exception in a method ends the run, and `fit` raises the exception.
 
-    With several processes, each process calls the methods, except `on_picture`. They must return the same in all
-    processes. Write files to `run.folder`, and only in the first process (`jax.process_index() == 0`).
+    In a multi-process run, each process calls all methods except `on_picture`, which only the first process calls. A
+    method must return the same value in all processes. Write files only to `run.folder`, and only in the first process
+    (`jax.process_index() == 0`).
 
-    A run that is resumed calls `on_start` again, with `run.first_step` above 0. The attributes of a callback are not
-    saved: store values that a resumed run needs in a file in `run.folder`.
+    A resumed run calls `on_start` again, with `run.first_step` above 0. The attributes of a callback are not saved. If
+    a resumed run needs a value, store the value in a file in `run.folder`.
 
     Attributes:
       every: number of steps between calls of `on_step`.
@@ -151,60 +156,67 @@ class Callback:
     every: int = 1
 
     def on_start(self, run: RunView) -> None:
-        """Do something before the first step of this process. `run.step` is `run.first_step`."""
+        """Called before the first step of this process. `run.step` is equal to `run.first_step`."""
 
     def on_step(self, run: RunView) -> bool | None:
-        """Do something after each step for which `stops_after` is true. Return True to stop the run after this step.
+        """Called after each step for which `stops_after` returns True. Return True to stop the run after this step.
 
-        A stopped run is evaluated, its state is saved, and its result is written. The result names the callback.
+        If a callback stops the run, the state is evaluated and saved, and the result is written. The field `stopped` of
+        `result.json` names the callback.
         """
 
     def on_epoch(self, run: RunView) -> bool | None:
-        """Do something after each evaluation, by default once an epoch. Return True to stop the run; see `on_step`."""
+        """Called after each evaluation, by default once per epoch. Return True to stop the run; see `on_step`."""
 
     def on_rows(self, run: RunView, rows: list[dict[str, Any]]) -> None:
-        """Take new rows of `metrics.jsonl`: every `log_every` steps and after each evaluation.
+        """Called with new rows of `metrics.jsonl`, every `log_every` steps and after each evaluation.
 
-        The metrics of the latest steps are still on the devices, so that rows may lag some steps behind `run.step`.
+        The metrics of the latest steps may still be on the devices. The last row can therefore be some steps behind
+        `run.step`.
 
         Args:
-          run: the run.
-          rows: each has `split` ("train", "validation" or "test"), `step`, `epoch` and the metrics that are numbers.
+          run: view of the run.
+          rows: the new rows. Each row has `split` ("train", "validation" or "test"), `step`, `epoch`, and the metrics
+            that are numbers.
         """
 
     def on_save(self, run: RunView) -> None:
-        """Write all data of the steps so far to the disk. The checkpoint of this step is saved after this method."""
+        """Called before each checkpoint is saved. Use this method to write the data of all steps so far to the disk."""
 
     def on_picture(self, run: RunView, name: str, png: bytes) -> None:
-        """Take a picture, such as "test/predictions", as the contents of a PNG file.
+        """Called with a picture: its name, such as "test/predictions", and the bytes of a PNG file.
 
-        With several processes, only the first one draws pictures and calls this method. Do not use `run.state`,
-        `run.metrics` and `run.evaluate` in it: they would wait for the other processes.
+        In a multi-process run, only the first process draws pictures and calls this method. Do not use `run.state`,
+        `run.metrics` and `run.evaluate` in this method: they would wait for the other processes forever.
         """
 
     def on_end(self, run: RunView, failed: bool) -> None:
-        """Release what `on_start` opened. Called once, after the run ends or fails, unless the process is killed.
+        """Called once, after the run has ended or failed. Use this method to close files that `on_start` has opened.
+
+        The method is not called if the process is killed.
 
         Args:
-          run: the run after its last step.
-          failed: whether the run ends with an exception, such as that of a signal.
+          run: view of the run after its last step.
+          failed: whether the run ends with an exception. SIGTERM and SIGINT count as exceptions.
         """
 
     def stops_after(self, step: int) -> bool:
-        """Return whether `on_step` is called after this step (from 1).
+        """Return whether `on_step` is called after step number `step`, counted from 1.
 
-        The loop groups steps into calls of one compiled program. A group ends at such a step. The answer must depend
-        only on `step`, since the grouping may change the last bits of a result.
+        With `steps_per_dispatch` above 1, the training loop dispatches several steps together. A dispatch ends at each
+        step for which this method returns True. The result must depend only on `step`, since the grouping of steps may
+        change the last bits of the parameters.
         """
         return _overrides(self, "on_step") and step % self.every == 0
 
 
 def check_callbacks(callbacks: Iterable[Any]) -> tuple[Any, ...]:
-    """Return the callbacks as a tuple.
+    """Check callbacks, and return them as a tuple.
 
     Raises:
-      UsageError: if an object has none of a callback's methods (the message names the closest one), if a method of a
-        `Callback` has an unknown name, or if `every` is not a positive integer.
+      UsageError: if an object defines none of the methods of `Callback`, if the name of a method seems to be
+        misspelled, or if `every` is not a positive integer. For a misspelled name, the error message suggests the
+        closest valid name.
 
     >>> class Printer:
     ...     def on_stepp(self, run):
@@ -212,7 +224,7 @@ def check_callbacks(callbacks: Iterable[Any]) -> tuple[Any, ...]:
     >>> check_callbacks([Printer()])
     Traceback (most recent call last):
     ...
-    jaxcnn.errors.UsageError: callback Printer has no method that is called: on_stepp. Did you mean on_step?
+    jaxcnn.errors.UsageError: callback Printer has a method that jaxcnn does not call: on_stepp. Did you mean on_step?
     """
     if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
         raise UsageError(f"callbacks must be a list, got {_name(callbacks)}. Write callbacks=[...].")
@@ -227,29 +239,32 @@ def _check(callback: Any) -> None:
     if isinstance(callback, type):
         raise UsageError(f"callback {name} is a class. Pass an object: {name}().")
     known = [method for method in METHODS if _overrides(callback, method)]
-    # An object that only acts as a callback may have methods for others too, such as those of another library.
+    # An object that does not derive from `Callback` may have methods for another library, with similar names.
     if not known or isinstance(callback, Callback):
         _check_spelling(callback, known)
     if not known:
-        raise UsageError(f"callback {name} has no method that is called. Define one of {', '.join(METHODS)}.")
+        raise UsageError(f"callback {name} has no callback method. Define one of {', '.join(METHODS)}.")
     every = getattr(callback, "every", 1)
     if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-        raise UsageError(f"every of callback {name} must be an integer of at least 1, got {shortened(repr(every))}")
+        raise UsageError(
+            f"the attribute every of callback {name} must be an integer of at least 1, got {shortened(repr(every))}"
+        )
 
 
 def _check_spelling(callback: Any, known: list[str]) -> None:
-    """Raise `UsageError` if a method's name is close to one that is called."""
+    """Raise `UsageError` if the name of a method is similar to the name of a callback method."""
     for method in _public_methods(callback):
         meant = f"on_{method}" in METHODS and not known
         near = closest(method, METHODS)
         if method in METHODS or near is None or not (method.startswith("on") or meant):
             continue
-        what = "a method that is never called" if known else "no method that is called"
-        raise UsageError(f"callback {_name(callback)} has {what}: {method}. Did you mean {near}?")
+        raise UsageError(
+            f"callback {_name(callback)} has a method that jaxcnn does not call: {method}. Did you mean {near}?"
+        )
 
 
 def stops_after(callbacks: Iterable[Any], step: int) -> bool:
-    """Return whether a callback's `on_step` is called after this step (from 1)."""
+    """Return whether any callback's `on_step` is called after step number `step`, counted from 1."""
     return any(_stops_after(callback, step) for callback in callbacks)
 
 
@@ -261,17 +276,17 @@ def _stops_after(callback: Any, step: int) -> bool:
 
 
 def call(callbacks: Sequence[Any], name: str, run: RunView, *args: Any) -> list[Any]:
-    """Call a method of all callbacks that have it, in order, and return those that ask to stop.
+    """Call the method `name` of each callback that defines it, in order. Return the callbacks that ask to stop the run.
 
-    `on_step` is called only for callbacks whose `stops_after` is true. `on_end` is called for all callbacks, even if
-    one of them raises an error: the first error is raised after the last call. If the run has failed already, errors of
-    `on_end` are logged, so that the user sees why the run failed.
+    `on_step` is called only for callbacks whose `stops_after` returns True. `on_end` is called for all callbacks, even
+    if a callback raises an error: the first error is raised after the last call. If the run has failed already, errors
+    of `on_end` are only logged, so that the user sees why the run failed.
 
     Args:
-      callbacks: see `check_callbacks`.
-      name: of the method.
-      run: the run.
-      args: further arguments of the method.
+      callbacks: callbacks, as returned by `check_callbacks`.
+      name: name of the method.
+      run: view of the run.
+      args: arguments of the method after `run`.
 
     Raises:
       UsageError: if `on_step` or `on_epoch` returns anything other than True, False or None.
@@ -305,7 +320,7 @@ def _end(callbacks: Sequence[Any], run: RunView, failed: bool) -> None:
 
 
 def _asks_to_stop(callback: Any, name: str, answer: Any) -> bool:
-    """Return whether the result of a method stops the run. A comparison of arrays gives a scalar of dtype bool."""
+    """Return whether a method asks to stop the run by its return value: a bool, None or a boolean scalar array."""
     if answer is None or isinstance(answer, bool):
         return bool(answer)
     if getattr(answer, "dtype", None) == np.dtype(bool) and getattr(answer, "shape", None) == ():
@@ -317,7 +332,7 @@ def _asks_to_stop(callback: Any, name: str, answer: Any) -> bool:
 
 
 def _overrides(callback: Any, name: str) -> bool:
-    """Return whether a callback has a method of its own of this name."""
+    """Return whether a callback has a method `name` that is not inherited from `Callback`."""
     method = getattr(callback, name, None)
     return callable(method) and getattr(method, "__func__", method) is not getattr(Callback, name)
 

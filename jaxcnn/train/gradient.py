@@ -1,11 +1,11 @@
-"""Gradients of a loss: plain, accumulated over micro-batches, scaled for float16, or of each example.
+"""Functions that compute the gradient of a loss: plain, over micro-batches, with a loss scale, or per example.
 
-A gradient is a function `(loss, params) -> (gradients, aux)`, where `loss(params)` returns `(scalar, aux)`. Gradients
-wrap each other: `scaled(loss_scale, accumulated(4))` sums the scaled gradients of four micro-batches, and divides the
-sum by the scale. The training step accepts any gradient.
+A gradient function is a function `(loss, params) -> (gradients, aux)`, where `loss(params)` returns `(scalar, aux)`.
+Gradient functions can be nested: `scaled(loss_scale, accumulated(4))` sums the scaled gradients of four micro-batches,
+and divides the sum by the scale. The training step accepts any gradient function.
 
-To keep parameters and batch statistics unchanged, a gradient returns a hole (`optax.MaskedNode()`) in their place. The
-step does not change them by a single bit.
+A gradient function may return a hole, `optax.MaskedNode()`, in place of a parameter's gradient or of batch statistics.
+The training step then does not change this parameter or these batch statistics.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import optax
 
 from jaxcnn.errors import UsageError
 
-# Micro-batches of the full training set, where their number is not given: so few images at once that they fit memory.
+# Default size of the micro-batches if a batch is the whole training set: few enough images to fit into memory.
 FULL_BATCH_IMAGES = 512
 
 
@@ -28,13 +28,13 @@ class BatchLoss:
     """The loss of one batch as a function of the parameters.
 
     Attributes:
-      function: `(params, batch_stats, batch, index) -> (loss, (batch_stats, sums))`. The loss is the part's
-        contribution to the mean over the whole batch, so that losses and gradients of parts add up. The sums
-        include this loss as `total`.
-      batch: arrays `[N, ...]` in any tree: the whole batch, or a micro-batch.
-      batch_stats: running statistics before the batch.
+      function: function `(params, batch_stats, batch, index) -> (loss, (batch_stats, sums))`. For a micro-batch, the
+        loss is the micro-batch's contribution to the mean over the whole batch, so that the losses of all micro-batches
+        add up to the loss of the whole batch. The entry `total` of `sums` is the loss.
+      batch: the whole batch, or a micro-batch: a pytree of arrays `[N, ...]`.
+      batch_stats: running statistics of batch normalization before this batch.
       opt_state: the optimizer's state before the step.
-      index: number of the micro-batch, int32 scalar; its dropout depends on it.
+      index: index of the micro-batch, int32 scalar, from which dropout masks are derived.
 
     >>> def function(params, batch_stats, batch, index):
     ...     loss = jnp.mean((params * batch["x"] - batch["y"]) ** 2)
@@ -56,7 +56,7 @@ class BatchLoss:
 
 
 Gradient = Callable[[BatchLoss, Any], tuple[Any, Any]]
-"""Function `(loss, params) -> (gradients, aux)`, where aux are the auxiliary values that the loss returns."""
+"""Function `(loss, params) -> (gradients, aux)`. `aux` are the auxiliary values that `loss(params)` returns."""
 
 
 def plain(loss: BatchLoss, params: Any) -> tuple[Any, Any]:
@@ -72,10 +72,10 @@ def plain(loss: BatchLoss, params: Any) -> tuple[Any, Any]:
 
 
 def accumulated(parts: int, gradient: Gradient = plain) -> Gradient:
-    """Return the sum of the gradients of `parts` micro-batches, so that a large batch needs less memory.
+    """Return a gradient function that sums the gradients of `parts` micro-batches, to save memory.
 
-    Batch normalization uses the statistics of each micro-batch, and updates its running statistics once for each. For
-    models without batch normalization, the sum is the gradient of the whole batch.
+    Batch normalization uses the statistics of each micro-batch, and updates its running statistics after each
+    micro-batch. For models without batch normalization, the sum is equal to the gradient of the whole batch.
 
     >>> def function(params, batch_stats, batch, index):
     ...     share = len(batch) / 4  # of the whole batch
@@ -100,15 +100,15 @@ def accumulated(parts: int, gradient: Gradient = plain) -> Gradient:
 
 
 def of_each_example(loss: BatchLoss, params: Any) -> tuple[Any, Any]:
-    """Return the gradient of each example's own loss, `[N, ...]`, for differentially private optimizers.
+    """Return the gradient of the loss of each single example, `[N, ...]`, for differentially private optimizers.
 
     Raises:
-      UsageError: if the model has batch statistics, which make the examples of a batch depend on each other.
+      UsageError: if the model has batch normalization, with which the loss of an example depends on other examples.
     """
     if jax.tree.leaves(loss.batch_stats):
         raise UsageError(
-            "the optimizer needs the gradient of each example, which does not exist with batch normalization. "
-            "Use a model without it"
+            "the optimizer needs the gradient of each example, which is not defined with batch normalization. "
+            "Use a model without batch normalization."
         )
     examples = len(jax.tree.leaves(loss.batch)[0])
 
@@ -117,17 +117,17 @@ def of_each_example(loss: BatchLoss, params: Any) -> tuple[Any, Any]:
         return plain(dataclasses.replace(loss, batch=part, index=index), params)
 
     gradients, (_, sums) = jax.vmap(of_one)(loss.batch, jnp.arange(examples, dtype=jnp.int32))
-    # The loss of a part is its contribution to the mean.
+    # The gradient is that of the example's contribution to the mean over N examples. Multiply it by N.
     gradients = jax.tree.map(lambda g: examples * g, gradients)
     return gradients, (loss.batch_stats, jax.tree.map(lambda x: x.sum(0), sums))
 
 
 def scaled(loss_scale: Callable[[Any], jax.Array], gradient: Gradient = plain) -> Gradient:
-    """Multiply the loss by a scale before it is differentiated, and divide the gradients by it.
+    """Return a gradient function that multiplies the loss by a scale, and divides the gradients by the scale.
 
     Args:
-      loss_scale: returns the scale, given the optimizer's state (`mixed_precision.loss_scale`).
-      gradient: of the scaled loss.
+      loss_scale: function from the optimizer's state to the scale, such as `mixed_precision.loss_scale`.
+      gradient: gradient function that is applied to the scaled loss.
 
     >>> def function(params, batch_stats, batch, index):
     ...     return jnp.mean((params - batch) ** 2), (batch_stats, {})
@@ -150,22 +150,22 @@ def scaled(loss_scale: Callable[[Any], jax.Array], gradient: Gradient = plain) -
 
 
 def parts_of_full_batch(images: int) -> int:
-    """Return the default number of micro-batches for `images` on each device, where the batch is the training set."""
+    """Return the default number of micro-batches of a whole training set with `images` images per device."""
     return -(-images // FULL_BATCH_IMAGES)
 
 
 def leave_out(tree: Any, selected: Any) -> Any:
-    """Put a hole in place of each leaf of `tree` where the tree of booleans `selected` is true."""
+    """Replace each leaf of `tree` by a hole, `optax.MaskedNode()`, where the pytree of booleans `selected` is True."""
     return jax.tree.map(lambda x, out: optax.MaskedNode() if out else x, tree, selected)
 
 
 def leave_out_as(tree: Any, partial: Any) -> Any:
-    """Put a hole in place of each leaf of `tree` where `partial` has one."""
+    """Replace each leaf of `tree` by a hole, `optax.MaskedNode()`, where `partial` has a hole."""
     return jax.tree.map(lambda p, x: p if _is_hole(p) else x, partial, tree, is_leaf=_is_hole)
 
 
 def fill_in(partial: Any, whole: Any) -> Any:
-    """Fill each hole of `partial` with the leaf of `whole`."""
+    """Replace each hole, `optax.MaskedNode()`, in `partial` by the corresponding leaf of `whole`."""
     return jax.tree.map(lambda p, x: x if _is_hole(p) else p, partial, whole, is_leaf=_is_hole)
 
 
@@ -176,20 +176,21 @@ def _is_hole(x: Any) -> bool:
 def _sum_over_parts(
     function: Callable[[Any, Any, jax.Array], tuple[Any, Any]], carry: Any, batch: Any, parts: int
 ) -> tuple[Any, Any]:
-    """Call `function(carry, part, index) -> (carry, values)` on each part in turn and sum the values.
+    """Call `function(carry, part, index) -> (carry, values)` on each micro-batch in turn, and sum the values.
 
-    A part takes every `parts`-th example, so that under `jit` over a mesh each device has its shard of it. Examples
-    that are left over at the end form one more, shorter part, in place of one of the `parts`. There may also be fewer
-    than `parts`.
+    Each micro-batch consists of every `parts`-th example of the batch. Under `jit` over a mesh, each device therefore
+    has a shard of each micro-batch. If `parts` does not divide N, the last micro-batch is shorter, or there are fewer
+    than `parts` micro-batches.
 
     Args:
-      function: of a carry, a part of the batch and the part's index. Its values must be sums over examples.
-      carry: handed from part to part.
-      batch: arrays `[N, ...]` in any tree.
+      function: function of a carry, a micro-batch and the index of the micro-batch. The values that `function` returns
+        must be sums over examples.
+      carry: value that is passed from one call of `function` to the next.
+      batch: a pytree of arrays `[N, ...]` with N examples.
       parts: number of micro-batches, at least 2.
 
     Returns:
-      The last carry and the sum of the values.
+      The carry after the last call, and the sum of the values.
     """
     examples = len(jax.tree.leaves(batch)[0])
     size = -(-examples // parts)

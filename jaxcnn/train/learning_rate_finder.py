@@ -1,7 +1,7 @@
-"""Learning rate range test: a short run in which the learning rate grows, and the loss against it.
+"""Learning-rate finder: a short run with a growing learning rate, which shows the loss against the learning rate.
 
-Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017, section 3.3, with learning rates in geometric
-progression, to cover several orders of magnitude.
+Source: Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017, section 3.3. In contrast to the paper, the
+learning rate grows geometrically, to cover several orders of magnitude.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ from jaxcnn.train.runtime.data_identity import with_name_of_data
 from jaxcnn.train.runtime.plan import Plan, make_plan
 from jaxcnn.train.runtime.workdir import write_json
 
-# The test ends early when the smoothed loss exceeds this multiple of its minimum.
+# The run ends early if the smoothed loss exceeds this multiple of its minimum.
 EXPLODED = 4.0
 # Decay of the moving average of the loss.
 SMOOTHING = 0.9
-# The suggestion is this fraction of the learning rate with the lowest smoothed loss, at which training is about to
-# diverge.
+# The suggested learning rate is this fraction of the learning rate with the lowest smoothed loss. Slightly above that
+# learning rate, training diverges.
 SAFETY = 1 / 3
-# The loss has fallen if it is below its start by more than this multiple of the standard error of the difference. The
-# lowest of 100 correlated values, all of one mean, is rarely more than 3 standard errors below it.
+# A fall of the loss is significant if it exceeds this multiple of its standard error. Without any fall, the lowest of
+# 100 correlated losses is rarely more than 3 standard errors below their mean.
 SIGNIFICANT = 5.0
-# Limits of the arguments. Rates are float32 in the step.
+# Limits of the number of steps and of the learning rates, which are float32 in a step.
 MAX_STEPS, SMALLEST, LARGEST = 100_000, 1e-30, 1e30
 # Number of validation examples whose loss is computed after each step.
 VALIDATION_EXAMPLES = 500
@@ -41,14 +41,15 @@ VALIDATION_EXAMPLES = 500
 
 @dataclass(frozen=True)
 class LearningRateFinderResult:
-    """The loss of each step of the test against its learning rate.
+    """Learning-rate finder result: the loss and the learning rate of each step.
 
     Attributes:
-      learning_rates: of each step made, increasing.
-      losses: mean loss of each step's batch; of validation examples after each step if the run holds them out.
+      learning_rates: learning rate of each step, increasing.
+      losses: loss after each step: the mean over the step's batch, or over validation examples if the run has a
+        validation set.
       smoothed: moving average of the losses.
-      suggestion: a third of the learning rate with the lowest smoothed loss; None if the loss does not fall by more
-        than its noise.
+      suggestion: suggested learning rate, a third of the learning rate with the lowest smoothed loss. None if the loss
+        does not fall by more than its noise.
 
     >>> found = LearningRateFinderResult((0.01, 0.1, 1.0), (2.3, 1.8, 9.0), (2.3, 2.0, 4.1), suggestion=0.1 / 3)
     >>> round(found.suggestion, 3)
@@ -61,7 +62,7 @@ class LearningRateFinderResult:
     suggestion: float | None
 
     def save(self, folder: Path, title: str) -> None:
-        """Write `find_lr.json` and `find_lr.png` into a directory, which is created if needed.
+        """Write `find_lr.json` and `find_lr.png` to a directory. Create the directory if it does not exist.
 
         Raises:
           UsageError: if the directory cannot be written.
@@ -82,7 +83,7 @@ class LearningRateFinderResult:
         axes.plot(self.learning_rates, self.smoothed, lw=2, label="smoothed")
         if self.suggestion is not None:
             axes.axvline(self.suggestion, color="tab:green", ls="--", label=f"suggested: {self.suggestion:.2g}")
-        # The loss of the last step may be so large that it would flatten the curve.
+        # The losses of the last steps may be so large that the rest of the curve would look flat.
         low, high = min(self.losses), max(self.losses[: len(self.losses) // 2])
         axes.set_ylim(low - 0.1 * (high - low), high + 0.2 * (high - low))
         axes.set(xscale="log", xlabel="learning rate", ylabel="training loss (nats)", title=title)
@@ -100,25 +101,26 @@ def find_learning_rate(
     data: Dataset | None = None,
     **custom: Any,
 ) -> LearningRateFinderResult:
-    """Train with a learning rate that grows from `lowest` to `highest`, and suggest one.
+    """Train for some steps with a growing learning rate, and suggest a learning rate.
 
-    The loss is that of the step's batch. If the run holds out validation examples, it is that of the first
-    `VALIDATION_EXAMPLES` of them, after each step.
+    If the run has a validation set, the losses are computed on its first `VALIDATION_EXAMPLES` examples after each
+    step. Without a validation set, the losses are computed on the batch of each step.
 
     Args:
-      config: the run. Its own learning rate, schedule and length are not used.
-      steps: steps of the test, from 20 to 100,000.
-      lowest: first learning rate.
-      highest: last learning rate.
-      data: data of your own, as passed to `fit`.
-      custom: custom parts, as passed to `fit`. A custom optimizer must be a function of the schedule.
+      config: configuration of the run. The fields for the learning rate, its schedule, epochs and steps are not used.
+      steps: number of steps to make, from 20 to 100,000.
+      lowest: learning rate of the first step.
+      highest: learning rate of the last step.
+      data: your own dataset, in place of the dataset that `config.dataset` names.
+      custom: keyword arguments of `fit`, such as your own model, task, loss or optimizer. A custom optimizer must be a
+        function `schedule -> transformation`.
 
     Raises:
-      UsageError: if the configuration cannot work.
+      UsageError: if an argument or a value of the configuration is not valid.
       RunError: if the loss is not finite within the first tenth of the steps.
     """
     if steps < 20:
-        raise UsageError(f"steps must be at least 20 to see a curve, got {steps}")
+        raise UsageError(f"steps must be at least 20 for the learning-rate finder, got {steps}")
     if steps > MAX_STEPS:
         raise UsageError(f"steps must be at most {MAX_STEPS}, got {steps}")
     if not 0 < lowest < highest < math.inf:
@@ -158,7 +160,7 @@ def find_learning_rate(
 
 
 def _validation_loss(plan: Plan) -> Callable[[Any], float]:
-    """Return a function that computes the loss of a state on some validation examples."""
+    """Return a function that computes the mean loss of a state on at most `VALIDATION_EXAMPLES` validation examples."""
     devices = len(plan.parallel.devices)
     size = -(-min(VALIDATION_EXAMPLES, plan.dataset.examples["validation"]) // devices) * devices
     batch = next(iter(plan.pipeline.evaluation_batches(size, place=plan.parallel.place_batch, split="validation")))
@@ -167,15 +169,16 @@ def _validation_loss(plan: Plan) -> Callable[[Any], float]:
 
 
 def falls(losses: Sequence[float], smoothed: Sequence[float]) -> bool:
-    """Return whether the lowest smoothed loss is below the losses of the first steps by more than the noise.
+    """Return whether the lowest smoothed loss is significantly below the mean loss of the first steps.
 
     Args:
-      losses: of each step, at growing learning rates.
-      smoothed: their moving average.
+      losses: loss of each step, at growing learning rates.
+      smoothed: moving average of the losses.
     """
     end = int(np.argmin(smoothed)) + 1
     first = np.asarray(losses[: max(5, len(losses) // 10)])
-    # Differences of neighbors show the noise of a loss even where its mean changes. Their median ignores outliers.
+    # Estimate the noise from differences of successive losses, since the mean loss changes. The median ignores
+    # outliers.
     noise = 1.4826 * np.median(np.abs(np.diff(losses[: max(end, len(first))]))) / math.sqrt(2)
     variance_of_average = (1 - SMOOTHING) / (1 + SMOOTHING) * (1 + SMOOTHING**end) / (1 - SMOOTHING**end)
     error = noise * math.sqrt(variance_of_average + 1 / len(first))

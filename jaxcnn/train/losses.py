@@ -1,8 +1,8 @@
-"""Losses of classification: `(logits [N, classes], labels) -> [N]`, one for each example.
+"""Loss functions of classification: `(logits [N, classes], labels) -> [N]`, with one loss for each example.
 
-Labels are integers `[N]`, one class for each example, or float targets `[N, classes]` from 0 to 1. The loss of a label
-that is not a class (below 0, or `classes` and above), or of a target outside of [0, 1], is NaN, so that a mistake in
-the labels shows in the first metrics.
+Labels are integers `[N]`, one class for each example, or float targets `[N, classes]` from 0 to 1. If an integer label
+is not a class (below 0, or at least `classes`), or if a target is outside of [0, 1], the loss is NaN. Wrong labels are
+therefore visible in the first metrics.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,17 +20,17 @@ from jaxcnn.train.registry import Registry
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-# How far the sum of a softmax target may be from 1, such as for the rounding of half precision.
+# Largest accepted difference between 1 and the sum of an example's targets, which may be rounded to half precision.
 _SUM_TOLERANCE = 0.01
 
 
 def check_labels(labels: Any, shape: tuple[int, ...], classes: int | None = None) -> None:
-    """Raise `UsageError` unless the labels have a form that losses take. It is known when a step is traced.
+    """Raise `UsageError` if labels have a wrong shape or dtype. JAX may trace the labels: their values are not used.
 
     Args:
-      labels: integers of this shape, or floats of this shape and one more axis, of the classes.
-      shape: of the examples, such as `(N,)`.
-      classes: number of classes, if known.
+      labels: integers of the shape `shape`, or floats of the shape `(*shape, classes)`.
+      shape: shape of the examples, such as `(N,)`.
+      classes: number of classes, or None if it is not known.
     """
     dtype, found = jnp.result_type(labels), jnp.shape(labels)
     if jnp.issubdtype(dtype, jnp.floating):
@@ -41,7 +41,7 @@ def check_labels(labels: Any, shape: tuple[int, ...], classes: int | None = None
         of_floats = f"({', '.join(map(str, (*shape, 'classes' if classes is None else classes)))})"
         raise UsageError(
             f"labels must be integers of shape {shape} or floats of shape {of_floats}, got {dtype} of shape {found}. "
-            "Pass the index of one class, or a number from 0 to 1 for each class"
+            "Pass the index of one class for each example, or a number from 0 to 1 for each class."
         )
 
 
@@ -50,17 +50,17 @@ def cross_entropy(
 ) -> Float[Array, "*n"]:
     """Return the softmax cross-entropy of each example, `-sum(target * log softmax(logits))`, in nats.
 
-    The target of an integer label is 1 on its class. Float targets must sum to 1. With `label_smoothing` s, the target
-    is multiplied by `1 - s`, and s is distributed evenly over all classes (Szegedy et al., *Rethinking the Inception
-    Architecture*, 2015, section 7).
+    The target of an integer label is a one-hot vector. The float targets of an example must sum to 1. With
+    `label_smoothing` = s, the target is multiplied by `1 - s`, and s is distributed evenly over all classes (Szegedy et
+    al., *Rethinking the Inception Architecture*, 2015, section 7).
 
     Args:
-      logits: `[N, classes]`.
+      logits: logits of the examples, `[N, classes]`.
       labels: integers `[N]`, or float targets `[N, classes]`, such as mixed labels or the probabilities of a teacher.
-      label_smoothing: s, in [0, 1).
+      label_smoothing: fraction s of the target to distribute evenly, in [0, 1).
 
     Raises:
-      UsageError: if the labels have another form.
+      UsageError: if the labels have a wrong shape or dtype.
 
     >>> logits = jnp.array([[2.0, 0.0], [2.0, 0.0]])
     >>> print(cross_entropy(logits, jnp.array([0, 1])).round(4))
@@ -83,7 +83,7 @@ def cross_entropy(
 
 def _soft_cross_entropy(logits: AnyArray, targets: AnyArray) -> jax.Array:
     targets = jnp.asarray(targets, logits.dtype)
-    # A class that has no part in the target adds nothing, even if its logit is -inf.
+    # A class with a target of 0 adds nothing to the loss, even if its logit is -inf.
     parts = jnp.where(targets == 0, 0.0, targets * jax.nn.log_softmax(logits))
     return -parts.sum(axis=-1)
 
@@ -93,15 +93,15 @@ def binary_cross_entropy(
 ) -> Float[Array, "*n"]:
     """Return the sigmoid cross-entropy of each example, averaged over classes, in nats.
 
-    As in Wightman, Touvron and Jegou, *ResNet strikes back*, 2021. The target is smoothed as in `cross_entropy`.
+    Source: Wightman, Touvron and Jegou, *ResNet strikes back*, 2021. The target is smoothed as in `cross_entropy`.
 
     Args:
-      logits: `[N, classes]`.
-      labels: integers `[N]`, or float targets `[N, classes]` from 0 to 1: multi-hot, of which any number is 1, or soft.
-      label_smoothing: s, in [0, 1).
+      logits: logits of the examples, `[N, classes]`.
+      labels: integers `[N]`, or float targets `[N, classes]` from 0 to 1, such as multi-hot labels.
+      label_smoothing: fraction of the target to distribute evenly over the classes, in [0, 1).
 
     Raises:
-      UsageError: if the labels have another form.
+      UsageError: if the labels have a wrong shape or dtype.
 
     >>> logits = jnp.array([[2.0, -1.0], [2.0, -1.0]])
     >>> print(binary_cross_entropy(logits, jnp.array([[1.0, 0.0], [1.0, 1.0]])).round(4))
@@ -115,12 +115,12 @@ def binary_cross_entropy(
 
 
 def _are_targets(labels: AnyArray) -> bool:
-    """Return whether labels are a number for each class, and not the index of a class."""
+    """Return whether labels are float targets, with a number for each class, and not class indices."""
     return jnp.issubdtype(jnp.result_type(labels), jnp.floating)
 
 
 def _nan_unless_valid(losses: jax.Array, logits: AnyArray, labels: AnyArray) -> jax.Array:
-    """Replace the loss of each label that is not a class, and of each target outside of [0, 1], by NaN."""
+    """Replace the loss of an example by NaN if its label is not a class, or if a target is outside of [0, 1]."""
     if _are_targets(labels):
         valid = ((labels >= 0) & (labels <= 1)).all(axis=-1)
     else:
@@ -129,13 +129,13 @@ def _nan_unless_valid(losses: jax.Array, logits: AnyArray, labels: AnyArray) -> 
 
 
 def weighted(loss: Loss, weights: Sequence[float]) -> Loss:
-    """Multiply the loss of each example by the weight of its label, `weights[label]`.
+    """Return a loss function that multiplies the loss of each example by the weight of its class, `weights[label]`.
 
-    The training step takes the mean over the examples of a batch, and does not divide by the sum of their weights. So
-    micro-batches and devices add up, and each example counts equally in every batch.
+    The training step divides the sum of the losses by the number of examples, not by the sum of their weights. An
+    example therefore has the same influence in every batch, on every device and in every micro-batch.
 
     Raises:
-      UsageError: from the loss, if the labels are not integers, one class for each example.
+      UsageError: when the returned loss function is called, if the labels are not integers `[N]`.
     """
 
     def weighted_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -143,14 +143,14 @@ def weighted(loss: Loss, weights: Sequence[float]) -> Loss:
         if _are_targets(labels):
             raise UsageError(
                 f"class_weights need integer labels, one class for each example, got {jnp.result_type(labels)} "
-                f"of shape {jnp.shape(labels)}. Train without them, or weight the classes in your own loss"
+                f"of shape {jnp.shape(labels)}. Omit class_weights, or weight the classes in your own loss."
             )
         return jnp.asarray(weights, jnp.float32)[labels] * losses
 
     return weighted_loss
 
 
-# Each loss is linear in the target, so that the loss of a mixed label is the mixed loss (see `mixing`).
+# Each loss must be linear in the target: `mixing` mixes the losses of two labels in place of the labels.
 LOSSES: Registry[Callable[..., jax.Array]] = Registry(
     "loss",
     {
@@ -161,10 +161,10 @@ LOSSES: Registry[Callable[..., jax.Array]] = Registry(
 
 
 def make_loss(name: str, label_smoothing: float | jax.Array = 0.0) -> Loss:
-    """Return the named loss, `(logits [N, classes], labels) -> [N]`.
+    """Return the loss function `(logits [N, classes], labels) -> [N]` that is named `name`, such as "cross_entropy".
 
     Raises:
-      UsageError: if the name is unknown. The message suggests the closest one.
+      UsageError: if the name is unknown. The error message suggests the closest valid name.
     """
     loss = LOSSES.find(name)
     is_smoothed = isinstance(label_smoothing, jax.Array) or label_smoothing > 0

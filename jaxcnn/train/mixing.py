@@ -1,7 +1,8 @@
-"""Mixing of pairs of training examples: mixup and cutmix, as pure functions inside the compiled step.
+"""Mix pairs of training examples with mixup or cutmix: pure functions inside the compiled step.
 
-Example i of a batch of N is mixed with example N - 1 - i of the whole batch, over all devices, with a random key
-derived from its index in the batch. The result is therefore the same for any number of devices.
+Example i of a batch of N examples is mixed with example N - 1 - i of the batch. The batch includes the examples of all
+devices. The random key of an example depends on its index in the batch. The result is therefore the same for any number
+of devices.
 """
 
 from collections.abc import Callable
@@ -14,17 +15,17 @@ from jaxcnn.array_types import Array, Float, InputArray, Key, KeyArray, Num, UIn
 from jaxcnn.train.examples import reversed_examples
 from jaxcnn.train.losses import Loss
 
-# (key, image [H, W, C], partner [H, W, C]) -> (mixed image, fraction of the image in it), both float32
+# (key, image [H, W, C], partner [H, W, C]) -> (mixed image, weight of `image` in the mixed image), both float32
 Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 class MixedLabels(NamedTuple):
-    """Labels of mixed images.
+    """Labels of mixed images. Each mixed image has two labels.
 
     Attributes:
-      labels: of the images, int `[N]` or float `[N, classes]`.
-      others: of their partners.
-      fraction: weight of `labels` in [0, 1], `[N]`.
+      labels: labels of the first images, int `[N]` or float `[N, classes]`.
+      others: labels of the second images, with the shape of `labels`.
+      fraction: weight of the first image in each mixed image, float `[N]`, from 0 to 1.
     """
 
     labels: jax.Array
@@ -35,9 +36,9 @@ class MixedLabels(NamedTuple):
 def mixup(
     key: KeyArray, image: Num[Array, "h w c"], partner: Num[Array, "h w c"], alpha: float
 ) -> tuple[Float[Array, "h w c"], Float[Array, ""]]:
-    """Return `lambda * image + (1 - lambda) * partner` with lambda drawn from Beta(alpha, alpha), and lambda.
+    """Blend two images: return `lambda * image + (1 - lambda) * partner` and lambda, drawn from Beta(alpha, alpha).
 
-    Zhang, Cisse, Dauphin and Lopez-Paz, *mixup: Beyond Empirical Risk Minimization*, 2018, equation 1.
+    Source: Zhang, Cisse, Dauphin and Lopez-Paz, *mixup: Beyond Empirical Risk Minimization*, 2018, equation 1.
     """
     fraction = jax.random.beta(key, alpha, alpha)
     return fraction * image + (1.0 - fraction) * partner, fraction
@@ -46,21 +47,21 @@ def mixup(
 def cutmix(
     key: KeyArray, image: Num[Array, "h w c"], partner: Num[Array, "h w c"], alpha: float
 ) -> tuple[Num[Array, "h w c"], Float[Array, ""]]:
-    """Paste a box of the partner into the image, at the same place.
+    """Copy a random box of `partner` into `image`, at the same position.
 
-    Yun et al., *CutMix: Regularization Strategy to Train Strong Classifiers*, 2019, equations 1 and 2. Height and
-    width of the box are `sqrt(1 - lambda)` times those of the image, with lambda drawn from Beta(alpha, alpha). Its
-    center is uniform over the image; the box is clipped to the image.
+    Source: Yun et al., *CutMix: Regularization Strategy to Train Strong Classifiers*, 2019, equations 1 and 2. The
+    sides of the box are `sqrt(1 - lambda)` times the sides of the image, with lambda drawn from Beta(alpha, alpha). The
+    center of the box is uniform over the image, and the box is clipped to the image.
 
     Returns:
-      The mixed image, and the fraction of its pixels that are the image's own.
+      The mixed image, and the fraction of its pixels that are from `image`.
     """
     height, width, _ = image.shape
     size_key, row_key, column_key = jax.random.split(key, 3)
     side = jnp.sqrt(1.0 - jax.random.beta(size_key, alpha, alpha))
 
     def inside(key: jax.Array, length: int) -> jax.Array:
-        """Return which of `length` rows (or columns) the box covers."""
+        """Return a boolean mask `[length]` of the rows, or of the columns, that the box covers."""
         center = jax.random.randint(key, (), 0, length)
         size = jnp.floor(side * length).astype(jnp.int32)
         offset = jnp.arange(length) - (center - size // 2)
@@ -71,7 +72,10 @@ def cutmix(
 
 
 def make_mix(mixup_alpha: float, cutmix_alpha: float) -> Mix | None:
-    """Return mixup, cutmix, or None. If both alphas are above 0, each example gets one of them at random.
+    """Return a function that mixes two images, or None if both alphas are 0.
+
+    If only one alpha is above 0, the function is mixup or cutmix with this alpha. If both alphas are above 0, each
+    example is mixed with mixup or cutmix at random.
 
     >>> mix = make_mix(mixup_alpha=0.2, cutmix_alpha=0.0)
     >>> image, fraction = mix(jax.random.key(0), jnp.ones((28, 28, 1)), jnp.zeros((28, 28, 1)))
@@ -101,20 +105,27 @@ def mix_batch(
     images: Num[InputArray, "n h w c"],
     labels: Num[InputArray, "n ..."],
 ) -> tuple[Num[Array, "n h w c"], MixedLabels]:
-    """Mix a batch `[N, H, W, C]` with itself in reverse order; `keys` `[N]` are one for each example."""
+    """Mix each image of a batch `[N, H, W, C]` with the image at the same position of the reversed batch.
+
+    Args:
+      mix: function that mixes two images; see `make_mix`.
+      keys: one random key for each example, `[N]`.
+      images: images, `[N, H, W, C]`.
+      labels: labels of the images, `[N]` or `[N, classes]`.
+    """
     mixed, fraction = jax.vmap(mix)(keys, images, reversed_examples(images))
     return mixed, MixedLabels(labels, reversed_examples(labels), fraction)
 
 
 def mixed_loss(loss: Loss, logits: jax.Array, labels: jax.Array | MixedLabels) -> jax.Array:
-    """Return the loss `[N]` of plain labels, or the weighted mean of the losses of both labels of each image."""
+    """Return the loss of each example, `[N]`: for mixed labels, the weighted mean of the losses of its two labels."""
     if not isinstance(labels, MixedLabels):
         return loss(logits, labels)
     return labels.fraction * loss(logits, labels.labels) + (1.0 - labels.fraction) * loss(logits, labels.others)
 
 
 def main_labels(labels: jax.Array | MixedLabels) -> jax.Array:
-    """Return the labels with the larger weight, which count as correct in the training accuracy."""
+    """Return the label with the larger weight for each example. The training accuracy uses these labels."""
     if not isinstance(labels, MixedLabels):
         return labels
     fraction = labels.fraction.reshape(-1, *(1,) * (labels.labels.ndim - 1))

@@ -1,7 +1,7 @@
 """Select parameters by their paths, such as "stage1_block1/conv1/kernel", with regular expressions.
 
-Expressions are anchored at the start of the path but not at its end: "stage1" matches all of "stage1_block1/...",
-and "(?!head)" matches everything that is not below "head".
+Expressions are anchored at the start of the path, but not at its end. "stage1" matches all paths that begin with
+"stage1", such as "stage1_block1/conv1/kernel". "(?!head)" matches all paths that do not begin with "head".
 """
 
 import re
@@ -14,7 +14,7 @@ from jaxcnn.errors import UsageError, unknown_name
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Return whether the expression matches the start of the path.
+    """Return whether the regular expression `pattern` matches the start of a parameter's path.
 
     >>> matches("stem|stage1", "stage1_block1/conv1/kernel"), matches("conv1", "stage1_block1/conv1/kernel")
     (True, False)
@@ -23,7 +23,7 @@ def matches(pattern: str, path: str) -> bool:
 
 
 def matching(pattern: str, tree: Any) -> Any:
-    """Return a tree of booleans: for each leaf of `tree`, whether the expression matches its path."""
+    """Return a pytree of booleans: for each leaf of `tree`, whether the regular expression matches the leaf's path."""
     return jax.tree_util.tree_map_with_path(lambda path, _: matches(pattern, _join(path)), tree)
 
 
@@ -36,10 +36,11 @@ def check_pattern(field: str, pattern: str) -> None:
 
 
 def check_matches(field: str, pattern: str, params: Any) -> None:
-    """Check that an expression matches at least one parameter.
+    """Check that a regular expression matches the path of at least one parameter.
 
     Raises:
-      UsageError: if it matches none. The message suggests the closest top-level module.
+      UsageError: if the expression matches no parameter. The error message suggests the closest name of a top-level
+        module.
     """
     if not any(jax.tree.leaves(matching(pattern, params))):
         wrong = unknown_name("module", pattern, params)
@@ -49,16 +50,16 @@ def check_matches(field: str, pattern: str, params: Any) -> None:
 def parse_numbers(
     field: str, values: Sequence[str], kind: str = "FACTOR", example: str = "stem|stage1=0.1"
 ) -> list[tuple[str, float]]:
-    """Parse strings of the form "EXPRESSION=NUMBER" into pairs.
+    """Parse strings of the form "EXPRESSION=NUMBER" to pairs of expression and number.
 
     Args:
-      field: of the configuration, for the message.
-      values: the strings.
-      kind: the name of the number, for the message.
-      example: of a string, for the message.
+      field: field of the configuration that contains the strings, for error messages.
+      values: strings to parse.
+      kind: what the number means, such as "FACTOR", for error messages.
+      example: a valid string, for error messages.
 
     Raises:
-      UsageError: if a string has another form, or a number is not positive.
+      UsageError: if a string does not have this form, or if a number is not positive.
 
     >>> parse_numbers("optimizer.learning_rate_scales", ["stem|stage1=0.1", "head=10"])
     [('stem|stage1', 0.1), ('head', 10.0)]
@@ -73,7 +74,7 @@ def parse_numbers(
         if not pattern or not 0.0 < number < float("inf"):
             raise UsageError(
                 f"{field} must have the form EXPRESSION={kind} with a positive {kind.lower()}, such as {example!r}, "
-                f"got {value!r}. Use freeze for parameters that must not change"
+                f"got {value!r}. To keep parameters unchanged, use freeze."
             )
         check_pattern(field, pattern)
         parsed.append((pattern, number))
@@ -81,7 +82,10 @@ def parse_numbers(
 
 
 def first_matching(values: Sequence[tuple[str, float]], tree: Any, default: float) -> Any:
-    """Return a tree of numbers: for each leaf of `tree`, that of the first expression that matches its path."""
+    """Return a pytree of numbers: for each leaf of `tree`, the number of the first expression that matches its path.
+
+    If no expression matches the path of a leaf, its number is `default`.
+    """
 
     def number(path: Any, _: Any) -> float:
         return next((number for pattern, number in values if matches(pattern, _join(path))), default)

@@ -1,7 +1,7 @@
-"""The parts of a run: each is named in the configuration, or is a Python object that the user passes to `fit`.
+"""Build the parts of a run, such as its model. The configuration names a part, or the user passes the part to `fit`.
 
-The configuration of a run records a user's part as "custom:" and a description, so that the run is resumed only with
-parts of the same description.
+The configuration of a run records a user's part as the text "custom:", followed by a description of the part. The run
+can be resumed only with parts that have the same description.
 """
 
 import ast
@@ -40,23 +40,24 @@ from jaxcnn.train.task import Classification, Task
 PREFIX = "custom:"
 
 MAX_NAME = 100
-"""Length of a custom part's description in messages and tables. That of a deep model has thousands of characters."""
+"""Largest length of a custom part's description in messages and tables. Longer descriptions are cut."""
 
 Part = TypeVar("Part")
 
 
 @dataclasses.dataclass(frozen=True)
 class CustomParts:
-    """Python objects that replace parts named in the configuration; None where the name counts.
+    """Python objects that the user has passed to `fit`, in place of parts that the configuration names.
 
     Attributes:
       model: a Linen module, `model(x, train=...) -> logits [N, classes]`.
-      loss: `(logits [N, classes], labels [N]) -> [N]`, in training and in testing.
-      augment: `(key, image [H, W, C]) -> [H, W, C]`, on the device, in training.
-      optimizer: an Optax transformation, or a function that makes one from the schedule.
-      task: the task, in place of classification. Of the other fields, it uses model and optimizer only.
-      gradient: `(loss, params) -> (gradients, aux)`, in place of `gradient.plain`.
-      metrics: metrics of evaluations by name: `Metric`, or `(logits [N, classes], labels) -> [N]`.
+      loss: loss function for training and evaluation, `(logits [N, classes], labels [N]) -> [N]`.
+      augment: augmentation of training images on the device, `(key, image [H, W, C]) -> [H, W, C]`.
+      optimizer: an Optax gradient transformation, or a function `schedule -> transformation`.
+      task: the task, in place of classification. With a task, `loss`, `augment` and `metrics` must be None.
+      gradient: function that computes the gradient, `(loss, params) -> (gradients, aux)`, in place of `gradient.plain`.
+      metrics: metrics of evaluations by name. Each metric is a `Metric`, or a function
+        `(logits [N, classes], labels) -> [N]`.
     """
 
     model: nn.Module | None = None
@@ -68,7 +69,7 @@ class CustomParts:
     metrics: Mapping[str, Any] | None = None
 
     def recorded(self, config: Config) -> Config:
-        """Return the configuration that a run records: descriptions of custom parts, and the momentum in use."""
+        """Return the configuration that a run records, with descriptions of custom parts and the default momentum."""
         changed: dict[str, Any] = {}
         if self.model is not None:
             changed["model"] = PREFIX + describe(self.model)
@@ -91,21 +92,22 @@ class CustomParts:
 
 
 def named_or_custom(kind: str, name: str, custom: Part | None, make: Callable[[], Part]) -> Part:
-    """Return the user's own object if there is one, else make the part of this name.
+    """Return the user's own object if it is not None, else make the part that the configuration names.
 
     Args:
       kind: the argument of `fit`, such as "model".
       name: the name in the configuration.
-      custom: the user's object.
-      make: makes the named part. It raises `UsageError` for an unknown name.
+      custom: the object that the user has passed, or None.
+      make: function that makes the named part, or raises `UsageError` for an unknown name.
 
     Raises:
-      UsageError: if `name` is the record of a custom part, which only a Python program can pass.
+      UsageError: if `custom` is None, but `name` describes a custom part that was passed at an earlier start of the
+        run.
     """
     if custom is not None:
         return custom
     if name.startswith(PREFIX):
-        again = f"Pass it again in Python: {kind}=..."
+        again = f"Pass this object again in Python: {kind}=..."
         if kind == "model":
             again += ", as in load_run(folder, model=...); on the command line: --model FILE.py:NAME"
         raise UsageError(f"this run used a custom {kind}: {short_name(name)}. {again}.")
@@ -113,7 +115,7 @@ def named_or_custom(kind: str, name: str, custom: Part | None, make: Callable[[]
 
 
 def short_name(name: str) -> str:
-    """Return the name of a part, or the description of a custom one, in at most `MAX_NAME` characters.
+    """Return the name of a part, or the description of a custom part, cut to at most `MAX_NAME` characters.
 
     >>> short_name("custom:package.Net(width=8)"), len(short_name("custom:" + "x" * 6000))
     ('package.Net(width=8)', 100)
@@ -125,16 +127,16 @@ def short_name(name: str) -> str:
 def build_model(
     config: Config, custom: CustomParts, num_classes: int, norm_fields: dict[str, Any] | None = None
 ) -> nn.Module:
-    """Return the model in the precision of the run.
+    """Return the model of a run, with the run's precision.
 
     Args:
-      config: names the architecture and its options.
-      custom: may have a model of the user's.
-      num_classes: number of logits of a named model; 0 if the data has no classes.
-      norm_fields: fields to set in the normalization of a model that has the field `norm`.
+      config: configuration of the run, which names the architecture and its options.
+      custom: parts that the user has passed, which may include a model.
+      num_classes: number of logits of a registered model; 0 if the data has no classes.
+      norm_fields: fields to set in the model's normalization modules, if the model has the field `norm`.
 
     Raises:
-      UsageError: if the name or an option is unknown, or the user's model cannot be trained as configured.
+      UsageError: if the name or an option is unknown, or if the user's model does not support the configuration.
     """
     dtype: dict[str, Any] = {} if config.dtype == "float32" else {"dtype": jnp.dtype(config.dtype)}
 
@@ -155,7 +157,7 @@ def build_model(
     norm = getattr(model, "norm", None)
     if norm is None or not norm_fields:
         return model
-    known = module_fields(norm)  # a normalization without batch statistics has nothing to synchronize
+    known = module_fields(norm)  # a normalization without batch statistics lacks these fields
     fields = {name: value for name, value in norm_fields.items() if known is None or name in known}
     return model.clone(norm=Partial(norm, **fields)) if fields else model
 
@@ -163,35 +165,38 @@ def build_model(
 def _check_model(model: nn.Module, config: Config) -> None:
     name = type(model).__name__
     if config.model_options:
-        raise UsageError("model_options applies only to named models; set the fields on your module")
+        raise UsageError("model_options does not apply to your own model. Set the fields on your module.")
     if "train" not in inspect.signature(type(model).__call__).parameters:
-        raise UsageError(f"model must take `train`: {name}.__call__(self, x, *, train)")
+        raise UsageError(f"model {name} does not accept the argument train. Define __call__(self, x, *, train).")
     fields = [field.name for field in dataclasses.fields(model)]  # type: ignore[arg-type]
     if config.dtype != "float32" and "dtype" not in fields:
-        raise UsageError(f"dtype {config.dtype}: {name} has no field `dtype` to take it")
+        raise UsageError(f"dtype is {config.dtype}, but model {name} has no field dtype. Add the field, or omit dtype.")
 
 
 def parse_option(option: str) -> tuple[str, Any]:
-    """Parse "drop_path_rate=0.1" or "stem=cifar": a field and its value, a Python literal or else a string."""
+    """Parse a model option, such as "drop_path_rate=0.1" or "stem=cifar", to the name of a field and its value.
+
+    The value is parsed as a Python literal. A value that is not a literal is returned as a string.
+    """
     name, equals, value = option.partition("=")
     if not name or not equals:
-        raise UsageError(f"model_options are of the form NAME=VALUE, got {option!r}")
+        raise UsageError(f"model_options must have the form NAME=VALUE, got {option!r}")
     if name in ("num_classes", "norm", "dtype", "param_dtype", "block", "parent", "name"):
-        raise UsageError(f"model_options cannot set {name!r}")
+        raise UsageError(f"model_options cannot set {name!r}. Omit this option.")
     try:
         return name, immutable(ast.literal_eval(value))
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # the last two: deep nesting
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # the last two for deeply nested values
         return name, value
 
 
 def build_template(
     config: Config, model: nn.Module, image_shape: tuple[int, ...], create: Callable[[], TrainState]
 ) -> TrainState:
-    """Return tree, shapes and dtypes of the state that `create` makes, without computing it.
+    """Return the tree structure, shapes and dtypes of the state that `create` returns, without computing the state.
 
     Raises:
-      UsageError: if the images are too small for the model (the message names the smallest size), or the model cannot
-        be made with the fields in `config.model_options`.
+      UsageError: if the images are too small for the model, or if the model does not support `config.model_options`.
+        For too small images, the error message names the smallest image size.
     """
     try:
         return jax.eval_shape(create)
@@ -199,7 +204,7 @@ def build_template(
         raise too_small(type(model).__name__, model, image_shape, train=True) from None
     except UsageError:
         raise
-    except Exception as error:  # a field of a wrong type can make any operation fail
+    except Exception as error:  # a field with a value of a wrong type can cause errors of any type
         if not config.model_options:
             raise
         reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
@@ -209,24 +214,24 @@ def build_template(
 OF_CLASSIFICATION = (
     *("loss", "label_smoothing", "augment", "mixup", "cutmix", "class_weights", "aux_weight", "tta", "metrics"),
 )
-"""Fields of the configuration that only the named task uses."""
+"""Fields of the configuration that are used only if the task is classification."""
 
 
 def build_task(
     config: Config, custom: CustomParts, *, augment: Any, weights: Sequence[float] | None, num_classes: int, soft: bool
 ) -> Task:
-    """Return the task of a run, before it is bound to the data.
+    """Return the task of a run, not yet bound to the preprocessing.
 
     Args:
-      config: names the parts.
-      custom: the user's own parts.
-      augment: `(key, image) -> image` on the device, or None.
+      config: configuration of the run, which names loss and metrics.
+      custom: parts that the user has passed, which may include a task.
+      augment: augmentation on the device, `(key, image) -> image`, or None.
       weights: weight of each class in the training loss, or None.
       num_classes: number of classes.
-      soft: whether labels have a weight for each class, `[N, classes]`.
+      soft: whether each label is a vector with one weight per class, so that labels are `[N, classes]`.
 
     Raises:
-      UsageError: if a name is unknown, or a field is set that the user's own task does not use.
+      UsageError: if a name is unknown, or if a field is set that the user's own task does not use.
     """
     if custom.task is not None:
         _check_unused_by_task(config, custom)
@@ -249,20 +254,22 @@ def build_task(
 def _check_unused_by_task(config: Config, custom: CustomParts) -> None:
     own = [name for name in ("loss", "augment", "metrics") if getattr(custom, name) is not None]
     if own:
-        raise UsageError(f"{own[0]} applies only to classification. Put your {own[0]} into your own task")
+        raise UsageError(f"{own[0]} applies only to classification. Use your {own[0]} in your own task.")
     usual = CustomParts(task=custom.task).recorded(Config())
     for name in OF_CLASSIFICATION:
         value = getattr(config, name)
         if value not in (getattr(Config, name), getattr(usual, name)):
-            raise UsageError(f"{name} applies only to classification, got {value!r}. Put it into your own task")
+            raise UsageError(
+                f"{name} applies only to classification, got {value!r}. Implement {name} in your own task."
+            )
 
 
 def build_metrics(config: Config, custom: CustomParts, num_classes: int, *, soft: bool) -> dict[str, Metric]:
-    """Return the metrics of evaluations by name: those of the configuration, and the user's own.
+    """Return the metrics of evaluations by name: the metrics that the configuration names, and the user's own metrics.
 
     Raises:
-      UsageError: if a name is unknown, given twice, or the record of a metric of the user's; or the user's metrics have
-        no names.
+      UsageError: if a name is unknown or given twice, if the configuration records a custom metric that the user has
+        not passed again, or if the user's metrics are not a dict.
     """
     own = as_metrics(custom.metrics or {})
     names = [name for name in config.metrics if not (name.startswith(PREFIX) and _own_name(name) in own)]
@@ -271,26 +278,26 @@ def build_metrics(config: Config, custom: CustomParts, num_classes: int, *, soft
     named = make_metrics(names, num_classes, multi_label=soft)
     for name in own:
         if name in (*named, "loss", "accuracy", "examples"):
-            raise UsageError(f"metrics has the name of another metric: {name!r}. Choose another name")
+            raise UsageError(f"metrics contains {name!r}, the name of another metric. Choose another name.")
     return {**named, **own}
 
 
 def _own_name(record: str) -> str:
-    """Return the name of a user's metric from its record, "custom:NAME=DESCRIPTION"."""
+    """Return the name of a user's metric from the text "custom:NAME=DESCRIPTION" in a recorded configuration."""
     return record.removeprefix(PREFIX).partition("=")[0]
 
 
 def build_losses(config: Config, custom: CustomParts) -> tuple[Loss, Loss]:
-    """Return the training loss, and the test loss, whose labels are not smoothed."""
+    """Return the training loss and the test loss. Only the training loss uses label smoothing."""
     if custom.loss is not None and config.label_smoothing not in (0.0, Config.label_smoothing):
-        raise UsageError("label_smoothing applies only to named losses; smooth the labels in your own loss")
+        raise UsageError("label_smoothing does not apply to your own loss. Smooth the labels in your loss.")
     smoothing = config.label_smoothing
     train = named_or_custom("loss", config.loss, custom.loss, lambda: make_loss(config.loss, smoothing))
     return train, named_or_custom("loss", config.loss, custom.loss, lambda: make_loss(config.loss))
 
 
 def build_augmentations(config: Config, custom: CustomParts) -> tuple[Any, ...]:
-    """Return the augmentations of training images: names and functions, which `data.compose` takes."""
+    """Return the augmentations of training images as names and functions, the input of `data.compose`."""
     if custom.augment is not None:
         return (custom.augment,)
     for spec in config.augment:
@@ -302,9 +309,10 @@ def build_augmentations(config: Config, custom: CustomParts) -> tuple[Any, ...]:
 def build_optimizer(
     config: Config, custom: CustomParts, schedule: optax.Schedule, steps_per_epoch: float = 1.0
 ) -> optax.GradientTransformation:
-    """Return the optimizer of the trainable parameters, with a loss scale in float16. See also `build_gradient`.
+    """Return the optimizer of the trainable parameters, with a loss scale if the dtype is float16.
 
-    The tree of its state depends on neither the schedule nor the number of steps in an epoch.
+    The tree structure of the optimizer's state does not depend on `schedule` and `steps_per_epoch`. Use the optimizer
+    with the gradient function of `build_gradient`.
     """
     own = custom.optimizer
     if own is not None:
@@ -322,28 +330,27 @@ def build_optimizer(
 
 
 def _check_unused(config: OptimizerConfig, *, uses_schedule: bool) -> None:
-    """Raise `UsageError` if a field was set that the user's own optimizer does not use.
+    """Raise `UsageError` if a field of `config` is set that the user's own optimizer does not use.
 
-    The configuration of a recorded run is not checked: version 0.1 accepted all fields.
+    The recorded configuration of a run is not checked, since version 0.1 accepted all fields.
     """
     if config.options or config.momentum is not None:
-        raise UsageError("optimizer keywords apply only to named optimizers; set them on your own optimizer")
+        raise UsageError("optimizer keywords do not apply to your own optimizer. Set the keywords on your optimizer.")
     usual = OptimizerConfig(config.name, config.learning_rate) if uses_schedule else OptimizerConfig(config.name)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != getattr(usual, field.name) and not config.name.startswith(PREFIX):
             raise UsageError(
-                f"optimizer.{field.name} applies only to named optimizers, got {value}. Set it on your own optimizer"
+                f"optimizer.{field.name} does not apply to your own optimizer, got {value}. "
+                "Set this value on your optimizer."
             )
 
 
 def build_gradient(config: Config, accumulate: int, custom: CustomParts) -> Gradient:
-    """Return the gradient function of a training step that adds up `accumulate` micro-batches.
+    """Return the gradient function of a training step that sums the gradients of `accumulate` micro-batches.
 
-    Use it with the optimizer of `build_optimizer`.
-
-    A gradient of the user's takes the place of `plain`: it is called for each micro-batch, of the scaled loss in
-    float16.
+    Use the function with the optimizer of `build_optimizer`. A gradient function of the user replaces `gradient.plain`,
+    and is called for each micro-batch. With the dtype float16, the user's gradient function gets the scaled loss.
     """
 
     def named() -> Gradient:
@@ -358,9 +365,9 @@ def build_gradient(config: Config, accumulate: int, custom: CustomParts) -> Grad
 
 
 def describe(part: Any) -> str:
-    """Return the qualified name of a function or class, with arguments of a `partial` and fields of a module.
+    """Describe a function, class or object: its qualified name, and the arguments of a `partial` or fields of a module.
 
-    Two functions of the same name, such as two lambdas in one function, have the same description.
+    Two functions with equal names, such as two lambdas in one function, have equal descriptions.
 
     >>> describe(nn.relu), describe(nn.Dense(10, use_bias=False))[:45]
     ('jax._src.nn.functions.relu', 'flax.linen.linear.Dense(features=10, use_bias')

@@ -1,4 +1,4 @@
-"""Named entries: find one by its name, and check keyword arguments against a function's signature."""
+"""Find registered entries by name, and compare keyword arguments with a function's signature."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ Entry = TypeVar("Entry")
 
 _LARGEST = float(np.finfo(np.float32).max)
 
-# What numbers must be, by the names of keywords of Optax's optimizers.
+# Valid ranges of the keyword arguments of Optax optimizers, by the name of the argument.
 _DECAY = ("in [0, 1)", lambda x: 0 <= x < 1)
 _SMALL = ("from 0 to 1,000,000", lambda x: 0 <= x <= 1e6)
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -24,7 +24,7 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
 
 
 class Registry(dict[str, Entry]):
-    """A dict of entries of one kind, such as optimizers.
+    """A dict of registered entries of one kind, such as optimizers, by name.
 
     >>> Registry("color", {"red": 1}).find("rde")
     Traceback (most recent call last):
@@ -37,10 +37,10 @@ class Registry(dict[str, Entry]):
         self.kind = kind
 
     def find(self, name: str) -> Entry:
-        """Return the entry of this name.
+        """Return the entry with the name `name`.
 
         Raises:
-          UsageError: if the name is unknown. The message suggests the closest known name.
+          UsageError: if the name is unknown. The error message suggests the closest valid name.
         """
         if name not in self:
             raise unknown_name(self.kind, name, self)
@@ -48,7 +48,7 @@ class Registry(dict[str, Entry]):
 
 
 def keywords_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return the parameters that `function` accepts by keyword, by name.
+    """Return the parameters that `function` accepts as keyword arguments, in a dict by name.
 
     >>> list(keywords_of(lambda x, /, rate=0.1, *, nesterov=False: None))
     ['rate', 'nesterov']
@@ -62,13 +62,13 @@ def check_keywords(owner: str, given: Mapping[str, Any], accepted: Mapping[str, 
     """Check names, types and ranges of keyword arguments.
 
     Args:
-      owner: what they are passed to, such as "optimizer adam", for the message.
-      given: the keyword arguments.
-      accepted: the parameters that exist; see `keywords_of`.
+      owner: what the keyword arguments belong to, such as "optimizer adam", for error messages.
+      given: the keyword arguments to check, by name.
+      accepted: the parameters that the function accepts; see `keywords_of`.
 
     Raises:
-      UsageError: if a keyword is unknown (the message suggests the closest one), or a value has the wrong type or
-        is out of range.
+      UsageError: if a keyword is unknown, or if a value has a wrong type or is out of range. For an unknown keyword,
+        the error message suggests the closest valid keyword.
 
     >>> check_keywords("optimizer adam", {"b3": 0.9}, keywords_of(lambda b1=0.9, eps=1e-8: None))
     Traceback (most recent call last):
@@ -89,10 +89,10 @@ def check_keywords(owner: str, given: Mapping[str, Any], accepted: Mapping[str, 
 
 
 def _type_error(parameter: inspect.Parameter, value: Any) -> str | None:
-    """Return the type that a value should have, such as "a number", or None if the value has it.
+    """Return the type that a value should have as text, such as "a number". Return None if the value has this type.
 
-    The default value shows the type. Where the default is None, the annotation distinguishes numbers from dtypes: Optax
-    annotates dtypes as `Any` or as a union with `numpy.dtype`.
+    The default value of the parameter shows its type. If the default is None, the annotation shows whether the value is
+    a number or a dtype. Optax annotates dtypes as `Any` or as a union with `numpy.dtype`.
     """
     default = parameter.default
     if isinstance(default, bool):
@@ -111,7 +111,7 @@ def _type_error(parameter: inspect.Parameter, value: Any) -> str | None:
 
 
 def _is_number(value: Any) -> bool:
-    """Return whether a value is a number that float32 can hold."""
+    """Return whether a value is a number that float32 can represent."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
@@ -119,5 +119,5 @@ def _is_dtype(value: Any) -> bool:
     """Return whether a value is the name of a floating-point dtype."""
     try:
         return isinstance(value, str) and jnp.issubdtype(np.dtype(value), jnp.floating)
-    except (TypeError, ValueError, SyntaxError):  # NumPy evaluates parts of the text
+    except (TypeError, ValueError, SyntaxError):  # NumPy parses parts of the text as Python code
         return False

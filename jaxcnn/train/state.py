@@ -1,4 +1,4 @@
-"""The training state: arrays, and nothing else."""
+"""The training state: a pytree of all arrays that a run needs to continue."""
 
 import functools
 from collections.abc import Callable
@@ -17,20 +17,21 @@ from jaxcnn.train.optim.adapters import adapt, evaluation_params
 
 @struct.dataclass
 class TrainState:
-    """The arrays that a run needs to continue. Checkpoints contain exactly these.
+    """The arrays that a run needs to continue. A checkpoint stores these arrays.
 
     Attributes:
-      step: steps made so far, int32 scalar.
+      step: number of steps made so far, int32 scalar.
       params: the model's parameters.
-      batch_stats: running statistics of batch normalization; empty for models without it.
-      opt_state: the adapted optimizer's state (`optim.adapters`), with the loss scale in float16.
-      ema: moving averages of `params` and `batch_stats`, or their slow copies (`optim.lookahead`), in a dict of these
-        names; empty without either.
-      key: raw key data, uint32 `[2]`, the same for the whole run. Each step folds its number into it.
+      batch_stats: running statistics of batch normalization; empty for models without batch normalization.
+      opt_state: state of the optimizer, adapted by `optim.adapters`, with the loss scale of float16 training.
+      ema: a dict with moving averages of `params` and `batch_stats`, or with their slow copies (`optim.lookahead`).
+        Empty if the run has neither moving averages nor slow copies.
+      key: raw data of the random key of the run, uint32 `[2]`. Each step derives its own key with `fold_in`, and does
+        not change `key`.
 
     >>> import jaxcnn
     >>> make = lambda: create_state(jaxcnn.create_model("lenet5"), optax.sgd(0.1), (28, 28, 1), seed=0)
-    >>> state: TrainState = jax.eval_shape(make)  # shapes only
+    >>> state: TrainState = jax.eval_shape(make)  # computes only shapes and dtypes
     >>> state.step.shape, sorted(state.params)[0]
     ((), 'C1')
     """
@@ -53,16 +54,16 @@ def create_state(
     init: Callable[[Any], Any] | None = None,
     init_scale: float | jax.Array = 1.0,
 ) -> TrainState:
-    """Return the state before the first step. Parameters depend on `seed` alone.
+    """Return the training state before the first step, with random parameters that depend on `seed`.
 
     Args:
       model: a Linen module.
-      optimizer: any Optax transformation.
-      image_shape: `(H, W, C)`.
-      seed: seed of all randomness, an integer or an array `[]`.
-      averaged: keep moving averages or slow copies of parameters and statistics (`ema`).
-      init: returns the model's variables, given random keys by name. Default: `model.init` on one image of zeros.
-      init_scale: factor on the initial kernels (parameters of two axes or more), a number or an array `[]`.
+      optimizer: any Optax gradient transformation.
+      image_shape: shape `(H, W, C)` of an image.
+      seed: seed of all randomness, an integer or an integer array `[]`.
+      averaged: whether the state has moving averages, or slow copies, of parameters and batch statistics (`ema`).
+      init: function from a dict of random keys to the model's variables. Default: `model.init` on one image of zeros.
+      init_scale: factor on the initial kernels (parameters with at least two axes), a number or an array `[]`.
 
     >>> import flax.linen as nn
     >>> class Linear(nn.Module):
@@ -73,19 +74,20 @@ def create_state(
     >>> int(state.step), state.params["Dense_0"]["kernel"].shape
     (0, (16, 2))
     """
-    # Put on the device explicitly, as everything here, so that a program may forbid implicit transfers.
+    # The seed is put on the device explicitly, since the user may have forbidden implicit transfers.
     placed = seed if isinstance(seed, jax.Array) else jax.device_put(np.uint32(seed))
     init_key, run_key = jax.random.split(jax.random.key(placed))
     keys = {"params": init_key, "dropout": init_key}
 
-    # One compiled program instead of one for each layer's initializer. It runs once, so it is compiled quickly rather
-    # than well. Within another program (`eval_shape`), that program's options apply.
+    # One compiled program creates all arrays, in place of one program per initializer. The program runs only once, so a
+    # short compile time matters more than fast code. While JAX traces an outer program, the options of the outer
+    # program apply.
     is_within = isinstance(init_key, jax.core.Tracer)
     quick = {"xla_backend_optimization_level": 0} if kernels.on_cpu() and not is_within else None
 
     @functools.partial(jax.jit, compiler_options=quick)
     def initialize() -> TrainState:
-        # In training mode, since evaluation does not create auxiliary classifiers.
+        # `train=True`, since models create auxiliary classifiers only in training.
         make = init or (lambda keys: model.init(keys, jnp.zeros((1, *image_shape)), train=True))
         variables = make(keys)
         params = _scaled_kernels(variables["params"], init_scale)
@@ -108,10 +110,11 @@ def _scaled_kernels(params: Any, scale: float | jax.Array) -> Any:
 
 
 def evaluation_variables(state: TrainState) -> dict[str, Any]:
-    """Return the variables to test and predict with.
+    """Return the variables for evaluation and prediction.
 
-    They are the moving averages if the state has them, else the latest variables. Some optimizers replace the latest
-    parameters (`optim.adapters.evaluation_params`).
+    If the state has moving averages or slow copies (`ema`), return the averages or copies. If `ema` is empty, return
+    the parameters and batch statistics. For some optimizers, return other parameters; see
+    `optim.adapters.evaluation_params`.
 
     >>> ema = {"params": {"kernel": 0.9}, "batch_stats": {}}
     >>> state = TrainState(jnp.array(3), {"kernel": 1.0}, {}, optax.EmptyState(), ema, jnp.zeros(2, jnp.uint32))

@@ -1,7 +1,8 @@
-"""One step of training and one of evaluation: pure functions of a state and a batch.
+"""The training step and the evaluation step: pure functions of a training state and a batch.
 
-Neither depends on the number of devices. Where `jaxcnn.layers.BATCH_AXIS` is bound, a step sees its device's part of
-the batch and averages over the devices; else it sees the whole batch.
+The same functions run on one device and on many devices. If `pmap` or `shard_map` binds the axis name
+`jaxcnn.layers.BATCH_AXIS`, a step gets the part of the batch on its own device, and averages over the devices. If the
+axis name is not bound, a step gets the whole batch.
 """
 
 import dataclasses
@@ -39,31 +40,34 @@ def make_train_step(
 ) -> Callable[[TrainState, Any], tuple[TrainState, Sums]]:
     """Return the pure function `(state, batch) -> (state, sums)` that makes one training step.
 
-    The batch is a tree of arrays with a leading axis of N examples; classification needs `image` `[N, H, W, C]` and
-    `label` `[N]`. The sums are those of the task's metrics over the whole batch, with `loss` and `examples`.
+    The batch is a pytree of arrays with a leading axis of N examples. Classification needs a dict with `image`
+    `[N, H, W, C]` and `label` `[N]`. The sums are the task's metrics, summed over the whole batch, with the entries
+    `loss` and `examples`.
 
-    Every transformation of Optax works (`optim.adapters`). One that accepts extra arguments gets these, of the whole
-    batch over all devices:
+    All Optax gradient transformations are supported (`optim.adapters`). An optimizer that accepts extra arguments gets
+    the following arguments, which are computed for the whole batch over all devices:
 
     - `value`: the loss.
-    - `grad`: its gradient.
+    - `grad`: the gradient of the loss.
     - `value_fn` and `obj_fn`: the loss as a function of the parameters.
-    - `grad_fn`: the gradient as a function of the parameters and of an index, which is not used.
+    - `grad_fn`: the gradient as a function of the parameters and of an index, which is ignored.
 
     Differentially private optimizers get the gradient of each example.
 
     Args:
       model: a Linen module.
-      optimizer: turns the gradient of the mean loss into an update.
-      task: the loss and the metrics. Default: `Classification()`.
-      gradient: `(loss, params) -> (gradients, aux)`; see `gradient`. float16 needs `gradient.scaled`.
-      ema_decay: decay of the moving averages in the state's `ema`, if it has them.
-      lookahead: `ema` has the slow network in place of moving averages; every few steps, training continues from it.
-      norms: the sums also have `gradient_norm` and `update_norm`, the Euclidean norms over all parameters.
+      optimizer: any Optax gradient transformation, which converts the gradient of the mean loss to an update.
+      task: object that defines the loss and the metrics. Default: `Classification()`.
+      gradient: function that computes the gradient, `(loss, params) -> (gradients, aux)`; see `jaxcnn.train.gradient`.
+        Training in float16 needs `gradient.scaled`.
+      ema_decay: decay of the moving averages in `state.ema`. The decay has no effect if `state.ema` is empty.
+      lookahead: lookahead method, or None. With lookahead, `state.ema` contains the slow network in place of moving
+        averages.
+      norms: whether the sums also contain `gradient_norm` and `update_norm`, the Euclidean norms over all parameters.
 
     Raises:
-      UsageError: from the step, when it is traced, if the task cannot use the batch, or if the optimizer needs the
-        gradient of each example and there is none.
+      UsageError: when the step is traced, if the task does not support the batch, or if the optimizer needs the
+        gradient of each example and the model or `gradient` does not support it.
 
     >>> import flax.linen as nn
     >>> from jaxcnn.train import create_state
@@ -90,7 +94,7 @@ def make_train_step(
             rngs = {"dropout": jax.random.fold_in(dropout_key, index)}
             value, updates, of_examples = _checked(task, task.loss(model, variables, part, rngs))
             count = count_examples(part)
-            # The contribution of a micro-batch to the mean over the whole batch.
+            # `total` is the contribution of a micro-batch to the mean loss over the whole batch.
             total = value if count == examples else value * (count / examples)
             sums = {"loss": value * count, **metrics.sum_over_examples(of_examples, jnp.ones(count, bool))}
             return total, (updates.get("batch_stats", {}), {**sums, "total": total})
@@ -136,15 +140,15 @@ def make_train_step(
 
 
 def _checked(task: Task, returned: Any) -> tuple[jax.Array, Mapping[str, Any], Mapping[str, Any]]:
-    """Return what `task.loss` has returned: a scalar, changed variables and metrics.
+    """Check and return the value of `task.loss`: a scalar, a dict of changed variables, and a dict of metrics.
 
     Raises:
-      UsageError: if it is something else.
+      UsageError: if `returned` does not have this form.
     """
     name = f"loss of task {type(task).__name__}"
     if not isinstance(returned, tuple) or len(returned) != 3 or not all(isinstance(x, Mapping) for x in returned[1:]):
         got = tuple(type(x).__name__ for x in returned) if isinstance(returned, tuple) else type(returned).__name__
-        raise UsageError(f"{name} must return (scalar, updates, metrics), got {got}. The last two are dicts.")
+        raise UsageError(f"{name} must return (scalar, updates, metrics), got {got}. Return dicts for the last two.")
     if jnp.shape(returned[0]):
         raise UsageError(
             f"{name} must be a scalar, got shape {jnp.shape(returned[0])}. Return the mean over the batch."
@@ -153,23 +157,23 @@ def _checked(task: Task, returned: Any) -> tuple[jax.Array, Mapping[str, Any], M
 
 
 def _over_devices(gradient: Gradient, loss: BatchLoss, params: Any) -> tuple[Any, Any, Sums]:
-    """Return gradients, batch statistics and sums of the whole batch, equal on all devices.
+    """Return the gradients, batch statistics and metric sums of the whole batch, which are equal on all devices.
 
-    Of the sums, `total` is the mean loss.
+    The entry `total` of the sums is the mean loss.
     """
     gradients, (batch_stats, sums) = gradient(loss, params)
-    # Running statistics are already equal on all devices if batch normalization is synchronized. Otherwise their mean
-    # is the best single value: the state must not depend on which device it is read from.
+    # If batch normalization is synchronized, running statistics are already equal on all devices. Otherwise, they are
+    # averaged, since all devices must have the same state.
     (gradients, batch_stats), sums = reduce_over_devices((gradients, batch_stats), sums)
     return gradients, batch_stats, _with_mean(sums)
 
 
 def _of_examples(gradient: Gradient, loss: BatchLoss, params: Any) -> tuple[Any, Any, Sums]:
-    """Return what `_over_devices` returns, with the gradients of the examples of all devices, `[N, ...]`."""
+    """Return the values of `_over_devices`, but with the gradient of each example of the whole batch, `[N, ...]`."""
     if gradient is not plain:
         raise UsageError(
             "the optimizer needs the gradient of each example, which cannot be accumulated, scaled for float16, or "
-            "restricted to a part of the parameters. Use accumulate=1, dtype='float32' and freeze=None"
+            "restricted to a part of the parameters. Use accumulate=1, dtype='float32' and freeze=None."
         )
     gradients, (batch_stats, sums) = of_each_example(loss, params)
     if needs_mean(BATCH_AXIS, gradients, sums):
@@ -178,25 +182,25 @@ def _of_examples(gradient: Gradient, loss: BatchLoss, params: Any) -> tuple[Any,
 
 
 def _with_mean(sums: Sums) -> Sums:
-    """Return sums over all devices with the mean of `total`, which is a mean over the examples of each device."""
+    """Divide the entry `total`, a sum over devices of mean losses, by the number of devices. Return the sums."""
     if not is_bound(BATCH_AXIS):
         return sums
     return {**sums, "total": sums["total"] / jax.lax.axis_size(BATCH_AXIS)}
 
 
 def _value_function(mean_gradient: Callable[[Any], Any], params: Any) -> Callable[[Any], jax.Array]:
-    """Return the loss of the whole batch as a function of the trainable parameters.
+    """Return a function from the trainable parameters to the mean loss of the whole batch.
 
     Args:
-      mean_gradient: returns what `_over_devices` returns, for all parameters.
-      params: all parameters.
+      mean_gradient: function from all parameters to the values of `_over_devices`.
+      params: all parameters, including frozen parameters.
     """
 
     @jax.custom_vjp
     def value_fn(trainable: Any) -> jax.Array:
-        return forward(trainable)[0]  # the compiler drops the gradient
+        return forward(trainable)[0]  # the compiler removes the unused gradient
 
-    # JAX's own derivative would be that of this device's part of the batch.
+    # Without a custom derivative, JAX would differentiate only the loss of this device's part of the batch.
     def forward(trainable: Any) -> tuple[jax.Array, Any]:
         gradients, _, sums = mean_gradient(fill_in(trainable, params))
         return sums["total"], gradients
@@ -209,19 +213,19 @@ def _value_function(mean_gradient: Callable[[Any], Any], params: Any) -> Callabl
 
 
 def _dropout_key(key: jax.Array) -> jax.Array:
-    """Return this device's dropout key for the step; `Classification.prepare` uses the first two of the three keys."""
+    """Return this device's dropout key for a step, from the third of three keys that are split from the step's key."""
     *_, dropout_key = jax.random.split(key, 3)
     return jax.random.fold_in(dropout_key, device_index())
 
 
 def _averaged(state: TrainState, learned: Any, decay: float) -> Any:
-    """Return the moving averages after the step. Holes of the gradient keep their averages."""
+    """Return the moving averages after a step. The averages of parameters without a gradient do not change."""
     average = ema.update(leave_out_as(state.ema, learned), learned, decay, state.step)
     return fill_in(average, state.ema)
 
 
 def _looked_ahead(state: TrainState, learned: Any, lookahead: Lookahead) -> tuple[Any, Any]:
-    """Return the slow network and the learned variables after the step. Holes of the gradient keep their values."""
+    """Return the slow and the fast network after a step. Parameters without a gradient do not change."""
     slow, fast = lookahead.update(leave_out_as(state.ema, learned), learned, state.step)
     return fill_in(slow, state.ema), fast
 
@@ -229,11 +233,11 @@ def _looked_ahead(state: TrainState, learned: Any, lookahead: Lookahead) -> tupl
 def make_eval_step(model: Any, task: Task | None = None) -> Callable[[TrainState, Any], Sums]:
     """Return the pure function `(state, padded) -> sums` that evaluates the model on one batch.
 
-    It is `evaluate_batch` with the variables of `evaluation_variables(state)`.
+    The function calls `evaluate_batch` with the variables that `evaluation_variables(state)` returns.
 
     Args:
       model: a Linen module.
-      task: the loss and the metrics. Default: `Classification()`.
+      task: object that defines the loss and the metrics. Default: `Classification()`.
 
     >>> import flax.linen as nn
     >>> from jaxcnn.train import create_state
@@ -252,18 +256,18 @@ def make_eval_step(model: Any, task: Task | None = None) -> Callable[[TrainState
 
 
 def evaluate_batch(model: Any, task: Task, variables: Any, padded: tuple[Any, jax.Array]) -> Sums:
-    """Return the sums of the task's metrics over a batch and over all devices, with the number of `examples`.
+    """Return the task's metrics, summed over a batch on all devices. The entry `examples` is the number of examples.
 
-    Random numbers of `task.prepare` are the same for every batch and every evaluation.
+    `task.prepare` gets the same random key for every batch and in every evaluation.
 
     Args:
       model: a Linen module.
-      task: the loss and the metrics.
+      task: object that defines the loss and the metrics.
       variables: `{"params": ..., "batch_stats": ...}`.
-      padded: a batch, and a mask, bool `[N]`, False for examples that do not count (`jaxcnn.data.Padded`).
+      padded: a pair of a batch and a mask, bool `[N]`, which is False for padding (`jaxcnn.data.Padded`).
 
     Raises:
-      UsageError: when it is traced, if the task cannot use the batch.
+      UsageError: when the function is traced, if the task does not support the batch.
     """
     batch, mask = padded
     of_examples = task.evaluate(model, variables, task.prepare(jax.random.key(0), batch, False))

@@ -1,7 +1,7 @@
-"""The protocol of a task, which defines the loss and the metrics, and the default task: classification.
+"""The base class of tasks, which define the loss and the metrics of a run, and the default task: classification.
 
-A task is a few pure functions of a batch. `jaxcnn.train.fit` trains, evaluates, saves and resumes any task in the same
-way, on one device or many. `experiments/tasks/` has complete examples, each in one file: contrastive learning,
+A task consists of a few pure functions of a batch. `jaxcnn.train.fit` trains, evaluates, saves and resumes all tasks in
+the same way, on one device or on many devices. `experiments/tasks/` contains complete examples: contrastive learning,
 segmentation, distillation and a network with several heads.
 """
 
@@ -21,22 +21,23 @@ from jaxcnn.train.metrics import Metric
 from jaxcnn.train.mixing import Mix, main_labels, mix_batch, mixed_loss
 
 Batch = Any
-"""A tree of arrays with a leading axis of N examples. For labeled images, a dict with the keys `image` and `label`."""
+"""A pytree of arrays with a leading axis of N examples. Labeled images are a dict with the keys `image` and `label`."""
 
 Metrics = dict[str, Any]
-"""Values of each example, by name: arrays `[N]` or `[N, ...]`, or `jaxcnn.train.metrics.OneHot`."""
+"""Values of metrics for each example, by name: arrays `[N]` or `[N, ...]`, or `jaxcnn.train.metrics.OneHot`."""
 
 
 class Task:
-    """The loss and the metrics of a run. Derive a frozen dataclass, and define `loss` and `evaluate`.
+    """The loss and the metrics of a run. To define a task, derive a frozen dataclass with `loss` and `evaluate`.
 
     All methods must be pure functions. `prepare`, `loss` and `evaluate` run on the devices, inside compiled programs. A
-    batch has the keys of the data. Metrics have a leading axis of examples. The training loop leaves out the padding of
-    evaluation batches, and sums metrics over examples and devices. Each example therefore counts once.
+    batch has the keys of the dataset, such as `image` and `label`. Metrics have a leading axis of examples. The
+    training loop ignores the padding of evaluation batches, and sums metrics over examples and devices. Each example is
+    therefore counted once.
 
     Attributes:
-      monitor: the metric that chooses the best checkpoint and stops a run early. If its name ends in "loss" or "error",
-        the smallest value is the best; otherwise, the largest.
+      monitor: name of the metric that chooses the best checkpoint and stops a run early. If the name ends in "loss" or
+        "error", the smallest value is the best. For all other names, the largest value is the best.
 
     >>> @dataclass(frozen=True)
     ... class Regression(Task):
@@ -50,96 +51,100 @@ class Task:
     monitor: str = "loss"
 
     def bind(self, preprocessing: Any) -> "Task":
-        """Return the task with what it needs from the data, such as `normalize`. The default returns the task itself.
+        """Return a copy of the task that uses the preprocessing of the run, such as the normalization of images.
+
+        The default method returns the task unchanged.
 
         Args:
-          preprocessing: has `normalize(images)`, `mean`, `std`, `image_shape` and `class_names`.
+          preprocessing: object with `normalize(images)`, `mean`, `std`, `image_shape` and `class_names`.
         """
         return self
 
     def init(self, model: Any, rngs: Any, batch: Batch) -> Any:
-        """Return the model's initial variables. The default calls `model.init(rngs, batch["image"], train=True)`.
+        """Return the model's initial variables. By default, call `model.init(rngs, batch["image"], train=True)`.
 
         Args:
           model: a Linen module.
           rngs: random keys by name.
-          batch: one example of zeros, as the source gives it.
+          batch: a batch of one example, with the keys, shapes and dtypes of the dataset. All values are zero.
         """
         return model.init(rngs, batch["image"].astype(jnp.float32), train=True)
 
     def prepare(self, key: KeyArray, batch: Batch, train: bool) -> Batch:
-        """Return the batch for `loss` (if `train`) or for `evaluate`. The default returns the batch unchanged.
+        """Prepare a batch of the dataset for `loss` or `evaluate`, for example by augmentation.
+
+        The default method returns the batch unchanged.
 
         Args:
-          key: random key, the same on all devices. `example_keys(key, N)` returns a key for each example, `[N]`.
-          batch: as the source gives it, arrays `[N, ...]`.
-          train: whether the batch is for `loss`.
+          key: random key, which is equal on all devices. `example_keys(key, N)` returns a key for each example, `[N]`.
+          batch: a batch of the dataset, with arrays `[N, ...]`.
+          train: True if the prepared batch is passed to `loss`, False if the batch is passed to `evaluate`.
         """
         return batch
 
     def loss(self, model: Any, variables: Any, batch: Batch, rngs: Any) -> tuple[Array, Any, Metrics]:
-        """Return the loss, changed variables, and metrics.
+        """Return the mean loss of a training batch, changed variables, and metrics.
 
         Args:
           model: a Linen module.
           variables: `{"params": ..., "batch_stats": ...}`.
-          batch: from `prepare`.
-          rngs: the random key "dropout".
+          batch: the batch that `prepare` has returned.
+          rngs: a dict with the random key "dropout".
 
         Returns:
-          A scalar `[]`, the mean over the batch; a dict with the new `batch_stats`, or an empty one; and metrics,
-          arrays `[N, ...]`. The metric `loss` is added if it is missing.
+          Three values: the mean loss over the batch, a scalar; a dict with the new `batch_stats`, or an empty dict; and
+          a dict of metrics, arrays `[N, ...]`. The metric `loss` is added if it is missing.
 
         Raises:
           UsageError: if the task does not define this method.
         """
         raise UsageError(
-            f"task {type(self).__name__} has no loss. Define loss(self, model, variables, batch, rngs) in it."
+            f"task {type(self).__name__} has no method loss. Define loss(self, model, variables, batch, rngs)."
         )
 
     def evaluate(self, model: Any, variables: Any, batch: Batch) -> Metrics:
-        """Return the metrics of each example of an evaluation batch, arrays `[N, ...]`.
+        """Return the metrics of each example of an evaluation batch, as arrays `[N, ...]`.
 
         Args:
           model: a Linen module.
-          variables: `{"params": ..., "batch_stats": ...}`, which may be moving averages.
-          batch: from `prepare`.
+          variables: `{"params": ..., "batch_stats": ...}`. The values may be moving averages.
+          batch: the batch that `prepare` has returned.
 
         Raises:
           UsageError: if the task does not define this method.
         """
         raise UsageError(
-            f"task {type(self).__name__} has no evaluate. Define evaluate(self, model, variables, batch) in it."
+            f"task {type(self).__name__} has no method evaluate. Define evaluate(self, model, variables, batch)."
         )
 
     def summarize(self, sums: Mapping[str, np.ndarray], count: int) -> dict[str, Any]:
-        """Return numbers from the sums of metrics over `count` examples. The default divides each sum by `count`.
+        """Convert sums of metrics over `count` examples to the values to report. The default method returns means.
 
-        The sums are those of the metrics of `loss` in training, and those of `evaluate` in evaluations. The sum of a
-        metric `[N, ...]` is an array `[...]`. Arrays, and dicts of numbers and arrays, may be returned too. Arrays are
-        stored in `result.json` only.
+        In training, `sums` are the summed metrics of `loss`. In evaluations, `sums` are the summed metrics of
+        `evaluate`. The sum of a metric `[N, ...]` is an array `[...]`. A returned value is a number, an array, or a
+        dict of numbers and arrays. Arrays are stored only in `result.json`.
         """
         return {name: total / count for name, total in sums.items()}
 
     def scores(self, model: Any, variables: Any, batch: Batch) -> Float[Array, "n classes"]:
-        """Return class scores `[N, classes]`, whose softmax are probabilities, for predictions and pictures.
+        """Return class scores `[N, classes]` for predictions. Class probabilities are the softmax of the scores.
 
         Args:
           model: a Linen module.
           variables: `{"params": ..., "batch_stats": ...}`.
-          batch: has the key `image`, uint8 `[N, H, W, C]`; labels may be missing.
+          batch: a dict with the key `image`, uint8 `[N, H, W, C]`. Labels may be missing.
 
         Raises:
           UsageError: if the task does not define this method.
         """
         raise UsageError(
-            f"task {type(self).__name__} has no class scores. Predictions and pictures need Task.scores(self, model, "
-            "variables, batch) -> [N, classes]."
+            f"task {type(self).__name__} has no class scores, which predictions and pictures need. Define scores(self, "
+            "model, variables, batch) -> [N, classes]."
         )
 
 
 def higher_is_better(metric: str) -> bool:
-    """Return whether a larger value of a metric is better.
+    """Return whether a larger value of a metric is better, according to the metric's name.
 
     >>> higher_is_better("accuracy"), higher_is_better("loss"), higher_is_better("calibration_error")
     (True, False, False)
@@ -149,17 +154,19 @@ def higher_is_better(metric: str) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Classification(Task):
-    """Classification: labels are a class for each image, int `[N]`, or a value for each class, float `[N, classes]`.
+    """The classification task. Labels are class indices, int `[N]`, or a value for each class, float `[N, classes]`.
 
     Attributes:
-      train_loss: `(logits [N, classes], labels) -> [N]`.
-      test_loss: loss of evaluations, of the same form. Default: `train_loss`.
-      augment: `(key, image [H, W, C]) -> [H, W, C]`, applied to each training image.
-      mix: mixup or cutmix of pairs of training images; see `mixing.make_mix`.
-      normalize: function from pixels `[N, H, W, C]` to the model's input. Default: standardization by the run's data.
-      metrics: further metrics of evaluations by name, in addition to `loss` and `accuracy`.
-      aux_weight: weight of the loss of each auxiliary classifier, whose logits the model sows in `aux_logits`.
-      tta: test-time augmentation, whose views' logits are averaged; see `views`.
+      train_loss: loss function of training, `(logits [N, classes], labels) -> [N]`.
+      test_loss: loss function of evaluations, `(logits [N, classes], labels) -> [N]`. Default: `train_loss`.
+      augment: function `(key, image [H, W, C]) -> [H, W, C]` that is applied to each training image.
+      mix: function that mixes pairs of training images by mixup or cutmix; see `mixing.make_mix`.
+      normalize: function from pixels `[N, H, W, C]` to the model's input. Default: normalization with the mean and the
+        standard deviation of the run's preprocessing.
+      metrics: metrics of evaluations by name, in addition to `loss` and `accuracy`.
+      aux_weight: weight of the loss of each auxiliary classifier. The model stores the logits of these classifiers in
+        the Flax collection `aux_logits`.
+      tta: test-time augmentation: the logits of several views of an image are averaged; see `views`.
 
     >>> task = Classification(train_loss=lambda logits, labels: cross_entropy(logits, labels, label_smoothing=0.1))
     >>> task.summarize({"loss": 6.0, "accuracy": 3.0}, 4)
@@ -181,12 +188,12 @@ class Classification(Task):
         return self if self.normalize is not None else replace(self, normalize=preprocessing.normalize)
 
     def prepare(self, key: KeyArray, batch: Batch, train: bool) -> Batch:
-        """Augment and mix the training images. Raises `UsageError` if labels have a wrong shape or type."""
+        """Augment and mix the training images. Raise `UsageError` if labels have a wrong shape or dtype."""
         images, labels = batch["image"], batch["label"]
         check_labels(labels, images.shape[:1])
         if not train or (self.augment is None and self.mix is None):
             return batch
-        augment_key, mix_key, _ = jax.random.split(key, 3)  # the third one is for dropout, in the step
+        augment_key, mix_key, _ = jax.random.split(key, 3)  # the training step uses the third key for dropout
         if self.augment is not None:
             images = jax.vmap(self.augment)(example_keys(augment_key, len(images)), images)
         if self.mix is not None:
@@ -231,11 +238,12 @@ class Classification(Task):
 
 
 def views(images: Num[AnyArray, "n h w c"], tta: str) -> list[tuple[float, Num[AnyArray, "n h w c"]]]:
-    """Return the views of images `[N, H, W, C]` that test-time augmentation averages, with their weights.
+    """Return the views of images `[N, H, W, C]` whose logits test-time augmentation averages, as pairs (weight, view).
 
-    "none" is the images alone, and "flip" the images and their mirror images. "flip_shift" adds both, shifted by a
-    pixel up and left, and down and right, with reflection at the border. The two unshifted views have half the weight
-    (Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024, section 3.5).
+    For "none", the images are the only view. For "flip", the views are the images and their mirror images. "flip_shift"
+    adds four views: both views of "flip", shifted by one pixel up and left, and by one pixel down and right, with
+    reflection at the border. The two unshifted views have half of the total weight (Jordan, *94% on CIFAR-10 in 3.29
+    Seconds on a Single GPU*, 2024, section 3.5).
     """
     if tta == "none":
         return [(1.0, images)]
@@ -248,9 +256,10 @@ def views(images: Num[AnyArray, "n h w c"], tta: str) -> list[tuple[float, Num[A
 
 
 def correct(logits: Float[AnyArray, "n classes"], labels: Num[AnyArray, "n ..."]) -> Shaped[Array, " n"]:
-    """Return whether each example is classified correctly, `[N]`.
+    """Return whether each example is classified correctly, as a boolean array `[N]`.
 
-    For labels `[N, classes]`, return the fraction of the classes whose logit has the right sign.
+    For multi-hot labels `[N, classes]`, return the fraction of classes that are predicted correctly for each example. A
+    class is predicted if its logit is positive.
     """
     if labels.ndim == 1:
         return jnp.argmax(logits, axis=-1) == labels

@@ -1,4 +1,4 @@
-"""Check the user's own parts on two examples, without computing anything."""
+"""Trace the user's own model, loss and task with two examples, to find errors before the run starts."""
 
 import contextlib
 import functools
@@ -19,7 +19,7 @@ from jaxcnn.train.task import Classification, Task
 
 
 def check_objects(task: Any, model: Any) -> None:
-    """Raise `UsageError` if the user's own task or model, if there is one, is a class, or has a wrong type."""
+    """Raise `UsageError` if `task` or `model` is a class in place of an object, or has a wrong type. None is valid."""
     of_users = (("task", task, Task, "jaxcnn.train.Task"), ("model", model, nn.Module, "flax.linen.Module"))
     for name, part, base, path in of_users:
         if isinstance(part, type):
@@ -32,11 +32,11 @@ def check_objects(task: Any, model: Any) -> None:
 
 
 def check_task(plan: Any) -> None:
-    """Trace a step and an evaluation of a run's plan on two examples, before anything is written.
+    """Trace a training step and an evaluation of a run with two examples, before files are written.
 
     Raises:
-      UsageError: if the task reads a key that the batch does not have, returns arrays of wrong shapes, or has no metric
-        to monitor.
+      UsageError: if the task reads a key that the batch does not have, if it returns arrays of wrong shapes, or if it
+        does not return the metric `plan.monitor`.
     """
     with readable_keys(plan.task, plan.example):
         _trace(plan)
@@ -82,7 +82,7 @@ def _trace(plan: Any) -> None:
 def check_shapes(
     image_shape: tuple[int, ...], num_classes: int, model: nn.Module, template: TrainState, task: Classification
 ) -> None:
-    """Raise `UsageError` if a custom part returns an array of another shape than classification needs."""
+    """Raise `UsageError` if a custom model, loss or augmentation returns an array of a wrong shape."""
     variables = {"params": template.params, "batch_stats": template.batch_stats}
     key, image = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct(image_shape, jnp.uint8)
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)

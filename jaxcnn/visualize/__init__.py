@@ -1,8 +1,8 @@
-"""Figures of what a network has learned and what it sees.
+"""Figures of the filters, feature maps, receptive fields and predictions of a network.
 
 Each `*_figure` function returns a `matplotlib.figure.Figure`. Display it in a notebook, or write it with
-`figure.savefig`. Functions of a `trained` network take what `jaxcnn.train.load_run` returns. The network of this
-example is not trained:
+`figure.savefig`. The argument `trained` is a trained network, as `jaxcnn.train.load_run` returns it. The network of
+this example is not trained:
 
 >>> import jax
 >>> import numpy as np

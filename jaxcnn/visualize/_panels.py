@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 MAX_NAME = 40
-"""Longer names are cut, since they would leave no space for the images."""
+"""Largest length of a name in characters. A longer name is cut, because it would cover the images."""
 
 
 def grid(count: int, title: str, *, size: float = 1.1, columns: int = 8) -> tuple[Figure, list[Axes]]:
@@ -27,7 +27,7 @@ def grid(count: int, title: str, *, size: float = 1.1, columns: int = 8) -> tupl
 
 
 def show(axes: Axes, image: np.ndarray, **options: Any) -> Any:
-    """Draw an image `[H, W, C]` with its first row at the top; in gray if it has one channel."""
+    """Draw an image `[H, W, C]` with its first row at the top. An image with one channel is drawn in gray."""
     if image.ndim == 3 and image.shape[-1] == 1:
         image = image[..., 0]
         options = {"cmap": "gray", **options}
@@ -37,7 +37,7 @@ def show(axes: Axes, image: np.ndarray, **options: Any) -> Any:
 
 
 def literal(name: str) -> str:
-    """Return the name of a class or a layer as matplotlib shows it: short, in one line and not as mathematics.
+    """Return a class or layer name as text for matplotlib: at most 40 characters, one line, `$` escaped.
 
     >>> literal("$5 or $6"), literal("a\\nb")
     ('\\\\$5 or \\\\$6', 'a?b')

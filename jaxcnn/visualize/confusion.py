@@ -1,4 +1,4 @@
-"""The confusion matrix of a classifier."""
+"""Figures of the confusion matrix of a classifier."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from jaxcnn.array_types import AnyArray, Integer, Num
 from jaxcnn.errors import UsageError
 from jaxcnn.visualize._panels import literal
 
-# With more classes, counts and class names are too small to read.
+# Largest numbers of classes for which counts and class names are large enough to read.
 MOST_NUMBERS = 20
 MOST_NAMES = 60
 
@@ -17,11 +17,11 @@ MOST_NAMES = 60
 def confusion_matrix(
     labels: Integer[np.ndarray, " n"], predicted: Integer[np.ndarray, " n"], classes: int
 ) -> Integer[np.ndarray, "classes classes"]:
-    """Return the number of images of class i that were predicted as class j, `[classes, classes]`.
+    """Return the confusion matrix `[classes, classes]`: entry (i, j) counts images of class i predicted as class j.
 
     Args:
-      labels: true classes `[N]`.
-      predicted: predicted classes `[N]`.
+      labels: number of the true class of each image, `[N]`.
+      predicted: number of the predicted class of each image, `[N]`.
       classes: number of classes.
 
     >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
@@ -33,14 +33,14 @@ def confusion_matrix(
 def confusion_figure(
     labels: Integer[np.ndarray, " n"], predicted: Integer[np.ndarray, " n"], class_names: Sequence[str]
 ) -> Figure:
-    """Return a figure of the confusion matrix, with a row for each true class.
+    """Return a figure of the confusion matrix, with one row for each true class.
 
-    Colors are fractions of the row; numbers are counts.
+    The number in a cell is a count of images. The color of a cell shows this count divided by the sum of the row.
 
     Args:
-      labels: true classes `[N]`.
-      predicted: predicted classes `[N]`.
-      class_names: one name per class.
+      labels: number of the true class of each image, `[N]`.
+      predicted: number of the predicted class of each image, `[N]`.
+      class_names: name of each class, in the order of the class numbers.
 
     >>> figure = confusion_figure(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), ["cat", "dog"])
     >>> figure.axes[0].get_title()
@@ -50,14 +50,14 @@ def confusion_figure(
 
 
 def draw_confusion(matrix: Num[AnyArray, "classes classes"], class_names: Sequence[str]) -> Figure:
-    """Return the figure of `confusion_figure` for a confusion matrix, such as the metric `confusion`.
+    """Return a figure of a confusion matrix, such as the metric `confusion`; see `confusion_figure`.
 
     Args:
-      matrix: number of images of class i that were predicted as class j, `[classes, classes]`.
-      class_names: one name per class.
+      matrix: confusion matrix `[classes, classes]`: entry (i, j) counts images of class i predicted as class j.
+      class_names: name of each class, in the order of the class numbers.
 
     Raises:
-      UsageError: the matrix does not have a row and a column for each class.
+      UsageError: the matrix does not have one row and one column for each class.
 
     >>> draw_confusion(np.array([[3, 1], [0, 4]]), ["cat", "dog"]).axes[0].get_title()
     '8 images, 87.50% correct'

@@ -15,15 +15,15 @@ MOST = 31
 
 
 def feature_map_figure(trained: Trained, image: Num[np.ndarray, "h w c"], layer: str) -> Figure:
-    """Return a figure of an image and the feature maps of a layer: one panel per channel, at most 31, on one scale.
+    """Return a figure of an image and a layer's feature maps: one panel per channel, at most 31, on a common scale.
 
     Args:
       trained: a trained network.
-      image: uint8 `[H, W, C]`.
+      image: the image, as a uint8 array `[H, W, C]`.
       layer: path of a module, one of `jaxcnn.visualize.layer_names`.
 
     Raises:
-      UsageError: there is no such layer. The message suggests the closest valid name.
+      UsageError: no layer has the path `layer`. The message suggests the closest valid name.
     """
     inputs = trained.preprocessing.normalize(jnp.asarray(image)[None])
     maps: Any = np.asarray(layer_output(trained.model, trained.variables, inputs, layer)[0], np.float32)

@@ -15,15 +15,16 @@ MOST = 64
 
 
 def filter_figure(model: nn.Module, variables: Any, image_shape: tuple[int, ...]) -> Figure:
-    """Return a figure of the kernels of the first convolution, one per panel, at most 64.
+    """Return a figure of the kernels of the first convolution: at most 64 kernels, one kernel in each panel.
 
-    Kernels with three input channels are shown in color, each scaled to its own range. Otherwise the mean over the
-    input channels is shown, positive in red and negative in blue, on one scale for all kernels.
+    Kernels with three input channels are shown in color, each scaled to its own range. For kernels with another number
+    of input channels, the figure shows the mean over the input channels, positive in red and negative in blue, on a
+    common scale.
 
     Args:
       model: a Linen module.
-      variables: its variables, with the collection "params".
-      image_shape: `(H, W, C)`.
+      variables: variables of the model, which contain the collection "params".
+      image_shape: shape `(H, W, C)` of the images.
 
     Raises:
       UsageError: the model has no convolution.
@@ -32,7 +33,7 @@ def filter_figure(model: nn.Module, variables: Any, image_shape: tuple[int, ...]
     order = [f"{name}/kernel" for name in layer_names(model, variables, image_shape)]
     name = next((name for name in order if name in kernels and np.ndim(kernels[name]) == 4), None)
     if name is None:
-        raise UsageError("the model has no convolution; filters cannot be shown")
+        raise UsageError("no filters to show: the model has no convolution. Use a model with a convolution.")
     kernel = np.asarray(kernels[name])  # [H, W, in, out]
     height, width, channels, count = kernel.shape
     shown = min(count, MOST)

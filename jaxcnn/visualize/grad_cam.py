@@ -21,7 +21,7 @@ from jaxcnn.visualize.layers import check_layer, last_layer, logits_and_output
 def grad_cam(
     trained: Trained, image: Num[np.ndarray, "h w c"], label: int, layer: str
 ) -> Float[np.ndarray, "rows columns"]:
-    """Return the support of each position of a layer for a class, `[H', W']`, at least 0.
+    """Return how strongly each position of a layer's feature maps supports a class: `[H', W']`, with values >= 0.
 
     For the layer's feature maps `A_k` and the logit `y` of the class,
 
@@ -29,18 +29,18 @@ def grad_cam(
 
     Args:
       trained: a trained network.
-      image: uint8 `[H, W, C]`.
+      image: the image, as a uint8 array `[H, W, C]`.
       label: index of the class.
       layer: path of a module whose output is feature maps.
 
     Raises:
-      UsageError: there is no such layer or class.
+      UsageError: the layer or the class does not exist.
     """
     preprocessing = trained.preprocessing
     if not 0 <= label < len(preprocessing.class_names):
-        raise UsageError(f"unknown class {label}; use 0 to {len(preprocessing.class_names) - 1}")
+        raise UsageError(f"unknown class: {label}. Use an index from 0 to {len(preprocessing.class_names) - 1}.")
     check_layer(trained.model, trained.variables, preprocessing.image_shape, layer)
-    # The mirror image of test-time augmentation has feature maps of its own.
+    # Test-time augmentation also passes the mirror image, whose feature maps would be mixed in.
     alone = dataclasses.replace(trained, config=dataclasses.replace(trained.config, tta="none"))
     images = jnp.asarray(image)[None]
     _, maps = logits_and_output(lambda: alone.logits(images), layer)
@@ -56,16 +56,16 @@ def grad_cam(
 def grad_cam_figure(
     trained: Trained, image: Num[np.ndarray, "h w c"], label: int | None = None, layer: str | None = None
 ) -> Figure:
-    """Return a figure of an image, and of the regions that support a class.
+    """Return a figure of an image and of the regions that support a class.
 
     Args:
       trained: a trained network.
-      image: uint8 `[H, W, C]`.
-      label: index of the class; the most probable one by default.
-      layer: path of a module; by default the last one whose output is feature maps.
+      image: the image, as a uint8 array `[H, W, C]`.
+      label: index of the class. Default: the most probable class.
+      layer: path of a module. Default: the last module whose output is feature maps.
 
     Raises:
-      UsageError: there is no such layer or class.
+      UsageError: the layer or the class does not exist.
     """
     preprocessing = trained.preprocessing
     probabilities = trained.predict(image[None])[0]

@@ -1,4 +1,4 @@
-"""The output of any layer of a model, and the logits as a function of it."""
+"""Compute the output of any layer of a model, and the logits as a function of this output."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +17,8 @@ def layer_names(model: nn.Module, variables: Any, image_shape: tuple[int, ...]) 
 
     Args:
       model: a Linen module.
-      variables: its variables, or their shapes.
-      image_shape: `(H, W, C)`.
+      variables: variables of the model, or their shapes.
+      image_shape: shape `(H, W, C)` of the images.
     """
     return list(_shapes(model, variables, image_shape))
 
@@ -29,7 +29,7 @@ def layer_output(
     """Return the output `[N, H, W, C]` of the module at the path `layer` for normalized images `[N, H, W, C]`.
 
     Raises:
-      UsageError: there is no such module. The message suggests the closest valid name.
+      UsageError: no module at the path `layer` returns feature maps. The message suggests the closest valid name.
     """
     check_layer(model, variables, inputs.shape[1:], layer)
     _, output = logits_and_output(lambda: model.apply(variables, inputs, train=False), layer)
@@ -37,7 +37,7 @@ def layer_output(
 
 
 def check_layer(model: nn.Module, variables: Any, image_shape: tuple[int, ...], layer: str) -> None:
-    """Raise `UsageError`, with the closest valid name, unless the output of this module is feature maps."""
+    """Raise `UsageError`, with the closest valid name, if `layer` is not a module whose output is feature maps."""
     known = layer_names(model, variables, image_shape)
     if layer not in known:
         raise unknown_name("layer", layer, known)
@@ -47,20 +47,20 @@ def last_layer(model: nn.Module, variables: Any, image_shape: tuple[int, ...]) -
     """Return the path of the last module whose output is feature maps of more than one pixel.
 
     Raises:
-      UsageError: the model has no such module.
+      UsageError: no module of the model returns such feature maps.
     """
     shapes = _shapes(model, variables, image_shape)
     names = [name for name, shape in shapes.items() if shape[1] * shape[2] > 1]
     if not names:
-        raise UsageError("the model has no layer whose output is feature maps")
+        raise UsageError("the model has no layer whose output is feature maps. Use a convolutional network.")
     return names[-1]
 
 
 def logits_and_output(run: Callable[[], Any], layer: str, offset: Any = None) -> tuple[Any, jax.Array]:
-    """Return what `run()` returns, such as logits, and the output of one module of the model that it applies.
+    """Return the result of `run()`, such as logits, and the output of the module `layer` during this call.
 
-    `offset` is added to the output before the next module uses it, so that the gradient of the logits with respect to
-    the offset is their gradient with respect to the output.
+    `offset` is added to the output of the module before the next module uses the output. The gradient of the logits
+    with respect to `offset` is then equal to the gradient with respect to the output.
     """
     outputs: list[jax.Array] = []
 
@@ -76,7 +76,7 @@ def logits_and_output(run: Callable[[], Any], layer: str, offset: Any = None) ->
 
 
 def _shapes(model: nn.Module, variables: Any, image_shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all feature maps by module, without computing them."""
+    """Return the shape of the feature maps of each module, without computing them."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def record(name: str, output: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The receptive field of a unit, drawn over an image."""
+"""Figures of receptive fields, drawn over an image."""
 
 from typing import Any
 
@@ -17,16 +17,16 @@ MOST = 10
 def receptive_field_figure(model: Any, image: Num[np.ndarray, "h w c"], layer: str | None = None) -> Figure:
     """Return a figure of the receptive field of the unit in the center of a feature map, drawn over an image.
 
-    A field can extend beyond the border of the image.
+    A receptive field can extend beyond the border of the image.
 
     Args:
       model: a Linen module.
-      image: uint8 `[H, W, C]`.
-      layer: path of a module, as in the rows of `jaxcnn.analysis.summarize`. By default, up to 10 layers with different
-        fields.
+      image: the image, as a uint8 array `[H, W, C]`.
+      layer: path of a module, as in the rows of `jaxcnn.analysis.summarize`. Default: up to 10 layers with different
+        receptive fields.
 
     Raises:
-      UsageError: there is no such layer (the message suggests the closest valid name), or no layer has a receptive
+      UsageError: the layer does not exist (the message suggests the closest valid name), or no layer has a receptive
         field.
     """
     rows = [row for row in summarize(model, image.shape).rows if row.origin is not None and len(row.output_shape) == 4]
@@ -36,7 +36,7 @@ def receptive_field_figure(model: Any, image: Num[np.ndarray, "h w c"], layer: s
             raise unknown_name("layer", layer, names)
         rows = [row for row in rows if row.name == layer][:1]
     if not rows:
-        raise UsageError("the model has no layer whose units have a receptive field")
+        raise UsageError("the model has no layer whose units have a receptive field. Use a convolutional network.")
     height, width = image.shape[:2]
     figure = Figure(figsize=(7.5, 5.2), layout="constrained", dpi=120)
     axes = figure.subplots()

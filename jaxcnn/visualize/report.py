@@ -1,4 +1,4 @@
-"""A picture of the recall and the precision of each class."""
+"""A figure of the recall and the precision of each class."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,16 +10,16 @@ from matplotlib.ticker import PercentFormatter
 from jaxcnn.visualize._panels import literal
 
 MOST_CLASSES = 100
-"""Largest number of classes drawn. Beyond it, those with the lowest recall are drawn."""
+"""Largest number of classes in the figure. If there are more classes, the classes with the lowest recall are drawn."""
 MOST_LARGE = 30
 """Largest number of classes with wide bars and a large font."""
 
 
 def report_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return a figure of the recall of each class as bars, the highest first, with the precision as points.
+    """Return a figure with a bar for the recall of each class, highest first, and a point for its precision.
 
-    The label of each bar gives the number of test images of the class, and its most frequent wrong prediction. If there
-    are more than 100 classes, the figure shows the 100 with the lowest recall.
+    The label of each bar shows the number of test images of the class, and the most frequent wrong prediction. If there
+    are more than 100 classes, the figure shows the 100 classes with the lowest recall.
 
     Args:
       rows: one dict per class, from `jaxcnn.train.evaluation.class_report`.
@@ -42,7 +42,7 @@ def report_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes = figure.subplots()
     _draw(axes, drawn, font=9 if large else 7)
     figure.suptitle(title, fontsize=11)
-    # Outside of the axes, where it covers no bar.
+    # The legend is outside of the axes, so that it covers no bar.
     figure.legend(loc="outside lower right", ncols=2, fontsize=9, frameon=False)
     return figure
 
@@ -66,7 +66,7 @@ def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], font: float) -> None:
 
 
 def _counts(row: Mapping[str, Any]) -> str:
-    """Return the number of images of a class, and the class that it is most often taken for."""
+    """Return the text of a row: the number of images of a class, and their most frequent wrong prediction."""
     images = f"{row['images']:,}"
     if row.get("taken_for") is None:
         return images

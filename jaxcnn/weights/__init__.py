@@ -1,4 +1,4 @@
-"""Convert published weights: read state dicts of torchvision and timm, write torchvision's, without PyTorch.
+"""Convert published weights without PyTorch: read state dicts of torchvision and timm, and write them.
 
 >>> import tempfile, jax, jaxcnn
 >>> import numpy as np
@@ -57,11 +57,12 @@ from jaxcnn.weights.preprocessing import ENTRY, Preprocessing
 def read_arrays(path: str | Path) -> dict[str, Stored]:
     """Return the arrays in a weight file, by their names in the file.
 
-    In a checkpoint, which contains more than a state dict, names begin with their place: "state_dict.conv1.weight".
+    A checkpoint contains more than a state dict. Names of arrays in a checkpoint begin with the path of the array, such
+    as "state_dict.conv1.weight".
 
     Args:
       path: a safetensors file or a file of `torch.save`, with any suffix; an index of several files (`*.index.json`);
-        or a folder of Hugging Face.
+        or a Hugging Face folder.
 
     Raises:
       UsageError: if the file is missing, damaged, of another format, or contains no arrays.
@@ -70,9 +71,9 @@ def read_arrays(path: str | Path) -> dict[str, Stored]:
 
 
 def local_file(source: str | Path) -> Path:
-    """Return the path of a weight file.
+    """Return the local path of a weight file, and download the file if necessary.
 
-    `hf:OWNER/NAME` and ids such as `timm:resnet50.a1_in1k` are downloaded unless there is a local copy.
+    A source `hf:OWNER/NAME`, or an id such as `timm:resnet50.a1_in1k`, is downloaded if this machine has no copy.
 
     Raises:
       UsageError: if the id is unknown, the download fails, or a folder has no weight file.
@@ -96,9 +97,9 @@ def convert(
     part: str | None = None,
     **fields: Any,
 ) -> Conversion:
-    """Read the variables of a model from a file, and report on each array.
+    """Read the variables of a model from a file, and report how each array was converted.
 
-    The arguments are those of `load`.
+    See `load` for a description of the arguments.
 
     Raises:
       UsageError: if the model is unknown, the file cannot be read, or its arrays do not fit the model.
@@ -107,7 +108,7 @@ def convert(
     def build(classes: int | None) -> nn.Module:
         return create_model(model_name, classes, **fields)
 
-    build(num_classes)  # reports an unknown name before the file is opened
+    build(num_classes)  # raises the error for an unknown name before the file is opened
     source, path = str(path), local_file(path)
     stored = read_arrays(path)
     if image_shape is None:
@@ -146,20 +147,21 @@ def load(
     `convert(...).preprocessing` has the image size, the crop and the normalization that the weights expect.
 
     Args:
-      model_name: one of `jaxcnn.list_models()`.
+      model_name: name of the model, one of `jaxcnn.list_models()`.
       path: a file of `torch.save` or a safetensors file, with any suffix and with the array names of torchvision, timm
-        or `save`; an index of several files; a folder of Hugging Face; `hf:OWNER/NAME`, to download the file from the
+        or `save`; an index of several files; a Hugging Face folder; `hf:OWNER/NAME`, to download the file from the
         Hugging Face hub; or one of `list_published()`, such as `timm:resnet50.a1_in1k`. A file may be a checkpoint
         that contains more than the state dict of the model, and names may have prefixes such as "module.".
       num_classes: number of logits. Default: the number of classes in the file.
-      drop_head: whether to replace the classifiers in the file by newly initialized ones.
-      image_shape: `(H, W, C)` of the images. Default: the shape recorded in the file, or (224, 224, 3).
-      seed: seed of newly initialized classifiers.
-      channels: "sum" converts color weights for gray images: it sums the first kernel over its input channels. The
-        first feature maps are then those of the gray image repeated in each channel.
-      part: path of the arrays in the file, such as "model_ema". Default: the part that fits the model best, and of
-        equal ones the network itself before its moving averages.
-      **fields: fields of the model, as for `create_model`.
+      drop_head: whether to replace the classifiers in the file by newly initialized classifiers.
+      image_shape: shape `(H, W, C)` of the images. Default: the shape recorded in the file, or (224, 224, 3).
+      seed: random seed to initialize new classifiers.
+      channels: whether a model for gray images accepts color weights. "exact" refuses color weights. "sum" accepts them
+        and sums the first kernel over its input channels. The first feature maps are then those of a color image whose
+        channels all equal the gray image.
+      part: path of the part of the file to load, such as "model_ema". Default: the part that fits the model best. If
+        several parts fit equally well, the network itself is preferred to its moving averages.
+      **fields: fields of the model, as in `create_model`.
 
     Returns:
       `{"params": ..., "batch_stats": ...}` with NumPy arrays.
@@ -193,23 +195,23 @@ def save(
     """Write the variables of a model to a `.safetensors` file.
 
     Args:
-      path: file to write, which must end in `.safetensors`.
-      model_name: one of `jaxcnn.list_models()`.
-      variables: `{"params": ..., "batch_stats": ...}`.
-      to: array names to use, "ours" (those of jaxcnn), "torchvision" or "timm".
-      image_shape: `(H, W, C)` of the input images, to record in the file.
-      model: the model, if its fields differ from those of `create_model(model_name)`.
-      preprocessing: preparation of the images that the weights were trained with, to record in the file.
+      path: path of the file to write. The path must end in `.safetensors`.
+      model_name: name of the model, one of `jaxcnn.list_models()`.
+      variables: variables of the model, `{"params": ..., "batch_stats": ...}`.
+      to: naming of the arrays in the file: "ours" (jaxcnn), "torchvision" or "timm".
+      image_shape: shape `(H, W, C)` of the input images, to record in the file.
+      model: the model itself; required only if its fields differ from those of `create_model(model_name)`.
+      preprocessing: preprocessing of the images with which the weights were trained, to record in the file.
 
     Returns:
-      A row for each array.
+      A `Row` for each array: its name and shape in jaxcnn and in the file, and how the array was changed.
 
     Raises:
-      UsageError: if the model has no counterpart in torchvision, or the path cannot be written.
+      UsageError: if the model has no counterpart in the library `to`, or the path cannot be written.
     """
     path = local_path("output file", path)
     if path.is_dir():
-        raise UsageError(f"cannot write {path}: it is a directory. Give the path of a .safetensors file in it.")
+        raise UsageError(f"cannot write {path}: this path is a directory. Give the path of a .safetensors file.")
     if path.suffix != ".safetensors":
         raise UsageError(f"unsupported suffix of the output file: {path}. The name must end in .safetensors.")
     if to in ("torchvision", "timm"):
@@ -230,11 +232,11 @@ def save(
 
 
 def _parse_shape(text: str | None) -> tuple[int, ...] | None:
-    """Parse "HxWxC"; return None unless these are three integers from 1 to 65536."""
+    """Return (H, W, C) from text "HxWxC", or None if the text is not three integers from 1 to 65536."""
     parts = (text or "").split("x")
     if len(parts) != 3:
         return None
-    # The length is checked first, since converting a very long string to an integer raises an error.
+    # Check the length first, because converting a very long string to an integer raises an error.
     if not all(part.isdecimal() and len(part) <= 5 and 0 < int(part) <= 65536 for part in parts):
         return None
     return tuple(map(int, parts))

@@ -1,4 +1,4 @@
-"""Check that the arrays in a file fit a model. Errors list the arrays that do not."""
+"""Check that the arrays in a file fit a model. Error messages list the arrays that do not fit."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -13,7 +13,8 @@ from jaxcnn.weights._stored import Stored
 from jaxcnn.weights.names import COUNTER
 
 Channels = Literal["exact", "sum"]
-"""Treatment of color weights for gray images: refuse them, or sum the first kernel over its input channels."""
+"""How to load color weights into a model for gray images: "exact" refuses these weights, and "sum" sums the first
+kernel over its input channels."""
 
 
 def kernels_to_sum(
@@ -23,10 +24,12 @@ def kernels_to_sum(
     stored: Mapping[str, Stored],
     channels: Channels,
 ) -> dict[str, int]:
-    """Return the kernels for gray images whose arrays in the file are for color images, with their input channels.
+    """Return the kernels that must be summed over their input channels, with the number of these channels in the file.
+
+    A kernel must be summed if the model is for gray images and the kernel in the file is for color images.
 
     Raises:
-      UsageError: if there is such a kernel, and `channels` is "exact".
+      UsageError: if a kernel must be summed, and `channels` is "exact".
     """
     found = {}
     for name in names:
@@ -48,7 +51,7 @@ def kernels_to_sum(
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], locations: Mapping[str, Location]) -> None:
-    """Raise `UsageError` if an array from the file has an infinite or NaN value."""
+    """Raise `UsageError` if an array from the file contains an infinite or NaN value."""
     damaged = [locations[name].name for name, array in arrays.items() if not np.isfinite(array).all()]
     if damaged:
         raise UsageError(
@@ -66,15 +69,15 @@ def check_arrays(
     dropped: set[str],
     summed: set[str],
 ) -> list[str]:
-    """Return the names in the file that the model does not need.
+    """Return the names of the arrays in the file that the model does not need.
 
     Args:
-      model_name: name of the model, for the error.
-      shapes: shapes and dtypes of the arrays that the model takes from the file.
-      locations: location of each array in the file.
-      stored: arrays in the file.
-      dropped: our names of arrays that may be in the file but are not used.
-      summed: our names of kernels that are summed over their input channels, so that their shapes differ.
+      model_name: name of the model, for error messages.
+      shapes: shapes and dtypes of the arrays that the model needs from the file.
+      locations: location of each array in the file, by the name of the array in jaxcnn.
+      stored: all arrays in the file, by their names in the file.
+      dropped: names in jaxcnn of arrays that may be in the file but are not used.
+      summed: names in jaxcnn of kernels that are summed over their input channels, so that their shapes may differ.
 
     Raises:
       UsageError: if arrays are missing, unexpected, or of the wrong shape or dtype.
@@ -97,7 +100,7 @@ def check_arrays(
         elif not location.same_layout and not layout.fits(theirs.shape, ours.shape, location.flattened_channels):
             mismatched.append(f"{location.name} {list(theirs.shape)}, not {list(layout.torch_shape(ours.shape))}")
     used = {locations[name].name for name in shapes if name in locations}
-    # A dropped classifier may be another module in the file, such as "fc.0" and "fc.2" in place of "fc".
+    # In the file, a dropped classifier may consist of other modules, such as "fc.0" and "fc.2" instead of "fc".
     dropped_in_file = tuple(
         f"{locations[name].name.rpartition('.')[0]}." for name in dropped if "." in locations[name].name
     )
@@ -111,7 +114,10 @@ def check_arrays(
     problems = {"missing": missing, "unexpected": unexpected, "of the wrong shape or dtype": mismatched}
     if any(problems.values()):
         details = "; ".join(f"{len(names)} {kind} ({_abbreviate(names)})" for kind, names in problems.items() if names)
-        raise UsageError(f"the arrays in the file do not fit {model_name}: {details}. Check the model and its options.")
+        raise UsageError(
+            f"the arrays in the file do not fit {model_name}: {details}. "
+            "Check the name of the model and the model options."
+        )
     return unused
 
 

@@ -9,17 +9,18 @@ from jaxcnn.errors import UsageError
 PREFIX = "hf:"
 FILE = "model.safetensors"
 
-# timm's description of the weights, with their preprocessing.
+# File in which timm describes the weights and their preprocessing.
 DESCRIPTION = "config.json"
 
 
 def fetch(name: str) -> Path:
-    """Return the local copy of the weights `hf:OWNER/NAME`. Download them unless they are cached.
+    """Return the local path of the weights `hf:OWNER/NAME`. Download the weights if they are not cached.
 
-    The description of the weights is stored in the same directory, if there is one.
+    If the repository contains a `config.json`, which describes the weights, this file is downloaded to the same folder.
 
     Raises:
-      UsageError: if the name has another form, huggingface_hub is not installed, or the download fails.
+      UsageError: if `name` does not have the form `hf:OWNER/NAME`, if huggingface_hub is not installed, or if the
+        download fails.
     """
     repository = name.removeprefix(PREFIX)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
@@ -35,6 +36,6 @@ def fetch(name: str) -> Path:
     except Exception as error:  # network, hub and disk errors have no common type
         reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
         raise UsageError(f"cannot download {name}: {reason}. Try again, or give a local file.") from None
-    with contextlib.suppress(Exception):  # the weights can be used without it
+    with contextlib.suppress(Exception):  # the weights can be used without the description
         huggingface_hub.hf_hub_download(repository, DESCRIPTION)
     return path

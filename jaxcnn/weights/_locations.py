@@ -1,4 +1,4 @@
-"""Find the arrays of a model in a file: under our names, torchvision's or timm's."""
+"""Find the arrays of a model in a file: by their names in jaxcnn, torchvision or timm."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,13 +14,14 @@ from jaxcnn.weights.naming.timm import ADDED_TO_VARIANCE
 
 @dataclass(frozen=True)
 class Location:
-    """Location of one of our arrays in a file.
+    """Location in a file of one array of a model.
 
     Attributes:
-      name: name in the file.
-      flattened_channels: see `jaxcnn.weights.layout`.
-      same_layout: whether the file uses our memory layout rather than that of torch.
-      added: what is added to the array in the file.
+      name: name of the array in the file.
+      flattened_channels: for the kernel of a dense layer after a flattened feature map, the number of channels of this
+        feature map; None for all other arrays. See `jaxcnn.weights.layout`.
+      same_layout: whether the file has the memory layout of jaxcnn instead of the layout of torch.
+      added: number that is added to the array from the file.
     """
 
     name: str
@@ -35,12 +36,12 @@ def module_of(name: str) -> str:
 
 
 def is_named(name: str, names: Names) -> bool:
-    """Return whether the array `name` or its module has a name in torch."""
+    """Return whether `names` has a torch name for the array `name` or its module."""
     return name.partition("/")[2] in names or module_of(name) in names
 
 
 def torch_name(name: str, names: Names) -> str:
-    """Return the name in torch of the array `name`."""
+    """Return the torch name of the array `name`."""
     _, _, path = name.partition("/")
     if path in names:
         return names[path]
@@ -49,13 +50,16 @@ def torch_name(name: str, names: Names) -> str:
 
 
 def modern_names(stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Replace names of old versions of torch."""
+    """Return the arrays with names of old torch versions replaced by the current names."""
     old, new = OLD_NAMES
     return {old.sub(new, name): array for name, array in stored.items()}
 
 
 def schemes(model_name: str, model: nn.Module, ours: Iterable[str]) -> list[dict[str, Location]]:
-    """Return the location of each array under our names, torchvision's and timm's, as far as they have the model."""
+    """Return one dict for each naming scheme (jaxcnn, torchvision, timm) that has names for the model.
+
+    A dict maps the name of each array in jaxcnn to the location of the array in a file with this naming scheme.
+    """
     ours = list(ours)
     found = [{name: Location(name, None, True) for name in ours}]
     channels = FLATTENED_CHANNELS.get(model_name, {})
@@ -77,10 +81,10 @@ def schemes(model_name: str, model: nn.Module, ours: Iterable[str]) -> list[dict
 
 
 def best_scheme(model_name: str, found: list[dict[str, Location]], stored: Mapping[str, Stored]) -> dict[str, Location]:
-    """Return the scheme that matches the most names in the file.
+    """Return the naming scheme in `found` that matches the most names in the file.
 
     Raises:
-      UsageError: if no scheme matches any.
+      UsageError: if no scheme matches any name.
     """
 
     def matches(locations: dict[str, Location]) -> int:

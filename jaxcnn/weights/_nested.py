@@ -13,19 +13,20 @@ from jaxcnn.weights.names import HEADS
 def without_prefix(
     stored: Mapping[str, Stored], model: nn.Module, image_shape: tuple[int, ...]
 ) -> tuple[Mapping[str, Stored], str | None]:
-    """Return the arrays of a model that is one module of a larger network, by the model's names, and its path there.
+    """Return the arrays of a model that is a module of a larger network, and the path of this module.
 
-    For example, the network of a contrastive task stores "params/model/C1/kernel" for the model's "params/C1/kernel".
-    Its classifiers are left out: within the larger network, their outputs may be other than classes.
+    For example, the network of a contrastive task stores the model's "params/C1/kernel" as "params/model/C1/kernel".
+    The arrays are returned by their names in the model. The result does not contain the model's
+    classifiers, because their outputs may not be classes in the larger network.
 
     Args:
-      stored: arrays by our names.
-      model: the model to look for.
-      image_shape: `(H, W, C)` of its images.
+      stored: arrays by their names in jaxcnn.
+      model: the model to find in the larger network.
+      image_shape: shape `(H, W, C)` of the model's images.
 
     Returns:
-      `stored` and None, unless the names of exactly one module are those of the model, none missing and none more, and
-      `stored` does not have them without the path.
+      The arrays and the path, if exactly one module of the larger network has the model's array names, and `stored`
+      does not also contain these names without a path. In all other cases, the function returns `stored` and None.
 
     >>> import numpy as np
     >>> from jaxcnn.models import create_model
@@ -54,7 +55,7 @@ def without_prefix(
 
 
 def _inside(stored: Mapping[str, Stored], prefix: str) -> dict[str, Stored]:
-    """Return the arrays of the module at a path, by their names in this module, without classifiers."""
+    """Return the arrays of the module at the path `prefix`, by their names in this module, without classifiers."""
     arrays = {}
     for name, array in stored.items():
         collection, _, path = name.partition("/")

@@ -1,8 +1,8 @@
-"""Find the part of a file that holds the arrays of a model.
+"""Find the part of a file that contains the arrays of a model.
 
-Checkpoints store a state dict under a key ("state_dict", "model_ema"), and state dicts have prefixes for the modules
-around a model ("module.", "_orig_mod.", "encoder_q."). In the names of arrays, both are a prefix. The prefix whose
-names fit the model best is the part.
+Checkpoints store a state dict under a key ("state_dict", "model_ema"). Names in a state dict have prefixes for modules
+that contain the model ("module.", "_orig_mod.", "encoder_q."). The key and the prefix of a state dict both appear as a
+prefix of the array names. The part is chosen as the prefix whose names fit the model best.
 """
 
 from collections import Counter
@@ -12,10 +12,10 @@ from typing import NamedTuple
 from jaxcnn.errors import UsageError, unknown_name
 from jaxcnn.weights._stored import Stored
 
-# Words for copies of a network that follow it: averages of its weights, and networks that it learns from.
+# Words for copies of a network: averages of its weights, and teachers from which the network learns.
 _COPIES = ("ema", "swa", "averag", "moment", "teacher", "target", "encoder_k", "shadow")
 
-# Keys and prefixes for the network itself, so that "state_dict.fc.bias" counts before "best.fc.bias".
+# Keys and prefixes for the network itself, so that "state_dict.fc.bias" is preferred to "best.fc.bias".
 _NETWORK = frozenset(
     (
         *("state_dict", "model_state_dict", "model_state", "params", "weights"),
@@ -31,7 +31,7 @@ class Part(NamedTuple):
     Attributes:
       arrays: the arrays, by their names in this part.
       name: path of the part, or "" for the whole file.
-      others: paths of other parts that fit the model as well.
+      others: paths of the parts that fit the model equally well but were not chosen.
     """
 
     arrays: dict[str, Stored]
@@ -40,17 +40,17 @@ class Part(NamedTuple):
 
 
 def find_part(stored: Mapping[str, Stored], schemes: Iterable[Collection[str]], asked: str | None = None) -> Part:
-    """Return the part of a file that has the most names of a model.
+    """Return the part of a file that contains the most array names of a model.
 
-    If several parts have as many, the network itself counts before copies of it, such as moving averages.
+    If several parts contain equally many names, the network itself is preferred to its copies, such as moving averages.
 
     Args:
       stored: the arrays in the file.
-      schemes: the names of the model's arrays, in the naming of each library.
-      asked: path of a part to search in, such as "model_ema". Default: the whole file.
+      schemes: the names of the model's arrays, as one collection for each naming scheme (jaxcnn, torchvision, timm).
+      asked: path of the part in which to search, such as "model_ema". Default: the whole file.
 
     Raises:
-      UsageError: if no array of the model is in the part that is asked for, or several parts fit equally well.
+      UsageError: if the part `asked` contains no array of the model, or several parts fit equally well.
     """
     counts: Counter[str] = Counter()
     for names in schemes:
@@ -79,7 +79,7 @@ def find_part(stored: Mapping[str, Stored], schemes: Iterable[Collection[str]], 
 
 
 def _count(stored: Iterable[str], names: Collection[str]) -> Counter[str]:
-    """Return the number of arrays with a name of the model behind each prefix."""
+    """Return, for each prefix, the number of arrays whose name is this prefix followed by a name of the model."""
     counts: Counter[str] = Counter()
     for name in stored:
         start = 0
@@ -96,7 +96,7 @@ def _is_inside(prefix: str, asked: str) -> bool:
 
 
 def _rank(prefix: str) -> tuple[int, int, str]:
-    """Return a number for copies of a network, one for unknown words, and the prefix: what is lowest is chosen."""
+    """Return the sort key of a part: (words for copies, unknown words, prefix). The lowest key is chosen."""
     words = [word for word in prefix.split(".") if word]
     copies = sum(any(copy in word.lower() for copy in _COPIES) for word in words)
     unknown = sum(word not in _NETWORK for word in words)

@@ -1,11 +1,11 @@
 """Published weights by their ids: `torchvision:ResNet50_Weights.IMAGENET1K_V2`, `timm:resnet50.a1_in1k`.
 
-An id stands for a file, its architecture and its preprocessing. torchvision's files are read from
-torch's own cache, and downloaded to it; timm's are on the Hugging Face hub.
+An id stands for a file, its architecture and its preprocessing. Files of torchvision are read from the cache of
+`torch.hub`. A file that is missing there is downloaded to this cache. Files of timm are on the Hugging Face hub.
 
 References:
   torchvision 0.28, the `WeightsEnum` of each model; timm 1.0.31, its `pretrained_cfg`.
-  `tests/weights/golden/make_ids.py` writes the table.
+  `tests/weights/golden/make_ids.py` writes the table `published.json`.
 """
 
 import fnmatch
@@ -33,16 +33,16 @@ _CHUNK_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Published:
-    """Published weights.
+    """Published weights: their architecture, source and preprocessing.
 
     Attributes:
-      name: the id.
+      name: the id, such as `timm:resnet50.a1_in1k`.
       model: name of the architecture in jaxcnn.
-      file: name of the file of torchvision, or "".
-      repository: repository of timm on the Hugging Face hub, or "".
-      classes: number of classes of the classifier, or 0 for weights without one.
+      file: name of the file of torchvision, or "" for weights of timm.
+      repository: repository of timm on the Hugging Face hub, or "" for weights of torchvision.
+      classes: number of classes of the classifier, or 0 for weights without a classifier.
       accuracy: accuracy on ImageNet in percent, or None if it is not published with the weights.
-      preprocessing: preparation of the images.
+      preprocessing: preprocessing of the images.
 
     >>> weights: Published = published("timm:resnet50.a1_in1k")
     >>> weights.model, weights.classes, weights.preprocessing.image_size
@@ -64,7 +64,7 @@ def _table() -> dict[str, dict[str, Any]]:
 
 
 def is_published(name: str) -> bool:
-    """Return whether a name has the form of an id, whether or not it is known.
+    """Return whether `name` has the form of an id of published weights. The function does not check that the id exists.
 
     >>> is_published("timm:resnet50.a1_in1k"), is_published("resnet50.pth")
     (True, False)
@@ -73,7 +73,8 @@ def is_published(name: str) -> bool:
 
 
 def list_published(pattern: str = "*", model: str | None = None) -> list[str]:
-    """Return the ids that match a shell pattern, such as "timm:*", of all models or of one.
+    """Return the ids that match a shell pattern such as `timm:*`. With `model`, return only ids of weights for this
+    model.
 
     >>> "timm:resnet50.a1_in1k" in list_published("timm:*", model="resnet50")
     True
@@ -82,10 +83,10 @@ def list_published(pattern: str = "*", model: str | None = None) -> list[str]:
 
 
 def published(name: str) -> Published:
-    """Return the architecture, the source and the preprocessing of published weights.
+    """Return the architecture, the source and the preprocessing of the published weights with the id `name`.
 
     Raises:
-      UsageError: if the id is unknown. The message suggests the closest one.
+      UsageError: if the id is unknown. The message suggests the closest id.
 
     >>> published("torchvision:ResNet50_Weights.IMAGENET1K_V2").file
     'resnet50-11ad3fa6.pth'
@@ -105,7 +106,7 @@ def published(name: str) -> Published:
 
 
 def _first_of_each_model() -> dict[str, Preprocessing]:
-    """Return the preprocessing of torchvision's first weights of each model."""
+    """Return, for each model, the preprocessing of its first weights in torchvision (`IMAGENET1K_V1`)."""
     found: dict[str, Preprocessing] = {}
     for name, entry in _table().items():
         first = entry["model"] not in found or name.endswith(".IMAGENET1K_V1")
@@ -115,14 +116,17 @@ def _first_of_each_model() -> dict[str, Preprocessing]:
 
 
 PUBLISHED = _first_of_each_model()
-"""Preprocessing of the published weights of each model, for files that do not say which ones they are."""
+"""Preprocessing of torchvision's published weights for each model, for files that do not state their own."""
 
 
 def recorded(path: Path) -> Preprocessing | None:
-    """Return the preprocessing that is known for this file: recorded in it, described by timm, or published by name.
+    """Return the preprocessing of a weight file, or None if it is not known.
+
+    The first source that states the preprocessing is used: the file itself, timm's `config.json` next to the file, or
+    the table of published files, in which the name of the file is looked up.
 
     Raises:
-      UsageError: if the recorded preprocessing, or its description, is damaged.
+      UsageError: if the preprocessing in the file or in `config.json` is damaged.
 
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder, "resnet50-11ad3fa6.pth")  # a name that torchvision uses
@@ -136,7 +140,7 @@ def recorded(path: Path) -> Preprocessing | None:
 
 
 def known_preprocessing(source: str, path: Path) -> Preprocessing | None:
-    """Return the preprocessing of weights: that of their id if `source` is one, else that of the file `path`.
+    """Return the preprocessing of the published weights `source` if `source` is an id, else of the weight file `path`.
 
     Raises:
       UsageError: if the id is unknown, or the recorded preprocessing is damaged.
@@ -148,7 +152,7 @@ def known_preprocessing(source: str, path: Path) -> Preprocessing | None:
 
 
 def fetch(name: str) -> Path:
-    """Return the local copy of published weights. Download them unless there is one.
+    """Return the local path of the published weights `name`. Download the file if this machine has no copy.
 
     Raises:
       UsageError: if the id is unknown, or the download fails.
@@ -160,7 +164,7 @@ def fetch(name: str) -> Path:
     if not path.is_file():
         try:
             _download(f"{URL}{weights.file}", path)
-        except OSError as error:  # of the network or of the disk
+        except OSError as error:  # an error of the network or of the disk
             reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
             raise UsageError(
                 f"cannot download {name}: {reason}. Copy {URL}{weights.file} to {path}, and repeat the command."
@@ -175,10 +179,10 @@ def torch_folder() -> Path:
 
 
 def _download(url: str, path: Path) -> None:
-    """Download a file whose name ends in the first eight digits of its SHA-256, as torchvision's do.
+    """Download a file whose name ends in the first eight digits of its SHA-256, as in torchvision.
 
     Raises:
-      OSError: if the download fails, or the contents are wrong. Nothing is left at `path`.
+      OSError: if the download fails, or the SHA-256 is wrong. After an error, there is no file at `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
@@ -190,7 +194,9 @@ def _download(url: str, path: Path) -> None:
                     file.write(chunk)
             expected = path.stem.rpartition("-")[2]
             if not digest.hexdigest().startswith(expected):
-                raise OSError(f"the file should have a SHA-256 that starts with {expected}, and it has another one")
+                raise OSError(
+                    f"the file should have a SHA-256 that starts with {expected}, but has a different SHA-256"
+                )
             file.close()
             os.replace(file.name, path)
         except BaseException:

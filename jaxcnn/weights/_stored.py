@@ -1,4 +1,4 @@
-"""Arrays in a file: shape and dtype are known, values are read on demand."""
+"""Arrays in a file: the shape and dtype of each array are known, and the values are read on demand."""
 
 import math
 from collections.abc import Callable
@@ -14,8 +14,8 @@ class Stored(NamedTuple):
     Attributes:
       shape: shape of the array.
       dtype: dtype of the array.
-      read: function that reads the values.
-      problem: what the array is, if its values cannot be read, such as "a quantized tensor".
+      read: function that reads the values from the file and returns them.
+      problem: kind of an array whose values cannot be read, such as "a quantized tensor"; "" for all other arrays.
     """
 
     shape: tuple[int, ...]

@@ -1,6 +1,6 @@
 """Convert between named arrays in a file and the variables of a model.
 
-Our names are the paths of the variables: "params/stage1_block1/conv1/kernel", "batch_stats/stem/norm/mean".
+"Our names" are the paths of variables in jaxcnn: "params/stage1_block1/conv1/kernel", "batch_stats/stem/norm/mean".
 
 >>> from jaxcnn.models import create_model
 >>> shapes = template(create_model("lenet5"), (28, 28, 1))
@@ -42,11 +42,11 @@ class Row:
     """Report on the conversion of one array.
 
     Attributes:
-      source: name in the source, or "" if the array is newly initialized.
-      target: name in the target.
-      source_shape: shape in the source.
-      shape: shape in the target.
-      change: description of the conversion, such as "transposed".
+      source: name of the array before the conversion, or "" if the array is newly initialized.
+      target: name of the array after the conversion.
+      source_shape: shape of the array before the conversion.
+      shape: shape of the array after the conversion.
+      change: how the conversion changed the array, such as "transposed".
     """
 
     source: str
@@ -58,19 +58,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Conversion:
-    """Variables of a model from a file, and a report on each array.
+    """Variables of a model from a file, and a report on the conversion of each array.
 
     Attributes:
       variables: `{"params": ..., "batch_stats": ...}` with NumPy arrays.
-      rows: a row for each array.
+      rows: one `Row` for each array of the model.
       unused: names of arrays in the file that the model does not need.
       num_classes: number of logits of the model.
-      image_shape: `(H, W, C)` of the images that the model was built for.
+      image_shape: shape `(H, W, C)` of the images for which the model was built.
       classes_in_file: number of classes of the classifier in the file, or None if the file has no classifier.
-      preprocessing: preparation of the images that the weights were trained with, or None if it is not known.
-      summed_channels: number of input channels over which the first kernel was summed, or None if it was not.
-      part: path of the arrays in the file, such as "state_dict.module", or "" if they are the whole file.
-      other_parts: paths of other parts of the file that fit the model, such as a moving average.
+      preprocessing: preprocessing of the images with which the weights were trained, or None if it is not known.
+      summed_channels: number of input channels over which the first kernel was summed, or None if it was not summed.
+      part: path of the part of the file that was converted, such as "state_dict.module"; "" for the whole file.
+      other_parts: paths of the parts of the file that fit the model but were not converted, such as a moving average.
     """
 
     variables: Variables
@@ -86,9 +86,9 @@ class Conversion:
 
 
 def template(model: nn.Module, image_shape: tuple[int, ...], *, train: bool = True) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the shapes and dtypes of the variables of a model by our names, without computing anything.
+    """Return the shapes and dtypes of a model's variables by their names in jaxcnn, without computing anything.
 
-    Training mode may include modules that evaluation does not use (auxiliary classifiers).
+    With `train=True`, the result may include modules that only training uses, such as auxiliary classifiers.
     """
     keys = {name: jax.random.key(0) for name in ("params", "dropout")}
     variables: Any = jax.eval_shape(lambda: model.init(keys, jnp.zeros((1, *image_shape)), train=train))
@@ -108,26 +108,27 @@ def from_file(
     preprocessing: Preprocessing | None = None,
     part: str | None = None,
 ) -> Conversion:
-    """Convert arrays with our names, torchvision's or timm's to the variables of a model.
+    """Convert arrays to the variables of a model. The array names may be those of jaxcnn, torchvision or timm.
 
     Args:
-      model_name: one of `jaxcnn.list_models()`.
-      build: function that returns the model for a number of classes, or for the default number if given None.
-      stored: arrays by name.
-      image_shape: `(H, W, C)` of the images, which may determine the size of the first dense layer.
+      model_name: name of the model, one of `jaxcnn.list_models()`.
+      build: function that returns the model for a number of classes, or for the default number if its argument is None.
+      stored: arrays of the file, by their names in the file.
+      image_shape: shape `(H, W, C)` of the images, which may determine the size of the first dense layer.
       num_classes: number of logits. Default: the number of classes in the file.
-      drop_head: whether to replace the classifiers in the file by newly initialized ones. None: only if they do not
-        have `num_classes` classes.
-      seed: seed of newly initialized classifiers.
-      channels: "sum" converts color weights for gray images: it sums the first kernel over its input channels. The
-        first feature maps are then those of the gray image repeated in each channel.
-      preprocessing: preprocessing that the file records. Default: that of torchvision's published weights of the model,
-        if the file has torchvision's or timm's names.
-      part: path of the arrays in the file, such as "model_ema". Default: the part that fits the model best.
+      drop_head: whether to replace the classifiers in the file by newly initialized classifiers. `drop_head=None`
+        replaces only classifiers whose number of classes is not `num_classes`.
+      seed: random seed to initialize new classifiers.
+      channels: whether a model for gray images accepts color weights. "exact" refuses color weights. "sum" accepts them
+        and sums the first kernel over its input channels. The first feature maps are then those of a color image whose
+        channels all equal the gray image.
+      preprocessing: preprocessing that the file records. Default: the preprocessing of torchvision's published weights
+        of the model, if the file has array names of torchvision or timm.
+      part: path of the part of the file to convert, such as "model_ema". Default: the part that fits the model best.
 
     Raises:
       UsageError: if several parts of the file fit equally well, or arrays are missing, unexpected, of the wrong shape
-        or dtype, or not finite. The message lists them.
+        or dtype, or not finite. The message lists these parts or arrays.
     """
     if channels not in get_args(Channels):
         raise unknown_name("treatment of channels", channels, get_args(Channels))
@@ -148,7 +149,7 @@ def from_file(
         elif num_classes is not None and classes_in_file not in (None, num_classes):
             raise UsageError(
                 f"the classifier in the file has {classes_in_file} classes, not num_classes={num_classes}. "
-                "Replace it by a new one with drop_head (--drop-head)."
+                "Replace the classifier by a new one with drop_head (--drop-head)."
             )
     wanted = _without_absent_auxiliaries(shapes, locations, stored)
     kept = [name for name in wanted if not (drop_head and module_of(name) in HEADS)]
@@ -209,9 +210,9 @@ def from_file(
 
 
 def to_ours(variables: Any) -> dict[str, np.ndarray]:
-    """Return the variables of a model as NumPy arrays by our names.
+    """Return the variables of a model as NumPy arrays, by their names in jaxcnn ("params/stem/kernel").
 
-    Kernels are `[H, W, C_in, C_out]` or `[C_in, C_out]`.
+    Convolution kernels have the shape `[H, W, C_in, C_out]`, and dense kernels have the shape `[C_in, C_out]`.
 
     >>> to_ours({"params": {"stem": {"kernel": np.zeros((3, 3, 1, 8))}}})["params/stem/kernel"].shape
     (3, 3, 1, 8)
@@ -220,7 +221,7 @@ def to_ours(variables: Any) -> dict[str, np.ndarray]:
 
 
 def as_stored(variables: Any) -> dict[str, Stored]:
-    """Return the variables of a model by our names, in the form of arrays in a file.
+    """Return the variables of a model as `Stored` arrays, as if they were read from a file with names of jaxcnn.
 
     >>> as_stored({"params": {"stem": {"kernel": np.zeros((3, 3, 1, 8))}}})["params/stem/kernel"].shape
     (3, 3, 1, 8)
@@ -232,19 +233,20 @@ def as_stored(variables: Any) -> dict[str, Stored]:
 def to_torchvision(
     model_name: str, variables: Any, model: nn.Module | None = None
 ) -> tuple[dict[str, np.ndarray], list[Row]]:
-    """Convert the variables of a model to torchvision's `state_dict`.
+    """Convert the variables of a model to a `state_dict` of torchvision.
 
-    Kernels become `[C_out, C_in, H, W]` or `[C_out, C_in]`.
+    Convolution kernels become `[C_out, C_in, H, W]`, and dense kernels become `[C_out, C_in]`.
 
-    This is the exact inverse of `from_file`. The counters `num_batches_tracked`, which jaxcnn does not have, are 0.
+    `to_torchvision` is the exact inverse of `from_file`. The counters `num_batches_tracked`, which jaxcnn does not
+    have, are 0.
 
     Args:
-      model_name: one of `TORCHVISION`.
-      variables: `{"params": ..., "batch_stats": ...}`.
-      model: the model, if its fields differ from those of `create_model(model_name)`.
+      model_name: name of a model in `TORCHVISION`.
+      variables: variables of the model, `{"params": ..., "batch_stats": ...}`.
+      model: the model itself; required only if its fields differ from those of `create_model(model_name)`.
 
     Returns:
-      The state dict, and a row for each array.
+      The state dict, and a `Row` for each array.
 
     Raises:
       UsageError: if the model or one of its modules has no counterpart in torchvision.
@@ -260,15 +262,16 @@ def to_torchvision(
 
 
 def to_timm(model_name: str, variables: Any, model: nn.Module | None = None) -> tuple[dict[str, np.ndarray], list[Row]]:
-    """Convert the variables of a model to timm's `state_dict`. Arguments and results are those of `to_torchvision`.
+    """Convert the variables of a model to a `state_dict` of timm, as `to_torchvision` does for torchvision.
 
-    Kernels become `[C_out, C_in, H, W]` or `[C_out, C_in]`.
+    Convolution kernels become `[C_out, C_in, H, W]`, and dense kernels become `[C_out, C_in]`.
 
-    Where timm's batch normalization has another epsilon (`OTHER_EPSILON`), the running variances make up for it, so
-    that evaluation is the same. These arrays are then equal after a round trip up to rounding, and all others exactly.
+    For models in `OTHER_EPSILON`, the epsilon of batch normalization differs between timm and jaxcnn. The running
+    variances are changed to compensate for this difference, so that evaluation in timm returns the same results. After
+    a conversion to timm and back, these variances are equal up to rounding, and all other arrays are exactly equal.
 
     Raises:
-      UsageError: if the model or one of its modules has no counterpart in timm, or timm's one is not known here.
+      UsageError: if the model or a module has no counterpart in timm, or jaxcnn does not know the names in timm.
 
     >>> from jaxcnn.models import create_model
     >>> shapes = template(create_model("resnet18"), IMAGENET)
@@ -303,12 +306,13 @@ def _to_torch(
     library: str,
     convert: Callable[[str, np.ndarray, int | None], np.ndarray],
 ) -> tuple[dict[str, np.ndarray], list[Row]]:
-    """Return a state dict with these names, and a row for each array."""
+    """Return the variables as a state dict with the torch names in `names`, and a `Row` for each array."""
     state, rows = {}, []
     for name, array in to_ours(variables).items():
         if not is_named(name, names):
             raise UsageError(
-                f"module of {model_name} has no counterpart in {library}: {module_of(name)}. Save it with to='ours'."
+                f"module of {model_name} has no counterpart in {library}: {module_of(name)}. "
+                "Save the weights with to='ours'."
             )
         channels = FLATTENED_CHANNELS.get(model_name, {}).get(module_of(name))
         theirs = torch_name(name, names)
@@ -320,7 +324,7 @@ def _to_torch(
 
 
 def _flat(variables: Any) -> dict[str, Any]:
-    """Return the parameters and running statistics by our names."""
+    """Return the parameters and running statistics by their names in jaxcnn."""
     collections = {name: variables[name] for name in ("params", "batch_stats") if variables.get(name)}
     return flatten_dict(collections, sep="/")  # type: ignore[return-value]
 
@@ -336,14 +340,17 @@ def _classes_in_file(locations: Mapping[str, Location], stored: Mapping[str, Sto
 def _without_absent_auxiliaries(
     shapes: Mapping[str, Any], locations: Mapping[str, Location], stored: Mapping[str, Stored]
 ) -> list[str]:
-    """Return the names in `shapes` without auxiliary classifiers that the file lacks, since only training uses them."""
+    """Return the names in `shapes`, except the names of auxiliary classifiers that the file lacks.
+
+    Only training needs auxiliary classifiers.
+    """
     in_file = {module_of(name).partition("/")[0] for name, location in locations.items() if location.name in stored}
     absent = {"aux1", "aux2"} - in_file
     return [name for name in shapes if module_of(name).partition("/")[0] not in absent]
 
 
 def _initialize_heads(model: nn.Module, image_shape: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
-    """Return newly initialized classifiers by our names."""
+    """Return newly initialized classifiers by their names in jaxcnn."""
     keys = {name: jax.random.key(seed) for name in ("params", "dropout")}
 
     @jax.jit  # XLA removes the initialization of all other layers

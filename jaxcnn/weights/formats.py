@@ -1,7 +1,7 @@
-"""Read weight files by their content: safetensors, PyTorch, several files with an index, folders of Hugging Face.
+"""Read weight files of all supported formats: safetensors, PyTorch, indexes of several files, Hugging Face folders.
 
-The suffix of a file does not matter: `.pth`, `.pt`, `.bin`, `.ckpt`, `.pth.tar` and names without a suffix are common
-for the same contents.
+The format is recognized by the content of a file. The suffix does not matter: `.pth`, `.pt`, `.bin`, `.ckpt`,
+`.pth.tar` and no suffix are all in use for the same contents.
 """
 
 import json
@@ -14,7 +14,7 @@ from jaxcnn.weights._stored import Stored
 
 INDEX_SUFFIX = ".index.json"
 
-# Files in a folder of Hugging Face, in the order of preference.
+# Files in a Hugging Face folder, in order of preference.
 IN_FOLDER = (
     "model.safetensors",
     f"model.safetensors{INDEX_SUFFIX}",
@@ -24,7 +24,7 @@ IN_FOLDER = (
 
 MAX_INDEX_BYTES = 64 * 2**20
 
-# First bytes of files of other kinds, with the kind and the remedy.
+# First bytes of files that are not weight files, with the kind of the file and advice for the user.
 _OTHERS = (
     (b"\x89HDF", "an HDF5 file, such as Keras writes", "Save the weights with torch.save, or as .safetensors"),
     (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "Run `git lfs pull`"),
@@ -32,7 +32,7 @@ _OTHERS = (
     (b"BZh", "compressed by bzip2", "Unpack it with bunzip2"),
     (b"\xfd7zXZ", "compressed by xz", "Unpack it with unxz"),
     (b"\x28\xb5\x2f\xfd", "compressed by zstd", "Unpack it with unzstd"),
-    (b"<", "an HTML or XML page, perhaps an error of a server", "Download it again"),
+    (b"<", "an HTML or XML page, perhaps an error of a server", "Download the index again"),
     (b"\x93NUMPY", "a NumPy array", "Save the arrays as .safetensors"),
     (b"\x08", "an ONNX file or another Protocol Buffer", "Save `model.state_dict()` with torch.save"),
 )
@@ -43,8 +43,8 @@ def read_arrays(path: Path) -> dict[str, Stored]:
     """Return the arrays in a weight file, by their names in the file.
 
     Args:
-      path: a file of `torch.save` or a safetensors file, with any suffix; an index of several of them
-        (`*.index.json`); or a folder with one of the files in `IN_FOLDER`.
+      path: a file of `torch.save` or a safetensors file, with any suffix; an index of several files (`*.index.json`);
+        or a folder that contains one of the files in `IN_FOLDER`.
 
     Raises:
       UsageError: if the file is missing, damaged, of another format, or contains no arrays.
@@ -55,14 +55,14 @@ def read_arrays(path: Path) -> dict[str, Stored]:
             raise UsageError(f"weight file does not exist: {path}. Check the path.")
         return _read_index(path) if path.name.endswith(INDEX_SUFFIX) else _reader(path)(path)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}. Check its permissions.") from error
+        raise UsageError(f"cannot read {path}: {error.strerror}. Check the permissions of the file.") from error
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return the files that hold the arrays of a weight file: the path itself, and what an index names.
+    """Return the path itself and, if the weight file is an index, the paths of all files in the index.
 
     Raises:
-      UsageError: if the index is damaged, or a file is missing or outside of its folder.
+      UsageError: if the index is damaged, or a file in the index is missing or outside of the folder of the index.
 
     >>> [path.name for path in files_of(Path("resnet50.safetensors"))]
     ['resnet50.safetensors']
@@ -71,7 +71,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def is_weight_folder(path: Path) -> bool:
-    """Return whether a path is a folder with one of the files in `IN_FOLDER`.
+    """Return whether `path` is a folder that contains one of the files in `IN_FOLDER`.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -83,7 +83,7 @@ def is_weight_folder(path: Path) -> bool:
 
 
 def file_in(path: Path) -> Path:
-    """Return the weight file in a folder, or the path itself if it is none.
+    """Return the weight file in the folder `path`, or `path` itself if it is not a folder.
 
     Raises:
       UsageError: if the folder has none of the files in `IN_FOLDER`.
@@ -93,18 +93,18 @@ def file_in(path: Path) -> Path:
     for name in IN_FOLDER:
         if (path / name).is_file():
             return path / name
-    raise UsageError(f"folder without weights: {path}. It should contain one of {', '.join(IN_FOLDER)}.")
+    raise UsageError(f"folder without weights: {path}. The folder should contain one of {', '.join(IN_FOLDER)}.")
 
 
 def _reader(path: Path) -> Callable[[Path], dict[str, Stored]]:
-    """Return the function that reads a file, by its first bytes.
+    """Return the function that reads a file, chosen by the first bytes of the file.
 
     Raises:
-      UsageError: if they are those of another format.
+      UsageError: if the file has another format.
     """
     with path.open("rb") as file:
         start = file.read(512)
-    if safetensors.is_safetensors(path):  # first, since the length of its header may look like the start of a pickle
+    if safetensors.is_safetensors(path):  # check first: the length of the header may look like the start of a pickle
         return safetensors.read
     if start.startswith((torch_files.ARCHIVE_START, torch_files.PICKLE_START)):
         return torch_files.read
@@ -113,7 +113,7 @@ def _reader(path: Path) -> Callable[[Path], dict[str, Stored]]:
     where, magic = _TAR_MAGIC
     kind, remedy = "neither a file of torch.save nor a safetensors file", "Give one of these"
     if not start:
-        kind, remedy = "empty", "Download or save it again"
+        kind, remedy = "empty", "Download or save the file again"
     elif start[where : where + len(magic)] == magic:
         kind, remedy = "a tar archive", "Unpack it, and give a file in it"
     else:
@@ -125,24 +125,29 @@ def _reader(path: Path) -> Callable[[Path], dict[str, Stored]]:
 
 
 def _files_in_index(path: Path) -> dict[str, Path]:
-    """Return the file of each array, by an index in the form of Hugging Face: `{"weight_map": {name: file}}`.
+    """Return the file of each array in a Hugging Face index: `{"weight_map": {name: file}}`.
 
     Raises:
-      UsageError: if the index is damaged, or a file is missing or outside of the index's folder.
+      UsageError: if the index is damaged, or a file is missing or outside of the folder of the index.
     """
     if path.stat().st_size > MAX_INDEX_BYTES:
-        raise UsageError(f"index of weights is too large: {path}. Download it again.")
+        raise UsageError(f"index of weights is too large: {path}. Download the index again.")
     try:
         files = dict(json.loads(path.read_bytes())["weight_map"])
     except (ValueError, RecursionError, KeyError, TypeError):
         raise UsageError(
-            f"index of weights without a weight_map of names to files: {path}. Download it again."
+            f"index of weights has no weight_map from array names to files: {path}. Download the index again."
         ) from None
     for name in {json.dumps(name): name for name in files.values()}.values():
         if not isinstance(name, str) or name != Path(name).name or name.endswith(INDEX_SUFFIX):
-            raise UsageError(f"index {path} names a file outside of its folder: {str(name)[:60]!r}. Do not use it.")
+            raise UsageError(
+                f"index {path} names a file outside of its folder: {str(name)[:60]!r}. Do not use this index."
+            )
         if not (path.parent / name).is_file():
-            raise UsageError(f"{path} needs the file {name[:80]!r} beside it, which is missing. Download it too.")
+            raise UsageError(
+                f"{path} needs the file {name[:80]!r} in the same folder, but this file is missing. "
+                "Download the missing file."
+            )
     return {array: path.parent / name for array, name in files.items()}
 
 
@@ -151,5 +156,8 @@ def _read_index(path: Path) -> dict[str, Stored]:
     for file in sorted(set(files.values())):
         arrays |= {name: stored for name, stored in _reader(file)(file).items() if files.get(name) == file}
     if missing := files.keys() - arrays.keys():
-        raise UsageError(f"{path}: {len(missing)} arrays are not in their files, such as {min(missing)[:60]!r}.")
+        raise UsageError(
+            f"{path}: {len(missing)} arrays are not in the files that the index gives, such as {min(missing)[:60]!r}. "
+            "Download the files again."
+        )
     return arrays

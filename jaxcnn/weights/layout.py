@@ -6,9 +6,10 @@
 | dense kernel | `[out, in]` | `[in, out]` |
 | dense kernel after a flattened feature map | `[out, channels * height * width]` | `[height * width * channels, out]` |
 | layer scale | `[channels, 1, 1]` | `[channels]` |
-| other array of one axis | unchanged | unchanged |
+| any other array with one axis | unchanged | unchanged |
 
-`flattened_channels` is the number of channels of the flattened feature map, or None if there is none.
+For a dense kernel after a flattened feature map, `flattened_channels` is the number of channels of this feature map.
+For all other arrays, `flattened_channels` is None.
 """
 
 import math
@@ -20,7 +21,7 @@ from jaxcnn.errors import UsageError
 
 Change = Literal["unchanged", "transposed", "rows permuted, transposed"]
 
-# Last part of the name of an array, jaxcnn -> torch, where they differ.
+# Last part of an array's name in jaxcnn, and in torch.
 FIELDS = {
     "kernel": "weight",
     "bias": "bias",
@@ -32,7 +33,7 @@ FIELDS = {
 
 
 def change(ours: tuple[int, ...], flattened_channels: int | None) -> Change:
-    """Return how an array of shape `ours` in jaxcnn is converted, in either direction."""
+    """Return a description of how a conversion to or from torch changes an array of shape `ours` in jaxcnn."""
     if len(ours) == 1:
         return "unchanged"
     return "transposed" if flattened_channels is None else "rows permuted, transposed"
@@ -51,14 +52,14 @@ def torch_shape(ours: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def input_axis(same_layout: bool) -> int:
-    """Return the axis of the input channels of a convolution kernel, in our layout or in torch's."""
+    """Return the axis of the input channels of a convolution kernel, in the layout of jaxcnn or of torch."""
     return 2 if same_layout else 1
 
 
 def fits(theirs: tuple[int, ...], ours: tuple[int, ...], flattened_channels: int | None) -> bool:
     """Return whether a torch array of shape `theirs` can be converted to shape `ours`.
 
-    A dense layer may be a convolution in torch, and a vector `[C]` may be `[C, 1, 1]` (ConvNeXt's layer scale).
+    A dense layer may be a convolution in torch, and a vector `[C]` may be an array `[C, 1, 1]` (layer scale).
     """
     if len(ours) == 1:
         return tuple(n for n in theirs if n != 1) == tuple(n for n in ours if n != 1)
@@ -84,7 +85,10 @@ def from_torch(array: np.ndarray, ours: tuple[int, ...], flattened_channels: int
 
 
 def to_torch(array: np.ndarray, flattened_channels: int | None, field: str = "kernel") -> np.ndarray:
-    """Convert an array to the layout of torch, given the last part of its name. This is the inverse of `from_torch`."""
+    """Convert an array to the layout of torch. This function is the inverse of `from_torch`.
+
+    `field` is the last part of the array's name in jaxcnn, such as "kernel".
+    """
     if field == "gamma":
         return array[:, None, None]
     if array.ndim == 4:
@@ -97,12 +101,12 @@ def to_torch(array: np.ndarray, flattened_channels: int | None, field: str = "ke
 
 
 def as_convolution(array: np.ndarray, channels: int) -> np.ndarray:
-    """Return a dense kernel of torch, `[out, channels * height * width]`, as the kernel of an equal convolution."""
+    """Return a dense kernel of torch, `[out, channels * height * width]`, as a kernel of a convolution."""
     return array.reshape(len(array), channels, *_spatial_size(array.shape[1], channels))
 
 
 def _spatial_size(inputs: int, channels: int) -> tuple[int, int]:
-    """Return the height and width of a square feature map with `inputs` values."""
+    """Return the height, which is also the width, of a square feature map with `inputs` values in all channels."""
     side = math.isqrt(inputs // channels)
     if side * side * channels != inputs:
         raise UsageError(

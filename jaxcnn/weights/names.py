@@ -1,8 +1,8 @@
-"""Map module names of jaxcnn to those of torchvision and timm, with one function for each family.
+"""Map module names of jaxcnn to module names of torchvision and timm, with one function for each family of models.
 
-A function takes a model, whose fields give the number of stages and layers. It returns a dict from our module paths
-("stage1_block1/conv1") to the names in the other library ("layer1.0.conv1"). The dict may contain modules that a
-variant lacks.
+The argument of each function is a model, whose fields state the number of stages and layers. The result maps module
+paths in jaxcnn ("stage1_block1/conv1") to the names in the other library ("layer1.0.conv1"). The result may contain
+modules that some variants of the model lack.
 
 References:
   The state dicts of torchvision 0.28 and timm 1.0.
@@ -41,7 +41,7 @@ def vgg(model: Any) -> Names:
 
 
 def timm_vgg(model: Any) -> Names:
-    """Return timm's names. Its first two dense layers are convolutions of 7x7 and 1x1."""
+    """Return the names in timm for VGG, whose first two dense layers are convolutions of 7x7 and 1x1 in timm."""
     return {**vgg(model), "fc6": "pre_logits.fc1", "fc7": "pre_logits.fc2", "head": "head.fc"}
 
 
@@ -105,21 +105,21 @@ TORCHVISION: dict[str, Callable[[Any], Names]] = {
     **EFFICIENT,
     **MOBILE,
 }
-"""Function that returns torchvision's names, for every model that has a counterpart there."""
+"""Function that returns the names in torchvision, for every model that torchvision has."""
 
-# Function that returns timm's names, where they differ from torchvision's.
+# Function that returns the names in timm, for models whose names in timm differ from the names in torchvision.
 TIMM: dict[str, Callable[[Any], Names]] = {
     **{name: timm_vgg for name in TORCHVISION if name.startswith("vgg")},
     **timm.TIMM,
 }
 
-# Models whose names are the same in timm and in torchvision.
+# Models whose module names are the same in timm and in torchvision.
 SAME_IN_TIMM = tuple(
     name for name in TORCHVISION if name.startswith(("resnet", "resnext", "wide_resnet", "densenet", "inception"))
 )
 
 TIMM_ARCHITECTURES = {**{name: name for name in (*TIMM, *SAME_IN_TIMM)}, **timm.TIMM_MODELS}
-"""Names in jaxcnn of timm's architectures, by their names in timm. Other names in jaxcnn map to themselves."""
+"""Name of each architecture in jaxcnn, by its name in timm. If both names are equal, the name maps to itself."""
 
 # Channels of the feature map that is flattened before a dense layer. torch flattens [C, H, W], jaxcnn [H, W, C].
 FLATTENED_CHANNELS = {
@@ -130,22 +130,22 @@ FLATTENED_CHANNELS = {
 # Classifiers: layers whose width is the number of classes.
 HEADS = ("head", "aux1/head", "aux2/head")
 
-# Names of models in torchvision, where they differ.
+# Names of models in torchvision that differ from the name in jaxcnn.
 TORCHVISION_MODEL = {"googlenet_bn": "googlenet"}
 
 # Pattern and replacement for names in files published before torch 0.4.
 OLD_NAMES = (re.compile(r"^(features\.denseblock\d+\.denselayer\d+\.(?:norm|conv))\.([12])\."), r"\1\2.")
 
-# Counter of batches in files since torch 0.4.1. BatchNorm uses it only if its momentum is None.
+# Counter of batches in files since torch 0.4.1. torch uses it only if the momentum of a BatchNorm is None.
 COUNTER = "num_batches_tracked"
 
 
 def torchvision_names(model_name: str, model: nn.Module | None = None) -> Names:
-    """Return a dict from our module paths to torchvision's module names.
+    """Return a dict from module paths in jaxcnn to module names in torchvision.
 
     Args:
-      model_name: one of `jaxcnn.list_models()`.
-      model: the model, if its fields differ from those of `create_model(model_name)`.
+      model_name: name of the model, one of `jaxcnn.list_models()`.
+      model: the model itself; required only if its fields differ from those of `create_model(model_name)`.
 
     Raises:
       UsageError: if the model has no counterpart in torchvision.
@@ -161,12 +161,12 @@ def torchvision_names(model_name: str, model: nn.Module | None = None) -> Names:
 
 
 def timm_names(model_name: str, model: nn.Module | None = None) -> Names:
-    """Return a dict from our module paths to timm's names. Arguments are those of `torchvision_names`.
+    """Return a dict from module paths in jaxcnn to module names in timm, as `torchvision_names` does for torchvision.
 
     Raises:
-      UsageError: if the model has no counterpart in timm, or its names there are not known.
+      UsageError: if the model has no counterpart in timm, or jaxcnn does not know its names in timm.
     """
     if model_name not in TIMM and model_name not in SAME_IN_TIMM:
         known = ", ".join(sorted({*TIMM, *SAME_IN_TIMM}))
-        raise UsageError(f"names of timm are not known for {model_name!r}. Use one of {known}.")
+        raise UsageError(f"the names in timm are not known for {model_name!r}. Use one of {known}.")
     return TIMM.get(model_name, TORCHVISION[model_name])(model or create_model(model_name))

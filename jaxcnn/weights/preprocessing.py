@@ -1,8 +1,8 @@
-"""Preprocessing for published weights: the image size, the crop and the normalization of their training.
+"""Preprocessing for published weights: the image size, the crop and the normalization that the weights expect.
 
-A file that `jaxcnn.weights.save` wrote records its preprocessing. timm describes its weights in a file `config.json` in
-the same directory. A state dict alone records no preprocessing: that of torchvision's published weights of the same
-model applies.
+A file that `jaxcnn.weights.save` wrote records its preprocessing. timm describes the preprocessing of its weights in
+`config.json` in the same directory. A state dict alone records no preprocessing. For a state dict, the preprocessing of
+torchvision's published weights of the same model applies.
 
 References:
   torchvision 0.28: the `transforms` of each `WeightsEnum`.
@@ -31,16 +31,17 @@ _LARGEST_NUMBER = 1e30
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Preparation of an image for a model. The fields have the names of those of `jaxcnn.train.Config`.
+    """Preprocessing of an image for a model. The fields are named as in `jaxcnn.train.Config`.
 
     Attributes:
-      mean: mean of each channel, on the scale from 0 to 1, which is subtracted.
-      std: standard deviation of each channel, on the scale from 0 to 1, to divide by.
+      mean: mean of each channel, which is subtracted from the pixel values between 0 and 1.
+      std: standard deviation of each channel, by which the pixel values are divided after the mean is subtracted.
       image_size: height and width of the model's input in pixels.
       resize: how an image is resized before the center crop: "shorter", "stretch", or the length of the shorter side in
         pixels.
       crop_fraction: side of the center crop as a fraction of the resized image, or None for the default.
-      interpolation: "bilinear" or "bicubic". Both average over the pixels that they shrink (antialiasing).
+      interpolation: "bilinear" or "bicubic". Both kinds of interpolation average over several pixels when they shrink
+        an image (antialiasing).
       background: color behind transparent pixels, "white" or "black".
 
     >>> preprocessing = Preprocessing(mean=(0.5,), std=(0.25,), image_size=(28, 28))
@@ -66,21 +67,21 @@ class Preprocessing:
         return f"--mean {mean} --std {std}"
 
     def for_one_channel(self) -> "Preprocessing":
-        """Return the preprocessing of gray images, with the average over the channels of mean and std."""
+        """Return the preprocessing for gray images: `mean` and `std` are averaged over the channels."""
         return dataclasses.replace(self, mean=(statistics.fmean(self.mean),), std=(statistics.fmean(self.std),))
 
     def normalizes_as(self, mean: Sequence[float], std: Sequence[float]) -> bool:
-        """Return whether this mean and standard deviation are those of the weights, to three digits."""
+        """Return whether `mean` and `std` equal the fields of this object to within 0.001."""
         theirs, ours = (*self.mean, *self.std), (*mean, *std)
         return len(theirs) == len(ours) and all(map(_is_close, theirs, ours))
 
     def to_text(self) -> str:
-        """Return the JSON that `from_text` reads."""
+        """Return the preprocessing as JSON text, which `from_text` reads."""
         return json.dumps(dataclasses.asdict(self))
 
     @staticmethod
     def from_text(text: str) -> "Preprocessing":
-        """Return the preprocessing that `to_text` wrote.
+        """Return the preprocessing from JSON text that `to_text` wrote.
 
         Raises:
           ValueError: if the text is not JSON, or a field is missing, unknown or has an impossible value.
@@ -88,7 +89,7 @@ class Preprocessing:
         values = _parse(text)
         known = {field.name for field in dataclasses.fields(Preprocessing)}
         if not isinstance(values, dict) or values.keys() != known:
-            raise ValueError(f"not an object with the fields {', '.join(sorted(known))}")
+            raise ValueError(f"not a JSON object with the fields {', '.join(sorted(known))}")
         return _checked(values)
 
 
@@ -99,10 +100,10 @@ IMAGENET = Preprocessing(
 
 
 def recorded_with(path: Path) -> Preprocessing | None:
-    """Return the preprocessing that is recorded in a file, or that timm describes beside it, or None.
+    """Return the preprocessing that the file itself or timm's `config.json` next to the file states, or None.
 
     Raises:
-      UsageError: if the recorded preprocessing, or its description, is damaged.
+      UsageError: if the preprocessing in the file or in `config.json` is damaged.
     """
     text = safetensors.recorded(path, ENTRY) if path.is_file() else None
     described = path.with_name(_hub.DESCRIPTION)
@@ -117,7 +118,7 @@ def recorded_with(path: Path) -> Preprocessing | None:
 
 
 def _described_by_timm(path: Path) -> Preprocessing | None:
-    """Return the preprocessing in timm's description of weights, or None if there is no such description.
+    """Return the preprocessing in the file `path`, timm's description of weights; None if `path` is not such a file.
 
     Raises:
       ValueError: if a field is missing or has an impossible value.
@@ -149,26 +150,26 @@ def _parse(text: str) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-      ValueError: if the text is not JSON, or it is nested too deeply.
+      ValueError: if the text is not JSON, or the text is nested too deeply.
     """
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError("the JSON is nested too deeply") from None
 
 
 def _checked(values: Mapping[str, Any]) -> Preprocessing:
-    """Return the preprocessing with these values from JSON.
+    """Return a `Preprocessing` with these values from JSON.
 
     Raises:
-      ValueError: if a value is impossible.
+      ValueError: if a value is not possible, such as a negative standard deviation.
     """
     lists = {name: values[name] for name in ("mean", "std", "image_size")}
     if not all(isinstance(numbers, list) for numbers in lists.values()):
-        raise ValueError(f"{', '.join(lists)} are not lists")
+        raise ValueError(f"one of {', '.join(lists)} is not a list")
     mean, std, size = (tuple(numbers) for numbers in lists.values())
     if not all(map(_is_finite, (*mean, *std))) or not 0 < len(mean) == len(std) or min(std) <= 0:
-        raise ValueError("mean and std are not numbers for each channel, those of std above 0")
+        raise ValueError("mean and std are not one number for each channel, with std above 0")
     if len(size) != 2 or not all(map(_is_side, size)):
         raise ValueError("image_size is not two positive integers")
     if values["resize"] not in ("shorter", "stretch") and not _is_side(values["resize"]):

@@ -35,7 +35,7 @@ DTYPES = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
-MAX_HEADER_BYTES = 100_000_000  # limit of the format
+MAX_HEADER_BYTES = 100_000_000  # the limit in the description of the format
 
 
 def read(path: Path) -> dict[str, Stored]:
@@ -74,7 +74,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Return whether a file begins as a safetensors file does: with a length, and the brace of a header."""
+    """Return whether a file begins like a safetensors file: a length in eight bytes, then the brace of a header."""
     with path.open("rb") as file:
         start = file.read(9)
     return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES
@@ -95,12 +95,12 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
     The file is replaced atomically: a concurrent reader sees the old or the new file, never a part.
 
     Args:
-      path: file to write.
-      arrays: arrays by name.
+      path: path of the file to write.
+      arrays: arrays to write, by name.
       metadata: strings to store in the `__metadata__` entry of the header.
 
     Raises:
-      UsageError: if the path cannot be written. Nothing is left there.
+      UsageError: if the path cannot be written. After this error, no partial file is left.
     """
     names = {dtype: name for name, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
@@ -118,13 +118,13 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
                 file.write(array.tobytes())
         os.replace(temporary, path)
     except OSError as error:
-        with contextlib.suppress(OSError):  # below a path that is not a directory, even removing it fails
+        with contextlib.suppress(OSError):  # `unlink` itself fails if the parent of the path is not a directory
             temporary.unlink(missing_ok=True)
         raise UsageError(f"cannot write {path}: {error.strerror}. Choose another path.") from error
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int, int]:
-    """Return the header, the offset of the arrays in the file, and the number of bytes from there to the end."""
+    """Return the header, the offset of the arrays in the file, and the number of bytes after this offset."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -143,12 +143,12 @@ def _header(path: Path) -> tuple[dict[str, Any], int, int]:
 def _dict_of_unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise ValueError("duplicate name")
+        raise ValueError("the header has the same name twice")
     return table
 
 
 def _entry(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...], int, int]:
-    """Return the dtype, the shape, the first byte and the end (exclusive) of an array from its header entry."""
+    """Return the dtype, the shape, the first byte and the end (exclusive) of an array, from its entry in the header."""
     try:
         kind, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError):
@@ -170,4 +170,4 @@ def _map(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> np
 
 
 def _damaged(path: Path, reason: str) -> UsageError:
-    return UsageError(f"{path} is not a valid safetensors file: {reason}. Download or save it again.")
+    return UsageError(f"{path} is not a valid safetensors file: {reason}. Download or save the file again.")

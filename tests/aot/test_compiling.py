@@ -61,7 +61,7 @@ def test_a_mistake_in_the_configuration_is_raised_here():
         compile_for("cpu", Config(batch_size=8, accumulate=3))
     with pytest.raises(UsageError, match="batch_size full needs the number of training images"):
         compile_for("cpu", Config(model="resnet50", batch_size="full"))
-    with pytest.raises(UsageError, match="needs a target whose memory is known"):
+    with pytest.raises(UsageError, match="needs the memory size of target"):
         compile_for("cpu", Config(), auto_batch=True)
 
 

@@ -38,6 +38,7 @@ def test_help_states_each_default_once_and_wraps_texts_anew(capsys, monkeypatch)
     out = " ".join(capsys.readouterr().out.split())
     # Two lines in the docstring.
     assert "program of deep residual networks smaller" in out
-    assert "--workdir {None}|STR Run directory. A run of the same configuration there is resumed (default: a new" in out
+    workdir = "Run directory. If the directory contains a run with the same configuration, the run is resumed"
+    assert f"--workdir {{None}}|STR {workdir} (default: a new" in out
     assert "--no-progress Show a progress bar, and print a line for each epoch" in out
     assert "(on by default; this flag turns it off)" in out

@@ -81,17 +81,17 @@ def test_a_module_is_found_in_the_current_directory(folder, monkeypatch):
     ("name", "says"),
     [
         ("own_net.py:nett", "did you mean 'Net'"),
-        ("own_net.py:needs", "requires width"),
+        ("own_net.py:needs", "has required arguments: width"),
         ("own_net.py:fails", "failed: RuntimeError: two lines"),
-        ("own_net.py:number", "returns int. It must return a Linen module"),
-        ("own_net.py:__name__", "is a str"),
+        ("own_net.py:number", "returns int. Return a Linen module instead"),
+        ("own_net.py:__name__", "has type str"),
         ("own_net.py:", "FILE.py:NAME"),
         ("broken.py:x", "cannot import broken.py: SyntaxError"),
         ("leaves.py:x", "cannot import leaves.py: SystemExit: 3"),
         ("none.py:x", "none.py does not exist"),
         ("no_such_module:x", "cannot import no_such_module: ModuleNotFoundError"),
-        ("os:abort", "os belongs to Python and has no models"),
-        ("builtins:exit", "builtins belongs to Python"),
+        ("os:abort", "os is a module of Python's standard library"),
+        ("builtins:exit", "builtins is a module of Python"),
     ],
 )
 def test_a_mistake_is_one_line(name, says, folder, monkeypatch):
@@ -120,8 +120,8 @@ def test_every_command_takes_a_run_of_an_own_model_with_the_model_only(command, 
     args = [command, *(places.get(arg, arg) for arg in COMMANDS[command]), "--workdir", str(run)]
     for model, says in (
         ([], "--model FILE.py:NAME"),
-        (["--model", "lenet5"], "Omit --model, or name an own model as FILE.py:NAME"),
-        (["--model", f"{folder}/own_net.py:wide"], "is of another model"),
+        (["--model", "lenet5"], "Omit --model, or give your own model as FILE.py:NAME"),
+        (["--model", f"{folder}/own_net.py:wide"], "belongs to another model"),
     ):
         assert main([*args, *model]) == 2
         out, err = capsys.readouterr()

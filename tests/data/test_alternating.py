@@ -67,7 +67,7 @@ def test_the_seed_decides_and_nothing_is_written_to_the_images_that_are_kept():
 
 
 def test_orders_without_epochs_are_refused():
-    with pytest.raises(UsageError, match="needs each image once an epoch, which sampling 'balanced' does not give"):
+    with pytest.raises(UsageError, match="'alternating_flip' cannot be used with sampling 'balanced'"):
         open_pipeline(dataset(), 10, augment=("alternating_flip",), sampling="balanced")
 
     def batches():

@@ -77,7 +77,8 @@ def test_damaged_records_are_reported_in_one_line(copy, damage):
         records.write_bytes(content)
     with pytest.raises(
         UsageError,
-        match=r"^dataset 'other' in .* is damaged: .*\. Run jaxcnn prepare other --force to prepare it again\.$",
+        match=r"^dataset 'other' in .* is damaged: .*\. "
+        r"Run jaxcnn prepare other --force to prepare the dataset again\.$",
     ):
         open_dataset("other", copy).read("test")
 
@@ -96,7 +97,8 @@ def test_a_label_out_of_range_is_reported_in_one_line(copy):
     (folder / "features.json").write_text(features.replace('"numClasses": "10"', '"numClasses": "9"'))
     with pytest.raises(
         UsageError,
-        match=r"^dataset 'other' in .* has a label out of range in .*: 9\. Prepare it again with labels from 0 to 8\.$",
+        match=r"^dataset 'other' in .* has a label out of range in .*: 9\. "
+        r"Prepare the dataset again with labels from 0 to 8\.$",
     ):
         open_dataset("other", copy).read("test")
 
@@ -121,7 +123,7 @@ def test_a_dataset_without_a_test_split_is_divided(copy):
     info.write_text(json.dumps(values))
     dataset = open_dataset("other", copy)
     assert dataset.examples == {"train": 8000, "test": 2000}
-    assert "has no test split; training on train[:80%], testing on train[80%:]" in dataset.notes[0]
+    assert "has no test split; training on train[:80%] and testing on train[80%:]" in dataset.notes[0]
 
 
 def test_labels_follow_the_names_of_classes():
@@ -133,7 +135,7 @@ def test_labels_follow_the_names_of_classes():
     more = dataset.with_classes((*names, "hat", "glove"))
     assert more.num_classes == 12
     assert "has no images of 'hat', 'glove'" in more.notes[0]
-    with pytest.raises(UsageError, match="classes that the run does not know: 'Trouser'"):
+    with pytest.raises(UsageError, match="classes that the run does not have: 'Trouser'"):
         dataset.with_classes([name for name in names if name != "Trouser"])
     with pytest.raises(UsageError, match="Did you rename 'Trousers'"):
         dataset.with_classes([name.replace("Trouser", "Trousers") for name in names])

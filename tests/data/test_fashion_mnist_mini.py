@@ -211,7 +211,7 @@ def _labels_for_images(path: Path) -> None:
         (_truncate, "is damaged"),
         (_flip, "is damaged"),
         (_empty, "is not an idx file"),
-        (_wrong_magic, "is not an idx file of unsigned bytes: it begins with '00 00 0d 03'"),
+        (_wrong_magic, "is not an idx file of unsigned bytes: the file begins with '00 00 0d 03'"),
         (_short_header, "ends within its header"),
         (_wrong_count, "bytes follow its header, expected"),
         (_fewer, r"has the wrong shape: \(70,\)\. Use one label for each of the 69 images"),
@@ -236,14 +236,18 @@ def test_labels_out_of_range_are_refused(source: Path, tmp_path: Path) -> None:
 
 
 def test_drawing_more_examples_than_there_are_is_refused(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"class 'T-shirt/top' has too few examples: 3\. Draw that many"):
+    with pytest.raises(
+        UsageError,
+        match=r"class 'T-shirt/top' has too few examples: 3\. "
+        r"Draw at most 3 examples of each class",
+    ):
         prepare(source, tmp_path / "out", per_class={"train": 7, "test": 4}, verify=False)
 
 
 def test_an_existing_dataset_is_replaced_only_by_force(source: Path, tmp_path: Path) -> None:
     target = prepare(source, tmp_path / "out", per_class=FEW, verify=False)
     before = files(tmp_path / "out")
-    with pytest.raises(UsageError, match=r"already exists: .*\. Replace it with --force"):
+    with pytest.raises(UsageError, match=r"already exists: .*\. Replace the dataset with --force"):
         prepare(source, tmp_path / "out", per_class={"train": 5, "test": 1}, verify=False)
     assert files(tmp_path / "out") == before
     prepare(source, tmp_path / "out", per_class={"train": 5, "test": 1}, verify=False, force=True)

@@ -107,9 +107,13 @@ def test_a_split_of_the_source_is_held_out_by_its_name(grey):
 @pytest.mark.parametrize(
     ("part", "says"),
     [
-        ("valid", r"has no validation split 'valid': .*\. It has train, test; parts are written as in 'train\[:90%\]'"),
-        ("test[:10%]", r"'test\[:10%\]' of dataset 'mnist' has examples of its test split 'test'"),
-        ("train", "has all training examples"),
+        (
+            "valid",
+            r"validation split 'valid': .*\. The dataset has the splits train, test\. "
+            r"Write a part of a split as 'train\[:90%\]'",
+        ),
+        ("test[:10%]", r"'test\[:10%\]' of dataset 'mnist' overlaps its test split 'test'"),
+        ("train", "contains all training examples"),
         ("train[:0%]", "is empty"),
     ],
 )
@@ -121,7 +125,7 @@ def test_a_split_that_cannot_be_held_out_is_refused(grey, part, says):
 def test_a_second_validation_split_is_refused(grey):
     divided = open_dataset("mnist", grey).with_validation(0.2, seed=1)
     assert divided.with_validation("validation", seed=3) is divided
-    with pytest.raises(UsageError, match="has a validation split already, of 19 examples"):
+    with pytest.raises(UsageError, match="already has a validation split of 19 examples"):
         divided.with_validation(0.1, seed=1)
 
 

@@ -50,10 +50,10 @@ def test_fewer_features_are_those_of_largest_variance():
 
 @pytest.mark.parametrize("features", [0, 7, 26])
 def test_an_impossible_number_of_features_is_refused(features):
-    with pytest.raises(UsageError, match=f"an even number of features, from 2 to 24, got {features}"):
+    with pytest.raises(UsageError, match=f"2x2x3: {features}. Use an even number from 2 to 24"):
         whitening_kernel(smooth_images(2), 2, features)
 
 
 def test_images_smaller_than_a_patch_are_refused():
-    with pytest.raises(UsageError, match="images of 3x3 pixels have no patches of 4x4"):
+    with pytest.raises(UsageError, match="images of 3x3 pixels are smaller than the whitening patches of 4x4"):
         whitening_kernel(np.zeros((1, 3, 3, 1)), 4, 2)

@@ -30,7 +30,8 @@ def tiny():
         # What `install` changes is put back: other tests of this process list the models.
         patch.setattr(plan, "open_dataset", plan.open_dataset)
         patch.setattr(evaluate, "open_dataset", evaluate.open_dataset)
-        patch.setitem(models._registry(), "tiny", (worker_module.Tiny, worker_module.__name__))
+        for name in ("tiny", "smooth"):
+            patch.setitem(models._registry(), name, (worker_module.Tiny, worker_module.__name__))
         worker_module.install()
         yield Config(
             model="tiny",

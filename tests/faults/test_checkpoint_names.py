@@ -55,7 +55,7 @@ def test_a_copy_under_a_later_name_is_put_aside_and_the_run_goes_on(folder, capl
         checkpoints.wait()
         assert checkpoints.restore(240, state_of(0))[0].step == 240
     assert warnings(caplog) == [
-        f"checkpoint {folder}/240 is damaged: it holds the state of step 160; returning to step 200"
+        f"checkpoint {folder}/240 is damaged: the checkpoint holds the state of step 160; returning to step 200"
     ]
     assert (folder.parent / "damaged_checkpoints" / "240").is_dir()
 
@@ -66,7 +66,7 @@ def test_swapped_checkpoints_are_both_damaged(folder):
     (folder / "0").rename(folder / "200")
     with Checkpoints(folder, read_only=True) as checkpoints:
         with pytest.raises(
-            UsageError, match=r"200 is damaged: .*160; .*160 is damaged: it holds the state of step 200"
+            UsageError, match=r"200 is damaged: .*160; .*160 is damaged: the checkpoint holds the state of step 200"
         ):
             checkpoints.restore_newest(state_of(0))
         with pytest.raises(DamagedError, match="state of step 160"):
@@ -82,7 +82,7 @@ def test_the_step_of_the_state_counts_where_no_step_is_recorded(folder, monkeypa
     (folder / "280").rename(folder / "300")
     with Checkpoints(folder) as checkpoints:
         for read in (lambda: checkpoints.restore(300, state_of(0)), lambda: checkpoints.verify(300)):
-            with pytest.raises(DamagedError, match="it holds the state of step 280"):
+            with pytest.raises(DamagedError, match="the checkpoint holds the state of step 280"):
                 read()
 
 
@@ -92,9 +92,11 @@ def test_a_checkpoint_of_another_run_is_damaged(folder, tmp_path, caplog):
     shutil.copytree(other / "checkpoints" / "240", folder / "240")
     with Checkpoints(folder, read_only=True) as checkpoints:
         assert checkpoints.restore_newest(state_of(0))[0].step == 200
-        with pytest.raises(UsageError, match=r"240 is damaged: it is of another run\. Choose another"):
+        with pytest.raises(UsageError, match=r"240 is damaged: the checkpoint belongs to another run\. Choose another"):
             checkpoints.chosen(240, state_of(0))
-    assert warnings(caplog) == [f"checkpoint {folder}/240 is damaged: it is of another run; returning to step 200"]
+    assert warnings(caplog) == [
+        f"checkpoint {folder}/240 is damaged: the checkpoint belongs to another run; returning to step 200"
+    ]
 
 
 @pytest.mark.parametrize("name", ["２４０", "٢٤٠", "0240", "240 ", "240.old"])
@@ -143,7 +145,7 @@ def test_a_renamed_checkpoint_neither_ends_a_run_nor_is_tested(tiny, tmp_path, c
     shutil.copytree(run / "checkpoints" / "4", run / "checkpoints" / "5")
     assert evaluate(run)["step"] == 4
     assert warnings(caplog) == [
-        f"checkpoint {run}/checkpoints/5 is damaged: it holds the state of step 4; returning to step 4"
+        f"checkpoint {run}/checkpoints/5 is damaged: the checkpoint holds the state of step 4; returning to step 4"
     ]
     again = fit(dataclasses.replace(whole.config, workdir=str(run)))
     assert fingerprint(again.state) == fingerprint(whole.state)
@@ -154,6 +156,4 @@ def test_evaluation_of_a_run_whose_last_checkpoint_is_gone_says_so(tiny, tmp_pat
     whole = fit(dataclasses.replace(tiny, steps=5, workdir=str(tmp_path / "whole")))
     (whole.workdir / "checkpoints" / "5").rename(tmp_path / "5")
     assert evaluate(whole.workdir)["step"] == 4
-    assert warnings(caplog) == [
-        f"{whole.workdir}/checkpoints/5 is missing, the checkpoint with which the run has ended"
-    ]
+    assert warnings(caplog) == [f"the last checkpoint of the run is missing: {whole.workdir}/checkpoints/5"]

@@ -112,7 +112,8 @@ def test_a_run_goes_on_from_the_newest_sound_checkpoint_and_puts_the_damaged_one
     again = fit(dataclasses.replace(config, workdir=str(tmp_path / "run")))
     assert fingerprint(again.state) == run[3][5][0]
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
-        f"checkpoint {tmp_path}/run/checkpoints/5 is damaged: its description has no checksum; returning to step 4"
+        f"checkpoint {tmp_path}/run/checkpoints/5 is damaged: the description of the checkpoint has no checksum; "
+        "returning to step 4"
     ]
     assert (tmp_path / "run" / "damaged_checkpoints" / "5" / "meta" / "metadata").read_text() == "{}"
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == (workdir / "metrics.jsonl").read_text()
@@ -153,11 +154,11 @@ KERNEL = "params/Conv_0/kernel"
         ),
         (
             lambda state: dataclasses.replace(state, params={**state.params, "Head": state.step}),
-            "the checkpoint has no params/Head, which this configuration needs",
+            "the checkpoint has no params/Head, which the configuration of this run needs",
         ),
         (
             lambda state: dataclasses.replace(state, batch_stats={}),
-            "the checkpoint has batch_stats/BatchNorm_0/mean, which this configuration does not know",
+            "the checkpoint has batch_stats/BatchNorm_0/mean, which the configuration of this run does not use",
         ),
     ],
     ids=["shape", "dtype", "missing", "unknown"],
@@ -166,7 +167,7 @@ def test_a_state_of_another_form_is_refused_by_its_leaf(run, template, says):
     _, workdir, right, _ = run
     with (
         Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints,
-        pytest.raises(UsageError, match=f"5 is of another model or optimizer: {says}"),
+        pytest.raises(UsageError, match=f"5 belongs to another model or optimizer: {says}"),
     ):
         checkpoints.restore_newest(template(right))
 
@@ -195,7 +196,7 @@ def test_a_config_of_another_run_is_named_even_if_little_else_is_there(run, tmp_
     fit(dataclasses.replace(config, seed=config.seed + 1, workdir=str(other)))
     shutil.copy(other / "config.json", copy)
     (copy / "preprocessing.json").unlink()
-    with pytest.raises(UsageError, match=r"data\.json is of another run than config\.json beside it"):
+    with pytest.raises(UsageError, match=r"data\.json belongs to another run than config\.json in the same folder"):
         fit(dataclasses.replace(config, workdir=str(copy)))
     with pytest.raises(UsageError, match="holds another run"):
         fit(dataclasses.replace(config, workdir=str(other)))

@@ -56,7 +56,8 @@ def test_a_save_without_the_space_for_it_says_what_it_needs_and_keeps_the_one_be
         checkpoints.wait()
         with pytest.raises(
             SaveError,
-            match=r"step 2 could not be written to .*: it needs 3\.0 MB and 2\.\d MB are free; .* step 1 is kept",
+            match=r"step 2 could not be written to .*: "
+            r"the checkpoint needs 3\.0 MB of disk space, but 2\.\d MB are free; .* step 1 is kept",
         ):
             checkpoints.save(state(2, 500_000), {"n": 2})
         assert checkpoints.steps() == [1]

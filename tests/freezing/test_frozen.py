@@ -195,7 +195,7 @@ def test_images_of_another_shape_are_refused(frozen):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((lambda x: x, {}), "has no `apply`"),
+        ((lambda x: x, {}), "has no method `apply`"),
         ((MODEL, {"params": "weights.npz"}), "with a str among them"),
     ],
 )

@@ -49,7 +49,7 @@ def refuse(layer, shape, message, **keywords):
     ],
 )
 def test_sizes_that_are_not_positive(field, layer, bad):
-    refuse(layer(bad), IMAGE, f"^{field} is neither a positive integer nor a pair of them: .* Use one integer, or two")
+    refuse(layer(bad), IMAGE, f"^invalid {field}: .* Use one positive integer for height and width, or two")
 
 
 @pytest.mark.parametrize("bad", [0, -3, 2.0, None])
@@ -114,7 +114,13 @@ def test_a_momentum_or_an_epsilon_that_is_none(fields, train):
 
 def test_joints_that_do_not_fit():
     refuse(Residual(Conv(4, 3)), IMAGE, r"^Residual cannot add .*\[1, 4, 6, 4\].*\[1, 6, 8, 4\]")
-    refuse(ZeroPadShortcut(3), IMAGE, "^ZeroPadShortcut cannot take 4 channels down to 3$")
+    refuse(
+        ZeroPadShortcut(3),
+        IMAGE,
+        "^ZeroPadShortcut cannot reduce the number of channels: from 4 to 3. Use features >= 4.$",
+    )
     refuse(Concat([]), IMAGE, "^Concat needs at least one branch")
-    refuse(Concat([Conv(2, 1), Conv(2, 3)]), IMAGE, r"^Concat cannot join shapes \[1, 6, 8, 2\], \[1, 4, 6, 2\]")
+    refuse(
+        Concat([Conv(2, 1), Conv(2, 3)]), IMAGE, r"^Concat cannot join outputs of shapes \[1, 6, 8, 2\], \[1, 4, 6, 2\]"
+    )
     refuse(Sequential([Conv(2, 3), Conv(2, 5)]), IMAGE, r"^image too small: 4x6\. .* at least 5x5\.$")

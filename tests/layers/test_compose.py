@@ -121,7 +121,10 @@ def test_residual_with_option_b():
 def test_residual_refuses_summands_that_differ_even_if_they_would_broadcast():
     x = jnp.ones((1, 4, 4, 2))
     for body in (Conv(1, 1), Conv(2, 4), Conv(3, 3)):
-        with pytest.raises(UsageError, match=r"Residual cannot add the body's \[1, .* \[1, 4, 4, 2\]"):
+        with pytest.raises(
+            UsageError,
+            match=r"Residual cannot add outputs of different shapes: body \[1, .* shortcut \[1, 4, 4, 2\]\. Use",
+        ):
             Residual(body).init(key, x)
 
 

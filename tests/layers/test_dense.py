@@ -65,5 +65,7 @@ def test_the_gradient_of_the_kernel_has_the_dtype_of_the_parameters(param_dtype)
 
 def test_weights_for_another_number_of_inputs_are_refused_in_one_line():
     variables = Dense(3, name="fc").init(jax.random.key(0), jnp.zeros((1, 8)))
-    with pytest.raises(UsageError, match=r"^fc has weights for 8 inputs, got 12\. Behind flattened feature maps, use"):
+    with pytest.raises(
+        UsageError, match=r"^fc has weights for 8 inputs, got 12\. If the inputs are flattened feature maps, use"
+    ):
         Dense(3, name="fc").apply(variables, jnp.zeros((1, 12)))

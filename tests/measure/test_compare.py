@@ -90,7 +90,7 @@ def test_the_command_exits_with_1_on_a_regression_and_0_without(tmp_path, capsys
     assert main(["benchmark", "compare", old, slow]) == 1
     out, err = capsys.readouterr()
     assert "slower" in out
-    assert err == "jaxcnn: performance regressions: 1 of 1 cases. See the cases with the verdict slower or failed.\n"
+    assert err == "jaxcnn: performance regressions: 1 of 1 cases. The verdict of these cases is slower or failed.\n"
     assert main(["benchmark", "compare", old, slow, "--json"]) == 1
     (told,) = json.loads(capsys.readouterr().out)
     assert told["ratio"] == pytest.approx(1.2, rel=0.1)

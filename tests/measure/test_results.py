@@ -187,5 +187,5 @@ def test_the_status_is_1_if_every_row_failed(tmp_path, monkeypatch, capsys):
     assert main(["benchmark", "--out", str(tmp_path / "out")]) == 1
     out, err = capsys.readouterr()
     assert "out of memory: [/b]" in out
-    assert err == "jaxcnn: no row could be measured: 1 failed, the last with: out of memory: [/b]\n"
+    assert err == "jaxcnn: no measurement succeeded: 1 failed. Error of the last measurement: out of memory: [/b]\n"
     assert results.read(tmp_path / "out") == [failed]

@@ -93,7 +93,7 @@ def test_a_case_builds_the_model_with_its_options():
 @pytest.mark.usefixtures("compile_quickly")
 def test_too_little_memory_is_reported_in_the_row_and_nothing_runs():
     row = measure_case(replace(TINY, memory_limit=10_000))
-    assert row["error"].startswith("out of memory: needs ")
+    assert row["error"].startswith("out of memory: XLA predicts that the program needs ")
     assert row["predicted_bytes"] > 10_000
     assert "step_ms" not in row
 

@@ -91,7 +91,7 @@ def test_adaptive_pooling_makes_weights_independent_of_the_image_size(name, size
     own = variables_of(plain, (size, size, 3))
     x = jax.ShapeDtypeStruct((1, 2 * size, 2 * size, 3), jnp.float32)
     with pytest.raises(
-        UsageError, match=r"^fc6 has weights for \d+ positions, and images of this size leave \d+x\d+\. "
+        UsageError, match=r"^fc6 has weights for \d+ positions, but images of this size give \d+x\d+ positions\. "
     ):
         jax.eval_shape(partial(plain.apply, train=False), own, x)
 

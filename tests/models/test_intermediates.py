@@ -98,7 +98,7 @@ def test_under_jit_nothing_behind_the_tap_is_computed():
     ],
 )
 def test_an_unknown_tap_names_the_nearest(at, says):
-    with pytest.raises(UsageError, match="unknown tap ") as error:
+    with pytest.raises(UsageError, match="unknown module path ") as error:
         shapes("resnet20_cifar", (32, 32, 3), at)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
@@ -106,5 +106,5 @@ def test_an_unknown_tap_names_the_nearest(at, says):
 
 def test_a_model_without_a_head_is_told_to_say_where():
     x = jnp.ones((1, 4))
-    with pytest.raises(UsageError, match=r"Net has no module 'head' .* give `at`"):
+    with pytest.raises(UsageError, match=r"Net has no module 'head' .* Pass the path of another module as `at`"):
         features(Net(), Net().init(key, x, train=False), x)

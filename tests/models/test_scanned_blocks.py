@@ -223,7 +223,9 @@ class Growing(nn.Module):
 def test_blocks_that_do_not_keep_their_input_are_refused_in_one_line():
     model = small(FAST, scan_blocks=True, block=Growing)
     variables = jax.eval_shape(functools.partial(model.init, train=False), KEYS, X)
-    with pytest.raises(UsageError, match=r"^a loop cannot apply Growing, which turns .*: shape and dtype must stay"):
+    with pytest.raises(
+        UsageError, match=r"^a loop cannot apply Growing, which changes .* to .*Keep the shape and dtype"
+    ):
         jax.eval_shape(functools.partial(apply, model, train=False), variables)
 
 

@@ -78,7 +78,9 @@ def test_batches_of_other_lengths_use_one_program(brightness, tree):
     assert brightness._probabilities._cache_size() <= 3  # one for each number of files in this module
 
 
-@pytest.mark.parametrize(("top", "says"), [(0, "top must be at least 1, got 0"), (4, "at most the 3 classes")])
+@pytest.mark.parametrize(
+    ("top", "says"), [(0, "top must be at least 1, got 0"), (4, "at most 3, the number of classes")]
+)
 def test_a_number_of_classes_out_of_range_is_refused(top, says, brightness, tree):
     with pytest.raises(UsageError, match=says):
         predict.classify(brightness, [tree / "black" / "1.png"], top)

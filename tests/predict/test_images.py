@@ -60,7 +60,7 @@ def truncated(path):
 
 BAD = {
     "the file is empty": lambda path: path.write_bytes(b""),
-    "cannot be read as an image: not an image": lambda path: path.write_bytes(b"hello" * 99),
+    "cannot be read as an image: the file is not an image": lambda path: path.write_bytes(b"hello" * 99),
     "cannot be read as an image: damaged image": truncated,
     "the maximum is 5,000": lambda path: path.write_bytes(b"x" * 5001),
     "No such file": lambda path: None,

@@ -296,7 +296,7 @@ def test_data_that_is_given_twice_or_is_no_dataset_is_refused(use, tmp_path):
     said = refusal(lambda: use(config(tmp_path, dataset="mnist", steps=None), data=data, model=MODEL))
     assert said.startswith("data and the dataset 'mnist' are mutually exclusive")
     said = refusal(lambda: use(config(tmp_path, steps=None), data=data.decoded("train"), model=MODEL))
-    assert said.startswith("data must be a dataset, got dict. Make one by jaxcnn.data.from_arrays")
+    assert said.startswith("data must be a dataset, got dict. Make a dataset with jaxcnn.data.from_arrays")
 
 
 def test_what_a_stream_cannot_do_is_refused(tmp_path):

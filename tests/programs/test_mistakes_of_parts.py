@@ -84,7 +84,7 @@ TASKS = {
     OtherLength: "'loss'",
     NoMetrics: "metric",
     NoTuple: "loss of task NoTuple must return (scalar, updates, metrics)",
-    WithoutEvaluate: "task WithoutEvaluate has no evaluate",
+    WithoutEvaluate: "task WithoutEvaluate has no method evaluate",
 }
 
 
@@ -106,7 +106,10 @@ class Misspelled(Callback):
 
 
 PARTS = {
-    "callback without a method": ({"callbacks": [object()]}, "callback object has no method that is called"),
+    "callback without a method": (
+        {"callbacks": [object()]},
+        "callback object has no callback method",
+    ),
     "misspelled method": ({"callbacks": [Misspelled()]}, "on_steps. Did you mean on_step?"),
     "callback that is a class": ({"callbacks": [Misspelled]}, "Pass an object: Misspelled()"),
     "callback without a list": ({"callbacks": Misspelled()}, "callbacks=[...]"),

@@ -159,5 +159,5 @@ def test_a_prepared_dataset_that_names_a_class_of_another_package_imports_nothin
         changed = f'{start}"{key}": "{name}"{rest.partition(chr(34))[2]}'
         assert json.loads(changed) != json.loads(features)
         (copy / "features.json").write_text(changed)
-        with pytest.raises(UsageError, match=r"asks for the program planted_module\.Image"):
+        with pytest.raises(UsageError, match=r"unsupported feature class in .*: planted_module\.Image"):
             open_dataset("fashion", tmp_path / "data")

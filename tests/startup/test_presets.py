@@ -98,7 +98,7 @@ def test_settle_sets_a_preset_before_jax_starts_and_refuses_it_later(without_chi
     monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "false")
     monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=x")
     monkeypatch.setattr(startup, "_jax_has_started", lambda: True)
-    with pytest.raises(UsageError, match="comes too late"):
+    with pytest.raises(UsageError, match="cannot be set"):
         startup.settle(xla_preset="nhwc")
     assert os.environ["XLA_FLAGS"] == "--xla_dump_to=x"
     monkeypatch.setattr(startup, "_jax_has_started", lambda: False)
@@ -109,7 +109,7 @@ def test_settle_sets_a_preset_before_jax_starts_and_refuses_it_later(without_chi
     monkeypatch.setattr(startup, "_jax_has_started", lambda: True)
     assert startup.settle(xla_preset="nhwc").xla_preset == "nhwc"  # its flags are set already
     monkeypatch.setenv("JAXCNN_XLA_PRESET", "no-triton-gemm")
-    with pytest.raises(UsageError, match="XLA preset 'no-triton-gemm' comes too late"):
+    with pytest.raises(UsageError, match="XLA preset 'no-triton-gemm' cannot be set"):
         startup.settle()
     monkeypatch.setenv("JAXCNN_XLA_PRESET", "")
     assert startup.settle().xla_preset is None
@@ -153,7 +153,7 @@ def test_the_command_line_says_what_is_wrong_with_a_preset(monkeypatch, capsys):
     assert len(lines) == 1
     assert "does not accept --xla_gpu_no_such_flag=1" in lines[0]
     assert cli.main(["train", "--xla-preset", "nhwc"]) == 2
-    assert "is a setting of the process" in capsys.readouterr().err
+    assert "changes the whole process" in capsys.readouterr().err
 
 
 def test_the_page_lists_every_preset_with_its_flags():

@@ -91,13 +91,25 @@ def test_a_misspelled_method_is_named_with_the_closest_one():
         pass
 
     for wrong, message in (
-        (Loose(), r"callback Loose has no method that is called: on_stepp\. Did you mean on_step\?"),
-        (Derived(), r"callback Derived has a method that is never called: on_ends\. Did you mean on_end\?"),
-        (Empty(), r"callback Empty has no method that is called\. Define one of on_start, "),
+        (
+            Loose(),
+            r"callback Loose has a method that jaxcnn does not call: on_stepp\. "
+            r"Did you mean on_step\?",
+        ),
+        (Derived(), r"callback Derived has a method that jaxcnn does not call: on_ends\. Did you mean on_end\?"),
+        (Empty(), r"callback Empty has no callback method\. Define one of on_start, "),
         (Loose, r"callback Loose is a class\. Pass an object: Loose\(\)\."),
-        (types.SimpleNamespace(step=print), r"callback SimpleNamespace has no .*: step\. Did you mean on_step\?"),
-        (print, r"callback builtin_function_or_method has no method that is called\. Define one of"),
-        (3, r"callback int has no method that is called\. Define one of"),
+        (
+            types.SimpleNamespace(step=print),
+            r"callback SimpleNamespace has a method that jaxcnn does not call: step\. "
+            r"Did you mean on_step\?",
+        ),
+        (
+            print,
+            r"callback builtin_function_or_method has no callback method\. "
+            "Define one of",
+        ),
+        (3, r"callback int has no callback method\. Define one of"),
     ):
         with pytest.raises(UsageError, match=f"^{message}") as caught:
             check_callbacks([wrong])
@@ -113,7 +125,9 @@ def test_methods_of_another_library_do_not_disturb():
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, True, "2"])
 def test_every_must_count_steps(every):
-    with pytest.raises(UsageError, match=r"^every of callback SimpleNamespace must be an integer of at least 1"):
+    with pytest.raises(
+        UsageError, match=r"^the attribute every of callback SimpleNamespace must be an integer of at least 1"
+    ):
         check_callbacks([types.SimpleNamespace(on_step=print, every=every)])
 
 
@@ -141,7 +155,7 @@ def test_a_state_that_the_next_step_has_taken_is_an_error_of_one_line():
     array = jax.device_put(np.arange(3.0))
     run = view(3, fetch_state=lambda: jax.device_get(array))
     array.delete()
-    with pytest.raises(UsageError, match=r"^run\.state of step 3 is not available after its callback"):
+    with pytest.raises(UsageError, match=r"^run\.state of step 3 was used after the callback had returned"):
         _ = run.state
 
 

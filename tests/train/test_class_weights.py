@@ -33,7 +33,7 @@ def test_labels_are_counted():
 
 
 def test_labels_that_are_no_classes_are_refused():
-    with pytest.raises(UsageError, match="class_weights need one class for each image of dataset 'rare'"):
+    with pytest.raises(UsageError, match="class_weights need one class per image, which dataset 'rare' does not have"):
         normalized_weights("balanced", Soft())
 
 
@@ -49,9 +49,9 @@ def test_given_weights_are_scaled_only():
 
 
 def test_weights_that_cannot_work_are_refused():
-    with pytest.raises(UsageError, match=r"class_weights has 2 weights for 3 classes\. Give one for each class"):
+    with pytest.raises(UsageError, match=r"class_weights has 2 weights for 3 classes\. Give one weight per class"):
         normalized_weights((1.0, 2.0), Rare())
-    with pytest.raises(UsageError, match="class_weights is 0 for each class of the training set"):
+    with pytest.raises(UsageError, match="class_weights is 0 for all classes of the training set"):
         normalized_weights((0.0, 1.0, 0.0), Rare())
     for wrong in ("balance", (-1.0, 2.0), (0.0, 0.0), (float("nan"),)):
         with pytest.raises(UsageError, match="class_weights"):

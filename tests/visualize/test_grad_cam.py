@@ -15,7 +15,7 @@ def test_the_map_is_where_the_evidence_is(detector, spot):
 
 
 def test_an_unknown_class_is_refused(detector, spot):
-    with pytest.raises(UsageError, match="unknown class 2; use 0 to 1"):
+    with pytest.raises(UsageError, match=r"unknown class: 2\. Use an index from 0 to 1"):
         visualize.grad_cam(detector, spot, 2, "layers_1")
 
 

@@ -183,7 +183,7 @@ def test_timms_arrays_have_its_shapes():
 
 
 def test_a_model_without_names_in_timm_is_one_line():
-    with pytest.raises(UsageError, match="names of timm are not known for 'alexnet'"):
+    with pytest.raises(UsageError, match="names in timm are not known for 'alexnet'"):
         weights.to_timm("alexnet", {"params": {}})
 
 

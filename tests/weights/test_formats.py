@@ -113,8 +113,11 @@ def test_a_file_that_repeats_an_array_of_another_does_not_replace_it(tmp_path):
         ({"a": 3}, "names a file outside of its folder"),
         ({"a": ["model-1.safetensors"]}, "names a file outside of its folder"),
         ({"a": "model.safetensors.index.json"}, "names a file outside of its folder"),
-        ({"a": "model-3.safetensors"}, "needs the file 'model-3.safetensors' beside it"),
-        ({"c": "model-1.safetensors"}, "1 arrays are not in their files, such as 'c'"),
+        (
+            {"a": "model-3.safetensors"},
+            "needs the file 'model-3.safetensors' in the same folder, but this file is missing",
+        ),
+        ({"c": "model-1.safetensors"}, "1 arrays are not in the files that the index gives, such as 'c'"),
     ],
 )
 def test_a_wrong_index_is_one_line(changes, says, tmp_path):
@@ -125,7 +128,7 @@ def test_a_wrong_index_is_one_line(changes, says, tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": 1}', '{"weight_map": [1]}', "[" * 100_000])
 def test_a_damaged_index_is_one_line(text, tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(UsageError, match="without a weight_map"):
+    with pytest.raises(UsageError, match="has no weight_map"):
         read_arrays(tmp_path)
 
 

@@ -159,8 +159,8 @@ def test_weights_that_are_not_finite_are_refused_by_name(lenet, tmp_path):
     [
         ("/dev/null/x.safetensors", "Not a directory"),
         ("missing/x.safetensors", "cannot write"),
-        ("folder", "it is a directory"),
-        ("folder.safetensors", "it is a directory"),
+        ("folder", "this path is a directory"),
+        ("folder.safetensors", "this path is a directory"),
         (f"{'x' * 300}.safetensors", "is not a path"),
         ("a\0b.safetensors", "NUL characters"),
         ("~nobody5/x.safetensors", "home directory"),

@@ -1,1 +1,1 @@
-"""One module for each command, with a function `run(args)` that may return an exit status."""
+"""The commands of `jaxcnn`: one module per command, with a function `run(args)` that may return an exit status."""

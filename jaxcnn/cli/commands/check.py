@@ -1,4 +1,4 @@
-"""`jaxcnn check`: examine the directory of a run for damage."""
+"""`jaxcnn check`: examine the files of a run directory for damage."""
 
 import dataclasses
 import json
@@ -15,9 +15,10 @@ from jaxcnn.train.inspection import check_run
 
 @dataclass(frozen=True)
 class Flags:
-    """Report which checkpoints and files of a run are sound, unchecked (without a checksum) or damaged.
+    """Report which checkpoints and files of a run are sound, damaged, or unchecked because they have no checksum.
 
-    The command changes no file. Exit status: 0 if no file is damaged, 1 if a file is damaged, 2 if there is no run.
+    The command changes no file. The exit status is 0 if no file is damaged, 1 if a file is damaged, and 2 if the
+    directory contains no run.
     """
 
     run: tyro.conf.Positional[str]
@@ -30,8 +31,8 @@ def run(args: Sequence[str]) -> None:
     """Run `jaxcnn check`.
 
     Raises:
-      UsageError: if there is no run.
-      RunError: if something is damaged, after the findings are printed.
+      UsageError: if the directory contains no run.
+      RunError: if a file is damaged. The findings are printed before this error is raised.
     """
     flags = parse(Flags, "check", args)
     findings = check_run(flags.run)

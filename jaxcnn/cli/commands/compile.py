@@ -34,25 +34,25 @@ class Flags(train.Config):
     """Compile the training step for TPUs and GPUs that this machine does not have, and report its cost on each chip.
 
     The step does not run. The report has memory, FLOPs, bytes, collective operations, and an upper bound of the
-    throughput. The other flags are those of `train`. Without --dataset, the images have the shape that the model was
-    made for.
+    throughput. All flags of `jaxcnn train` that configure the training step apply, too. Without --dataset, the images
+    have the default shape of the model.
     """
 
     targets: Annotated[str, tyro.conf.arg(name="for", metavar="TARGET[,TARGET...]")] = ""
-    """Chips to compile for, a required flag: TPU slices (v4, v5e, v5p or v6e with a shape: v5e:2x4, v5p:2x2x2), GPUs
-    (a100, h100, h200 or b200, or several: h100:8), or cpu."""
+    """Chips to compile for (this flag is required). TPU slices: v4, v5e, v5p or v6e with a shape, such as v5e:2x4 or
+    v5p:2x2x2. GPUs: a100, h100, h200 or b200, with a number for several GPUs, such as h100:8. Or cpu."""
     batch_size: Annotated[int | Literal["full", "auto"], checks.batch_size] = 64  # type: ignore[override]
     """Images in a step, over all chips: a number, full (the whole training set), or auto (the largest batch that fits
     each chip)."""
     per_device: bool = False
-    """Use --batch-size images on each chip, not over all chips."""
+    """Make --batch-size the number of images on each chip instead of the number over all chips."""
     compiler_effort: Literal["O1", "default"] = "O1"
-    """Optimization level of the TPU compiler. default compiles as a training run would, which takes minutes for deep
-    models."""
+    """Optimization level of the TPU compiler. O1 is fast. default is the level of a training run, which takes minutes
+    for deep models."""
     timeout: float = DEFAULT_TIMEOUT
     """Time limit of each compilation in seconds."""
     config: str | None = None
-    """A Python file that defines `config = jaxcnn.train.Config(...)`. Flags override its values."""
+    """Python file that defines `config = jaxcnn.train.Config(...)`. Flags override the values in this file."""
     json: bool = False
     """Print the reports as JSON; all other output goes to standard error."""
     out: str | None = None
@@ -62,10 +62,10 @@ class Flags(train.Config):
 def run(args: Sequence[str]) -> None:
     flags = parse_training(Flags, "compile", args, recipe_defaults(Flags, args))
     if not flags.targets:
-        raise UsageError("no target given. Give one or more with --for, such as --for v5e:2x4,h100:8.")
+        raise UsageError("no target given. Give one or more targets with --for, such as --for v5e:2x4,h100:8.")
     targets = aot.parse_targets(flags.targets)
     if flags.timeout <= 0:
-        raise UsageError(f"--timeout must be a positive number: {flags.timeout:g}. Give seconds.")
+        raise UsageError(f"--timeout must be a positive number: {flags.timeout:g}. Give a number of seconds.")
     automatic = flags.batch_size == "auto"
     if automatic and flags.per_device:
         raise UsageError("--batch-size auto and --per-device are mutually exclusive. Omit --per-device.")
@@ -98,7 +98,7 @@ def run(args: Sequence[str]) -> None:
 
 
 def _images(config: train.Config, args: Sequence[str]) -> Images:
-    """Return the images of the dataset if --dataset was given, or else those that the model was made for."""
+    """Return the image shapes of the dataset if --dataset was given, or else the default image shapes of the model."""
     is_named = value_of(args, "--dataset") is not None
     return Images.of_dataset(config) if is_named else images_of(config)
 
@@ -108,7 +108,7 @@ def _title(config: train.Config) -> str:
 
 
 def write(folder: Path, reports: Sequence[aot.Report], title: str) -> list[Path]:
-    """Write the reports as JSON and as plots, and return the paths.
+    """Write the reports to `folder` as JSON and as plots, and return the paths of the files.
 
     Raises:
       UsageError: if the folder cannot be written.
@@ -125,7 +125,7 @@ def write(folder: Path, reports: Sequence[aot.Report], title: str) -> list[Path]
 
 
 def _outcome(report: aot.Report) -> Text:
-    """Return the line to print when a target is done."""
+    """Return the line to print when the compilation for a target has ended."""
     line = plain(f"{report.target}: ")
     if report.error is not None:
         line.append(printable(report.error), "red")
@@ -140,7 +140,7 @@ def _outcome(report: aot.Report) -> Text:
 
 
 def _time(seconds: float | None) -> str:
-    """Return a time in the unit that suits it.
+    """Return a time as text, in milliseconds or microseconds.
 
     >>> _time(0.0478), _time(7.94e-7)
     ('47.8 ms', '0.794 µs')
@@ -155,7 +155,7 @@ def _thousands(value: float | None) -> str:
 
 
 def _scaled(value: float | None, unit: str = "") -> str:
-    """Return a large number with a decimal prefix.
+    """Return a large number as text, with a decimal prefix such as T for 10^12.
 
     >>> _scaled(3.09e12), _scaled(33.9e9, "B")
     ('3.09 T', '33.9 GB')
@@ -218,7 +218,7 @@ ROWS: tuple[tuple[str, Callable[[aot.Report], str]], ...] = (
     ("bytes of collectives", _collective_bytes),
     ("compile, CPU seconds", lambda report: _thousands(report.compile_cpu_seconds)),
 )
-"""Rows of the table, a column for each target; rows without any value are left out."""
+"""Rows of the table: for each row, the title, and a function that returns the text of the cell for a report."""
 
 
 def _per_chip(report: aot.Report) -> float | None:
@@ -226,7 +226,7 @@ def _per_chip(report: aot.Report) -> float | None:
 
 
 def print_reports(console: Console, reports: Sequence[aot.Report], config: train.Config) -> None:
-    """Print the reports as one or more tables of at most `WIDTH` characters, and notes that explain the numbers."""
+    """Print the reports as one or more tables of at most `WIDTH` characters per line, then notes on the numbers."""
     rows = [(name, [text(report) for report in reports]) for name, text in ROWS]
     rows = [(name, cells) for name, cells in rows if any(cells)]
     shape = "×".join(map(str, reports[0].image_shape))
@@ -245,7 +245,7 @@ def print_reports(console: Console, reports: Sequence[aot.Report], config: train
 
 
 def _pages(names: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> list[list[int]]:
-    """Return the columns of each table. Its lines have at most `WIDTH` characters."""
+    """Return the column indices of each table. Each table has at most `WIDTH` characters per line."""
     label = max(len(name) for name, _ in rows) + 4
     pages: list[list[int]] = [[]]
     used = label
@@ -263,10 +263,11 @@ def _notes(reports: Sequence[aot.Report], config: train.Config) -> list[str]:
     notes = []
     if any(report.step_seconds is not None for report in reports):
         notes.append(
-            "Times are lower bounds at the peak of the chip, its memory and its links; the longest is the step time."
+            "Times are lower bounds: the chip, its memory and its links run at their peak. The longest time is the "
+            "step time."
         )
     if config.parallel in ("auto", "pmap"):
-        notes.append("shard_map stands for pmap, which cannot be compiled for absent devices.")
+        notes.append("The step is compiled with shard_map, because pmap cannot be compiled for absent devices.")
     if any(parse.platform == "cuda" for parse in map(aot.parse_target, (report.target for report in reports))):
         notes.append("GPU programs are not tuned on a device. On a GPU, XLA may choose other fusions and algorithms.")
     if any(report.tried for report in reports):

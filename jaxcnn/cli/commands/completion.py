@@ -2,7 +2,7 @@
 
     eval "$(jaxcnn completion bash)"
 
-The script contains everything that it offers, so that completion does not start Python.
+The script contains all words that it completes, so that completion does not start Python.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from jaxcnn.train.losses import LOSSES
 from jaxcnn.train.optim.optimizers import OPTIMIZERS
 from jaxcnn.train.optim.schedules import SCHEDULES
 
-# Subcommands.
+# Names of the subcommands of each command.
 SECOND_COMMANDS = {"datasets": ("show", "stats"), "benchmark": ("compare",)}
 
 Values = Sequence[str]
@@ -30,10 +30,10 @@ Values = Sequence[str]
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """Print a script that completes commands, flags and names: eval "$(jaxcnn completion bash)"."""
+    """Print a script that completes commands, flags and names in a shell. Use: eval "$(jaxcnn completion bash)"."""
 
     shell: tyro.conf.Positional[Literal["bash", "zsh"]]
-    """The shell that reads the script."""
+    """Shell for which to print the completion script."""
 
 
 def run(args: Sequence[str]) -> None:
@@ -41,7 +41,7 @@ def run(args: Sequence[str]) -> None:
 
 
 def script(shell: str) -> str:
-    """Return the script for this shell. zsh runs the script for bash by its `bashcompinit`."""
+    """Return the completion script for a shell, "bash" or "zsh". zsh runs the bash script with `bashcompinit`."""
     offers, values = [], []
     for command in COMMANDS:
         flags = dict(_flags_of(command))
@@ -69,7 +69,7 @@ def script(shell: str) -> str:
             "    fi",
             '    COMPREPLY=($(compgen -W "$words" -- "$current"))',
             "}",
-            "complete -o bashdefault -o default -F _jaxcnn jaxcnn",  # completes file names if there are no offers
+            "complete -o bashdefault -o default -F _jaxcnn jaxcnn",  # complete file names if no word matches
         ]
     )
 
@@ -84,7 +84,7 @@ def _dataclasses_of(command: str) -> list[Any]:
 
 
 def _flags_of(command: str) -> Iterator[tuple[str, Values | None]]:
-    """Yield each flag of a command with its known values, or None if it takes no value."""
+    """Yield each flag of a command with its known values. The values are None for a switch, which has no value."""
     for kind in _dataclasses_of(command):
         yield from _flags(kind, command)
 
@@ -109,20 +109,20 @@ def _flags(kind: Any, command: str, prefix: str = "") -> Iterator[tuple[str, Val
 
 
 def _name_of_flag(hint: Any, field: str) -> str:
-    """Return the name of a field's flag: the one that the hint gives it, such as "for", or else that of the field."""
+    """Return the flag name of a field: the name in the type hint, such as "for", or else the name of the field."""
     given = [getattr(mark, "name", None) for mark in get_args(hint)[1:]] if get_origin(hint) is Annotated else []
     return next((name for name in given if isinstance(name, str)), field.replace("_", "-"))
 
 
 def _optimizer_keywords(prefix: str) -> Iterator[tuple[str, Values]]:
-    """Yield a flag for each keyword of any optimizer that is not a field of `OptimizerConfig`."""
+    """Yield a flag for each keyword argument of the optimizers that is not a field of `OptimizerConfig`."""
     fields = {field.name for field in dataclasses.fields(OptimizerConfig)}
     for keyword in sorted({keyword for optimizer in OPTIMIZERS.values() for keyword in optimizer.keywords()} - fields):
         yield f"--{prefix}{keyword.replace('_', '-')}", ()
 
 
 def _is_fixed(hint: Any) -> bool:
-    """Return whether a field has no flag: the keywords of the optimizer, which are flags themselves."""
+    """Return whether a field with this type hint has no flag. Such a field contains the keywords of the optimizer."""
     return get_origin(hint) is Annotated and get_args(hint)[0] == Keywords
 
 
@@ -138,7 +138,7 @@ def _is_positional(hint: Any) -> bool:
 
 
 def _choices(hint: Any) -> Values:
-    """Return the words that a type allows, at its top or among alternatives."""
+    """Return the words that a type hint allows: the values of a `Literal`, including a `Literal` inside a union."""
     if get_origin(hint) is Literal:
         return [str(choice) for choice in get_args(hint)]
     return [word for part in get_args(hint) for word in _choices(part)] if get_args(hint) else []

@@ -1,4 +1,4 @@
-"""`jaxcnn convert`: convert published weights to jaxcnn, and trained weights to torchvision."""
+"""`jaxcnn convert`: convert published weights to jaxcnn, and trained weights to torchvision or timm."""
 
 import dataclasses
 import json
@@ -21,52 +21,53 @@ from jaxcnn.train.runtime.initial_weights import recordable
 
 @dataclass(frozen=True, kw_only=True)
 class Flags(RunOptions):
-    """Convert weights between jaxcnn and torchvision, and print a report on each array.
+    """Convert weights between jaxcnn, torchvision and timm, and print a report on each array.
 
-    The last line prints the flags that prepare images as the weights expect them. The output file records them too.
+    The output ends with the flags of `jaxcnn train` that prepare images as the weights expect. The output file records
+    this preprocessing, too.
 
-    FILE is a file of torch.save or a safetensors file, with the names of torchvision, timm or jaxcnn; an index of
-    several files; a folder of Hugging Face; or hf:OWNER/NAME, which is downloaded from the Hugging Face hub. FILE may
-    be a checkpoint that holds more than the weights. Published weights have ids, such as timm:resnet50.a1_in1k and
-    torchvision:ResNet50_Weights.IMAGENET1K_V2: give the id with --model, or as FILE. `jaxcnn models --ids` lists them.
-    To convert the weights of a training run, give --workdir instead.
+    FILE is a file of torch.save or a safetensors file, with the array names of torchvision, timm or jaxcnn. FILE can
+    also be an index of several files, a folder of Hugging Face, or hf:OWNER/NAME, which is downloaded from the Hugging
+    Face hub. FILE may be a checkpoint with other data besides the weights. Published weights have ids, such as
+    timm:resnet50.a1_in1k and torchvision:ResNet50_Weights.IMAGENET1K_V2. Give an id with --model or as FILE. `jaxcnn
+    models --ids` lists the ids. To convert the weights of a training run, give --workdir instead of FILE.
     """
 
     file: tyro.conf.Positional[str | None] = None
-    """Weights to convert: a file, or hf:OWNER/NAME."""
+    """Weights to convert: a file, an id of published weights, or hf:OWNER/NAME."""
     model: str | None = None
-    """The architecture of the weights in a file, such as resnet50. Or the id of published weights: their file is
-    downloaded if FILE is missing. With --workdir: your own model of the run, as FILE.py:NAME or MODULE:NAME, where NAME
-    is a Linen module, or a class or function that returns one."""
+    """The architecture of the weights in FILE, such as resnet50, or the id of published weights. Without FILE, the file
+    of the published weights is downloaded. With --workdir: your own model that the run has trained, FILE.py:NAME or
+    MODULE:NAME. NAME is a Linen module, or a class or function that returns a Linen module."""
     workdir: str | None = None
-    """Run directory whose trained weights to convert, instead of a file."""
+    """Run directory. The command converts the trained weights of this run instead of a file."""
     out: str | None = None
-    """Output file, .safetensors (default: print the report only)."""
+    """Output file, which must end in .safetensors (default: print the report only)."""
     to: Literal["ours", "torchvision", "timm"] = "ours"
-    """Array names and layouts to write: ours (those of jaxcnn), torchvision or timm."""
+    """Format of the array names and layouts in the output file: ours (the format of jaxcnn), torchvision or timm."""
     num_classes: int | None = None
     """Number of logits (default: the number of classes in the file)."""
     drop_head: bool = False
-    """Replace the classifier in the file by a newly initialized one."""
+    """Replace the classifier in the file by a newly initialized classifier."""
     part: str | None = None
-    """Part of the file to read, such as model_ema (default: the part that fits the model best)."""
+    """Part of the checkpoint file to read, such as model_ema (default: the part that fits the model best)."""
     json: bool = False
     """Print the report as JSON."""
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Weights to convert, and the report on them.
+    """Weights to convert, and the report on their conversion.
 
     Attributes:
       name: name of the architecture.
-      variables: `{"params": ..., "batch_stats": ...}`.
-      image_shape: `(H, W, C)` of the images.
-      preprocessing: preparation of the images, if it is known.
-      rows: report on each array.
-      unused: names of arrays in a file that the model does not need.
-      model: the model of a run.
-      note: the checkpoint of a run, or the part of a file.
+      variables: variables of the model, `{"params": ..., "batch_stats": ...}`.
+      image_shape: shape `(H, W, C)` of the images.
+      preprocessing: how images are prepared for these weights, or None if this is unknown.
+      rows: rows of the report, one for each array.
+      unused: names of arrays in the file that the model does not need.
+      model: Linen module of the run, or None if the weights come from a file.
+      note: line that names the source of the weights: the checkpoint of the run, or the part of the file.
     """
 
     name: str
@@ -85,8 +86,8 @@ def run(args: Sequence[str]) -> None:
     if flags.file is None and flags.workdir is None and weights.is_published(flags.model or ""):
         flags = dataclasses.replace(flags, file=flags.model)
     if (flags.file is None) == (flags.workdir is None):
-        given = "neither" if flags.file is None else "both"
-        raise UsageError(f"{given} of FILE and --workdir given. Give either a weight file or a run directory.")
+        given = "neither FILE nor --workdir is given" if flags.file is None else "both FILE and --workdir are given"
+        raise UsageError(f"{given}. Give either FILE or --workdir.")
     source = _of_file(flags) if flags.workdir is None else _of_run(flags, flags.workdir)
     if flags.out is not None:
         try:
@@ -99,7 +100,7 @@ def run(args: Sequence[str]) -> None:
                 model=source.model,
                 preprocessing=source.preprocessing,
             )
-        except OSError as error:  # such as a name that is too long
+        except OSError as error:  # for example, the name is too long
             raise UsageError(f"{flags.out} cannot be written: {error.strerror}. Give another file.") from error
     _print(source, flags)
 
@@ -107,7 +108,9 @@ def run(args: Sequence[str]) -> None:
 def _of_run(flags: Flags, folder: str) -> _Source:
     """Return the weights of a checkpoint of a run."""
     if flags.num_classes is not None or flags.drop_head or flags.part is not None:
-        raise UsageError("--num-classes, --drop-head and --part apply only to files. Omit them with --workdir.")
+        raise UsageError(
+            "--num-classes, --drop-head and --part apply only to weight files. Omit these flags if you give --workdir."
+        )
     trained = open_run(folder, flags)
     around = trained.preprocessing
     return _Source(
@@ -125,9 +128,9 @@ def _of_run(flags: Flags, folder: str) -> _Source:
 def _of_file(flags: Flags) -> _Source:
     """Return the weights in a file."""
     if flags.model is None:
-        raise UsageError("the architecture of the file is missing. Give it with --model; see `jaxcnn models`.")
+        raise UsageError("the architecture of the weights in FILE is missing. Give --model; see `jaxcnn models`.")
     if flags.checkpoint is not None:
-        raise UsageError("--checkpoint applies only to runs. Omit it with a file.")
+        raise UsageError("--checkpoint applies only to a run. Omit --checkpoint if you give FILE.")
     known = weights.published(flags.model) if weights.is_published(flags.model) else None
     name = flags.model if known is None else known.model
     conversion = weights.convert(
@@ -148,14 +151,17 @@ def _of_file(flags: Flags) -> _Source:
 
 
 def _part_note(conversion: weights.Conversion) -> str:
-    """Return a note on the part of the file that was read and on other parts that fit, or "" for a whole file."""
+    """Return a note that names the part of the file that was read, and the other parts that fit the model.
+
+    The note is "" if the whole file was read.
+    """
     others = ", ".join(map(repr, conversion.other_parts[:6]))
     read = f"read: {conversion.part!r} in the file" if conversion.part or others else ""
-    return f"{read}; it also has {others}, which --part chooses" if others else read
+    return f"{read}; other parts that fit: {others} (choose a part with --part)" if others else read
 
 
 def _output_rows(name: str, variables: dict[str, Any], model: nn.Module | None, to: str) -> list[weights.Row]:
-    """Return the report on the conversion from variables to the arrays of the output file."""
+    """Return one row for each array of the output file. The row names the variable that the array comes from."""
     if to != "ours":
         return (weights.to_torchvision if to == "torchvision" else weights.to_timm)(name, variables, model)[1]
     return [
@@ -165,7 +171,7 @@ def _output_rows(name: str, variables: dict[str, Any], model: nn.Module | None, 
 
 
 def _print(source: _Source, flags: Flags) -> None:
-    """Print the report on the arrays, and their checkpoint."""
+    """Print the report on the arrays, the preprocessing, and the note on the source, as a table or as JSON."""
     if flags.json:
         arrays = [dataclasses.asdict(row) for row in source.rows]
         checkpoint = {"source": source.note} if source.note else {}
@@ -188,10 +194,10 @@ def _print(source: _Source, flags: Flags) -> None:
 
 
 def _format_preprocessing(preprocessing: weights.Preprocessing) -> str:
-    """Return the flags of `jaxcnn train` that prepare images as the weights expect them."""
+    """Return the flags of `jaxcnn train` that prepare images as the weights expect, as one string."""
     height, width = preprocessing.image_size
     size = f"{height}" if height == width else f"{height} {width}"
-    # A number of pixels determines the crop.
+    # If --resize is a number of pixels, --resize and --image-size determine the crop.
     crop = preprocessing.crop_fraction if isinstance(preprocessing.resize, str) else None
     crop_flag = "" if crop is None else f" --crop-fraction {crop:.6g}"
     return (

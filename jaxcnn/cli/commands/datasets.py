@@ -1,4 +1,4 @@
-"""`jaxcnn datasets`: list datasets, draw example images, measure pixel statistics."""
+"""`jaxcnn datasets`: list datasets, draw example images, and measure pixel statistics."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -43,16 +43,16 @@ class ShowFlags:
     data_dir: str | None = None
     """Folder of prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     classes: int = 10
-    """Maximum number of classes, one row each (1 to 100)."""
+    """Maximum number of classes to draw, from 1 to 100. Each class is one row of images."""
     columns: int = 8
-    """Maximum number of images of each class (1 to 100)."""
+    """Maximum number of images to draw for each class, from 1 to 100."""
     seed: int = 0
     """Seed of the random choice of images and of the augmentations."""
 
 
 @dataclass(frozen=True)
 class StatsFlags:
-    """Measure the mean and standard deviation of the training pixels, which normalize the images."""
+    """Measure the mean and standard deviation of the training pixels. Training normalizes images with these values."""
 
     name: tyro.conf.Positional[str]
     """Name of the dataset; `jaxcnn datasets` lists the names."""
@@ -63,7 +63,7 @@ class StatsFlags:
 
 
 def run(args: Sequence[str]) -> None:
-    """Run `jaxcnn datasets`, or its subcommand if the first argument names one."""
+    """Run `jaxcnn datasets`, or its subcommand `show` or `stats` if the first argument names a subcommand."""
     command = COMMANDS.get(args[0]) if args else None
     if command is not None:
         command(args[1:])
@@ -77,7 +77,7 @@ def _list(args: Sequence[str]) -> None:
 
 
 def _describe(name: str, data_dir: str | None) -> dict[str, Any]:
-    """Return the row of a dataset in the list."""
+    """Return the row of a dataset in the list, as a dict from column name to value."""
     try:
         dataset = data.open_dataset(name, data_dir)
     except UsageError:
@@ -97,7 +97,7 @@ def _show(args: Sequence[str]) -> None:
     flags = parse(ShowFlags, "datasets show", args)
     for name, least, most in (("classes", 1, 100), ("columns", 1, 100), ("seed", 0, 2**32 - 1)):
         if not least <= getattr(flags, name) <= most:
-            raise UsageError(f"--{name} out of range: {getattr(flags, name)}. Use a number from {least} to {most}.")
+            raise UsageError(f"--{name} is out of range: {getattr(flags, name)}. Use a number from {least} to {most}.")
     data.compose(flags.augment)  # reports an unknown name before the dataset is read
     given = None if flags.out is None else local_path("--out", flags.out)
     dataset = data.open_dataset(flags.name, flags.data_dir)
@@ -124,12 +124,13 @@ def _stats(args: Sequence[str]) -> None:
     print(f'"{printable(flags.name)}": Statistics({tuple(values["mean"])}, {tuple(values["std"])}),')
     if recorded is None:
         print(
-            "not recorded in jaxcnn/data/statistics.py: measured once, and kept beside the dataset if it can be written"
+            "not recorded in jaxcnn/data/statistics.py. Training measures these values once, and stores them with the "
+            "dataset if its folder is writable."
         )
         return
     pairs = zip((*measured.mean, *measured.std), (*recorded.mean, *recorded.std), strict=True)
     difference = max(abs(a - b) for a, b in pairs)
-    print(f"recorded in jaxcnn/data/statistics.py; maximum difference {difference:.1e}")
+    print(f"maximum difference from the values recorded in jaxcnn/data/statistics.py: {difference:.1e}")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"show": _show, "stats": _stats}

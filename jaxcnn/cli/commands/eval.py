@@ -22,23 +22,26 @@ from jaxcnn.train.parts import CustomParts, build_losses
 class Flags(NetworkOptions):
     """Evaluate a checkpoint of a run on the whole test set of its dataset, or of another dataset.
 
-    Classes of another dataset are mapped by name to those of the run. To evaluate published weights instead, give
-    --model, --weights and --dataset.
+    The classes of another dataset are mapped to the classes of the run by their names. To evaluate published weights
+    instead of a run, give --model, --weights and --dataset.
     """
 
     dataset: str | None = None
-    """Dataset to evaluate on (default: that of the run)."""
+    """Dataset to evaluate on (default: the dataset of the run)."""
     data_dir: str | None = None
-    """Directory of prepared datasets (default: that of the run, or $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    """Directory of prepared datasets (default: the directory that the run used, or $TFDS_DATA_DIR, or
+    ~/tensorflow_datasets)."""
     per_class: bool = False
     """Print precision, recall and number of images of each class."""
     metrics: tuple[str, ...] = ()
-    """Further metrics: topK with any number K, balanced_accuracy, per_class, confusion, calibration_error."""
+    """More metrics to compute: topK with any number K (such as top3), balanced_accuracy, per_class, confusion,
+    calibration_error."""
     report: tuple[str, ...] = ()
     """Write a per-class report, with F1 and the most frequent wrong prediction of each class. Give one or more files
     that end in .csv, .md or .png, or - to print the report."""
     frozen: bool = False
-    """Fold batch normalization into the convolutions first. Faster on a CPU, with the same results up to rounding."""
+    """Fold batch normalization into the convolutions before the evaluation. This makes the evaluation faster on a CPU,
+    with the same results up to rounding."""
     json: bool = False
     """Print the result as JSON, including the values of each class."""
 
@@ -51,7 +54,7 @@ def run(args: Sequence[str]) -> None:
     check_targets(flags.report)
     check_metric_names(flags.metrics)
     trained, dataset = _open(flags)
-    make_metrics(flags.metrics, trained.num_classes)  # report a wrong name before images are read
+    make_metrics(flags.metrics, trained.num_classes)  # report an unknown metric before images are read
     _, loss = build_losses(trained.config, CustomParts())
     of_report = report_metrics(trained.num_classes) if flags.report else ()
     if flags.frozen:
@@ -77,7 +80,7 @@ def _print(flags: Flags, trained: train.Trained, values: dict[str, Any]) -> None
 
 
 def _metric_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return a row for each number among the metrics, and a hint for each array."""
+    """Return a row (name, text) for each metric. An array is not printed: its row says that --json prints the array."""
     rows = []
     for name, value in values.items():
         found = numbers({name: value})
@@ -88,13 +91,13 @@ def _metric_rows(values: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _open(flags: Flags) -> tuple[train.Trained, data.Dataset]:
-    """Return the network and the dataset."""
+    """Open the network, and the dataset for its evaluation. Return the network and the dataset."""
     check_source(flags)
     if flags.workdir is not None:
         trained = open_network(flags)
         return trained, open_test_set(trained, flags.dataset, flags.data_dir)
     if flags.dataset is None:
-        raise UsageError("no dataset given. Give the one to evaluate the weights on with --dataset.")
+        raise UsageError("no dataset given. Give --dataset, the dataset to evaluate the weights on.")
     dataset = data.open_dataset(flags.dataset, flags.data_dir)
     trained = open_network(flags, dataset.class_names)
     return trained, dataset.with_classes(trained.preprocessing.class_names)

@@ -16,8 +16,8 @@ from jaxcnn.local_path import local_path
 class Flags(RunOptions):
     """Write a trained network to a StableHLO or ONNX file, as a function from uint8 images [N, H, W, C] to logits.
 
-    The logits are [N, classes]. JAX runs a StableHLO file without jaxcnn (jax.export.deserialize). onnxruntime and
-    other programs run an ONNX file. Class names and the image shape are written to OUT.json.
+    The logits have the shape [N, classes]. JAX runs a StableHLO file without jaxcnn (jax.export.deserialize).
+    onnxruntime and other programs run an ONNX file. The command writes class names and the image shape to OUT.json.
     """
 
     workdir: str = tyro.MISSING
@@ -36,7 +36,7 @@ def run(args: Sequence[str]) -> None:
     trained = open_run(flags.workdir, flags)
     try:
         description = export(trained, flags.format, local_path("--out", flags.out))
-    except OSError as error:  # such as a name that is too long
+    except OSError as error:  # for example, the name is too long
         raise UsageError(f"{flags.out} cannot be written: {error.strerror}. Give another file.") from error
     print(printable(f"wrote {flags.out}, and class names to {description}"))
     print(source_note(trained, flags))

@@ -1,4 +1,4 @@
-"""`jaxcnn find-lr`: plot the loss against the learning rate, and suggest a learning rate."""
+"""`jaxcnn find-lr`: plot the training loss against the learning rate, and suggest a learning rate."""
 
 import dataclasses
 import json
@@ -19,21 +19,22 @@ from jaxcnn.train.runtime.workdir import short_name
 
 @dataclass(frozen=True)
 class Flags(train.Config):
-    """Increase the learning rate over one short run, plot the loss against it, and suggest a learning rate.
+    """Increase the learning rate in one short run, plot the loss against the learning rate, and suggest a value.
 
-    The other flags are those of `train`. The command writes find_lr.json and find_lr.png into --workdir.
+    All flags of `jaxcnn train` that configure the run apply, too. The command writes find_lr.json and find_lr.png into
+    the folder --workdir.
     """
 
     config: str | None = None
-    """A Python file that defines `config = jaxcnn.train.Config(...)`. Flags override its values."""
+    """Python file that defines `config = jaxcnn.train.Config(...)`. Flags override the values in this file."""
     json: bool = False
     """Print the result as JSON."""
     try_steps: int = 100
-    """Number of steps. Each step has a higher learning rate."""
+    """Number of training steps. Each step has a higher learning rate than the previous step."""
     lowest: float = 1e-6
-    """First learning rate."""
+    """Learning rate of the first step."""
     highest: float = 10.0
-    """Last learning rate. The run stops earlier if the loss diverges."""
+    """Learning rate of the last step. The run stops earlier if the loss diverges."""
 
 
 def run(args: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""`jaxcnn models`: list the models."""
+"""`jaxcnn models`: list the registered models."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,21 +19,22 @@ from jaxcnn.weights import TORCHVISION, list_published, published
 class Flags:
     """List the registered models: year, parameters, multiply-adds for one image, and default image size.
 
-    The last column has the number of published weights that `jaxcnn convert` and `--init-from` read by their ids.
+    The last column has the number of published weights of the model. `jaxcnn convert` and `--init-from` take the ids of
+    published weights.
     """
 
     pattern: tyro.conf.Positional[str] = "*"
-    """Shell pattern of model names, such as 'resnet*'."""
+    """Shell pattern of the names of models to list, such as 'resnet*'."""
     family: str | None = None
-    """Show the models of one architecture, such as ResNet."""
+    """List only the models of one architecture, such as ResNet."""
     sort: Literal["name", "year", "params", "macs", "image"] = "name"
-    """Column to sort by."""
+    """Column of the list by which the models are sorted."""
     papers: bool = False
-    """Show the authors and titles of the papers."""
+    """Show the authors and title of each model's paper."""
     ids: bool = False
-    """List the ids of published weights instead, for `jaxcnn convert` and `--init-from`."""
+    """List the ids of published weights instead of models. `jaxcnn convert` and `--init-from` take these ids."""
     json: bool = False
-    """Print the list as JSON, papers included."""
+    """Print the list as JSON, including the papers."""
 
 
 def run(args: Sequence[str]) -> None:
@@ -54,9 +55,9 @@ def run(args: Sequence[str]) -> None:
         print_rows(weights, as_json=flags.json)
         if not flags.json:
             of_timm = sum(row["id"].startswith("timm:") for row in weights)
-            print(f"{of_timm:,} ids of timm and {len(weights) - of_timm:,} of torchvision")
+            print(f"{of_timm:,} ids of timm and {len(weights) - of_timm:,} ids of torchvision")
         return
-    found.sort(key=lambda facts: getattr(facts, key))  # models of equal rank stay in the order of their names
+    found.sort(key=lambda facts: getattr(facts, key))  # models with equal values stay in the order of their names
     rows = [_json_row(facts) if flags.json else _table_row(facts, papers=flags.papers) for facts in found]
     print_rows(rows, as_json=flags.json)
 
@@ -80,7 +81,7 @@ def _table_row(facts: Facts, *, papers: bool) -> dict[str, Any]:
 
 
 def _rows_of_weights(model: str, *, as_json: bool) -> list[dict[str, Any]]:
-    """Return a row for each of the published weights of a model. Its name is a part of the ids."""
+    """Return one row for each id of published weights of a model. The JSON rows also have the name of the model."""
     rows = []
     for name in list_published(model=model):
         known = published(name)
@@ -102,7 +103,7 @@ def _weights(name: str) -> list[str]:
 
 
 def _short(count: int) -> str:
-    """Return a count in thousands, millions or billions.
+    """Return a count as short text with the unit k (10^3), M (10^6) or G (10^9).
 
     >>> _short(25_557_032), _short(4_089_184_256), _short(416_520)
     ('25.6M', '4.09G', '417k')

@@ -16,7 +16,7 @@ from jaxcnn.predict.classify import check_top
 from jaxcnn.predict.search import no_images
 
 NUMBER_FLAGS = ("--image-size", "--mean", "--std")
-"""Flags that take one or more numbers."""
+"""Flags whose value is one or more numbers."""
 
 DEFAULT_TOP = 3
 FLUSH_EVERY = 64
@@ -27,9 +27,10 @@ TOP_5 = 5
 class Flags(NetworkOptions):
     """Classify images with a trained network, and print the most probable classes of each image as soon as possible.
 
-    Folders are searched at any depth, and images are recognized by their content. Images are preprocessed as in
-    training. If folders have the names of classes, the accuracy is printed too. Images that cannot be read are listed
-    at the end, and the exit status is then 1. With --model and --weights, published weights are used instead of a run.
+    Folders are searched at any depth, and image files are recognized by their content. Images are preprocessed as in
+    training. If the names of folders are class names, the command also prints the accuracy. If images cannot be read,
+    the command lists them at the end, and the exit status is 1. With --model and --weights, the command uses published
+    weights instead of a run.
     """
 
     images: tyro.conf.Positional[tuple[str, ...]]
@@ -37,15 +38,15 @@ class Flags(NetworkOptions):
     top: int | None = None
     """Number of classes to print for each image (default: 3, or all if there are fewer)."""
     format: _predictions.Format = "table"
-    """table: a line of text per image. csv: a header, then a row per image. json: one list. jsonl: a JSON object per
-    line, for tools that read a stream, such as jq."""
+    """Format of the output. table: one line of text per image. csv: a header, then one row per image. json: one list.
+    jsonl: one JSON object per line, for tools that read a stream, such as jq."""
     json: bool = False
-    """The same as --format json."""
+    """Print one JSON list. This flag is short for --format json."""
 
 
 @dataclass
 class _Tally:
-    """Counts of printed predictions, and the files that could not be read."""
+    """Counts of printed predictions and of skipped files, and a list of the files that could not be read."""
 
     classified: int = 0
     labeled: int = 0
@@ -60,7 +61,7 @@ def run(args: Sequence[str]) -> int:
     flags = parse(Flags, "predict", _images_first(args))
     check_source(flags)
     if flags.json and flags.format not in ("table", "json"):
-        raise UsageError(f"--json and --format {flags.format} are mutually exclusive. Omit one of them.")
+        raise UsageError(f"--json and --format {flags.format} are mutually exclusive. Omit one of the two flags.")
     kind: _predictions.Format = "json" if flags.json else flags.format
     files = predict.Search(flags.images)
     trained = open_network(flags)
@@ -70,7 +71,7 @@ def run(args: Sequence[str]) -> int:
     predictions = _counted(predict.classify_files(trained, files, top), tally)
     for number, part in enumerate(_predictions.lines(kind, predictions, top)):
         if not tally.classified:
-            break  # an empty list, which is printed below unless there is an error
+            break  # no image was classified; the empty list is printed below if there is no error
         sys.stdout.write(part)
         if number % FLUSH_EVERY == 0:
             sys.stdout.flush()
@@ -84,7 +85,7 @@ def run(args: Sequence[str]) -> int:
         print("[]")
     sys.stdout.flush()
     notes = _notes(tally, files.hidden, trained.num_classes)
-    # In the formats for programs, standard output has rows only.
+    # In the formats for other programs, standard output contains only rows, so the notes are printed on standard error.
     print("\n".join([source_note(trained, flags), *notes]), file=sys.stdout if kind == "table" else sys.stderr)
     for path, reason in tally.bad:
         print(f"jaxcnn: {printable(path)} cannot be read as an image: {printable(reason)}", file=sys.stderr)
@@ -92,7 +93,7 @@ def run(args: Sequence[str]) -> int:
 
 
 def _images_first(args: Sequence[str]) -> list[str]:
-    """Return the arguments with all images first, because a flag that takes numbers would also take images after them.
+    """Move the images to the start of the arguments, so that no flag uses an image path as one of its values.
 
     >>> _images_first(["--image-size", "32", "a.png", "2.png", "--json"])
     ['a.png', '2.png', '--image-size', '32', '--json']
@@ -117,7 +118,7 @@ def _is_number(text: str) -> bool:
 
 
 def _counted(results: Iterator[Prediction | Failure], tally: _Tally) -> Iterator[Prediction]:
-    """Yield the predictions among the results, and count all results."""
+    """Yield the predictions in `results`, and count predictions and failures in `tally`."""
     for result in results:
         if isinstance(result, Prediction):
             tally.classified += 1
@@ -133,7 +134,7 @@ def _counted(results: Iterator[Prediction | Failure], tally: _Tally) -> Iterator
 
 
 def _notes(tally: _Tally, hidden: int, classes: int) -> list[str]:
-    """Return the lines to print after the predictions."""
+    """Return the lines to print after the predictions: counts of images and files, and the accuracy."""
     notes = [f"{_count(tally.classified, 'image')} classified"]
     if others := tally.skipped + hidden:
         notes.append(f"{_count(others, 'other file')} skipped (hidden, or not an image)")

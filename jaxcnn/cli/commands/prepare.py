@@ -17,25 +17,25 @@ from jaxcnn.train.runtime._progress import PreparationDisplay
 class Flags:
     """Prepare a dataset for training: download it, or read its original files from a folder (--source).
 
-    imagefolder:PATH copies the images in a folder, and csv:FILE those in a table of paths and labels, and reports what
-    it found. Training does this when necessary.
+    imagefolder:PATH copies the images in a folder. csv:FILE copies the images in a table of paths and labels. For both,
+    the command reports the images that it found. Training prepares such datasets itself when necessary.
 
-    cifar10, cifar100, fashion_mnist, kmnist, mnist and svhn_cropped do not need TensorFlow. Other datasets do.
-    `tfds.data_source(name)` of tensorflow-datasets can read the result, too.
+    cifar10, cifar100, fashion_mnist, kmnist, mnist and svhn_cropped do not need TensorFlow. Other datasets need
+    TensorFlow. `tfds.data_source(name)` of tensorflow-datasets can read the prepared dataset, too.
     """
 
     name: tyro.conf.Positional[str]
     """Name of the dataset; `jaxcnn datasets` lists the names."""
     source: str | None = None
-    """Folder of the original files (default: download them)."""
+    """Folder of the original files (default: download the files)."""
     data_dir: str | None = None
     """Folder of prepared datasets (default: $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
     verify: bool = True
-    """Refuse original files whose checksums differ from the published ones."""
+    """Refuse original files whose checksums differ from the published checksums."""
     force: bool = False
     """Replace the dataset if it exists."""
     skip_damaged: bool = False
-    """Leave out damaged image files of a folder or a table, instead of stopping."""
+    """Leave out damaged image files of imagefolder:PATH or csv:FILE instead of stopping with an error."""
 
 
 def run(args: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""`jaxcnn summary`: parameters, multiply-adds and receptive fields of a model, layer by layer."""
+"""`jaxcnn summary`: print parameters, multiply-adds and receptive fields of a model, layer by layer."""
 
 import functools
 import importlib
@@ -33,19 +33,21 @@ class Flags:
     """Print parameters, multiply-adds and receptive fields of a model, layer by layer, without running it."""
 
     model: tyro.conf.Positional[str]
-    """Name from `jaxcnn models`, or module:attribute, where the attribute is a Linen module, a factory of modules, or
-    any function of images."""
+    """Name from `jaxcnn models`, or module:attribute. The attribute is a Linen module, a function or class that returns
+    a Linen module, or any function of images."""
     input_shape: tuple[int, int, int] | None = None
-    """Height, width and channels of the images (default: the model's own)."""
+    """Height, width and channels of the images (default: the image shape of the model)."""
     image_size: int | None = None
-    """Height and width of the images; channels are the model's own, or 3."""
+    """Height and width of square images. The images have the number of channels that the model takes, or 3 if this
+    number is unknown."""
     num_classes: int | None = None
-    """Number of classes (default: the model's own)."""
+    """Number of classes (default: the model's default number of classes)."""
     json: bool = False
-    """Print the rows and totals as JSON."""
+    """Print the layers and the totals of the model as JSON."""
 
 
-# Modules of jaxcnn whose functions make models or are functions of images. Other modules train, write or print.
+# Modules of jaxcnn whose functions return models or are functions of images. Functions of other modules train, write
+# files or print.
 OUR_PARTS = ("jaxcnn.models", "jaxcnn.layers", "jaxcnn.kernels")
 
 MAX_CHANNELS = 2**16
@@ -81,8 +83,8 @@ def _reason(error: BaseException) -> str:
 
 def _input_shape(flags: Flags, own: Any) -> Shape:
     if flags.input_shape is not None and flags.image_size is not None:
-        raise UsageError("--input-shape and --image-size are mutually exclusive; pass one of them")
-    own = own if is_a(own, Shape) else None  # in a user's own model, this name may have another meaning
+        raise UsageError("--input-shape and --image-size are mutually exclusive. Omit one of the two flags.")
+    own = own if is_a(own, Shape) else None  # a user's model may use the name `image_shape` for another value
     shape = flags.input_shape or own
     if flags.image_size is not None:
         shape = (flags.image_size, flags.image_size, own[2] if own else 3)
@@ -99,17 +101,19 @@ def _input_shape(flags: Flags, own: Any) -> Shape:
 
 
 def _imported(name: str, num_classes: int | None) -> nn.Module | Callable[..., Any]:
-    """Return the model or function at `module:attribute`; call the attribute if it is a factory.
+    """Return the model or function at `module:attribute`. An attribute that is a class or factory of models is called.
 
     Raises:
-      UsageError: if the module cannot be imported or is Python's own, or the attribute is missing or of an unsupported
-        type.
+      UsageError: if the module cannot be imported or belongs to Python's standard library, or if the attribute is
+        missing or has an unsupported type.
     """
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")):
-        raise UsageError(f"cannot import {module_name!r}: it is not the name of a Python module; pass module:attribute")
+        raise UsageError(
+            f"cannot import {module_name!r}: this is not the name of a Python module; pass module:attribute"
+        )
     if module_name.partition(".")[0] in sys.stdlib_module_names:
-        raise UsageError(f"{module_name} belongs to Python and has no models; pass the name of your own module")
+        raise UsageError(f"{module_name} is a module of Python's standard library; pass the name of your own module")
     failed = f"cannot import {module_name!r}"
     with importing_from(Path.cwd()), own_code(lambda error: UsageError(f"{failed}: {_reason(error)}")):
         module = importlib.import_module(module_name)
@@ -124,15 +128,18 @@ def _imported(name: str, num_classes: int | None) -> nn.Module | Callable[..., A
     if not callable(found):
         raise UsageError(f"{name} has type {type(found).__name__}; pass a Linen module, a factory or a function")
     if not _may_be_called(found):
-        raise UsageError(f"{name} makes no model; pass a Linen module, a factory of one, or a function of images")
+        raise UsageError(
+            f"{name} is not a model; pass a Linen module, a function that returns a Linen module, "
+            "or a function of images"
+        )
     return _made(name, found, num_classes)
 
 
 def _may_be_called(found: Any) -> bool:
-    """Return whether a callable is a class of Linen modules, or a function in Python that may return one.
+    """Return whether a callable is a Linen module class, or a Python function that may return a Linen module.
 
     Functions of Python's standard library, C functions, and functions of jaxcnn that train, write or print are not
-    called: they can end the process or write files.
+    called, because they can end the process or write files.
     """
     if isinstance(found, functools.partial):
         return _may_be_called(found.func)
@@ -165,8 +172,10 @@ def _made(name: str, factory: Callable[..., Any], num_classes: int | None) -> nn
             return made
         raise UsageError(f"{name} returns {type(made).__name__}; a factory must return a Linen module")
     if is_class or len(missing) > 1:
-        raise UsageError(f"{name} requires {', '.join(missing)}; pass a factory without required arguments")
-    return factory  # a function of images
+        raise UsageError(
+            f"the factory {name} has required arguments: {', '.join(missing)}. Pass a factory that needs no arguments."
+        )
+    return factory  # a function that is applied to images
 
 
 def _table(summary: Summary) -> Table:
@@ -194,7 +203,7 @@ def _totals(summary: Summary) -> str:
 
 
 def _last_map(summary: Summary) -> Row | None:
-    """Return the last row whose units have positions in the image."""
+    """Return the last row whose output is a feature map with a known stride, or None."""
     return next((row for row in reversed(summary.rows) if row.stride is not None), None)
 
 

@@ -1,4 +1,4 @@
-"""`jaxcnn sweep`: train many networks, and compare settings."""
+"""`jaxcnn sweep`: train many networks, and compare their settings."""
 
 import itertools
 import json
@@ -23,28 +23,29 @@ NOT_LISTS = (
     *("workdir", "data_dir", "init_from", "train_split", "test_split", "freeze", "profile"),
     *("log_every", "tensorboard_images", "checkpoint_every", "steps_per_dispatch", "verify_every"),
 )
-"""Fields that take one value only, because the value may contain a comma or does not change the results."""
+"""Fields that accept only one value, because the value may contain a comma or does not change the results."""
 
 
 @dataclass(frozen=True)
 class Flags(train.Config):
     """Train many networks, and compare settings by mean, standard deviation and 95 % interval over seeds.
 
-    A flag that takes a number or a name also takes several values: --optimizer.learning-rate 0.01,0.03,0.1 --model
-    lenet5,lenet1. Each combination is a setting. The other flags are those of `train`. The command writes a run
-    directory for each network, sweep.json and sweep.png into --workdir. To resume a sweep, repeat the command with the
-    same --workdir.
+    A flag that takes a number or a name also takes several values, separated by commas: --optimizer.learning-rate
+    0.01,0.03,0.1 --model lenet5,lenet1. Each combination of values is a setting. All flags of `jaxcnn train` that
+    configure a run apply, too. The folder --workdir gets a run directory for each network, sweep.json and
+    sweep.png. To resume a sweep, repeat the command with the same --workdir.
     """
 
     config: str | None = None
-    """A Python file that defines `config = jaxcnn.train.Config(...)`. Flags override its values."""
+    """Python file that defines `config = jaxcnn.train.Config(...)`. Flags override the values in this file."""
     json: bool = False
     """Print the results as JSON, and all other output to standard error."""
     seeds: str | None = None
-    """Seeds of each setting: their number, such as 10 for seeds 0 to 9, or a list, such as 3,5,7 (default: --seed)."""
+    """Seeds to train each setting with: an integer N for the seeds 0 to N - 1, or a list of seeds, such as 3,5,7
+    (default: only the seed that --seed gives)."""
     how: Literal["auto", "together", "turns", "processes"] = "auto"
-    """How to train the networks: together in one program, in turns (one after another), or in several processes at once
-    (only on a CPU). auto chooses by the devices and the number of networks."""
+    """How to train the networks. together: in one program. turns: one after another. processes: in several processes at
+    once, only on a CPU. auto: choose by the devices and the number of networks."""
 
 
 def run(args: Sequence[str]) -> None:
@@ -53,10 +54,13 @@ def run(args: Sequence[str]) -> None:
     flags = chosen[0]
     seeds = None if flags.seeds is None else parse_seeds(flags.seeds)
     if seeds is not None and value_of(args, "--seed") is not None:
-        raise UsageError("--seed and --seeds are mutually exclusive. Give one of them.")
+        raise UsageError("--seed and --seeds are mutually exclusive. Omit one of the two flags.")
     count = len(grid) * (1 if seeds is None else len(seeds))
     if count > MOST_NETWORKS:
-        raise UsageError(f"these values and seeds are {count:,} networks. Give at most {MOST_NETWORKS:,}.")
+        raise UsageError(
+            f"too many networks: the values and seeds give {count:,}. Give fewer values or seeds, for at most "
+            f"{MOST_NETWORKS:,} networks."
+        )
     configs = [replace(train.Config(**values_of(one)), workdir=None) for one in chosen]
     try:
         results = fit_many(
@@ -73,7 +77,7 @@ def run(args: Sequence[str]) -> None:
 
 
 def combinations(args: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the arguments for each combination of values. A flag may have several values, separated by commas.
+    """Yield the arguments of each combination of values. A flag may have several values, separated by commas.
 
     >>> list(combinations(["--seed", "1,2", "--model=lenet5", "--augment", "shift:1"]))[1]
     ['--seed', '2', '--model=lenet5', '--augment', 'shift:1']
@@ -94,23 +98,26 @@ def combinations(args: Sequence[str]) -> Iterator[list[str]]:
             choices.append([[flag + equals + value]])
     count = math.prod(map(len, choices))
     if count > MOST_NETWORKS:
-        raise UsageError(f"these values are {count:,} settings. Give at most {MOST_NETWORKS:,}.")
+        raise UsageError(
+            f"too many settings: the values have {count:,} combinations. Give fewer values, for at most "
+            f"{MOST_NETWORKS:,} settings."
+        )
     for combination in itertools.product(*choices):
         yield [arg for part in combination for arg in part]
 
 
 def _split(flag: str, text: str) -> list[str]:
-    """Split a list at its commas. A tuple, which a keyword of an optimizer may take, is one value."""
+    """Split a list of values at its commas. A text that starts with "(" or "[", such as a tuple, is one value."""
     if text.startswith(("(", "[")):
         return [text]
     values = text.split(",")
     if "" in values:
-        raise UsageError(f"{flag} has an empty value: {shortened(text)}. Separate values by single commas.")
+        raise UsageError(f"{flag} has an empty value: {shortened(text)}. Separate the values by single commas.")
     return values
 
 
 def _takes_list(flag: str) -> bool:
-    """Return whether a flag takes a number or a name, so that it also takes several values."""
+    """Return whether a flag accepts a number or a name. Such a flag also accepts a list of values."""
     if not flag.startswith("--"):
         return False
     name = flag.removeprefix("--").replace("-", "_")
@@ -128,19 +135,21 @@ def _takes_list(flag: str) -> bool:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Return the seeds 0 to N - 1 for a number N, or the seeds of a list.
+    """Return the seeds of `--seeds`: 0 to N - 1 for a number N, or the numbers in a list.
 
     >>> parse_seeds("3"), parse_seeds("3,5,7")
     ([0, 1, 2], [3, 5, 7])
 
     Raises:
-      UsageError: if the text has another form, or the number is too large.
+      UsageError: if the text is neither a number nor a list of numbers, or N is too large.
     """
     parts = text.split(",")
     if not all(part.isascii() and part.isdecimal() and len(part) <= 10 for part in parts) or parts == ["0"]:
-        raise UsageError(f"--seeds must be a number of seeds or a list, such as 10 or 3,5,7, got {shortened(text)!r}")
+        raise UsageError(
+            f"--seeds must be a number of seeds, such as 10, or a list of seeds, such as 3,5,7, got {shortened(text)!r}"
+        )
     if len(parts) > 1:
         return [int(part) for part in parts]
     if int(text) > MOST_NETWORKS:
-        raise UsageError(f"--seeds {text} are too many. Give at most {MOST_NETWORKS:,}.")
+        raise UsageError(f"--seeds has too many seeds: {text}. Give at most {MOST_NETWORKS:,} seeds.")
     return list(range(int(text)))

@@ -26,41 +26,46 @@ from jaxcnn.train.runtime import workdir
 
 @dataclass(frozen=True)
 class Flags(train.Config):
-    """Train a network. Without flags: LeNet-5 on the images inside the package.
+    """Train a network. Without flags, train LeNet-5 on the images inside the package.
 
-    The same command with the same --workdir resumes the run.
+    To resume a run, repeat the command with the same --workdir.
     """
 
     config: str | None = None
-    """A Python file that defines `config = jaxcnn.train.Config(...)`. Flags override its values."""
+    """Python file that defines `config = jaxcnn.train.Config(...)`. Flags override the values in this file."""
     json: bool = False
     """Print the result as JSON, and all other output to standard error."""
     processes: int | None = None
-    """Start this number of processes on this machine. When one dies, restart all from the latest checkpoint."""
+    """Start this number of processes on this machine. If a process dies, restart all processes from the latest
+    checkpoint."""
     devices_per_process: int | None = None
-    """Devices of each of these processes: virtual CPU devices, or GPUs (default: one)."""
+    """Number of devices of each process that --processes starts: virtual CPU devices, or GPUs (default: one)."""
     max_restarts: int = 3
-    """Give up after this many restarts of supervised processes in a row without progress."""
+    """Stop supervised processes with an error after this number of restarts in a row without progress."""
     distributed: bool = False
-    """Join a multi-process job. The cluster (SLURM, Open MPI, TPU pods) is detected unless you give its address."""
+    """Join a multi-process job. In a cluster (SLURM, Open MPI, TPU pods), JAX finds the other processes. Elsewhere,
+    give --coordinator, --num-processes and --process-id."""
     coordinator: str | None = None
-    """HOST:PORT of the first process."""
+    """Address of the first process of the job, as HOST:PORT."""
     num_processes: int | None = None
     """Number of processes in the job."""
     process_id: int | None = None
-    """Index of this process, from 0."""
+    """Index of this process in the job, counted from 0."""
     rendezvous_timeout: int | None = None
-    """Supervise this process: restart it with those of the other machines that are there within this number of
-    seconds. Needs --distributed with an address, and --workdir."""
+    """Supervise this process. After a failure, wait this number of seconds for the processes of the other machines,
+    then restart with the processes that have arrived. This flag needs --workdir, --distributed, --coordinator,
+    --num-processes and --process-id."""
     heartbeat: int = HEARTBEAT_SECONDS
-    """Seconds without a heartbeat after which a process counts as dead."""
+    """Number of seconds without a heartbeat after which a process of the job counts as dead."""
     hang_timeout: int = waits.HANG_SECONDS
-    """Seconds without data, devices, disk or other processes after which the process ends with status 124; 0: never."""
+    """End the process with status 124 if it waits this number of seconds for data, a device, a disk or another process.
+    0: wait without a limit."""
     xla_preset: str | None = None
-    """Preset of XLA's options for GPUs, such as latency-hiding or nhwc (default: JAXCNN_XLA_PRESET, or none)."""
+    """Preset of XLA's options for GPUs, such as latency-hiding or nhwc (default: the preset in the environment variable
+    JAXCNN_XLA_PRESET, or none)."""
 
 
-# Limits of the flags that are not fields of `Config`. Each process takes memory and CPU time.
+# Smallest and largest values of the flags that are not fields of `Config`. Each process needs memory and CPU time.
 RANGES = {
     "processes": (1, max(16, os.cpu_count() or 1)),
     "devices_per_process": (1, 1024),
@@ -77,7 +82,7 @@ JOB_FLAGS = ("--coordinator", "--num-processes", "--process-id")
 
 
 def run(args: Sequence[str], settle: Settle = leave_alone) -> int | None:
-    """Train; call `settle` with the number of values in a batch of images, if known, before JAX starts."""
+    """Run `jaxcnn train`, and return an exit status or None. Call `settle` with the batch size before JAX starts."""
     flags = parse_training(Flags, "train", args, recipe_defaults(Flags, args))
     _check(flags)
     settle(_batch_values(flags), flags.xla_preset)
@@ -87,19 +92,19 @@ def run(args: Sequence[str], settle: Settle = leave_alone) -> int | None:
         return _supervise_member(flags, args)
     if flags.distributed:
         return _be_one_of_many(flags, args)
-    if settle is not leave_alone and flags.hang_timeout:  # the process is this command's own
+    if settle is not leave_alone and flags.hang_timeout:  # only the console script may end its process
         waits.end_when_hung(flags.hang_timeout, "the run")
     _fit(flags, args)
     return None
 
 
 def _batch_values(flags: Flags) -> int | None:
-    """Return the number of values in a batch of images, or None if it is not known before the dataset is opened."""
+    """Return the number of values in a batch of images, or None if the number is unknown before the dataset is open."""
     try:
-        # The number of pixels may be approximate: the square of the mean side.
+        # An approximate number of pixels is enough: the square of the mean of height and width.
         size = flags.image_size if not isinstance(flags.image_size, tuple) else sum(flags.image_size) // 2
         return Case(flags.model, int(flags.batch_size), image_size=size).batch_values
-    except (UsageError, TypeError, ValueError):  # wrong flags are reported where they are used
+    except (UsageError, TypeError, ValueError):  # wrong flags are reported later
         return None
 
 
@@ -115,7 +120,7 @@ def _fit(flags: Flags, args: Sequence[str]) -> None:
 
 
 def _supervise(flags: Flags, args: Sequence[str]) -> int:
-    """Start and watch the processes. The run directory is chosen here, so that all restarts use the same one."""
+    """Start and watch the processes of `--processes`. Choose the run directory once, so that all restarts use it."""
     config = train.Config(**values_of(flags))
     validate(config)
     with workdir.reserved(config) as folder:
@@ -134,7 +139,7 @@ def _supervise(flags: Flags, args: Sequence[str]) -> int:
 
 
 def _supervise_member(flags: Flags, args: Sequence[str]) -> int:
-    """Start and watch this machine's process of a job on several machines."""
+    """Start and watch the process of this machine in a job on several machines."""
     config = train.Config(**values_of(flags))
     validate(config)
     assert flags.coordinator is not None
@@ -165,7 +170,7 @@ def _be_one_of_many(flags: Flags, args: Sequence[str]) -> int | None:
                 waits.end_when_hung(flags.hang_timeout, f"process {jax.process_index()}", others)
             _fit(flags, args)
     except distributed.PortError as error:
-        # No other process is connected yet. A supervisor chooses another port.
+        # No other process is connected yet, so a supervisor can try again with another port.
         status = tell(error)
         return status if launch.command_of_supervisor() is None else launch.TRY_AGAIN
     except train.CorruptDeviceError as error:
@@ -174,7 +179,7 @@ def _be_one_of_many(flags: Flags, args: Sequence[str]) -> int | None:
     except (UsageError, RunError, KeyboardInterrupt) as error:
         distributed.leave(tell(error))
     except jax.errors.JaxRuntimeError as error:
-        # Usually another process has died, which JAX reports in many lines.
+        # Usually another process has died. JAX reports this in many lines, so only the first line is printed.
         print(f"jaxcnn: process {jax.process_index()} stops: {str(error).splitlines()[0]}", file=sys.stderr)
         distributed.leave(launch.failure_status())
     except Exception:
@@ -184,7 +189,7 @@ def _be_one_of_many(flags: Flags, args: Sequence[str]) -> int | None:
 
 @contextlib.contextmanager
 def _kept_standard_output() -> Iterator[None]:
-    """Reserve standard output for Python: Gloo, which connects CPUs, prints each connection to file descriptor 1."""
+    """Let only Python print to standard output. Discard the output of the library Gloo, which connects processes."""
     sys.stdout.flush()
     kept, nowhere, stdout = os.dup(1), os.open(os.devnull, os.O_WRONLY), sys.stdout
     os.dup2(nowhere, 1)
@@ -222,16 +227,16 @@ def _check_rendezvous(flags: Flags) -> None:
     if flags.coordinator is None:
         raise UsageError("--rendezvous-timeout needs --distributed, --coordinator, --num-processes and --process-id")
     if flags.workdir is None:
-        raise UsageError("--rendezvous-timeout needs --workdir, the run that all restarts resume")
+        raise UsageError("--rendezvous-timeout needs --workdir, the run directory that all restarts resume")
     if flags.rendezvous_timeout is not None and flags.rendezvous_timeout < flags.heartbeat:
         raise UsageError(
-            f"--rendezvous-timeout must be at least --heartbeat ({flags.heartbeat}), after which a process notices "
-            f"that another one is gone. Got {flags.rendezvous_timeout}"
+            f"--rendezvous-timeout must be at least --heartbeat ({flags.heartbeat}): {flags.rendezvous_timeout}. "
+            f"Give {flags.heartbeat} or more, because processes need --heartbeat seconds to notice a lost process."
         )
 
 
 def _without(args: Sequence[str], flags: Sequence[str]) -> list[str]:
-    """Return the arguments without some flags and their values."""
+    """Return the arguments `args` without the given flags and without the values of these flags."""
     kept, skip = [], False
     for arg in args:
         name, equals, _ = arg.partition("=")

@@ -30,23 +30,25 @@ class Flags(RunOptions):
 
     filters: kernels of the first convolution. features: feature maps of a layer for an image. grad-cam: regions of an
     image that support a class. confusion: confusion matrix. mistakes: the most confident mistakes. field: receptive
-    fields of layers. all: all of these. layers: print the names of the layers.
+    fields of layers. all: every figure above. layers: print the names of the layers and draw nothing.
     """
 
     what: tyro.conf.Positional[What] = "all"
-    """What to draw."""
+    """Figure to draw."""
     workdir: str = tyro.MISSING
     """Run directory."""
     dataset: str | None = None
-    """Dataset whose test images to use (default: that of the run)."""
+    """Dataset whose test images are used (default: the dataset of the run)."""
     data_dir: str | None = None
-    """Directory of prepared datasets (default: that of the run, or $TFDS_DATA_DIR, or ~/tensorflow_datasets)."""
+    """Directory of prepared datasets (default: the directory that the run used, or $TFDS_DATA_DIR, or
+    ~/tensorflow_datasets)."""
     image: str | None = None
-    """Image file to use (default: the first test image)."""
+    """Input image of the figures features, grad-cam and field (default: the first test image)."""
     layer: str | None = None
-    """Layer to draw (default: the first for features, the last for grad-cam, all for field)."""
+    """Name of the layer to draw (default: the first layer for features, the last layer for grad-cam,
+    all layers for field)."""
     label: str | None = None
-    """Class to explain (default: the most probable one)."""
+    """Name of the class that grad-cam explains (default: the most probable class)."""
     out: str | None = None
     """Output directory (default: visualize/ in the run directory)."""
 
@@ -79,10 +81,10 @@ def run(args: Sequence[str]) -> None:
 def _draw(
     flags: Flags, trained: train.Trained, tests: "_Tests", image: Any, label: int | None, layers: list[str]
 ) -> dict[str, Any]:
-    """Return the figures by name.
+    """Return the figures by name. For `all`, print a note instead of each figure that cannot be drawn.
 
     Raises:
-      UsageError: if the figure cannot be drawn, or of several figures none can be drawn.
+      UsageError: if the requested figure cannot be drawn, or `all` is requested and no figure can be drawn.
     """
     from jaxcnn import visualize
 
@@ -93,7 +95,7 @@ def _draw(
 
     def feature_maps() -> Any:
         if not layers:
-            raise UsageError(f"{trained.name} has no layer whose output is feature maps")
+            raise UsageError(f"{trained.name} has no layer that returns feature maps. Use a convolutional network.")
         return visualize.feature_map_figure(trained, the_image(), flags.layer or layers[0])
 
     pictures: dict[str, Callable[[], Any]] = {
@@ -110,7 +112,7 @@ def _draw(
     for name, draw in pictures.items():
         try:
             figures[name] = draw()
-        except UsageError as error:  # such as a model without convolutions, or without mistakes
+        except UsageError as error:  # for example, the model has no convolutions or makes no mistakes
             errors.append((name, error))
     if not figures:
         raise errors[0][1]
@@ -130,7 +132,7 @@ def _write(figures: dict[str, Any], folder: Path) -> None:
                     figure.savefig(picture)
             print(printable(folder / f"{name}.png"))
     except OSError as error:
-        raise UsageError(f"{folder} cannot be written: {error.strerror}") from error
+        raise UsageError(f"{folder} cannot be written: {error.strerror}. Give another folder with --out.") from error
 
 
 def _label(name: str | None, class_names: Sequence[str]) -> int | None:
@@ -142,7 +144,10 @@ def _label(name: str | None, class_names: Sequence[str]) -> int | None:
 
 
 class _Tests:
-    """The test images of the dataset, read in batches at the first use. Few images are kept."""
+    """The test images of the dataset, which are read in batches when they are first used.
+
+    Only a few images are in memory at a time.
+    """
 
     def __init__(self, trained: train.Trained, flags: Flags):
         self._trained, self._flags = trained, flags
@@ -151,7 +156,7 @@ class _Tests:
         """Open the dataset.
 
         Raises:
-          UsageError: if there is no such dataset, or it has classes that the network does not know.
+          UsageError: if the dataset does not exist, or has classes that the network does not know.
         """
         _ = self._dataset
 
@@ -185,7 +190,8 @@ class _Tests:
             images, true = batch["image"][mask], batch["label"][mask]
             if true.ndim != 1:
                 raise UsageError(
-                    "confusion and mistakes need one class for each image, but labels have a weight for each class. "
+                    "the figures confusion and mistakes need one class for each image, but the labels have a "
+                    "weight for each class. "
                     "Use jaxcnn eval --per-class."
                 )
             probabilities = self._trained.predict_batch(images, BATCH)

@@ -1,10 +1,10 @@
 """Augmentation and normalization: pure functions of an image, run on the device inside the compiled step.
 
 An augmentation is a function `(key, image) -> image` that preserves the shape `[H, W, C]` and the dtype. Pixel values
-lie in the range of uint8, 0 to 255, in any dtype.
+are from 0 to 255 for all dtypes.
 
-The training step maps an augmentation over the batch. The key of an example depends on its index in the global batch,
-so the result does not depend on the number of devices.
+The training step applies an augmentation to each image of the batch. The random key of an image depends on its index in
+the global batch, so the result does not depend on the number of devices.
 """
 
 import functools
@@ -29,12 +29,12 @@ def flip(key: KeyArray, image: Num[Array, "h w c"]) -> Num[Array, "h w c"]:
 
 
 def shift(key: KeyArray, image: Num[Array, "h w c"], pixels: int = 2) -> Num[Array, "h w c"]:
-    """Translate the image by up to `pixels` in each direction and fill the border with 0 (black)."""
+    """Translate the image randomly by up to `pixels` in each direction and fill the border with 0 (black)."""
     return _random_window(key, jnp.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0))), pixels)
 
 
 def shift_reflect(key: KeyArray, image: Num[Array, "h w c"], pixels: int = 4) -> Num[Array, "h w c"]:
-    """Translate the image by up to `pixels` in each direction and fill the border by reflection.
+    """Translate the image randomly by up to `pixels` in each direction and fill the border by reflection.
 
     References:
       Zagoruyko and Komodakis, "Wide Residual Networks", 2016, section 3 (4 pixels on CIFAR-10).
@@ -43,7 +43,10 @@ def shift_reflect(key: KeyArray, image: Num[Array, "h w c"], pixels: int = 4) ->
 
 
 def _random_window(key: jax.Array, padded: jax.Array, pixels: int) -> jax.Array:
-    """Return a random window of an image that is padded with `pixels` on each side, in the size without padding."""
+    """Return a random window of an image that has `pixels` of padding on each side.
+
+    The window has the size of the image without padding.
+    """
     top, left = jax.random.randint(key, (2,), 0, 2 * pixels + 1)
     forms = {"tpu": _window_by_selection, "default": _window}
     forms = {platform: functools.partial(form, pixels) for platform, form in forms.items()}
@@ -51,15 +54,15 @@ def _random_window(key: jax.Array, padded: jax.Array, pixels: int) -> jax.Array:
 
 
 def _window(pixels: int, padded: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
-    """Return the window at (top, left), which is smaller than the padded image by `2 * pixels` on both axes."""
+    """Return the window at (top, left). Its height and width are `2 * pixels` less than those of the padded image."""
     height, width, channels = padded.shape
     return jax.lax.dynamic_slice(padded, (top, left, 0), (height - 2 * pixels, width - 2 * pixels, channels))
 
 
 def _window_by_selection(pixels: int, padded: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
-    """Return the same as `_window`, from one selection for each binary digit of top and of left.
+    """Return the same window as `_window`, with one `where` for each binary digit of `top` and `left`.
 
-    A batch of windows at different places is a gather, which XLA for TPUs turns into a loop over single images.
+    Under `vmap`, slices at different positions become a gather, which XLA compiles for TPUs to a loop over images.
     """
     digits = (2 * pixels).bit_length()
     image = padded
@@ -77,7 +80,8 @@ def _window_by_selection(pixels: int, padded: jax.Array, top: jax.Array, left: j
 def crop(key: KeyArray, image: Num[Array, "h w c"], padding: int = 4) -> Num[Array, "h w c"]:
     """Pad the image with `padding` zeros on each side and take a random window of the original size.
 
-    This is `shift` under the name and with the default of the papers (padding 4 on CIFAR-10).
+    `crop` is `shift` with `pixels=padding`. The name `crop` and the default, padding 4, come from the papers below,
+    which use CIFAR-10.
 
     References:
       Lee et al., "Deeply-Supervised Nets", 2014.
@@ -87,7 +91,7 @@ def crop(key: KeyArray, image: Num[Array, "h w c"], padding: int = 4) -> Num[Arr
 
 
 def cutout(key: KeyArray, image: Num[Array, "h w c"], size: int = 16) -> Num[Array, "h w c"]:
-    """Set a square of `size` x `size` pixels to 0.
+    """Set a random square of `size` x `size` pixels to 0.
 
     The center is a random pixel, so part of the square may lie outside the image.
 
@@ -113,15 +117,15 @@ def resized_crop(
 ) -> jax.Array:
     """Crop a random part of the image and resize it to the original size: torchvision's RandomResizedCrop.
 
-    Ten random parts are drawn, and the first that fits into the image is used. If none fits, the largest centered part
-    with an allowed aspect ratio is used. The resize is bilinear with antialiasing.
+    Ten random parts are drawn, and the first part that fits into the image is used. If no part fits, the largest
+    centered part with an allowed aspect ratio is used. The resize is bilinear with antialiasing.
 
     Args:
       key: random key.
-      image: `[H, W, C]`.
+      image: array `[H, W, C]`, with values from 0 to 255.
       smallest: minimum area of the part, as a fraction of the image. The fraction is drawn uniformly.
       largest: maximum area of the part, as a fraction of the image.
-      narrowest: minimum aspect ratio, width / height. Its logarithm is drawn uniformly.
+      narrowest: minimum aspect ratio, width / height. The logarithm of the ratio is drawn uniformly.
       widest: maximum aspect ratio, width / height.
 
     References:
@@ -131,7 +135,7 @@ def resized_crop(
     top, left, rows, columns = crop_box(key, height, width, (smallest, largest), (narrowest, widest))
     vertical = _resize_weights(top, rows, height)
     horizontal = _resize_weights(left, columns, width)
-    # Full precision, since bfloat16 (the default of a TPU) cannot represent all sums to one level of 256.
+    # Use full precision: bfloat16, the default on TPUs, is too inaccurate for the 256 levels of a pixel.
     resized = jnp.einsum(
         "yi,ijc,xj->yxc", vertical, image.astype(jnp.float32), horizontal, precision=jax.lax.Precision.HIGHEST
     )
@@ -143,7 +147,7 @@ def resized_crop(
 def crop_box(
     key: jax.Array, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Draw the part of an image that `resized_crop` uses.
+    """Draw the random part of an image that `resized_crop` uses.
 
     Args:
       key: random key.
@@ -153,7 +157,7 @@ def crop_box(
       ratio: minimum and maximum aspect ratio, width / height.
 
     Returns:
-      `(top, left, rows, columns)`, int32 scalars.
+      The upper left corner and the size of the part, `(top, left, rows, columns)`, as int32 scalars in pixels.
     """
     area_key, shape_key, top_key, left_key = jax.random.split(key, 4)
     area = height * width * jax.random.uniform(area_key, (10,), minval=scale[0], maxval=scale[1])
@@ -162,7 +166,7 @@ def crop_box(
     rows = jnp.round(jnp.sqrt(area / shape)).astype(jnp.int32)
     fits = (columns > 0) & (columns <= width) & (rows > 0) & (rows <= height)
     first = jnp.argmax(fits)
-    # The centered fallback spans the limiting side; the nearest allowed ratio gives the other side.
+    # If no part fits, use the largest centered part with the allowed aspect ratio nearest to the ratio of the image.
     nearest = min(max(width / height, ratio[0]), ratio[1])
     middle = (min(height, round(width / nearest)), min(width, round(height * nearest)))
     rows = jnp.where(fits.any(), rows[first], middle[0])
@@ -177,8 +181,8 @@ def crop_box(
 def _resize_weights(start: jax.Array, length: jax.Array, size: int) -> jax.Array:
     """Return the weights `[size, size]` that resize pixels `start` to `start + length` of one axis to `size` pixels.
 
-    Row i holds the weight of each source pixel in output pixel i. The filter is the triangle of bilinear
-    interpolation, widened when the part shrinks (antialiasing). Pixels outside the part have weight 0.
+    Row i contains the weights of all source pixels in output pixel i. The filter is the triangle filter of bilinear
+    interpolation, and is wider if the part shrinks (antialiasing). Pixels outside the part have weight 0.
     """
     step = length / size
     center = start + (jnp.arange(size) + 0.5) * step - 0.5
@@ -198,17 +202,17 @@ AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {
     "randaugment": randaugment,
     "trivialaugment": trivialaugment,
 }
-"""Augmentations by name: functions `(key, image [H, W, C]) -> [H, W, C]` with further arguments that have defaults."""
+"""Augmentations by name: functions `(key, image [H, W, C]) -> [H, W, C]`. All arguments after `image` have defaults."""
 
 
 OF_THE_PIPELINE = ("alternating_flip",)
-"""Augmentations that depend on the example and on the epoch, so that the pipeline applies them; see `alternating`."""
+"""Augmentations that the pipeline applies, because they depend on the epoch; see `jaxcnn.data.alternating`."""
 
 PIXELS = {"shift": "pixels", "shift_reflect": "pixels", "crop": "padding", "cutout": "size"}
-"""Arguments that must be smaller than the image."""
+"""Name of the argument that is a number of pixels, by augmentation. It must be less than the sides of the image."""
 
 SMALLEST = 1e-4
-"""Smallest value of a fraction or aspect ratio."""
+"""Minimum value of an argument that is a fraction or an aspect ratio."""
 
 LARGEST: dict[str, int] = {
     **dict.fromkeys(PIXELS.values(), 2**14),
@@ -219,16 +223,16 @@ LARGEST: dict[str, int] = {
     "operations": len(OPERATIONS),
     "magnitude": BINS - 1,
 }
-"""Largest value of each argument. The program of `randaugment` grows with the number of operations."""
+"""Maximum value of each argument. The compiled code of `randaugment` grows with `operations`."""
 
 
 def compose(specs: Sequence[str | Augmentation]) -> Augmentation:
-    """Return an augmentation that applies `specs` in order, each with its own key.
+    """Return an augmentation that applies the augmentations `specs` in order, each with its own random key.
 
     Args:
       specs: functions `(key, [H, W, C]) -> [H, W, C]`, or names of `AUGMENTATIONS`. A colon and numbers after a name
-        set the arguments of the function: "shift:1" translates by up to 1 pixel, "randaugment:2,9" applies two
-        operations of magnitude 9. An empty sequence gives the identity.
+        set the arguments of the function. For example, "shift:1" translates by up to 1 pixel, and "randaugment:2,9"
+        applies two operations of magnitude 9. If `specs` is empty, images do not change.
 
     Raises:
       UsageError: if a name is unknown or given twice, or an argument is invalid.
@@ -236,7 +240,9 @@ def compose(specs: Sequence[str | Augmentation]) -> Augmentation:
     names = [spec.partition(":")[0] for spec in specs if isinstance(spec, str)]
     for index, name in enumerate(names):
         if name in names[:index]:
-            raise UsageError(f"augmentation '{name}' is given twice: {' '.join(map(str, specs))}. Remove one.")
+            raise UsageError(
+                f"augmentation '{name}' is given twice: {' '.join(map(str, specs))}. Remove one of the two."
+            )
     steps = [parse(spec) if isinstance(spec, str) else spec for spec in specs]
 
     def augment(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -248,14 +254,16 @@ def compose(specs: Sequence[str | Augmentation]) -> Augmentation:
 
 
 def parse(spec: str) -> Augmentation:
-    """Return the augmentation that "NAME" or "NAME:NUMBER,NUMBER" describes, with its arguments bound.
+    """Return the augmentation that "NAME" or "NAME:NUMBER,NUMBER" describes, with its arguments set.
 
     Raises:
       UsageError: if the name is unknown, or an argument is invalid.
     """
     name, colon, numbers = spec.partition(":")
     if name in OF_THE_PIPELINE:
-        raise UsageError(f"augmentation '{spec}' depends on the epoch: only a run has it, and without arguments.")
+        raise UsageError(
+            f"augmentation '{spec}' works only in a training run. Use '{name}' in a training run, and 'flip' elsewhere."
+        )
     if name not in AUGMENTATIONS:
         raise unknown_name("augmentation", name, [*AUGMENTATIONS, *OF_THE_PIPELINE])
     function = AUGMENTATIONS[name]
@@ -267,7 +275,7 @@ def parse(spec: str) -> Augmentation:
     values = numbers.split(",")
     if len(values) > len(parameters):
         limit = f"at most {len(parameters)} argument{'s' if len(parameters) > 1 else ''}"
-        raise UsageError(f"augmentation '{name}' takes {limit}: '{spec}'. Remove the others.")
+        raise UsageError(f"augmentation '{name}' takes {limit}: '{spec}'. Remove the extra arguments.")
     arguments = {
         parameter.name: _parse_number(value, spec, parameter)
         for parameter, value in zip(parameters, values, strict=False)
@@ -281,7 +289,7 @@ def parse(spec: str) -> Augmentation:
 def _parse_number(value: str, spec: str, parameter: inspect.Parameter) -> int | float:
     most = LARGEST[parameter.name]
     if parameter.annotation is int:
-        # The length is checked first, since Python does not convert a very long string.
+        # Check the length first, because Python refuses to convert a very long string.
         if not value.isdecimal() or len(value) > 9 or not 1 <= int(value) <= most:
             raise _invalid(value, spec, f"Give an integer from 1 to {most}.")
         return int(value)
@@ -299,35 +307,38 @@ def _invalid(value: str, spec: str, remedy: str) -> UsageError:
 
 
 def _check_order(spec: str, low: str, high: str, arguments: Mapping[str, float]) -> None:
-    """Raise `UsageError` if two arguments of `resized_crop` are not the ends of an interval."""
+    """Raise `UsageError` if the argument `low` of `resized_crop` is greater than the argument `high`."""
     defaults = inspect.signature(resized_crop).parameters
     least, most = (arguments.get(name, defaults[name].default) for name in (low, high))
     if least > most:
-        raise UsageError(f"'{spec}': {low} {least:g} is more than {high} {most:g}. Give the smaller number first.")
+        raise UsageError(
+            f"invalid arguments of augmentation '{spec}': {low} {least:g} is more than {high} {most:g}. "
+            "Give the smaller of the two numbers first."
+        )
 
 
 def check_sizes(specs: Sequence[str | Augmentation], image_shape: Sequence[int | None]) -> None:
-    """Check the arguments in pixels against the size of the images.
+    """Check that the arguments in pixels of augmentations, such as "shift:4", are smaller than the images.
 
     Args:
-      specs: as for `compose`. Functions are not checked.
-      image_shape: `(H, W, C)`. Height and width that are None are not checked.
+      specs: augmentations; see `compose`. Augmentations that are functions are not checked.
+      image_shape: shape `(H, W, C)` of the images. If the height or the width is None, it is not checked.
 
     Raises:
-      UsageError: if an image could be shifted out of sight, or covered by `cutout`.
+      UsageError: if an argument in pixels is not less than the shorter side of the images.
     """
     sides = [side for side in image_shape[:2] if side is not None]
     for spec in specs:
         name = spec.partition(":")[0] if isinstance(spec, str) else ""
         if name not in PIXELS or not sides:
             continue
-        # The default of the function, or the argument that `parse` has bound.
+        # `parse` binds an argument as the default of its parameter, so the default is the value to check.
         pixels: Any = inspect.signature(parse(str(spec))).parameters[PIXELS[name]].default
         if pixels >= min(sides):
             size = "x".join(map(str, sides))
             raise UsageError(
                 f"augmentation '{spec}' is too large for images of {size} pixels: {pixels}. "
-                "Give fewer pixels than the shorter side has."
+                "Use fewer pixels than the shorter side of the images."
             )
 
 
@@ -345,7 +356,7 @@ def normalize(
     Returns:
       `(images / pixel_range - mean) / std`, float32.
     """
-    # One multiplication and one subtraction for each pixel.
+    # This form needs one multiplication and one subtraction for each pixel.
     factor = 1.0 / (pixel_range * jnp.array(std, jnp.float32))
     offset = jnp.array(mean, jnp.float32) / jnp.array(std, jnp.float32)
     return jnp.asarray(images).astype(jnp.float32) * factor - offset

@@ -3,8 +3,8 @@
 Operations and their ranges follow torchvision's `RandAugment` and `TrivialAugmentWide`, with nearest-neighbor
 interpolation and black fill.
 
-Under `vmap` each example selects its own operation, so JAX would compute every branch of a `switch` for every example.
-An image therefore passes through three stages, and at most one of them changes the image:
+Under `vmap`, each example selects its own operation, so JAX would compute every branch of a `switch` for every example.
+An image therefore passes through three stages, and at most one of these stages changes the image:
 
 1. an affine map of the coordinates
 2. a blend with a degenerate image
@@ -30,18 +30,18 @@ OPERATIONS = ("identity", *AFFINE, *BLENDS, *TABLES)
 BINS = 31
 """Number of equally spaced strengths, from 0 to the maximum."""
 
-# ITU-R BT.601 weights of red, green and blue. PIL and torchvision use the same to convert to grayscale.
+# ITU-R BT.601 weights of red, green and blue. PIL and torchvision use these weights to convert to grayscale.
 LUMA = (0.299, 0.587, 0.114)
 
 
 def randaugment(
     key: KeyArray, image: Num[Array, "h w c"], operations: int = 2, magnitude: int = 9
 ) -> Num[Array, "h w c"]:
-    """Apply RandAugment: random operations in sequence, all of one strength.
+    """Apply RandAugment: several random operations in sequence, all with the same strength.
 
     Args:
       key: random key.
-      image: `[H, W, C]`.
+      image: array `[H, W, C]`, with values from 0 to 255.
       operations: number of operations to apply.
       magnitude: strength from 0 to 30. The sign of each operation is random.
     """
@@ -66,7 +66,7 @@ def trivialaugment(key: KeyArray, image: Num[Array, "h w c"]) -> Num[Array, "h w
 
     Args:
       key: random key.
-      image: `[H, W, C]`.
+      image: array `[H, W, C]`, with values from 0 to 255.
     """
     operation_key, strength_key, sign_key = jax.random.split(key, 3)
     return operate(
@@ -99,10 +99,11 @@ def operate(
     """Apply one operation to an image.
 
     Args:
-      image: `[H, W, C]`.
+      image: array `[H, W, C]`, with values from 0 to 255.
       operation: index into `OPERATIONS`.
-      strength: fraction, from 0 to 1, of the maximum that the arguments below set.
-      negative: whether to invert the sign. Posterize, solarize, autocontrast and equalize ignore it.
+      strength: strength from 0 to 1, as a fraction of the maximum values in the following arguments.
+      negative: whether to invert the sign of the strength. Posterize, solarize, autocontrast and equalize ignore the
+        sign.
       shear: maximum slope.
       translate_x: maximum horizontal translation, in pixels.
       translate_y: maximum vertical translation, in pixels.
@@ -168,7 +169,7 @@ def _resample(image: jax.Array, matrix: jax.Array) -> jax.Array:
 def _grayscale(pixels: jax.Array) -> jax.Array:
     """Return the brightness `[H, W, 1]` of each pixel."""
     if pixels.shape[-1] == 3:
-        # A sum rather than a matrix product, which a TPU computes in bfloat16.
+        # Use a sum: a TPU would compute a matrix product in bfloat16.
         return (pixels * jnp.array(LUMA)).sum(-1, keepdims=True)
     return pixels.mean(-1, keepdims=True)
 
@@ -191,23 +192,23 @@ DEGENERATE: dict[str, Callable[[jax.Array], jax.Array]] = {
     "contrast": lambda pixels: jnp.broadcast_to(jnp.round(_grayscale(pixels).mean()), pixels.shape),
     "sharpness": _smooth,
 }
-"""Image that each blend interpolates with or extrapolates from: black, grayscale, mean gray, smoothed."""
+"""Function that computes the degenerate image of each blend operation: black, grayscale, mean gray, or smoothed."""
 
 
 def _posterize(levels: jax.Array, bits: jax.Array) -> jax.Array:
-    """Return a table `[256, C]` that keeps the `bits` most significant bits of a level."""
+    """Return a lookup table `[256, C]` that keeps the `bits` most significant bits of a pixel value."""
     kept = jnp.arange(256) & ~((1 << (8 - bits)) - 1)
     return jnp.broadcast_to(kept[:, None], (256, levels.shape[-1]))
 
 
 def _solarize(levels: jax.Array, threshold: jax.Array | float) -> jax.Array:
-    """Return a table `[256, C]` that inverts levels at or above `threshold`."""
+    """Return a lookup table `[256, C]` that inverts the pixel values at or above `threshold`."""
     level = jnp.arange(256)
     return jnp.broadcast_to(jnp.where(level < threshold, level, 255 - level)[:, None], (256, levels.shape[-1]))
 
 
 def _autocontrast(levels: jax.Array) -> jax.Array:
-    """Return a table `[256, C]` that stretches the levels of each channel to the range 0 to 255."""
+    """Return a lookup table `[256, C]` that stretches the pixel values of each channel to the range 0 to 255."""
     low, high = levels.min((0, 1)), levels.max((0, 1))
     level = jnp.arange(256)[:, None]
     scaled = jnp.clip((level - low) * (255.0 / jnp.maximum(high - low, 1)), 0, 255).astype(jnp.int32)
@@ -215,7 +216,7 @@ def _autocontrast(levels: jax.Array) -> jax.Array:
 
 
 def _equalize(levels: jax.Array) -> jax.Array:
-    """Return a table `[256, C]` that equalizes the histogram of each channel by PIL's algorithm."""
+    """Return a lookup table `[256, C]` that equalizes the histogram of each channel by PIL's algorithm."""
     channels = levels.shape[-1]
     counts = jnp.zeros((256, channels), jnp.int32).at[levels, jnp.arange(channels)].add(1)
     level = jnp.arange(256)[:, None]

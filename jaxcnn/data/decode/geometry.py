@@ -1,4 +1,4 @@
-"""Parts of images: the center crop that evaluation uses, and the random box of training."""
+"""Crops of images: the center crop of evaluation, and the random crop of training."""
 
 import math
 from typing import Literal, NamedTuple
@@ -9,7 +9,7 @@ Background = Literal["white", "black"]
 """Color behind transparent pixels."""
 
 CROP_FRACTION = 0.875
-"""Default side of the center crop, as a fraction of the resized image: 224 / 256."""
+"""Default size of the center crop, as a fraction of each side of the resized image: 224 / 256."""
 
 
 class Box(NamedTuple):
@@ -22,14 +22,16 @@ class Box(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """How an image is brought to one size: resize it, then take the center crop. The result is computed in one step.
+    """How to prepare an image: resize it, then crop its center. The resize and the crop are computed in one step.
 
     Attributes:
-      size: height and width of the result. None keeps the size of the image, and the other fields do not apply.
-      resize: "shorter" scales both sides equally, so that the crop fits; "stretch" scales each side on its own, so that
-        the crop has the aspect ratio of the image. A number is the length of the shorter side after the resize, in
-        pixels; `crop_fraction` does not apply then.
-      crop_fraction: side of the crop as a fraction of the resized image. 1 does not change an image of this size.
+      size: height and width of the result. If `size` is None, the image keeps its size, and `resize` and
+        `crop_fraction` are ignored.
+      resize: how to resize the image before the crop. "shorter" scales both sides by the same factor. "stretch" scales
+        height and width by different factors, so that the resized image has the aspect ratio of `size`. A number is the
+        length of the shorter side after the resize, in pixels. If `resize` is a number, `crop_fraction` is ignored.
+      crop_fraction: size of the crop, as a fraction of each side of the resized image. If the fraction is 1, an image
+        that already has the size `size` does not change.
       background: color behind transparent pixels.
 
     >>> Geometry((224, 224), resize=256)  # a center crop of 224x224 pixels from the image with a shorter side of 256
@@ -42,7 +44,7 @@ class Geometry(NamedTuple):
     background: Background = "white"
 
     def box(self, height: int, width: int) -> Box:
-        """Return the part of an image that the center crop shows.
+        """Return the part of an image of `height` x `width` pixels that the center crop uses.
 
         >>> Geometry((224, 224), crop_fraction=0.875).box(256, 256)
         Box(left=16.0, top=16.0, right=240.0, bottom=240.0)
@@ -63,18 +65,18 @@ class Geometry(NamedTuple):
 
 
 class RandomBox(NamedTuple):
-    """Parameters of torchvision's RandomResizedCrop, for images of different sizes that are cropped on the host.
+    """Parameters of torchvision's RandomResizedCrop, for random crops while images are decoded on the host.
 
     Attributes:
-      scale: minimum and maximum area of the part, as fractions of the image.
-      ratio: minimum and maximum aspect ratio, width / height.
+      scale: minimum and maximum area of the crop, as fractions of the area of the image.
+      ratio: minimum and maximum aspect ratio of the crop, width / height.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def draw(self, height: int, width: int, random: np.random.Generator) -> Box:
-        """Return a random part of an image, drawn as by `jaxcnn.data.augment.resized_crop`."""
+        """Return a random part of an image, drawn in the same way as by `jaxcnn.data.augment.resized_crop`."""
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         for _ in range(10):
             area = height * width * random.uniform(*self.scale)

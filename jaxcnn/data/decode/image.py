@@ -17,23 +17,23 @@ def decode(
     random_box: RandomBox | None = None,
     random: np.random.Generator | None = None,
 ) -> UInt8[np.ndarray, "h w c"]:
-    """Decode an image file, as the module describes.
+    """Decode an image file by the rules of `jaxcnn.data.decode`.
 
     Args:
       content: bytes of the file.
-      channels: number of channels of the result: 1 (gray), 3 (RGB) or 4 (RGBA; the background does not apply).
-      geometry: size of the result, and the part of the image that is resized to it. By default the whole image at its
-        own size.
-      random_box: distribution of the part, if it is not the center crop. It needs `geometry.size` and `random`.
-      random: source of randomness.
+      channels: number of channels of the result: 1 (gray), 3 (RGB) or 4 (RGBA, which needs no background).
+      geometry: how to resize and crop the image. Default: the whole image at its own size.
+      random_box: distribution of the random crop. Default: the center crop. A random crop needs `geometry.size` and
+        `random`.
+      random: random generator that draws the crop.
 
     Returns:
       Pixels, uint8 `[H, W, channels]`.
 
     Raises:
-      NotAnImageError: if the content has no format that Pillow can open.
-      ValueError: if the image is damaged, too large, or has pixels of an unsupported kind. A truncated JPEG is decoded
-        as far as it goes; `check` refuses it.
+      NotAnImageError: if Pillow does not recognize the format of the file.
+      ValueError: if the image is damaged, too large, or has pixels of an unsupported kind. A truncated JPEG file raises
+        no error: its intact rows are decoded. Call `check` to detect a truncated file.
     """
     if channels not in (1, 3, 4):
         raise ValueError(f"unsupported number of image channels: {channels}. Use 1, 3 or 4.")
@@ -44,14 +44,14 @@ def decode(
     height, width = turned.size(*stored)
     if geometry.size is None:
         pixels = jpeg.decode_rgb(content, *stored)
-        if pixels is None:  # not RGB, such as CMYK
+        if pixels is None:  # the file is not RGB, such as a CMYK file
             return _decode_with_pillow(content, channels, geometry, random_box, random)
         return turned.apply(pixels)
     box = _part(geometry, height, width, random_box, random)
     box = Box(*turned.box_before(box, *stored))
     size = turned.size(*geometry.size)
-    # The largest factor that leaves the part at least as large as the result. libjpeg offers other factors too, but
-    # only 2, 4 and 8 are fast.
+    # Choose the largest factor for which the reduced crop is at least as large as the result. libjpeg-turbo offers
+    # other factors too, but only 2, 4 and 8 are fast.
     max_shrink = min((box.bottom - box.top) / size[0], (box.right - box.left) / size[1])
     shrink = next((factor for factor in (8, 4, 2) if factor <= max_shrink), 1)
     above = jpeg.without_rows_below(content, math.ceil(box.bottom))
@@ -61,7 +61,7 @@ def decode(
     if pixels is None:
         drawn = Box(*turned.box_after(box, *stored))
         return _decode_with_pillow(content, channels, geometry, random_box, random, drawn)
-    # Not the quotient of the widths: libjpeg rounds the reduced sides up.
+    # Do not compute the scale from the two widths: libjpeg-turbo rounds the reduced sides up.
     scale = 1.0 if pixels.shape[1] == stored[1] else 1 / shrink
     return turned.apply(_resize(pixels, Box(*(scale * x for x in box)), size))
 
@@ -72,14 +72,14 @@ def fit(
     random_box: RandomBox | None = None,
     random: np.random.Generator | None = None,
 ) -> Num[np.ndarray, "height width c"]:
-    """Bring decoded pixels to the size of a geometry, as `decode` does with those of a file.
+    """Resize and crop decoded pixels, as `decode` does for an image file.
 
     Args:
-      pixels: uint8 or float32 `[H, W, C]`.
-      geometry, random_box, random: as for `decode`.
+      pixels: array `[H, W, C]`, uint8 or float32.
+      geometry, random_box, random: see `decode`.
 
     Returns:
-      Pixels of the same type, `[H, W, C]`.
+      Pixels of the dtype of the input, `[height, width, C]`, where `geometry.size` is `(height, width)`.
     """
     height, width = pixels.shape[:2]
     if geometry.size is None:
@@ -97,13 +97,13 @@ def check(content: bytes) -> tuple[int, int]:
       Height and width of the image, after its orientation is applied.
 
     Raises:
-      NotAnImageError: if the content has no format that Pillow can open.
+      NotAnImageError: if Pillow does not recognize the format of the file.
       ValueError: if the image is damaged, truncated, too large, or has pixels of an unsupported kind.
     """
     if jpeg.is_jpeg(content) and jpeg.is_intact(content):
         height, width = jpeg.stored_size(content)
         return pillow.orientation_of_jpeg(content).size(height, width)
-    # Pillow accepts some of the files that libjpeg-turbo warns about.
+    # Pillow accepts some files that libjpeg-turbo warns about.
     return _decode_with_pillow(content, 3, Geometry(), None, None).shape[:2]
 
 
@@ -115,7 +115,7 @@ def _decode_with_pillow(
     random: np.random.Generator | None,
     drawn: Box | None = None,
 ) -> np.ndarray:
-    """Decode a file with Pillow. `drawn` is the part of the image if it was drawn already."""
+    """Decode a file with Pillow. `drawn` is the random crop, or None if the caller has drawn no crop."""
     image = pillow.open_image(content)
     pillow.check_pixels(image.height, image.width)
     pixels = pillow.load_pixels(image, channels, geometry.background)
@@ -135,8 +135,8 @@ def _part(
 
 
 def _resize(pixels: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
-    """Resize the part `box` of an image `[H, W, C]`, with a triangle filter that averages when it shrinks."""
-    # Crop before the resize: Pillow's copy costs time for each pixel, and the filter must not read outside the part.
+    """Resize the part `box` of an image `[H, W, C]` with a triangle filter, which is wider if the part shrinks."""
+    # Crop before the resize: Pillow copies every pixel that it gets, and the filter must not read outside the part.
     left, top = max(math.floor(box.left), 0), max(math.floor(box.top), 0)
     cropped = pixels[top : math.ceil(box.bottom), left : math.ceil(box.right)]
     inside = (
@@ -155,6 +155,6 @@ def _resize(pixels: np.ndarray, box: Box, size: tuple[int, int]) -> np.ndarray:
 def _resize_with_pillow(
     pixels: np.ndarray, box: tuple[float, float, float, float], size: tuple[int, int]
 ) -> np.ndarray:
-    """Resize uint8 `[H, W]`, `[H, W, 3]` or `[H, W, 4]`, or float32 `[H, W]`."""
+    """Resize an array: uint8 `[H, W]`, `[H, W, 3]` or `[H, W, 4]`, or float32 `[H, W]`."""
     resized = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)
     return np.asarray(resized)

@@ -1,6 +1,6 @@
-"""Decode JPEG with libjpeg-turbo, at reduced resolution and without rows that are not needed.
+"""Decode JPEG files with libjpeg-turbo, at reduced resolution and without decoding rows that are not needed.
 
-`simplejpeg` is imported by the functions that call it, so that machines without it can train on images in memory.
+Each function imports `simplejpeg` itself, so that a machine without `simplejpeg` can train on images in memory.
 """
 
 import threading
@@ -10,11 +10,11 @@ import numpy as np
 
 from jaxcnn.data.decode import pillow
 
-# Each thread reuses one buffer for decoded images up to this size. Allocating 0.5 MB for each image would add half of
-# the decoding time, because the system has to map new pages.
+# Maximum size of the buffer for decoded images, which each thread reuses. Allocating 0.5 MB for each image would take
+# half as long as decoding the image, because the system must map new memory pages.
 MAX_BUFFER_BYTES = 1 << 24
 
-# Maximum rows of a JPEG coding unit (MCU), reached when the chroma channels have half of the resolution.
+# Maximum number of pixel rows of a JPEG coding unit (MCU), reached if chroma has half of the resolution.
 MCU_ROWS = 16
 
 _thread_local = threading.local()
@@ -39,10 +39,10 @@ def stored_size(content: bytes) -> tuple[int, int]:
 
 
 def is_intact(content: bytes) -> bool:
-    """Return whether libjpeg-turbo decodes a JPEG to RGB without a warning. The lowest resolution shows it fastest."""
+    """Return whether libjpeg-turbo decodes a JPEG to RGB without a warning. The resolution is the lowest, for speed."""
     import simplejpeg
 
-    stored_size(content)  # limits the memory
+    stored_size(content)  # raises an error if the image is too large for the memory
     try:
         return simplejpeg.decode_jpeg(content, "RGB", min_height=1, min_width=1, strict=True) is not None
     except (ValueError, KeyError):
@@ -54,12 +54,12 @@ def decode_rgb(content: bytes, min_height: int, min_width: int, buffer: Any = No
 
     Args:
       content: bytes of the file.
-      min_height: minimum height of the result, if the image is that large.
-      min_width: minimum width of the result, if the image is that large.
-      buffer: memory for the result, which the returned array shares.
+      min_height: minimum height of the result. A smaller image keeps its height.
+      min_width: minimum width of the result. A smaller image keeps its width.
+      buffer: memory for the result. The returned array shares this memory.
 
     Returns:
-      Pixels, uint8 `[H, W, 3]`; or None if libjpeg-turbo cannot decode the file to RGB, such as CMYK.
+      Pixels, uint8 `[H, W, 3]`; or None if libjpeg-turbo cannot decode the file to RGB, such as a CMYK file.
     """
     import simplejpeg
 
@@ -72,7 +72,7 @@ def decode_rgb(content: bytes, min_height: int, min_width: int, buffer: Any = No
 
 
 def buffer(needed: int) -> np.ndarray | None:
-    """Return this thread's buffer, which the next image overwrites; or None if `needed` bytes are too many."""
+    """Return this thread's buffer for decoded images, or None if it would have more than `MAX_BUFFER_BYTES` bytes."""
     if needed > MAX_BUFFER_BYTES:
         return None
     if getattr(_thread_local, "buffer", None) is None or len(_thread_local.buffer) < needed:
@@ -83,8 +83,9 @@ def buffer(needed: int) -> np.ndarray | None:
 def without_rows_below(content: bytes, bottom: int) -> bytes:
     """Reduce the height in a JPEG header so that rows far below `bottom` are not decoded.
 
-    The decoded rows up to `bottom` are unchanged: one more coding unit than necessary is kept, because chroma
-    upsampling mixes the last row with the next one. Progressive and unusual files are returned unchanged.
+    The decoded rows up to `bottom` are unchanged. One more row of coding units than necessary is decoded, because
+    chroma upsampling mixes the last row with the next row. Progressive files, and files in which the height is not
+    found, are returned unchanged.
     """
     position = 2
     while content[position : position + 1] == b"\xff" and position + 9 < len(content):

@@ -1,4 +1,4 @@
-"""Read images with Pillow: bit depth, orientation, transparency and color, by the rules of `jaxcnn.data.decode`."""
+"""Decode images with Pillow, with bit depth, orientation, transparency and color as in `jaxcnn.data.decode`."""
 
 import contextlib
 import functools
@@ -13,55 +13,56 @@ from jaxcnn.array_types import Num, UInt8
 from jaxcnn.data.decode.geometry import Background
 
 MAX_PIXELS = 200_000_000
-"""Larger images are refused, since a file of a few kilobytes can declare billions of pixels."""
+"""Maximum number of pixels of an image, since a file of a few kilobytes can declare billions of pixels."""
 
 ORIENTATION = 0x0112
-"""EXIF tag of the orientation, from 1 to 8. 1 is upright."""
+"""EXIF tag of the orientation, a value from 1 to 8. The value 1 means upright."""
 
 BITS_PER_SAMPLE = 258
-"""TIFF tag of the bits of a channel."""
+"""TIFF tag of the number of bits per channel."""
 
 COLORS = {"white": 255, "black": 0}
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
-# Number of bytes at the start of a JPEG in which its orientation is looked for.
+# Number of bytes at the start of a JPEG file that are searched for the orientation.
 MAX_METADATA = 1 << 17
 
-# Formats that Pillow identifies, but that are not images of pixels, or that other programs decode. Ghostscript, which
-# Pillow starts for EPS, would run a program in the file.
+# Formats of Pillow that are refused, because they do not store pixels or another program decodes them. For EPS files,
+# Pillow starts Ghostscript, which would run code in the file.
 NOT_IMAGE_FORMATS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 
-# Modules that add formats to Pillow, and the function that does so; None where importing the module is enough.
+# Modules that add formats to Pillow, with the function that registers these formats. None: importing the module
+# registers its formats.
 PLUGINS = {"pillow_jxl": None, "pillow_heif": "register_heif_opener"}
 
-# Formats whose pixels of Pillow's mode "I" have 16 bits.
+# Formats that store pixels of 16 bits in Pillow's mode "I".
 SIXTEEN_BITS_IN_MODE_I = ("PNG", "PPM")
 
 
 class NotAnImageError(ValueError):
-    """The content has no format that Pillow can open."""
+    """Pillow does not recognize the format of a file."""
 
 
 class Orientation(NamedTuple):
-    """How stored pixels are turned to be upright: transpose rows and columns, then mirror."""
+    """Operations that turn stored pixels upright: mirror columns and rows, then transpose."""
 
     transposed: bool = False
-    mirrored_columns: bool = False  # of the stored image
+    mirrored_columns: bool = False  # whether to mirror the columns of the stored image
     mirrored_rows: bool = False
 
     @staticmethod
     def of(value: Any) -> "Orientation":
-        """Return the orientation of an EXIF value. Unknown values mean upright."""
+        """Return the orientation for a value of the EXIF tag. Unknown values mean upright."""
         if value not in range(2, 9):
             return Orientation()
         return Orientation(value >= 5, value in (2, 3, 7, 8), value in (3, 4, 6, 7))
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the height and width of the upright image, from those of the stored one, or the other way round."""
+        """Return the upright size of a stored image of `height` x `width` pixels."""
         return (width, height) if self.transposed else (height, width)
 
     def apply(self, pixels: np.ndarray) -> np.ndarray:
-        """Return the upright image of stored pixels `[H, W, C]`."""
+        """Turn stored pixels `[H, W, C]` upright."""
         if self == Orientation():
             return pixels
         if self.mirrored_columns:
@@ -71,10 +72,10 @@ class Orientation(NamedTuple):
         return np.ascontiguousarray(pixels.swapaxes(0, 1) if self.transposed else pixels)
 
     def box_before(self, box: tuple[float, ...], height: int, width: int) -> tuple[float, float, float, float]:
-        """Return a part (left, top, right, bottom) of the upright image in coordinates of the stored one.
+        """Convert a box (left, top, right, bottom) from upright to stored coordinates of an image.
 
         Args:
-          box: part of the upright image.
+          box: part of the upright image, in pixels.
           height, width: size of the stored image.
         """
         left, top, right, bottom = box
@@ -83,7 +84,7 @@ class Orientation(NamedTuple):
         return self._mirror((left, top, right, bottom), height, width)
 
     def box_after(self, box: tuple[float, ...], height: int, width: int) -> tuple[float, float, float, float]:
-        """Return a part of the stored image in coordinates of the upright one: the inverse of `box_before`."""
+        """Convert a box from stored to upright coordinates of an image: the inverse of `box_before`."""
         left, top, right, bottom = self._mirror(box, height, width)
         return (top, left, bottom, right) if self.transposed else (left, top, right, bottom)
 
@@ -98,12 +99,12 @@ class Orientation(NamedTuple):
 
 def orientation_of_jpeg(content: bytes) -> Orientation:
     """Return the orientation in the EXIF or XMP data of a JPEG."""
-    # Most files of datasets have neither. Pillow needs 20 us to find that out.
+    # Most JPEG files have neither EXIF nor XMP data. Pillow would need 20 us to find this out.
     if b"Exif\x00" not in content[:MAX_METADATA] and b"adobe.com/xap" not in content[:MAX_METADATA]:
         return Orientation()
     try:
         return _orientation(open_image(content))
-    except ValueError:  # reported where the pixels are decoded
+    except ValueError:  # the error is raised again when the pixels are decoded
         return Orientation()
 
 
@@ -111,16 +112,16 @@ def open_image(content: bytes) -> Image.Image:
     """Open an image file, without decoding its pixels.
 
     Raises:
-      NotAnImageError: if the content has no format that Pillow can open.
+      NotAnImageError: if Pillow does not recognize the format of the file.
       ValueError: if the header is damaged, or declares too many pixels for Pillow.
     """
     try:
-        # Naming the format saves Pillow's search through all formats, which takes as long as decoding a small PNG.
+        # Name the format of a PNG file: Pillow's search through all formats takes as long as decoding a small PNG file.
         formats = ("PNG",) if content.startswith(b"\x89PNG") else readable_formats()
         return Image.open(io.BytesIO(content), formats=formats)
     except Image.UnidentifiedImageError as error:
-        raise NotAnImageError("not an image, or a damaged one") from error
-    except Exception as error:  # Pillow's readers raise many types, also warnings about large images
+        raise NotAnImageError("the file is not an image, or is a damaged image") from error
+    except Exception as error:  # Pillow raises exceptions of many types, and warnings about large images
         raise ValueError(f"damaged image: {_reason(error)}") from error
 
 
@@ -132,7 +133,7 @@ def check_pixels(height: int, width: int) -> None:
 
 @functools.cache
 def readable_formats() -> tuple[str, ...]:
-    """Return the names of the image formats that Pillow can decode, with the installed ones of `PLUGINS`."""
+    """Return the names of the image formats that Pillow can decode, including formats of installed `PLUGINS`."""
     Image.init()
     for module, register in PLUGINS.items():
         with contextlib.suppress(ImportError):
@@ -146,8 +147,8 @@ def load_pixels(image: Image.Image, channels: int, background: Background) -> UI
     """Decode the pixels of an opened image.
 
     Args:
-      image: an image of `open_image`, which is changed.
-      channels: 1, 3 or 4.
+      image: image from `open_image`, which this function modifies.
+      channels: number of channels of the result: 1, 3 or 4.
       background: color behind transparent pixels, for 1 and 3 channels.
 
     Returns:
@@ -158,7 +159,7 @@ def load_pixels(image: Image.Image, channels: int, background: Background) -> UI
     """
     try:
         image.load()
-    except Exception as error:  # as in `open_image`
+    except Exception as error:  # Pillow raises exceptions of many types
         raise ValueError(f"damaged image: {_reason(error)}") from error
     orientation = _orientation(image)
     if image.mode.startswith(("I", "F")):
@@ -169,13 +170,13 @@ def load_pixels(image: Image.Image, channels: int, background: Background) -> UI
         if image.mode not in ("L", "RGB", "RGBA"):
             image = image.convert("RGBA" if channels == 4 else "RGB")
         pixels = np.asarray(image.convert(MODES[channels]))
-    except Exception as error:  # as in `open_image`
-        raise ValueError(f"unsupported pixels of mode {image.mode}: {_reason(error)}") from error
+    except Exception as error:  # Pillow raises exceptions of many types
+        raise ValueError(f"unsupported pixel mode {image.mode}: {_reason(error)}") from error
     return orientation.apply(pixels.reshape(*pixels.shape[:2], channels))
 
 
 def count_channels(image: Image.Image) -> int:
-    """Return the number of channels that show an image without its transparency: 1 if it is gray, otherwise 3."""
+    """Return the number of color channels of an image, without transparency: 1 if it is gray, otherwise 3."""
     gray = image.mode in ("L", "LA", "La", "1", "F") or image.mode.startswith("I")
     return 1 if gray else 3
 
@@ -186,24 +187,24 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def convert(pixels: Num[np.ndarray, "h w c"], channels: int, background: Background) -> Num[np.ndarray, "h w channels"]:
-    """Return pixels with another number of channels, by the rules of files.
+    """Convert pixels to another number of channels, by the rules for image files in `jaxcnn.data.decode`.
 
     Args:
-      pixels: uint8 or float32 `[H, W, C]`, gray, RGB or RGBA. Float pixels are from 0 to 1 where transparency counts.
-      channels: 1, 3 or 4.
+      pixels: uint8 or float32 `[H, W, C]`, gray, RGB or RGBA. Float pixels with transparency must be from 0 to 1.
+      channels: number of channels of the result: 1, 3 or 4.
       background: color behind transparent pixels, for 1 and 3 channels.
 
     Returns:
-      Pixels of the same type, `[H, W, channels]`.
+      Pixels of the dtype of the input, `[H, W, channels]`.
 
     Raises:
-      ValueError: if there is no such conversion.
+      ValueError: if the number of channels changes, and the old or the new number is not 1, 3 or 4.
     """
     given = pixels.shape[-1]
     if given == channels:
         return pixels
     if given not in MODES or channels not in MODES:
-        raise ValueError(f"images have {given} channels instead of {channels}")
+        raise ValueError(f"cannot convert images from {given} to {channels} channels")
     if pixels.dtype == np.uint8:
         return load_pixels(Image.fromarray(pixels[..., 0] if given == 1 else pixels), channels, background)
     if given == 4:
@@ -217,21 +218,21 @@ def convert(pixels: Num[np.ndarray, "h w c"], channels: int, background: Backgro
 
 
 def _orientation(image: Image.Image) -> Orientation:
-    """Return the orientation that is left to apply to loaded pixels: Pillow applies that of TIFF itself."""
+    """Return the orientation that must still be applied to loaded pixels. Pillow already turns TIFF images upright."""
     try:
         return Orientation.of(image.getexif().get(ORIENTATION))
-    except Exception:  # damaged metadata: Pillow raises many types
+    except Exception:  # damaged metadata raises exceptions of many types
         return Orientation()
 
 
 def _as_8_bits(image: Image.Image) -> Image.Image:
-    """Scale gray pixels of 16 bits to 8 bits, with the alpha channel of their transparent value, if there is one.
+    """Scale gray pixels of 16 bits to 8 bits. A transparent gray level, if the image has one, becomes an alpha channel.
 
     Raises:
       ValueError: if the pixels have 32 bits, so that their range is unknown.
     """
     if image.mode == "F" or (image.mode == "I" and getattr(image, "format", None) not in SIXTEEN_BITS_IN_MODE_I):
-        raise ValueError("pixels of 32 bits have no fixed range. Save the image with 8 or 16 bits per channel.")
+        raise ValueError("pixels of 32 bits have no fixed value range. Save the image with 8 or 16 bits per channel.")
     values = np.asarray(image).astype(np.uint32)
     bits = 16
     if (tags := getattr(image, "tag_v2", None)) is not None:
@@ -246,7 +247,7 @@ def _as_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _composited(image: Image.Image, background: Background) -> Image.Image:
-    """Return the image in front of a background of one color, in gray or RGB."""
+    """Composite the image on a background of one color. Return an image in gray or RGB."""
     gray = image.mode in ("L", "LA", "La", "1")
     color = COLORS[background]
     behind = Image.new("RGBA", image.size, (color, color, color, 255))

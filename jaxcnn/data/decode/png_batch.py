@@ -1,12 +1,13 @@
 """Decode a batch of PNG files of one size in a single call.
 
-Decoding one 32 x 32 file takes about 30 us. Getting the interpreter lock (GIL) back from another thread takes as long,
-and pyspng does not release the lock at all. Two Python threads therefore decode no faster than one. TensorStore decodes
-any number of chunks in one call without the lock, and a chunk of a Neuroglancer volume may be a PNG file. This module
-presents the files of a batch as the slices of an in-memory volume.
+Decoding one PNG file of 32 x 32 pixels takes about 30 us. A thread of Python needs the same time to get the interpreter
+lock (GIL) back from another thread, and pyspng does not release the lock at all. Two Python threads therefore decode no
+faster than one thread. TensorStore decodes any number of chunks in one call without the GIL, and a chunk of a
+Neuroglancer volume may be a PNG file. This module presents the files of a batch as the slices of a Neuroglancer volume
+in memory.
 
-The volume has Neuroglancer's "precomputed" format, with a single shard that holds a single minishard: the position of
-the chunk index, the chunks, and the index.
+The volume has Neuroglancer's "precomputed" format, with one shard, which has one minishard. The shard stores the
+position of the chunk index, then the chunks, then the chunk index.
 """
 
 import functools
@@ -21,24 +22,25 @@ from jaxcnn.array_types import UInt8
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOR_TYPES = {1: 0, 3: 2}
-"""PNG color type by number of channels: grayscale and RGB."""
+"""PNG color type for each number of channels: grayscale for 1 channel, and RGB for 3 channels."""
 
 CACHE_BYTES = 1 << 20
-"""Cache size for the chunk index. Without a cache, TensorStore decodes the index again for every chunk."""
+"""TensorStore's cache size for the chunk index, in bytes. Without a cache, the index is decoded for each chunk."""
 
 OVERHEAD_BYTES = 57
-"""Bytes of a plain file other than the compressed pixels: signature, header, end, and framing of the pixel chunk."""
+"""Number of bytes of a plain PNG file besides the compressed pixels: signature, header, end, and chunk framing."""
 
 
 def decode_together(contents: Sequence[bytes], shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n h w c"] | None:
-    """Decode plain PNG files that all have the shape `(H, W, C)`.
+    """Decode several plain PNG files, which all have the shape `(H, W, C)`, in a single call.
 
-    A plain file has 8 bits per channel, is grayscale or RGB, is not interlaced, and consists of a header, one chunk of
-    pixels and an end. TensorStore decodes with one thread per core, however many threads call this function.
+    A plain file has 8 bits per channel, is grayscale or RGB, and is not interlaced. The file consists of a header, one
+    chunk of pixels and an end. TensorStore always uses one thread per core. The number of threads that call this
+    function has no effect.
 
     Returns:
-      Pixels, uint8 `[N, H, W, C]`; or None if any file is not plain, has another shape, or is damaged. Decode the
-      files one by one in that case.
+      Pixels, uint8 `[N, H, W, C]`; or None if any file is not plain, has a shape other than `(H, W, C)`, or is damaged.
+      If the result is None, decode the files one by one.
     """
     if not contents or shape[-1] not in COLOR_TYPES:
         return None
@@ -58,7 +60,7 @@ def decode_together(contents: Sequence[bytes], shape: tuple[int, int, int]) -> U
         x, y, z, channel = 0, 1, 2, 3
         return volume.transpose([z, y, x, channel]).read(order="C").result()
     except (ValueError, OSError, RuntimeError):
-        return None  # decoding one by one finds the damaged file
+        return None  # the caller decodes the files one by one, and finds the damaged file
 
 
 def _png_chunk(kind: bytes, content: bytes) -> bytes:
@@ -68,7 +70,7 @@ def _png_chunk(kind: bytes, content: bytes) -> bytes:
 
 @functools.cache
 def _shared_context() -> Any:
-    """Return the context whose threads all calls share, since starting threads for each call is slow."""
+    """Return the context that all calls share. Starting the threads of a new context for each call would be slow."""
     import tensorstore
 
     return tensorstore.Context()
@@ -76,7 +78,7 @@ def _shared_context() -> Any:
 
 @functools.lru_cache(maxsize=8)
 def _plain_header(shape: tuple[int, int, int]) -> bytes:
-    """Return the first 33 bytes of a plain file of this shape: the signature and the header chunk."""
+    """Return the first 33 bytes of a plain PNG file of the given shape: the signature and the header chunk."""
     height, width, channels = shape
     return SIGNATURE + _png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, COLOR_TYPES[channels], 0, 0, 0))
 
@@ -88,9 +90,9 @@ def _has_one_pixel_chunk(content: bytes) -> bool:
 
 
 def _shard(contents: Sequence[bytes]) -> bytes:
-    """Return a Neuroglancer shard that holds `contents` as chunks 0, 1, 2, ..."""
+    """Return a Neuroglancer shard that stores `contents` as chunks 0, 1, 2, ..."""
     sizes = [len(content) for content in contents]
-    # Rows of the index: increment of the chunk number, gap before the chunk, size of the chunk.
+    # Rows of the index, for each chunk: increment of the chunk number, gap before the chunk, size of the chunk.
     number_steps = [0] + [1] * (len(sizes) - 1)
     gaps = [0] * len(sizes)
     index = np.array([number_steps, gaps, sizes], "<u8").tobytes()

@@ -1,4 +1,4 @@
-"""Read a table of text from a file of separated values, with a line of column names."""
+"""Read a table of text from a CSV file, whose first line has the column names."""
 
 import csv
 import io
@@ -20,8 +20,8 @@ class Csv(NamedTuple):
 
     Attributes:
       path: absolute path of the file.
-      columns: values of each column by its name, without surrounding blanks.
-      lines: number of the line of each row, from 1.
+      columns: dict from the name of each column to its values, without surrounding blanks.
+      lines: line number of each row in the file, counted from 1.
     """
 
     path: Path
@@ -30,14 +30,16 @@ class Csv(NamedTuple):
 
 
 def read_csv(path: str) -> Csv:
-    """Read a file of values that are separated by commas, tabs or semicolons.
+    """Read a table from a file of values that are separated by commas, tabs or semicolons.
 
-    The first line has the column names. The separator is the one that gives most names. Values may be quoted. Blank
-    lines are left out. The encoding is UTF-8, with or without a byte-order mark.
+    The first line has the column names. The separator is the character that splits the first line into the largest
+    number of names. Values may be quoted. Blank lines are ignored. The encoding is UTF-8, with or without a byte-order
+    mark.
 
     Raises:
-      UsageError: if the file does not exist or cannot be read, is not UTF-8, has no rows, column names that are equal
-        or empty, a row with another number of values than the first line, or a quote that is not closed.
+      UsageError: if the file does not exist or cannot be read, is not UTF-8, or has no rows. `UsageError` is also
+        raised if a column name is empty or occurs twice, a row and the first line differ in the number of values, or a
+        quote is not closed.
     """
     file = local_path("csv file", path)
     text = _read_text(file)
@@ -63,7 +65,7 @@ def read_csv(path: str) -> Csv:
                 found.columns[name].append(value)
             found.lines.append(reader.line_num)
     except csv.Error as error:
-        raise UsageError(f"cannot read line {reader.line_num} of {shown(file)}: {error}. Correct it.") from error
+        raise UsageError(f"cannot read line {reader.line_num} of {shown(file)}: {error}. Correct the line.") from error
     if not found.lines:
         raise UsageError(f"{shown(file)} has no rows. Add a line of column names and a line for each image.")
     return found
@@ -72,18 +74,18 @@ def read_csv(path: str) -> Csv:
 def _read_text(file: Path) -> str:
     try:
         if not file.exists():
-            raise UsageError(f"csv file does not exist: {shown(file)}. Give the path of a table of images.")
+            raise UsageError(f"CSV file does not exist: {shown(file)}. Give a CSV file that lists the images.")
         if not stat.S_ISREG(os.stat(file).st_mode) or is_in_kernel_folder(file):
-            raise UsageError(f"not a csv file: {shown(file)}. Give the path of a table of images.")
+            raise UsageError(f"not a CSV file: {shown(file)}. Give a CSV file that lists the images.")
         return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{shown(file)} is not UTF-8 at byte {error.start}. Save it as UTF-8.") from error
+        raise UsageError(f"{shown(file)} is not UTF-8 at byte {error.start}. Save the file as UTF-8.") from error
     except OSError as error:
-        raise UsageError(f"cannot read {shown(file)}: {error.strerror or error}. Allow reading it.") from error
+        raise UsageError(f"cannot read {shown(file)}: {error.strerror or error}. Make the file readable.") from error
 
 
 def _separator(text: str) -> str:
-    """Return the separator that divides the first line that is not blank into most values."""
+    """Return the separator that splits the first line with text into the largest number of values."""
     first = next((line for line in text.splitlines() if line.strip()), "")
     return max(SEPARATORS, key=lambda separator: len(next(csv.reader([first], delimiter=separator), [])))
 
@@ -92,7 +94,7 @@ def _check_names(file: Path, names: list[str]) -> None:
     for name in names:
         if not name or names.count(name) > 1:
             problem = f"several columns with the name {name!r}" if name else "a column without a name"
-            raise UsageError(f"{shown(file)} has {problem}. Give each column a name in the first line.")
+            raise UsageError(f"{shown(file)} has {problem}. Give each column its own name in the first line.")
 
 
 def _values(count: int) -> str:

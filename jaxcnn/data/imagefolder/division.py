@@ -1,4 +1,4 @@
-"""Divide images into training, validation and test images, equally in each class, and check the result."""
+"""Divide images into training, validation and test images, in the same way for each class, and check the result."""
 
 import collections
 import hashlib
@@ -10,7 +10,7 @@ from jaxcnn.data.imagefolder.files import Division, File, Found
 from jaxcnn.errors import UsageError
 
 SPLITS = ("train", "validation", "test")
-"""Names of the splits, in the order of messages."""
+"""Names of the splits, in the order in which messages list them."""
 
 ADJECTIVES = {"train": "training", "validation": "validation", "test": "test"}
 
@@ -18,10 +18,14 @@ ADJECTIVES = {"train": "training", "validation": "validation", "test": "test"}
 def assign(files: Iterable[File], division: Division = Division()) -> dict[File, str]:  # noqa: B008  # immutable
     """Return the split of each file.
 
-    Of files without a split, a fraction of each class is the test split: rounded, and at least one of two images. The
-    validation split likewise, of three images. One training image is left. These are the first images in the order of
-    a hash of their names and the seed, so that further images move few others. Rows of a table with the same file are
-    one image, and stay together.
+    Files without a given split are divided class by class, by the fractions in `division`. The number of test images is
+    rounded, and is at least one if the class has two or more images. The number of validation images is rounded, and is
+    at least one if the class has three or more images. At least one image of each class becomes a training image.
+
+    The images of a class are sorted by a hash of the file name and the seed. The first images become test images, the
+    next images become validation images, and the remaining images become training images. New images therefore change
+    the split of few existing images. Rows of a table that name the same file count as one image, and have the same
+    split.
     """
     splits: dict[File, str] = {}
     by_class: dict[str, list[File]] = collections.defaultdict(list)
@@ -45,19 +49,19 @@ def assign(files: Iterable[File], division: Division = Division()) -> dict[File,
 
 
 def _count(images: int, fraction: float, most: int) -> int:
-    """Return a fraction of a number of images, at least one but for a fraction of zero, and at most `most`."""
+    """Return `images * fraction`, rounded, but at least 1 for a fraction above 0, and at most `most`."""
     return min(max(round(images * fraction), int(fraction > 0)), most)
 
 
 def _divided(file: File, seed: int) -> bytes:
-    """Return a sort key that brings the files in a random order by the seed. Seed 0 is the order of `shuffled`."""
+    """Return a sort key for a random order of files that depends on the seed. Seed 0 returns the key of `shuffled`."""
     if seed == 0:
         return shuffled(file)
     return hashlib.sha256(f"{seed}\0".encode() + os.fsencode(file.name)).digest() + os.fsencode(file.relative)
 
 
 def shuffled(file: File) -> bytes:
-    """Return a sort key that brings the files in a fixed random order."""
+    """Return a sort key for a fixed random order of files."""
     return hashlib.sha256(os.fsencode(file.name)).digest() + os.fsencode(file.relative)
 
 
@@ -71,15 +75,18 @@ def check_classes(found: Found, images: Iterable[File]) -> None:
     train = labels["train"]
     for name in ("test", "validation"):
         for label in sorted(labels[name] - train):
-            raise UsageError(f"{title} has {name} images but no training images of class {label!r}. Add some.")
+            raise UsageError(
+                f"{title} has {name} images but no training images of class {label!r}. "
+                "Add training images of this class."
+            )
     for label in sorted({*found.class_names} - train):
         rest = "from class_names" if found.is_table else "the class folder"
-        remedy = f"Add some, or remove {'it ' if found.is_table else ''}{rest}."
+        remedy = f"Add training images, or remove {'it ' if found.is_table else ''}{rest}."
         raise UsageError(f"{title} has no training images of class {label!r}. {remedy}")
     if len(train) < 2:
         more = "rows" if found.is_table else "a folder of images"
         raise UsageError(
-            f"{title} has training images of one class only: {', '.join(train)}. Add {more} for each of at least two "
+            f"{title} has training images of only one class: {', '.join(train)}. Add {more} for each of at least two "
             "classes."
         )
     if not labels["test"]:
@@ -88,12 +95,15 @@ def check_classes(found: Found, images: Iterable[File]) -> None:
     expected = found.division.validation is not None
     given = found.is_table and any(file.split == "validation" for file in found.files)
     if not labels["validation"] and (expected or given):
-        remedy = "Add images, or omit validation" if expected else "Add some, or remove that split"
+        remedy = "Add images, or omit validation" if expected else "Add validation images, or remove that split"
         raise UsageError(f"{title} has no validation images. {remedy}.")
 
 
 def find_overlaps(splits: Mapping[File, str], digests: Mapping[File, str]) -> list[str]:
-    """Return notes on images that are in several splits, or have several classes, by a hash of their contents."""
+    """Return notes on equal images in different splits or classes.
+
+    Images are equal if their contents have the same hash.
+    """
     notes, images = [], collections.defaultdict(list)
     for file in splits:
         images[digests[file]].append(file)
@@ -110,12 +120,12 @@ def find_overlaps(splits: Mapping[File, str], digests: Mapping[File, str]) -> li
 
 
 def _name(same: Sequence[File]) -> Any:
-    """Return the shortest name of equal files. Their order depends on the folders that they are in."""
+    """Return the shortest of the names of equal files. The order of the files has no effect."""
     return min((file.relative for file in same), key=lambda name: (len(str(name)), str(name)))
 
 
 def find_missing(splits: Mapping[File, str]) -> list[str]:
-    """Return notes on classes without images in a split."""
+    """Return notes on the classes that have no validation images or no test images."""
     notes = []
     for name in ("validation", "test"):
         present = {file.label for file, split in splits.items() if split == name}

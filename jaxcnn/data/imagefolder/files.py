@@ -1,4 +1,4 @@
-"""The image files of a folder or of a table: their classes and splits, and which files they are."""
+"""Describe the image files of a folder or a table: their paths, classes and splits."""
 
 import functools
 import hashlib
@@ -16,13 +16,13 @@ from jaxcnn.errors import UsageError
 
 
 class Division(NamedTuple):
-    """Division of images without a split into training, validation and test images, class by class.
+    """How to divide images without a given split into training, validation and test images, class by class.
 
     Attributes:
       test: fraction of the images of each class in the test split.
-      validation: fraction of the images of each class in the validation split. Where a test set is given, a fraction of
-        the training images. None: no images are held out.
-      seed: seed of the choice.
+      validation: fraction of the images of each class in the validation split. If the data already has a test set,
+        `validation` is a fraction of the training images. If `validation` is None, there is no validation split.
+      seed: random seed of the choice of images.
     """
 
     test: float = 0.2
@@ -31,18 +31,20 @@ class Division(NamedTuple):
 
 
 def make_division(test: float, validation: float | None, seed: int) -> Division:
-    """Return a division of checked values.
+    """Check the fractions and the seed, and return a `Division`.
 
     Raises:
-      UsageError: if a fraction is not between 0 and 1, no training images are left, or the seed is not an integer.
+      UsageError: if a fraction is not between 0 and 1, the fractions leave no training images, or the seed is not an
+        integer.
     """
     fractions = {"test": test} if validation is None else {"test": test, "validation": validation}
     for name, part in fractions.items():
         if not isinstance(part, numbers.Real) or isinstance(part, bool) or not 0 < float(part) < 1:
-            raise UsageError(f"{name} is not a fraction between 0 and 1: {part!r}. Give one, such as 0.2.")
+            raise UsageError(f"{name} is not a fraction between 0 and 1: {part!r}. Give a fraction, such as 0.2.")
     if sum(fractions.values()) >= 1:
         raise UsageError(
-            f"no training images are left: test is {test} and validation {validation}. Choose smaller fractions."
+            f"no training images are left: test is {test} and validation {validation}. "
+            "Choose smaller fractions for test and validation."
         )
     if not isinstance(seed, numbers.Integral) or isinstance(seed, bool):
         raise UsageError(f"seed is not an integer: {seed!r}. Give an integer.")
@@ -54,13 +56,13 @@ class File(NamedTuple):
 
     Attributes:
       path: path of the file.
-      relative: path relative to the image folder; in a table, the path that the table gives.
-      name: path relative to the class folder; in a table, the same as `relative`.
+      relative: path relative to the image folder, or to the root folder of the table.
+      name: path relative to the class folder; for a table, the same as `relative`.
       label: name of the class.
-      split: "train", "validation" or "test"; None if neither the layout nor the table says it.
+      split: "train", "validation" or "test"; None if neither the folder layout nor the table gives a split.
       size: number of bytes.
-      modified: time of the last modification, in ns.
-      occurrence: in a table, the number of earlier rows that are equal; None in a folder.
+      modified: time of the last modification, in nanoseconds.
+      occurrence: number of earlier rows of the table with the same path, label and split; None for a folder.
     """
 
     path: str
@@ -78,7 +80,7 @@ class File(NamedTuple):
 
     @property
     def is_expected_image(self) -> bool:
-        """Return whether the file should be an image, so that another content is an error."""
+        """Return whether the file must be an image, so that any other content is an error."""
         return self.has_image_suffix or self.occurrence is not None
 
 
@@ -86,12 +88,12 @@ class Found(NamedTuple):
     """Files of an image folder or of a table.
 
     Attributes:
-      source: path of the image folder or of the file of the table; None for a table in memory.
+      source: path of the image folder or of the table file; None for a table in memory.
       files: files that may be images, in a fixed order.
-      left_out: number of other files by the reason for leaving them out.
-      division: how images without a split are divided.
+      left_out: number of files that were left out, for each reason.
+      division: how images without a given split are divided.
       classes: class names of a table, in the order of the labels; None for a folder.
-      notes: lines for the user about the splits.
+      notes: messages for the user about the splits, one line each.
     """
 
     source: Path | None
@@ -107,38 +109,41 @@ class Found(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Return the path of the folder or the table, for errors."""
+        """Return the path of the folder or the table, for error messages."""
         return "the table" if self.source is None else shown(self.source)
 
     @property
     def name(self) -> str:
-        """Return the name of the folder or the table, for notes."""
+        """Return the file name of the folder or the table, for messages to the user."""
         return "table" if self.source is None else shown(self.source.name)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Return the names of the classes that must have training images. Those of a folder are sorted."""
+        """Return the names of the classes that must have training images. The class names of a folder are sorted."""
         if self.classes is not None:
             return self.classes
         return tuple(sorted({file.label for file in self.files if file.split in (None, "train")}))
 
     @property
     def identity(self) -> bytes:
-        """Return what stays equal when files change: the path of the folder or the table, or the paths of the files."""
+        """Return bytes that name the folder or the table. The bytes do not depend on the contents of the files.
+
+        The bytes are the path of the folder or the table file, or the paths of all files of a table in memory.
+        """
         if self.source is not None:
             return os.fsencode(self.source)
         return b"\0".join(sorted({os.fsencode(file.path) for file in self.files}))
 
     @property
     def is_divided(self) -> bool:
-        """Return whether `division` has an effect."""
+        """Return whether `division` can change the split of any file."""
         return self.division.validation is not None or any(file.split is None for file in self.files)
 
     def fingerprint(self) -> str:
-        """Return a hash of the files to copy, 16 hexadecimal digits.
+        """Return a hash of the files to copy, as 16 hexadecimal digits.
 
-        This is the names, sizes and modification times of the files, their classes and splits, and `division` where it
-        is not the default.
+        The hash covers the names, sizes and modification times of the files, and their classes and splits. The hash
+        also covers `division` if the division has an effect and is not the default.
         """
         digest = hashlib.sha256()
         for file in self.files:
@@ -152,17 +157,17 @@ class Found(NamedTuple):
 
 
 def check_class_name(name: str, what: str, where: str) -> None:
-    """Raise `UsageError` if TFDS cannot store the name of a class, as a line of UTF-8 without surrounding blanks.
+    """Raise `UsageError` if a class name is not one line of UTF-8 without outer blanks, as TFDS requires.
 
     Args:
       name: name of the class.
-      what: what has the name, such as "class folder".
-      where: the name or path for the message.
+      what: kind of object that has this name, such as "class folder", for the error message.
+      where: the name or the path of the object, for the error message.
     """
     if not name or name != name.strip() or shown(name) != name:
         raise UsageError(
-            f"unsupported name of a {what}: '{shown(where)}'. Rename it in UTF-8, without line breaks and without "
-            "blanks at its ends."
+            f"unsupported name of a {what}: '{shown(where)}'. Use a name in UTF-8, without line breaks and without "
+            "blanks at its start or end."
         )
 
 
@@ -174,7 +179,7 @@ def image_suffixes() -> frozenset[str]:
 
 
 def shown(name: str | Path) -> str:
-    r"""Return a file name as one line of valid Unicode. Other bytes and control characters become `\x..`.
+    r"""Return a file name as one line of valid Unicode. Invalid bytes and control characters become `\x..`.
 
     >>> shown("a\nb")
     'a\\x0ab'
@@ -186,6 +191,6 @@ def shown(name: str | Path) -> str:
 
 
 def _byte(character: str) -> int:
-    """Return the byte that Python has replaced by this character since it is not UTF-8, or the code of a character."""
+    """Return the code of a character. For a surrogate character, return the invalid UTF-8 byte that it stands for."""
     code = ord(character)
     return code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code

@@ -1,4 +1,4 @@
-"""The labels of a table: names of classes, or positions in a list of class names."""
+"""Convert the labels of a table to class names. A label is a class name, or a position in a list of class names."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from jaxcnn.errors import UsageError, closest, shortened
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 Place = Callable[[int], str]
-"""Function that returns where a row of a table is, for messages."""
+"""Function that describes the place of a row in a table for error messages, such as "line 3"."""
 
 
 def name_classes(
@@ -19,14 +19,15 @@ def name_classes(
     """Return the class name of each label, and all class names.
 
     Args:
-      labels: texts, which are class names, or integers, which are positions in `class_names`.
-      class_names: names of all classes. Default: the distinct labels, sorted; numbers are sorted as numbers.
-      title: the table, for messages.
-      place: where a row is, for messages.
+      labels: strings, which are class names, or integers, which are positions in `class_names`.
+      class_names: names of all classes. Default: the distinct labels in sorted order, which is numerical if all labels
+        are numbers.
+      title: name of the table, for error messages.
+      place: function from the index of a row to a description of its place, such as "line 3", for error messages.
 
     Raises:
-      UsageError: if a label is missing, has another type, or is not a class; or the name of a class is empty, occurs
-        twice, or cannot be stored.
+      UsageError: if a label is missing, has an unsupported type, or is not a class. `UsageError` is also raised if the
+        name of a class is empty, occurs twice, or cannot be stored.
     """
     check_complete(labels, "label", title, place)
     if class_names is not None:
@@ -46,29 +47,29 @@ def name_classes(
 
 
 def check_names(class_names: Sequence[str]) -> None:
-    """Raise `UsageError` unless class names are different texts of one line."""
+    """Raise `UsageError` if class names are not distinct strings of one line."""
     if isinstance(class_names, str):
-        raise UsageError(f"class_names is a text: {shortened(class_names)!r}. Give a list of names.")
+        raise UsageError(f"class_names is a string: {shortened(class_names)!r}. Give a list of names.")
     for name in class_names:
         if not isinstance(name, str):
-            raise UsageError(f"class_names has a name that is not a text: {shortened(repr(name))}. Give texts.")
+            raise UsageError(f"class_names has a name that is not a string: {shortened(repr(name))}. Give strings.")
         check_class_name(name, "class in class_names", name)
     twice = next((name for index, name in enumerate(class_names) if name in class_names[:index]), None)
     if twice is not None:
-        raise UsageError(f"class_names has a name twice: {twice!r}. Give each class a name of its own.")
+        raise UsageError(f"class_names has the same name twice: {twice!r}. Give each class its own name.")
 
 
 def check_complete(column: Sequence[Any], what: str, title: str, place: Place) -> None:
-    """Raise `UsageError` if a value is None, NaN, the missing value of pandas, or an empty text."""
+    """Raise `UsageError` if a value is None, NaN, the missing value of pandas, or an empty string."""
     for row, value in enumerate(column):
         is_nan = isinstance(value, float) and value != value
         is_empty = isinstance(value, str) and not value
         if value is None or is_nan or is_empty or type(value).__name__ in ("NAType", "NaTType"):
-            raise UsageError(f"{title} has no {what} in {place(row)}. Add it, or remove the row.")
+            raise UsageError(f"{title} has no {what} in {place(row)}. Add the {what}, or remove the row.")
 
 
 def _find(label: Any, known: dict[Any, str], class_names: Sequence[str], title: str, where: str) -> str:
-    """Return the name of the class of a label."""
+    """Return the class name for a label."""
     _check_type(label, title, where)
     if label in known:
         return known[label]
@@ -85,6 +86,6 @@ def _find(label: Any, known: dict[Any, str], class_names: Sequence[str], title: 
 def _check_type(label: Any, title: str, where: str) -> None:
     if not isinstance(label, str | int):
         raise UsageError(
-            f"{title} has a label in {where} that is neither a text nor an integer: {shortened(repr(label))}. Convert "
-            "the labels to class names, or to positions in class_names."
+            f"{title} has a label in {where} that is neither a string nor an integer: {shortened(repr(label))}. "
+            "Convert the labels to class names, or to positions in class_names."
         )

@@ -1,4 +1,4 @@
-"""Describe the images of a folder or a table for the user, and how they are divided."""
+"""Describe the images of a folder or a table for the user, and their division into splits."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,15 +10,15 @@ from jaxcnn.data.imagefolder.files import Division, Found
 from jaxcnn.data.imagefolder.scan import NOT_IMAGES
 
 MAX_NAMES = 10
-"""Maximum number of classes that a note names."""
+"""Maximum number of class names in a note."""
 
 
 def describe(found: Found, stored: Mapping[str, Any], copy: Path) -> tuple[str, ...]:
     """Return lines for the user about the images that were found, and about their copy.
 
     Args:
-      found: the images as they are now.
-      stored: what the copy contains.
+      found: the images that are in the folder or the table now.
+      stored: result of `inventory` for the copy.
       copy: folder of the copy.
     """
     classes = stored["classes"]
@@ -30,7 +30,7 @@ def describe(found: Found, stored: Mapping[str, Any], copy: Path) -> tuple[str, 
         parts[0] += f" ({_describe_division(found)})"
     if stored["image_size"]:
         parts.append("image size {} x {}".format(*stored["image_size"]))
-    # The folder is scanned at every start, and its other files may have changed since it was prepared.
+    # Count the files that are not images again: these files may have changed since the images were copied.
     left_out = {
         **found.left_out,
         NOT_IMAGES: stored["left_out"][NOT_IMAGES],
@@ -45,7 +45,7 @@ def describe(found: Found, stored: Mapping[str, Any], copy: Path) -> tuple[str, 
 
 
 def _describe_division(found: Found) -> str:
-    """Return how the images were divided."""
+    """Return how the images are divided, such as "of each class 0.2 for testing, by seed 3"."""
     if found.division == Division():
         return "one fifth of each class"
     test, validation, seed = found.division

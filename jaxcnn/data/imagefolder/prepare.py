@@ -1,4 +1,4 @@
-"""Prepare an image folder or a table: check every file, copy the images to a TFDS dataset, record its contents."""
+"""Prepare an image folder or a table: check all files, copy the images to a TFDS dataset, and record the result."""
 
 import hashlib
 import json
@@ -24,13 +24,13 @@ from jaxcnn.data.imagefolder.table import find_in_csv
 from jaxcnn.errors import UsageError
 
 PREFIX = "imagefolder:"
-"""Start of the name of an image folder as a dataset; the path follows."""
+"""Prefix of the dataset name of an image folder: "imagefolder:PATH"."""
 
 CSV_PREFIX = "csv:"
-"""Start of the name of a table of images as a dataset; the path of the file follows."""
+"""Prefix of the dataset name of a table of images: "csv:FILE"."""
 
 INVENTORY = "imagefolder.json"
-"""File beside the records of a dataset, with the result of `inventory` and all damaged files."""
+"""Name of the file in the folder of a copy that stores the result of `inventory` and all damaged files."""
 
 Progress = Callable[[str, int, int], None]
 """Function that is called with "files", the number of files read, and the total number of files."""
@@ -42,8 +42,8 @@ class Prepared(NamedTuple):
     Attributes:
       directory: folder of the dataset.
       notes: lines for the user about the images that were found, and about the copy.
-      is_default: whether the dataset is that of the folder's name: with the default division, and without damaged
-        images.
+      is_default: True if `open_dataset` opens the same dataset by the name of the folder, because the division is the
+        default and no image is damaged.
     """
 
     directory: Path
@@ -52,15 +52,16 @@ class Prepared(NamedTuple):
 
 
 def is_name(name: str) -> bool:
-    """Return whether a dataset's name refers to a folder or a table of images, which `prepare_named` copies."""
+    """Return whether a dataset name is "imagefolder:PATH" or "csv:FILE", which `prepare_named` accepts."""
     return name.startswith((PREFIX, CSV_PREFIX))
 
 
 def prepare_named(name: str, root: Path, *, skip_damaged: bool = False, progress: Progress | None = None) -> Prepared:
-    """Copy the images of "imagefolder:PATH" or "csv:FILE" to a dataset below `root`, unless that was done before.
+    """Copy the images of "imagefolder:PATH" or "csv:FILE" to a dataset below `root`, if no copy exists.
 
     Raises:
-      UsageError, RunError: as `copy`; or the path is not a folder or a table of images.
+      UsageError: if the path is not a folder or a table of images, or `copy` raises `UsageError`.
+      RunError: if the copy cannot be written, for example because the disk is full.
     """
     if name.startswith(PREFIX):
         return prepare(name.removeprefix(PREFIX), root, skip_damaged=skip_damaged, progress=progress)
@@ -76,33 +77,33 @@ def prepare(
     skip_damaged: bool = False,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Copy the images in a folder to a dataset below `root`, unless that was done before.
+    """Copy the images in a folder to a dataset below `root`, if no copy exists.
 
     Args:
       path: folder of images, without the prefix "imagefolder:".
       root: folder of prepared datasets.
-      division: how the images are divided where the layout does not say it.
-      skip_damaged: whether to leave out damaged images, instead of raising.
-      progress: function that reports the progress. It is not called if the copy exists.
+      division: how to divide images whose split the folder layout does not give.
+      skip_damaged: whether to skip damaged images. By default, damaged images raise an error.
+      progress: function that reports the progress. The function is not called if the copy already exists.
 
     Raises:
-      UsageError: as `copy`; or `path` has none of the accepted layouts.
-      RunError: as `copy`.
+      UsageError: if `path` has none of the accepted layouts, images are damaged, or `root` cannot be written.
+      RunError: if the copy cannot be written, for example because the disk is full.
     """
     found = scan.find(_resolve(path), division)
     return copy(found, root, skip_damaged=skip_damaged, progress=progress)
 
 
 def copy(found: Found, root: Path, *, skip_damaged: bool = False, progress: Progress | None = None) -> Prepared:
-    """Copy images to a dataset below `root`, unless that was done before.
+    """Copy images to a dataset below `root`, if no copy exists.
 
-    The copy replaces older copies of the same folder or table that no process uses.
+    Older copies of the same folder or table are removed if no process uses them.
 
     Args:
-      found: the images.
+      found: images to copy.
       root: folder of prepared datasets.
-      skip_damaged: whether to leave out damaged images, instead of raising.
-      progress: function that reports the progress. It is not called if the copy exists.
+      skip_damaged: whether to skip damaged images. By default, damaged images raise an error.
+      progress: function that reports the progress. The function is not called if the copy already exists.
 
     Raises:
       UsageError: if images are damaged, or `root` cannot be written. The error names all damaged images in one line.
@@ -123,23 +124,24 @@ def copy(found: Found, root: Path, *, skip_damaged: bool = False, progress: Prog
 
 
 def is_copy(directory: Path) -> bool:
-    """Return whether the dataset in a folder is a copy that `copy` has made."""
+    """Return whether the dataset in `directory` was made by `copy`."""
     return (directory / INVENTORY).exists()
 
 
 def inventory(directory: Path) -> dict[str, Any]:
-    """Return what a prepared image folder or table contains.
+    """Return the contents of a prepared image folder or table.
 
     Returns:
       A dictionary of JSON values:
 
-      - "classes": for each class and split, the number of `files`, a hash `sizes` of their names and sizes, and a hash
-        `contents` of their names and contents. Names are relative to the class folder, or as in the table. The split
-        "validation" is present only if there is one.
+      - "classes": a dict for each class and split. `files` is the number of files, `sizes` is a hash of the file names
+        and sizes, and `contents` is a hash of the file names and contents. A file name is the path relative to the
+        class folder, or the path in the table. The split "validation" is present only if the dataset has a validation
+        split.
       - "left_out": number of files left out, by reason.
       - "skipped": names of the damaged files left out, relative to the image folder.
       - "image_size": height and width, or None if images differ in size.
-      - "chosen": whether the test images were chosen, since the folder or the table has no test set.
+      - "chosen": whether the test images were selected automatically, because there is no test set.
 
     Raises:
       UsageError: if the dataset is damaged.
@@ -158,13 +160,13 @@ def _resolve(path: str) -> Path:
     """Return the absolute path of the image folder.
 
     Raises:
-      UsageError: if it is not a folder of files.
+      UsageError: if the path is not a folder of files.
     """
     expanded = os.path.expanduser(path)
     if not path or not os.path.isdir(expanded) or scan.is_in_kernel_folder(expanded):
         raise UsageError(
             f"{PREFIX}{shown(path)} is not a folder. Give a folder that contains one folder of images for each class, "
-            "or train and test folders with these."
+            "or train and test folders that contain class folders."
         )
     return Path(expanded).resolve()
 
@@ -172,9 +174,9 @@ def _resolve(path: str) -> Path:
 def _write(found: Found, target: Path, name: str, skip_damaged: bool, progress: Progress | None) -> None:
     """Write a dataset of the images to `target`.
 
-    The splits of a folder without a test set depend on the number of images, which is known after every file was read.
-    The first pass expects that the files with names of images are the images. Only if other files would be in the test
-    set after all, a second pass reads the images again.
+    If a folder has no test set, the splits depend on the number of images, which is known only after all files are
+    read. The first pass assumes that exactly the files with an image suffix are images. If this assumption leads to
+    wrong splits, a second pass reads and writes the images again.
 
     Raises:
       UsageError: if images are damaged, or a class has no images.
@@ -221,9 +223,10 @@ def _write_records(
     skip_damaged: bool,
     progress: Progress | None,
 ) -> None:
-    """Read all files, store a verdict on each, and write the images that have a split.
+    """Read all files, store a verdict on each file, and write the images that have a split.
 
-    After a damaged image nothing is written, unless these are skipped, since the dataset will not be used.
+    If damaged images are not skipped, nothing is written after the first damaged image, because the dataset will be
+    discarded. The remaining files are only checked.
     """
     useless = False
     for done, (file, content, verdict) in enumerate(read_all(files), 1):
@@ -256,12 +259,12 @@ def _describe_classes(
 
 
 def _require_intact(found: Found, damaged: Mapping[str, str], skip_damaged: bool) -> None:
-    """Raise `UsageError` with the names of all damaged images, unless they are skipped."""
+    """Raise `UsageError` with the names of all damaged images, if there are any and `skip_damaged` is False."""
     if damaged and not skip_damaged:
         listed = ", ".join(f"{name} ({damage})" for name, damage in sorted(damaged.items()))
         raise UsageError(
-            f"{found.title} has {count(len(damaged), 'damaged image')}: {listed}. Remove or replace them, or leave "
-            "them out with --skip-damaged."
+            f"{found.title} has {count(len(damaged), 'damaged image')}: {listed}. "
+            "Remove or replace these images, or skip damaged images with --skip-damaged."
         )
 
 
@@ -269,4 +272,7 @@ def _read_inventory(directory: Path) -> dict[str, Any]:
     try:
         return json.loads((directory / INVENTORY).read_text())
     except (OSError, ValueError) as error:
-        raise UsageError(f"prepared image folder is damaged: {directory / INVENTORY}. Remove {directory}.") from error
+        raise UsageError(
+            f"prepared image folder is damaged: {directory / INVENTORY}. "
+            f"Remove {directory} to prepare the images again."
+        ) from error

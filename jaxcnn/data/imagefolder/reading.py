@@ -1,4 +1,4 @@
-"""Read and judge the files of an image folder or a table, on all cores."""
+"""Read the files of an image folder or a table on all cores, and check whether they are intact images."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -12,12 +12,12 @@ MAX_FILE_BYTES = 100_000_000
 
 
 class Verdict(NamedTuple):
-    """The kind of a file's content.
+    """Result of checking the content of a file: an intact image, a damaged image, or not an image.
 
     Attributes:
       image_size: height and width of an intact image, after its orientation is applied; otherwise None.
       digest: SHA-256 of the content.
-      damage: what is wrong with an image; None for an intact image and for a file that is not an image.
+      damage: reason why an image is damaged; None for an intact image and for a file that is not an image.
     """
 
     image_size: tuple[int, int] | None
@@ -26,7 +26,7 @@ class Verdict(NamedTuple):
 
 
 def read_all(files: Iterable[File]) -> Iterator[tuple[File, bytes, Verdict]]:
-    """Read each file once, and judge its content. At most two files per thread are held in memory."""
+    """Read and check each file once. At most two files per thread are in memory at a time."""
     return map_in_threads(_read, files)
 
 
@@ -50,7 +50,7 @@ def _read(file: File) -> tuple[File, bytes, Verdict]:
 
 
 def _not_decodable(file: File, damage: str) -> Verdict:
-    """Return the verdict on a file of unknown format: damaged if it should be an image."""
+    """Return the verdict on a file of unknown format. The file counts as damaged if it must be an image."""
     return Verdict(None, damage=damage if file.is_expected_image else None)
 
 

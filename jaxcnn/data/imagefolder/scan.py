@@ -1,4 +1,4 @@
-"""Find the files of an image folder, with their classes and splits, without reading them."""
+"""Find the files of an image folder, with their classes and splits, without reading the files."""
 
 import collections
 import os
@@ -13,12 +13,12 @@ from jaxcnn.errors import UsageError
 TRAIN_FOLDERS = ("train", "training")
 VALIDATION_FOLDERS = ("val", "valid", "validation")
 TEST_FOLDERS = ("test", "testing", *VALIDATION_FOLDERS)
-"""Without one of the first two, a folder of validation images takes the place of the test set."""
+"""Names of folders of test images, in order of preference. A validation folder is used if there is no test folder."""
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir")
-"""Folders that operating systems add. They contain thumbnails and metadata."""
+"""Names of the folders of thumbnails and metadata that operating systems add."""
 
 KERNEL_FOLDERS = ("/proc/", "/sys/")
-"""Folders of the operating system's kernel, which have no end for a walk that follows links."""
+"""Folders of the operating system's kernel. A search that follows links would never end in these folders."""
 
 HIDDEN = "hidden"
 BROKEN_LINKS = "broken links"
@@ -33,12 +33,12 @@ def find(folder: Path, division: Division = Division()) -> Found:  # noqa: B008 
 
     Args:
       folder: the image folder.
-      division: how the images are divided where the layout does not say it.
+      division: how to divide images whose split the folder layout does not give.
 
     Raises:
-      UsageError: if the layout is not one of those accepted, a class folder is empty or has an unsupported name, there
-        are fewer than two classes or no test images, a class has no training images, `division` asks for validation
-        images where there is a folder of these, or a folder cannot be read.
+      UsageError: if the layout is not accepted, a folder cannot be read, or a class folder is empty or has an
+        unsupported name. `UsageError` is also raised if there are fewer than two classes or no test images, or a class
+        has no training images. `UsageError` is also raised if both the folder and `division` define a validation split.
     """
     left_out = collections.Counter[str]()
     parts = _split_folders(folder, left_out)
@@ -51,24 +51,23 @@ def find(folder: Path, division: Division = Division()) -> Found:  # noqa: B008 
     if "validation" in parts and division.validation is not None:
         raise UsageError(
             f"validation is {division.validation}, but {shown(folder)} has a folder of validation images. Omit "
-            "validation, or remove that folder."
+            "validation, or remove the folder of validation images."
         )
     if "test" in parts and division.test != Division().test:
         notes = (f"test={division.test} has no effect, since the folder has test images",)
     found = Found(folder, tuple(files), dict(left_out), division, notes=notes)
-    # Files without the suffix of an image are judged when they are read. Until then they may be images, except that
-    # they alone do not make a folder of the test set a class.
+    # Files without an image suffix are checked only when they are read. Here they count as images, except in classes
+    # that only the test or validation folder has.
     likely = [f for f in files if f.split in (None, "train") or f.has_image_suffix or f.label in found.class_names]
     check_classes(found, likely)
     return found
 
 
 def _split_folders(folder: Path, left_out: collections.Counter[str]) -> dict[str, str]:
-    """Return the folder of class folders of each split, or of "train" only if there is no test folder.
+    """Return the folder of class folders for each split. Without a test folder, return only the folder of "train".
 
-    The split "validation" is present only if there is a test folder beside that of the validation images.
-
-    Files and folders beside them are counted in `left_out`.
+    The split "validation" is present only if there are both a test folder and a validation folder. Files and folders
+    outside these folders are counted in `left_out`.
 
     Raises:
       UsageError: if it is unclear which folders are classes.
@@ -80,7 +79,9 @@ def _split_folders(folder: Path, left_out: collections.Counter[str]) -> dict[str
     if train is None:
         nested = [name for name in tests if set(_folders(os.path.join(root, name))) & ({*folders} - {*tests})]
         if nested or (tests and len(tests) == len(folders)):
-            raise UsageError(f"{shown(folder)} has a folder {(nested or tests)[0]} but no folder train. Add one.")
+            raise UsageError(
+                f"{shown(folder)} has a folder {(nested or tests)[0]} but no folder train. Add a folder named train."
+            )
         return {"train": root}
     in_train = _folders(os.path.join(root, train))
     if tests and not in_train:
@@ -101,15 +102,16 @@ def _split_folders(folder: Path, left_out: collections.Counter[str]) -> dict[str
         parts = {"train": train, "validation": validation, "test": test}
         return {split: os.path.join(root, name) for split, name in parts.items() if name is not None}
     if not in_train:
-        return {"train": root}  # a class with the name train
+        return {"train": root}  # a class named "train"
     if not others:
         _count_outside(root, left_out)
         return {"train": os.path.join(root, train)}
     if any(_is_image_name(entry.name) for entry in _entries(os.path.join(root, train))):
         return {"train": root}
     raise UsageError(
-        f"{shown(folder)} has a folder {train} of folders and no test folder, but also other folders of images: "
-        f"{', '.join(map(shown, others[:5]))}. Add a test folder, or rename {train} if it is a class."
+        f"{shown(folder)} contains a folder {train} with class folders, and other folders of images "
+        f"({', '.join(map(shown, others[:5]))}), but no test folder. "
+        f"Add a test folder, or rename the folder {train} if this folder is a class."
     )
 
 
@@ -126,7 +128,7 @@ def _files_of_classes(folder: Path, part: str, split: str | None, left_out: coll
             empty = False
             yield File(path, path[prefix:], path[len(top) + 1 :], label, split, status.st_size, status.st_mtime_ns)
         if empty and split in (None, "train"):
-            raise UsageError(f"class folder has no images: {shown(top)}. Add some, or remove it.")
+            raise UsageError(f"class folder has no images: {shown(top)}. Add images, or remove the folder.")
 
 
 def _walk(
@@ -190,7 +192,7 @@ def _count_outside(folder: str, left_out: collections.Counter[str]) -> None:
 
 
 def _contains_images(folder: str) -> bool:
-    """Return whether the name of any file below `folder` is that of an image. Links to folders are not followed."""
+    """Return whether any file below `folder` has an image suffix. Links to folders are not followed."""
     return any(_is_image_name(name) for _, _, files in os.walk(folder) for name in files)
 
 
@@ -216,4 +218,6 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _unreadable(path: str, error: OSError) -> UsageError:
-    return UsageError(f"cannot read {shown(path)}: {error.strerror or error}. Allow reading it, or remove it.")
+    return UsageError(
+        f"cannot read {shown(path)}: {error.strerror or error}. Make this file or folder readable, or remove it."
+    )

@@ -1,8 +1,9 @@
 """Copies of image folders and tables in the folder of prepared datasets: their names, files and locks.
 
-The copy of a folder is named `imagefolder_PATH_CONTENT`, by a hash of the path of the folder and one of the names,
-sizes and modification times of its files. A process locks the copies that it uses. The copy of a changed folder
-replaces the older copies that no process uses. Copies of tables are named likewise.
+The name of the copy of a folder is `imagefolder_PATH_CONTENT`. PATH is a hash of the path of the folder. CONTENT is a
+hash of the names, sizes and modification times of the files in the folder. Copies of tables are named in the same way
+as copies of folders. A process locks the copies that it uses. When a changed folder is copied again, its older copies
+are removed if no process uses them.
 """
 
 import collections
@@ -21,11 +22,16 @@ from jaxcnn.errors import RunError, UsageError
 VERSION = "1.0.0"
 
 _locked: dict[Path, int] = {}
-"""File descriptors of the copies that this process uses, open until it ends."""
+"""File descriptors of the copies that this process uses, which stay open until the process ends."""
 
 
 def name_copy(identity: bytes, fingerprint: str) -> str:
-    """Return the name of the copy of a folder or a table. Its changes do not change `identity`, such as its path."""
+    """Return the name of the copy of a folder or a table.
+
+    Args:
+      identity: bytes that stay the same when the files change, such as the path of the folder.
+      fingerprint: hash of the files.
+    """
     return f"{_prefix(identity)}{fingerprint}"
 
 
@@ -34,7 +40,8 @@ def _prefix(identity: bytes) -> str:
 
 
 def use(copy: Path) -> bool:
-    """Return whether a complete copy exists. If so, no process removes it as long as this one runs."""
+    """Lock a copy, and return whether the copy is complete. No process removes a locked copy while this process
+    runs."""
     if copy in _locked and (copy / "dataset_info.json").exists():
         return True
     descriptor = _lock(copy.parent, exclusive=False)
@@ -54,7 +61,7 @@ def remove_leftovers(root: Path) -> None:
 
 
 def remove_older(root: Path, identity: bytes, keep: str) -> None:
-    """Remove the copies of a folder or a table other than the one named `keep`, unless a process uses them."""
+    """Remove all copies of a folder or a table, except the copy named `keep` and copies that a process uses."""
     for path in root.glob(f"{_prefix(identity)}*"):
         if path.name != keep:
             _remove_unused(path)
@@ -69,11 +76,13 @@ def _remove_unused(path: Path) -> None:
 
 @contextlib.contextmanager
 def temporary(root: Path, name: str) -> Iterator[Path]:
-    """Yield a temporary folder in `root`, which is removed afterwards; `root` too if it was made for it.
+    """Yield a temporary folder in `root`, and remove it afterwards.
+
+    If this function created `root`, and `root` is empty at the end, remove `root` too.
 
     Raises:
       UsageError: if `root` cannot be written.
-      RunError: if an error of the system occurs while files are written, such as a full disk.
+      RunError: if an operating system error occurs while files are written, such as a full disk.
     """
     made = [path for path in (root, *root.parents) if not path.exists()]
     work = None
@@ -96,13 +105,13 @@ def temporary(root: Path, name: str) -> Iterator[Path]:
             if lock is not None:
                 os.close(lock)
     finally:
-        with contextlib.suppress(OSError):  # it contains a dataset
+        with contextlib.suppress(OSError):  # the folder contains a dataset
             for path in made:
                 path.rmdir()
 
 
 def _locked_temporary(root: Path, name: str) -> tuple[Path, int | None]:
-    """Create a temporary folder, locked so that no other process removes it."""
+    """Create a temporary folder, and lock it so that no other process removes it."""
     while True:
         work = Path(tempfile.mkdtemp(dir=root, prefix=f".{name}-"))
         lock = _lock(work, exclusive=False)
@@ -113,9 +122,10 @@ def _locked_temporary(root: Path, name: str) -> tuple[Path, int | None]:
 
 
 def _lock(folder: Path, exclusive: bool) -> int | None:
-    """Lock a folder and return its file descriptor, or None if that is not possible.
+    """Lock a folder and return its file descriptor, or None if the lock fails.
 
-    An exclusive lock does not wait. The kernel releases a lock when its process ends, even if it is killed.
+    A request for an exclusive lock does not wait: the lock fails if another process has locked the folder. The kernel
+    releases a lock when its process ends or is killed.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
@@ -123,14 +133,14 @@ def _lock(folder: Path, exclusive: bool) -> int | None:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
-    except OSError:  # in use, or a file system without locks
+    except OSError:  # the folder is in use, or its file system has no locks
         os.close(descriptor)
         return None
     return descriptor
 
 
 class Writer:
-    """Writes the records of a dataset, and then the files that make it a TFDS dataset.
+    """Write the records of a TFDS dataset, and then its metadata files.
 
     Args:
       folder: folder of the dataset, which is created.
@@ -139,7 +149,8 @@ class Writer:
     """
 
     def __init__(self, folder: Path, name: str, class_names: tuple[str, ...]):
-        # While TFDS is imported, imports in other threads fail. Threads that decode images import parts of Pillow.
+        # Imports in other threads fail while TFDS is imported, and threads that decode images import parts of Pillow.
+        # Import TFDS before these threads start.
         import tensorflow_datasets  # noqa: F401
 
         folder.mkdir(parents=True)
@@ -150,7 +161,7 @@ class Writer:
             self._open(split)
 
     def _open(self, split: str) -> Any:
-        """Return the writer of a split. The split "validation" has a file only if an example is written."""
+        """Return the writer of a split. The file of "validation" is created only if a validation example is written."""
         from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
         if split not in self._writers:
@@ -227,12 +238,12 @@ def size_of(copy: Path) -> int:
 
 
 def move(work: Path, copy: Path) -> None:
-    """Move a complete copy from below `work` into place, unless another process has written the same copy meanwhile."""
+    """Move a complete copy from `work` to its final path. Do nothing if another process has written the same copy."""
     name = copy.parent
     try:
         (work / name.name).rename(name)
     except OSError:
         if (copy / "dataset_info.json").exists():
             return
-        shutil.rmtree(copy, ignore_errors=True)  # parts of a copy that somebody has removed
+        shutil.rmtree(copy, ignore_errors=True)  # remains of a copy that was removed incompletely
         (work / name.name / copy.name).rename(copy)

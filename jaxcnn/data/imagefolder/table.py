@@ -1,4 +1,4 @@
-"""Find the images of a table: their paths, classes and splits, without reading them."""
+"""Find the images of a table: their paths, classes and splits, without reading the image files."""
 
 import collections
 import errno
@@ -20,7 +20,7 @@ from jaxcnn.local_path import is_possible
 IMAGE_COLUMNS = ("path", "image", "file", "filename", "filepath")
 LABEL_COLUMNS = ("label", "class", "target")
 SPLIT_COLUMNS = ("split",)
-"""Column names that are looked for, in this order."""
+"""Column names that are recognized as paths, labels and splits, in order of preference."""
 
 SPLIT_VALUES = {
     "train": "train",
@@ -32,18 +32,18 @@ SPLIT_VALUES = {
     "testing": "test",
 }
 
-VALIDATION_IS_TEST = "the validation images are the test set, since no row is of the split test"
+VALIDATION_IS_TEST = "the validation images are used as the test set, because no row has the split test"
 
 
 class Rows(NamedTuple):
-    """The columns of a table that are used.
+    """The image, label and split columns of a table.
 
     Attributes:
       images: path of each image.
-      labels: class of each image, a name or a position in the class names.
-      splits: split of each image, or None.
-      place: function that returns where a row is, for messages.
-      title: the table, for messages.
+      labels: class of each image: a class name, or a position in the class names.
+      splits: split of each image, or None if the table has no split column.
+      place: function from the index of a row to a description of its place, such as "line 3", for error messages.
+      title: name of the table, for error messages.
     """
 
     images: Sequence[Any]
@@ -54,13 +54,13 @@ class Rows(NamedTuple):
 
 
 def find_in_csv(path: str) -> Found:
-    """Find the images of a file of separated values; see `read_csv` and `find`.
+    """Find the images of a CSV file; see `read_csv` and `find`.
 
-    Paths are relative to the folder of the file. The columns are found by `IMAGE_COLUMNS`, `LABEL_COLUMNS` and
-    `SPLIT_COLUMNS`.
+    Paths are relative to the folder of the file. The columns are found by the names in `IMAGE_COLUMNS`, `LABEL_COLUMNS`
+    and `SPLIT_COLUMNS`.
 
     Raises:
-      UsageError: as `read_csv`, `choose_columns` and `find`.
+      UsageError: if `read_csv`, `choose_columns` or `find` raises `UsageError`.
     """
     table = read_csv(path)
     title = shown(table.path)
@@ -77,15 +77,16 @@ def choose_columns(
     split: str | None = None,
     title: str = "the table",
 ) -> tuple[str, str, str | None]:
-    """Return the names of the columns of images, labels and splits; the last is None without such a column.
+    """Return the names of the image, label and split columns. The split column is None if the table has no split
+    column.
 
     Args:
       names: all column names.
-      image, label, split: names that the user gave.
-      title: the table, for messages.
+      image, label, split: column names that the user gave, or None to find the columns by common names.
+      title: name of the table, for error messages.
 
     Raises:
-      UsageError: if a column does not exist. The error lists the columns, and suggests the closest.
+      UsageError: if a column does not exist. The error lists the columns, and suggests the closest name.
     """
     names = list(names)
     chosen: list[str | None] = []
@@ -105,7 +106,7 @@ def choose_columns(
             hint = f" Did you mean {near!r}?" if near else ""
             listed = shortened(", ".join(map(repr, names)))
             raise UsageError(
-                f"{title} has no {what}; its columns are {listed}.{hint} Name one of them so, or pass {role}_column."
+                f"{title} has no {what}. The columns are {listed}.{hint} Rename a column, or pass {role}_column."
             )
         chosen.append(found)
     image, label, split = chosen
@@ -129,19 +130,21 @@ def find(
     """Find the images of a table.
 
     Args:
-      rows: the columns.
+      rows: the columns of the table.
       root: folder that paths are relative to.
-      source: file of the table, if it is one.
-      division: how images are divided where there is no column of splits.
-      class_names: names of the classes, in the order of the labels. Default: the labels, sorted; numbers as numbers.
+      source: path of the table file. Default: None, for a table in memory.
+      division: how to divide the images if the table has no split column.
+      class_names: names of the classes, in the order of the labels. Default: the distinct labels in sorted order, which
+        is numerical if all labels are numbers.
 
     Raises:
-      UsageError: if there are no rows, files are missing (all are named), a value is missing or has an unsupported
-        type, a label is not a class, a split is unknown, a split is empty, a class has no training images, there are
-        fewer than two classes, or `division` asks for validation images where the table has some.
+      UsageError: if there are no rows, files are missing (the error names all missing files), or a value is missing or
+        has an unsupported type. `UsageError` is also raised if a label is not a class, a split is unknown or empty, a
+        class has no training images, or there are fewer than two classes. `UsageError` is also raised if both the table
+        and `division` define a validation split.
     """
     if not len(rows.images):
-        raise UsageError(f"{rows.title} has no rows. Add one for each image.")
+        raise UsageError(f"{rows.title} has no rows. Add a row for each image.")
     labels, classes = name_classes(rows.labels, class_names, rows.title, rows.place)
     splits, notes = _splits(rows, division)
     paths = _paths(rows)
@@ -153,7 +156,7 @@ def find(
         occurrence = seen[full, label, split]
         seen[full, label, split] += 1
         files.append(File(full, relative, relative, label, split, state.st_size, state.st_mtime_ns, occurrence))
-    # The order of the rows has no effect.
+    # Sort the files, so that the order of the rows has no effect.
     files.sort(key=lambda file: (file.relative, file.label, file.split or "", file.occurrence))
     found = Found(source, tuple(files), {}, division, classes, notes)
     check_classes(found, found.files)
@@ -161,7 +164,7 @@ def find(
 
 
 def _splits(rows: Rows, division: Division) -> tuple[Sequence[str | None], tuple[str, ...]]:
-    """Return the split of each row, or None where `division` chooses it, and notes for the user."""
+    """Return the split of each row, and messages for the user. None means that `division` will choose the split."""
     if rows.splits is None:
         return [None] * len(rows.images), ()
     check_complete(rows.splits, "split", rows.title, rows.place)
@@ -180,8 +183,8 @@ def _splits(rows: Rows, division: Division) -> tuple[Sequence[str | None], tuple
     for needed in ("train", "test"):
         if needed not in splits:
             raise UsageError(
-                f"{rows.title} has no rows of the split {needed}. Add some, or remove the column of splits to divide "
-                "the images by class."
+                f"{rows.title} has no rows of the split {needed}. Add rows of this split, or remove the split column "
+                "to divide the images by class."
             )
     if division.validation is not None and "validation" in splits:
         raise UsageError(
@@ -198,15 +201,15 @@ def _paths(rows: Rows) -> list[str]:
     for row, value in enumerate(rows.images):
         if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
             raise UsageError(
-                f"{rows.title} has no path in {rows.place(row)}, but {shortened(repr(value))}. Give paths of image "
-                "files."
+                f"{rows.title} has a value in {rows.place(row)} that is not a path: {shortened(repr(value))}. Give "
+                "paths of image files."
             )
         paths.append(os.fspath(value))
     return paths
 
 
 def _is_kernel_file(path: str) -> bool:
-    # Only links need the walk over all parts of the path, which takes longer than everything else.
+    # Resolve the whole path only if it is a link, because resolving is slower than all other checks.
     return _is_kernel_folder(os.path.dirname(path)) or (os.path.islink(path) and is_in_kernel_folder(path))
 
 
@@ -214,10 +217,12 @@ _is_kernel_folder = functools.lru_cache(maxsize=1024)(is_in_kernel_folder)
 
 
 def _states(title: str, root: Path, paths: Iterable[str]) -> dict[str, tuple[str, str, os.stat_result]]:
-    """Return the absolute path of each file, its path relative to `root` if it is in there, and its state.
+    """Return the absolute path, the path relative to `root`, and the `os.stat` result of each file.
+
+    The path of a file outside `root` stays absolute.
 
     Raises:
-      UsageError: if files are missing. The error names all of them.
+      UsageError: if files are missing. The error names all missing files.
     """
     states, missing = {}, {}
     folder = os.path.join(os.path.abspath(root), "")
@@ -238,7 +243,7 @@ def _states(title: str, root: Path, paths: Iterable[str]) -> dict[str, tuple[str
         files = "1 missing file" if len(missing) == 1 else f"{len(missing):,} missing files"
         listed = ", ".join(f"{path}{reason}" for path, reason in missing.items())
         raise UsageError(
-            f"{title} has {files} in {shown(folder)}: {listed}. Correct the paths, which are relative to that folder, "
-            "or remove these rows."
+            f"{title} has {files} in {shown(folder)}: {listed}. Correct the paths, which are relative to this folder, "
+            "or remove the rows with missing files."
         )
     return states

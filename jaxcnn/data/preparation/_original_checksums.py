@@ -1,6 +1,7 @@
 """Published checksums of the original dataset files, and the class names of CIFAR-10 and CIFAR-100.
 
-The checksums come from the authors, torchvision or TFDS. The number of hexadecimal digits gives the algorithm:
+The checksums come from the authors, torchvision or TFDS. The number of hexadecimal digits of a checksum shows which
+algorithm was used:
 
 - 64: SHA-256
 - 40: SHA-1

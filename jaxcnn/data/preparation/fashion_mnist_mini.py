@@ -1,9 +1,9 @@
 """Create `fashion_mnist_mini`, the dataset inside the package, from the files of Fashion-MNIST.
 
-The dataset has 10,000 training and 2,000 test images of Fashion-MNIST, the same number of each class. They are drawn at
-random without replacement from the training and the test split, and stored as a TFDS dataset in ArrayRecord files.
-Reading it does not need this module, because TFDS restores the dataset from its files. To create it again from the four
-original files:
+The dataset has 10,000 training and 2,000 test images of Fashion-MNIST, the same number of each class. The images are
+drawn at random without replacement from the training and the test split, and stored as a TFDS dataset in ArrayRecord
+files. Reading the dataset does not need this module, because TFDS restores the dataset from its files. To create the
+dataset again from the four original files, run:
 
     python -m jaxcnn.data.preparation.fashion_mnist_mini --source DIR --out DIR
 
@@ -65,7 +65,7 @@ ORIGINALS: Mapping[str, tuple[str, str]] = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-"""Original files of each split: images and labels. The names lack the suffix `.gz`."""
+"""Names of the original image file and label file of each split, without the suffix `.gz`."""
 
 SHA256: Mapping[str, str] = {
     name: checksum for name, checksum in SUMS["fashion_mnist"].items() if not name.endswith(".gz")
@@ -80,7 +80,7 @@ def read_idx(path: str | Path) -> np.ndarray:
       Images, uint8 `[N, H, W]`, or labels, uint8 `[N]`.
 
     Raises:
-      UsageError: if the file is missing, truncated, or has another format.
+      UsageError: if the file is missing or truncated, or is not an idx file.
     """
     return parse_idx(Path(path), _read_unpacked(Path(path)))
 
@@ -89,9 +89,9 @@ def draw(labels: np.ndarray, per_class: int, seed: int = SEED) -> np.ndarray:
     """Draw `per_class` random examples of each class without replacement.
 
     Args:
-      labels: `[N]`, from 0 to 9.
+      labels: class of each example, `[N]`, from 0 to 9.
       per_class: number of examples of each class.
-      seed: seed of the draw.
+      seed: random seed for the choice of examples.
 
     Returns:
       Indices of the examples in ascending order, `[10 * per_class]`.
@@ -106,7 +106,8 @@ def draw(labels: np.ndarray, per_class: int, seed: int = SEED) -> np.ndarray:
         candidates = np.flatnonzero(labels == label)
         if len(candidates) < per_class:
             raise UsageError(
-                f"class {name!r} has too few examples: {len(candidates)}. Draw that many at most, not {per_class}."
+                f"class {name!r} has too few examples: {len(candidates)}. "
+                f"Draw at most {len(candidates)} examples of each class, not {per_class}."
             )
         chosen.append(random.permutation(candidates)[:per_class])
     return np.sort(np.concatenate(chosen))
@@ -120,9 +121,9 @@ def prepare(
     verify: bool = True,
     force: bool = False,
 ) -> Path:
-    """Draw the dataset from the four files in `source` and write it to `out/fashion_mnist_mini/1.0.0`.
+    """Draw the dataset from the four original files in `source`, and write it to `out/fashion_mnist_mini/1.0.0`.
 
-    The dataset is moved into place when it is complete. After an error, the previous content is intact.
+    The dataset is moved into place when it is complete. After an error, the previous dataset is intact.
 
     Args:
       source: folder of the four original idx files, compressed with gzip or not.
@@ -140,12 +141,12 @@ def prepare(
     out = Path(out)
     target = out / NAME / VERSION
     if target.exists() and not force:
-        raise UsageError(f"dataset already exists: {target}. Replace it with --force.")
-    # Before anything is written, so that errors in the source leave no trace.
+        raise UsageError(f"dataset already exists: {target}. Replace the dataset with --force.")
+    # Read all files before anything is written, so that errors in the source files leave no trace.
     splits = {split: _draw_split(Path(source), split, count, verify) for split, count in per_class.items()}
 
     out.mkdir(parents=True, exist_ok=True)
-    # In the same file system as the target, so that a single rename moves the dataset into place.
+    # Create the temporary folder in the file system of the target, so that one rename moves the dataset into place.
     with tempfile.TemporaryDirectory(dir=out, prefix=f".{NAME}-") as work:
         prepared = _write(splits, Path(work))
         target.parent.mkdir(exist_ok=True)
@@ -171,23 +172,24 @@ def _read_unpacked(path: Path) -> bytes:
     try:
         return unpack(path, path.read_bytes())
     except FileNotFoundError:
-        raise UsageError(f"file does not exist: {path}. The original files are at {HOMEPAGE}.") from None
+        raise UsageError(f"file does not exist: {path}. Download the original file from {HOMEPAGE}.") from None
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error}. Download it again from {HOMEPAGE}.") from error
+        raise UsageError(f"cannot read {path}: {error}. Download the file again from {HOMEPAGE}.") from error
 
 
 def _read_original(folder: Path, file: str, verify: bool) -> np.ndarray:
     candidates = (folder / f"{file}.gz", folder / file)
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
-        raise UsageError(f"file does not exist: {candidates[0]}. Download the four files from {HOMEPAGE}.")
+        raise UsageError(f"file does not exist: {candidates[0]}. Download the four original files from {HOMEPAGE}.")
     content = _read_unpacked(path)
-    array = parse_idx(path, content)  # before the checksum, since its errors are more specific
+    # Check the format before the checksum, because errors of the format are more specific.
+    array = parse_idx(path, content)
     sha256 = hashlib.sha256(content).hexdigest()
     if verify and sha256 != SHA256[file]:
         raise UsageError(
             f"{path} is not the original file of Fashion-MNIST: SHA-256 of its unpacked content is {sha256}, "
-            f"expected {SHA256[file]}. Download it again from {HOMEPAGE}."
+            f"expected {SHA256[file]}. Download the file again from {HOMEPAGE}."
         )
     return array
 
@@ -214,7 +216,7 @@ def _draw_split(folder: Path, split: str, per_class: int, verify: bool) -> _Spli
 
 def _write(splits: Mapping[str, _Split], data_dir: Path) -> Path:
     """Write the dataset below `data_dir` and return its folder."""
-    # Imported here because these packages are slow to import.
+    # Import these packages here, because they are slow to import.
     import tensorflow_datasets as tfds
     from PIL import Image
     from tensorflow_datasets.core import registered, writer
@@ -230,11 +232,11 @@ def _write(splits: Mapping[str, _Split], data_dir: Path) -> Path:
         def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> Any:
             return super().write(path, ((key, with_sorted_features(example)) for key, example in examples))
 
-    # Not registered, since TFDS must restore the dataset from its files when this module is not imported.
+    # Do not register the builder, because TFDS must restore the dataset without this module, from its files.
     with registered.skip_registration():
 
         class FashionMnistMini(tfds.core.GeneratorBasedBuilder):
-            # Stored in the dataset. The default would be "__main__" when this file runs as a script.
+            # TFDS stores `__module__` in the dataset. The default would be "__main__" in a script.
             __module__ = "jaxcnn.data.preparation.fashion_mnist_mini"
             VERSION = tfds.core.Version(VERSION)
 
@@ -242,7 +244,7 @@ def _write(splits: Mapping[str, _Split], data_dir: Path) -> Path:
                 counts = {split: f"{len(examples.labels):,}" for split, examples in splits.items()}
                 return tfds.core.DatasetInfo(
                     builder=self,
-                    # Word for word as in the dataset inside the package, so that its files can be reproduced.
+                    # This text equals the description in the bundled dataset, so that its files can be reproduced.
                     description=(
                         f"{counts['train']} training and {counts['test']} test images of Fashion-MNIST, "
                         "as many of each of the 10 classes, drawn at random without replacement from its "
@@ -268,12 +270,12 @@ def _write(splits: Mapping[str, _Split], data_dir: Path) -> Path:
 
             def _generate_examples(self, examples: _Split) -> Iterator[tuple[str, dict[str, Any]]]:
                 for image, label, index in zip(*examples, strict=True):
-                    # A PIL image, since TFDS would encode an array with TensorFlow. TFDS sorts examples by a
+                    # Give a PIL image, because TFDS would encode an array with TensorFlow. TFDS sorts examples by a
                     # hash of the key, so their order is random but reproducible.
                     yield f"{index:05d}", {"image": Image.fromarray(image), "label": int(label)}
 
     builder = FashionMnistMini(data_dir=data_dir, file_format="array_record")
-    # The output of TFDS would show the temporary folder. Errors are raised as exceptions.
+    # Hide the output of TFDS, which would show the temporary folder. Errors are raised as exceptions.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False, num_shards=1),
@@ -282,7 +284,7 @@ def _write(splits: Mapping[str, _Split], data_dir: Path) -> Path:
 
 
 def _replace(new: Path, old: Path, backup: Path) -> None:
-    """Move `old` to `backup` and `new` to `old`. Restore `old` if that fails."""
+    """Move `old` to `backup` and `new` to `old`. Restore `old` if the second move fails."""
     old.rename(backup)
     try:
         new.rename(old)

@@ -1,7 +1,7 @@
 """Read the original files of well-known datasets into arrays.
 
-Each file is checked against its published checksum, if there is one, and against its format. Nothing is unpacked to
-disk, and no code in a file is executed.
+The format of each file is checked. A file with a published checksum is also compared with this checksum. Nothing is
+unpacked to disk, and no code in a file is executed.
 """
 
 import gzip
@@ -22,7 +22,7 @@ import numpy as np
 from jaxcnn.data.preparation._original_checksums import SUMS
 from jaxcnn.errors import UsageError
 
-# Archives that unpack to more are refused. The largest original file, the extra images of SVHN, stays below.
+# Maximum unpacked size of an archive. The largest original file, the extra images of SVHN, is smaller.
 MAX_UNPACKED_BYTES = 2_500_000_000
 
 
@@ -31,7 +31,7 @@ class Split(NamedTuple):
 
     Attributes:
       images: uint8 `[N, H, W, C]`.
-      labels: labels `[N]` by the name of their feature.
+      labels: dict from the name of each label feature to its labels `[N]`.
     """
 
     images: np.ndarray
@@ -69,15 +69,15 @@ class Source:
             packed = path.read_bytes()
         except OSError as error:
             reason = error.strerror or error
-            raise UsageError(f"cannot read {path}: {reason}. Check that it is a readable file.") from error
+            raise UsageError(f"cannot read {path}: {reason}. Give a readable file.") from error
         content = unpack(path, packed) if name.endswith(".gz") and not name.endswith(".tar.gz") else packed
         self._check(path, name, packed, content)
         return content
 
     def _check(self, path: Path, name: str, packed: bytes, content: bytes) -> None:
-        """Compare a file with its published checksum, or record that there is none."""
+        """Compare a file with its published checksum, or record that the file has no published checksum."""
         sums = SUMS.get(self.dataset, {})
-        # Either checksum is enough: compressing a file again changes that of the archive, but not that of the content.
+        # Accept either checksum: compressing a file again changes the checksum of the archive, but not of the content.
         candidates = [(name, packed), (name.removesuffix(".gz"), content)]
         accepted = [(sums[key], data) for key, data in candidates if key in sums]
         if not accepted:
@@ -86,7 +86,7 @@ class Source:
             expected, data = accepted[0]
             raise UsageError(
                 f"{path} is not the original file of {self.dataset}: its checksum is {digest(data, len(expected))}, "
-                f"expected {expected}. Download it again, or accept it with --no-verify."
+                f"expected {expected}. Download the file again, or accept the file with --no-verify."
             )
 
 
@@ -99,14 +99,15 @@ def unpack(path: Path, content: bytes) -> bytes:
     """Decompress the content of a gzip file; return any other content unchanged.
 
     Raises:
-      UsageError: if the content is damaged, or unpacks to more than `MAX_UNPACKED_BYTES`. The message names `path`.
+      UsageError: if the content is damaged, or unpacks to more than `MAX_UNPACKED_BYTES`. The error message contains
+        `path`.
     """
     if not content.startswith(b"\x1f\x8b"):
         return content
     try:
         unpacked = gzip.GzipFile(fileobj=io.BytesIO(content)).read(MAX_UNPACKED_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{path} is damaged: {error}. Download it again.") from error
+        raise UsageError(f"{path} is damaged: {error}. Download the file again.") from error
     if len(unpacked) > MAX_UNPACKED_BYTES:
         raise UsageError(f"{path} unpacks to more than {MAX_UNPACKED_BYTES:,} bytes. Download the original file.")
     return unpacked
@@ -115,29 +116,29 @@ def unpack(path: Path, content: bytes) -> bytes:
 def parse_idx(path: Path, content: bytes) -> np.ndarray:
     """Parse the content of an idx file of unsigned bytes.
 
-    The format is: two zero bytes, the type (8: unsigned byte), the number of dimensions, each dimension as a big-endian
-    32-bit integer, and the values in row-major order.
+    The idx format is: two zero bytes, the type (8: unsigned byte), the number of dimensions, each dimension as a
+    big-endian 32-bit integer, and the values in row-major order.
 
     Returns:
       Images, uint8 `[N, H, W]`, or labels, uint8 `[N]`. The array is read-only.
 
     Raises:
-      UsageError: if the content is truncated or has another format. The message names `path`.
+      UsageError: if the content is truncated, or is not in the idx format. The error message contains `path`.
     """
-    # The format allows 255 dimensions, NumPy 64.
+    # The format allows 255 dimensions, but NumPy only 64.
     if len(content) < 4 or content[:3] != b"\x00\x00\x08" or not 1 <= content[3] <= 64:
         found = content[:4].hex(" ")
         raise UsageError(
-            f"{path} is not an idx file of unsigned bytes: it begins with {found!r}. Download the original file."
+            f"{path} is not an idx file of unsigned bytes: the file begins with {found!r}. Download the original file."
         )
     start = 4 + 4 * content[3]
     if len(content) < start:
-        raise UsageError(f"{path} is damaged: it ends within its header. Download it again.")
+        raise UsageError(f"{path} is damaged: the file ends within its header. Download the file again.")
     shape = struct.unpack(f">{content[3]}I", content[4:start])
     if len(content) - start != math.prod(shape):
         raise UsageError(
             f"{path} is damaged: {len(content) - start} bytes follow its header, expected {math.prod(shape)} for "
-            f"shape {shape}. Download it again."
+            f"shape {shape}. Download the file again."
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
@@ -151,7 +152,8 @@ def _read_idx_pairs(source: Source) -> dict[str, Split]:
             name = next((name for name in (f"{file}.gz", file) if source.has(name)), None)
             if name is None:
                 raise UsageError(
-                    f"{source.folder} has no {file}.gz. Put the four original idx files of {source.dataset} there."
+                    f"{source.folder} has no {file}.gz. "
+                    f"Put the four original idx files of {source.dataset} into this folder."
                 )
             arrays.append(parse_idx(source.folder / name, source.read(name)))
         images, labels = arrays
@@ -212,7 +214,7 @@ def _read_cifar(source: Source, files: _CifarFiles) -> dict[str, Split]:
         return splits
     raise UsageError(
         f"{source.folder} does not contain the files of {source.dataset}. Put {files.binary_archive}, "
-        f"{files.python_archive}, or all files of one of these archives there."
+        f"{files.python_archive}, or all files of one of these archives into this folder."
     )
 
 
@@ -228,20 +230,20 @@ def _extract(path: Path, archive: bytes, wanted: Sequence[str]) -> dict[str, byt
                     assert file is not None  # None only for members that are not regular files
                     found[name] = file.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{path} is damaged: {error}. Download it again.") from error
+        raise UsageError(f"{path} is damaged: {error}. Download the file again.") from error
     missing = [name for name in wanted if name not in found]
     if missing:
-        raise UsageError(f"{path} has no file {missing[0]}. Download the original archive.")
+        raise UsageError(f"{path} does not contain the file {missing[0]}. Download the original archive.")
     return found
 
 
 def _parse_cifar_binary(path: Path, content: bytes, files: _CifarFiles) -> Split:
-    """Parse records of the label bytes and the red, green and blue planes of 32 x 32 pixels."""
+    """Parse records, which consist of the label bytes and the red, green and blue planes of 32 x 32 pixels."""
     record = len(files.labels) + 3072
     if not content or len(content) % record:
         raise UsageError(
             f"{path} is damaged: its size of {len(content):,} bytes is not a positive multiple of {record}. "
-            "Download it again."
+            "Download the file again."
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, record)
     labels = {name: records[:, index] for index, name in enumerate(files.labels)}
@@ -254,9 +256,9 @@ def _parse_cifar_pickle(path: Path, content: bytes, files: _CifarFiles) -> Split
         pixels = np.asarray(batch[b"data"])
         labels = {name: np.asarray(batch[key]) for name, key in files.labels.items()}
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (3072,):
-            raise ValueError(f"its data has shape {pixels.shape} and dtype {pixels.dtype}")
+            raise ValueError(f"the data has shape {pixels.shape} and dtype {pixels.dtype}")
         if any(values.shape != pixels.shape[:1] for values in labels.values()):
-            raise ValueError("it has different numbers of labels and images")
+            raise ValueError("the file has different numbers of labels and images")
     except Exception as error:  # unpickling damaged content can raise any exception
         reason = " ".join(str(error).split())
         raise UsageError(f"{path} is not a batch of CIFAR: {reason}. Download the original file.") from error
@@ -269,7 +271,7 @@ def _channels_last(pixels: np.ndarray) -> np.ndarray:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Read pickles of NumPy arrays and built-in containers only.
+    """Read only pickles that consist of NumPy arrays and built-in containers.
 
     A pickle may call any function that it names. This class refuses every name except those that NumPy arrays need.
     """
@@ -283,13 +285,13 @@ class _ArrayUnpickler(pickle.Unpickler):
             ("_codecs", "encode"): _encode_latin1,
         }
         if (module_name, global_name) not in allowed:
-            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
+            raise pickle.UnpicklingError(f"the pickle refers to {module_name}.{global_name}, which is not allowed")
         return allowed[module_name, global_name]
 
 
 def _encode_latin1(text: str, encoding: str) -> bytes:
     if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"it asks for the encoding {encoding!r}")
+        raise pickle.UnpicklingError(f"the pickle refers to the encoding {encoding!r}, which is not allowed")
     return text.encode("latin-1")
 
 
@@ -303,14 +305,14 @@ def _read_svhn(source: Source) -> dict[str, Split]:
         if not source.has(name):
             if split == "extra":  # optional, 1.3 GB
                 continue
-            raise UsageError(f"{source.folder} has no {name}. Put train_32x32.mat and test_32x32.mat there.")
+            raise UsageError(f"{source.folder} has no {name}. Put train_32x32.mat and test_32x32.mat into this folder.")
         content = source.read(name)
         try:
             values = scipy.io.loadmat(io.BytesIO(content), variable_names=["X", "y"])
             images, labels = values["X"], values["y"].reshape(-1)
         except Exception as error:  # scipy raises exceptions of many unrelated types
             reason = " ".join(str(error).split())
-            raise UsageError(f"{source.folder / name} is damaged: {reason}. Download it again.") from error
+            raise UsageError(f"{source.folder / name} is damaged: {reason}. Download the file again.") from error
         if images.dtype != np.uint8 or images.shape != (32, 32, 3, len(labels)):
             raise UsageError(
                 f"{source.folder / name} has images of the wrong dtype or shape: {images.dtype} {images.shape}. "

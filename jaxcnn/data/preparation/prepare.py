@@ -1,8 +1,8 @@
 """Prepare datasets: from original files in a folder, without a network, or from files that TFDS downloads.
 
-Both ways produce a TFDS dataset in ArrayRecord files, with the name, version and features of the TFDS builder, so that
-`tfds.data_source(name)` reads it. The dataset is written to a temporary folder and moved into place when it is
-complete. After an interruption, prepare it again.
+The result is a TFDS dataset in ArrayRecord files, with the name, version and features of the TFDS builder.
+`tfds.data_source(name)` can therefore read the dataset. The dataset is written to a temporary folder and moved into
+place when it is complete. After an interruption, prepare the dataset again.
 """
 
 import collections
@@ -54,7 +54,7 @@ class Prepared:
     notes: tuple[str, ...] = ()
 
 
-@quiet_logger("absl", logging.ERROR)  # TFDS reports every file
+@quiet_logger("absl", logging.ERROR)  # TFDS logs every file
 def prepare(
     name: str,
     source: str | Path | None = None,
@@ -65,41 +65,45 @@ def prepare(
     skip_damaged: bool = False,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Prepare a dataset from the files in `source`, or from files that TFDS downloads; or copy images.
+    """Prepare a dataset from original files, from files that TFDS downloads, or from a folder or a table of images.
 
     Args:
-      name: TFDS name, "imagefolder:PATH" or "csv:FILE". With `source`, one of `READERS`.
-      source: folder of the original files, compressed or not. Default: download them.
-      data_dir: folder of prepared datasets. Default: `$TFDS_DATA_DIR`, or the default of TFDS.
+      name: TFDS name, "imagefolder:PATH" or "csv:FILE". If `source` is given, the name must be in `READERS`.
+      source: folder of the original files, compressed or not. Default: TFDS downloads the files.
+      data_dir: folder of prepared datasets. Default: `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
       verify: whether to require the published checksums of the original files.
       force: whether to replace an existing dataset.
-      skip_damaged: whether to leave out damaged images of a folder or a table.
+      skip_damaged: whether to skip damaged images of a folder or a table. By default, damaged images raise an error.
       progress: function that reports the progress.
 
     Raises:
       UsageError: if the name is unknown, the dataset exists and `force` is False, or a file is missing, damaged or not
         the original.
-      RunError: if the download fails. Without a network this takes a few seconds.
+      RunError: if the download fails. Without a network, this error is raised after a few seconds.
     """
     root = data_folder(data_dir)
     if is_bundled(name):
-        raise UsageError(f"dataset needs no preparation: {name}. The package contains it.")
+        raise UsageError(f"dataset needs no preparation: {name}. The jaxcnn package contains this dataset.")
     if imagefolder.is_name(name):
         if source is not None or force:
             flag = "--force" if source is None else "--source"
-            raise UsageError(f"{flag} does not apply to {name}. Omit it; the images are copied again when they change.")
+            raise UsageError(
+                f"{flag} does not apply to {name}. Omit {flag}. When the images change, jaxcnn copies the images again."
+            )
         return _prepare_images(name, root, skip_damaged, progress)
     if skip_damaged:
         raise UsageError(
-            f"--skip-damaged does not apply to {name}. Use it with {imagefolder.PREFIX}PATH or "
+            f"--skip-damaged does not apply to {name}. Use this flag with {imagefolder.PREFIX}PATH or "
             f"{imagefolder.CSV_PREFIX}FILE."
         )
     builder = _builder_class(name)(data_dir=root, file_format="array_record")
     target = Path(builder.data_dir)
     if (target / "dataset_info.json").exists() and not force:
-        raise UsageError(f"dataset {name!r} already exists: {target}. Replace it with --force.")
+        raise UsageError(f"dataset {name!r} already exists: {target}. Replace the dataset with --force.")
     if source is not None and name not in READERS:
-        raise UsageError(f"--source does not support {name}. Omit it, or choose one of {', '.join(READERS)}.")
+        raise UsageError(
+            f"--source does not support {name}. Omit --source, or choose one of the datasets {', '.join(READERS)}."
+        )
     if source is None:
         if name not in READERS:
             return _prepare_by_tfds(name, builder, target)
@@ -122,7 +126,7 @@ def _prepare_images(name: str, root: Path, skip_damaged: bool, progress: Progres
 def _prepare_from(
     folder: Path, name: str, builder: Any, target: Path, root: Path, verify: bool, progress: Progress | None
 ) -> Prepared:
-    # Before anything is written, so that errors in the source leave no trace.
+    # Read all files before anything is written, so that errors in the source files leave no trace.
     original = Source(folder, name, verify)
     splits = READERS[name](original)
     _check_labels(folder, splits, builder.info.features)
@@ -133,18 +137,18 @@ def _prepare_from(
 
 @contextlib.contextmanager
 def in_place(target: Path, root: Path) -> Iterator[Path]:
-    """Yield a temporary folder; move `NAME/VERSION` from there to `target` if the body succeeds.
+    """Yield a temporary folder. If the body of the `with` succeeds, move `NAME/VERSION` from this folder to `target`.
 
     Raises:
       UsageError: if `root` cannot be written.
-      RunError: if the disk is full, or another error of the system occurs.
+      RunError: if the disk is full, or another operating system error occurs.
     """
     relative = target.relative_to(root)
     work = None
     try:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            # In the same file system as the target, so that a single rename moves the dataset into place.
+            # Create the folder in the file system of the target, so that one rename moves the dataset into place.
             work = Path(tempfile.mkdtemp(dir=root, prefix=f".{relative.parts[0]}-"))
         except OSError as error:
             raise UsageError(
@@ -165,12 +169,12 @@ def in_place(target: Path, root: Path) -> Iterator[Path]:
 
 
 def _builder_class(name: str) -> Any:
-    """Return the TFDS builder class of this dataset, with its configuration bound if the name contains one."""
+    """Return the TFDS builder class of a dataset, with the configuration that the name contains, if any."""
     import tensorflow_datasets as tfds
 
     base = name.split("/")[0]
     try:
-        if not base.isidentifier():  # TFDS would look for the code of such a dataset elsewhere
+        if not base.isidentifier():  # TFDS would search outside TFDS for such a name
             raise ValueError
         builder_class = tfds.builder_cls(base)
     except (ValueError, tfds.core.DatasetNotFoundError, ImportError) as error:
@@ -197,13 +201,13 @@ def _check_labels(folder: Path, splits: Mapping[str, Split], features: Any) -> N
 
 
 def _write(name: str, splits: Mapping[str, Split], work: Path, progress: Progress | None) -> None:
-    """Write the dataset below `work`, as the TFDS builder of this name would."""
+    """Write the dataset below `work`, in the same way as the TFDS builder of this name."""
     import tensorflow_datasets as tfds
     from PIL import Image
     from tensorflow_datasets.core import registered
 
     builder_class: Any = _builder_class(name)
-    # Not registered, since the original builder owns the name and will read the dataset.
+    # Do not register the class, because the original builder owns the name and will read the dataset.
     with registered.skip_registration():
 
         class FromFiles(builder_class):
@@ -217,7 +221,7 @@ def _write(name: str, splits: Mapping[str, Split], work: Path, progress: Progres
             def _generate_examples(self, split: str, part: Split) -> Iterator[tuple[int, dict[str, Any]]]:
                 has_id, digits = "id" in self.info.features, 6 if name == "svhn_cropped" else 5
                 for index, image in enumerate(part.images):
-                    # A PIL image, since TFDS would encode an array with TensorFlow.
+                    # Give a PIL image, because TFDS would encode an array with TensorFlow.
                     pixels = image[..., 0] if image.shape[-1] == 1 else image
                     example: dict[str, Any] = {"image": Image.fromarray(pixels)}
                     example |= {feature: int(labels[index]) for feature, labels in part.labels.items()}
@@ -228,10 +232,10 @@ def _write(name: str, splits: Mapping[str, Split], work: Path, progress: Progres
                         progress(split, index + 1, len(part.images))
 
     FromFiles.name = builder_class.name
-    FromFiles.__module__ = builder_class.__module__  # stored in the dataset
+    FromFiles.__module__ = builder_class.__module__  # TFDS stores the module name in the dataset
     FromFiles.__qualname__ = FromFiles.__name__ = builder_class.__name__
     builder = FromFiles(data_dir=work, file_format="array_record")
-    # The output of TFDS would show the temporary folder. Errors are raised as exceptions.
+    # Hide the output of TFDS, which would show the temporary folder. Errors are raised as exceptions.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
 
@@ -250,7 +254,9 @@ def _downloaded(name: str, builder: Any, root: Path) -> Iterator[Path]:
     try:
         paths: Any = manager.download(urls)
     except Exception as error:  # network, disk and checksum errors have no common type
-        raise RunError(f"cannot download {name}: {_one_line(error)}. Run the same command to continue.") from error
+        raise RunError(
+            f"cannot download {name}: {_one_line(error)}. Run the same command again to continue the download."
+        ) from error
     with tempfile.TemporaryDirectory() as folder:
         for filename, path in paths.items():
             (Path(folder) / filename).symlink_to(path)
@@ -258,12 +264,12 @@ def _downloaded(name: str, builder: Any, root: Path) -> Iterator[Path]:
 
 
 def _prepare_by_tfds(name: str, builder: Any, target: Path) -> Prepared:
-    """Prepare a dataset that has no reader here by its TFDS builder."""
+    """Prepare a dataset that is not in `READERS` with its TFDS builder."""
     import tensorflow_datasets as tfds
 
     if importlib.util.find_spec("tensorflow") is None:
         raise UsageError(
-            f"the TFDS builder of {name} needs TensorFlow. Run pip install tensorflow, or choose one of "
+            f"the TFDS builder of {name} needs TensorFlow. Run pip install tensorflow, or choose one of the datasets "
             f"{', '.join(READERS)}."
         )
     if builder.url_infos:
@@ -276,7 +282,10 @@ def _prepare_by_tfds(name: str, builder: Any, target: Path) -> Prepared:
 
 
 def _require_reachable(name: str, url: str) -> None:
-    """Raise `RunError` if the server of `url` does not answer soon, since TFDS would retry for ten minutes."""
+    """Raise `RunError` if the server of `url` does not answer within `REACHABLE_SECONDS`.
+
+    Without this check, TFDS would retry for ten minutes.
+    """
     reachable: list[bool] = []
 
     def send_request() -> None:
@@ -289,7 +298,7 @@ def _require_reachable(name: str, url: str) -> None:
         except OSError:
             reachable.append(False)
 
-    # In a thread, because a name lookup has no timeout.
+    # Send the request in a thread, because a name lookup has no timeout.
     thread = threading.Thread(target=send_request, daemon=True)
     thread.start()
     thread.join(REACHABLE_SECONDS + 1)

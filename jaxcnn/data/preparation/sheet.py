@@ -26,8 +26,8 @@ def contact_sheet(
 
     Args:
       dataset: dataset to draw from.
-      augment: augmentations, as for `jaxcnn.data.compose`. If there are any, the same images follow augmented in a
-        second row.
+      augment: augmentations, see `jaxcnn.data.compose`. If augmentations are given, a second row shows the same images
+        augmented.
       classes: maximum number of classes.
       columns: maximum number of images of each class.
       seed: seed of the choice of images and of the augmentations.
@@ -67,7 +67,9 @@ def _choose_images(dataset: Dataset, classes: int, columns: int, seed: int) -> d
         indices = order[start : start + 256].tolist()
         labels = dataset.labels_at("train", indices)
         if labels is None or labels.ndim != 1:
-            raise UsageError(f"dataset {dataset.name!r} has no class for each image. Choose a dataset of classes.")
+            raise UsageError(
+                f"dataset {dataset.name!r} does not have one class for each image. Choose a dataset with class labels."
+            )
         wanted = [
             index
             for index, label in zip(indices, labels.tolist(), strict=True)
@@ -85,7 +87,7 @@ def _choose_images(dataset: Dataset, classes: int, columns: int, seed: int) -> d
 def _tile(image: np.ndarray) -> Image.Image:
     tile = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
     shrinks = max(tile.size) > TILE
-    # Enlarged pixels stay sharp squares.
+    # Nearest-neighbor interpolation keeps the pixels of enlarged images as sharp squares.
     return tile.resize((TILE, TILE), Image.Resampling.BILINEAR if shrinks else Image.Resampling.NEAREST)
 
 

@@ -16,7 +16,7 @@ from jaxcnn.data.sources.pixels import canonical, check_image_axes, check_pixels
 from jaxcnn.errors import UsageError, closest
 
 MOST_HASHED = 1 << 30
-"""Bytes of an array that are hashed as a whole. Of larger arrays, a part of this size is hashed."""
+"""Maximum number of bytes of an array to hash. If the array is larger, only a part of this size is hashed."""
 
 HASHED_AT_ONCE = 1 << 20
 
@@ -25,7 +25,7 @@ HASHED_AT_ONCE = 1 << 20
 class ArrayDataset(Dataset):
     """Examples in memory, opened by `from_arrays`."""
 
-    _arrays: Mapping[str, Batch] = field(default_factory=dict, repr=False)  # of each stored split
+    _arrays: Mapping[str, Batch] = field(default_factory=dict, repr=False)  # all examples of each stored split
 
     def load(
         self,
@@ -37,7 +37,7 @@ class ArrayDataset(Dataset):
         random_box: decode.RandomBox | None = None,
         randoms: Sequence[np.random.Generator] | None = None,
     ) -> Batch:
-        """Return the examples at `indices`; see `Dataset.load`."""
+        """Return the examples at `indices` of a split; see `Dataset.load`."""
         geometry, channels = geometry or self.geometry(), channels or self.image_shape[-1]
         stored, places = self.stored_at(split, indices)
         rows = np.asarray(places, np.int64)
@@ -57,24 +57,24 @@ class ArrayDataset(Dataset):
         return self._arrays[split]
 
     def labels_at(self, split: str, indices: Sequence[int]) -> np.ndarray | None:
-        """Return the labels of some examples: int32 `[N]`, float32 `[N, classes]`, or None."""
+        """Return the labels of the examples at `indices`: int32 `[N]`, float32 `[N, classes]`, or None."""
         stored, places = self.stored_at(split, indices)
         labels = self._arrays[stored].get("label")
         return None if labels is None else self._with_positions(labels[np.asarray(places, np.int64)])
 
     def example_bytes(self, geometry: Geometry) -> int:
-        """Return the number of bytes of an example at the size of the geometry: of all its leaves."""
+        """Return the number of bytes of all arrays of one example, with the image size of the geometry."""
         others = {key: leaf for key, leaf in self._arrays["train"].items() if key != "image"}
         return super().example_bytes(geometry) + sum(leaf[:1].nbytes for leaf in jax.tree.leaves(others))
 
     def fingerprint(self, *, contents: bool = False) -> dict[str, dict[str, Any]]:
-        """Return the number of examples and hashes of all arrays, which are always read.
+        """Return the number of examples and hashes of all arrays. Arrays are always hashed: `contents` has no effect.
 
-        Of an array of more than 1 GiB, evenly spaced parts of 1 MiB are hashed, 1 GiB in total.
+        If an array has more than 1 GiB, evenly spaced parts of 1 MiB are hashed, 1 GiB in total.
 
         Returns:
-          For each split and key: the number of `images`, a hash `sizes` of shapes and types, a hash of the
-          `contents`, and that they are no `files`.
+          A dict for each split and key. `images` is the number of examples. `sizes` is a hash of shapes and types.
+          `contents` is a hash of the values. `files` is False, because the data are not files.
         """
         key = "fingerprint"
         if key not in self._cache:
@@ -94,7 +94,10 @@ class ArrayDataset(Dataset):
 
 
 def hash_arrays(arrays: Sequence[np.ndarray], most: int = MOST_HASHED) -> str:
-    """Return a hash of the contents of arrays: of evenly spaced parts of those of more than `most` bytes."""
+    """Return a hash of the contents of arrays.
+
+    If an array has more than `most` bytes, only evenly spaced parts of the array are hashed.
+    """
     digest = hashlib.blake2b(digest_size=32)
     for array in arrays:
         content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -108,25 +111,29 @@ def hash_arrays(arrays: Sequence[np.ndarray], most: int = MOST_HASHED) -> str:
 def from_arrays(
     train: Any, test: Any, validation: Any = None, class_names: Sequence[str] | None = None, *, name: str = "arrays"
 ) -> ArrayDataset:
-    """Return a dataset of arrays in memory, which are not copied where they have the types below.
+    """Return a dataset of arrays in memory. Arrays that need no conversion are not copied.
 
     Args:
-      train: training examples: `(images, labels)`, or a dict of arrays, or of dicts of arrays, with the key "image"
-        and usually "label". Arrays of NumPy, JAX or torch.
+      train: training examples: a tuple `(images, labels)`, or a dict with the key "image" and usually "label". The
+        values of the dict are arrays, or dicts of arrays. Arrays of NumPy, JAX and torch are supported.
 
-        - Images are `[N, H, W, C]`, or `[N, H, W]` of one channel. Integers from 0 to 255 become uint8. Floats become
-          float32, and keep their values: they are standardized by their own mean and standard deviation.
-        - Labels are class numbers `[N]` or `[N, 1]`, strings `[N]`, or values from 0 to 1 of each class
-          `[N, classes]`: multi-hot or soft labels.
-        - Other keys are for tasks of your own, such as "mask".
-      test: test examples, in the same form.
-      validation: validation examples, in the same form. Default: none; see `Dataset.with_validation`.
-      class_names: name of each class. Default: the sorted strings of the labels, or their numbers.
+        - Images are `[N, H, W, C]`, or `[N, H, W]` with one channel. Integers from 0 to 255 become uint8. Floats become
+          float32 with unchanged values. Training standardizes float images with the mean and standard deviation of the
+          training images.
+        - Labels are class numbers `[N]` or `[N, 1]`, strings `[N]`, or multi-hot or soft labels `[N, classes]`, with
+          values from 0 to 1.
+        - Other keys, such as "mask", are for tasks of your own.
+      test: test examples, in the same format as `train`.
+      validation: validation examples, in the same format as `train`. Default: no validation split.
+        `Dataset.with_validation` can hold out training examples later.
+      class_names: name of each class. Default: the distinct strings of the labels in sorted order, or the class
+        numbers.
       name: name of the dataset.
 
     Raises:
-      UsageError: if arrays have other shapes or lengths, a split is empty, pixels are NaN, infinite or outside 0 to
-        255, labels are out of range, or a class has no training examples.
+      UsageError: if arrays have unsupported shapes or different lengths, or a split is empty. `UsageError` is also
+        raised if pixels are NaN or infinite, integer pixels are outside 0 to 255, labels are out of range, or a class
+        has no training examples.
 
     >>> images, labels = np.zeros((6, 8, 8), np.uint8), [0, 1, 2, 0, 1, 2]
     >>> dataset = from_arrays((images, labels), (images, labels), class_names=["cat", "dog", "owl"])
@@ -144,7 +151,7 @@ def from_arrays(
         for split, batch in arrays.items():
             batch["label"] = labels[split]
     elif class_names is not None:
-        raise UsageError("class_names apply to labels, but the examples have no 'label'. Give labels, or omit them.")
+        raise UsageError("class_names is given, but the examples have no 'label'. Add labels, or omit class_names.")
     height, width, channels = arrays["train"]["image"].shape[1:]
     return ArrayDataset(
         name=name,
@@ -157,7 +164,7 @@ def from_arrays(
 
 
 def _read_split(given: Any, split: str) -> Batch:
-    """Return the arrays of a split, with checked images and unchecked labels.
+    """Return the arrays of a split. Images are checked; labels are not checked yet.
 
     Raises:
       UsageError: see `from_arrays`.
@@ -174,24 +181,25 @@ def _read_split(given: Any, split: str) -> Batch:
     if "image" not in given:
         near = closest("image", map(str, given))
         hint = f"Rename {near!r} to 'image'." if near else "Add the images as 'image'."
-        raise UsageError(f"{what} examples have no key 'image', but {', '.join(map(repr, given))}. {hint}")
+        listed = ", ".join(map(repr, given))
+        raise UsageError(f"{what} examples have no key 'image'. The keys are {listed}. {hint}")
     try:
         raw = {key: to_array(given[key]) for key in ("image", "label") if key in given}
         batch = {str(key): raw[key] if key in raw else _read_tree(value) for key, value in given.items()}
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"{what} examples are not arrays: {first_line(error)}. Give arrays of numbers; from_source takes images of "
-            "different sizes."
+            f"{what} examples are not arrays: {first_line(error)}. Give arrays of numbers, or use from_source for "
+            "images of different sizes."
         ) from None
     images = batch["image"]
     if images.ndim == 0:
-        raise UsageError(f"{what} images are not an array: {_described(given['image'])}. Give [N, H, W, C].")
+        raise UsageError(f"{what} images are not an array: {_described(given['image'])}. Give an array [N, H, W, C].")
     for key, tree in batch.items():
         for leaf in jax.tree.leaves(tree):
             if leaf.ndim == 0 or len(leaf) != len(images):
-                length = "a single value" if leaf.ndim == 0 else f"{len(leaf):,}"
+                length = "a single value" if leaf.ndim == 0 else f"{len(leaf):,} values"
                 raise UsageError(
-                    f"{what} split has {len(images):,} images, but {length} of {key!r}. Give one for each image."
+                    f"{what} split has {len(images):,} images, but {length} of {key!r}. Give one value for each image."
                 )
     if len(images) == 0:
         raise UsageError(f"{what} split is empty. Give at least one example.")
@@ -215,9 +223,9 @@ def _described(value: Any) -> str:
 
 
 def check_same_leaves(arrays: Mapping[str, Batch]) -> None:
-    """Raise `UsageError` unless the examples of all splits have the same keys, shapes and types.
+    """Raise `UsageError` if the examples of the splits differ in keys, shapes or types.
 
-    Labels may differ in type and, since strings do, need not have the same shape.
+    The shapes and types of labels are not compared, because they may differ if the labels are strings.
     """
     expected = _leaves_of(arrays["train"])
     for split, batch in arrays.items():
@@ -226,12 +234,15 @@ def check_same_leaves(arrays: Mapping[str, Batch]) -> None:
             if expected.get(key) != found.get(key):
                 raise UsageError(
                     f"{key!r} of the {SPLIT_NAMES[split]} examples is {found.get(key, 'missing')}, but "
-                    f"{expected.get(key, 'missing')} in the training examples. Give the same in each split."
+                    f"{expected.get(key, 'missing')} in the training examples. Give the same arrays in each split."
                 )
 
 
 def _leaves_of(batch: Batch) -> dict[str, str]:
-    """Return the shapes and types of the leaves of an example, by their path. A label counts as present only."""
+    """Return a dict from the path of each array of an example to its type and shape.
+
+    For a label, the value is "there", because types and shapes of labels may differ.
+    """
     described = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         name = ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)

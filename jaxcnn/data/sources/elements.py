@@ -1,4 +1,4 @@
-"""Elements of a user's source: which of their fields are the image and the label, and what kind of image that is."""
+"""Read the elements of the user's source: find the image, the label and other fields, and check the image."""
 
 import os
 from collections.abc import Mapping
@@ -15,19 +15,19 @@ from jaxcnn.data.sources.pixels import canonical, check_pixels, to_array
 from jaxcnn.errors import UsageError, closest
 
 Fields = Mapping[str, str | int]
-"""Names, or positions in a tuple, of the fields of an element, by their key in a batch."""
+"""Maps each key of a batch to a field of an element: to its name, or to its position in a tuple."""
 
 CHANNEL_AXES = (1, 3, 4)
-"""Lengths of the first axis of a tensor that is taken for its channels, unless the last axis has such a length."""
+"""Numbers of channels by which a torch tensor `[C, H, W]` is recognized, if its last axis has another length."""
 
 
 class Example(NamedTuple):
     """An example of a source.
 
     Attributes:
-      image: content of an image file, an image of Pillow, or pixels uint8 or float32 `[H, W, C]`.
-      label: as in the source, or None.
-      others: further arrays, by their key.
+      image: content of an image file, a Pillow image, or pixels, uint8 or float32 `[H, W, C]`.
+      label: label as the source returns it, or None.
+      others: arrays of the other fields, by their key.
       left_out: names of fields that are not arrays.
     """
 
@@ -46,17 +46,17 @@ class Form(NamedTuple):
 
 
 def read_element(element: Any, fields: Fields | None, what: str, index: int) -> Example:
-    """Return the example in an element of a source.
+    """Convert an element of a source to an example.
 
     Args:
       element: a mapping, a tuple or list `(image, label, ...)`, or an image.
-      fields: the fields to use. Default: all of them. Those that are not arrays are left out.
-      what: which source it is, for messages: "the training source".
-      index: position of the element in it.
+      fields: dict from each key of a batch to the field of the element. Default: all fields that are arrays.
+      what: name of the source for error messages, such as "the training source".
+      index: position of the element in the source, from 0, for error messages.
 
     Raises:
       UsageError: if a field is missing, or the image is of an unknown kind.
-      Exception: whatever reading an image file raises.
+      Exception: any error that is raised while an image file is read.
     """
     values = _select(element, fields, what)
     image = _read_image(values.pop("image"), what, index)
@@ -69,14 +69,14 @@ def read_element(element: Any, fields: Fields | None, what: str, index: int) -> 
             if fields is not None:
                 raise UsageError(
                     f"field {fields[key]!r} of example {index} of {what} is not an array: {type(value).__name__}. "
-                    "Leave it out of `fields`."
+                    "Omit this field from `fields`."
                 ) from None
             left_out.append(key)
     return Example(image, label, others, tuple(left_out))
 
 
 def _select(element: Any, fields: Fields | None, what: str) -> dict[str, Any]:
-    """Return the fields of an element, by their key in a batch."""
+    """Return the fields of an element, as a dict from each key of a batch to the value of its field."""
     found: dict[str | int, Any]
     if isinstance(element, Mapping):
         found = dict(element)
@@ -102,7 +102,7 @@ def _select(element: Any, fields: Fields | None, what: str) -> dict[str, Any]:
 
 
 def _require_usual_keys(named: Mapping[str, Any], what: str) -> None:
-    """Raise `UsageError` if a mapping has no field "image", or no "label" but a field with a similar name."""
+    """Raise `UsageError` if a mapping has no field "image", or has a field such as "labels" instead of "label"."""
     image = "image" if "image" in named else closest("image", named)
     label = "label" if "label" in named else closest("label", [name for name in named if name != image])
     if image == "image" and label in ("label", None):
@@ -110,14 +110,14 @@ def _require_usual_keys(named: Mapping[str, Any], what: str) -> None:
     suggested = {"image": image or next(iter(named)), **({} if label is None else {"label": label})}
     missing = "label" if image == "image" else "image"
     raise UsageError(
-        f"examples of {what} have no field {missing!r}, but {', '.join(map(repr, named))}. Name the fields, such as "
-        f"fields={suggested}."
+        f"examples of {what} have no field {missing!r}. The fields are {', '.join(map(repr, named))}. Name the "
+        f"fields, such as fields={suggested}."
     )
 
 
 def _read_image(value: Any, what: str, index: int) -> bytes | Image.Image | np.ndarray:
-    """Return an image in one of the forms of `Example.image`."""
-    if isinstance(value, Mapping) and {"bytes", "path"} & set(value):  # Hugging Face's image that is not decoded
+    """Return an image as one of the types of `Example.image`."""
+    if isinstance(value, Mapping) and {"bytes", "path"} & set(value):  # an undecoded image of Hugging Face
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
@@ -133,8 +133,8 @@ def _read_image(value: Any, what: str, index: int) -> bytes | Image.Image | np.n
         pixels = np.asarray(None)
     if pixels.dtype.kind not in "biuf" and pixels.dtype.name != "bfloat16":
         raise UsageError(
-            f"image {index} of {what} is not an image: {type(value).__name__}. Give an array, an image of Pillow, the "
-            "content of an image file, or its path."
+            f"image {index} of {what} is not an image: {type(value).__name__}. Give an array, a Pillow image, or the "
+            "content or the path of an image file."
         )
     is_tensor = callable(getattr(value, "detach", None))
     if is_tensor and pixels.ndim == 3 and pixels.shape[0] in CHANNEL_AXES and pixels.shape[2] not in CHANNEL_AXES:
@@ -152,7 +152,7 @@ def _read_tree(value: Any) -> Any:
 
 
 def form_of(image: bytes | Image.Image | np.ndarray) -> Form:
-    """Return the form of an image, which is checked to be intact if it is the content of a file.
+    """Return the size, channels and type of an image. The content of an image file is checked for damage.
 
     Raises:
       ValueError: if the image is damaged.
@@ -187,7 +187,7 @@ def pixels_of(
 
 
 def example_size(example: Example) -> int:
-    """Return about how many bytes of memory an example takes."""
+    """Return the approximate number of bytes of memory that an example needs."""
     image = example.image
     if isinstance(image, Image.Image):
         size = image.width * image.height * max(1, len(image.getbands()))
@@ -197,7 +197,7 @@ def example_size(example: Example) -> int:
 
 
 def content_of(example: Example) -> bytes:
-    """Return bytes that identify an example: its image, its label and its other arrays."""
+    """Return the image, the label and the other arrays of an example as bytes, to compute a hash."""
     image = example.image
     if isinstance(image, Image.Image):
         content = repr((image.mode, image.size)).encode() + image.tobytes()

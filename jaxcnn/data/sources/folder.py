@@ -1,4 +1,4 @@
-"""Datasets of folders of images, as objects."""
+"""Dataset of a folder of images, for use in Python."""
 
 import os
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from jaxcnn.data.imagefolder.labels import check_names
 from jaxcnn.errors import UsageError, closest, shortened
 
 NAME = "folder"
-"""Name of the dataset of a folder that `imagefolder:PATH` does not open equally."""
+"""Name of the dataset of a folder if the name `imagefolder:PATH` would open a different dataset."""
 
 
 def from_folder(
@@ -27,30 +27,33 @@ def from_folder(
 ) -> Dataset:
     """Return a dataset of a folder with one folder of images for each class.
 
-    The layouts are those of `jaxcnn.data.imagefolder`. Folders train, val and test are the three splits; with train and
-    val only, val is the test split. The images are copied to the folder of prepared datasets once. The copy is made
-    again when a file changes or the folder is divided otherwise, and replaces the older copy.
+    `jaxcnn.data.imagefolder` describes the accepted layouts. The folders train, val and test contain the training,
+    validation and test splits. If there is no test folder, the folder val is the test split. The images are copied once
+    to the folder of prepared datasets. When a file or the division into splits changes, a new copy replaces the old
+    copy.
 
     Args:
-      path: the folder. It contains class folders, or folders train, test and val of class folders.
-      test: without a test folder, fraction of the images of each class in the test split, at least one image of two.
-        The choice depends on the names of the files and the seed.
-      validation: without a folder of validation images, fraction of the images of each class in the validation split;
-        of the training images, where there is a test folder. Default: no validation split.
-      seed: seed of the choice of test and validation images.
-      class_names: names of all classes, in the order of the labels. Default: sorted.
-      data_dir: folder of prepared datasets. Default: `$TFDS_DATA_DIR`, or the default of TFDS.
-      skip_damaged: whether to leave out damaged images, instead of raising.
+      path: folder of images. The folder contains class folders, or folders train, test and val that contain class
+        folders.
+      test: fraction of the images of each class in the test split, if there is no test folder. A class with two or more
+        images has at least one test image. The choice of test images depends on the file names and the seed.
+      validation: fraction of the images of each class in the validation split, if there is no folder of validation
+        images. If there is a test folder, `validation` is a fraction of the training images. Default: no validation
+        split.
+      seed: random seed of the choice of test and validation images.
+      class_names: names of all classes, in the order of the labels. Default: the names of the class folders, sorted.
+      data_dir: folder of prepared datasets. Default: `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
+      skip_damaged: whether to skip damaged images. By default, damaged images raise an error.
 
     Returns:
-      A dataset with the name `imagefolder:PATH`; or "folder", if the dataset that `open_dataset` opens by that name has
-      other splits, classes in another order, or damaged images.
+      The dataset. The name of the dataset is `imagefolder:PATH` if `open_dataset` opens the same dataset by this name,
+      otherwise "folder".
 
     Raises:
-      UsageError: if `path` is not a folder or has none of the layouts; images are damaged (the error names all of
-        them); a split is empty; a class has no training images; there are fewer than two classes; `class_names` are not
-        the names of the class folders; a fraction or the seed is out of range; or `validation` is given where there is
-        a folder of validation images.
+      UsageError: if `path` is not a folder or has none of the accepted layouts, or images are damaged (the error names
+        all damaged images). `UsageError` is also raised if a split is empty, a class has no training images, or there
+        are fewer than two classes. `UsageError` is also raised if `class_names` are not the names of the class folders,
+        a fraction or the seed is invalid, or both the folder and `validation` define a validation split.
       RunError: if the copy cannot be written, for example because the disk is full.
 
     Example:
@@ -58,11 +61,11 @@ def from_folder(
       >>> from_folder("pictures", test=1.5)
       Traceback (most recent call last):
       ...
-      jaxcnn.errors.UsageError: test is not a fraction between 0 and 1: 1.5. Give one, such as 0.2.
+      jaxcnn.errors.UsageError: test is not a fraction between 0 and 1: 1.5. Give a fraction, such as 0.2.
     """
     division = imagefolder.make_division(test, validation, seed)
     if not isinstance(path, str | os.PathLike):
-        raise UsageError(f"path is not a path: {shortened(repr(path))}. Give a folder of images.")
+        raise UsageError(f"path is not a path: {shortened(repr(path))}. Give the path of a folder of images.")
     root, text = data_folder(data_dir), os.fsdecode(path)
     prepared = imagefolder.prepare(text, root, division=division, skip_damaged=skip_damaged)
     name = f"{imagefolder.PREFIX}{text}" if prepared.is_default else NAME
@@ -76,5 +79,5 @@ def from_folder(
         raise UsageError(f"class_names has a name without a folder: {wrong!r}. {hint}")
     missing = next((name for name in dataset.class_names if name not in class_names), None)
     if missing is not None:
-        raise UsageError(f"class_names lacks a class folder: {missing!r}. Add its name.")
+        raise UsageError(f"class_names lacks a class folder: {missing!r}. Add the name of this folder.")
     return replace(dataset.with_classes(class_names), name=NAME)

@@ -1,4 +1,4 @@
-"""Labels of the user's own data: class numbers, class names, or a value for each class."""
+"""Read the labels of the user's own data: class numbers, class names, or a value for each class."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from jaxcnn.data.dataset import SPLIT_NAMES
 from jaxcnn.errors import UsageError, closest, shortened
 
 MOST_NAMED = 5
-"""Maximum number of classes that an error names."""
+"""Maximum number of class names in an error message."""
 
 
 def read_labels(
@@ -18,15 +18,17 @@ def read_labels(
     """Return the labels of all splits, and the names of the classes.
 
     Args:
-      given: labels of each split: integers `[N]` or `[N, 1]`, strings `[N]`, or values from 0 to 1 of each class
-        `[N, classes]` (multi-hot or soft labels).
-      class_names: name of each class. Default: the sorted strings, or the numbers up to the largest label.
+      given: labels of each split: integers `[N]` or `[N, 1]`, strings `[N]`, or multi-hot or soft labels
+        `[N, classes]`, with values from 0 to 1.
+      class_names: name of each class. Default: the distinct strings in sorted order, or the numbers up to the largest
+        label.
 
     Returns:
-      Labels, int32 `[N]` or float32 `[N, classes]`, and the names.
+      Labels of each split, int32 `[N]` or float32 `[N, classes]`; and the class names.
 
     Raises:
-      UsageError: if labels have no such form, are out of range, or a class has no training examples.
+      UsageError: if labels have an unsupported type or shape, labels are out of range, or a class has no training
+        examples.
     """
     if class_names is not None:
         class_names = _check_names(class_names)
@@ -35,7 +37,7 @@ def read_labels(
     for split, kind in kinds.items():
         if kind != kinds["train"]:
             raise UsageError(
-                f"labels of the {SPLIT_NAMES[split]} split are {kind}, but those of the training split are "
+                f"labels of the {SPLIT_NAMES[split]} split are {kind}, but labels of the training split are "
                 f"{kinds['train']}. Give labels of one kind."
             )
     read = {"strings": _from_strings, "integers": _from_integers}.get(kinds["train"], _from_values)
@@ -48,10 +50,10 @@ def _check_names(class_names: Sequence[str]) -> tuple[str, ...]:
     names = tuple(class_names)
     wrong = next((name for name in names if not isinstance(name, str) or not name), None)
     if isinstance(class_names, str) or not names or wrong is not None:
-        raise UsageError(f"class_names are not names: {shortened(class_names)}. Give a string for each class.")
+        raise UsageError(f"class_names is not a list of names: {shortened(class_names)}. Give a string for each class.")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UsageError(f"class_names has the same name twice: {twice!r}. Give each class a name of its own.")
+        raise UsageError(f"class_names has the same name twice: {twice!r}. Give each class its own name.")
     return names
 
 
@@ -75,9 +77,9 @@ def _as_array(values: Any, split: str, class_names: Sequence[str] | None) -> np.
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise UsageError(f"{where} are of type {array.dtype}. Give integers, strings, or values for each class.")
     if array.ndim == 2 and array.shape[1] == 1 and len(class_names or ()) != 1:
-        array = array[:, 0]  # as in Keras
+        array = array[:, 0]  # Keras stores labels as [N, 1]
     if array.ndim not in (1, 2):
-        raise UsageError(f"{where} have the shape {list(array.shape)}. Give [N], or [N, classes].")
+        raise UsageError(f"{where} have the shape {list(array.shape)}. Give labels [N], or [N, classes].")
     if array.ndim == 2:
         array = array.astype(np.float32)
         wrong = np.flatnonzero(~((array >= 0) & (array <= 1)).all(1))
@@ -130,8 +132,9 @@ def _from_integers(
             )
         if count > max(len(part) for part in arrays.values()) and not class_names:
             raise UsageError(
-                f"the largest label is {count - 1}, more than there are examples. Number the classes from 0 without "
-                "gaps, or use another key than 'label' for targets that are not classes."
+                f"the largest label, {count - 1}, is more than the number of examples. "
+                "Number the classes from 0 without gaps, or "
+                " use another key than 'label' for targets that are not classes."
             )
     names = tuple(class_names) if class_names else tuple(map(str, range(count)))
     return {split: array.astype(np.int32) for split, array in arrays.items()}, names
@@ -143,7 +146,7 @@ def _from_values(
     count = arrays["train"].shape[1]
     if class_names is not None and len(class_names) != count:
         raise UsageError(
-            f"labels have values of {count} classes for {len(class_names)} class_names. Give one for each."
+            f"labels have {count} classes, but class_names has {len(class_names)} names. Give one name for each class."
         )
     return dict(arrays), tuple(class_names) if class_names else tuple(map(str, range(count)))
 

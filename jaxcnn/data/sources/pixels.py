@@ -1,4 +1,4 @@
-"""Pixels of the user's own data: checked, and brought to uint8 or float32."""
+"""Check the pixels of the user's own data, and convert them to uint8 or float32."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from jaxcnn.data.decode import Geometry
 from jaxcnn.errors import UsageError
 
 CHECKED_AT_ONCE = 1 << 24
-"""Number of values that are checked at once, which limits the memory for the check."""
+"""Number of values to check at once, which limits the memory that the check needs."""
 
 NARROWER = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
 
 
 def to_array(value: Any) -> np.ndarray:
-    """Return an array of NumPy, JAX or torch, or nested lists, as a NumPy array, without a copy where possible.
+    """Convert an array of NumPy, JAX or torch, or nested lists, to a NumPy array, without a copy if possible.
 
     Raises:
       ValueError: if the value is not an array of numbers or strings.
@@ -30,7 +30,7 @@ def to_array(value: Any) -> np.ndarray:
 
 
 def canonical(array: np.ndarray) -> np.ndarray:
-    """Return an array of numbers with 32 bits in place of 64, as JAX keeps it.
+    """Convert numbers of 64 bits to numbers of 32 bits, as JAX does by default. Other numbers are unchanged.
 
     Raises:
       ValueError: if the array does not contain numbers.
@@ -41,17 +41,17 @@ def canonical(array: np.ndarray) -> np.ndarray:
 
 
 def check_pixels(pixels: np.ndarray, what: str, first: int = 0) -> np.ndarray:
-    """Return images as uint8 or float32, checked.
+    """Check images, and convert them to uint8 or float32.
 
     Integers must be from 0 to 255. False and True become 0 and 255. Floats must be finite, and keep their values.
 
     Args:
       pixels: images `[N, ...]`.
-      what: what the images are, for messages: "the training images".
-      first: index of the first of these images.
+      what: name of the images for error messages, such as "the training images".
+      first: index of the first image in its split, for error messages.
 
     Raises:
-      UsageError: if a value cannot be a pixel. The message has the index of the first such image.
+      UsageError: if a value is not a valid pixel. The message has the index of the first image with an invalid value.
     """
     kind = pixels.dtype.kind
     if kind == "b":
@@ -77,7 +77,7 @@ def check_pixels(pixels: np.ndarray, what: str, first: int = 0) -> np.ndarray:
 
 
 def check_image_axes(shape: tuple[int, ...], what: str) -> None:
-    """Raise `UsageError` unless a shape is that of images, `[N, H, W]` or `[N, H, W, C]` without empty axes."""
+    """Raise `UsageError` if a shape is not `[N, H, W]` or `[N, H, W, C]`, or an image has no pixels."""
     remedy = "Give [N, H, W, C] or [N, H, W]."
     if len(shape) == 4 and shape[1] in (1, 3, 4) and min(shape[2:]) > 4:
         remedy = "Move the channels to the end: images.transpose(0, 2, 3, 1)."
@@ -93,16 +93,16 @@ def fit_images(
     random_box: decode.RandomBox | None = None,
     randoms: Any = None,
 ) -> np.ndarray:
-    """Bring images to the size of a geometry and to a number of channels.
+    """Resize and crop images, and convert them to a number of channels.
 
     Args:
       images: uint8 or float32 `[N, H, W, C]`.
-      geometry: how images are brought to one size.
+      geometry: how to resize and crop the images.
       channels: number of channels of the result.
       random_box, randoms: see `Dataset.load`.
 
     Returns:
-      Images of the same type, `[N, H, W, channels]`.
+      Images of the dtype of the input, `[N, H, W, channels]`.
 
     Raises:
       ValueError: if the channels cannot be converted.

@@ -1,4 +1,4 @@
-"""Read a user's source: anything with `len` and `[i]`."""
+"""Read the user's source: any object with `len(source)` and `source[i]`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
@@ -12,19 +12,19 @@ from jaxcnn.data.threads import map_in_threads
 from jaxcnn.errors import UsageError, printable
 
 SAMPLES = 64
-"""Maximum number of evenly spaced examples that identify a source, and from which its size is estimated."""
+"""Maximum number of evenly spaced examples of a source that are read to identify it and to estimate its size."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """The examples of one split.
+    """Reads the examples of one split from the user's source.
 
     Attributes:
       source: the user's object.
       split: "train", "validation" or "test".
       length: number of examples when the source was opened.
       fields: see `read_element`.
-      kept: all examples if they are kept in memory.
+      kept: all examples if they are kept in memory, otherwise None.
     """
 
     source: Any
@@ -35,14 +35,14 @@ class Reader:
 
     @property
     def what(self) -> str:
-        """Return the name of the source in messages."""
+        """Return the name of the source for messages."""
         return f"the {SPLIT_NAMES[self.split]} source"
 
     def read(self, index: int) -> Example:
-        """Return an example.
+        """Return the example at `index`.
 
         Raises:
-          UsageError: if the source raises or has changed its length, or the example cannot be used.
+          UsageError: if the source raises an error or has changed its length, or the example cannot be used.
         """
         if self.kept is not None:
             return self.kept[index]
@@ -51,17 +51,19 @@ class Reader:
             return read_element(self.source[index], self.fields, self.what, index)
         except UsageError:
             raise
-        except Exception as error:  # of the user's code
+        except Exception as error:  # raised by the user's code
             raise self.failure(index, error) from error
 
     def failure(self, index: int, error: BaseException) -> UsageError:
         """Return the error to raise when reading an example fails with `error`."""
         said = printable(first_line(error))
         name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        return UsageError(f"example {index} of {self.what} cannot be read: {name}{said}. Correct or remove it.")
+        return UsageError(
+            f"example {index} of {self.what} cannot be read: {name}{said}. Correct or remove this example."
+        )
 
     def require_length(self) -> None:
-        """Raise `UsageError` if the source has another length than when it was opened."""
+        """Raise `UsageError` if the length of the source has changed since the source was opened."""
         now = len(self.source)
         if now != self.length:
             raise UsageError(
@@ -70,7 +72,7 @@ class Reader:
             )
 
     def form(self, index: int, example: Example) -> Form:
-        """Return the form of an example's image.
+        """Return the size, channels and type of the image of an example.
 
         Raises:
           UsageError: if the image is damaged.
@@ -81,7 +83,7 @@ class Reader:
             raise self.failure(index, error) from error
 
     def map(self, function: Callable[[int, Example], Any], indices: Iterable[int]) -> Iterator[Any]:
-        """Yield `function(index, example)` for examples, which threads read."""
+        """Yield `function(index, example)` for each index. Threads read the examples."""
         return map_in_threads(lambda index: function(index, self.read(index)), indices)
 
     def sample_indices(self) -> list[int]:
@@ -89,7 +91,7 @@ class Reader:
         return np.linspace(0, self.length - 1, min(SAMPLES, self.length)).astype(int).tolist()
 
     def keeping(self, examples: Sequence[Example]) -> "Reader":
-        """Return a reader of examples in memory."""
+        """Return a copy of this reader that keeps all examples in memory."""
         return replace(self, kept=tuple(examples))
 
 
@@ -101,10 +103,12 @@ def open_reader(source: Any, split: str, fields: Fields | None) -> Reader:
     """
     what = f"the {SPLIT_NAMES[split]} source"
     if isinstance(source, Mapping):
-        raise UsageError(f"{what} is a dict of {', '.join(map(repr, source)) or 'nothing'}. Give one of its values.")
+        listed = ", ".join(map(repr, source)) or "nothing"
+        raise UsageError(f"{what} is a dict of {listed}. Give one of the values of the dict.")
     if isinstance(source, str | bytes) or not hasattr(source, "__getitem__") or not hasattr(source, "__len__"):
         raise UsageError(
-            f"{what} has no len() and [i]: {type(source).__name__}. Give a sequence of examples, or use from_batches."
+            f"{what} does not support len(source) and source[i]: {type(source).__name__}. "
+            "Give a sequence of examples, or use from_batches."
         )
     if isinstance(source, tuple) and len(source) == 2 and all(hasattr(part, "shape") for part in source):
         raise UsageError(f"{what} is a pair of arrays. Use from_arrays.")
@@ -119,7 +123,7 @@ def open_reader(source: Any, split: str, fields: Fields | None) -> Reader:
 
 
 def _is_plain_table(source: Any) -> bool:
-    """Return whether a source is a dataset of Hugging Face whose examples no function of the user changes."""
+    """Return whether a source is a Hugging Face dataset without a format or transform, which would change examples."""
     if not hasattr(source, "features") or not hasattr(source, "cast_column"):
         return False
     form = getattr(source, "format", None)
@@ -127,7 +131,10 @@ def _is_plain_table(source: Any) -> bool:
 
 
 def _without_decoding(source: Any, field: Any) -> Any:
-    """Return a dataset of Hugging Face that gives the content of image files, which this package decodes."""
+    """Return a Hugging Face dataset that does not decode its image files, because this package decodes them.
+
+    Return any other source unchanged.
+    """
     if not _is_plain_table(source) or field not in source.features:
         return source
     feature = source.features[field]
@@ -137,10 +144,10 @@ def _without_decoding(source: Any, field: Any) -> Any:
 
 
 def label_column(reader: Reader, samples: Mapping[int, Example]) -> Any:
-    """Return all labels of a source that stores them apart, or None.
+    """Return all labels of a source that stores its labels separately, or None.
 
-    These are a column of Hugging Face's datasets, and `targets` and `labels` of torchvision's. They are used if those
-    of the samples are equal.
+    A Hugging Face dataset stores labels in a column. A torchvision dataset has the attribute `targets` or `labels`. The
+    stored labels are used only if they equal the labels of the examples in `samples`.
     """
     source, field = reader.source, "label" if reader.fields is None else reader.fields.get("label")
     column = None
@@ -159,9 +166,9 @@ def label_column(reader: Reader, samples: Mapping[int, Example]) -> Any:
 
 
 def class_names_of(source: Any, field: Any) -> tuple[str, ...] | None:
-    """Return the names of the classes that a source has, or None.
+    """Return the class names that a source provides, or None.
 
-    These are `features[field].names` of Hugging Face and TFDS, and `classes` of torchvision.
+    Datasets of Hugging Face and TFDS provide `features[field].names`. Datasets of torchvision provide `classes`.
     """
     about = getattr(source, "dataset_info", source)
     features = getattr(about, "features", None)

@@ -1,4 +1,4 @@
-"""Datasets of the user's own sources: anything with `len` and `[i]`."""
+"""Datasets of the user's own sources: objects with `len(source)` and `source[i]`."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from jaxcnn.data.threads import fits_memory
 from jaxcnn.errors import UsageError
 
 KEPT_SHARE = 0.15
-"""Largest fraction of the host's memory that the examples of a source may take to be kept there before decoding."""
+"""Maximum size of the encoded examples of a source that are kept in memory, as a fraction of the host's memory."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class SourceDataset(Dataset):
     """Examples of a user's own source, opened by `from_source`.
 
     Raises:
-      UsageError: from the methods that read examples, if the source raises an error or returns wrong examples.
+      UsageError: raised by the methods that read examples, if the source raises an error or returns invalid examples.
     """
 
-    _readers: Mapping[str, Reader] = field(default_factory=dict, repr=False)  # of each stored split
-    _stored_labels: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)  # likewise, without positions
+    _readers: Mapping[str, Reader] = field(default_factory=dict, repr=False)  # reader of each stored split
+    _stored_labels: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)  # labels of each stored split
 
     def load(
         self,
@@ -43,18 +43,18 @@ class SourceDataset(Dataset):
         random_box: decode.RandomBox | None = None,
         randoms: Sequence[np.random.Generator] | None = None,
     ) -> Batch:
-        """Read, decode and stack examples; see `Dataset.load`.
+        """Read, decode and stack the examples at `indices` of a split; see `Dataset.load`.
 
         Raises:
-          UsageError: if the source raises or has changed its length, an image cannot be decoded, or arrays other than
-            images differ in shape.
+          UsageError: if the source raises an error, its length has changed, an image cannot be decoded, or the arrays
+            of a field other than the image differ in shape.
         """
         geometry, channels = geometry or self.geometry(), channels or self.image_shape[-1]
         stored, places = self.stored_at(split, indices)
         reader = self._readers[stored]
         examples = [reader.read(place) for place in places]
         each_random = [None] * len(places) if randoms is None else randoms
-        # Images of another size than expected must not be resized unnoticed.
+        # If no resize is expected, do not resize, so that an image of another size raises an error.
         used = geometry._replace(size=None) if random_box is None and self.keeps_pixels(geometry) else geometry
         images = []
         for place, example, random in zip(places, examples, each_random, strict=True):
@@ -79,37 +79,37 @@ class SourceDataset(Dataset):
         return np.uint8 if self.pixel_range == 255.0 else np.float32
 
     def _check(self, pixels: np.ndarray, size: tuple[int, ...], reader: Reader, place: int) -> None:
-        """Raise `UsageError` if pixels do not have the size or type of those that were seen when the source opened."""
+        """Raise `UsageError` if an image does not have the expected size or type."""
         if pixels.shape[:2] != size:
             raise UsageError(
-                f"images of {reader.what} differ in size: that of example {place} is {_size(pixels.shape[:2])}, others "
+                f"images of {reader.what} differ in size: example {place} is {_size(pixels.shape[:2])}, other examples "
                 f"are {_size(size)}. Set a common size with --image-size."
             )
         if pixels.dtype != self._dtype:
             raise UsageError(
-                f"images of {reader.what} differ in type: that of example {place} is {pixels.dtype}, others are "
-                f"{np.dtype(self._dtype)}. Give uint8 or float32 for all."
+                f"images of {reader.what} differ in type: example {place} is {pixels.dtype}, other examples are "
+                f"{np.dtype(self._dtype)}. Give all images the same type, uint8 or float32."
             )
 
     def labels_at(self, split: str, indices: Sequence[int]) -> np.ndarray | None:
-        """Return the labels of some examples: int32 `[N]`, float32 `[N, classes]`, or None."""
+        """Return the labels of the examples at `indices`: int32 `[N]`, float32 `[N, classes]`, or None."""
         stored, places = self.stored_at(split, indices)
         labels = self._stored_labels.get(stored)
         return None if labels is None else self._with_positions(labels[np.asarray(places, np.int64)])
 
     def example_bytes(self, geometry: Geometry) -> int:
-        """Return the number of bytes of a decoded example: of all its leaves."""
+        """Return the number of bytes of all arrays of one decoded example."""
         others = jax.tree.leaves(self._readers["train"].read(0).others)
         return super().example_bytes(geometry) + sum(leaf.nbytes for leaf in others)
 
     def fingerprint(self, *, contents: bool = False) -> dict[str, dict[str, Any]]:
         """Return the length of each source, and a hash of at most 64 evenly spaced examples.
 
-        `contents` has no effect: the other examples are never read for it.
+        `contents` has no effect: only the evenly spaced examples are hashed.
 
         Returns:
-          For each split: the number of `images`, a hash `sizes` of the names of the fields, a hash of the `contents` of
-          these examples, and that they are no `files`.
+          A dict for each split. `images` is the number of examples. `sizes` is a hash of the names of the fields.
+          `contents` is a hash of the evenly spaced examples. `files` is False, because the data are not files.
         """
         if "fingerprint" not in self._cache:
             self._cache["fingerprint"] = {reader.what: _identity(reader) for reader in self._readers.values()}
@@ -134,10 +134,10 @@ def _size(size: Sequence[int]) -> str:
 
 
 def _stack(trees: Sequence[dict[str, Any]], places: Sequence[int], what: str) -> Batch:
-    """Return trees of arrays stacked to arrays with a leading axis.
+    """Stack the arrays of several examples along a new leading axis.
 
     Raises:
-      UsageError: if they differ in keys or shapes.
+      UsageError: if the examples differ in keys or shapes.
     """
     described = [_leaves_of(tree) for tree in trees]
     for place, found in zip(places, described, strict=True):
@@ -146,7 +146,7 @@ def _stack(trees: Sequence[dict[str, Any]], places: Sequence[int], what: str) ->
             if here != first:
                 raise UsageError(
                     f"{key!r} of {what} differs in shape: {here} in example {place}, {first} in example {places[0]}. "
-                    "Give arrays of one shape, or leave it out by `fields`."
+                    "Give arrays of the same shape, or omit this field from `fields`."
                 )
     if not trees:
         return {}
@@ -165,30 +165,33 @@ def from_source(
     class_names: Sequence[str] | None = None,
     fields: Fields | None = None,
 ) -> SourceDataset:
-    """Return a dataset of sources with `len(source)` and `source[i]`, which must return the same example every time.
+    """Return a dataset of sources that have `len(source)` and `source[i]`.
 
-    These are, for example, datasets of Hugging Face and torch, data sources of TFDS and grain, and lists. Several
-    threads read a source. Its examples are kept in memory if they fit there; otherwise they are read for each batch.
+    Sources are, for example, datasets of Hugging Face and torch, data sources of TFDS and grain, and lists. `source[i]`
+    must return the same example every time. Several threads read a source. The examples of a source are kept in memory
+    if they fit; otherwise they are read again for each batch.
 
     Args:
-      train: source of training examples. An example is a dict with "image" and usually "label", or a tuple
-        `(image, label, ...)`, or an image.
+      train: source of training examples. An example is a dict with "image" and usually "label", a tuple `(image, label,
+        ...)`, or an image.
 
-        - An image is an array, a torch tensor, an image of Pillow, the content of an image file, or its path. Arrays
-          are uint8 or float `[H, W, C]` or `[H, W]`. Torch tensors may be `[C, H, W]` with 1, 3 or 4 channels.
-          All other kinds are decoded as in prediction, see `jaxcnn.data.decode`.
+        - An image is an array, a torch tensor, a Pillow image, the content of an image file, or the path of an image
+          file. Arrays are uint8 or float `[H, W, C]` or `[H, W]`. Torch tensors may be `[C, H, W]` with 1, 3 or 4
+          channels. Pillow images and image files are decoded as in prediction; see `jaxcnn.data.decode`.
         - A label is a class number, a string, or an array `[classes]` of values from 0 to 1.
-        - Other fields that are arrays are kept for tasks of your own. All examples must have the same shapes.
+        - Other fields that are arrays are kept for tasks of your own. Each field must have the same shape in all
+          examples.
       test: source of test examples.
-      validation: source of validation examples. Default: none; see `Dataset.with_validation`.
-      class_names: name of each class. Default: those of the source (`features["label"].names`, `classes`), or the
-        sorted strings of all labels, or their numbers.
-      fields: names, or positions in a tuple, of the fields to use by their key in a batch, such as
-        `{"image": "img", "label": "fine_label"}`.
+      validation: source of validation examples. Default: no validation split. `Dataset.with_validation` can hold out
+        training examples later.
+      class_names: name of each class. Default: the class names of the source (`features["label"].names`, `classes`), or
+        else the distinct strings of the labels in sorted order, or the class numbers.
+      fields: field of an example for each key of a batch, such as `{"image": "img", "label": "fine_label"}`. A field is
+        a name, or a position in a tuple. Default: all fields.
 
     Raises:
-      UsageError: if a source is empty or raises, an example is not as above, a label is out of range, or a class has no
-        training examples.
+      UsageError: if a source is empty or raises an error, an example does not have the form described for `train`, a
+        label is out of range, or a class has no training examples.
 
     >>> examples = [{"image": np.full((8, 8), 30 * i, np.uint8), "label": ["cat", "dog"][i % 2]} for i in range(6)]
     >>> dataset = from_source(examples, examples)
@@ -239,16 +242,16 @@ def _example(_: int, example: Example) -> Example:
 def _scan(
     reader: Reader, samples: Mapping[int, Example], column: Any, *, keeps: bool
 ) -> tuple[Reader, list[Form], Any]:
-    """Read the forms and labels of a source.
+    """Read the labels of a source, and the size, channels and type of its images.
 
     Args:
-      reader: of the source.
-      samples: some examples.
-      column: all labels if they are known. The samples alone are then read.
+      reader: reader of the source.
+      samples: some examples of the source, by index.
+      column: all labels, or None if the labels are not known. If the labels are known, only the samples are read.
       keeps: whether to keep all examples in memory.
 
     Returns:
-      A reader, the forms of the images that were read, and all labels.
+      A reader, the properties of the images that were read, and all labels.
     """
     if column is not None:
         return reader, [reader.form(index, example) for index, example in samples.items()], column
@@ -273,19 +276,23 @@ def _read_all_labels(
     fields: Fields | None,
     readers: Mapping[str, Reader],
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Return the labels of all splits and the class names; none if the examples have no label.
+    """Return the labels of all splits and the class names.
+
+    The labels and the class names are empty if the examples have no labels.
 
     Raises:
-      UsageError: see `read_labels`; or some of the examples have a label and others do not.
+      UsageError: if only some of the examples have a label, or `read_labels` raises `UsageError`.
     """
     has = {split: [_is_label(label) for label in part] for split, part in labels.items()}
     if not any(any(part) for part in has.values()):
         if class_names is not None:
-            raise UsageError("class_names apply to labels, but the examples have no label. Name the field by `fields`.")
+            raise UsageError("class_names is given, but the examples have no label. Name the label field by `fields`.")
         return {}, ()
     for split, part in has.items():
         if not all(part):
-            raise UsageError(f"example {part.index(False)} of {readers[split].what} has no label. Give each a label.")
+            raise UsageError(
+                f"example {part.index(False)} of {readers[split].what} has no label. Give each example a label."
+            )
     found = class_names_of(source, "label" if fields is None else fields.get("label"))
     return read_labels(labels, class_names if class_names is not None else found)
 
@@ -295,19 +302,20 @@ def _is_label(label: Any) -> bool:
 
 
 def _common_channels(forms: Sequence[Form]) -> int:
-    """Return the number of channels of all images: 3 if some are gray and some have colors."""
+    """Return the number of channels for all images. If some images are gray and other images have colors, return 3."""
     found = {form.channels for form in forms}
     if len(found) == 1:
         return found.pop()
     if found <= {1, 3, 4}:
         return 3
     raise UsageError(
-        f"images have different numbers of channels: {', '.join(map(str, sorted(found)))}. Give one number."
+        f"images have different numbers of channels: {', '.join(map(str, sorted(found)))}. "
+        "Give all images the same number of channels."
     )
 
 
 def _common_range(forms: Sequence[Form]) -> float:
     floats = {form.is_float for form in forms}
     if len(floats) > 1:
-        raise UsageError("some images are uint8 and others float. Give one type for all.")
+        raise UsageError("some images are uint8 and others are float. Give all images the same type.")
     return 1.0 if floats.pop() else 255.0

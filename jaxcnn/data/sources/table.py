@@ -33,37 +33,41 @@ def from_table(
 ) -> Dataset:
     """Return a dataset of the image files in a table.
 
-    The images are copied to the folder of prepared datasets once. The copy is repeated when the table or a file
-    changes, and replaces the older copy of the same files. The order of the rows has no effect.
+    The images are copied once to the folder of prepared datasets. When the table or a file changes, a new copy replaces
+    the old copy. The order of the rows has no effect.
 
     Args:
       table: a pandas or polars table, a dictionary of lists, or a list of paths.
-      labels: class of each path of a list.
-      image_column: column of paths. Default: the first of path, image, file, filename and filepath.
-      label_column: column of labels. Default: the first of label, class and target. Labels are texts or integers.
-      split_column: column of splits, which are train, validation (val) and test. Default: split, if there is one. If no
-        row is of the split test, the validation images are the test set.
+      labels: class of each path, if `table` is a list of paths.
+      image_column: name of the column of paths. Default: the first of these columns that exists: path, image, file,
+        filename, filepath.
+      label_column: name of the column of labels, which are strings or integers. Default: the first of these columns
+        that exists: label, class, target.
+      split_column: name of the column of splits, whose values are train, validation (or val) and test. Default: split,
+        if this column exists. If no row has the split test, the validation images are the test set.
       root: folder that paths are relative to. Default: the working directory.
-      test: without a column of splits, fraction of the images of each class in the test split, at least one image of
-        two. The choice depends on the paths and the seed.
-      validation: fraction of the images of each class in the validation split; of the training images, where there is a
-        column of splits. Default: no validation split, except that of the table.
-      seed: seed of the choice of test and validation images.
-      class_names: names of the classes, in the order of the labels. Integers are positions in it. Default: the
-        distinct labels, sorted; numbers as numbers.
-      data_dir: folder of prepared datasets. Default: `$TFDS_DATA_DIR`, or the default of TFDS.
-      skip_damaged: whether to leave out damaged images, instead of raising.
+      test: fraction of the images of each class in the test split, if there is no column of splits. A class with two or
+        more images has at least one test image. The choice of test images depends on the paths and the seed.
+      validation: fraction of the images of each class in the validation split. If there is a column of splits,
+        `validation` is a fraction of the training images. Default: there is a validation split only if the column of
+        splits defines one.
+      seed: random seed of the choice of test and validation images.
+      class_names: names of the classes, in the order of the labels. Labels that are integers are positions in this
+        list. Default: the distinct labels in sorted order, which is numerical if all labels are numbers.
+      data_dir: folder of prepared datasets. Default: `$TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
+      skip_damaged: whether to skip damaged images. By default, damaged images raise an error.
 
     Returns:
-      A dataset with the name "table". Its `notes` name images that are in two splits or classes, and classes without
-      test images.
+      A dataset with the name "table". The attribute `notes` of the dataset lists images that are in two splits or
+      classes, and classes without test images.
 
     Raises:
-      UsageError: if the table is not one of these types, or has no rows or columns of different lengths; a column does
-        not exist (the error suggests the closest); files are missing or damaged (the error names all of them); a path,
-        a label or a split is missing or has an unsupported type or value; a split is empty; a class has no training
-        images; there are fewer than two classes; `root` is not a folder; a fraction or the seed is out of range; or
-        `validation` is given where the table has a validation split.
+      UsageError: if the table has an unsupported type, no rows, or columns of different lengths, or lacks a column (the
+        error suggests the closest name). `UsageError` is also raised if files are missing or damaged (the error names
+        all these files), or if a path, a label or a split is missing or invalid. `UsageError` is also raised if a split
+        is empty, a class has no training images, or there are fewer than two classes. `UsageError` is also raised if
+        `root` is not a folder, a fraction or the seed is invalid, or both the table and `validation` define a
+        validation split.
       RunError: if the copy cannot be written, for example because the disk is full.
 
     Example:
@@ -84,14 +88,15 @@ def from_table(
 
 
 def _rows(table: Any, labels: Any, image: str | None, label: str | None, split: str | None) -> Rows:
-    """Return the columns of a table that are used.
+    """Return the image, label and split columns of a table.
 
     Raises:
       UsageError: if the table is of an unsupported type, a column does not exist, or columns have different lengths.
     """
     if isinstance(table, str | PathLike):
         raise UsageError(
-            f"the table is a path: {shortened(table)}. Read the table, or open it by open_dataset('csv:FILE')."
+            f"the table is a path: {shortened(table)}. "
+            "Pass a table object, such as a DataFrame, or call open_dataset('csv:FILE')."
         )
     names = _column_names(table)
     if names is None:
@@ -104,7 +109,7 @@ def _rows(table: Any, labels: Any, image: str | None, label: str | None, split: 
         columns = [_values(table, "the list of paths"), _values(labels, "labels"), None]
     else:
         if labels is not None:
-            raise UsageError("labels are given, but the table has columns. Name the column as label_column.")
+            raise UsageError("labels are given, but the table has columns. Omit labels, and pass label_column.")
         chosen = choose_columns(names, image, label, split)
         columns = [None if name is None else _values(table[names[name]], f"column {name!r}") for name in chosen]
     images, classes, splits = columns
@@ -112,12 +117,14 @@ def _rows(table: Any, labels: Any, image: str | None, label: str | None, split: 
     assert classes is not None
     for what, column in (("labels", classes), ("splits", splits)):
         if column is not None and len(column) != len(images):
-            raise UsageError(f"{len(images):,} paths have {len(column):,} {what}. Give one of each for every image.")
+            raise UsageError(
+                f"{len(images):,} paths have {len(column):,} {what}. Give one {what.removesuffix('s')} for each path."
+            )
     return Rows(images, classes, splits, lambda row: f"row {row}")
 
 
 def _column_names(table: Any) -> dict[str, Any] | None:
-    """Return the columns of a table by their names as texts, or None for a list of paths."""
+    """Return a dict from each column name as a string to the original column name, or None for a list of paths."""
     if isinstance(table, Mapping):
         names = list(table)
     elif hasattr(table, "columns"):
@@ -126,7 +133,7 @@ def _column_names(table: Any) -> dict[str, Any] | None:
         return None
     found = {str(name): name for name in names}
     if len(found) < len(names):
-        raise UsageError(f"the table has columns of the same name: {shortened(names)}. Rename them.")
+        raise UsageError(f"the table has columns of the same name: {shortened(names)}. Rename one of these columns.")
     return found
 
 

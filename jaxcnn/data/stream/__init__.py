@@ -1,4 +1,4 @@
-"""Batches from iterators of the user's, which are read in order."""
+"""Batches from the user's iterators of batches, which are read in order."""
 
 from jaxcnn.data.stream.pipeline import StreamPipeline
 

@@ -11,14 +11,15 @@ Item = TypeVar("Item")
 THREAD = "jaxcnn-stream"
 
 JOIN_SECONDS = 5.0
-"""Seconds that closing waits for the thread, which may be inside the user's iterator."""
+"""Maximum number of seconds to wait for the background thread to end. The thread may be busy in the user's iterator."""
 
 
 def in_background(items: Generator[Item, None, None], ahead: int) -> Iterator[Item]:
-    """Yield the items in order, computed up to `ahead` items early in one thread.
+    """Yield the items in order. A background thread computes up to `ahead` items in advance.
 
-    An error is raised after the items before it. The thread starts with the first item that is asked for. It ends with
-    the items, with an error, or when this iterator is closed or garbage-collected.
+    An error in `items` is raised after all earlier items are yielded. The thread starts when the first item is
+    requested. The thread ends after the last item, after an error, or when this iterator is closed or
+    garbage-collected.
     """
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=ahead)
     closed = threading.Event()
@@ -34,11 +35,11 @@ def in_background(items: Generator[Item, None, None], ahead: int) -> Iterator[It
             yield value
     finally:
         closed.set()
-        # The thread may wait for room in the queue. It puts at most one more item after this.
+        # The thread may be waiting for room in the queue. Empty the queue; then the thread adds at most one more item.
         with contextlib.suppress(queue.Empty):
             while True:
                 ready.get_nowait()
-        # A garbage collection in the thread itself may close this iterator.
+        # A thread cannot join itself: a garbage collection in the background thread may close this iterator.
         if thread is not threading.current_thread():
             thread.join(JOIN_SECONDS)
 
@@ -50,7 +51,7 @@ def _work(items: Generator[Any, None, None], ready: "queue.Queue[tuple[str, Any]
             if closed.is_set():
                 return
         ready.put(("end", None))
-    except BaseException as error:  # raised again where the items are used
+    except BaseException as error:  # raised again in the thread that uses the items
         ready.put(("error", error))
     finally:
         items.close()

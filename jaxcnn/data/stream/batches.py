@@ -1,4 +1,4 @@
-"""Datasets made of iterators of batches: of tf.data, torch, grain, or generator functions."""
+"""Datasets of iterators of batches, such as iterators of tf.data, torch or grain, or generator functions."""
 
 import hashlib
 import json
@@ -26,8 +26,9 @@ class BatchesDataset(Dataset):
     """Examples that are read in order from iterators of batches; see `from_batches`.
 
     Attributes:
-      sources: the iterators of each split.
-      found: arguments of `from_batches` that were not given, but found in this process's part of the data.
+      sources: source of the batches of each split.
+      found: names of the arguments that the caller of `from_batches` omitted. The values of these arguments come from
+        this process's part of the data.
     """
 
     sources: Mapping[str, Source] = field(default_factory=dict)
@@ -40,7 +41,7 @@ class BatchesDataset(Dataset):
         return cast(Counts, self.examples)
 
     def form(self, split: str) -> Form:
-        """Return what converts the batches of a new iterator."""
+        """Return an object that checks and converts the batches of a new iterator."""
         height, width, channels = self.image_shape
         assert height is not None
         assert width is not None
@@ -52,7 +53,7 @@ class BatchesDataset(Dataset):
         """Yield all batches of an evaluation split.
 
         Raises:
-          UsageError: if the iterator is empty, has another number of examples than before, or a batch is wrong.
+          UsageError: if the iterator is empty, its number of examples has changed, or a batch is invalid.
         """
         count = 0
         for batch in one_pass(self.sources[split], self.form(split)):
@@ -66,7 +67,7 @@ class BatchesDataset(Dataset):
         self._refuse(f"examples of the {split} split cannot be loaded by index")
 
     def labels_at(self, split: str, indices: Sequence[int]) -> np.ndarray | None:
-        """Return labels of an evaluation split.
+        """Return the labels of the examples at `indices` of an evaluation split.
 
         Raises:
           UsageError: for the training split, which has no random access.
@@ -88,14 +89,14 @@ class BatchesDataset(Dataset):
         """Return this dataset if it has the validation split that `part` names.
 
         Raises:
-          UsageError: if `part` is a fraction, or there is no such split.
+          UsageError: if `part` is a fraction, or the dataset has no split of this name.
         """
         if "validation" not in self.sources and not isinstance(part, str):
             self._refuse("no fraction of the training split can be held out", "Pass validation=... to from_batches")
         return super().with_validation(part, seed)
 
     def measure(self, geometry: Geometry | None = None) -> Statistics:
-        """Measure the first training examples, up to 10,000 in each process. The result is cached."""
+        """Return the statistics of the first training examples, up to 10,000 in each process. The result is cached."""
         if "statistics" not in self._cache:
             if not self._moments:
                 self._moments.append(_survey(self.sources["train"], self.form("train"))[0])
@@ -105,8 +106,8 @@ class BatchesDataset(Dataset):
     def fingerprint(self, *, contents: bool = False) -> dict[str, dict[str, Any]]:
         """Return the number of training examples, and a hash of the class names and the image shape.
 
-        A stream has nothing else that identifies it without reading it. A run therefore resumes with another stream
-        that has the same of these.
+        A hash of the examples would require reading the whole stream. A run therefore resumes with any stream that has
+        the same number of examples, class names and image shape.
         """
         described = json.dumps([self.class_names, self.image_shape])
         sizes = hashlib.sha256(described.encode("utf-8", "surrogateescape")).hexdigest()
@@ -122,11 +123,12 @@ class BatchesDataset(Dataset):
         share: tuple[int, int] = (0, 1),
         sampling: str = "shuffle",
     ) -> StreamPipeline:
-        """Return the batches; see `open_pipeline`.
+        """Return the pipeline of training and evaluation batches; see `open_pipeline`.
 
         Raises:
-          UsageError: if the batch size is out of range, the geometry changes images, sampling is balanced, or several
-            processes have found different parts of the description.
+          UsageError: if the batch size is out of range, the geometry changes images, `sampling` is not "shuffle", or
+            `augment` contains "alternating_flip". With several processes, `UsageError` is also raised if `examples` or
+            `class_names` was not passed to `from_batches`.
         """
         examples = self.examples["train"]
         if not 1 <= batch_size <= examples:
@@ -141,8 +143,8 @@ class BatchesDataset(Dataset):
         if share[1] > 1:
             if self.found:
                 raise UsageError(
-                    f"each of {share[1]} processes sees only its part of the data, so that {self.found[0]} must be "
-                    f"given. Pass {' and '.join(self.found)} to from_batches."
+                    f"{self.found[0]} is missing: each of {share[1]} processes reads only its part of the data. "
+                    f"Pass {' and '.join(self.found)} to from_batches."
                 )
             self.counts.exchange()
         height, width, channels = self.image_shape
@@ -162,7 +164,7 @@ class BatchesDataset(Dataset):
         if not self.keeps_pixels(geometry):
             height, width, _ = self.image_shape
             raise UsageError(
-                f"images of a stream keep their size, {height}x{width}. Resize them in the iterator, and omit "
+                f"images of a stream keep their size, {height}x{width}. Resize the images in the iterator, and omit "
                 "--image-size, --resize and --crop-fraction."
             )
 
@@ -182,51 +184,58 @@ def from_batches(
     """Return a dataset that reads batches from your iterators, in their order.
 
     `train`, `test` and `validation` are functions that return a new iterator of batches, or objects that can be
-    iterated again: `dataset.as_numpy_iterator` of tf.data, a `DataLoader` of torch, a dataset of grain, a generator
-    function, a list of batches. A function with a parameter gets the number of the epoch, from 0, so that a generator
-    can shuffle. For evaluation it gets 0.
+    iterated again. Examples are `dataset.as_numpy_iterator` of tf.data, a `DataLoader` of torch, a dataset of grain, a
+    generator function, and a list of batches. A function with a parameter is called with the number of the epoch, from
+    0, so that the function can shuffle the examples. In an evaluation, the number of the epoch is always 0.
 
-    A batch is a dict with `image` and usually `label`, or a tuple `(image, label, ...)`, of arrays of NumPy, JAX, torch
-    or TensorFlow. Batches have any length: they are regrouped to the batch size of the run. One that has this length is
-    used without a copy, so that an iterator must not change it later. Other keys are passed on; the parts of a tuple
-    after the label are `field2`, `field3`, ...
+    A batch is a dict with `image` and usually `label`, or a tuple `(image, label, ...)`. Arrays of NumPy, JAX, torch
+    and TensorFlow are supported. Arrays with other keys are passed on to the task. Further parts of a batch tuple have
+    the keys `field2`, `field3`, ... Batches may have any length: they are regrouped to the batch size of the run. A
+    batch that already has the batch size is used without a copy, so the iterator must not change this batch later.
 
-    - Images: uint8, or floats, which are used as they are; `[N, H, W, C]`, `[N, H, W]` or `[N, C, H, W]`. The last
-      form is assumed if axis 1 has length 1, 3 or 4 and the last axis has not; `image_shape` decides otherwise.
-    - Labels: integers `[N]`, or floats or multi-hot `[N, classes]`.
+    - Images are uint8 or floats. Floats are used unchanged. The shape is `[N, H, W, C]`, `[N, H, W]` or `[N, C, H, W]`.
+      Images are read as `[N, C, H, W]` if axis 1 has length 1, 3 or 4 and the last axis does not. If `image_shape` is
+      given, the axes are recognized by this shape.
+    - Labels are integers `[N]`, or floats or multi-hot labels `[N, classes]`.
 
-    An epoch is `examples` examples. If the training iterator ends, a new one is opened; it must end after a whole
-    number of epochs. It may also never end. Evaluation iterators are read to their end in each evaluation, and must
-    have the same number of examples each time.
+    An epoch has `examples` examples. If the training iterator ends, a new iterator is opened. A training iterator must
+    end after a whole number of epochs, or never end. Evaluation iterators are read to their end in each evaluation, and
+    must have the same number of examples each time.
 
-    A run resumes at the same example. If the training iterator has `get_state` and `set_state` (grain), or it or its
-    loader has `state_dict` and `load_state_dict` (`StatefulDataLoader` of torchdata), its state is saved with each
-    checkpoint, as JSON. Otherwise the examples before are read again, and the batches are the same if the iterator is
-    deterministic. A resumed run refuses other data only if `examples`, the class names or the image shape differ.
+    A resumed run continues with the next example. The state of the training iterator is saved as JSON with each
+    checkpoint if the iterator has `get_state` and `set_state` (grain). The state is also saved if the iterator or its
+    loader has `state_dict` and `load_state_dict` (`StatefulDataLoader` of torchdata). If the state of the iterator is
+    not saved, the resumed run reads the earlier examples of the epoch again and skips them. If the iterator is
+    deterministic, the resumed run then uses the same batches as a run without interruption. A resumed run raises an
+    error if `examples`, the class names or the image shape have changed. A resumed run does not detect any other change
+    of the data.
 
-    With several processes, each one passes iterators of its own part of the examples, as `DistributedSampler` of torch
-    and `ShardByJaxProcess` of grain divide them: part p of P, where P is the number of processes. Parts of an epoch
-    differ by at most one example. `examples` counts those of all parts; give it and `class_names`. Evaluation iterators
-    are read once more at the start, to count them.
+    If there are several processes, each process passes iterators of its own part of the examples: part p of P, where P
+    is the number of processes. `DistributedSampler` of torch and `ShardByJaxProcess` of grain divide the examples among
+    the processes. The numbers of examples in the parts of an epoch must differ by at most one. Pass `examples`, the
+    number of examples of all parts together, and `class_names`. Evaluation iterators are read once more at the start,
+    to count their examples.
 
-    A stream has no random access: fractions for validation, class weights and balanced sampling need another
-    constructor.
+    A stream has no random access. For validation fractions, class weights and balanced sampling, use `from_arrays` or
+    `from_source`.
 
     Args:
-      train: training batches.
-      test: test batches.
-      examples: training examples in an epoch. Default: those of one pass, if `train` has a length.
-      validation: validation batches.
+      train: source of training batches: a function, or an object that can be iterated again.
+      test: source of test batches.
+      examples: number of training examples in an epoch. Default: if `train` has a length, the number of examples in one
+        pass over `train`.
+      validation: source of validation batches. Default: no validation split.
       class_names: name of each class; () if labels are not classes. Default: "0", "1", ... up to the largest label of
         the first 10,000 training examples.
-      image_shape: `(H, W, C)`. Default: that of the first training batch.
+      image_shape: shape `(H, W, C)` of the images. Default: the shape of the images in the first training batch.
 
     Returns:
-      The dataset, for `fit(config, data=...)`. The first training batch is read, or up to 10,000 examples if
-      `class_names` is None. These also give the mean and standard deviation of the pixels.
+      The dataset, for `fit(config, data=...)`. `from_batches` reads the first training batch, or up to 10,000 examples
+      if `class_names` is None. If `class_names` is None, the mean and standard deviation of the pixels are also
+      measured on the examples that were read.
 
     Raises:
-      UsageError: if an argument is not as described, or a batch that is read is wrong.
+      UsageError: if an argument or a batch does not have the form described above.
 
     >>> import numpy as np
     >>> def batches(epoch):
@@ -292,5 +301,5 @@ def _checked_names(class_names: Sequence[str]) -> tuple[str, ...]:
     names = tuple(map(str, class_names))
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise UsageError(f"class_names has a name twice: {twice!r}. Pass one name for each class.")
+        raise UsageError(f"class_names has the same name twice: {twice!r}. Pass one name for each class.")
     return names

@@ -1,4 +1,4 @@
-"""Number of examples of each split of a stream, which is known after a pass through its iterator."""
+"""Count the examples of each split of a stream, by reading its iterator to the end."""
 
 from collections.abc import Iterator, Mapping
 
@@ -13,16 +13,16 @@ from jaxcnn.errors import UsageError
 
 
 class Counts(Mapping[str, int]):
-    """Number of examples of each split, over all processes. Evaluation splits are read once to count them.
+    """Number of examples of each split, over all processes. An evaluation split is read once to count its examples.
 
     Args:
-      train: training examples in an epoch.
-      sources: the splits.
+      train: number of training examples in an epoch.
+      sources: source of the batches of each split.
     """
 
     def __init__(self, train: int, sources: Mapping[str, Source]):
         self._sources = sources
-        self._parts: dict[str, int] = {}  # examples of this process's iterator
+        self._parts: dict[str, int] = {}  # number of examples of this process's iterator
         self._totals = {"train": train}
         self._longest: dict[str, int] = {}
 
@@ -34,7 +34,7 @@ class Counts(Mapping[str, int]):
         return self._totals[split]
 
     def __contains__(self, split: object) -> bool:
-        return split in self._sources  # without a pass to count it
+        return split in self._sources  # the lookup does not read the split to count its examples
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sources)
@@ -43,20 +43,21 @@ class Counts(Mapping[str, int]):
         return len(self._sources)
 
     def longest_part(self, split: str) -> int:
-        """Return the largest number of examples that the iterator of a process has."""
+        """Return the largest number of examples that the iterator of any process has."""
         return self._longest[split]
 
     def check(self, split: str, read: int) -> None:
-        """Raise if an iterator has yielded more examples than in the pass before."""
+        """Raise `UsageError` if an iterator has yielded more examples than in its previous pass."""
         before = self._parts.get(split, read)
         if read > before:
             raise _changes_length(split, f"more than {before:,} examples")
 
     def finish(self, split: str, read: int) -> None:
-        """Keep the number of examples that a pass has read.
+        """Store the number of examples of a complete pass.
 
         Raises:
-          UsageError: if there are none, or not as many as in the pass before.
+          UsageError: if the pass had no examples, or the number of examples differs from the number in the previous
+            pass.
         """
         if read == 0:
             raise UsageError(
@@ -69,7 +70,7 @@ class Counts(Mapping[str, int]):
         self._longest.setdefault(split, read)
 
     def exchange(self) -> None:
-        """Count the evaluation splits of all processes. Every process must call it."""
+        """Count the examples of the evaluation splits over all processes. Every process must call this method."""
         for split in self._sources:
             if split == "train":
                 continue
@@ -85,14 +86,14 @@ def _changes_length(split: str, found: str) -> UsageError:
 
 
 def count_all(source: Source) -> int:
-    """Return the number of examples of a new iterator."""
+    """Read a new iterator to its end, and return its number of examples."""
     return sum(map(count_examples, source.open().batches))
 
 
 def gather(array: np.ndarray) -> list[np.ndarray]:
-    """Return the array of each process, in all processes. Every process must call it."""
+    """Return the arrays of all processes. Every process must call this function."""
     if jax.process_count() == 1:
         return [array]
-    # As bytes: JAX would round 64-bit numbers to 32 bits.
+    # Send bytes, because JAX would round 64-bit numbers to 32 bits.
     gathered = np.asarray(multihost_utils.process_allgather(np.frombuffer(array.tobytes(), np.uint8)))
     return [np.frombuffer(row.tobytes(), array.dtype).reshape(array.shape) for row in gathered]

@@ -1,4 +1,4 @@
-"""Regroup the batches of an iterator into batches of another length, and say where the next example is."""
+"""Regroup the batches of an iterator into batches of a given length, and track the position of the next example."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,7 +17,7 @@ END = object()
 
 
 def rows(batch: Batch, start: int, stop: int) -> Batch:
-    """Return some examples of a batch, without a copy."""
+    """Return the examples from `start` to `stop` of a batch, without a copy."""
     if start == 0 and stop == len(batch["image"]):
         return batch
     return jax.tree.map(lambda array: array[start:stop], batch)
@@ -29,7 +29,7 @@ def joined(parts: list[Batch]) -> Batch:
 
 
 def regrouped(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
-    """Yield the same examples in batches of `count`. The last one may be shorter."""
+    """Yield the examples of `batches` in new batches of `count` examples. The last batch may be shorter."""
     parts: list[Batch] = []
     missing = count
     for batch in batches:
@@ -46,7 +46,7 @@ def regrouped(batches: Iterator[Batch], count: int) -> Iterator[Batch]:
 
 
 def one_pass(source: Source, form: Form) -> Iterator[Batch]:
-    """Yield the batches of a new iterator, converted and checked. Batches without examples are left out."""
+    """Yield the converted and checked batches of a new iterator. Batches without examples are left out."""
     for number, item in enumerate(source.open().batches):
         batch = form.convert(item, number)
         if len(batch["image"]):
@@ -54,17 +54,18 @@ def one_pass(source: Source, form: Form) -> Iterator[Batch]:
 
 
 class Feed:
-    """The training examples from a position on, without end.
+    """An endless sequence of training examples that begins at a given position.
 
     Args:
-      source: the training batches.
-      make_form: returns a new `Form`.
-      examples: training examples in an epoch, over all processes.
-      processes: number of processes that share them. Each may have a part of an epoch that is rounded up or down.
-      position: where to begin. Without a state, the examples before it are read and skipped.
+      source: source of the training batches.
+      make_form: function that returns a new `Form`.
+      examples: number of training examples in an epoch, over all processes.
+      processes: number of processes that share the examples. The parts of an epoch may differ by one example.
+      position: position of the first example. If the position has no iterator state, earlier examples are read and
+        skipped.
 
     Raises:
-      UsageError: if the iterator ends before the position, or refuses its state.
+      UsageError: if the iterator ends before the position, or refuses its saved state.
     """
 
     def __init__(
@@ -72,12 +73,12 @@ class Feed:
     ):
         self._source, self._make_form, self._examples, self._processes = source, make_form, examples, processes
         self._open(position.epoch, position.state)
-        self._before = Position(position.epoch)  # the place before the current batch
+        self._before = Position(position.epoch)  # the position before the current batch
         self._batch: Batch = {}
-        self._length = self._used = 0  # examples of the current batch, and how many of them are used
+        self._length = self._used = 0  # number of examples in the current batch, and number of these that were used
         self._failure: Exception | None = None
         if position.state is None:
-            self._next = Position(position.epoch)  # the place before the batch that is read next
+            self._next = Position(position.epoch)  # the position before the next batch
             self._skip(position.read)
             return
         self._next = replace(position, rows=0)
@@ -89,7 +90,7 @@ class Feed:
         """Return the next `count` examples.
 
         Raises:
-          UsageError: if the iterator ends early, or a batch is wrong.
+          UsageError: if the iterator ends early, or a batch is invalid.
         """
         parts = []
         while count:
@@ -102,11 +103,11 @@ class Feed:
         return joined(parts)
 
     def position(self, *, look_ahead: bool) -> Position:
-        """Return the place of the next example.
+        """Return the position of the next example.
 
         Args:
-          look_ahead: whether to read a batch at the end of an epoch, to learn whether the iterator ends there. A
-            resumed run would read the whole epoch to learn it if the iterator has no state.
+          look_ahead: whether to read a batch at the end of an epoch, to find out whether the iterator ends there. If
+            False, a run that resumes at the end of an epoch without an iterator state reads the whole epoch again.
         """
         if self._used < self._length:
             return replace(self._before, rows=self._used)
@@ -115,7 +116,7 @@ class Feed:
             return place
         try:
             self._advance()
-        except Exception as error:  # an error of the next step
+        except Exception as error:  # the next step raises the error
             self._failure = error
             return place
         return self._before
@@ -124,13 +125,13 @@ class Feed:
         self._opened, self._form = self._source.open(epoch, state), self._make_form()
 
     def _next_place(self) -> Position:
-        """Return the place before the batch that is read next, with the state of the iterator."""
+        """Return the position before the next batch, with the state of the iterator."""
         if self._next.state is None:
             self._next = replace(self._next, state=self._opened.state())
         return self._next
 
     def _advance(self) -> None:
-        """Read the next batch that has examples, from a new iterator if this one ends."""
+        """Read the next batch that has examples. If the iterator ends, open a new iterator."""
         if self._failure is not None:
             raise self._failure
         while True:
@@ -143,19 +144,20 @@ class Feed:
                 return
 
     def _accept(self, batch: Batch, before: Position) -> bool:
-        """Make a batch the current one, and return whether it has examples."""
+        """Make `batch` the current batch, and return whether it has examples."""
         self._before, self._batch, self._length, self._used = before, batch, len(batch["image"]), 0
         self._next = Position(before.epoch, before.batches + 1, before.examples + self._length)
         return self._length > 0
 
     def _skip(self, count: int) -> None:
-        """Read `count` examples, which are not used."""
+        """Read `count` examples, and discard them."""
         while count:
             item = next(self._opened.batches, END)
             if item is END:
                 raise UsageError(
                     f"the training iterator ended after {self._next.examples:,} examples, but the run has read "
-                    f"{self._next.examples + count:,}. Pass the iterator that the run had."
+                    f"{self._next.examples + count:,}. "
+                    "Pass an iterator with the same examples as at the start of the run."
                 )
             length = count_examples(item)
             if length > count:
@@ -166,13 +168,13 @@ class Feed:
             count -= length
 
     def _count_epochs(self, read: int) -> int | None:
-        """Return the number of epochs in a number of examples of this process, or None if it is not a whole number."""
+        """Return the number of epochs in `read` examples of this process, or None if it is not a whole number."""
         epochs = round(read * self._processes / self._examples)
         fewest, most = self._examples // self._processes, -(-self._examples // self._processes)
         return epochs if epochs and epochs * fewest <= read <= epochs * most else None
 
     def _epochs_at_end(self, read: int) -> int:
-        """Return the number of epochs in the examples of an iterator that has ended."""
+        """Return the number of epochs in an iterator that has ended after `read` examples."""
         if read == 0:
             raise UsageError("the training iterator is empty. Return at least one batch from each new iterator.")
         epochs = self._count_epochs(read)
@@ -180,6 +182,6 @@ class Feed:
             share = "" if self._processes == 1 else f", of which each of {self._processes} processes reads its part"
             raise UsageError(
                 f"the training iterator ended after {read:,} examples, but examples is {self._examples:,}{share}. "
-                "Set examples to the number in an epoch, or correct the iterator."
+                "Set examples to the number of examples in an epoch, or correct the iterator."
             )
         return epochs

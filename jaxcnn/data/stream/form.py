@@ -1,4 +1,4 @@
-"""Bring the batches of the user's iterators to one form, and check them."""
+"""Check the batches of the user's iterators, and convert them to NumPy arrays of one layout."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,13 +9,13 @@ from jaxcnn.data.dataset import SPLIT_NAMES, Batch
 from jaxcnn.errors import UsageError, closest, shortened
 
 CHANNELS = (1, 3, 4)
-"""Numbers of channels by which images `[N, C, H, W]` are told from `[N, H, W, C]`."""
+"""Lengths of axis 1 for which images are read as `[N, C, H, W]`, unless the last axis also has such a length."""
 
 
 def named(item: Any) -> Mapping[str, Any] | None:
-    """Return the parts of a batch by their names, or None if it has none.
+    """Return the parts of a batch by their names, or None if the item is not a dict, a tuple or a list.
 
-    The parts of a tuple are `image`, `label`, `field2`, `field3`, ...
+    The parts of a tuple are named `image`, `label`, `field2`, `field3`, ...
     """
     if isinstance(item, Mapping):
         return item
@@ -25,7 +25,7 @@ def named(item: Any) -> Mapping[str, Any] | None:
 
 
 def count_examples(item: Any) -> int:
-    """Return the number of examples in a batch of an iterator, without converting it. 0 if it is not a batch."""
+    """Return the number of examples in a batch before its conversion, or 0 if the item is not a batch."""
     parts = named(item) or {}
     try:
         return len(parts["image"])
@@ -34,14 +34,14 @@ def count_examples(item: Any) -> int:
 
 
 class Form:
-    """Convert the batches of one iterator, which all have the form of the first one.
+    """Convert the batches of one iterator. All batches must have the same shapes and dtypes as the first batch.
 
     Args:
       split: "train", "validation" or "test".
-      image_shape: `(H, W, C)`, or None for that of the first batch.
-      dtype: of images, uint8 or float32, or None for that of the first batch.
-      classes: number of classes, or None if it is not known yet. 0 if labels are not classes.
-      place: maps labels to positions in the names of the classes.
+      image_shape: shape `(H, W, C)` of the images, or None to use the shape of the images in the first batch.
+      dtype: dtype of images, uint8 or float32, or None to use the dtype of the first batch.
+      classes: number of classes, 0 if labels are not classes, or None if the number is not known yet.
+      place: function that maps labels to positions in the class names.
     """
 
     def __init__(
@@ -56,10 +56,11 @@ class Form:
         self._leaves: dict[str, tuple[tuple[int, ...], Any]] | None = None
 
     def convert(self, item: Any, number: int) -> Batch:
-        """Return batch `number` of the iterator as NumPy arrays.
+        """Check batch `number` of the iterator, and convert it to NumPy arrays.
 
         Raises:
-          UsageError: if the batch is not like the first one, or has NaN pixels or labels out of range.
+          UsageError: if the batch differs from the first batch in keys, shapes or dtypes, or has NaN pixels or labels
+            out of range.
         """
         where = f"batch {number} of the {SPLIT_NAMES[self.split]} iterator"
         parts = named(item)
@@ -81,7 +82,7 @@ class Form:
             raise UsageError(f"images of {where} have shape {np.shape(images)}. Return images [N, H, W, C].")
         if images.dtype != np.uint8:
             if images.dtype.kind not in "fV":
-                raise UsageError(f"images of {where} are {images.dtype}. Convert them to uint8 or float32.")
+                raise UsageError(f"images of {where} are {images.dtype}. Convert the images to uint8 or float32.")
             images = images.astype(np.float32, copy=False)
         images = _channels_last(images, self.image_shape)
         shape = images.shape[1:]
@@ -89,12 +90,14 @@ class Form:
         self.dtype = images.dtype if self.dtype is None else self.dtype
         if shape != self.image_shape:
             raise UsageError(
-                f"images of {where} have shape {shape}, not {self.image_shape}. Return images of one size."
+                f"images of {where} have shape {shape}, not {self.image_shape}. Return images of the same size."
             )
         if images.dtype != self.dtype:
-            raise UsageError(f"images of {where} are {images.dtype}, not {self.dtype} as others. Return one dtype.")
+            raise UsageError(
+                f"images of {where} are {images.dtype}, but {self.dtype} in the first batch. Return one dtype."
+            )
         if images.dtype != np.uint8 and images.size and not np.isfinite([images.min(), images.max()]).all():
-            raise UsageError(f"images of {where} have infinite or NaN pixels. Remove or correct them.")
+            raise UsageError(f"images of {where} have infinite or NaN pixels. Remove or correct these images.")
         return images
 
     def _labels(self, labels: Any, where: str) -> np.ndarray:
@@ -102,13 +105,13 @@ class Form:
             raise UsageError(f"labels of {where} have shape {np.shape(labels)}. Return labels [N] or [N, classes].")
         classes = self.classes
         if labels.ndim == 2 and labels.shape[1] == 1 and labels.dtype.kind in "iu":
-            labels = labels[:, 0]  # as Keras returns them
+            labels = labels[:, 0]  # Keras returns labels as [N, 1]
         if labels.ndim == 1 and labels.dtype.kind in "iub":
             if classes != 0 and len(labels) and (labels.min() < 0 or (classes and labels.max() >= classes)):
                 wrong = labels.min() if labels.min() < 0 else labels.max()
-                last = f"to {classes - 1}" if classes else "on"
+                known = f"from 0 to {classes - 1}" if classes else "of 0 or more"
                 raise UsageError(
-                    f"labels of {where} are out of range: {wrong}. Use labels from 0 {last}, or give class_names."
+                    f"labels of {where} are out of range: {wrong}. Use labels {known}, or give class_names."
                 )
             labels = labels.astype(np.int32, copy=False)
         elif labels.dtype.kind in "iubf":
@@ -119,18 +122,18 @@ class Form:
                 )
             labels = labels.astype(np.float32, copy=False)
             if not np.isfinite(labels).all():
-                raise UsageError(f"labels of {where} are infinite or NaN. Remove or correct them.")
+                raise UsageError(f"labels of {where} are infinite or NaN. Remove or correct these labels.")
         else:
-            raise UsageError(f"labels of {where} are {labels.dtype}. Return numbers from 0 on, and class_names.")
+            raise UsageError(f"labels of {where} are {labels.dtype}. Return class numbers, and pass class_names.")
         return labels if self._place is None else self._place(labels)
 
     def _check_leaves(self, batch: Batch, where: str) -> None:
-        """Raise if the arrays differ in length, or from those of the first batch."""
+        """Raise `UsageError` if the arrays differ in length, or differ from the arrays of the first batch."""
         leaves, length = dict(_leaves(batch)), len(batch["image"])
         for name, leaf in leaves.items():
             if leaf.ndim == 0 or len(leaf) != length:
                 raise UsageError(
-                    f"{name!r} of {where} has shape {leaf.shape} for {length} images. Return arrays of one length."
+                    f"{name!r} of {where} has shape {leaf.shape} for {length} images. Return arrays of the same length."
                 )
         found = {name: (leaf.shape[1:], leaf.dtype) for name, leaf in leaves.items()}
         first = self._leaves = self._leaves or found
@@ -147,7 +150,7 @@ class Form:
 
 
 def _arrays(part: Any, where: str) -> Any:
-    """Return a part of a batch as NumPy arrays: of NumPy, JAX, torch and TensorFlow, and lists of numbers."""
+    """Convert a part of a batch to NumPy arrays: arrays of NumPy, JAX, torch or TensorFlow, or lists of numbers."""
     if isinstance(part, Mapping):
         return {str(name): _arrays(value, where) for name, value in part.items()}
     if isinstance(part, tuple):
@@ -160,13 +163,13 @@ def _arrays(part: Any, where: str) -> Any:
         array = np.asarray(part)
     except ValueError as error:
         raise UsageError(f"{where} is not an array: {shortened(error)}. Return arrays of numbers.") from error
-    if array.dtype.kind not in "biufcV" or array.dtype.names:  # "V" is bfloat16 too
-        raise UsageError(f"{where} has dtype {array.dtype}. Return arrays of numbers, or leave it out.")
+    if array.dtype.kind not in "biufcV" or array.dtype.names:  # kind "V" includes bfloat16
+        raise UsageError(f"{where} has dtype {array.dtype}. Return arrays of numbers, or leave out this key.")
     return array
 
 
 def _channels_last(images: np.ndarray, image_shape: tuple[int, int, int] | None) -> np.ndarray:
-    """Return images as `[N, H, W, C]`, without change if `image_shape` says that they are."""
+    """Return images as `[N, H, W, C]`. Images that already have the shape `image_shape` are returned unchanged."""
     if images.ndim == 3:
         return images[..., None]
     if images.shape[1:] == image_shape:

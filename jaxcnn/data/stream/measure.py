@@ -1,4 +1,4 @@
-"""Read the start of a stream before training, for its first batch, its classes and its statistics."""
+"""Read the first examples of a stream before training, to find its classes and its pixel statistics."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,22 +12,22 @@ from jaxcnn.data.stream.feed import rows
 from jaxcnn.errors import UsageError
 
 AT_ONCE = 1 << 20
-"""Largest number of pixels that are measured in one call."""
+"""Maximum number of pixels to measure at once."""
 
 MOST_CLASSES = 1_000_000
-"""Largest number of classes that labels may stand for."""
+"""Maximum number of classes that integer labels can define."""
 
 
 @dataclass
 class Moments:
-    """Mean and sum of squared deviations of each channel, of the pixels added so far."""
+    """Mean and sum of squared deviations of each channel, over the pixels that were added so far."""
 
     count: int = 0
     mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
     squares: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def add(self, images: np.ndarray) -> None:
-        """Add images `[N, H, W, C]`; uint8 on the scale from 0 to 1."""
+        """Add the pixels of images `[N, H, W, C]`. uint8 pixels are divided by 255 first."""
         pixels = images.reshape(-1, images.shape[-1])
         for start in range(0, len(pixels), AT_ONCE):
             part = pixels[start : start + AT_ONCE].astype(np.float64)
@@ -36,7 +36,7 @@ class Moments:
             self.merge(Moments(len(part), mean, ((part - mean) ** 2).sum(axis=0)))
 
     def merge(self, other: "Moments") -> None:
-        """Add the pixels of others (Chan, Golub and LeVeque: Updating formulae for sample variances, 1979)."""
+        """Add the pixels of `other` (Chan, Golub and LeVeque: Updating formulae for sample variances, 1979)."""
         if self.count == 0:
             self.count, self.mean, self.squares = other.count, other.mean, other.squares
             return
@@ -57,7 +57,7 @@ class Moments:
 
 
 def first_examples(batches: Iterator[Batch], most: int = STATISTICS_SAMPLES) -> Iterator[Batch]:
-    """Yield the first `most` examples of a stream, in its batches."""
+    """Yield the first `most` examples of a stream, batch by batch."""
     for batch in batches:
         length = len(batch["image"])
         yield rows(batch, 0, min(most, length))
@@ -67,16 +67,16 @@ def first_examples(batches: Iterator[Batch], most: int = STATISTICS_SAMPLES) -> 
 
 
 def find_classes(labels: list[np.ndarray]) -> tuple[str, ...]:
-    """Return names of the classes in labels: "0", "1", ... for integers `[N]` and floats `[N, classes]`.
+    """Return class names "0", "1", ... for labels: integers `[N]`, or floats `[N, classes]`.
 
     Raises:
-      UsageError: if the largest label is too large for a number of classes.
+      UsageError: if the number of classes would be greater than `MOST_CLASSES`.
     """
     if labels[0].dtype == np.int32:
         count = 1 + max(int(part.max()) for part in labels)
         if count > MOST_CLASSES:
             raise UsageError(
-                f"labels are too large for classes: {count - 1}. Return floats if they are not classes, or give "
+                f"labels are too large for classes: {count - 1}. Return floats if labels are not classes, or give "
                 "class_names."
             )
     else:

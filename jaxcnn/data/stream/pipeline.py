@@ -29,20 +29,22 @@ if TYPE_CHECKING:
 class StreamPipeline:
     """Batches of a dataset made by `from_batches`, with the methods of `Pipeline`.
 
-    The batches that `fit` uses are the same for every length of the iterator's batches. A background thread reads
-    `READ_AHEAD` items ahead. It ends when the iterator of `batches` is closed or garbage-collected.
+    The batches that `fit` uses do not depend on the length of the iterator's batches. A background thread reads
+    `READ_AHEAD` items in advance. The thread ends when the iterator that `batches` returned is closed or
+    garbage-collected.
 
     Attributes:
-      dataset: the iterators.
-      batch_size: examples in a batch, over all processes together.
-      seed: not used: the iterators choose the order.
-      image_shape: `(H, W, C)` of the images in batches.
-      geometry: keeps the size of the images.
+      dataset: dataset with the iterators.
+      batch_size: number of examples in a batch, over all processes together.
+      seed: unused, because the iterators determine the order.
+      image_shape: shape `(H, W, C)` of the images in batches.
+      geometry: geometry of the images, which keeps their size.
       device_augment: all augmentations, which the step applies on the device.
-      share: `(p, P)`, process index and count. The iterators of each process yield its own part of the examples.
-      residence: "stream".
-      waited: seconds spent waiting for training batches to be read. Putting them on the devices does not count.
-      note: a note for the user about resuming, one line, or None.
+      share: `(p, P)`, where p is the process index and P is the number of processes. The iterators of each process
+        yield only the part of the examples that this process uses.
+      residence: always "stream", because the images are not kept.
+      waited: seconds spent waiting for training batches. Transfers to the devices do not count.
+      note: message for the user about resuming, one line, or None.
 
     >>> import numpy as np
     >>> from jaxcnn.data import from_batches, open_pipeline
@@ -63,23 +65,25 @@ class StreamPipeline:
     waited: float = 0.0
     note: str | None = None
     _restored: tuple[int, Any, Position] | None = None
-    # Of the latest items only: the one that is in use, and those that are placed ahead of it.
+    # Positions after the latest items only: the item in use, and the items that were transferred in advance.
     _positions: deque[tuple[int, Position]] = field(default_factory=lambda: deque(maxlen=READ_AHEAD + 2), repr=False)
 
     def batches(
         self, first_step: int = 0, place: Place | None = None, counts: Iterable[int] | None = None
     ) -> Iterator[Any]:
-        """Yield training batches from step `first_step` on: this process's part of each.
+        """Yield this process's part of each training batch, from step `first_step` on.
 
         Args:
-          first_step: step to begin with: 0, that of `restore`, or another one, before which examples are read and
-            skipped from the start of its epoch.
-          place: puts a batch on the devices. It is called `READ_AHEAD` items before the item is yielded.
-          counts: numbers of steps of the calls to come. If given, each item is the list of the batches of one call,
-            `place` gets such lists, and the iterator ends with `counts`. Otherwise it does not end.
+          first_step: number of the first training step. If the step is neither 0 nor the step that was passed to
+            `restore`, earlier examples of the epoch are read and skipped.
+          place: function that transfers a batch to the devices. The function is called `READ_AHEAD` items in advance.
+            Default: batches are yielded unchanged.
+          counts: number of steps of each dispatch of the compiled step. If `counts` is given, each item is the list of
+            the batches of one dispatch, `place` gets this list, and the iterator ends after the last dispatch. By
+            default, the iterator yields one batch at a time and does not end.
 
         Raises:
-          UsageError: when a batch is asked for that is wrong, or that the iterator does not have.
+          UsageError: when an invalid batch is requested, or the training iterator ends too early.
         """
         if self._restored is None or self._restored[0] != first_step:
             self.restore(first_step, None)
@@ -90,19 +94,20 @@ class StreamPipeline:
         return placed(self._delivered(in_background(items, READ_AHEAD)), place)
 
     def evaluation_batches(self, batch_size: int, place: Place | None = None, split: str = "test") -> Iterator[Any]:
-        """Yield every example of a split once, in order: this process's part of each batch. The last batch is padded.
+        """Yield this process's part of each evaluation batch. The last batch is padded.
 
         Args:
-          batch_size: examples in a batch, over all processes together.
-          place: as for `batches`.
-          split: "test" or "validation".
+          batch_size: number of examples in a batch, over all processes together.
+          place: function that transfers a batch to the devices. The function is called `READ_AHEAD` items in advance.
+            Default: batches are yielded unchanged.
+          split: "test" or "validation". Each example of the split is used once, in order.
 
         Returns:
-          Iterator of `Padded` batches, or of what `place` returns for them.
+          Iterator of `Padded` batches, or of the results of `place` for these batches.
 
         Raises:
-          UsageError: if there is no such split; or, when a batch is asked for, the iterator is empty, has another
-            number of examples than before, or a batch is wrong.
+          UsageError: if the split is unknown. A requested batch raises `UsageError` if the iterator is empty, its
+            number of examples has changed, or the batch is invalid.
         """
         if split == "train" or split not in self.dataset.examples:
             raise unknown_name("split for evaluation", split, set(self.dataset.examples) - {"train"})
@@ -111,15 +116,15 @@ class StreamPipeline:
 
     @functools.cached_property
     def example(self) -> Any:
-        """Shapes and dtypes of a batch of one example, from the first batch of a new training iterator."""
+        """Shapes and dtypes of a batch that contains one example, from the first batch of a new training iterator."""
         first = next(one_pass(self.dataset.sources["train"], self.dataset.form("train")))
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), first)
 
     def state_after(self, step: int) -> Any:
-        """Return the place in this process's training iterator after `step` steps, as a JSON value.
+        """Return the position in this process's training iterator after `step` steps, as a JSON value, or None.
 
-        Call it for the step after the latest item of `batches`, or for the first step. Nothing that was read ahead is
-        part of it. It is None if the place is not known.
+        `step` must be the step after the latest item of `batches`, or the first step. Items that were read in advance
+        do not count. The result is None if the position is not known.
         """
         for after, position in self._positions:
             if after == step:
@@ -127,10 +132,12 @@ class StreamPipeline:
         return self._restored[1] if self._restored is not None and self._restored[0] == step else None
 
     def restore(self, step: int, state: Any) -> None:
-        """Let `batches(step)` continue from what `state_after(step)` returned.
+        """Let `batches(step)` continue from `state`, which `state_after(step)` returned.
 
-        Without a state of the iterator, or if it refuses the state, examples are read again and skipped; `note` says
-        how many. None as `state` skips from the start of the epoch: the same place if each iterator is one epoch.
+        If `state` has no state of the iterator, or the iterator refuses this state, earlier examples are read again and
+        skipped. The attribute `note` then states the number of examples that are read again. If `state` is None,
+        examples are skipped from the start of the epoch. Skipping from the start of the epoch is correct if each
+        training iterator yields exactly one epoch.
         """
         position, reason = self._start(step, state)
         self._restored = (step, state, position)
@@ -138,7 +145,7 @@ class StreamPipeline:
         self.note = f"resuming by reading {position.read:,} examples again: {reason}" if skips else None
 
     def advice(self, waiting: float) -> str | None:
-        """Return what to change if steps waited for data for the fraction `waiting` of their time, or None if not."""
+        """Return advice if `waiting`, the fraction of step time spent waiting for data, is large, otherwise None."""
         if waiting <= MUCH_WAITING:
             return None
         return (
@@ -147,14 +154,14 @@ class StreamPipeline:
         )
 
     def _start(self, step: int, state: Any) -> tuple[Position, str]:
-        """Return where to begin to read, and the reason for reading examples again if that place has no state."""
+        """Return the position to start from, and the reason if earlier examples must be read again."""
         processes = self.share[1]
         if state is None or state["processes"] != processes:
             epoch, examples = divmod(step * self.batch_size, self.dataset.examples["train"])
             what = "the place in the iterator was not saved" if state is None else "the number of processes has changed"
             return Position(epoch, rows=examples // processes), what
         position = Position(**{name: value for name, value in state.items() if name != "processes"})
-        reason = "the iterator has no get_state, or one that JSON cannot store"
+        reason = "the iterator has no get_state, or JSON cannot store its state"
         if position.state is not None:
             try:
                 self.dataset.sources["train"].open(position.epoch, position.state)
@@ -166,7 +173,7 @@ class StreamPipeline:
     def _read(
         self, position: Position, first_step: int, counts: Iterable[int] | None, rows: int
     ) -> Generator[tuple[Any, int, Position], None, None]:
-        """Yield items, the step after each, and the place there."""
+        """Yield each item, with the step after the item and the position after the item."""
         dataset, step = self.dataset, first_step
         remaining = itertools.repeat(1) if counts is None else iter(counts)
         count = next(remaining, None)
@@ -181,7 +188,7 @@ class StreamPipeline:
             yield batches[0] if counts is None else batches, step, feed.position(look_ahead=count is not None)
 
     def _delivered(self, items: Iterator[tuple[Any, int, Position]]) -> Iterator[Any]:
-        """Yield items, keep the place after each, and add the time that each takes to arrive to `waited`."""
+        """Yield items, record the position after each item, and add the time spent waiting to `waited`."""
         while True:
             started = time.perf_counter()
             delivered = next(items, None)
@@ -197,6 +204,6 @@ class StreamPipeline:
         for latest in regrouped(self.dataset.examined(split), rows):
             yield pad(latest, rows)
             steps += 1
-        # All processes make the same number of steps.
+        # All processes must make the same number of steps, so yield batches of padding.
         for _ in range(steps, -(-self.dataset.counts.longest_part(split) // rows)):
             yield pad(latest, rows, count=0)

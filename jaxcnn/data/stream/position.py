@@ -1,11 +1,11 @@
-"""Places in a stream of training batches, as JSON values."""
+"""Positions in a stream of training batches, as JSON values."""
 
 import base64
 from dataclasses import dataclass
 from typing import Any
 
 BYTES, TUPLE = "__bytes__", "__tuple__"
-"""Keys of the objects that stand for bytes and tuples, which JSON does not have."""
+"""Keys of JSON objects that represent bytes and tuples, because JSON has neither bytes nor tuples."""
 
 
 class NotJsonError(ValueError):
@@ -16,14 +16,15 @@ class NotJsonError(ValueError):
 class Position:
     """Position of the next example in the batches of an iterator.
 
-    A position names a place before that batch and a number of its examples, so that regrouping continues exactly.
+    The position consists of the batch that contains the next example, and of the number of examples of this batch that
+    were already used.
 
     Attributes:
-      epoch: number with which the iterator was opened.
-      batches: batches of the iterator before that batch.
-      examples: examples in these batches.
-      rows: examples of that batch that were used.
-      state: state of the iterator before that batch, encoded; None if the iterator has no state.
+      epoch: number of the epoch for which the iterator was opened.
+      batches: number of batches of the iterator before the batch with the next example.
+      examples: number of examples of the iterator in the batches before the batch with the next example.
+      rows: number of used examples in the batch that contains the next example.
+      state: encoded state of the iterator before the batch with the next example, or None if the iterator has no state.
     """
 
     epoch: int
@@ -34,16 +35,16 @@ class Position:
 
     @property
     def read(self) -> int:
-        """Number of used examples of the iterator."""
+        """Number of examples of the iterator that were already used."""
         return self.examples + self.rows
 
 
 def encode(value: Any) -> Any:
-    """Return a copy of a value that JSON stores. Bytes become base64.
+    """Convert a value to a value that JSON can store. Bytes become base64.
 
     Raises:
-      NotJsonError: if the value, or a part of it, is something else than None, a bool, a number, a string, bytes, or a
-        list, a tuple or a dict of these.
+      NotJsonError: if the value or a part of the value has a type other than None, bool, int, float, str, bytes, list,
+        tuple or dict.
 
     >>> encode({"seen": (3, b"ab")})
     {'seen': {'__tuple__': [3, {'__bytes__': 'YWI='}]}}
@@ -62,7 +63,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """Return the value that `encode` stored.
+    """Convert a result of `encode` back to the original value.
 
     >>> decode(encode({"seen": (3, b"ab")}))
     {'seen': (3, b'ab')}

@@ -11,7 +11,7 @@ from jaxcnn.data.stream.position import NotJsonError, decode, encode
 from jaxcnn.errors import UsageError
 
 STATE_METHODS = (("get_state", "set_state"), ("state_dict", "load_state_dict"))
-"""Methods that return and set the state of an iterator of grain, and of a StatefulDataLoader of torchdata."""
+"""Names of the methods that return and restore a state: the methods of grain, and the methods of torchdata."""
 
 
 class StateError(Exception):
@@ -23,14 +23,14 @@ class Opened:
     """An iterator of batches.
 
     Attributes:
-      batches: the iterator.
+      batches: the iterator of batches.
     """
 
     batches: Iterator[Any]
     _get_state: Callable[[], Any] | None = None
 
     def state(self) -> Any:
-        """Return the encoded state of the iterator, or None if it has none or JSON cannot store it."""
+        """Return the encoded state of the iterator, or None if the iterator has no state that JSON can store."""
         if self._get_state is None:
             return None
         try:
@@ -45,11 +45,11 @@ class Source:
 
     Attributes:
       split: "train", "validation" or "test".
-      make: iterable of batches, or a function that returns one. The function gets the number of the epoch if it has a
-        parameter without default, or a parameter `epoch`.
+      make: iterable of batches, or a function that returns an iterable of batches. The function is called with the
+        number of the epoch if its first parameter has no default or is named `epoch`.
 
     Raises:
-      UsageError: if `make` is something else, or an iterator, which can be read only once.
+      UsageError: if `make` is neither an iterable nor a function, or is an iterator, which can be read only once.
     """
 
     split: str
@@ -73,10 +73,10 @@ class Source:
 
         Args:
           epoch: number of the epoch.
-          state: encoded state to set.
+          state: encoded state to restore.
 
         Raises:
-          UsageError: if the function returns no iterator or the same one again.
+          UsageError: if the function returns no iterator, or returns an iterator that it returned before.
           StateError: if the state cannot be set.
         """
         made = self.make if isinstance(self.make, Iterable) else self._call(epoch)
@@ -94,7 +94,7 @@ class Source:
             if methods is not None and state is not None:
                 self._set(methods[1], state)
         if methods is None and state is not None:
-            raise StateError("the iterator has no state any more")
+            raise StateError("the iterator no longer has a method that restores its state")
         return Opened(iterator, methods and methods[0])
 
     def _call(self, epoch: int) -> Any:
@@ -104,11 +104,11 @@ class Source:
         try:
             set_state(decode(state))
         except Exception as error:  # raised by the user's iterator
-            raise StateError(f"the iterator refuses its saved state ({first_line(error)})") from error
+            raise StateError(f"the iterator does not accept its saved state ({first_line(error)})") from error
 
     def _check_new(self, iterator: Any) -> None:
         if self._latest and self._latest[0]() is iterator:
-            raise UsageError(f"{self.split} returns the same iterator again. Return a new one in each call.")
+            raise UsageError(f"{self.split} returns the same iterator again. Return a new iterator in each call.")
         try:
             self._latest[:] = [weakref.ref(iterator)]
         except TypeError:
@@ -116,13 +116,14 @@ class Source:
 
 
 def _takes_epoch(function: Callable[..., Any]) -> bool:
-    """Return whether to call a function with the number of the epoch."""
+    """Return whether to call a function with the number of the epoch as argument."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (ValueError, TypeError):  # some functions written in C
         return False
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    # A parameter with a default often holds a value of the place where a lambda was written.
+    # A parameter with a default often captures a variable of the scope of a lambda, as in `lambda data=data:
+    # iter(data)`.
     return bool(positional) and (positional[0].default is inspect.Parameter.empty or positional[0].name == "epoch")
 
 

@@ -1,4 +1,4 @@
-"""Elementwise operations. They keep the order of axes of their inputs."""
+"""Elementwise operations. The output has the same order of axes as the inputs."""
 
 from typing import Any
 
@@ -22,9 +22,10 @@ from jaxcnn.export._onnx.graph import (
 
 
 def aligned(graph: Graph, values: list[Value], rank: int) -> tuple[list[str], Order]:
-    """Return the names of values with their axes in one order, and that order.
+    """Return the names of `values` with their axes in a common order, and this order.
 
-    The order is that of the first tensor whose axes are not those of its JAX array. Scalars have none.
+    The order is taken from the first tensor whose axes are ordered differently from its JAX array. Scalars have no
+    order.
     """
     orders = [value.order for value in values if isinstance(value, Tensor) and value.ndim == rank]
     order = next((order for order in orders if order != identity(order)), tuple(range(rank)))
@@ -32,7 +33,7 @@ def aligned(graph: Graph, values: list[Value], rank: int) -> tuple[list[str], Or
 
 
 def _node(kind: str) -> Operation:
-    """Return an operation that is one node of ONNX."""
+    """Return an operation that adds one ONNX node of type `kind`."""
 
     def write(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
         return _add(graph, kind, equation, inputs)
@@ -41,7 +42,7 @@ def _node(kind: str) -> Operation:
 
 
 def _chain(first: str, second: str) -> Operation:
-    """Return an operation that is two nodes of ONNX: the second takes the output of the first."""
+    """Return an operation that adds two ONNX nodes; the output of the first node is the input of the second node."""
 
     def write(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
         inner = _add(graph, first, equation, inputs)
@@ -57,19 +58,22 @@ def _add(graph: Graph, kind: str, equation: JaxprEqn, inputs: list[Value], **att
 
 
 def _compact(inputs: list[Value], shape: tuple[Any, ...]) -> list[Value]:
-    """Return inputs without the repetition of constants, which ONNX repeats if another input has the full shape."""
+    """Return the inputs, with each repeated constant replaced by the constant before its repetition.
+
+    Constants are replaced only if an input is a tensor of shape `shape`. ONNX itself repeats them to this shape.
+    """
     if any(isinstance(value, Tensor) and value.shape == shape for value in inputs):
         return [value.array if isinstance(value, Repeated) else value for value in inputs]
     return inputs
 
 
 def _constant(equation: JaxprEqn, number: float) -> np.ndarray:
-    """Return a scalar with the dtype of the output."""
+    """Return `number` as a scalar with the dtype of the equation's output."""
     return np.array(number, dtype_of(equation))
 
 
 def _sub(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
-    """Subtract. A constant is negated and added, since runtimes merge additions into the convolution before them."""
+    """Subtract. A constant is negated and added, because runtimes merge additions into the convolution before them."""
     first, second = _compact(inputs, shape_of(equation))
     if isinstance(second, np.ndarray) and second.dtype.kind == "f":
         return _add(graph, "Add", equation, [first, np.negative(second, out=np.empty_like(second))])
@@ -77,7 +81,7 @@ def _sub(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
 
 
 def _max(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
-    """Return the larger value. A maximum with 0 is a Relu, which runtimes merge into the convolution before it."""
+    """Return the larger value. A maximum with 0 becomes a Relu, which runtimes merge into the convolution before it."""
     first, second = inputs
     if isinstance(second, np.ndarray) and second.dtype.kind == "f" and not second.any():
         return _add(graph, "Relu", equation, [first])
@@ -127,7 +131,7 @@ def _round(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
 
 
 def _select(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
-    """Choose between two values by a boolean condition. JAX lists the value for False first, ONNX that for True."""
+    """Choose between two values by a condition. JAX lists the value for False first, ONNX the value for True."""
     condition, if_false, if_true = inputs
     return _add(graph, "Where", equation, [condition, if_true, if_false])
 

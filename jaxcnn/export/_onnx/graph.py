@@ -1,8 +1,9 @@
 """An ONNX graph under construction, and the order of axes of its tensors.
 
-ONNX convolves and pools images `[N, C, H, W]`, JAX programs of this library images `[N, H, W, C]`. A tensor therefore
-records which axis of the JAX array each of its own axes holds. Elementwise operations keep the order of their inputs,
-so that a network transposes its images once at the start and its feature maps once at the end.
+ONNX convolves and pools images `[N, C, H, W]`; JAX programs of this library use `[N, H, W, C]`. A tensor therefore
+records the order of its axes: for each axis of the tensor, the index of this axis in the JAX array. Elementwise
+operations keep the order of their inputs. As a result, a network transposes its images once at the start and its
+feature maps once at the end.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from jaxcnn.version import __version__
 
-# The ONNX operators of December 2022, and the file format of the same release.
+# Version 18 of the ONNX operators (December 2022), and version 8 of the file format, from the same release.
 OPERATORS, FORMAT = 18, 8
 
 Order = tuple[int, ...]
@@ -30,10 +31,10 @@ class Tensor:
     """An array that the ONNX graph computes.
 
     Attributes:
-      name: name in the graph.
+      name: name of the tensor in the graph.
       shape: shape of the JAX array. The batch axis is symbolic.
-      order: the axis of the JAX array that each axis of the tensor holds: (0, 3, 1, 2) for `[N, H, W, C]` stored as
-        `[N, C, H, W]`.
+      order: for each axis of the tensor, the index of this axis in the JAX array. An array `[N, H, W, C]` stored as
+        `[N, C, H, W]` has (0, 3, 1, 2).
     """
 
     name: str
@@ -45,7 +46,7 @@ class Tensor:
         return len(self.shape)
 
     def axis(self, axis: int) -> int:
-        """Return the axis of the tensor that holds this axis of the JAX array."""
+        """Return the index that axis `axis` of the JAX array has in the tensor."""
         return self.order.index(axis)
 
 
@@ -53,11 +54,11 @@ class Tensor:
 class Repeated:
     """A constant that is repeated for each image of a batch of unknown size.
 
-    ONNX repeats the operands of elementwise operations itself, so that only other operations need a node for it.
+    ONNX itself repeats the operands of elementwise operations. Other operations need a node that repeats the constant.
 
     Attributes:
-      array: the constant. Its axes have the sizes of `shape`, or 1.
-      shape: shape of the JAX array.
+      array: the constant. Each axis of the constant has size 1, or the same size as in `shape`.
+      shape: shape of the JAX array, which is the constant after the repetition.
     """
 
     array: np.ndarray
@@ -72,16 +73,16 @@ Value = Tensor | Repeated | np.ndarray
 """A tensor of the graph, or a constant."""
 
 Operation = Callable[["Graph", JaxprEqn, list[Value]], Value | Sequence[Value]]
-"""A function that adds the nodes for an equation of a jaxpr, and returns its outputs."""
+"""A function that adds the nodes for one equation of a jaxpr to the graph, and returns the outputs of the equation."""
 
 
 def identity(shape: Sequence[Any]) -> Order:
-    """Return the order of a tensor that has the axes of its JAX array."""
+    """Return the order of a tensor whose axes are ordered as in its JAX array."""
     return tuple(range(len(shape)))
 
 
 def address(array: np.ndarray) -> int:
-    """Return where an array's data is, which is the same for views of it."""
+    """Return the address of the array's data. A view that starts at the same element has the same address."""
     return array.ctypes.data
 
 
@@ -105,9 +106,9 @@ class Graph:
 
     Args:
       input_name: name of the only input.
-      shape: its shape, whose first axis is the batch.
-      dtype: its dtype.
-      labels: names for initializers, by the addresses of their arrays' data.
+      shape: shape of the input, whose first axis is the batch.
+      dtype: dtype of the input.
+      labels: names for initializers, by the addresses of their data.
     """
 
     def __init__(self, input_name: str, shape: Sequence[Any], dtype: Any, labels: Mapping[int, str]):
@@ -116,15 +117,15 @@ class Graph:
         self._labels, self._used_labels = labels, set[str]()
         self._nodes: list[Any] = []
         self._initializers: list[TensorProto] = []
-        # Names of nodes and initializers that can be used again, by what they hold. The arrays are kept, since the `id`
-        # of an array that is gone may become that of another.
+        # Names of the nodes and initializers that can be reused, by their content. The arrays are kept alive, because
+        # Python may give the `id` of a deleted array to another array.
         self._transposed: dict[tuple[str, Order], str] = {}
         self._constants: dict[tuple[int, Order], tuple[np.ndarray, str]] = {}
         self._small_constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._shapes: dict[tuple[str, ...], str] = {}
 
     def add(self, kind: str, inputs: Sequence[str], shape: Sequence[Any], order: Order, **attributes: Any) -> Tensor:
-        """Add a node with one output of this shape in JAX and this order of axes."""
+        """Add a node with one output, whose shape in JAX is `shape` and whose order of axes is `order`."""
         name = f"{kind.lower()}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
         return Tensor(name, tuple(shape), order)
@@ -132,14 +133,14 @@ class Graph:
     def add_split(
         self, inputs: Sequence[str], shapes: Sequence[Sequence[Any]], order: Order, axis: int
     ) -> list[Tensor]:
-        """Add a node that splits a tensor along an axis of the tensor into parts of these shapes in JAX."""
+        """Add a node that splits a tensor along its axis `axis` into parts whose shapes in JAX are `shapes`."""
         name = f"split_{len(self._nodes)}"
         parts = [Tensor(f"{name}_{index}", tuple(shape), order) for index, shape in enumerate(shapes)]
         self._nodes.append(helper.make_node("Split", list(inputs), [part.name for part in parts], name=name, axis=axis))
         return parts
 
     def stored(self, value: Value, order: Order) -> str:
-        """Return the name of the value with its axes in this order. Add a transposition or an initializer for it."""
+        """Return the name of `value` with its axes in `order`. Add a transposition or an initializer if necessary."""
         if isinstance(value, np.ndarray):
             return self._constant(value, order)
         if isinstance(value, Repeated):
@@ -153,7 +154,7 @@ class Graph:
         return self._transposed[key]
 
     def _reordered(self, value: Tensor, order: Order) -> Tensor:
-        """Return the tensor with its axes in this order. It is reshaped, not moved, if only axes of size 1 move."""
+        """Return the tensor with its axes in `order`. A Reshape replaces the Transpose if only axes of size 1 move."""
         moved = [axis for axis in value.order if not (isinstance(value.shape[axis], int) and value.shape[axis] == 1)]
         if moved == [axis for axis in order if axis in moved]:
             target = self.target([value.shape[axis] for axis in order])
@@ -161,25 +162,28 @@ class Graph:
         return self.add("Transpose", [value.name], value.shape, order, perm=[value.axis(axis) for axis in order])
 
     def target(self, shape: Sequence[Any]) -> str:
-        """Return the name of the shape for Reshape, which infers one symbolic size from the number of values."""
+        """Return the name of a constant with the sizes in `shape`, as an input of a Reshape node.
+
+        If exactly one size is symbolic, the Reshape node infers this size from the number of values.
+        """
         symbolic = [size for size in shape if not isinstance(size, int)]
         if len(symbolic) == 1:
             return self.integers([size if isinstance(size, int) else -1 for size in shape])
         return self.sizes(shape)
 
     def plain(self, value: Value) -> str:
-        """Return the name of the value with the axes of its JAX array."""
+        """Return the name of `value` with its axes ordered as in its JAX array."""
         return self.stored(value, identity(value.shape))
 
     def integers(self, numbers: Sequence[int]) -> str:
-        """Return the name of a constant int64 vector: axes, sizes or positions, which ONNX takes as inputs."""
+        """Return the name of a constant int64 vector. ONNX nodes need axes, sizes and positions as such inputs."""
         return self._constant(np.array(numbers, np.int64), (0,))
 
     def sizes(self, shape: Sequence[Any]) -> str:
-        """Return the name of an int64 vector with this shape, for any batch size.
+        """Return the name of an int64 vector with the sizes in `shape`, which works for any batch size.
 
         Raises:
-          UnsupportedError: a size is an expression of the batch size other than the batch size itself.
+          UnsupportedError: a size is an expression of the batch size, such as twice the batch size.
         """
         batch = self.input.shape[0]
         if all(isinstance(size, int) for size in shape):
@@ -195,7 +199,7 @@ class Graph:
         return self._shapes[key]
 
     def model(self, output: Value, output_name: str, dtype: Any) -> ModelProto:
-        """Return the finished model, with this output."""
+        """Return the finished model with `output` as its output."""
         self._nodes.append(helper.make_node("Identity", [self.plain(output)], [output_name], name=output_name))
         self._remove_unused()
         graph = helper.make_graph(
@@ -214,7 +218,7 @@ class Graph:
         )
 
     def _remove_unused(self) -> None:
-        """Remove nodes whose outputs are not used, and then initializers. The last node has the output."""
+        """Remove unused nodes, and then unused initializers. The last node computes the output of the model."""
         kept, used = [], {self._nodes[-1].output[0]}
         for node in reversed(self._nodes):
             if used.intersection(node.output):
@@ -224,7 +228,7 @@ class Graph:
         self._initializers = [initializer for initializer in self._initializers if initializer.name in used]
 
     def _constant(self, array: np.ndarray, order: Order) -> str:
-        """Return the name of the initializer that holds this array, with the axes in the given order."""
+        """Return the name of the initializer that contains `array` with its axes in `order`."""
         if array.nbytes <= 64:
             arranged = array.transpose(order)
             content = (arranged.dtype.name, arranged.shape, arranged.tobytes())

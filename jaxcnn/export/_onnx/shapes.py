@@ -26,7 +26,7 @@ _TO_THE_START = np.iinfo(np.int64).min  # end of a slice with a negative step th
 
 
 def without(order: Order, axes: Sequence[int]) -> Order:
-    """Return the order of a tensor after these axes of its JAX array are removed.
+    """Return the order of a tensor after `axes` of its JAX array are removed.
 
     >>> without((0, 3, 1, 2), (1, 2))
     (0, 1)
@@ -36,7 +36,7 @@ def without(order: Order, axes: Sequence[int]) -> Order:
 
 
 def tensor(graph: Graph, value: Value) -> Tensor:
-    """Return the value as a tensor of the graph."""
+    """Return `value` as a tensor of the graph; a constant becomes an initializer."""
     if isinstance(value, Tensor):
         return value
     return Tensor(graph.plain(value), value.shape, identity(value.shape))
@@ -65,7 +65,7 @@ def _broadcast(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Value:
 
 
 def _transpose(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
-    """Rename the axes. A node is added only where a later operation needs another order."""
+    """Change the recorded order of axes. A Transpose node is added only if a later operation needs it."""
     operand, permutation = tensor(graph, inputs[0]), equation.params["permutation"]
     return Tensor(operand.name, shape_of(equation), tuple(permutation.index(axis) for axis in operand.order))
 
@@ -94,7 +94,7 @@ def _slice(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
 
 
 def _dynamic_slice(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
-    """Slice from constant positions, which JAX moves into the array where the slice would leave it."""
+    """Slice from constant start positions. As in JAX, a slice that would exceed the array is moved into the array."""
     operand, sizes = tensor(graph, inputs[0]), equation.params["slice_sizes"]
     partial = {}
     for axis, (start, size) in enumerate(zip(inputs[1:], sizes, strict=True)):
@@ -108,7 +108,7 @@ def _dynamic_slice(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Ten
 
 
 def _sliced(graph: Graph, operand: Tensor, partial: dict[int, tuple[Any, Any, int]], shape: Sequence[Any]) -> Tensor:
-    """Slice along axes of the JAX array by (start, end, step)."""
+    """Slice along axes of the JAX array; `partial` maps each axis to (start, end, step)."""
     if any(not isinstance(number, int) for bounds in partial.values() for number in bounds):
         raise UnsupportedError("a slice of the batch")
     if not partial:
@@ -166,13 +166,13 @@ def _batch_size(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor
 def _gather(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
     """Index at constant positions: a block `x[:, 1:3]`, a grid `x[:, ::2, ::2]` or an element `x[:, 1]`.
 
-    JAX indexes an array that has a symbolic axis by gathers.
+    JAX uses gathers to index an array with a symbolic axis.
     """
     operand, positions = tensor(graph, inputs[0]), inputs[1]
     numbers, sizes, shape = equation.params["dimension_numbers"], equation.params["slice_sizes"], shape_of(equation)
     collapsed = tuple(numbers.collapsed_slice_dims)
     if not isinstance(positions, np.ndarray) or numbers.operand_batching_dims:
-        raise UnsupportedError("gather at positions that depend on the images")
+        raise UnsupportedError("a gather at positions that depend on the images")
     columns = {axis: positions[..., column] for column, axis in enumerate(numbers.start_index_map)}
     blocks = {
         axis: column for axis, column in columns.items() if axis not in collapsed and sizes[axis] != operand.shape[axis]
@@ -180,12 +180,12 @@ def _gather(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
     grid = _grid([columns[axis] for axis in collapsed]) if set(collapsed) <= set(columns) else None
     gathered = tuple(axis for axis in range(len(shape)) if axis not in numbers.offset_dims)
     if grid is None or gathered != (collapsed if positions.ndim > 1 else ()) or any(np.ptp(x) for x in blocks.values()):
-        raise UnsupportedError("gather, except of a block or a grid")
+        raise UnsupportedError("a gather of elements that form no block or grid")
     partial = {axis: (int(x.flat[0]), int(x.flat[0]) + sizes[axis], 1) for axis, x in blocks.items()}
     lines = dict(zip(collapsed, grid, strict=True))
     last = {**{axis: end - 1 for axis, (_, end, _) in partial.items()}, **{axis: max(x) for axis, x in lines.items()}}
     if any(x.min() < 0 for x in columns.values()) or any(end >= operand.shape[axis] for axis, end in last.items()):
-        raise UnsupportedError("gather outside of the array")
+        raise UnsupportedError("a gather outside of the array")
     between = tuple(sizes[axis] if axis in partial else size for axis, size in enumerate(operand.shape))
     operand = _sliced(graph, operand, partial, between)
     for axis, line in lines.items():
@@ -199,7 +199,7 @@ def _gather(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
 
 
 def _grid(columns: Sequence[np.ndarray]) -> list[list[int]] | None:
-    """Return the positions along each axis, or None if the coordinates of all positions are not those of a grid.
+    """Return the positions along each axis, or None if the positions in `columns` do not form a grid.
 
     >>> _grid(np.meshgrid([0, 2], [1, 3, 5], indexing="ij"))
     [[0, 2], [1, 3, 5]]

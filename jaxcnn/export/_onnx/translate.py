@@ -1,4 +1,4 @@
-"""Walk a jaxpr: evaluate what is constant, call functions in place, and add nodes for the rest."""
+"""Walk a jaxpr: evaluate constants, expand calls of functions, and add ONNX nodes for all other operations."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from jaxcnn.export._onnx.graph import Graph, Operation, UnsupportedError, Value,
 
 OPERATIONS: dict[str, Operation] = {**elementwise.OPERATIONS, **shapes.OPERATIONS, **windows.OPERATIONS}
 
-# Equations that call a function, and the parameter that holds it.
+# Equations that call a function, with the name of the parameter that contains the function.
 CALLS = {
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
@@ -21,7 +21,7 @@ CALLS = {
     "remat2": "jaxpr",
 }
 
-# Operations on constants that NumPy evaluates. JAX, which evaluates the others, compiles a program for each shape.
+# Operations on constants that NumPy evaluates. JAX would compile a program for each operation and shape.
 _NUMPY: dict[str, Callable[..., Any]] = {
     "add": np.add,
     "mul": np.multiply,
@@ -41,15 +41,16 @@ def translate(
     output_name: str,
     named: Callable[[], Iterable[tuple[str, np.ndarray]]] = tuple,
 ) -> ModelProto:
-    """Return `function(variables, images)` as an ONNX model of the images. The variables become its initializers.
+    """Return `function(variables, images)` as an ONNX model of the images. The variables become initializers.
 
     Args:
-      function: a traceable function with one output.
-      variables: a pytree of arrays.
+      function: a function of variables and images that JAX can trace, with one output.
+      variables: variables of the function, as a pytree of arrays.
       images: shape and dtype of the images. The first axis, the batch, may be symbolic.
-      input_name: name of the input.
-      output_name: name of the output.
-      named: returns the names of further initializers, constants of the function, once it has been traced.
+      input_name: name of the model's input.
+      output_name: name of the model's output.
+      named: function that returns pairs of a name and an array. An initializer with the data of such an array gets this
+        name. The function is called after `function` is traced.
 
     Raises:
       UnsupportedError: the function has an operation that is not in the tables.
@@ -66,7 +67,7 @@ def translate(
 
 
 def _run(graph: Graph, program: Jaxpr, constants: Sequence[Any], arguments: Sequence[Value]) -> list[Value]:
-    """Return the outputs of a program for these arguments."""
+    """Return the outputs of `program` for `arguments`."""
     values: dict[Any, Value] = dict(zip(program.constvars, map(np.asarray, constants), strict=True))
     values |= zip(program.invars, arguments, strict=True)
 
@@ -99,7 +100,7 @@ def _outputs(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Sequence[
 
 
 def _depends_on_the_batch_size(equation: JaxprEqn) -> bool:
-    """Return whether an equation without tensors as inputs still has an unknown output, or one of unknown shape."""
+    """Return whether the outputs of an equation, or their shapes, depend on the batch size."""
     sizes = [size for output in outputs_of(equation) for size in output.shape]
     return equation.primitive.name == "dim_as_value" or not all(isinstance(size, int) for size in sizes)
 

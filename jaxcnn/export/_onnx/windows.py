@@ -1,4 +1,4 @@
-"""Convolutions, poolings, products of matrices and reductions."""
+"""Convolutions, poolings, matrix products and reductions."""
 
 import math
 from string import ascii_lowercase
@@ -44,7 +44,7 @@ def _max_pool(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
 
 
 def _sum_pool(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
-    """Sum over windows: the average times the size of the window. Padding counts as zeros."""
+    """Sum over windows: multiply the average by the size of the window. Padding counts as zeros."""
     if any(d != 1 for d in equation.params["window_dilation"]):
         raise UnsupportedError("a sum over windows with dilation")
     mean = _pool(graph, equation, inputs, "AveragePool", 0.0, count_include_pad=1)
@@ -61,16 +61,17 @@ def _pool(
     dilations: tuple[int, ...] | None = None,
     **attributes: Any,
 ) -> Tensor:
-    """Pool over two axes of images, whose order is `[N, C, H, W]`, or over up to three axes next to a batch axis.
+    """Pool over two axes of images `[N, C, H, W]`, or over all axes (at most three) after the batch axis.
 
     Args:
-      graph: the graph.
-      equation: the equation of a `reduce_window`.
-      inputs: its operand.
-      kind: kind of node.
-      filling: value of the padding.
-      dilations: distance between the elements of a window along each axis, if the node has this attribute.
-      attributes: other attributes of the node.
+      graph: the ONNX graph to which nodes are added.
+      equation: a `reduce_window` equation.
+      inputs: the operand of the equation.
+      kind: type of the ONNX node.
+      filling: value with which the array is padded.
+      dilations: distance between the elements of a window along each axis; None for nodes without the attribute
+        `dilations`.
+      attributes: further attributes of the node.
     """
     parameters, shape = equation.params, shape_of(equation)
     window, strides, padding = parameters["window_dimensions"], parameters["window_strides"], parameters["padding"]
@@ -81,7 +82,7 @@ def _pool(
         name = graph.add("Unsqueeze", [name, graph.integers([1])], shape, order).name
     sides = [tuple(map(int, padding[axis])) for axis in spatial]
     if any(side >= window[axis] for axis, pair in zip(spatial, sides, strict=True) for side in pair):
-        # ONNX Runtime takes only padding that is smaller than the window.
+        # ONNX Runtime accepts only padding that is smaller than the window.
         pads = [0, 0, *(low for low, _ in sides), 0, 0, *(high for _, high in sides)]
         value = graph.stored(np.array(filling, dtype_of(equation)), ())
         name = graph.add("Pad", [name, graph.integers(pads), value], shape, order, mode="constant").name
@@ -102,10 +103,10 @@ def _pool(
 
 
 def _axes_of_windows(equation: JaxprEqn, operand: Value) -> tuple[Order, list[int]]:
-    """Return the order of axes in which to pool, and the axes of the JAX array that the node pools over.
+    """Return the order of axes of the pooling node's input, and the axes of the JAX array over which the node pools.
 
-    These are the last axes in that order, behind the batch and the channels; or all behind the batch, if channels have
-    windows or there are not two axes with windows.
+    If exactly two axes of an image have windows, the node pools over these two axes, which come last in the order. In
+    all other cases, the node pools over all axes after the batch.
     """
     parameters, rank = equation.params, len(shape_of(equation))
     windows = zip(
@@ -128,7 +129,7 @@ def _axes_of_windows(equation: JaxprEqn, operand: Value) -> tuple[Order, list[in
 
 
 def _dot(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
-    """Multiply matrices; contract tensors of other shapes by Einsum."""
+    """Add a MatMul node for a product of matrices, and an Einsum node for all other contractions of tensors."""
     (left_axes, right_axes), (left_batch, right_batch) = equation.params["dimension_numbers"]
     left, right = inputs
     shape = shape_of(equation)
@@ -151,7 +152,7 @@ def _dot(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
 
 
 def _reduction(kind: str) -> Operation:
-    """Return a reduction over axes, which are removed."""
+    """Return an operation that reduces an array over axes and removes these axes."""
 
     def write(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
         operand, axes = tensor(graph, inputs[0]), equation.params["axes"]
@@ -162,7 +163,7 @@ def _reduction(kind: str) -> Operation:
 
 
 def _position(kind: str) -> Operation:
-    """Return a search for the position of an extreme value along an axis."""
+    """Return an operation that finds the position of the largest or smallest value along an axis."""
 
     def write(graph: Graph, equation: JaxprEqn, inputs: list[Value]) -> Tensor:
         operand, (axis,) = tensor(graph, inputs[0]), equation.params["axes"]
@@ -175,7 +176,7 @@ def _position(kind: str) -> Operation:
 
 
 def _pads(sides: Any) -> list[int]:
-    """Return the padding as ONNX lists it: in front of all axes, then behind all axes."""
+    """Return the padding in the order of ONNX: first before all axes, then after all axes."""
     return [int(low) for low, _ in sides] + [int(high) for _, high in sides]
 
 

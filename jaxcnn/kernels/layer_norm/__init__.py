@@ -1,14 +1,16 @@
 """Layer normalization over the last axis, and its derivatives.
 
 Let a row x `[C]` have mean mu and variance v, `r = 1 / sqrt(v + epsilon)` and `n = (x - mu) r`. The output is
-`y = n scale + bias` (Ba, Kiros and Hinton, *Layer Normalization*, 2016). With `L(u) = r (u - mean u - n mean (n u))`,
-which is its own adjoint, the tangent of y is
+`y = n scale + bias` (Ba, Kiros and Hinton, *Layer Normalization*, 2016). The map `L(u) = r (u - mean u - n mean (n u))`
+is its own adjoint. For tangents u, s and b of x, scale and bias, T is the tangent of y. G is the adjoint of T, for a
+cotangent g of y:
 
-    `T(u, s, b) = L(u) scale + n s + b`,  and its adjoint is  `G(g) = L(g scale), sum g n, sum g`,
+    `T(u, s, b) = L(u) scale + n s + b`  and  `G(g) = L(g scale), sum g n, sum g`.
 
-the gradients with respect to x, scale and bias, with sums over all rows. T and G are adjoints of each other, so kernels
-for y, T and G are closed under differentiation. The native library reads the data once forward and once backward, where
-XLA on a CPU makes a pass for each mean.
+The results of G are the gradients with respect to x, scale and bias, with sums over all rows. The maps T (tangent) and
+G (gradient) are adjoints of each other. The kernels for y, T and G therefore suffice for derivatives of every order.
+The native library reads the data once in the forward pass and once in the backward pass; XLA on a CPU reads the data
+once for each mean.
 """
 
 import math
@@ -32,13 +34,13 @@ def layer_norm(
     epsilon: float,
     dtype: Any,
 ) -> Float[Array, "*positions c"]:
-    """Normalize each row of `[..., C]`.
+    """Normalize each row of `[..., C]` to mean 0 and variance 1, then multiply by `scale` and add `bias`.
 
     Args:
       x: `[..., C]`.
-      scale, bias: `[C]` in float32 or the dtype of x, whichever is wider, which is that of the computation.
+      scale, bias: `[C]` in float32 or the dtype of x, whichever is wider. All computations use this dtype.
       epsilon: added to the variance.
-      dtype: that of the result, to which it is rounded once.
+      dtype: dtype of the result. The computed values are rounded once, to this dtype.
 
     >>> layer_norm(jnp.array([[1.0, 3.0]]), jnp.ones(2), jnp.zeros(2), epsilon=0.0, dtype="float32").round(3).tolist()
     [[-1.0, 1.0]]
@@ -48,11 +50,13 @@ def layer_norm(
 
 @dataclass(frozen=True)
 class LayerNorm(Kernel):
-    """y, mu and r of (x, scale, bias), the last two `[..., 1]`.
+    """The kernel of `layer_norm`. It returns the output y, and for each row the mean mu and the factor r.
+
+    The operands are (x, scale, bias), and `r = 1 / sqrt(variance + epsilon)`. The results mu and r are `[..., 1]`.
 
     Attributes:
       epsilon: added to the variance.
-      dtype: that of y.
+      dtype: dtype of y.
     """
 
     epsilon: float
@@ -87,10 +91,12 @@ class LayerNorm(Kernel):
 
 @dataclass(frozen=True)
 class Tangent(Kernel):
-    """`T(u, s, b)` of (u, s, b, x, mu, r, scale).
+    """The tangent of the output for tangents u, s and b of x, scale and bias.
+
+    The operands are (u, s, b, x, mu, r, scale), where `LayerNorm` returns mu and r.
 
     Attributes:
-      dtype: that of the result.
+      dtype: dtype of the result.
     """
 
     linear: ClassVar = ((0, 1, 2),)
@@ -111,10 +117,12 @@ class Tangent(Kernel):
 
 @dataclass(frozen=True)
 class Gradient(Kernel):
-    """`G(g)` of (g, x, mu, r, scale): the gradients with respect to x, in its dtype, scale and bias.
+    """The gradients with respect to x (in the dtype of x), scale and bias, for a cotangent g of the output.
+
+    The operands are (g, x, mu, r, scale), where `LayerNorm` returns mu and r.
 
     Attributes:
-      dtype: that of g.
+      dtype: dtype of g.
     """
 
     linear: ClassVar = ((0,),)
@@ -139,11 +147,11 @@ class Gradient(Kernel):
 
 
 def _normal(u: jax.Array, n: jax.Array, r: jax.Array) -> jax.Array:
-    """Return `L(u)`."""
+    """Return `L(u) = r (u - mean u - n mean (n u))`, where n is the normalized row, with means over the last axis."""
     return r * (u - u.mean(-1, keepdims=True) - n * (u * n).mean(-1, keepdims=True))
 
 
 def _is_native(x: Any, scale: Any, dtype: Any) -> bool:
-    """Return whether the native library takes these abstract values."""
+    """Return whether the native library supports these operands and this dtype of the result."""
     is_known = x.dtype in ("float32", "bfloat16") and x.dtype == dtype and scale.dtype == "float32"
     return is_known and math.prod(x.shape) >= LEAST_VALUES

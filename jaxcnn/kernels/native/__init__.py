@@ -1,7 +1,8 @@
 """The native library: convolutions on a CPU by oneDNN or by Winograd's algorithm, sums over channels, and pooling.
 
-`pip install 'jaxcnn[cpu]'` provides oneDNN, and `jaxcnn.kernels.native._build` compiles the library at first use. A
-convolution is known to it by 26 numbers, its key, which `convolution.cpp` documents: role, shapes, geometry and dtypes.
+`pip install 'jaxcnn[cpu]'` provides oneDNN, and `jaxcnn.kernels.native._build` compiles the library at first use. The
+library identifies a convolution by 26 numbers, its key: role, shapes, geometry and dtypes. `convolution.cpp` documents
+the key.
 """
 
 import ctypes
@@ -38,7 +39,7 @@ POOLING = (MAX_POOL, MAX_POOL_GRADIENT, AVG_POOL, AVG_POOL_GRADIENT)
 
 @functools.cache
 def _library() -> ctypes.CDLL | _build.NotBuilt:
-    """Return the library, with its functions registered with XLA, or why there is none."""
+    """Return the library, with its functions registered with XLA, or the reason why there is no library."""
     try:
         library = _build.load()
     except _build.NotBuilt as reason:
@@ -53,10 +54,10 @@ def _library() -> ctypes.CDLL | _build.NotBuilt:
 
 @functools.cache
 def _register(library: ctypes.CDLL) -> None:
-    """Register the convolutions of inference, whose calls each have a state, made when XLA builds the program.
+    """Register the convolutions for inference. Each call has a state, which is created when XLA builds the program.
 
-    A backend that starts later registers what waits for it, functions first and the types of their states last, and
-    fails. So this waits for the backend, which runs when a program is lowered.
+    If `_register` ran before the CPU backend starts, the backend would register functions before the types of their
+    states, and fail. `_register` therefore starts the backend first. `_register` is called when a program is lowered.
     """
     jax.local_devices(backend="cpu")
     for name in (FUSED_CONVOLUTION, ACTIVATED_CONVOLUTION):
@@ -77,11 +78,11 @@ def _register(library: ctypes.CDLL) -> None:
 
 @functools.cache
 def is_available() -> bool:
-    """Return whether there is a native library; warn once if it is installed and cannot be built or loaded."""
+    """Return whether there is a native library. Warn once if oneDNN is installed but the library cannot be used."""
     library = _library()
     if isinstance(library, _build.BuildError):
         warnings.warn(
-            f"native kernels cannot be used: {library}. Programs run on XLA's kernels, which compute the same; set "
+            f"native kernels cannot be used: {library}. Programs use XLA's kernels instead, with the same results. Set "
             "JAXCNN_KERNELS=xla to silence this warning.",
             RuntimeWarning,
             stacklevel=2,
@@ -90,17 +91,18 @@ def is_available() -> bool:
 
 
 def require() -> None:
-    """Raise `UsageError` if there is no native library."""
+    """Raise `UsageError` with the reason if there is no native library."""
     library = _library()
     if isinstance(library, _build.NotBuilt):
         raise UsageError(f"there are no native kernels: {library}")
 
 
 def requires_exact_sums() -> bool:
-    """Return whether a convolution that is lowered now must be the exact sum of products.
+    """Return whether a convolution that is lowered now must be computed as an exact sum of products.
 
-    Otherwise 3x3 kernels are computed by Winograd's algorithm where that is faster. It rounds to 1e-6 of the largest
-    output, where oneDNN's sums round to 3e-7. `jax.default_matmul_precision("highest")` or "float32" forbids it.
+    If the result is False, Winograd's algorithm computes 3x3 kernels for which it is faster. Winograd's algorithm has a
+    rounding error of 1e-6 of the largest output; the rounding error of oneDNN's sums is 3e-7.
+    `jax.default_matmul_precision("highest")` or "float32" forbids Winograd's algorithm.
     """
     precision = jax.config.values["jax_default_matmul_precision"]
     return precision in ("highest", "float32")
@@ -108,10 +110,11 @@ def requires_exact_sums() -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def implementation(key: tuple[int, ...]) -> tuple[str, bool]:
-    """Return the library's name for what computes a convolution, and whether that is fast.
+    """Return the library's name for the implementation of a convolution, and whether this implementation is fast.
 
-    In float32 everything except oneDNN's reference loops is fast; in bfloat16 only what uses the processor's
-    instructions for bfloat16. The name is "winograd" or oneDNN's own, such as "brgconv:avx512_core_bf16".
+    In float32, every implementation except oneDNN's reference loops is fast. In bfloat16, only implementations with the
+    processor's bfloat16 instructions are fast. The name is "winograd" or a name of oneDNN, such as
+    "brgconv:avx512_core_bf16".
     """
     library = _library()
     if not isinstance(library, ctypes.CDLL):
@@ -127,7 +130,7 @@ def is_fast(key: tuple[int, ...]) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def is_fused_fast(key: tuple[int, ...]) -> bool:
-    """Return whether oneDNN has more than its reference loops for a convolution of inference (`fused.cpp`)."""
+    """Return whether oneDNN has a faster implementation than its reference loops for a convolution in `fused.cpp`."""
     library = _library()
     if not isinstance(library, ctypes.CDLL):
         return False
@@ -137,7 +140,7 @@ def is_fused_fast(key: tuple[int, ...]) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def is_activated_fast(key: tuple[int, ...]) -> bool:
-    """Return whether the library computes a convolution of activated feature maps fast (`activated.cpp`)."""
+    """Return whether the library has a fast implementation for a convolution of activated feature maps."""
     library = _library()
     if not isinstance(library, ctypes.CDLL):
         return False
@@ -146,9 +149,10 @@ def is_activated_fast(key: tuple[int, ...]) -> bool:
 
 
 def function(name: str, outputs: Sequence[Any], **numbers: Sequence[float]) -> Callable[..., Sequence[jax.Array]]:
-    """Return a function of the library, by one of the names above, as a function of arrays.
+    """Return a function of the library, such as `CONVOLUTION`, as a function of JAX arrays.
 
-    `outputs` are values with the shapes and dtypes of its results, and `numbers` its attributes.
+    `outputs` are objects with the shapes and dtypes of the function's results, and `numbers` are the function's
+    attributes by name.
     """
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs]
     attributes = {key: np.array(value) for key, value in numbers.items()}

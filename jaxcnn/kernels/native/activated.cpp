@@ -1,9 +1,9 @@
-// A convolution of inference whose input is normalized and rectified first, as in DenseNet:
+// A convolution for inference whose input is first normalized and rectified, as in DenseNet:
 //
 //   relu(W * relu(X f + o) + b)   or without the outer ReLU,   with X = concat(X_1, ..., X_n) along the channels,
 //
-// and W of 1x1. The inner part is computed for a few pixels at a time, in a core's cache, so that neither X nor the
-// normalized X is ever written to memory.
+// and a 1x1 kernel W. The inner part is computed for a few pixels at a time, in a core's cache, so that neither X nor
+// the normalized X is ever written to memory.
 //
 // `key`: number of pixels, number of channels of W * X, 0 or 1 for the outer ReLU, 0 or 1 for bfloat16 X and results
 // (else float32), and the number of channels of each X_i [pixels, C_i]. W is [C, C_out] in float32 or bfloat16; f and o
@@ -35,8 +35,8 @@ using Content = packed::Content;
 using Vector = ffi::BufferR1<ffi::F32>;
 
 constexpr size_t kMaps = 4;                // where the channels of each X_i begin in the key
-constexpr int64_t kCached = 256 << 10;     // bytes of normalized pixels that a core works on
-constexpr int64_t kLeastPixels = 8;        // pixels for which reading W pays
+constexpr int64_t kCached = 256 << 10;     // bytes of normalized pixels that a core processes at a time
+constexpr int64_t kLeastPixels = 8;        // smallest number of pixels for which a thread reads W
 
 int64_t Inputs(const Key& key) {
   int64_t sum = 0;
@@ -49,7 +49,7 @@ bool IsNarrow(const Key& key) { return key[3] != 0; }
 int64_t Bytes(const Key& key) { return IsNarrow(key) ? 2 : 4; }
 memory::data_type Type(const Key& key) { return IsNarrow(key) ? memory::data_type::bf16 : memory::data_type::f32; }
 
-// Normalizes and rectifies `rows` pixels of one X_i into rows that are `distance` apart. NaN stays NaN.
+// Normalizes and rectifies `rows` pixels of one X_i, and writes them to rows that are `distance` apart. NaN stays NaN.
 FOR_EACH_PROCESSOR void RectifyWide(const float* x, int64_t rows, int64_t channels, const float* factor,
                                     const float* offset, float* y, int64_t distance) {
   for (int64_t row = 0; row < rows; ++row, x += channels, y += distance) {
@@ -60,7 +60,7 @@ FOR_EACH_PROCESSOR void RectifyWide(const float* x, int64_t rows, int64_t channe
   }
 }
 
-// Returns max(x f + o, 0), rounded to the nearest bfloat16 and to even, from and to the upper half of 32 bits.
+// Returns max(x f + o, 0) rounded to the nearest bfloat16 (ties to even). x and the result are upper halves of 32 bits.
 INLINE uint32_t Rectified(uint32_t x, float factor, float offset) {
   float value;
   std::memcpy(&value, &x, sizeof value);
@@ -72,8 +72,8 @@ INLINE uint32_t Rectified(uint32_t x, float factor, float offset) {
   return ((bits & 0x7fffffff) > 0x7f800000 ? nan : rounded) & 0xffff0000;
 }
 
-// Likewise for bfloat16, two channels at a time: AVX-512F alone has no operations on 16 bits. The factors and offsets of
-// channels 0, 2, 4, ... come first, then those of the others.
+// Does the same as `RectifyWide` for bfloat16, two channels at a time, because AVX-512F alone has no operations on 16
+// bits. The factors and offsets of channels 0, 2, 4, ... come first, and those of channels 1, 3, 5, ... follow.
 FOR_EACH_PROCESSOR void RectifyNarrow(const uint16_t* x, int64_t rows, int64_t channels, const float* factor,
                                       const float* offset, uint16_t* y, int64_t distance) {
   const int64_t pairs = channels / 2, others = channels - pairs;
@@ -90,7 +90,7 @@ FOR_EACH_PROCESSOR void RectifyNarrow(const uint16_t* x, int64_t rows, int64_t c
   }
 }
 
-// Returns vectors in the order in which `RectifyNarrow` needs them, for each X_i.
+// Returns the vectors of each X_i in the order in which `RectifyNarrow` reads them.
 std::vector<float> Paired(const Key& key, const float* values) {
   std::vector<float> paired;
   for (size_t i = kMaps; i < key.size(); values += key[i++]) {
@@ -101,7 +101,7 @@ std::vector<float> Paired(const Key& key, const float* values) {
   return paired;
 }
 
-// The product with W for a number of pixels, for one thread.
+// The product of a number of pixels with W, computed by one thread.
 dnnl::matmul::primitive_desc Describe(const dnnl::engine& engine, const Key& key, int64_t pixels,
                                       const memory::desc& w) {
   const ForOneThread for_one(true);
@@ -121,7 +121,7 @@ dnnl::matmul::primitive_desc Describe(const dnnl::engine& engine, const Key& key
 
 memory::desc AnyKernel(const Key& key) { return {{Inputs(key), Outputs(key)}, Type(key), memory::format_tag::any}; }
 
-// Parts of the pixels, which threads compute one after another. The last part may have fewer.
+// Division of the pixels into parts, which threads compute one after another. The last part may have fewer pixels.
 struct Parts {
   int threads = omp_get_max_threads();
   int64_t count, pixels;
@@ -138,7 +138,7 @@ struct Parts {
 struct State {
   static ffi::TypeId id;
   std::unique_ptr<const Parts> parts;
-  dnnl::matmul::primitive_desc descriptions[2];  // of a whole part, and of the last one
+  dnnl::matmul::primitive_desc descriptions[2];  // of a whole part, and of the last part
   dnnl::primitive primitives[2];
   std::vector<dnnl::stream> streams;
   std::shared_ptr<const memory> kernel;
@@ -164,7 +164,7 @@ void Prepare(const worker::Context& context, State& state, const Key& key, const
     const int64_t pixels = index ? key[0] - (parts->count - 1) * parts->pixels : parts->pixels;
     state.descriptions[index] = Describe(context.engine, key, pixels, layout);
     state.primitives[index] = dnnl::matmul(state.descriptions[index]);
-    layout = state.descriptions[0].weights_desc();  // both read the same copy
+    layout = state.descriptions[0].weights_desc();  // both descriptions use the same packed W
   }
   state.streams.clear();
   for (int thread = 0; thread < parts->threads; ++thread) state.streams.emplace_back(context.engine);
@@ -288,7 +288,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_activated_convolution, Execute,
 extern "C" void* jaxcnn_activated_state_id() { return &State::id; }
 extern "C" void* jaxcnn_activated_state_info() { return &state_info; }
 
-// Returns whether the function is faster than its parts for this key, of `size` numbers.
+// Returns whether this fused convolution is faster than separate operations for this key, which has `size` numbers.
 extern "C" bool jaxcnn_activated_is_fast(const int64_t* numbers, int64_t size) {
   if (!kHasThreads) return false;
   try {

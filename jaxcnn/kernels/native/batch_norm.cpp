@@ -1,9 +1,9 @@
 // Batch normalization in training, with a residual and a ReLU, in one call in each direction: y = relu(BN(x) + R).
 //
-// x, y, R and their gradients are [..., C] in bfloat16; vectors are [C] in float32. (In float32 XLA computes what is
-// [..., C] as fast, from the vectors of channel_sums.cpp.) The forward call makes two passes over the data: sums around
-// a value near the mean of each block, so that a large mean takes no digits of the variance, then the output. The
-// backward call makes two as well: sums, then the gradient.
+// x, y, R and their gradients are [..., C] in bfloat16; vectors are [C] in float32. (In float32, XLA computes the
+// arrays [..., C] as fast, from the vectors of channel_sums.cpp.) The forward call makes two passes over the data:
+// first the sums around a value near the mean of each block, so that the variance does not lose digits if the mean is
+// large, and then the output. The backward call also makes two passes: first the sums, then the gradient.
 
 #include <algorithm>
 #include <cstdint>
@@ -26,7 +26,7 @@ using Vector = ffi::BufferR1<ffi::F32>;
 // The affine map (x - mean) factor + shift of x, to which a residual or g f is added.
 struct Map {
   const Bfloat16 *x, *other, *y;  // other: the residual, or g
-  Bfloat16 *result, *kept;        // kept: the g that is used, where y > 0
+  Bfloat16 *result, *kept;        // kept: g where y > 0, else 0
   const float *mean, *factor, *shift, *f;
 };
 
@@ -66,7 +66,7 @@ FOR_EACH_PROCESSOR_OF_16_BITS void MapPart(Step step, const Map& m, int64_t firs
   }
 }
 
-// Computes a map in parts. Its vectors are [C].
+// Computes an affine map in parts. The vectors of the map are [C].
 void MapAll(ffi::ThreadPool& pool, Step step, const Map& m, int64_t rows, int64_t channels) {
   std::vector<float> mean = channels::Repeated(m.mean, channels), factor = channels::Repeated(m.factor, channels),
                      shift = channels::Repeated(m.shift, channels), f;
@@ -75,12 +75,12 @@ void MapAll(ffi::ThreadPool& pool, Step step, const Map& m, int64_t rows, int64_
                         mean.data(), factor.data(), shift.data(), f.data()};
   const int64_t count = parts::Count(rows * channels), width = channels::Joined(channels) * channels;
   parts::Run(pool, count, [&](int64_t part) {
-    part = count - 1 - part;  // the sums came to these values last, and they may still be in the cache
+    part = count - 1 - part;  // the loop of the sums read these values last: they may still be cached
     MapPart(step, repeated, rows * part / count * channels, rows * (part + 1) / count * channels, width);
   });
 }
 
-// Returns whether all are bfloat16 and of one size, which is a multiple of the channels.
+// Returns whether all arrays are bfloat16 and of one size that is a multiple of the number of channels.
 template <typename... Tensors>
 bool AreAlike(size_t channels, const Tensor& x, const Tensors&... others) {
   return x.element_type() == ffi::BF16 && x.element_count() % channels == 0 &&
@@ -94,7 +94,7 @@ ffi::Error Unfit() {
 }
 
 struct Normalization {
-  double momentum, epsilon, correction;  // correction: Bessel's
+  double momentum, epsilon, correction;  // correction: Bessel's correction
   bool relu, has_residual;
 };
 
@@ -117,7 +117,7 @@ void Normalize(ffi::ThreadPool& pool, const Normalization& n, const Tensor& x, c
   MapAll(pool, step, map, rows, count);
 }
 
-// Numbers: momentum, epsilon, Bessel's correction, whether there is a ReLU, and whether `residual` is one, else unused.
+// Numbers: momentum, epsilon, Bessel's correction, whether there is a ReLU, and whether `residual` is used.
 ffi::Error BatchNorm(ffi::ThreadPool pool, Tensor x, Vector old_mean, Vector old_var, Vector scale, Vector bias,
                      Tensor residual, ffi::Span<const double> numbers, ffi::Result<Tensor> y,
                      ffi::Result<Vector> new_mean, ffi::Result<Vector> new_var, ffi::Result<Vector> mean,
@@ -150,7 +150,7 @@ void Differentiate(ffi::ThreadPool& pool, bool relu, const Tensor& g, const Tens
   MapAll(pool, step, map, rows, count);
 }
 
-// Numbers: whether there is a ReLU, of which y is the output. `by_residual` is empty, or the gradient before the ReLU.
+// Number: whether there is a ReLU, whose output is y. `by_residual` is empty, or receives the gradient before the ReLU.
 ffi::Error BatchNormGradient(ffi::ThreadPool pool, Tensor g, Tensor x, Tensor y, Vector mean, Vector r, Vector scale,
                              ffi::Span<const double> numbers, ffi::Result<Tensor> by_x, ffi::Result<Vector> by_scale,
                              ffi::Result<Vector> by_bias, ffi::Result<Tensor> by_residual) {

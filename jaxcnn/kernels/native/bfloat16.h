@@ -1,4 +1,4 @@
-// bfloat16 as bits, and its conversions, in a form that compilers turn into vectors on every processor.
+// bfloat16 numbers as bits, and their conversions, written so that compilers vectorize them on every processor.
 
 #pragma once
 
@@ -24,7 +24,7 @@ INLINE float Widen(Bfloat16 x) { return BitCast<float>(static_cast<uint32_t>(x.b
 
 INLINE void Narrow(float x, float* to) { *to = x; }
 
-// Rounds to the nearest, of two equally near ones to the even one. NaN stays NaN.
+// Rounds to the nearest bfloat16, and to the even one if two are equally near. NaN stays NaN.
 INLINE void Narrow(float x, Bfloat16* to) {
   const uint32_t bits = BitCast<uint32_t>(x);
   const uint32_t is_nan = x != x ? ~0u : 0u;
@@ -39,6 +39,6 @@ INLINE float Round(float x) {
   return Widen(rounded);
 }
 
-// Narrows a number that is a bfloat16.
+// Converts a float whose value is a bfloat16.
 INLINE void NarrowExactly(float x, float* to) { *to = x; }
 INLINE void NarrowExactly(float x, Bfloat16* to) { to->bits = static_cast<uint16_t>(BitCast<uint32_t>(x) >> 16); }

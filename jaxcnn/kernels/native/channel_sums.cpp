@@ -1,8 +1,9 @@
-// Sums over everything except channels in one pass over the data: of (u - b), and of (u - b) (x - c).
+// Sums over all axes except channels in one pass over the data: sums of (u - b), and of (u - b) (x - c).
 //
 // u and x are [..., C], b and c are [C]. XLA would read the data once for each sum. Two further functions compute what
-// batch normalization derives from the sums for each channel: little work, but a dozen programs for XLA to compile. Its
-// statistics are sums around a value near the mean of each block, so that a large mean takes no digits of the variance.
+// batch normalization derives from the sums for each channel. This is little work, but XLA would compile a dozen
+// programs for this work. Sums are taken around a value near the mean of each block, so that the variance does not lose
+// digits if the mean is large.
 
 #include <cstdint>
 #include <vector>
@@ -18,7 +19,7 @@ using channels::Sum;
 using Tensor = ffi::AnyBuffer;
 using Vector = ffi::BufferR1<ffi::F32>;
 
-// Computes all sums. Returns nothing if the operands do not fit together.
+// Computes all sums. Returns nothing if the shapes of the operands do not match.
 std::vector<double> Add(ffi::ThreadPool& pool, Sum kind, const Tensor& u, const Tensor& x, const float* b,
                         const float* c, int64_t channels) {
   const int64_t values = static_cast<int64_t>(u.element_count());
@@ -45,7 +46,7 @@ ffi::Error ChannelSums(ffi::ThreadPool pool, Tensor u, Tensor x, Vector b, Vecto
   return ffi::Error::Success();
 }
 
-// Computes everything in batch normalization that is [C].
+// Computes all vectors [C] of batch normalization.
 ffi::Error Normalization(ffi::ThreadPool pool, Tensor x, Vector old_mean, Vector old_var, Vector scale, Vector bias,
                          ffi::Span<const double> numbers, ffi::Result<Vector> mean, ffi::Result<Vector> r,
                          ffi::Result<Vector> factor, ffi::Result<Vector> shift, ffi::Result<Vector> new_mean,
@@ -64,7 +65,7 @@ ffi::Error Normalization(ffi::ThreadPool pool, Tensor x, Vector old_mean, Vector
   return ffi::Error::Success();
 }
 
-// Computes everything in its gradient that is [C], for a cotangent g.
+// Computes all vectors [C] of the gradient of batch normalization, for a cotangent g.
 ffi::Error NormalizationGradient(ffi::ThreadPool pool, Tensor g, Tensor x, Vector mean, Vector r, Vector scale,
                                  ffi::Result<Vector> f, ffi::Result<Vector> factor, ffi::Result<Vector> shift,
                                  ffi::Result<Vector> by_scale, ffi::Result<Vector> by_bias) {

@@ -1,8 +1,9 @@
-// Passes over values [..., C] in float32 or bfloat16, computed in float32: sums over everything except channels, and
-// affine maps of each channel. Also what batch normalization derives from the sums.
+// Passes over values [..., C] in float32 or bfloat16, computed in float32: sums over all axes except channels, and
+// affine maps of each channel. Also the vectors that batch normalization derives from the sums.
 //
-// A loop over a few channels is short and seldom a multiple of a vector. So rows of C channels are joined to longer
-// rows, and vectors [C] are repeated as often. Sums are added in float32 over some of the longer rows, then in double.
+// A loop over a few channels is short and rarely a multiple of a vector. Therefore, rows of C channels are joined to
+// longer rows, and vectors [C] are repeated to the length of these rows. Sums are added in float32 over some joined
+// rows, and then in double.
 
 #pragma once
 
@@ -28,39 +29,39 @@ namespace channels {
 
 constexpr int64_t kPeriod = 512;  // rows are joined up to this number of values
 constexpr int64_t kRows = 64;     // joined rows whose sums are added in float32
-constexpr int64_t kSample = 16;   // of these, the first of as many is in the sample whose mean is near that of all
+constexpr int64_t kSample = 16;   // one of this many joined rows is in the sample, whose mean is near the mean of all
 constexpr int64_t kLong = 1024;   // a longer row is as long as a page, and few of them fit into the first cache
 
-// Both in a form that compilers turn into vectors. NaN is kept.
+// Both functions are written so that compilers vectorize them. NaN is kept.
 INLINE float Relu(float x) { return BitCast<float>(BitCast<uint32_t>(x) & (x <= 0 ? 0u : ~0u)); }
 
 // Returns g where y > 0, else 0.
 INLINE float Masked(float g, float y) { return BitCast<float>(BitCast<uint32_t>(g) & (y > 0 ? ~0u : 0u)); }
 
-// The rows of C channels that make a joined row.
+// The number of rows of C channels in a joined row.
 inline int64_t Joined(int64_t channels) { return std::max<int64_t>(kPeriod / channels, 1); }
 
-// Returns a vector [C] as often as there are rows in a joined one.
+// Returns a vector [C] repeated for each row in a joined row.
 inline std::vector<float> Repeated(const float* vector, int64_t channels) {
   std::vector<float> repeated;
   for (int64_t row = 0; row < Joined(channels); ++row) repeated.insert(repeated.end(), vector, vector + channels);
   return repeated;
 }
 
-// What is added of operands u, x and y.
+// The two values that are summed, for operands u, x and y.
 enum class Sum {
   kShifted,   // u - b and (u - b) (x - c)
   kMoments,   // x - c and (x - c)^2
   kGradient,  // u and u (x - c)
-  kMasked,    // the same of u where y > 0, else of 0
+  kMasked,    // as kGradient, with 0 in place of u unless y > 0
 };
 
 template <typename T>
 struct Values {
-  const T *u, *x, *y;  // x, or those that the sum has
+  const T *u, *x, *y;  // u and y are read only if the sum contains them
 };
 
-// Adds as many rows as there are `kRow` to `sum` and `product`, all of this width.
+// Adds rows of `width` values to `sum` and `product`, one row for each number in `kRow`.
 template <Sum kSum, typename T, size_t... kRow>
 INLINE void AddSome(const Values<T>& v, int64_t at, const float* b, const float* c, int64_t width,
                     float* __restrict sum, float* __restrict product, std::index_sequence<kRow...>) {
@@ -111,7 +112,7 @@ INLINE void AddAny(Sum kind, const Values<T>& v, const float* b, const float* c,
   }
 }
 
-// A template cannot be compiled for each processor.
+// A template cannot be compiled once for each processor.
 namespace {
 FOR_EACH_PROCESSOR void Add(Sum kind, const Values<float>& v, const float* b, const float* c, int64_t at, int64_t end,
                             int64_t width, float* sum, float* product) {
@@ -142,7 +143,7 @@ FOR_EACH_PROCESSOR void AddJoined(const float* sum, const float* product, int64_
 }
 }  // namespace
 
-// Two sums over rows of C values. For kMoments without a center they are around the first row of x.
+// Two sums over rows of C values. For kMoments without a center, the sums are around the first row of x.
 template <typename T>
 struct Sums {
   Sum kind;
@@ -151,7 +152,7 @@ struct Sums {
   const float *b, *c;  // [C]
 };
 
-// Finds a vector near the mean of the values [first, last), repeated as `Repeated` does: the mean of every kSample-th
+// Finds a vector near the mean of the values [first, last), repeated as by `Repeated`: the mean of every kSample-th
 // joined row.
 template <typename T>
 void FindCenter(const Values<T>& v, int64_t first, int64_t last, int64_t channels, std::vector<float>& center) {
@@ -174,7 +175,7 @@ void FindCenter(const Values<T>& v, int64_t first, int64_t last, int64_t channel
   }
 }
 
-// Adds the sums over rows [first, last) to `total`: C values of the first sum, then C of the second.
+// Adds the sums over rows [first, last) to `total`: C values of the first sum, then C values of the second.
 template <typename T>
 void AddPart(const Sums<T>& s, int64_t first, int64_t last, double* total) {
   const int64_t channels = s.channels, joined = Joined(channels), width = joined * channels;
@@ -196,7 +197,7 @@ void AddPart(const Sums<T>& s, int64_t first, int64_t last, double* total) {
   }
 }
 
-// Returns the C values of the first sum, then C of the second. The parts are added in a fixed order.
+// Returns C values of the first sum, then C values of the second. The parts are added in a fixed order.
 template <typename T>
 std::vector<double> Total(xla::ffi::ThreadPool& pool, const Sums<T>& s) {
   const int64_t count = parts::Count(s.rows * s.channels), both = 2 * s.channels;
@@ -224,7 +225,7 @@ struct Statistics {
   float *mean, *r, *factor, *shift, *new_mean, *new_var;
 };
 
-// Computes them from the totals of kMoments over `rows` rows; `x` are the values, and `correction` is Bessel's.
+// Computes these vectors from the totals of kMoments over `rows` rows; `x` are the values, `correction` is Bessel's.
 template <typename T>
 void Normalize(const std::vector<double>& totals, const T* x, int64_t rows, double momentum, double epsilon,
                double correction, const Statistics& s) {
@@ -244,13 +245,13 @@ void Normalize(const std::vector<double>& totals, const T* x, int64_t rows, doub
   }
 }
 
-// The vectors [C] of its gradient, which is g f + (x - mean) factor + shift with respect to x.
+// The vectors [C] of the gradient, which is g f + (x - mean) factor + shift with respect to x.
 struct GradientVectors {
   const float *r, *scale;
   float *f, *factor, *shift, *by_scale, *by_bias;
 };
 
-// Computes them from the totals of kGradient or kMasked over `rows` rows.
+// Computes these vectors from the totals of kGradient or kMasked over `rows` rows.
 inline void Differentiate(const std::vector<double>& totals, int64_t rows, const GradientVectors& v) {
   const int64_t channels = totals.size() / 2;
   for (int64_t c = 0; c < channels; ++c) {

@@ -1,17 +1,17 @@
 // A convolution and its two gradients by oneDNN, as one custom call of XLA.
 //
-// <G, W * X> is linear in each of image X, kernel W and cotangent G of the output. Each role of the call is its
-// derivative with respect to one of the three, computed from the other two:
+// The form <G, W * X> is linear in each of image X, kernel W and cotangent G of the output. Each role of the call is
+// the derivative of the form with respect to one of the three tensors, computed from the other two tensors:
 //
 //   role 0, output:  (X, W) -> Y      role 1, image:  (G, W) -> dX      role 2, kernel:  (X, G) -> dW
 //
-// A second call computes the output with a bias, (X, W, b) -> Y, which is rounded once.
+// A second call computes the output with a bias, (X, W, b) -> Y, and rounds this output once.
 //
-// Everything else is in `key`, 26 numbers: the role, the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out]
-// and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups,
-// whether it must be the exact sum of products (1) or may use a faster algorithm (0, `winograd/winograd.h`), and
-// whether X, Y and G, and whether W and dW, are bfloat16 (1) or float32 (0), and whether there is a bias, which is
-// float32. With bfloat16 images, W is rounded to bfloat16 as it is packed.
+// All other properties are in `key`, 26 numbers: the role, the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups,
+// C_out] and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups,
+// whether the result must be the exact sum of products (1) or may use a faster algorithm (0, `winograd/winograd.h`),
+// whether X, Y and G are bfloat16 (1) or float32 (0), whether W and dW are bfloat16 or float32, and whether there is a
+// bias, which is float32. With bfloat16 images, W is rounded to bfloat16 as it is packed.
 
 #include <algorithm>
 #include <array>
@@ -49,9 +49,9 @@ constexpr int kImage = 0, kKernel = 1, kOutput = 2;  // the tensors, in the orde
 constexpr int kExact = 22, kHasBias = 25;  // places in the key
 using winograd::kImageType, winograd::kKernelType;
 constexpr size_t kKeySize = 26, kMostKnown = 1024, kAlignment = 64;
-constexpr int kYields = 200;  // how often an idle thread lets others run before it sleeps
+constexpr int kYields = 200;  // number of times that an idle thread lets other threads run before it sleeps
 
-// The operands and then the result of each role.
+// The two operands of each role, and then its result.
 constexpr int kTensors[3][3] = {{kImage, kKernel, kOutput}, {kOutput, kKernel, kImage}, {kImage, kOutput, kKernel}};
 
 memory::dims Pair(const Key& key, int index) { return {key[13 + 2 * index], key[14 + 2 * index]}; }
@@ -75,7 +75,7 @@ memory::desc Plain(const Key& key, int tensor) {
 
 memory::desc Bias(const Key& key) { return {{key[12]}, memory::data_type::f32, memory::format_tag::a}; }
 
-// The implementation for one key: a primitive and the layout of each tensor, or Winograd's algorithm.
+// The implementation for one key: a primitive of oneDNN with the layout of each tensor, or Winograd's algorithm.
 struct Implementation {
   dnnl::primitive primitive;
   std::array<memory::desc, 3> layouts;
@@ -92,13 +92,13 @@ Implementation Finish(const Description& description, memory::desc image, memory
           description.impl_info_str()};
 }
 
-// Makes oneDNN's primitive. oneDNN chooses the layout of kernels, and that of images if `free`.
+// Creates oneDNN's primitive. oneDNN chooses the layout of kernels, and if `free` also the layout of images.
 Implementation Make(const dnnl::engine& engine, const Key& key, bool free) {
   const auto any = memory::format_tag::any;
   std::array<memory::desc, 3> wanted;
   for (int tensor : {kImage, kKernel, kOutput}) {
     const memory::desc plain = Plain(key, tensor);
-    // A kernel that is given has the dtype of the images. The kernel's gradient is a sum, and float32 if it may be.
+    // A kernel operand has the dtype of the images. The gradient of a kernel is a sum, and is float32 where possible.
     const auto type = tensor == kKernel && key[0] != 2 ? Type(IsBfloat16(key, kImage)) : plain.get_data_type();
     wanted[tensor] = free || tensor == kKernel ? memory::desc(plain.get_dims(), type, any) : plain;
   }
@@ -129,15 +129,15 @@ Implementation Make(const dnnl::engine& engine, const Key& key, bool free) {
 
 bool IsReference(const Implementation& chosen) { return chosen.implementation.find("ref") != std::string::npos; }
 
-// Returns whether an implementation uses the processor's instructions for bfloat16. Its name ends in what it uses:
-// "jit_bf16:avx512_core" emulates them, and "jit_bf16:avx512_core_bf16" does not.
+// Returns whether an implementation uses the processor's bfloat16 instructions. The end of the implementation's name
+// shows the instructions: "jit_bf16:avx512_core" emulates bfloat16, and "jit_bf16:avx512_core_bf16" does not.
 bool HasBfloat16(const std::string& implementation) {
   const size_t colon = implementation.rfind(':');
   if (colon == std::string::npos) return false;
   return implementation.find("bf16", colon) != std::string::npos || implementation.find("amx", colon) != std::string::npos;
 }
 
-// Memory that is kept from call to call and only grows.
+// Memory that is kept between calls and only grows.
 class Buffer {
  public:
   void* Get(size_t bytes) {
@@ -156,8 +156,9 @@ class Buffer {
   size_t size_ = 0;
 };
 
-// One thread that runs all convolutions in turn, each on all cores. XLA calls from any thread of its pool, and from
-// several at once; OpenMP would keep a team of threads for each of these. All members below belong to the thread.
+// One thread that runs all convolutions one after another, each on all cores. XLA calls from any thread of its pool,
+// and from several threads at once; OpenMP would keep a team of threads for each calling thread. Only this thread uses
+// the members.
 class Worker {
  public:
   static Worker& Get() {
@@ -187,8 +188,8 @@ class Worker {
       chosen = Make(engine_, key, false);
       if (IsReference(chosen)) chosen = Make(engine_, key, true);
     }
-    // Products of bfloat16 matrices by AMX are faster than fewer products in float32. Without any instructions for
-    // bfloat16, the exact sums that replace the algorithm where it rounds too much would be slow.
+    // Products of bfloat16 matrices by AMX are faster than fewer products in float32. On a processor without bfloat16
+    // instructions, the exact sums that are computed where the algorithm rounds too much would be slow.
     const std::string& name = chosen.implementation;
     if (may_transform && (key[kImageType] == 0 || (HasBfloat16(name) && name.find("amx") == std::string::npos))) {
       chosen.winograd = std::make_unique<winograd::Convolution>(engine_, key);
@@ -239,7 +240,8 @@ class Worker {
 
   [[noreturn]] void Work() {
     for (;;) {
-      // The next convolution of a network comes soon, and waking a thread that sleeps takes about as long as a small one.
+      // The next convolution of a network comes soon, and waking a sleeping thread takes about as long as a small
+      // convolution.
       for (int i = 0; i < kYields && waiting_.load(std::memory_order_relaxed) == 0; ++i) std::this_thread::yield();
       std::unique_lock<std::mutex> lock(mutex_);
       wake_.wait(lock, [this] { return !tasks_.empty(); });
@@ -314,8 +316,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_biased_convolution, ConvolveAndAdd,
                                   .Ret<Tensor>()
                                   .Attr<ffi::Span<const int64_t>>("key"));
 
-// Writes the name of the implementation for this key, at most `size` characters. Returns whether it is fast: for
-// float32 not oneDNN's reference loops, and for bfloat16 one that uses the processor's instructions for bfloat16.
+// Writes the name of the implementation for this key, at most `size` characters. Returns whether it is fast. In
+// float32, all implementations except oneDNN's reference loops are fast. In bfloat16, only implementations with the
+// processor's bfloat16 instructions are fast.
 extern "C" bool jaxcnn_implementation(const int64_t* numbers, char* name, size_t size) {
   try {
     bool fast = false;

@@ -1,13 +1,14 @@
-// A convolution of inference by oneDNN or Winograd's algorithm: f(W * X + b + R) in one pass, with W packed once for
+// A convolution for inference by oneDNN or Winograd's algorithm: f(W * X + b + R) in one pass. W is packed once for
 // each call in a program.
 //
-// Everything except the numbers is in `key`, 25 numbers: the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out]
-// and Y [N, H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups, the number
-// of the activation f in `kFunctions`, and 0 or 1 for: a residual R of the shape of Y, bfloat16 X, R and Y (else float32), exact sums of products (else a faster
-// algorithm is allowed, `winograd/winograd.h`). b is [C_out] in float32. W is in float32 or bfloat16.
+// All properties are in `key`, 25 numbers: the shapes of X [N, H, W, C_in], W [kH, kW, C_in / groups, C_out] and Y [N,
+// H_out, W_out, C_out], strides, padding before, padding after, dilation (each height, width), groups, the number of
+// the activation f in `kFunctions`, and four flags 0 or 1: whether there is a residual R of the shape of Y; whether X,
+// R and Y are bfloat16 (else float32); whether the result must be the exact sum of products (else a faster algorithm is
+// allowed, `winograd/winograd.h`). b is [C_out] in float32. W is in float32 or bfloat16.
 //
-// `content`, two numbers, is a digest of W. The caller promises that every execution of the call passes this W. So the
-// packed W depends on no pointer, and calls with the same W share it, such as those of programs for different batches.
+// `content`, two numbers, is a digest of W. The caller guarantees that every execution of the call passes this W. The
+// packed W therefore depends on no pointer. Calls with the same W share the packed W, also in different programs.
 
 #include <algorithm>
 #include <array>
@@ -36,7 +37,7 @@ using Key = std::vector<int64_t>;
 using Content = packed::Content;
 
 constexpr size_t kKeySize = 25;
-constexpr int kImage = 0, kKernel = 4, kOutput = 8;  // where the shapes are in the key
+constexpr int kImage = 0, kKernel = 4, kOutput = 8;  // positions of the shapes in the key
 constexpr auto kFloat32 = memory::data_type::f32, kBfloat16 = memory::data_type::bf16;
 
 // Activations, in the order of `ACTIVATIONS` in `elementwise.py`: ReLU, ReLU6, SiLU, hard swish and GELU.
@@ -94,7 +95,7 @@ dnnl::convolution_forward::primitive_desc Describe(const dnnl::engine& engine, c
           attributes};
 }
 
-// Returns the key by which `winograd/winograd.h` knows the convolution.
+// Returns the key by which `winograd/winograd.h` identifies the convolution.
 winograd::Key WinogradKey(const Key& key) {
   winograd::Key same = {0};
   same.insert(same.end(), key.begin(), key.begin() + 21);
@@ -106,13 +107,13 @@ bool IsWinograd(const Key& key) {
   return key[24] == 0 && Type(key) == kFloat32 && winograd::IsFaster(WinogradKey(key), true);
 }
 
-// W as Winograd's algorithm needs it, or nothing if the algorithm cannot be used with it.
+// W in the form that Winograd's algorithm needs. Empty if the algorithm cannot be used with this W.
 struct Transformed {
   std::array<int64_t, 4> sizes;
   std::unique_ptr<float, decltype(&std::free)> data{nullptr, &std::free};
 };
 
-// Transforms W, or returns what another call has made of it. For the thread of oneDNN alone.
+// Transforms W, or returns the copy that another call has transformed. Only the thread of oneDNN may call it.
 std::shared_ptr<const Transformed> Transform(const worker::Context& context, const Content& content,
                                              const winograd::Convolution& algorithm, const float* plain) {
   static auto& known = *new std::multimap<Content, std::weak_ptr<const Transformed>>;
@@ -133,8 +134,8 @@ std::shared_ptr<const Transformed> Transform(const worker::Context& context, con
   return made;
 }
 
-// What one call of a program keeps from execution to execution. Only the thread of oneDNN touches it, except that XLA
-// deletes it with the program.
+// The state that one call of a program keeps between executions. Only the thread of oneDNN uses the state, except that
+// XLA deletes it with the program.
 struct State {
   static ffi::TypeId id;
   std::unique_ptr<dnnl::convolution_forward::primitive_desc> description;
@@ -152,7 +153,7 @@ struct Operands {
   memory::data_type kernel_type;
 };
 
-// Applies an activation that Winograd's algorithm does not know to its output.
+// Applies an activation to the output of Winograd's algorithm, which does not support this activation.
 void Activate(const worker::Context& context, State& state, const Key& key, void* output) {
   if (Activation(key) == 0 || Activation(key) == kRelu) return;
   const memory::desc images = Images(key, kOutput);
@@ -261,7 +262,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_fused_convolution, Execute,
 extern "C" void* jaxcnn_fused_state_id() { return &State::id; }
 extern "C" void* jaxcnn_fused_state_info() { return &state_info; }
 
-// Calls with the same operand share it.
+// Calls with the same constant operand share one packed copy.
 std::shared_ptr<const memory> packed::Get(const worker::Context& context, const Content& content, const memory& plain,
                                           const memory::desc& layout) {
   static auto& known = *new std::multimap<Content, std::weak_ptr<const memory>>;

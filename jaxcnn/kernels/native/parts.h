@@ -1,5 +1,6 @@
-// Work in parts, which threads of XLA's pool take. The caller takes parts too and waits only for threads that have
-// begun one: it may be a thread of the pool itself, and all threads of the pool may wait at the same time.
+// Work divided into parts, which threads of XLA's pool compute. The caller computes parts too, and waits only for
+// threads that have begun a part: the caller may be a thread of the pool, and all threads of the pool may wait at the
+// same time.
 
 #pragma once
 
@@ -25,7 +26,7 @@ namespace parts {
 constexpr int64_t kSmallest = 1 << 16;  // smallest number of values that a thread takes at once
 constexpr int64_t kMost = 64;
 
-// Returns into how many parts to divide this many values. It does not depend on the threads, and so no sum does.
+// Returns the number of parts for this many values. It is independent of the threads, so that sums are reproducible.
 inline int64_t Count(int64_t values) { return std::clamp<int64_t>(values / kSmallest, 1, kMost); }
 
 class Job {
@@ -54,9 +55,9 @@ class Job {
   int64_t done_ = 0;
 };
 
-// Calls `part` for 0, ..., count - 1 in any order, and returns when all have returned.
+// Calls `part` for 0, ..., count - 1 in any order, and returns when all calls have returned.
 inline void Run(xla::ffi::ThreadPool& pool, int64_t count, std::function<void(int64_t)> part) {
-  // A thread that comes late finds no part left, and holds nothing but the job.
+  // A thread that starts late finds no part left, and keeps only the job alive.
   auto job = std::make_shared<Job>(count, std::move(part));
   const int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
   for (int64_t helper = 0; helper < helpers; ++helper) pool.Schedule([job] { job->Work(); });

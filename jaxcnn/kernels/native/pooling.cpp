@@ -1,15 +1,15 @@
-// Maxima and means over windows of images [N, H, W, C], and their gradients, in float32 or bfloat16.
+// Max pooling and average pooling of images [N, H, W, C], and their gradients, in float32 or bfloat16.
 //
-// All computation is in float32. Loops over channels have a fixed length, a multiple of 16. Where no such length fits
-// the channels, rows are copied to buffers with a margin, and the last loop of a pixel writes over values of the next
-// pixel, which are computed after it.
+// All computation is in float32. Loops over channels have a fixed length, a multiple of 16. If no such length divides
+// the channels, rows are copied to buffers with a margin. The last loop of a pixel then writes over values of the next
+// pixel, which are computed later.
 //
-// A gradient is computed for each row of the image from the windows that hold the row, so that no two threads write to
-// one place. The gradient of the maximum finds the largest value of each window again: it reads the image once more,
-// and the forward pass stores nothing for it.
+// A gradient is computed for each row of the image from the windows that contain the row, so that no two threads write
+// to the same place. The gradient of max pooling finds the largest value of each window again. This search reads the
+// image once more, but the forward pass stores no positions.
 //
 // The windows are in `key`, 10 numbers: rows and columns of a window, strides, padding above and left, and the padding
-// that counts in means, above, below, left and right.
+// that counts in means: above, below, left and right.
 
 #include <algorithm>
 #include <cstdint>
@@ -56,11 +56,11 @@ struct LargestOfWindow {
   }
 };
 
-// Finds the numbers of the values that are the first of the largest.
+// Finds the index in the window of the first of the largest values.
 template <typename S>
 struct IndexOfWindow {
   Held<S> held;
-  int64_t number, width;  // of the first value; values from row to row
+  int64_t number, width;  // index of the first value; indices from row to row
   int32_t* y;
 
   template <int kWidth>
@@ -113,7 +113,7 @@ struct Pointers {
   void* y;
 };
 
-// Maxima: rows [part.first, part.last) of all windows of all images.
+// Max pooling: rows [part.first, part.last) of all windows of all images.
 struct Largest {
   template <typename T, bool kCopied>
   static INLINE void Run(const Geometry& g, const Pointers& p, Range part) {
@@ -138,19 +138,19 @@ struct Largest {
   }
 };
 
-// A row of windows: their cotangents, and the numbers of the values that are the largest.
+// A row of windows: their cotangents, and the indices of their largest values.
 struct Found {
   Floats cotangents;
   Indices indices;
 };
 
-// Such a row that holds a row of the image, whose first column has this number in a window that starts there.
+// A row of windows that contains a given row of the image. `first`: index of this image row's first value in a window.
 struct Holding {
   const Found* found;
   int64_t first;
 };
 
-// Adds the cotangents of the windows whose largest value is a pixel.
+// Adds the cotangents of the windows in which the pixel is the largest value.
 template <typename D>
 struct GradientOfPixel {
   const std::vector<Holding>& rows;
@@ -179,12 +179,12 @@ struct GradientOfPixel {
   }
 };
 
-// Their gradient: rows [part.first, part.last) of all images.
+// The gradient of max pooling: rows [part.first, part.last) of all images.
 struct LargestGradient {
   template <typename T, bool kCopied>
   static INLINE void Run(const Geometry& g, const Pointers& p, Range part) {
     using S = typename Rows<T, kCopied>::Value;
-    const int64_t most = (g.rows.taps - 1) / g.rows.stride + 1;  // rows of windows that hold a row of the image
+    const int64_t most = (g.rows.taps - 1) / g.rows.stride + 1;  // rows of windows that contain one row of the image
     Rows<T, kCopied> lines(static_cast<const T*>(p.x), g.Values(), g.rows.taps);
     Result<T, kCopied> result(p.y, g.Values());
     const bool is_sum = g.rows.stride < g.rows.taps || g.columns.stride < g.columns.taps;
@@ -204,7 +204,7 @@ struct LargestGradient {
         int32_t* index = now.indices.data();
         for (int64_t column = 0; column < g.columns.windows; ++column, index += g.channels) {
           const Held<S> held = HeldBy(g, rows, column, taps[column]);
-          if (held.columns == 0) continue;  // no pixel asks for it
+          if (held.columns == 0) continue;  // no pixel is in this window
           ForChannels(g.channels, IndexOfWindow<S>{held, number + taps[column].first, g.columns.taps, index});
         }
         const T* ct = static_cast<const T*>(p.ct) + (image * g.rows.windows + window) * g.Results();
@@ -226,7 +226,7 @@ struct LargestGradient {
   }
 };
 
-// Means: rows [part.first, part.last) of all windows of all images.
+// Average pooling: rows [part.first, part.last) of all windows of all images.
 struct Mean {
   template <typename T, bool kCopied>
   static INLINE void Run(const Geometry& g, const Pointers& p, Range part) {
@@ -248,13 +248,13 @@ struct Mean {
   }
 };
 
-// Their gradient: rows [part.first, part.last) of all images.
+// The gradient of average pooling: rows [part.first, part.last) of all images.
 struct MeanGradient {
   template <typename T, bool kCopied>
   static INLINE void Run(const Geometry& g, const Pointers& p, Range part) {
     using S = typename Rows<T, kCopied>::Value;
     Result<T, kCopied> result(p.y, g.Values());
-    Floats counts, sum = Row(g.Results());  // columns in the mean of each window of a row
+    Floats counts, sum = Row(g.Results());  // counts: columns in the mean of each window of a row
     for (int64_t window = 0; window < g.columns.windows; ++window) {
       counts.insert(counts.end(), g.channels, static_cast<float>(g.columns.Count(window)));
     }
@@ -305,7 +305,7 @@ COMPILE(MeanGradient)
 #undef COMPILE
 #undef COMPILE_FOR
 
-// Computes a result whose rows are those of the image (`of_image`) or of the windows.
+// Computes a result whose rows are the rows of the image (`of_image`) or of the windows.
 ffi::Error Compute(ffi::ThreadPool& pool, const Tensor& image, const Tensor& windows, ffi::Span<const int64_t> key,
                    const Work (&works)[4], const Pointers& pointers, bool of_image) {
   const auto x = image.dimensions(), y = windows.dimensions();

@@ -32,7 +32,7 @@ struct Axis {
     return {first, std::max(first, last)};
   }
 
-  // Returns the windows that hold a place of the image.
+  // Returns the windows that contain a position of the image.
   Range Windows(int64_t place) const {
     const int64_t from = place + before;
     const int64_t first = from < taps ? 0 : (from - taps) / stride + 1;
@@ -77,8 +77,8 @@ INLINE void Copy(const S* from, int64_t values, D* to) {
   for (int64_t i = 0; i < values; ++i) Narrow(Widen(from[i]), to + i);
 }
 
-// Calls body(j) for 0 <= j < kWidth. GCC unrolls loops of up to 16 turns before it looks for vectors, and then finds
-// none; longer ones it unrolls later, so that their vectors stay in registers.
+// Calls body(j) for 0 <= j < kWidth. GCC unrolls loops of up to 16 iterations before it vectorizes, and then does not
+// vectorize them. It unrolls longer loops later, so that their vectors stay in registers.
 template <int kWidth, typename Body>
 INLINE void Each(const Body& body) {
   if constexpr (kWidth > 16) {
@@ -89,7 +89,7 @@ INLINE void Each(const Body& body) {
   }
 }
 
-// Calls pixel.template Run<width>(from) for blocks of channels that cover all.
+// Calls pixel.template Run<width>(from) for blocks of channels that together cover all channels.
 template <typename Pixel>
 INLINE void ForChannels(int64_t channels, const Pixel& pixel) {
   int64_t from = 0;
@@ -98,7 +98,7 @@ INLINE void ForChannels(int64_t channels, const Pixel& pixel) {
   if (from < channels) pixel.template Run<16>(from);
 }
 
-// Rows of all images, which loops over channels may exceed if they are copies.
+// Rows of all images. Loops over channels may read beyond the end of a row if the rows are copies.
 template <typename T, bool kCopied>
 class Rows {
  public:
@@ -108,7 +108,7 @@ class Rows {
     if (kCopied) copies_.assign(held, Row(values)), held_.assign(held, -1);
   }
 
-  // Returns a row. A copy stays until as many others as there are buffers are asked for.
+  // Returns a row. A copied row is valid until as many other rows as there are buffers have been requested.
   const Value* Get(int64_t row) {
     if constexpr (kCopied) {
       const int64_t slot = row % static_cast<int64_t>(held_.size());
@@ -127,7 +127,7 @@ class Rows {
   std::vector<int64_t> held_;
 };
 
-// A row of a result: itself, or a buffer that is copied to it.
+// A row of a result: the row itself, or a buffer that is copied to it.
 template <typename T, bool kCopied>
 class Result {
  public:
@@ -154,14 +154,14 @@ class Result {
   Floats buffer_;
 };
 
-// What a window holds of an image, not empty: its rows, and the place of its first value in each.
+// The part of an image inside a window, which is not empty: its rows, and the index of its first value in each row.
 template <typename S>
 struct Held {
   const std::vector<const S*>& rows;
   int64_t left, columns, channels;
 };
 
-// Finds the rows of an image that a row of windows holds.
+// Finds the rows of an image that a row of windows contains.
 template <bool kCopied, typename T>
 INLINE void Gather(Rows<T, kCopied>& lines, const Geometry& g, int64_t image, int64_t window,
                    std::vector<const typename Rows<T, kCopied>::Value*>& rows) {

@@ -1,4 +1,4 @@
-// OpenMP's threads, or one thread where there is no OpenMP.
+// The number of OpenMP's threads, or one thread without OpenMP.
 
 #pragma once
 
@@ -13,7 +13,7 @@ inline int omp_get_thread_num() { return 0; }
 inline void omp_set_num_threads(int) {}
 #endif
 
-// During its lifetime, oneDNN makes primitives for one thread.
+// While an object of this class exists, oneDNN creates primitives for one thread.
 class ForOneThread {
  public:
   explicit ForOneThread(bool wanted) {

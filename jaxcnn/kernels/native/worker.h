@@ -1,4 +1,4 @@
-// The thread in which oneDNN runs (`convolution.cpp`), for the other files that call oneDNN.
+// The thread in which oneDNN runs (`convolution.cpp`), declared for the other files that call oneDNN.
 
 #pragma once
 
@@ -15,7 +15,7 @@ struct Context {
   std::function<void*(size_t)> scratch;  // memory of at least this many bytes, until the job ends
 };
 
-// Runs `job` in the thread, waits for it, and rethrows its exception.
+// Runs `job` in oneDNN's thread, waits until it ends, and rethrows its exception.
 void Run(const std::function<void(const Context&)>& job);
 
 }  // namespace worker

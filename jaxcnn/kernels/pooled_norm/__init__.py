@@ -1,18 +1,18 @@
-"""Batch normalization, a ReLU and the largest value of each window, in training.
+"""Batch normalization, ReLU and max pooling as one kernel, in training.
 
-Let y be the output of batch normalization and ReLU, and p the largest values of windows of y. `jaxcnn.kernels.
-normalization` and `jaxcnn.kernels.pooling` define y, p and their derivatives, and on most platforms the kernels here
-call those.
+Let y be the output of batch normalization and ReLU, and p the largest values of windows of y.
+`jaxcnn.kernels.normalization` and `jaxcnn.kernels.pooling` define y, p and their derivatives. On all platforms except
+TPUs, the kernels in this module call the kernels in these two modules.
 
-A TPU does not need y. A channel of y does not decrease with `z = sign(scale) x`, so p follows from the largest values
-q of the same windows of z: `p = max(0, (sign(scale) q - mu) r scale + bias)`. A cotangent g of p reaches x where p is
-above 0, in the places of q. Its sums over x are then sums over windows:
+A TPU does not need y. Each channel of y is a nondecreasing function of `z = sign(scale) x`. Therefore, p follows from
+q, the largest values of the same windows of z: `p = max(0, (sign(scale) q - mu) r scale + bias)`. A cotangent g of p
+reaches x at the positions of q where p is above 0. The sums of g over the positions of x are then sums over windows:
 
     `sum g [p > 0]`  and  `sum g [p > 0] (sign(scale) q - mu)`.
 
-In the first layers of a network for photographs, y is the largest array, and p has a quarter of its size. A program
-that does not compute y moves it neither forward nor backward. The sign changes no digits, and XLA applies it while the
-convolution in front writes x.
+In the first layers of a network for photographs, y is the largest array, and p has a quarter of the size of y. A
+program without y saves its memory traffic in the forward and backward pass. Multiplication by the sign is exact, and
+XLA applies it while the preceding convolution writes x.
 """
 
 import functools
@@ -63,9 +63,9 @@ def pooled_batch_norm(
     reduce_dtype: Any = "float32",
     dtype: Any = None,
 ) -> tuple[Float[Array, "n h2 w2 c"], Float[Array, " c"], Float[Array, " c"]]:
-    """Normalize a batch by its own statistics, and return the largest value of each window behind a ReLU.
+    """Normalize a batch by its own statistics, apply a ReLU, and return the largest value of each window.
 
-    Arguments are those of `batch_norm`, for images `[N, H, W, C]`, and the windows.
+    `batch_norm` describes the arguments other than `windows`; x are images `[N, H, W, C]`.
 
     Returns:
       The largest values `[N, H_out, W_out, C]`, and the new running mean and variance `[C]`.
@@ -90,9 +90,10 @@ def pooled_batch_norm(
 
 @dataclass(frozen=True)
 class PooledBatchNorm(Kernel):
-    """p, the results of a `BatchNorm` kernel with a ReLU behind y, and y itself, from operands of that kernel.
+    """Return the largest values p of all windows, then all results of `norm` except its output y, then y.
 
-    The derivative on a TPU does not read y. XLA then does not compute it.
+    The operands are the same as the operands of `norm`. On a TPU, the derivative does not use y, so that XLA never
+    computes y in a training step.
     """
 
     norm: BatchNorm
@@ -137,11 +138,13 @@ class PooledBatchNorm(Kernel):
 
 @dataclass(frozen=True)
 class PooledTangent(Kernel):
-    """The tangent of p, of (u, s, b, x, mu, r, scale, p, y) with tangents u, s and b of x, scale and bias.
+    """The tangent of the largest values p, for tangents u, s and b of x, scale and bias.
+
+    The operands are (u, s, b, x, mu, r, scale, p, y), where `PooledBatchNorm` returns mu, r, p and y.
 
     Attributes:
-      windows: the windows.
-      dtype: that of p and y.
+      windows: size, strides and padding of the windows.
+      dtype: dtype of p and y.
     """
 
     windows: Windows
@@ -162,9 +165,11 @@ class PooledTangent(Kernel):
 
 @dataclass(frozen=True)
 class PooledGradient(Kernel):
-    """The gradients with respect to x, scale and bias, of (g, x, mu, r, scale, p, y).
+    """The gradients with respect to x, scale and bias, for a cotangent g of the largest values p.
 
-    Attributes: as in `PooledTangent`.
+    The operands are (g, x, mu, r, scale, p, y), where `PooledBatchNorm` returns mu, r, p and y.
+
+    The attributes are the same as in `PooledTangent`.
     """
 
     windows: Windows
@@ -181,7 +186,7 @@ class PooledGradient(Kernel):
     def tpu_form(self, g: Any, x: Any, mean: Any, r: Any, scale: Any, p: Any, y: Any) -> list[jax.Array]:
         own, sign = masked(g, p), _signs(scale)
         z, center = x * row(sign.astype(x.dtype), x), sign * mean
-        q = call(MaxPool(self.windows), z)[0]  # XLA merges it with that of the forward pass
+        q = call(MaxPool(self.windows), z)[0]  # XLA merges this call with the same call in the forward pass
         total, product = channel_sums(own, q, center)
         count, f = count_of_values(x), r * scale
         placed = call(AddedToLargest(self.windows), z, own)[0].astype(f.dtype)
@@ -193,5 +198,5 @@ class PooledGradient(Kernel):
 
 
 def _signs(scale: jax.Array) -> jax.Array:
-    """Return -1 where a scale is negative, else 1."""
+    """Return -1 for each channel whose scale is negative, else 1."""
     return jnp.where(scale < 0, -1, 1).astype(scale.dtype)

@@ -1,1 +1,1 @@
-"""Read time, memory, collectives, compile time and peak performance of one program, process or machine."""
+"""Measure time, memory, collectives, compile time and peak performance of one program, process or machine."""

@@ -7,7 +7,8 @@ from typing import Any
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 
-# Matches "%name = TYPE all-reduce(...)". An asynchronous operation is counted at its "-start" instruction.
+# This pattern matches "%name = TYPE all-reduce(...)". For an asynchronous operation, only the "-start" instruction
+# counts.
 _INSTRUCTION = re.compile(rf"= (?P<type>\(.*?\)|\S+) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
 _ARRAY = re.compile(r"\b(?P<dtype>pred|bf16|[a-z]+\d+\w*)\[(?P<shape>[\d,]*)\]")
 
@@ -18,7 +19,7 @@ class Collective:
 
     Attributes:
       kind: name of the HLO operation, such as "all-reduce".
-      bytes: size of the result on each device. For an all-reduce, this is also the size of the operands.
+      bytes: size of the result on each device. For an all-reduce, `bytes` is also the size of the operands.
       arrays: number of arrays that the operation combines.
 
     >>> [found] = collectives("%sum = f32[256]{0} all-reduce(%a), replica_groups={{0,1}}")
@@ -34,10 +35,10 @@ class Collective:
 def collectives(compiled: Any) -> list[Collective]:
     """Return the collective operations of a compiled program, in the order of its text.
 
-    An operation in a loop appears once, however often it runs.
+    An operation in a loop appears once in the list, even if the loop runs it several times.
 
     Args:
-      compiled: a compiled program with a method `as_text`, or its HLO text.
+      compiled: a compiled program with a method `as_text`, or the HLO text of a program.
 
     >>> collectives("%sum = (f32[6]{0}, /*index=1*/bf16[5,5]{1,0}) all-reduce(%a, %b), replica_groups={{0,1}}")
     [Collective(kind='all-reduce', bytes=74, arrays=2)]
@@ -46,7 +47,8 @@ def collectives(compiled: Any) -> list[Collective]:
     found = []
     for match in _INSTRUCTION.finditer(text):
         sizes = [_bytes(array) for array in _ARRAY.finditer(match["type"])]
-        # The type is (operands, results). Older compilers give all-reduce-start the results only.
+        # The type of a "-start" instruction is (operands, results). In older compilers, the type of all-reduce-start
+        # has the results only.
         prefix = "((" if match["kind"] == "all-reduce" else "("
         if match["start"] and match["type"].startswith(prefix):
             sizes = sizes[len(sizes) // 2 :]

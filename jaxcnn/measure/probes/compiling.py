@@ -10,7 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 @contextlib.contextmanager
 def fresh_compilation_cache() -> Iterator[None]:
-    """Use an empty temporary folder as JAX's persistent compilation cache, and cache every program in it."""
+    """Use an empty temporary folder as JAX's persistent compilation cache, and store every program there."""
     settings = {
         "jax_compilation_cache_dir": None,
         "jax_persistent_cache_min_compile_time_secs": 0.0,

@@ -14,7 +14,11 @@ from jaxcnn.version import __version__
 
 
 def describe(dtype: str = "float32") -> dict[str, Any]:
-    """Return the columns that describe the machine, the software and the time of a measurement in this dtype."""
+    """Return the columns that describe the machine, the software and the time of a measurement.
+
+    Args:
+      dtype: compute dtype of the measurement, which decides the library for convolutions.
+    """
     return {
         "device_kind": device_name(jax.local_devices()[0]),
         "platform": jax.local_devices()[0].platform,
@@ -38,12 +42,12 @@ def now() -> str:
 
 
 def device_name(device: Any) -> str:
-    """Return the kind of a device; for a CPU, the name that `host_name` returns, because JAX reports only "cpu"."""
+    """Return the kind of a device, such as "TPU v5 lite". For a CPU, return `host_name()`: JAX reports only "cpu"."""
     return host_name() if device.platform == "cpu" else device.device_kind
 
 
 def host_name() -> str:
-    """Return the processor's name from the operating system and its number of cores."""
+    """Return the name of the processor and its number of cores, as the operating system reports them."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -54,7 +58,7 @@ def host_name() -> str:
 
 
 def package_version(name: str) -> str | None:
-    """Return the version of an installed package, or None."""
+    """Return the version of an installed package, or None if the package is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

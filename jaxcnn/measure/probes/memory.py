@@ -1,4 +1,4 @@
-"""Read memory: predicted for a compiled program, measured on a device or host, and free."""
+"""Read the memory that XLA predicts for a compiled program, the peak memory of a device or host, and free memory."""
 
 import resource
 import sys
@@ -7,9 +7,10 @@ from typing import Any
 
 
 def predicted_bytes(compiled: Any) -> int | None:
-    """Return the bytes per device that XLA predicts for a compiled program, or None if XLA reports none.
+    """Return the bytes per device that XLA predicts for a compiled program, or None if XLA makes no prediction.
 
-    The sum covers arguments, outputs, temporaries and code. Donated arguments share memory with outputs and count once.
+    The sum covers arguments, outputs, temporaries and code. Donated arguments share their memory with outputs, so this
+    memory counts once.
     """
     stats = compiled.memory_analysis()
     if stats is None:
@@ -24,7 +25,7 @@ def predicted_bytes(compiled: Any) -> int | None:
 
 
 def measured_peak_bytes(devices: Any) -> int | None:
-    """Return the peak bytes in use on the busiest device since the process started; None if unknown, as on a CPU."""
+    """Return the largest peak of bytes in use on a device since the process started, or None if it is unknown (CPU)."""
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in devices]
     known = [peak for peak in peaks if peak is not None]
     return max(known) if known else None
@@ -38,7 +39,7 @@ def process_peak_bytes() -> int:
 
 
 def free_bytes(device: Any) -> int | None:
-    """Return the free bytes of a device (for a CPU, of the host), or None if unknown."""
+    """Return the free bytes of the memory of a device (of the host's memory for a CPU), or None if they are unknown."""
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
@@ -48,7 +49,7 @@ def free_bytes(device: Any) -> int | None:
 
 
 def host_free_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Return the bytes of host memory that are free or can be reclaimed; None except on Linux."""
+    """Return the bytes of host memory that are free or can be reclaimed, or None on systems other than Linux."""
     try:
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):

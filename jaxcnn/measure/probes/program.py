@@ -1,4 +1,4 @@
-"""Build the compiled step of a case and its arguments, from the functions that training uses and random images."""
+"""Build the compiled step of a case with the functions that training uses, and random images as its arguments."""
 
 import time
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ class Program:
     """A compiled step and its arguments.
 
     Attributes:
-      compiled: the compiled step. In training: `(state, batch) -> (state, metrics)`, and the state is donated.
-      args: state and batch, on the devices.
+      compiled: the compiled step. A training step maps `(state, batch)` to `(state, metrics)` and donates the state.
+      args: the arguments of the step, state and batch, as arrays on the devices.
       trace_seconds: seconds to trace and lower the step.
       compile_seconds: seconds of XLA compilation.
     """
@@ -49,15 +49,17 @@ def build_model(case: Case) -> nn.Module:
 
 
 def choose_devices(count: int | None) -> list[Any]:
-    """Return the first `count` local devices; all of them if `count` is None.
+    """Return the first `count` local devices, or all local devices if `count` is None.
 
     Raises:
-      UsageError: if there are fewer than `count` devices.
+      UsageError: if this process has fewer than `count` devices.
     """
     devices = jax.local_devices()
     if count is not None and count > len(devices):
         available = f"{len(devices)} {devices[0].device_kind} device(s)"
-        raise UsageError(f"more devices than available: {count}. Give at most {len(devices)}; found {available}.")
+        raise UsageError(
+            f"the number of devices is more than available: {count}. Give at most {len(devices)}; found {available}."
+        )
     return devices[:count]
 
 
@@ -65,8 +67,8 @@ def build(case: Case, model: nn.Module | None = None) -> Program:
     """Trace and compile the step of a case, and place its arguments on the devices.
 
     Args:
-      case: the case.
-      model: the model to use instead of the one that the case names.
+      case: the case to build.
+      model: a model to use instead of the model that the case names.
 
     Raises:
       UsageError: if the case cannot run on the available devices.
@@ -87,7 +89,8 @@ def build(case: Case, model: nn.Module | None = None) -> Program:
     traced = time.perf_counter()
     compiled = lowered.compile()
     compile_seconds = time.perf_counter() - traced
-    # The batch stays on the devices, so that only the step is timed. `benchmarks.input` measures input pipelines.
+    # The batch stays on the devices, so that the timing covers the step only. `benchmarks.input` measures input
+    # pipelines.
     args = jax.device_put((state, batch), compiled.input_shardings[0])
     return Program(compiled, args, traced - started, compile_seconds)
 
@@ -121,7 +124,7 @@ def several_steps(step: Any, count: int) -> Any:
     """Return a function that runs `count` steps on a batch that is `count` times as large, and sums their metrics."""
 
     def steps(state: Any, batch: Any) -> Any:
-        # Step s takes the examples i with i % count == s, so that no example moves to another device.
+        # Step number s uses the examples i with i % count == s, so that every example stays on its device.
         batches = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
         state, sums = jax.lax.scan(step, state, batches)
         return state, jax.tree.map(lambda x: x.sum(0), sums)
@@ -132,8 +135,9 @@ def several_steps(step: Any, count: int) -> Any:
 def step_flops(case: Case) -> int:
     """Return the floating-point operations of a step, counting only convolutions and dot products.
 
-    By the usual convention, a multiply-add is two operations and training costs three forward passes: the gradients
-    of inputs and of kernels cost one each. The first layer's input gradient is included, although it is not computed.
+    By the usual convention, a multiply-add is two operations, and a training step costs three forward passes. The
+    gradients of inputs and the gradients of kernels cost one forward pass each. The input gradient of the first layer
+    is included, although training does not compute this gradient.
     """
     train = case.mode == "train"
     macs = summarize(build_model(case), case.image_shape, train=train).macs

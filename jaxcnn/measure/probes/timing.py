@@ -12,8 +12,9 @@ import numpy as np
 from jaxcnn.errors import UsageError
 
 MIN_SAMPLES = 5
-"""Fewer samples do not estimate a 95th percentile or an interquartile range."""
+"""Minimum number of samples: fewer samples do not estimate a 95th percentile or an interquartile range."""
 MAX_WINDOW = 1000
+"""Maximum number of steps per sample."""
 
 Advance = Callable[[tuple[Any, ...], Any], tuple[Any, ...]]
 
@@ -23,8 +24,8 @@ class Timing:
     """Measured times of a step.
 
     Attributes:
-      samples: seconds per step, in order of measurement. Each sample is the mean over `window` steps.
-      window: number of consecutive steps per sample. They are dispatched back to back.
+      samples: measured seconds per step, in the order of measurement. Each sample is the mean over `window` steps.
+      window: number of consecutive steps per sample. These steps are dispatched back to back.
 
     >>> timing = Timing(samples=(0.010, 0.012, 0.010, 0.011, 0.010))
     >>> timing.median, round(timing.spread, 3)
@@ -71,23 +72,25 @@ def time_step(
     clock: Callable[[], float] = time.perf_counter,
     block: Callable[[Any], Any] = jax.block_until_ready,
 ) -> Timing:
-    """Time calls of `step`, waiting for their results.
+    """Time calls of `step`, including the wait for their results.
 
-    JAX returns before a result is computed, so each sample ends only when all its results are ready. Steps shorter
-    than `min_window` seconds are timed in groups. This hides the overhead of the clock and of waiting, and keeps the
+    JAX returns before a result is computed, so a sample ends when all results of its calls are ready. Steps shorter
+    than `min_window` seconds are timed in groups. Groups hide the overhead of the clock and of waiting, and keep the
     device as busy as in training.
 
     Args:
-      step: the function to time. If it is not compiled, the warm-up compiles it.
+      step: the function to time. A function under `jax.jit` is compiled in the warm-up.
       *args: arguments of the first call.
-      steps: minimum number of steps to time. More are timed if `steps` gives fewer than `MIN_SAMPLES` samples.
+      steps: minimum number of steps to time. More steps are timed if this number results in fewer than
+        `MIN_SAMPLES` samples.
       warmup: number of calls before timing, at least 1.
-      advance: `(args, output) -> args` for the next call. Required if the step donates its arguments; for a training
-        step, pass `train_advance`. By default, every call gets the same arguments.
+      advance: function that maps `(args, output)` of a call to the arguments of the next call. Required if the step
+        donates its arguments; for a training step, pass `train_advance`. By default, every call gets the same
+        arguments.
       min_window: minimum duration of a sample in seconds.
-      on_sample: called after each sample, outside the timed region, with the number of samples taken and the total.
-      clock: returns the time in seconds.
-      block: waits for a result.
+      on_sample: called after each sample, outside the timed region, with the number of samples so far and in total.
+      clock: function that returns the time in seconds.
+      block: function that waits until a result is ready.
 
     Returns:
       The samples, in seconds per step.
@@ -112,7 +115,7 @@ def time_step(
                 outputs.append(output)  # independent calls may finish in any order
             else:
                 args = advance(args, output)
-                outputs = [output]  # depends on all earlier outputs, which may have been donated
+                outputs = [output]  # the last output depends on all earlier outputs
         block(outputs)
         return (clock() - started) / count
 

@@ -1,1 +1,1 @@
-"""Networks that were designed for accuracy per multiply-add or per parameter, after the first deep networks."""
+"""Networks designed for high accuracy per multiply-add or per parameter."""

@@ -16,8 +16,9 @@ from jaxcnn.models._stages import apply_block, drop_path
 class ConvNeXtBlock(nn.Module):
     """A depthwise 7x7 convolution, a two-layer perceptron at each position, and a shortcut (figure 4, right).
 
-    `[N, H, W, C] -> [N, H, W, C]`. The hidden layer has `4 C` channels and the only activation. `conv`, `dense`, `norm`
-    and `scale` are constructors. `drop_path_rate` is the rate of stochastic depth.
+    `[N, H, W, C] -> [N, H, W, C]`. The hidden layer of the perceptron has `4 C` channels and the only activation of the
+    block. `conv`, `dense`, `norm` and `scale` are constructors of layers. `drop_path_rate` is the rate of stochastic
+    depth.
     """
 
     conv: Callable[..., Any]
@@ -36,21 +37,23 @@ class ConvNeXtBlock(nn.Module):
 
 
 class ConvNeXt(StagedClassifier, kw_only=True):
-    """Patches, stages of blocks with a 2x2 convolution at stride 2 between them, and a classifier (table 9).
+    """A patch convolution, stages of blocks, 2x2 convolutions at stride 2 between stages, and a classifier (table 9).
 
-    `[N, H, W, C] -> [N, num_classes]`.
+    `[N, H, W, C] -> [N, num_classes]`. `StagedClassifier` describes the other fields.
 
-    Fields, besides those of `StagedClassifier`:
+    Fields:
       stage_sizes: blocks in each stage.
       widths: channels of each stage.
-      patch_size: kernel size and stride of the first convolution. 2 or 1 suit small images; weights depend on it.
+      patch_size: kernel size and stride of the first convolution. Use 1 or 2 for small images. Weights for one patch
+        size do not fit another patch size.
       layer_scale: initial value of each block's `LayerScale`.
-      drop_path_rate: rate of stochastic depth in the last block. It grows linearly from 0 in the first block.
-      norm: constructor of the normalization layers. The last one normalizes `[N, C]`.
-      stem: "cifar" is a 3x3 convolution at full size in place of patches.
+      drop_path_rate: rate of stochastic depth in the last block. From block to block, the rate grows linearly; the rate
+        of the first block is 0.
+      norm: constructor of the normalization layers. The last normalization gets features `[N, C]`.
+      stem: "cifar" uses a 3x3 convolution at full size in place of the patch convolution.
 
     Raises:
-      UsageError: a patch size below 1.
+      UsageError: `patch_size` is below 1.
     """
 
     stage_sizes: tuple[int, ...]

@@ -31,7 +31,7 @@ SPLIT = ((384, (1, 3)), (384, (3, 1)))
 
 
 def figure_5(pooled: int) -> Any:
-    """Return the branches of a module at 35x35; `pooled` is the number of channels behind the pooling."""
+    """Return the branches of a module for 35x35 feature maps; `pooled` is the pooling branch's number of channels."""
     return {
         "branch1x1": ((64, 1),),
         "branch5x5": ((48, 1), (64, 5)),
@@ -41,7 +41,10 @@ def figure_5(pooled: int) -> Any:
 
 
 def figure_6(width: int) -> Any:
-    """Return the branches of a module at 17x17; `width` is the number of channels between the 7x1 and 1x7 kernels."""
+    """Return the branches of a module for 17x17 feature maps.
+
+    `width` is the number of channels between the 7x1 and 1x7 kernels.
+    """
     return {
         "branch1x1": ((192, 1),),
         "branch7x7": ((width, 1), (width, WIDE), (192, HIGH)),
@@ -50,7 +53,7 @@ def figure_6(width: int) -> Any:
     }
 
 
-# Modules at 8x8, whose last 3x3 kernels are split into 1x3 and 3x1 kernels side by side.
+# Modules for 8x8 feature maps, whose last 3x3 kernels are split into parallel 1x3 and 3x1 kernels.
 FIGURE_7 = {
     "branch1x1": ((320, 1),),
     "branch3x3": ((384, 1), SPLIT),
@@ -58,8 +61,8 @@ FIGURE_7 = {
     "branch_pool": ((192, 1),),
 }
 
-# Table 1, as the authors published it with their code: the channels and kernel sizes of each branch, by module. The
-# modules "a" halve the size: the last kernels have stride 2, beside a max pooling (figure 10).
+# Table 1, as the authors published it with their code: the channels and kernel sizes of each branch, by module. In
+# modules whose names end in "a", the last convolutions have stride 2, and a max pooling is one more branch (figure 10).
 MODULES = {
     "5b": figure_5(32),
     "5c": figure_5(64),
@@ -76,10 +79,11 @@ MODULES = {
 
 
 class Mixed(nn.Module):
-    """Branches of convolutions in parallel, whose outputs are concatenated. `[N, H, W, C] -> [N, H, W, C']`.
+    """Parallel branches of convolutions, whose outputs are concatenated. `[N, H, W, C] -> [N, H', W', C']`.
 
-    `branches` has the convolutions of each branch, in the form of `MODULES`, and `unit` is the constructor of a
-    `ConvUnit`. With `reduce`, the last convolutions have stride 2 and no padding, and a max pooling is one more branch.
+    `branches` describes the convolutions of each branch, in the form of the values in `MODULES`. `unit` is the
+    constructor of a `ConvUnit`. If `reduce` is true, the last convolution of each branch has stride 2 and no padding,
+    and a max pooling is one more branch.
     """
 
     branches: Mapping[str, Any]
@@ -101,7 +105,11 @@ class Mixed(nn.Module):
         return Concat(branches)(x, train)
 
     def layer(self, name: str, size: Any, **fields: Any) -> Any:
-        """Return a unit of `size`, or the units of several sizes side by side."""
+        """Return a `ConvUnit`, where `size` is a pair (channels, kernel size).
+
+        If `size` is a tuple of such pairs, return one parallel unit for each pair; the outputs of these units are
+        concatenated.
+        """
         if isinstance(size[0], tuple):
             return Concat([self.unit(*part, name=f"{name}{letter}") for part, letter in zip(size, "ab", strict=True)])
         return self.unit(*size, **fields, name=name)
@@ -110,7 +118,8 @@ class Mixed(nn.Module):
 class AuxiliaryHead(Classifier, kw_only=True):
     """A small classifier of intermediate features (figure 8), which sows its `logits` in the collection `aux_logits`.
 
-    `[N, H, W, C] -> [N, num_classes]`. `unit` and `pool` are the constructors of a `ConvUnit` and of the first layer.
+    `[N, H, W, C] -> [N, num_classes]`. `unit` is the constructor of a `ConvUnit`. `pool` is the constructor of the
+    first layer, a pooling.
     """
 
     unit: Callable[..., Any]
@@ -127,17 +136,18 @@ class InceptionV3(StagedClassifier, kw_only=True):
     """A convolutional stem, eleven modules of parallel convolutions, and one auxiliary classifier in training.
 
     `[N, 299, 299, C] -> [N, num_classes]` (table 1). Any image size of at least 75 works. The auxiliary head follows
-    the last module at 17x17 and sows `aux1/logits` in the collection `aux_logits`. It exists in training only, as in
-    `GoogLeNet`.
+    the last module with 17x17 feature maps and sows `aux1/logits` in the collection `aux_logits`. The auxiliary head
+    exists in training only, as in `GoogLeNet`. `StagedClassifier` describes the other fields. The stage numbers in
+    `remat` are 5, 6 and 7, the first characters of the modules' names.
 
-    Fields, besides those of `StagedClassifier`, whose `remat` takes the stages 5, 6 and 7:
-      modules: the branches of each module, by name.
-      norm: normalization behind each convolution.
-      stem: "cifar" is one 3x3 convolution at full size.
-      aux_heads: whether there is an auxiliary head.
-      aux_pool: constructor of the pooling in front of it, which must leave at least 5x5 positions. None is the average
-        of 5x5 positions at stride 3, or for feature maps smaller than 17x17 `AdaptiveAvgPool(5)`.
-      dropout_rate: dropout rate in front of the logits.
+    Fields:
+      modules: dict from the name of each module to its branches.
+      norm: constructor of the normalization after each convolution.
+      stem: "cifar" uses one 3x3 convolution at full size as the stem.
+      aux_heads: whether the model has an auxiliary head.
+      aux_pool: constructor of the pooling before the auxiliary head. This pooling must return at least 5x5 positions.
+        None uses `AvgPool(5, 3)`, or `AdaptiveAvgPool(5)` if the feature maps are smaller than 17x17.
+      dropout_rate: dropout rate before the logits.
     """
 
     modules: Mapping[str, Any] = FrozenDict(MODULES)
@@ -177,7 +187,7 @@ class InceptionV3(StagedClassifier, kw_only=True):
         return self.logits(Dropout(self.dropout_rate)(GlobalAvgPool()(x), train))
 
     def auxiliary_head(self, x: jax.Array, unit: Callable[..., Any]) -> None:
-        """Apply the auxiliary head in training, if it has parameters."""
+        """Apply the auxiliary head in training, if its parameters exist or are being initialized."""
         if self.is_initializing() or self.has_variable("params", "aux1"):
             default = Partial(AvgPool, 5, 3) if min(x.shape[1:3]) >= 17 else Partial(AdaptiveAvgPool, 5)
             fields = {"num_classes": self.num_classes, "pool": self.aux_pool or default, **self.policy}

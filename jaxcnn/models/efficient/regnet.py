@@ -18,12 +18,14 @@ from jaxcnn.models._stem import Stem
 class RegNetBlock(nn.Module):
     """1x1, grouped 3x3 and 1x1 convolutions of one width, and a shortcut (figure 4).
 
-    `[N, H, W, C] -> [N, H/s, W/s, features]`.
+    `[N, H, W, C] -> [N, H / strides, W / strides, features]`.
 
     Fields:
-      group_width: channels of a group of the 3x3 convolution.
-      conv, norm, squeeze: constructors of the layers. `squeeze` is a `SqueezeExcitation` behind the 3x3.
-      squeeze_ratio: its channels as a fraction of C, or None for none.
+      group_width: number of channels in each group of the 3x3 convolution.
+      conv, norm: constructors of the convolutions and of the normalizations.
+      squeeze: constructor of the `SqueezeExcitation` after the 3x3 convolution.
+      squeeze_ratio: channels between the two layers of squeeze-and-excitation, as a fraction of the input channels C,
+        or None for no squeeze-and-excitation.
     """
 
     features: int
@@ -53,14 +55,17 @@ class RegNetBlock(nn.Module):
 class RegNet(StagedClassifier, kw_only=True):
     """A stem, stages of blocks, and a classifier (figure 3). `[N, H, W, C] -> [N, num_classes]`.
 
-    Fields, besides those of `StagedClassifier`:
-      stage_sizes: blocks in each stage. The first block of each stage halves the size.
+    `StagedClassifier` describes the other fields.
+
+    Fields:
+      stage_sizes: blocks in each stage. The first block of each stage halves the height and width.
       widths: channels of each stage.
-      group_width: channels of a group of the 3x3 convolutions, or all channels in narrower stages.
+      group_width: number of channels in each group of the 3x3 convolutions. A stage with fewer channels than
+        `group_width` has one group.
       squeeze_ratio: channels between the two layers of squeeze-and-excitation, as a fraction of the block's input
         channels (RegNetY), or None for no squeeze-and-excitation (RegNetX).
       stem_width: output channels of the stem.
-      stem: "cifar" has stride 1 in the stem and in the first stage.
+      stem: "cifar" uses stride 1 in the stem and in the first stage.
     """
 
     stage_sizes: tuple[int, ...]
@@ -88,10 +93,11 @@ class RegNet(StagedClassifier, kw_only=True):
 
 
 def design(depth: int, w_0: int, w_a: float, w_m: float, group_width: int) -> dict[str, Any]:
-    """Return the fields of a network of `depth` blocks, by the paper's rule (section 3.3, equations 2 to 4).
+    """Return the fields of a `RegNet` of `depth` blocks, by the paper's rule (section 3.3, equations 2 to 4).
 
-    Block j would have the width `w_0 + w_a j`. That is rounded to the nearest `w_0 w_m^k` for a whole number k, and
-    then to a multiple of 8. Blocks of one width make a stage. Last, its width becomes a multiple of the group width.
+    The width of block j (from 0) starts at `w_0 + w_a j`. This width is rounded to the nearest `w_0 w_m^k` with a whole
+    number k, and then to a multiple of 8. Consecutive blocks of equal width form a stage. Finally, the width of each
+    stage is rounded to a multiple of the group width.
 
     >>> design(depth=22, w_0=24, w_a=24.48, w_m=2.54, group_width=16)
     {'stage_sizes': (1, 2, 7, 12), 'widths': (32, 64, 160, 400), 'group_width': 16}
@@ -107,7 +113,10 @@ def design(depth: int, w_0: int, w_a: float, w_m: float, group_width: int) -> di
 
 
 def _nearest_multiple(width: int, divisor: int) -> int:
-    """Return the multiple of `divisor` nearest to `width`, or the next one if that is less than 90% of `width`."""
+    """Return the multiple of `divisor` nearest to `width`.
+
+    If this multiple is below 90% of `width`, return the next larger multiple of `divisor`.
+    """
     nearest = max(1, (2 * width + divisor) // (2 * divisor)) * divisor
     return nearest if nearest >= 0.9 * width else nearest + divisor
 

@@ -18,9 +18,10 @@ from jaxcnn.models._stem import Stem
 class ShuffleUnit(nn.Module):
     """Two branches, whose outputs are concatenated and shuffled (figure 3, c and d).
 
-    `[N, H, W, C] -> [N, H/s, W/s, features]`. At stride 1 the input has `features` channels: its first half is kept,
-    and its second half goes through the convolutions. At stride 2 both branches see all channels, and the shortcut is a
-    depthwise 3x3 and a 1x1 convolution. `conv` and `norm` are constructors.
+    `[N, H, W, C] -> [N, H / strides, W / strides, features]`. With stride 1, the input has `features` channels: the
+    first half is kept, and the second half goes through the convolutions. With stride 2, the two branches get all
+    channels, and the shortcut consists of a depthwise 3x3 and a 1x1 convolution. `conv` and `norm` are constructors of
+    layers.
     """
 
     features: int
@@ -38,13 +39,13 @@ class ShuffleUnit(nn.Module):
         return ChannelShuffle(2)(jnp.concatenate([kept, y], axis=-1))
 
     def shortcut(self, x: jax.Array, train: bool) -> jax.Array:
-        """Return the output of the other branch at stride 2."""
+        """Return the output of the shortcut branch of a unit with stride 2."""
         y = self.norm(name="shortcut_norm1")(self.depthwise(x, "shortcut_conv1"), train)
         y = self.conv(self.features // 2, 1, name="shortcut_conv2")(y)
         return norm_relu(self.norm(name="shortcut_norm2"), y, train)
 
     def depthwise(self, x: jax.Array, name: str) -> jax.Array:
-        """Return the output of a 3x3 convolution in which every channel sees only itself."""
+        """Return the output of a depthwise 3x3 convolution, which convolves each channel separately."""
         channels = x.shape[-1]
         return self.conv(channels, 3, self.strides, padding=1, feature_group_count=channels, name=name)(x)
 
@@ -52,11 +53,12 @@ class ShuffleUnit(nn.Module):
 class ShuffleNetV2(StagedClassifier, kw_only=True):
     """A stem, three stages of shuffle units, a 1x1 convolution and a classifier (table 5).
 
-    `[N, H, W, C] -> [N, num_classes]`. Stages are numbered from 2, as in the paper.
+    `[N, H, W, C] -> [N, num_classes]`. Stages are numbered from 2, as in the paper. `StagedClassifier` describes the
+    other fields.
 
-    Fields, besides those of `StagedClassifier`:
+    Fields:
       widths: output channels of each stage, and of the last convolution.
-      stage_sizes: units in each stage. The first one halves the size.
+      stage_sizes: units in each stage. The first unit of each stage halves the height and width.
       stem_width: output channels of the stem.
     """
 

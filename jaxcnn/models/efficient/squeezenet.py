@@ -18,7 +18,7 @@ FIRES = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 25
 
 
 class Fire(nn.Module):
-    """A 1x1 convolution to few channels, and 1x1 and 3x3 convolutions in parallel behind it (figure 1).
+    """A 1x1 convolution to few channels, followed by parallel 1x1 and 3x3 convolutions (figure 1).
 
     `[N, H, W, C] -> [N, H, W, 2 expand]`. `unit` is the constructor of a `ConvUnit`.
     """
@@ -36,16 +36,18 @@ class Fire(nn.Module):
 class SqueezeNet(StagedClassifier, kw_only=True):
     """A convolution, eight fire modules with three max poolings between them, and a convolution to the classes.
 
-    `[N, 224, 224, C] -> [N, num_classes]` (figure 2, left, and table 1). The logits are means of the last feature maps,
-    of which there is one a class, so that every image size works. The input of `head` is `[N, H, W, C]`.
+    `[N, 224, 224, C] -> [N, num_classes]` (figure 2, left, and table 1). The last convolution, `head`, has one feature
+    map for each class. A logit is the mean of a feature map, so that every image size works. The input of `head` is
+    `[N, H, W, C]`. `StagedClassifier` describes the other fields. The stage numbers in `remat` are 1, 2 and 3. A stage
+    contains the fire modules between two poolings.
 
-    Fields, besides those of `StagedClassifier`, whose `remat` takes the numbers 1, 2 and 3 of the fire modules between
-    poolings:
-      stages: squeeze and expand channels of the fire modules behind each pooling.
+    Fields:
+      stages: squeeze and expand channels of the fire modules of each stage.
       stem_width, stem_kernel: output channels and kernel size of the first convolution.
-      dropout_rate: dropout rate in front of the last convolution.
-      norm: normalization behind each convolution but the last, in place of its bias; None, as in the paper, for none.
-      stem: "cifar" is a 3x3 convolution at full size, without a pooling behind it.
+      dropout_rate: dropout rate before the last convolution.
+      norm: constructor of the normalization after each convolution except the last. The normalization replaces the
+        bias. None, as in the paper, uses no normalization.
+      stem: "cifar" uses a 3x3 convolution at full size, without a pooling after this convolution.
     """
 
     stages: tuple[tuple[tuple[int, int], ...], ...]

@@ -1,1 +1,1 @@
-"""Networks of inverted residual blocks, made for phones, and what followed from them. One paper a file."""
+"""Networks of inverted residual blocks for mobile phones, and their successors; each file implements one paper."""

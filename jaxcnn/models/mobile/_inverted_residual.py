@@ -24,19 +24,19 @@ from jaxcnn.models._stages import apply_block, drop_path
 Activation = Callable[[jax.Array], jax.Array]
 
 Stages = Sequence[Sequence[Partial]]
-"""Constructors of the blocks of each stage. They lack only `unit`, `drop_path_rate` and `name`."""
+"""Constructors of the blocks of each stage, with all arguments bound except `unit`, `drop_path_rate` and `name`."""
 
 
 class Row(NamedTuple):
-    """Equal blocks in a paper's table.
+    """A row of a paper's table: a sequence of equal blocks.
 
     Fields:
       expansion: channels of the depthwise convolution, as a multiple of the input channels.
       features: output channels.
-      blocks: number of blocks. All but the first have stride 1.
+      blocks: number of blocks. All blocks except the first have stride 1.
       strides: stride of the first block.
-      kernel_size: side of the depthwise kernel.
-      fused: whether the blocks are `FusedMBConv`, in EfficientNetV2.
+      kernel_size: height and width of the depthwise kernel.
+      fused: whether the blocks are `FusedMBConv`, as in EfficientNetV2.
     """
 
     expansion: int
@@ -47,15 +47,17 @@ class Row(NamedTuple):
     fused: bool = False
 
     def scaled(self, width: float, depth: float = 1.0) -> "Row":
-        """Return the row with this multiple of its channels and of its blocks."""
+        """Return the row, with the channels multiplied by `width` and the number of blocks multiplied by `depth`."""
         features, blocks = make_divisible(self.features * width), math.ceil(self.blocks * depth)
         return self._replace(features=features, blocks=blocks)
 
 
 def make_divisible(channels: float) -> int:
-    """Return the multiple of 8 that is nearest to a number of channels, and at least 90% of it.
+    """Return the multiple of 8 nearest to `channels`.
 
-    The rule of the authors' code for MobileNetV2 and all that follow it.
+    If this multiple is below 90% of `channels`, return the next larger multiple of 8.
+
+    The authors' code of MobileNetV2 and of its successors uses this rule.
 
     >>> [make_divisible(channels) for channels in (3, 19, 20, 17.6)]
     [8, 24, 24, 16]
@@ -65,12 +67,12 @@ def make_divisible(channels: float) -> int:
 
 
 def stages_of(table: Sequence[Row], inputs: int, block: Callable[[int, Row], Any]) -> Stages:
-    """Return the constructors of all blocks of a table.
+    """Return the constructors of all blocks of a table, by stage.
 
     Args:
       table: a row for each stage.
-      inputs: channels in front of the first stage.
-      block: returns the constructor of a block for its number of input channels and its row, with its own stride.
+      inputs: input channels of the first stage.
+      block: function `(input channels, row)` that returns the constructor of a block; `row` has the block's own stride.
     """
     stages = []
     for row in table:
@@ -81,9 +83,10 @@ def stages_of(table: Sequence[Row], inputs: int, block: Callable[[int, Row], Any
 
 
 class ConvUnit(nn.Module):
-    """A convolution, a normalization and an activation. `[N, H, W, C] -> [N, H/s, W/s, features]`.
+    """A convolution, a normalization and an activation. `[N, H, W, C] -> [N, H / strides, W / strides, features]`.
 
-    `groups` is `features` for a depthwise convolution. `conv` and `norm` are constructors. None is no activation.
+    For a depthwise convolution, `groups` is equal to `features`. `conv` and `norm` are constructors of layers. With
+    `activation=None`, there is no activation.
     """
 
     features: int
@@ -108,19 +111,21 @@ class ConvUnit(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """A 1x1 convolution that widens, a depthwise convolution, a 1x1 that narrows without activation, and a shortcut.
+    """A widening 1x1, a depthwise and a narrowing 1x1 convolution, and a shortcut.
 
-    Sandler et al., *MobileNetV2*, 2018, table 1 and figure 4d. `[N, H, W, C] -> [N, H/s, W/s, features]`. The first
-    1x1 is left out if there is nothing to widen, and the shortcut if the block changes size or channels.
+    Source: Sandler et al., *MobileNetV2*, 2018 (table 1 and figure 4d).
+    `[N, H, W, C] -> [N, H / strides, W / strides, features]`. The narrowing convolution has no activation. The widening
+    convolution is left out if `expanded` is C. The shortcut is left out if the block changes the size or the number of
+    channels.
 
     Fields:
       expanded: channels of the depthwise convolution.
       features: output channels.
-      kernel_size, strides: of the depthwise convolution.
+      kernel_size, strides: kernel size and stride of the depthwise convolution.
       unit: constructor of a `ConvUnit`.
-      activation: activation behind the first two convolutions.
-      squeeze: channels of `excitation`; 0 leaves it out.
-      excitation: constructor of a `SqueezeExcitation` behind the depthwise convolution (*MobileNetV3*, figure 4).
+      activation: activation after the first two convolutions.
+      squeeze: channels between the two layers of squeeze-and-excitation, or 0 for no squeeze-and-excitation.
+      excitation: constructor of a `SqueezeExcitation` after the depthwise convolution (*MobileNetV3*, figure 4).
       drop_path_rate: rate of stochastic depth.
     """
 
@@ -148,7 +153,10 @@ class InvertedResidual(nn.Module):
 
 
 def add_shortcut(block: Any, x: jax.Array, y: jax.Array, train: bool) -> jax.Array:
-    """Return `y + x` for the input `x` and the output `y` of a block's branch, or `y` if their shapes differ."""
+    """Return `y + x`, or `y` if its shape differs from the shape of `x`.
+
+    `y` is the output of the block's branch for the input `x`.
+    """
     if block.strides != 1 or x.shape[-1] != block.features:
         return y
     return drop_path(block.drop_path_rate, y, train) + x
@@ -157,13 +165,15 @@ def add_shortcut(block: Any, x: jax.Array, y: jax.Array, train: bool) -> jax.Arr
 class InvertedResidualNet(StagedClassifier, kw_only=True):
     """A 3x3 convolution of stride 2, stages of blocks, a 1x1 convolution, global average pooling, and a classifier.
 
-    Kernels start with He's variance for their fan-in, which is that of a single channel in a depthwise convolution.
+    Kernels are initialized with He's variance for their fan-in. The fan-in of a depthwise convolution counts a single
+    channel. `StagedClassifier` describes the other fields.
 
-    Fields, besides those of `StagedClassifier`:
-      dropout_rate: dropout rate in front of the logits.
-      drop_path_rate: rate of stochastic depth, times the fraction of blocks that precede a block.
-      image_size: side of the images in the paper.
-      stem: "cifar" has stride 1 in the first two of the layers that halve the image.
+    Fields:
+      dropout_rate: dropout rate before the logits.
+      drop_path_rate: maximum of the rates of stochastic depth. The rate of each block is this maximum, multiplied by
+        the fraction of blocks that come before the block.
+      image_size: height and width of the images in the paper.
+      stem: "cifar" uses stride 1 in the first two layers that would halve the image.
     """
 
     dropout_rate: float = 0.2
@@ -177,21 +187,21 @@ class InvertedResidualNet(StagedClassifier, kw_only=True):
 
     @nn.nowrap
     def excitation(self, **functions: Activation) -> Any:
-        """Return the constructor of the model's `SqueezeExcitation` with these activations."""
+        """Return the constructor of a `SqueezeExcitation` with the activation functions in `functions`."""
         return Partial(SqueezeExcitation, kernel_init=initializers.he_normal, **functions, **self.policy)
 
     @nn.nowrap
     def pooled(
         self, x: jax.Array, train: bool, *, stem: int, stages: Stages, last: int, activation: Activation
     ) -> jax.Array:
-        """Return the features `[N, last]` in front of the classifier.
+        """Return the features `[N, last]` before the classifier.
 
         Args:
           x: images `[N, H, W, C]`.
-          train: whether to train.
+          train: whether the model is in training mode.
           stem, last: output channels of the first and of the last convolution.
-          stages: constructors of the blocks.
-          activation: activation behind the first and behind the last convolution.
+          stages: constructors of the blocks of each stage.
+          activation: activation after the first and after the last convolution.
         """
         remat = self.recomputation(x, train, stages=range(1, len(stages) + 1))
         conv = Partial(Conv, use_bias=False, kernel_init=initializers.he_normal, **self.policy)

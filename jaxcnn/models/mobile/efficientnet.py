@@ -29,9 +29,13 @@ TABLE = (
 class EfficientNet(InvertedResidualNet, kw_only=True):
     """Inverted residual blocks with swish and squeeze-and-excitation (table 1). `[N, H, W, C] -> [N, num_classes]`.
 
-    Fields, besides those of `InvertedResidualNet`, whose `remat` takes the numbers of rows:
-      table: the rows of table 1.
-      width, depth: multiples of all channels, and of the number of blocks (section 3.3).
+    `InvertedResidualNet` describes the other fields. The stage numbers in `remat` are the numbers of rows of `table`,
+    from 1.
+
+    Fields:
+      table: the rows of the paper's table 1, one for each stage.
+      width, depth: `width` multiplies the channels of all layers, and `depth` multiplies the number of blocks of each
+        row (section 3.3).
     """
 
     table: tuple[Row, ...] = TABLE
@@ -41,7 +45,7 @@ class EfficientNet(InvertedResidualNet, kw_only=True):
 
     @property
     def rows(self) -> list[Row]:
-        """The rows of the table at this width and depth."""
+        """The rows of `table`, scaled by `width` and `depth`."""
         return [Row(*row).scaled(self.width, self.depth) for row in self.table]
 
     @nn.compact
@@ -55,7 +59,10 @@ class EfficientNet(InvertedResidualNet, kw_only=True):
 
 
 def mb_conv(excitation: Partial, inputs: int, row: Row) -> Partial:
-    """Return the constructor of a block of a row: an inverted residual with a quarter of its inputs as squeeze."""
+    """Return the constructor of an `InvertedResidual` for a block of `row` with `inputs` input channels.
+
+    The squeeze-and-excitation has `inputs // 4` channels between its two layers.
+    """
     return Partial(
         InvertedResidual,
         expanded=inputs * row.expansion,
@@ -68,10 +75,10 @@ def mb_conv(excitation: Partial, inputs: int, row: Row) -> Partial:
     )
 
 
-# Published weights of B5 to B7 are the authors', which need the epsilon and momentum of their code.
+# The published weights of B5 to B7 are those of the authors, and need the epsilon and momentum of the authors' code.
 official_norm = Partial(BatchNorm, momentum=0.99, epsilon=1e-3)
 
-# Sizes are those of published weights. The paper has 260 for B2.
+# Image sizes are those of published weights. The paper uses an image size of 260 for B2.
 MODELS = {
     "efficientnet_b0": EfficientNet,
     "efficientnet_b1": partial(EfficientNet, depth=1.1, image_size=240),

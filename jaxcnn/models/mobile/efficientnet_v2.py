@@ -12,7 +12,8 @@ from jaxcnn.models._classifier import Norm
 from jaxcnn.models.mobile._inverted_residual import InvertedResidualNet, Row, add_shortcut, stages_of
 from jaxcnn.models.mobile.efficientnet import mb_conv
 
-# Table 4: stages 1 to 6 of EfficientNetV2-S. The authors' code has the rows of M and L.
+# Table 4: stages 1 to 6 of EfficientNetV2-S. The rows of EfficientNetV2-M and EfficientNetV2-L are from the authors'
+# code.
 TABLE_S = (
     Row(1, 24, 2, 1, fused=True),
     Row(4, 48, 4, 2, fused=True),
@@ -42,10 +43,10 @@ TABLE_L = (
 
 
 class FusedMBConv(nn.Module):
-    """A 3x3 convolution that widens, a 1x1 that narrows without activation, and a shortcut (figure 2).
+    """A widening 3x3 convolution, a narrowing 1x1 convolution without activation, and a shortcut (figure 2).
 
-    `[N, H, W, C] -> [N, H/s, W/s, features]`. If there is nothing to widen, there is only the 3x3, with an activation.
-    The fields are those of `InvertedResidual`.
+    `[N, H, W, C] -> [N, H / strides, W / strides, features]`. If `expanded` is C, the block has only the 3x3
+    convolution, followed by an activation. `InvertedResidual` describes the fields.
     """
 
     expanded: int
@@ -65,10 +66,13 @@ class FusedMBConv(nn.Module):
 
 
 class EfficientNetV2(InvertedResidualNet, kw_only=True):
-    """Early stages without depthwise convolutions, late ones as in EfficientNet. `[N, H, W, C] -> [N, num_classes]`.
+    """Early stages without depthwise convolutions, and late stages as in EfficientNet.
 
-    Fields, besides those of `InvertedResidualNet`, whose `remat` takes the numbers of rows:
-      table: the rows of table 4.
+    `[N, H, W, C] -> [N, num_classes]`. `InvertedResidualNet` describes the other fields. The stage numbers in `remat`
+    are the numbers of rows of `table`, from 1.
+
+    Fields:
+      table: the rows of the paper's table 4, one for each stage.
     """
 
     table: tuple[Row, ...]
@@ -78,7 +82,7 @@ class EfficientNetV2(InvertedResidualNet, kw_only=True):
 
     @property
     def rows(self) -> list[Row]:
-        """The rows of the table."""
+        """The rows of `table` as `Row` objects."""
         return [Row(*row) for row in self.table]
 
     @nn.compact
@@ -95,7 +99,7 @@ class EfficientNetV2(InvertedResidualNet, kw_only=True):
         return self.logits(Dropout(self.dropout_rate)(x, train))
 
 
-# Sizes are those of the paper's evaluation.
+# Image sizes are those of the paper's evaluation.
 MODELS = {
     "efficientnet_v2_s": partial(EfficientNetV2, table=TABLE_S, image_size=384),
     "efficientnet_v2_m": partial(EfficientNetV2, table=TABLE_M, dropout_rate=0.3),

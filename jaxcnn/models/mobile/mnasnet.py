@@ -15,7 +15,8 @@ from jaxcnn.models.mobile._inverted_residual import (
     stages_of,
 )
 
-# Model B1 of the authors' code: figure 7 without squeeze-and-excitation. The first row is their SepConv.
+# Model B1 of the authors' code: figure 7 without squeeze-and-excitation. The first row is the layer that the authors
+# call SepConv.
 TABLE = (
     Row(1, 16, 1, 1),
     Row(3, 24, 3, 2),
@@ -28,12 +29,15 @@ TABLE = (
 
 
 class MNASNet(InvertedResidualNet, kw_only=True):
-    """Inverted residual blocks found by search for latency, with ReLU. `[N, H, W, C] -> [N, num_classes]`.
+    """Inverted residual blocks with ReLU, found by a search for low latency. `[N, H, W, C] -> [N, num_classes]`.
 
-    Fields, besides those of `InvertedResidualNet`, whose `remat` takes the numbers of rows:
-      table: the rows of model B1.
-      width: multiple of all channels except those of the last convolution.
-      norm: the default has the momentum of the paper, 0.9997.
+    `InvertedResidualNet` describes the other fields. The stage numbers in `remat` are the numbers of rows of `table`,
+    from 1.
+
+    Fields:
+      table: the rows of model B1 in the authors' code, one for each stage.
+      width: factor by which the channels of all layers except the last convolution are multiplied.
+      norm: constructor of the normalization layers. The default norm has the momentum of the paper, 0.9997.
     """
 
     table: tuple[Row, ...] = TABLE
@@ -42,7 +46,7 @@ class MNASNet(InvertedResidualNet, kw_only=True):
 
     @property
     def rows(self) -> list[Row]:
-        """The rows of the table at this width."""
+        """The rows of `table`, scaled by `width`."""
         return [Row(*row).scaled(self.width) for row in self.table]
 
     @nn.compact
@@ -54,7 +58,7 @@ class MNASNet(InvertedResidualNet, kw_only=True):
 
 
 def mb_conv(inputs: int, row: Row) -> Partial:
-    """Return the constructor of a block in a row of the table."""
+    """Return the constructor of a block of `row` that has `inputs` input channels."""
     fields = {"features": row.features, "kernel_size": row.kernel_size, "strides": row.strides}
     return Partial(InvertedResidual, expanded=inputs * row.expansion, **fields, activation=relu)
 

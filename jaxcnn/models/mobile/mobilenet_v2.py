@@ -12,7 +12,7 @@ from jaxcnn.models.mobile._inverted_residual import (
     stages_of,
 )
 
-# Table 2: t, c, n and s of each sequence of bottlenecks.
+# Table 2: expansion (t), output channels (c), number (n) and stride (s) of each sequence of bottlenecks.
 TABLE = (
     Row(1, 16, 1, 1),
     Row(6, 24, 2, 2),
@@ -27,9 +27,13 @@ TABLE = (
 class MobileNetV2(InvertedResidualNet, kw_only=True):
     """Inverted residual blocks with ReLU6 (table 2). `[N, H, W, C] -> [N, num_classes]`.
 
-    Fields, besides those of `InvertedResidualNet`, whose `remat` takes the numbers of rows:
-      table: the rows of table 2.
-      width: multiple of all channels (section 4); below 1 it does not apply to the last convolution.
+    `InvertedResidualNet` describes the other fields. The stage numbers in `remat` are the numbers of rows of `table`,
+    from 1.
+
+    Fields:
+      table: the rows of the paper's table 2, one for each stage.
+      width: factor by which the channels of all layers are multiplied (section 4). A factor below 1 does not apply to
+        the last convolution.
     """
 
     table: tuple[Row, ...] = TABLE
@@ -37,7 +41,7 @@ class MobileNetV2(InvertedResidualNet, kw_only=True):
 
     @property
     def rows(self) -> list[Row]:
-        """The rows of the table at this width."""
+        """The rows of `table`, scaled by `width`."""
         return [Row(*row).scaled(self.width) for row in self.table]
 
     @nn.compact
@@ -50,7 +54,7 @@ class MobileNetV2(InvertedResidualNet, kw_only=True):
 
 
 def bottleneck(inputs: int, row: Row) -> Partial:
-    """Return the constructor of a block in a row of table 2."""
+    """Return the constructor of a block of `row` that has `inputs` input channels."""
     fields = {"features": row.features, "kernel_size": row.kernel_size, "strides": row.strides}
     return Partial(InvertedResidual, expanded=inputs * row.expansion, **fields, activation=relu6)
 

@@ -15,14 +15,14 @@ ACTIVATIONS = {"RE": relu, "HS": hard_swish}
 
 
 class Bneck(NamedTuple):
-    """An inverted residual block, a row of table 1 or 2.
+    """An inverted residual block: a row of table 1 or 2.
 
     Fields:
-      kernel_size: side of the depthwise kernel.
+      kernel_size: height and width of the depthwise kernel.
       expanded: channels of the depthwise convolution ("exp size").
       features: output channels ("#out").
-      squeezes: whether there is a squeeze-and-excitation ("SE").
-      activation: "RE" is ReLU, "HS" is hard swish ("NL").
+      squeezes: whether the block has squeeze-and-excitation ("SE").
+      activation: name of the activation function ("NL"): "RE" is ReLU, and "HS" is hard swish.
       strides: stride of the depthwise convolution ("s").
     """
 
@@ -70,14 +70,16 @@ SMALL: Table = (
 class MobileNetV3(InvertedResidualNet, kw_only=True):
     """Inverted residual blocks found by search, with hard swish (tables 1 and 2). `[N, H, W, C] -> [N, num_classes]`.
 
-    Fields, besides those of `InvertedResidualNet`, whose `remat` takes the numbers of stages:
-      table: the rows of table 1 or 2, by stage.
-      width: multiple of all channels (section 6.1).
-      hidden: width of the fully connected layer in front of the classifier.
-      norm: the default has the epsilon and the momentum of published weights.
+    `InvertedResidualNet` describes the other fields. The stage numbers in `remat` are the positions in `table`, from 1.
+
+    Fields:
+      table: the rows of the paper's table 1 or 2, as one tuple of rows for each stage.
+      width: factor by which the channels of all layers are multiplied (section 6.1).
+      hidden: width of the fully connected layer before the classifier.
+      norm: constructor of the normalization layers. The default norm has the epsilon and momentum of published weights.
 
     Raises:
-      UsageError: an unknown activation in the table.
+      UsageError: an activation in `table` is unknown.
     """
 
     table: Table
@@ -101,7 +103,10 @@ class MobileNetV3(InvertedResidualNet, kw_only=True):
 
     @nn.nowrap
     def bneck(self, row: Bneck) -> Partial:
-        """Return the constructor of a block. Its squeeze is a quarter of its widest layer."""
+        """Return the constructor of the block in `row`.
+
+        If the block has squeeze-and-excitation, the squeeze has a quarter of the `expanded` channels.
+        """
         row = Bneck(*row)
         if row.activation not in ACTIVATIONS:
             raise unknown_name("activation in a row of MobileNetV3", row.activation, ACTIVATIONS)

@@ -1,7 +1,7 @@
-"""Checks that a field of the configuration declares beside its type: `Annotated[float, POSITIVE]`.
+"""Checks of the configuration's fields. The annotation of a field declares checks: `Annotated[float, POSITIVE]`.
 
-A check is a function `(name, value)` that raises `UsageError` if the value cannot work. Comparisons with NaN are
-false, so all number checks reject NaN. `check_type` runs before the other checks.
+A check is a function `(name, value)` that raises `UsageError` if the value is not valid. All checks of numbers reject
+NaN, since comparisons with NaN are false. `check_type` runs before all other checks.
 """
 
 import itertools
@@ -15,15 +15,15 @@ from jaxcnn.train.parameter_paths import check_pattern, parse_numbers
 
 Check = Callable[[str, Any], None]
 
-# Largest side of an image: float32 pixels of one color image then take 3 GB.
+# Largest side of an image in pixels. A float32 color image of this size occupies 3 GB of memory.
 MAX_SIDE = 16_384
 
-# Largest number of steps: the state counts them in int32.
+# Largest number of steps, since the step counter in the training state is int32.
 MAX_STEPS = 2**31 - 1
 
 
 def check_type(name: str, value: Any, hint: Any) -> None:
-    """Raise `UsageError` unless the value has the type of its field.
+    """Raise `UsageError` if a value does not have the type of its field.
 
     >>> check_type("steps", 1.5, int | None)
     Traceback (most recent call last):
@@ -35,7 +35,7 @@ def check_type(name: str, value: Any, hint: Any) -> None:
 
 
 def is_a(value: Any, hint: Any) -> bool:
-    """Return whether a value has a field's type. An integer is accepted as a float, a boolean is not a number."""
+    """Return whether a value has the type `hint`. An int counts as a float, and a bool does not count as a number."""
     if hint is Any:
         return True
     if get_origin(hint) is Literal:
@@ -55,7 +55,7 @@ def is_a(value: Any, hint: Any) -> bool:
 
 
 def _describe(hint: Any) -> str:
-    """Return what a value of this type is, for a message."""
+    """Return a type as text for an error message, such as "an integer or None"."""
     names = {int: "an integer", float: "a number", str: "a string", bool: "True or False", type(None): "None"}
     if hint in names:
         return names[hint]
@@ -69,7 +69,7 @@ def _describe(hint: Any) -> str:
 
 
 def must(requirement: str, holds: Callable[[Any], bool]) -> Check:
-    """Return a check that raises "NAME must REQUIREMENT, got VALUE" unless `holds(value)`.
+    """Return a check that raises the error "NAME must REQUIREMENT, got VALUE" if `holds(value)` is False.
 
     >>> must("be positive", lambda x: x > 0)("epochs", -1)
     Traceback (most recent call last):
@@ -85,7 +85,7 @@ def must(requirement: str, holds: Callable[[Any], bool]) -> Check:
 
 
 def one_of(choices: Sequence[str]) -> Check:
-    """Return a check that the value is one of `choices`; the error suggests the closest one."""
+    """Return a check that the value is one of `choices`. The error message suggests the closest choice."""
 
     def check(name: str, value: Any) -> None:
         if value not in choices:
@@ -97,9 +97,9 @@ def one_of(choices: Sequence[str]) -> Check:
 AT_LEAST_ONE = must("be at least 1", lambda x: x >= 1)
 POSITIVE = must("be a positive number", lambda x: 0 < x < math.inf)
 NOT_NEGATIVE = must("not be negative", lambda x: 0 <= x < math.inf)
-# Steps compute in float32. A smaller number is 0 there, a larger one infinite.
+# Steps compute in float32. Numbers below this range become 0 in float32, and numbers above it become infinite.
 FLOAT32 = must("be a number that float32 holds (1.2e-38 to 3.4e+38)", lambda x: x == 0 or 1.2e-38 <= abs(x) <= 3.4e38)
-# The distribution Beta(alpha, alpha) cannot be drawn from outside of this range, where it is a constant anyway.
+# Outside of this range, samples of the distribution Beta(alpha, alpha) are numerically constant or not finite.
 MIXING = must("be 0 or from 1e-6 to 100", lambda x: x == 0 or 1e-6 <= x <= 100)
 FRACTION = must("be in [0, 1]", lambda x: 0 <= x <= 1)
 FRACTION_BELOW_ONE = must("be in [0, 1)", lambda x: 0 <= x < 1)
@@ -116,7 +116,7 @@ STEPS = at_most(MAX_STEPS, "2^31 - 1")
 
 
 def between(least: int, most: int, most_as_text: str = "") -> Check:
-    """Return a check that the value is in [least, most]."""
+    """Return a check that the value is between `least` and `most`, inclusive."""
     return must(f"be from {least} to {most_as_text or most}", lambda x: least <= x <= most)
 
 
@@ -128,13 +128,13 @@ def batch_size(name: str, value: Any) -> None:
 
 
 def image_size(name: str, value: Any) -> None:
-    """Check that the value is one side, or height and width, of at least 1 pixel."""
+    """Check that the value is an image's side, or its height and width, in pixels. Each number must be at least 1."""
     for side in value if isinstance(value, tuple) else (value,):
         between(1, MAX_SIDE)(name, side)
 
 
 def resize(name: str, value: Any) -> None:
-    """Check that the value is "shorter", "stretch", or the length of a side of at least 1 pixel."""
+    """Check that the value is "shorter", "stretch", or the length of a side: at least 1 pixel."""
     if isinstance(value, str):
         one_of(("shorter", "stretch"))(name, value)
     else:
@@ -142,7 +142,7 @@ def resize(name: str, value: Any) -> None:
 
 
 def class_weights(name: str, value: Any) -> None:
-    """Check that the value is "balanced", or numbers of at least 0 that are not all 0."""
+    """Check that the value is "balanced", or a list of numbers: each at least 0, and not all of them 0."""
     if isinstance(value, str):
         one_of(("balanced",))(name, value)
     elif not all(0 <= weight <= 3.4e38 for weight in value) or not any(value):
@@ -152,11 +152,11 @@ def class_weights(name: str, value: Any) -> None:
 def validation(name: str, value: Any) -> None:
     """Check that the value is a fraction between 0 and 1, or the name of a split."""
     if not isinstance(value, str) and not 0 < value < 1:
-        raise UsageError(f"{name} must be a fraction between 0 and 1, or a split, got {value}")
+        raise UsageError(f"{name} must be a fraction between 0 and 1, or a TFDS split, got {value}")
 
 
 def text(name: str, value: Any) -> None:
-    """Check that the value is a string. The type of its field is `Any`, so the command line has no flag for it."""
+    """Check that the value is a string. The field has the type `Any`, so that it has no flag."""
     check_type(name, value, str)
 
 
@@ -165,7 +165,7 @@ def profile(name: str, value: str) -> None:
     first, colon, last = value.partition(":")
     numbers = [int(x) if x.isdecimal() and len(x) < 10 else 0 for x in (first, last)]
     if not colon or not 1 <= numbers[0] <= numbers[1]:
-        raise UsageError(f"{name} must be FIRST:LAST, two steps from 1 on, such as 10:20, got {value!r}")
+        raise UsageError(f"{name} must be FIRST:LAST, with steps counted from 1, such as 10:20, got {value!r}")
 
 
 CROP_FRACTION = must("be more than 0 and at most 1", lambda x: 0 < x <= 1)
@@ -201,17 +201,17 @@ def epochs_of_parameters(name: str, value: Sequence[str]) -> None:
 
 
 def path(name: str, value: str) -> None:
-    """Check that the value can be a path on this machine. It need not exist."""
+    """Check that the value is a valid path on this machine. The path need not exist."""
     check_path(name, value)
 
 
 def json_values(name: str, value: Any) -> None:
-    """Check that keyword arguments, as pairs of name and value, can be written to JSON and read back."""
+    """Check that keyword arguments, a sequence of pairs `(name, value)`, can be stored as JSON."""
     for keyword, argument in value:
         if not _is_json(argument):
             raise UsageError(
                 f"{name}: {keyword} must be a number, string, True, False, None or a tuple of these, got "
-                f"{type(argument).__name__}. Pass an optimizer of your own to fit(config, optimizer=...)"
+                f"{type(argument).__name__}. Or pass your own optimizer: fit(config, optimizer=...)."
             )
 
 

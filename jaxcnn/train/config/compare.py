@@ -1,4 +1,4 @@
-"""Compare configurations, as dicts of JSON values: return the fields in which two runs differ."""
+"""Find the fields in which the configurations of two runs differ. Configurations are dicts of JSON values."""
 
 from typing import Any
 
@@ -19,22 +19,22 @@ NOT_PART_OF_THE_RUN = (
     "wandb",
     "progress",
 )
-"""Fields that do not change the results of a run, such as its folder and its log files."""
+"""Fields of the configuration that do not change the results of a run, such as `workdir` and `log_every`."""
 
 DISTRIBUTION = ("parallel", "shard_state")
-"""Fields that say how steps are distributed over devices. They do not change the arrays of a state. A resumed run may
-therefore change them, and also the devices."""
+"""Fields of the configuration that choose how steps are distributed over devices. A resumed run may change these fields
+and the devices, since the arrays of the training state keep their shapes."""
 
 
 SETTINGS = (*NOT_PART_OF_THE_RUN, *DISTRIBUTION)
-"""Fields that may change between two starts of the same run."""
+"""Fields of the configuration that a resumed run may change."""
 
 MODEL_SETTINGS = ("memory_efficient", "remat", "scan_blocks")
-"""Options of models that change how a step is computed, but not its result. A resumed run may change them too."""
+"""Fields of models that change how a step is computed, but not its result. A resumed run may change these fields."""
 
 
 def without_settings(values: dict[str, Any], left_out: tuple[str, ...] = SETTINGS) -> dict[str, Any]:
-    """Return a configuration without some fields, and without options of models that may change."""
+    """Return a configuration without the fields in `left_out`, and without the model options in `MODEL_SETTINGS`."""
     kept = {name: value for name, value in values.items() if name not in left_out}
     if isinstance(options := values.get("model_options"), list):
         kept["model_options"] = [option for option in options if str(option).partition("=")[0] not in MODEL_SETTINGS]
@@ -42,7 +42,7 @@ def without_settings(values: dict[str, Any], left_out: tuple[str, ...] = SETTING
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Return the fields in which two dicts differ, as "name: old -> new", at any depth.
+    """Return a text "name: old -> new" for each field in which two nested dicts differ.
 
     >>> differences({"seed": 0, "optimizer": {"name": "adam"}}, {"seed": 1, "optimizer": {"name": "adam"}})
     ['seed: 0 -> 1']

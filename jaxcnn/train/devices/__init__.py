@@ -1,1 +1,1 @@
-"""How a step is distributed over devices, processes and machines."""
+"""Distribute training steps over devices, processes and machines."""

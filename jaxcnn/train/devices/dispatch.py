@@ -1,7 +1,7 @@
-"""Several training steps in one call of a compiled program.
+"""Make several training steps in one dispatch of a compiled program.
 
-The host's time for a call does not depend on the device's. If steps are short, the device waits for the host, and
-several steps per call keep it busy.
+The host needs some time for each dispatch, however short the steps are. If steps are very short, the device has to wait
+for the host. Several steps per dispatch keep the device busy.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,17 +13,17 @@ import jax
 def several_steps(step: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that makes several steps in a loop on the device: `(state, batches) -> (state, metrics)`.
 
-    Batches and metrics have an axis `[steps]` in front.
+    Batches and metrics have a leading axis `[steps]`.
     """
     return lambda state, batches: jax.lax.scan(step, state, batches)
 
 
 def dispatches(first_step: int, last_step: int, count: int, stops_after: Callable[[int], bool]) -> Iterator[int]:
-    """Yield the number of steps of each call from `first_step` to `last_step`: `count` or one.
+    """Yield the number of steps of each dispatch, `count` or 1, for the steps from `first_step` to `last_step`.
 
-    No call goes past a step that the loop must stop after. The grouping depends on step numbers only, not on where a
-    run was started or resumed, since the last bits of results may depend on what is compiled together. Steps between a
-    whole group and a stop are made one by one, so that there are only two programs to compile.
+    A dispatch ends at each step for which `stops_after` returns True. Steps that do not fill a whole group of `count`
+    steps are dispatched one by one, so that only two programs are compiled. The grouping depends only on step numbers,
+    and not on the step at which a run was resumed, since the grouping may change the last bits of the parameters.
 
     >>> list(dispatches(0, 11, 4, stops_after=lambda step: step == 6))
     [4, 1, 1, 1, 1, 1, 1, 1]

@@ -1,7 +1,7 @@
-"""Several processes, on one machine or on many: how they connect and exchange values.
+"""Connect several processes, on one machine or on several machines, and exchange values between them.
 
-All processes run the same loop on the same steps, each with its own part of every batch. Only the first one reads and
-writes the run directory, and it sends what it reads to the others.
+All processes run the same training loop and make the same steps, each with its own part of every batch. Only the first
+process reads and writes the run directory. The first process sends values from the directory to the other processes.
 """
 
 import json
@@ -26,29 +26,31 @@ from jaxcnn.train.devices.rendezvous import is_loopback
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 30
-"""Default number of seconds without a heartbeat of one process after which JAX ends all of them."""
+"""Default timeout in seconds: if a process sends no heartbeat for this time, JAX ends all processes."""
 
 
 class DisagreementError(RunError):
-    """Processes have different states where they must be equal."""
+    """Raised when a value that must be equal in all processes, such as the training state, differs."""
 
 
 class PortError(UsageError):
-    """The first process cannot listen at the port of `--coordinator`."""
+    """Raised in the first process when the port of `--coordinator` is in use."""
 
 
 class Ignored:
-    """A null object: takes the place of what only the first process has (a record, checkpoints), and ignores calls."""
+    """An object that ignores all method calls. It replaces `Record` and `Checkpoints` in all but the first process."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *args, **kwargs: None
 
 
 def check_flags(coordinator: str | None, num_processes: int | None, process_id: int | None, heartbeat: int) -> None:
-    """Raise `UsageError` if an address, process count, index or heartbeat is invalid, or if only some are given."""
+    """Raise `UsageError` if a flag of a multi-process job has an invalid value, or if a required flag is missing."""
     given = (coordinator, num_processes, process_id)
     if None in given and any(value is not None for value in given):
-        raise UsageError("--coordinator, --num-processes and --process-id go together. Give all three, or none.")
+        raise UsageError(
+            "--coordinator, --num-processes and --process-id must be given together. Give all three flags, or omit all."
+        )
     if coordinator is not None and not _is_address(coordinator):
         raise UsageError(f"--coordinator must be HOST:PORT of the first process, got {coordinator!r}")
     if num_processes is not None and num_processes < 1:
@@ -70,21 +72,24 @@ def initialize(
     process_id: int | None = None,
     heartbeat: int = HEARTBEAT_SECONDS,
 ) -> None:
-    """Join a multi-process job. Call it before JAX is used in any other way.
+    """Join a multi-process job. Call this function before any other use of JAX.
 
-    SIGTERM keeps its handler. `fit` saves and stops after it, and before `fit` it ends the process. For programs with a
-    loop of their own, `jax.distributed.initialize` also offers `multihost_utils.reached_preemption_sync_point`.
+    If `coordinator`, `num_processes` and `process_id` are None, JAX detects a SLURM, Open MPI or TPU pod job.
+
+    The function does not change the handler of SIGTERM. During `fit`, SIGTERM saves the state and stops the run. Before
+    `fit`, SIGTERM ends the process. If your program has its own training loop, call `jax.distributed.initialize`
+    instead, which also supports `multihost_utils.reached_preemption_sync_point`.
 
     Args:
-      coordinator: "HOST:PORT" at which the first process listens: at this address only if it is a loopback one, else at
-        all addresses of its machine.
+      coordinator: address "HOST:PORT" of the first process. If the host is a loopback address, the first process
+        listens only at this address. Otherwise, the first process listens at all addresses of its machine.
       num_processes: number of processes.
-      process_id: index of this process, from 0. Without these three, JAX detects SLURM, Open MPI or a TPU pod.
-      heartbeat: seconds without a heartbeat after which a process counts as dead.
+      process_id: index of this process, from 0.
+      heartbeat: timeout in seconds. A process that sends no heartbeat for this time counts as dead.
 
     Raises:
-      UsageError: if a value is invalid, or if none is given and no cluster is detected.
-      PortError: in the first process, if its port is in use.
+      UsageError: if a value is not valid, or if no value is given and JAX detects no cluster.
+      PortError: in the first process, if the port of `coordinator` is in use.
     """
     check_flags(coordinator, num_processes, process_id, heartbeat)
     handler = signal.getsignal(signal.SIGTERM)
@@ -97,7 +102,7 @@ def initialize(
             process_id,
             coordinator_bind_address=_address_to_listen_at(coordinator),
             heartbeat_timeout_seconds=heartbeat,
-            # The longest wait for the others at the end, instead of JAX's five minutes.
+            # At its end, a process waits at most this long for the other processes. JAX's default is five minutes.
             shutdown_timeout_seconds=heartbeat,
         )
     except ValueError as error:
@@ -106,23 +111,23 @@ def initialize(
             "--process-id I."
         ) from error
     if handler is not None and threading.current_thread() is threading.main_thread():
-        # JAX has installed a handler that only takes note of the first SIGTERM. A process that is asked to stop while
-        # it prepares its data would go on.
+        # JAX has installed a handler that only records the first SIGTERM. With this handler, SIGTERM would not end a
+        # process that is still preparing its data.
         signal.signal(signal.SIGTERM, handler)
 
 
 def _address_to_listen_at(coordinator: str | None) -> str | None:
-    """Return the address at which the first process listens, or None for JAX's choice: all addresses of the machine.
+    """Return the address at which the first process listens, or None to listen at all addresses of the machine.
 
-    Processes of one machine, which meet at a loopback address, need not be reachable from others: whoever reaches the
-    coordinator can join the job or end it.
+    If all processes run on one machine, the address is a loopback address, which other machines cannot reach. This is
+    safer: any program that can connect to the coordinator can join the job or end it.
     """
     host, _, _ = (coordinator or "").rpartition(":")
     return coordinator if is_loopback(host) else None
 
 
 def _check_port(coordinator: str) -> None:
-    """Raise `PortError` if a port of this machine is in use: JAX logs the reason only, or crashes."""
+    """Raise `PortError` if the port of the coordinator is in use. JAX itself would only log this error, or crash."""
     port = int(coordinator.rpartition(":")[2])
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -136,22 +141,22 @@ def _check_port(coordinator: str) -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """End this process at once. JAX's own shutdown waits for the others, which may be waiting for this process."""
+    """End this process at once, without JAX's shutdown, which could wait forever for the other processes."""
     sys.stdout.flush()
     sys.stderr.flush()
     if is_first():
-        # The other processes are connected through this one, and may be about to leave for the same reason.
+        # The other processes need the coordinator in this process. Give them time to end with their own error.
         time.sleep(1.0)
     os._exit(status)
 
 
 def is_first() -> bool:
-    """Return whether this is the process that reads and writes the run directory, and that prints."""
+    """Return whether this is the first process, which reads and writes the run directory and prints."""
     return jax.process_index() == 0
 
 
 def gather(value: Any) -> list[Any]:
-    """Return the JSON value of each process, in all processes. Every process must call it."""
+    """Exchange JSON values: return the list of the values of all processes. Every process must call this function."""
     if jax.process_count() == 1:
         return [value]
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -162,15 +167,16 @@ def gather(value: Any) -> list[Any]:
 
 
 def anywhere(is_true: bool) -> bool:
-    """Return, in all processes, whether something is true in any of them."""
+    """Return, in all processes, whether `is_true` is True in at least one of them. All processes must call this."""
     return any(gather(is_true))
 
 
 def together(work: Callable[[], T]) -> T:
-    """Do the work in every process. If it fails in one process, raise its error in all.
+    """Call `work` in every process, and return its result. If `work` fails in any process, all raise an error.
 
     Raises:
-      UsageError, RunError: what the work raised in this process, or else in the first one in which it failed.
+      UsageError, RunError: the error that `work` raised in this process. If `work` raised no error in this process, the
+        error of the first process in which `work` failed.
     """
     value, mine = None, None
     try:
@@ -188,22 +194,22 @@ def together(work: Callable[[], T]) -> T:
 
 
 def on_first(work: Callable[[], T]) -> T:
-    """Do the work in the first process only, and return its result, a JSON value, in all processes.
+    """Call `work` in the first process only, and return its result in all processes. The result is a JSON value.
 
     Raises:
-      UsageError, RunError: in all processes, what the work raised in the first one.
+      UsageError, RunError: in all processes, if `work` raised this error in the first process.
     """
     value = together(lambda: work() if is_first() else None)
     return gather(value)[0]
 
 
 def from_first(tree: Any) -> Any:
-    """Return the first process's host arrays in all processes. The others pass arrays of the same shapes."""
+    """Return the first process's host arrays in all processes. The other processes must pass arrays of equal shapes."""
     if jax.process_count() == 1:
         return tree
     leaves, treedef = jax.tree.flatten(tree)
     arrays = [np.ascontiguousarray(leaf).reshape(np.shape(leaf)) for leaf in leaves]
-    # As bytes: JAX broadcasts by adding zeros, which would turn -0.0 into 0.0.
+    # The arrays are sent as bytes: JAX broadcasts by adding zeros, which would change -0.0 to 0.0.
     packed = np.concatenate([np.zeros(0, np.uint8), *(array.reshape(-1).view(np.uint8) for array in arrays)])
     with waits.waiting("a state of the first process", others=True):
         received = np.asarray(multihost_utils.broadcast_one_to_all(packed))
@@ -216,14 +222,14 @@ def from_first(tree: Any) -> Any:
 
 
 def check_equal(what: str, value: Any) -> None:
-    """Raise `DisagreementError` if a JSON value is not the same in all processes."""
+    """Raise `DisagreementError` if a JSON value differs between processes. `what` names the value in the error."""
     values = gather(value)
     if any(other != values[0] for other in values):
         raise DisagreementError(f"{what} differs between processes: {values}")
 
 
 def first_signal(received: int | None) -> int | None:
-    """Return, in all processes, the largest number of a signal that a process has received, or None."""
+    """Return, in all processes, the largest signal number that any process has received, or None without a signal."""
     if jax.process_count() == 1:
         return received
     with waits.waiting("the signals of each process", others=True):

@@ -1,7 +1,7 @@
-"""Hashes of a state's arrays, computed by each device from its own memory.
+"""Compute hashes of the arrays of a training state. Each device hashes the copies in its own memory.
 
-Copies of an array on several devices must be equal. JAX reads one of them and never compares them, so that a wrong one
-stays unnoticed.
+The copies of an array on several devices must be equal. JAX reads only one copy and never compares copies. Without
+hashes, a wrong copy would not be noticed.
 """
 
 from collections.abc import Callable
@@ -15,16 +15,16 @@ from jax.sharding import PartitionSpec
 from jaxcnn.layers import BATCH_AXIS
 from jaxcnn.train.devices.parallel import Parallel
 
-# Odd constants, so that a product modulo 2^32 can be undone: the multipliers of MurmurHash3 and the golden ratio.
+# Multiplication by an odd constant modulo 2^32 is invertible. The constants are from MurmurHash3 and the golden ratio.
 _OF_PLACES, _OF_WEIGHTS, _OF_BITS = np.uint32(0x9E3779B1), np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)
 
 
 def fingerprint_of(x: jax.Array) -> jax.Array:
-    """Return a hash of the bits of an array, uint32 scalar.
+    """Return a hash of the bits of an array, as a uint32 scalar.
 
-    Each value is mixed by a function that can be undone, multiplied by an odd weight of its place, and added modulo
-    2^32. A change of any bits of one value therefore always changes the hash. Changes of several values, such as a
-    swap or two flips of one bit, cancel with a probability of about 2^-15 or less.
+    Each value is mixed by an invertible function, and multiplied by an odd weight that depends on its index. The hash
+    is the sum of the products modulo 2^32. A change of a single value therefore always changes the hash. Changes of
+    several values, such as a swap of two values, leave the hash unchanged with a probability of about 2^-15 or less.
     """
     bits = _bits(x).reshape(-1)
     weights = jax.lax.iota(jnp.uint32, bits.size) * _OF_PLACES
@@ -34,7 +34,7 @@ def fingerprint_of(x: jax.Array) -> jax.Array:
 
 
 def _bits(x: jax.Array) -> jax.Array:
-    """Return the bits of an array as uint32. Values of 64 bits become two."""
+    """Return the bits of an array as uint32. A 64-bit value becomes two uint32 values."""
     if x.dtype == jnp.bool_:
         return x.astype(jnp.uint32)
     size = x.dtype.itemsize
@@ -44,16 +44,17 @@ def _bits(x: jax.Array) -> jax.Array:
 
 
 def compile_fingerprints(parallel: Parallel, template: Any) -> Callable[[Any], Callable[[], np.ndarray]]:
-    """Return a function from a state on the devices to the hashes of its arrays, uint32 `[devices, arrays]`.
+    """Return a function that starts to compute the hashes of all arrays of a training state on the devices.
 
-    The function starts the computation. It returns a function that waits for the hashes and returns them.
+    The returned function has the argument `state`, and returns a second function without arguments. The second function
+    waits for the hashes, and returns them as a uint32 array `[devices, arrays]`.
 
-    The rows are those of this process's devices, in the order of `parallel.devices`. Of an array that is sharded, each
-    device hashes its part.
+    The result has a row for each device of this process, in the order of `parallel.devices`. If an array is sharded,
+    each device hashes its own shard.
 
     Args:
-      parallel: how the state is distributed.
-      template: tree, shapes and dtypes of the state.
+      parallel: how the state is distributed over devices.
+      template: pytree with the structure of the state, and with the shapes and dtypes of its arrays.
     """
     specs = jax.tree.map(lambda sharding: sharding.spec, parallel.state_sharding(template))
 
@@ -83,6 +84,6 @@ def compile_fingerprints(parallel: Parallel, template: Any) -> Callable[[Any], C
 
 
 def replicated_leaves(parallel: Parallel, template: Any) -> np.ndarray:
-    """Return which arrays of a state each device holds as a whole, bool `[arrays]`."""
+    """Return a boolean mask `[arrays]` of the arrays of a state that are replicated on all devices."""
     shardings = jax.tree.leaves(parallel.state_sharding(template))
     return np.array([sharding.is_fully_replicated for sharding in shardings])

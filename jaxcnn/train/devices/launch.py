@@ -1,7 +1,7 @@
-"""A supervisor of several processes on one machine: it starts them, and restarts all of them when one dies.
+"""Supervise several processes on one machine: start them, and restart all of them when one process dies.
 
-The supervisor uses no device. Its children run `jaxcnn train --distributed`, which resumes from the last checkpoint.
-When a child dies, JAX or the supervisor ends the others.
+The supervisor itself uses no device. The child processes run `jaxcnn train --distributed`, which resumes from the last
+checkpoint. When a child process dies, JAX or the supervisor ends the other child processes.
 """
 
 import contextlib
@@ -23,20 +23,20 @@ from jaxcnn._parent import end_with_parent
 from jaxcnn.errors import RunError
 
 SUPERVISED = "JAXCNN_SUPERVISED"
-"""Environment variable that a child process gets: the supervisor's own command."""
+"""Name of an environment variable of child processes. Its value is the supervisor's command line."""
 
 TRY_AGAIN = 75
-"""Exit status (EX_TEMPFAIL in sysexits.h) of a child whose failure a restart may fix."""
+"""Exit status (EX_TEMPFAIL in sysexits.h) of a child process after an error that a restart may fix."""
 
 BAD_DEVICE = 71
-"""Exit status (EX_OSERR in sysexits.h) of a child that has stopped because a device computes wrong."""
+"""Exit status (EX_OSERR in sysexits.h) of a child process that has stopped because a device computes wrong values."""
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS, GRACE_SECONDS_STOPPING = 2.0, 30.0
-"""Time that the other processes have to end and print their errors after one has ended, and after a signal to stop."""
+"""Times in seconds in which the other processes can print errors and end: after a process died, and after a signal."""
 
 STACK_SECONDS, STACK_REQUESTS = 0.5, 6
-"""Time that a process has to print its Python stack, and how often it is asked for it."""
+"""Seconds to wait after a request to print the Python stack of a process, and number of such requests."""
 
 LONGEST_PAUSE = 30.0
 TAIL_LINES = 20
@@ -44,15 +44,16 @@ TAIL_LINES = 20
 
 @dataclass(frozen=True)
 class Launch:
-    """The processes to start.
+    """The command and the options of the processes to start.
 
     Attributes:
-      command: the command of each process, to which its address and index are added.
+      command: command line of each process. The supervisor appends the coordinator's address and the process index.
       processes: number of processes.
-      checkpoints: the run's folder of checkpoints. A new checkpoint shows that the run makes progress.
-      devices_per_process: CPU devices to create, or GPUs to assign; None keeps the number of CPU devices.
+      checkpoints: folder that contains the checkpoints of the run. A new checkpoint shows that the run makes progress.
+      devices_per_process: number of CPU devices to create, or of GPUs to assign, for each process. None assigns one
+        GPU, and does not change the number of CPU devices.
       max_restarts: largest number of restarts without a new checkpoint.
-      name: the user's command.
+      name: the command line that the user has typed.
     """
 
     command: Sequence[str]
@@ -65,7 +66,7 @@ class Launch:
 
 @dataclass
 class Children:
-    """The processes of one start. The first one's output is shown. That of the others is kept in files."""
+    """The running child processes. The output of the first process is shown; other processes write to log files."""
 
     launch: Launch
     logs: Path
@@ -92,7 +93,7 @@ class Children:
         return self.logs / f"process-{index}.log"
 
     def statuses(self) -> list[int | None]:
-        """Return exit statuses: negative for a signal's number, None while a process is running."""
+        """Return the exit status of each process: None while the process is running, -N if signal N has ended it."""
         return [child.poll() for child in self.running]
 
     def send(self, number: int) -> None:
@@ -102,29 +103,30 @@ class Children:
 
 
 def start_child(command: Sequence[str], env: Mapping[str, str], log: IO[bytes] | None) -> subprocess.Popen[bytes]:
-    """Start a process that can see the end of this one; see `watch_supervisor`.
+    """Start a child process that can detect the end of this process; see `watch_supervisor`.
 
     Args:
-      command: what to start.
+      command: command line of the child process.
       env: environment variables to add.
-      log: a file for its output, or None to show it.
+      log: file for the output of the child process, or None to write to this process's standard output and error.
     """
     return subprocess.Popen(
         command,
         env=os.environ | env,
-        # Never written to: the pipe closes when the supervisor ends, even if it is killed.
+        # Nothing is written to this pipe. When the supervisor ends, the pipe closes, and the child ends too.
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=log,
-        # So that the terminal's Ctrl-C reaches the supervisor only, which forwards it.
+        # Put the child process into a new session, so that Ctrl-C reaches only the supervisor, which forwards the
+        # signal.
         start_new_session=True,
     )
 
 
 def end_children(children: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End processes of `start_child` that are still running."""
+    """Kill the child processes that are still running, and wait for their end."""
     for child in children:
-        child.kill()  # also ends a stopped process
+        child.kill()  # SIGKILL also ends a process that SIGSTOP has paused
     for child in children:
         child.wait()
         assert child.stdin is not None
@@ -132,10 +134,10 @@ def end_children(children: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 class Restarts:
-    """Counts restarts without a new checkpoint.
+    """Count the restarts without a new checkpoint.
 
     Args:
-      checkpoints: the run's folder of checkpoints.
+      checkpoints: folder that contains the checkpoints of the run.
       most: largest number of restarts without a new checkpoint.
     """
 
@@ -144,10 +146,10 @@ class Restarts:
         self._count, self._reached = 0, _newest_checkpoint(checkpoints)
 
     def another(self, cause: str) -> tuple[float, str]:
-        """Count a restart. Return the seconds to wait before it, and from where it starts, in words.
+        """Count a restart. Return the seconds to wait before the restart, and a text that describes the restart.
 
         Args:
-          cause: why it is necessary.
+          cause: text that says why the restart is necessary.
 
         Raises:
           RunError: if there were too many restarts without a new checkpoint.
@@ -156,17 +158,18 @@ class Restarts:
         self._count, self._reached = (1 if newest != self._reached else self._count + 1), newest
         where = f"the checkpoint of step {newest}" if newest is not None else "the beginning"
         if self._count > self._most:
-            raise RunError(f"{cause}; started {self._most + 1} times without coming further than {where}: giving up")
+            raise RunError(f"{cause}; started {self._most + 1} times without progress beyond {where}: giving up")
         pause = min(2.0 ** (self._count - 1), LONGEST_PAUSE)
         return pause, f"{where} in {pause:g} s (restart {self._count} of {self._most})"
 
 
 def supervise(launch: Launch) -> int:
-    """Run the processes until they are done; return their exit status.
+    """Run the processes until they end, and return the exit status of the job.
 
-    When one dies, all are ended, restarted, and resume from the last checkpoint. A failure that a restart cannot fix
-    (an invalid configuration, a loss that is not finite) is final. SIGTERM and SIGINT are forwarded. A second one ends
-    all processes at once.
+    When a process dies, the supervisor ends all processes and restarts them from the last checkpoint. After an error
+    that a restart cannot fix, such as an invalid configuration or a loss that is not finite, the supervisor does not
+    restart the processes. SIGTERM and SIGINT are forwarded to the processes. A second signal ends all processes at
+    once.
 
     Raises:
       RunError: if the processes were restarted `max_restarts` times without a new checkpoint.
@@ -192,9 +195,9 @@ def supervise(launch: Launch) -> int:
 
 
 def watch_supervisor() -> None:
-    """In a child process, end the process when its supervisor ends. Without a supervisor, do nothing.
+    """End this process when its supervisor ends, and print the Python stack when the supervisor sends SIGUSR1.
 
-    The supervisor also asks it by SIGUSR1 to print its Python stack.
+    If this process has no supervisor, do nothing.
     """
     if command_of_supervisor() is None:
         return
@@ -202,7 +205,7 @@ def watch_supervisor() -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=False)
 
     def watch() -> None:
-        # The main thread's stack is asked for. While a stopped process wakes up, any thread may get the signal.
+        # Only the main thread must print its stack. When a paused process continues, any thread may get the signal.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         while os.read(0, 1):
             pass
@@ -212,23 +215,23 @@ def watch_supervisor() -> None:
 
 
 def command_of_supervisor() -> str | None:
-    """Return the command of this process's supervisor, or None if it has none."""
+    """Return the command line of this process's supervisor, or None if this process has no supervisor."""
     return os.environ.get(SUPERVISED)
 
 
 def failure_status() -> int:
-    """Return the exit status for an unexpected failure, after which a supervisor restarts the processes."""
+    """Return the exit status for an unexpected error: `TRY_AGAIN` if this process has a supervisor, else 1."""
     return 1 if command_of_supervisor() is None else TRY_AGAIN
 
 
 def _wait(children: Children, signals: "Signals") -> list[int | None]:
-    """Wait until all processes are done, or until one has died and the others have had time to print their errors."""
+    """Wait until all processes have ended. If one process dies, give the other processes some time to print errors."""
     sent, deadline = 0, float("inf")
     while time.monotonic() < deadline:
         statuses = children.statuses()
         if None not in statuses:
             return statuses
-        if any(statuses):  # neither running nor done with 0
+        if any(statuses):  # a process has failed: its status is neither None nor 0
             grace = GRACE_SECONDS if signals.received is None else GRACE_SECONDS_STOPPING
             deadline = min(deadline, time.monotonic() + grace)
         if signals.count > sent:
@@ -249,11 +252,14 @@ def final_status(statuses: Sequence[int | None]) -> int | None:
 
 
 def _cause(children: Children, statuses: Sequence[int | None]) -> str:
-    """Return which process died, and how. One that was killed is named rather than one that lost its connection."""
+    """Return a text that names the process that died first, and how it died, such as "process 1 was ended by SIGKILL".
+
+    If a process was killed, other processes may die from the lost connection. The text names the killed process.
+    """
     ended = [index for index, status in enumerate(statuses) if status]
     silent = [index for index, status in enumerate(statuses) if status is None]
     if silent and all(statuses[index] == -signal.SIGABRT for index in ended):
-        # JAX has ended processes that miss the heartbeat of another one.
+        # JAX has ended the other processes, because the process `silent[0]` sent no heartbeat.
         return _of_silent(children, silent[0])
     index = first_to_fail({index: statuses[index] for index in ended})
     status = statuses[index]
@@ -263,12 +269,16 @@ def _cause(children: Children, statuses: Sequence[int | None]) -> str:
 
 
 def first_to_fail(statuses: Mapping[int, int | None]) -> int:
-    """Return the index of the process that has probably failed first, given the exit statuses of those that failed."""
+    """Return the index of the process that has probably failed first.
+
+    Args:
+      statuses: exit status of each failed process, by process index.
+    """
     return min(statuses, key=lambda index: (_is_consequence(statuses[index]), index))
 
 
 def how_it_ended(status: int) -> str:
-    """Return what to say of an exit status, which is negative for a signal."""
+    """Return a text for an exit status: "ended with status 1", or "was ended by SIGKILL" if the status is negative."""
     if status >= 0:
         return f"ended with status {status}"
     name = next((known.name for known in signal.Signals if known == -status), f"signal {-status}")
@@ -276,11 +286,12 @@ def how_it_ended(status: int) -> str:
 
 
 def _of_silent(children: Children, index: int) -> str:
-    """Return that a process does not answer, whether it is stopped, and its Python stack."""
+    """Return a text about a process that does not answer: whether the process is paused, and its Python stack."""
     child = children.running[index]
     stopped = " (it is stopped, as by SIGSTOP)" if _is_stopped(child.pid) else ""
     child.send_signal(signal.SIGCONT)
-    # Repeatedly: while the process wakes up, a thread without a Python stack may take the signal.
+    # The signal is sent several times: when the process continues, a thread without a Python stack may receive the
+    # signal.
     for _ in range(1 if index == 0 else STACK_REQUESTS):
         before = _last_words(children, index)
         child.send_signal(signal.SIGUSR1)
@@ -292,7 +303,7 @@ def _of_silent(children: Children, index: int) -> str:
 
 
 def _is_stopped(pid: int) -> bool:
-    """Return whether a process is stopped, as far as the system tells."""
+    """Return whether a process is paused by a signal such as SIGSTOP. Return False if this is unknown."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     except OSError:
@@ -300,12 +311,12 @@ def _is_stopped(pid: int) -> bool:
 
 
 def _is_consequence(status: int | None) -> bool:
-    """Return whether a process may have ended because another one did: by an exit of its own, or by JAX's abort."""
+    """Return whether a process may have ended because another process died: it has exited, or JAX has aborted it."""
     return status is None or status >= 0 or status == -signal.SIGABRT
 
 
 def _last_words(children: Children, index: int) -> str:
-    """Return the last lines of a process's output, or nothing for the first process, whose output is shown."""
+    """Return the last lines of a process's log file. Return "" for the first process, whose output is shown."""
     if index == 0:
         return ""
     lines = children.log(index).read_text(errors="replace").strip().splitlines()
@@ -318,7 +329,7 @@ def _newest_checkpoint(folder: Path) -> int | None:
 
 
 def _devices(index: int, devices: int | None) -> dict[str, str]:
-    """Return the environment variables for a child's devices: CPU devices to create, and GPUs for this child alone."""
+    """Return environment variables that set the number of CPU devices of a child process, or select its GPUs."""
     first, count = index * (devices or 1), devices or 1
     gpus = ",".join(map(str, range(first, first + count)))
     cpus = {} if devices is None else {"JAX_NUM_CPU_DEVICES": str(devices)}
@@ -326,20 +337,20 @@ def _devices(index: int, devices: int | None) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return the number of a port that no process of this machine uses."""
+    """Return the number of a free TCP port of this machine."""
     with socket.socket() as listener:
         listener.bind(("", 0))
         return listener.getsockname()[1]
 
 
 def tell(message: str) -> None:
-    """Print a line to standard error, unless it is empty."""
+    """Print a message to standard error. Print nothing if the message is empty."""
     if message:
         print(f"jaxcnn: {message}", file=sys.stderr, flush=True)
 
 
 class Signals:
-    """Context in which SIGTERM and SIGINT are only counted. The former handlers are restored on exit."""
+    """Context in which SIGTERM and SIGINT are only counted. On exit, the previous signal handlers are restored."""
 
     def __init__(self) -> None:
         self.received: int | None = None

@@ -1,7 +1,8 @@
-"""The supervisor of one process of a job on several machines, which goes on with fewer processes if some stay away.
+"""Supervise one process of a job on several machines. The job continues with fewer processes if machines are lost.
 
-Each machine has a supervisor. When one of the processes dies, JAX ends the others, and all supervisors meet
-(`rendezvous`). The one of process 0 counts restarts, and decides who takes part in the next start.
+Each machine has a supervisor. When a process dies, JAX ends the other processes, and all supervisors connect to the
+supervisor of process 0 (`rendezvous`). The supervisor of process 0 counts restarts, and decides which processes take
+part in the next start.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from jaxcnn.train.devices import launch
 from jaxcnn.train.devices.rendezvous import Answer, Arrival, Host, UnreachableError, ask, split_address
 
 LEAVING_SECONDS = 3.0
-"""How long the supervisors wait for each other once the job has ended."""
+"""Seconds that the supervisors wait for each other after the job has ended."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,15 @@ class Member:
     """One process of a job on several machines.
 
     Attributes:
-      command: its command, to which the address, the number of processes and its index are added.
-      process: its index in the job. Process 0 reads and writes the run directory.
+      command: command line of the process. The supervisor appends the coordinator's address, the number of processes
+        and the process index.
+      process: index of the process in the job. Process 0 reads and writes the run directory.
       processes: number of processes of the job.
-      coordinator: "HOST:PORT" at which the supervisor of process 0 listens.
-      timeout: seconds to wait for supervisors that do not come.
-      checkpoints: the run's folder of checkpoints. A new checkpoint shows that the run makes progress.
+      coordinator: address "HOST:PORT" at which the supervisor of process 0 listens.
+      timeout: seconds to wait for supervisors that have not connected yet.
+      checkpoints: folder that contains the checkpoints of the run. A new checkpoint shows that the run makes progress.
       max_restarts: largest number of restarts without a new checkpoint.
-      name: the user's command.
+      name: the command line that the user has typed.
     """
 
     command: Sequence[str]
@@ -45,13 +47,13 @@ class Member:
 
 
 def supervise_member(member: Member) -> int:
-    """Start the process, and start it again with those of the other machines that are there; return its exit status.
+    """Run one process of the job, restart it together with the processes of other machines, and return its exit status.
 
-    A signal is forwarded. The state is saved, and the supervisor ends. The others go on without this process, unless it
-    is process 0.
+    SIGTERM and SIGINT are forwarded to the process. The process then saves its state, and the supervisor ends. The
+    other processes continue without this process. If this process is process 0, the job ends.
 
     Raises:
-      UsageError: in process 0, if it cannot listen at the address.
+      UsageError: in process 0, if the supervisor cannot listen at `member.coordinator`.
       RunError: if the processes were restarted `max_restarts` times without a new checkpoint.
     """
     with launch.Signals() as signals, contextlib.ExitStack() as held:
@@ -66,7 +68,7 @@ def supervise_member(member: Member) -> int:
 
 
 class _Leader:
-    """Decides for all; see `decide`."""
+    """The supervisor of process 0, which decides for all supervisors what to do next; see `decide`."""
 
     def __init__(self, member: Member, signals: launch.Signals, held: contextlib.ExitStack):
         self._member, self._signals = member, signals
@@ -76,12 +78,20 @@ class _Leader:
             self._host = held.enter_context(Host(member.coordinator, member.processes))
         except OSError as error:
             raise UsageError(
-                f"--coordinator {member.coordinator}: this machine cannot listen there ({error.strerror}). Choose "
-                "another port in all processes, or end the process that uses it."
+                f"--coordinator {member.coordinator}: "
+                f"this machine cannot listen at this address ({error.strerror}). "
+                "Choose another port in all processes, or end the process that uses it."
             ) from error
 
     def decide(self, status: int | None) -> Answer:
-        """Return what to do after the process has ended with a status, and tell the other supervisors."""
+        """Decide which processes start next, or that the job ends, and send this decision to all supervisors.
+
+        Args:
+          status: exit status of process 0; None before the first start.
+
+        Returns:
+          The answer for process 0.
+        """
         member, own = self._member, _ended(status, self._signals)
         if own is None:
             everyone = range(1, member.processes)
@@ -90,12 +100,12 @@ class _Leader:
             arrived = self._host.meet(self._taking_part, LEAVING_SECONDS, lambda: False)
         statuses = {0: status, **{process: arrival.status for process, arrival in arrived.items()}}
         bad = {process for process, status in statuses.items() if status == launch.BAD_DEVICE}
-        if own is None:  # the device of another process computes wrong
+        if own is None:  # exclude processes whose devices compute wrong values
             for process in bad:
                 self._host.answer(process, Answer(launch.BAD_DEVICE))
                 del arrived[process], statuses[process]
         final = own if own is not None else launch.final_status([*statuses.values()])
-        final = final if final is not None else _ended(status, self._signals)  # there may be a signal now
+        final = final if final is not None else _ended(status, self._signals)  # a signal may have arrived meanwhile
         if final is not None:
             line = _why(statuses, final)
             launch.tell("" if own is not None else line)
@@ -115,7 +125,7 @@ class _Leader:
         return start
 
     def _announce(self, statuses: Mapping[int, int | None], bad: Collection[int]) -> None:
-        """Say who starts (again) and who does not, such as those with bad devices, and wait for a while before it."""
+        """Print which processes start and which processes are excluded, then pause before a restart."""
         member = self._member
         away = [process for process in range(member.processes) if process not in statuses]
         failed = {process: status for process, status in statuses.items() if status}
@@ -138,20 +148,24 @@ class _Leader:
         self._signals.sleep(pause)
 
     def _end(self, arrived: Mapping[int, Arrival], status: int, line: str) -> Answer:
-        """Let all end with a status. Those whose own process ended with it have said why."""
+        """Tell all supervisors to end with `status`. Send `line` only if their process ended with another status."""
         for process, arrival in arrived.items():
             self._host.answer(process, Answer(status, "" if arrival.status == status else line))
         return Answer(status)
 
 
 class _Follower:
-    """Does what the supervisor of process 0 says."""
+    """The supervisor of a process other than process 0, which asks the supervisor of process 0 what to do."""
 
     def __init__(self, member: Member, signals: launch.Signals, held: contextlib.ExitStack):
         self._member, self._signals = member, signals
 
     def decide(self, status: int | None) -> Answer:
-        """Return what to do after the process has ended with a status."""
+        """Ask the supervisor of process 0 what to do, and return its answer.
+
+        Args:
+          status: exit status of this process; None before the first start.
+        """
         member, own = self._member, _ended(status, self._signals)
         if self._signals.received is not None:
             return Answer(own)
@@ -175,19 +189,19 @@ class _Follower:
 
 
 def _ended(status: int | None, signals: launch.Signals) -> int | None:
-    """Return the exit status of a supervisor whose process needs no restart, or None."""
+    """Return the exit status for a supervisor, or None if the supervisor may restart its process."""
     final = None if status is None else launch.final_status([status])
     return final if final is not None or signals.received is None else 128 + signals.received
 
 
 def _why(statuses: Mapping[int, int | None], final: int) -> str:
-    """Return a line on the process that has ended with a final status."""
+    """Return one line that names the process that has ended with the exit status `final`."""
     process = next((process for process, status in statuses.items() if status == final), 0)
     return f"process {process} ended with status {final}: see its output" if final else ""
 
 
 def _run(member: Member, answer: Answer, signals: launch.Signals) -> int:
-    """Start the process, forward signals, and return its exit status. A second signal ends it at once."""
+    """Start the process, forward signals, and return its exit status. A second signal ends the process at once."""
     who = ["--coordinator", answer.coordinator, "--num-processes", f"{answer.count}", "--process-id", f"{answer.index}"]
     child = launch.start_child([*member.command, *who], {launch.SUPERVISED: member.name}, None)
     sent = 0

@@ -1,7 +1,7 @@
-"""How a step is distributed over devices: one step body, three strategies.
+"""Distribute a training step over devices with `pmap`, `shard_map` or `jit`.
 
-The batch is divided between the devices. The state is never stacked per device, so that checkpoints do not depend on
-the number of devices.
+The batch is sharded over the devices. The arrays of the state have no axis of devices, so that checkpoints do not
+depend on the number of devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,12 +23,12 @@ Strategy = Callable[[Callable[..., Any], "Parallel", bool, int], Callable[..., A
 
 
 def check_batch_divides(batch_size: int, devices: int, most: int | None = None) -> None:
-    """Raise `UsageError`, which names the nearest valid batch sizes, if `devices` does not divide `batch_size`.
+    """Raise `UsageError` if `batch_size` is not a multiple of `devices`. The error names the nearest valid sizes.
 
     Args:
-      batch_size: examples in a batch of all devices together.
+      batch_size: number of examples in a batch, summed over all devices.
       devices: number of devices.
-      most: largest valid batch size, the number of training examples.
+      most: number of training examples, which is the largest valid batch size. None sets no limit.
     """
     if batch_size % devices == 0:
         return
@@ -40,13 +40,14 @@ def check_batch_divides(batch_size: int, devices: int, most: int | None = None) 
 
 @dataclass(frozen=True)
 class Parallel:
-    """A strategy that distributes steps over devices.
+    """Distribution of training steps over devices.
 
     Attributes:
-      name: "pmap", "shard_map" or "jit".
-      devices: the devices that a batch is divided between, ordered by process.
-      axis_name: the axis over which the step takes means; None under `jit`, whose program sees the whole batch.
-      shard_state: whether each device holds only a part of each large array of the state.
+      name: the JAX function that distributes the steps: "pmap", "shard_map" or "jit".
+      devices: devices over which a batch is sharded, ordered by process.
+      axis_name: name of the axis of devices, over which the step computes means. None for "jit": its program gets the
+        whole batch.
+      shard_state: whether large arrays of the state are sharded over the devices. If False, the state is replicated.
     """
 
     name: str
@@ -60,17 +61,17 @@ class Parallel:
 
     @property
     def share(self) -> tuple[int, int]:
-        """Process index and count `(p, P)`: this process feeds part p of P equal parts of every batch."""
+        """Process index and count `(p, P)`. This process provides part p of P equal parts of every batch."""
         count = len({device.process_index for device in self.devices})
         return (jax.process_index(), count) if count > 1 else (0, 1)
 
     def state_sharding(self, state: Any) -> Any:
-        """Return the sharding of each array of a state, or of a tree of shapes and dtypes."""
+        """Return the sharding of each array of a state. The state may also be a pytree of shapes and dtypes."""
         mesh = self.mesh
         return jax.tree.map(lambda x: divided(mesh, x.shape) if self.shard_state else whole(mesh), state)
 
     def place_state(self, state: Any) -> Any:
-        """Return a copy of the state on the devices. It is a copy because compiled training steps consume theirs."""
+        """Copy the state to the devices. The caller's arrays remain valid when a training step donates the copy."""
         shardings = self.state_sharding(state)
         if self.share[1] == 1:
             return jax.device_put(jax.tree.map(lambda x: jnp.array(jax.device_put(x), copy=True), state), shardings)
@@ -82,7 +83,7 @@ class Parallel:
         return jax.tree.map(place, state, shardings)
 
     def fetch_state(self, state: Any) -> Any:
-        """Return a copy of the state as whole host arrays. Every process must call it."""
+        """Return a copy of the state as unsharded host arrays. Every process must call this method."""
 
         def fetch(x: Any) -> np.ndarray:
             if self.shard_state and self.share[1] > 1:
@@ -92,24 +93,24 @@ class Parallel:
         return jax.tree.map(fetch, state)
 
     def place_batch(self, batch: Any) -> Any:
-        """Return the batch `[N, ...]`, a tree of arrays, distributed over the devices.
+        """Shard a batch over the devices. A batch is a pytree of arrays `[N, ...]` with N examples.
 
-        With several processes, each gives its own part of the batch.
+        In a multi-process job, each process passes its own part of the batch.
 
         Raises:
-          UsageError: if the number of devices does not divide the batch.
+          UsageError: if the batch size is not a multiple of the number of devices.
         """
         return self._place(batch, axis=0)
 
     def place_batches(self, batches: Sequence[Any]) -> Any:
-        """Return the batches of the steps of one call, stacked to `[steps, N, ...]` and distributed over the devices.
+        """Stack the batches of one dispatch to arrays `[steps, N, ...]`, and shard the arrays over the devices.
 
         Raises:
-          UsageError: as `place_batch`.
+          UsageError: if the batch size is not a multiple of the number of devices.
         """
 
         def stack(first: Any, *more: Any) -> Any:
-            # Arrays on a device are stacked there.
+            # Arrays on a device are stacked on this device.
             join = jnp.stack if isinstance(first, jax.Array) else np.stack
             return join([first, *more]) if more else first[None]
 
@@ -120,8 +121,8 @@ class Parallel:
         check_batch_divides(rows * processes, len(self.devices))
         sharding = by_rows(self.mesh, axis)
         if self.name == "pmap":
-            # An axis of devices in front of the examples. pmap runs on this very mesh, so that it takes the arrays
-            # as they lie, without another copy.
+            # pmap needs an axis of devices before the axis of examples. The sharding below is equal to pmap's sharding,
+            # so that pmap does not copy the arrays again.
             count = len(self.devices)
             batch = jax.tree.map(lambda x: x.reshape(*x.shape[:axis], count, -1, *x.shape[axis + 1 :]), batch)
         if processes == 1:
@@ -134,13 +135,15 @@ class Parallel:
         return jax.tree.map(place, batch)
 
     def compile(self, step: Callable[..., Any], *, donate_state: bool, several: bool = False) -> Callable[..., Any]:
-        """Return `step(state, batch)` as a program over the devices, which compiles at its first call.
+        """Return `step(state, batch)` as a program for all devices. JAX compiles the program at its first call.
 
         Args:
-          step: one step, `(state, batch) -> (state, metrics)`, or for evaluation `(state, batch) -> metrics`.
-          donate_state: reuse the memory of the state passed in: the caller must not use that state after the call.
-          several: a call makes a step for each batch in what `place_batches` returned, and its metrics have an axis
-            `[steps]` in front.
+          step: a training step, `(state, batch) -> (state, metrics)`, or an evaluation step,
+            `(state, batch) -> metrics`.
+          donate_state: whether to reuse the memory of the state that is passed in. The caller must not use this state
+            after the call.
+          several: whether a call makes several steps, one for each batch that `place_batches` has stacked. The metrics
+            then have a leading axis `[steps]`.
         """
         if several:
             return STRATEGIES[self.name](several_steps(step), self, donate_state, 1)
@@ -152,7 +155,7 @@ def _pmap(step: Callable[..., Any], parallel: Parallel, donate: bool, batch_axis
         step,
         BATCH_AXIS,
         in_axes=(None, batch_axis),
-        # JAX takes the first device's value without a check. The means in the step make it equal on all devices.
+        # JAX returns the value of the first device. The step computes means over devices, so that all values are equal.
         out_axes=None,
         devices=parallel.devices,
         donate_argnums=(0,) if donate else (),
@@ -165,8 +168,8 @@ def _shard_map(step: Callable[..., Any], parallel: Parallel, donate: bool, batch
         mesh=parallel.mesh,
         in_specs=(PartitionSpec(), by_rows(parallel.mesh, batch_axis).spec),
         out_specs=PartitionSpec(),
-        # With the check, JAX sums the gradients of replicated parameters itself. The step takes the mean, so gradients
-        # would be too large by a factor of the number of devices.
+        # If this check were on, JAX would sum the gradients of replicated parameters over the devices. The step itself
+        # averages gradients over devices, so that they would be too large by a factor of the number of devices.
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=(0,) if donate else ())
@@ -174,11 +177,11 @@ def _shard_map(step: Callable[..., Any], parallel: Parallel, donate: bool, batch
 
 def _jit(step: Callable[..., Any], parallel: Parallel, donate: bool, batch_axis: int) -> Callable[..., Any]:
     def placed_step(state: Any, batch: Any) -> Any:
-        # The state's sharding depends on shapes only, and keeps metrics, which are small, whole.
+        # `state_sharding` depends only on shapes. It replicates small arrays, and therefore the metrics.
         out = step(state, batch)
         return jax.lax.with_sharding_constraint(out, parallel.state_sharding(out))
 
-    # The state keeps its sharding. A batch that `place_batch` did not place is refused.
+    # The state keeps its sharding. JAX rejects a batch that `place_batch` has not sharded.
     return jax.jit(
         placed_step,
         in_shardings=(None, by_rows(parallel.mesh, batch_axis)),
@@ -190,13 +193,17 @@ STRATEGIES: dict[str, Strategy] = {"pmap": _pmap, "shard_map": _shard_map, "jit"
 
 
 def make_parallel(name: str = "auto", devices: Sequence[Any] | None = None, *, shard_state: bool = False) -> Parallel:
-    """Return the strategy of this name over `devices`, by default all devices of all processes.
+    """Return an object that distributes training steps over devices.
 
-    "auto" is `pmap` in one process and `shard_map` in several.
+    Args:
+      name: "pmap", "shard_map", "jit" or "auto". "auto" is "pmap" in a single process, and "shard_map" in a
+        multi-process job.
+      devices: the devices to use. Default: all devices of all processes.
+      shard_state: whether to shard large arrays of the state over the devices. Requires "jit".
 
     Raises:
-      UsageError: if the name is unknown, if `pmap` gets several processes, if the processes have different numbers of
-        devices, or if `shard_state` is asked for without `jit`.
+      UsageError: if the name is unknown, if "pmap" is used in a multi-process job, if the processes have different
+        numbers of devices, or if `shard_state` is True without "jit".
 
     >>> parallel = make_parallel("jit")
     >>> total = parallel.compile(lambda state, batch: state + batch.sum(), donate_state=False)
@@ -212,26 +219,33 @@ def make_parallel(name: str = "auto", devices: Sequence[Any] | None = None, *, s
     if name not in STRATEGIES:
         raise unknown_name("parallel strategy", name, [*STRATEGIES, "auto"])
     if name == "pmap" and len(processes) > 1:
-        raise UsageError(f"parallel 'pmap' needs one process, there are {len(processes)}. Use shard_map or jit.")
+        raise UsageError(
+            f"parallel 'pmap' does not support several processes, got {len(processes)}. Use parallel 'shard_map' or "
+            "'jit'."
+        )
     if len(set(processes.values())) > 1:
-        raise UsageError(f"processes must have equal numbers of devices, got {[*processes.values()]}")
+        raise UsageError(
+            f"processes have different numbers of devices: {[*processes.values()]}. "
+            "Give each process the same number of devices."
+        )
     if shard_state and name != "jit":
-        raise UsageError(f"shard_state needs parallel 'jit', got '{name}'. Other strategies replicate the state.")
+        raise UsageError(f"shard_state needs parallel 'jit', got parallel '{name}'. Use parallel 'jit'.")
     by_process = tuple(sorted(chosen, key=lambda device: device.process_index))
     return Parallel(name, by_process, None if name == "jit" else BATCH_AXIS, shard_state)
 
 
 def batch_norm_fields(sync: str | int, parallel: Parallel, reduce_dtype: str = "float32") -> dict[str, Any]:
-    """Return the fields of `BatchNorm` that synchronize its statistics over all devices, none, or groups of `sync`.
+    """Return the fields of `BatchNorm` that choose which devices share their batch statistics.
 
     Args:
-      sync: "all", "none", or the number of devices in a group.
-      parallel: how the step is distributed.
+      sync: which devices share their statistics: "all" (all devices), "none" (each device uses its own statistics), or
+        the number of devices in each group that shares statistics.
+      parallel: how the step is distributed over devices.
       reduce_dtype: dtype in which devices exchange statistics.
 
     Raises:
-      UsageError: if `sync` does not divide the number of devices, or if an argument needs another way to distribute
-        than `jit`.
+      UsageError: if the number of devices is not a multiple of `sync`, or if `parallel` is "jit" without `sync="all"`
+        and `reduce_dtype="float32"`.
     """
     devices = len(parallel.devices)
     if parallel.axis_name is None:

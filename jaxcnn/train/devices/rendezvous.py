@@ -1,8 +1,8 @@
-"""How the supervisors of several machines agree on the processes of the next start.
+"""Let the supervisors of several machines agree on which processes take part in the next start of a job.
 
-The supervisor of process 0 listens at the address of `--coordinator`. Each of the others connects to it, says how its
-own process has ended, and waits for one answer: start this process, or end. Messages are one line of JSON. JAX's
-coordinator gets a new port at each start, so that no process of an earlier start can join.
+The supervisor of process 0 listens at the address of `--coordinator`. Each other supervisor connects to this address,
+reports how its own process has ended, and waits for one answer: start the process, or end. A message is one line of
+JSON. JAX's coordinator gets a new port at each start, so that processes of an earlier start cannot join.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from typing import TypeVar
 
 POLL_SECONDS = 0.1
 MESSAGE_SECONDS = 10.0
-"""Longest time to send or to receive a message."""
+"""Timeout in seconds for sending or receiving a message."""
 
 LONGEST_MESSAGE = 4096
 SILENCE_SECONDS, PROBES = 10, 3
-"""After this time without a message, the system probes a connection this often, at the same intervals: a machine that
-has lost its power closes no connection."""
+"""Seconds without a message after which the operating system probes a connection, and number of such probes. Without
+probes, a connection to a machine that has lost its power would stay open."""
 
 
 Message = TypeVar("Message")
@@ -32,12 +32,12 @@ Message = TypeVar("Message")
 
 @dataclass(frozen=True)
 class Arrival:
-    """What a supervisor says when it is ready for the next start.
+    """Message of a supervisor that is ready for the next start of the job.
 
     Attributes:
-      process: index of its process in the job.
+      process: index of the supervisor's process in the job.
       processes: number of processes of the job.
-      status: how its process has ended, negative for a signal; None before the first start.
+      status: exit status of the process, -N if signal N has ended the process; None before the first start.
     """
 
     process: int
@@ -47,13 +47,14 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a supervisor is told.
+    """Answer to a supervisor: start its process, or end.
 
     Attributes:
-      status: the exit status to end with, or None to start the process.
-      line: why it has to end.
-      coordinator: address of JAX's coordinator.
-      index, count: index of the process in this start, and number of its processes.
+      status: exit status with which the supervisor must end, or None to start its process.
+      line: one line that says why the supervisor must end.
+      coordinator: address of JAX's coordinator in the next start.
+      index: index of the process in the next start.
+      count: number of processes in the next start.
     """
 
     status: int | None = None
@@ -64,18 +65,19 @@ class Answer:
 
 
 class UnreachableError(Exception):
-    """The supervisor of process 0 cannot be reached."""
+    """Raised when the supervisor of process 0 cannot be reached."""
 
 
 class Host:
-    """The supervisor of process 0, as the others see it. A context, which listens at the address.
+    """Server of the supervisor of process 0, to which the other supervisors connect. A context manager.
 
     Args:
-      address: "HOST:PORT". At a loopback address, only this machine can connect; else all addresses are listened at.
+      address: address "HOST:PORT". For a loopback address, only this machine can connect. For another address, the
+        server listens at all addresses of this machine.
       processes: number of processes of the job.
 
     Raises:
-      OSError: if it cannot listen there.
+      OSError: if the server cannot listen at the address.
     """
 
     def __init__(self, address: str, processes: int):
@@ -94,7 +96,7 @@ class Host:
     def __exit__(self, *_: object) -> None:
         self._is_open = False
         with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)  # ends `accept`, which would keep the port in use
+            self._listener.shutdown(socket.SHUT_RDWR)  # ends the call of `accept`, which would keep the port in use
         self._thread.join()
         self._listener.close()
         with self._lock:
@@ -103,7 +105,16 @@ class Host:
             self._waiting.clear()
 
     def meet(self, others: Collection[int], seconds: float, is_cancelled: Callable[[], bool]) -> dict[int, Arrival]:
-        """Wait until these processes have arrived, for some seconds at most. Return all that are there, by index."""
+        """Wait until the supervisors of some processes have connected, and return the messages of these supervisors.
+
+        Args:
+          others: indices of the processes to wait for.
+          seconds: longest time to wait, in seconds.
+          is_cancelled: function that is called several times per second, and returns True to stop waiting.
+
+        Returns:
+          The message of each connected supervisor, by process index.
+        """
         end = time.monotonic() + seconds
         while True:
             present = self._present()
@@ -112,13 +123,13 @@ class Host:
             time.sleep(POLL_SECONDS)
 
     def answer(self, process: int, answer: Answer) -> None:
-        """Answer a supervisor that has arrived."""
+        """Send an answer to the connected supervisor of a process, and close the connection."""
         with self._lock:
             _, connection = self._waiting.pop(process)
         _send_and_close(connection, answer)
 
     def _present(self) -> dict[int, Arrival]:
-        """Return who waits for an answer. Those that have hung up are forgotten."""
+        """Return the messages of the supervisors that wait for an answer. Remove disconnected supervisors."""
         with self._lock:
             gone = [process for process, (_, connection) in self._waiting.items() if not _is_connected(connection)]
             for process in gone:
@@ -129,13 +140,13 @@ class Host:
         while self._is_open:
             try:
                 connection, _ = self._listener.accept()
-            except OSError:  # the listener is closed, nobody has come, or there are too many open files
+            except OSError:  # the listener is closed, no client has connected in time, or there are too many open files
                 time.sleep(POLL_SECONDS)
                 continue
             threading.Thread(target=self._receive, args=(connection,), daemon=True).start()
 
     def _receive(self, connection: socket.socket) -> None:
-        """Read what a supervisor says, and let it wait. Anything else that connects is hung up on."""
+        """Read the message of a supervisor, and keep its connection open. Disconnect all other clients."""
         try:
             connection.settimeout(MESSAGE_SECONDS)
             arrival = _read(connection, Arrival)
@@ -150,28 +161,35 @@ class Host:
         with self._lock:
             earlier = self._waiting.pop(arrival.process, None)
             self._waiting[arrival.process] = (arrival, connection)
-        if earlier is not None:  # of a supervisor that was killed, or of one with the same flags by mistake
+        if earlier is not None:  # the earlier supervisor was killed, or was started with the same index by mistake
             _send_and_close(earlier[1], Answer(status=2, line=f"another process has --process-id {arrival.process}"))
 
     def _problem(self, arrival: Arrival) -> str | None:
         if arrival.processes != self._processes:
-            return f"process 0 has --num-processes {self._processes}, this one has {arrival.processes}. Use the same."
+            return (
+                f"process 0 has --num-processes {self._processes}, but this process has {arrival.processes}. Give all "
+                "processes the same --num-processes."
+            )
         if not 0 < arrival.process < self._processes:
-            return f"--process-id must be from 1 to {self._processes - 1} here, got {arrival.process}"
+            return f"--process-id must be from 1 to {self._processes - 1}, got {arrival.process}"
         return None
 
 
 def ask(address: str, arrival: Arrival, seconds: float, is_cancelled: Callable[[], bool]) -> Answer | None:
-    """Ask the supervisor of process 0 what to do, and wait for its answer. Return None if `is_cancelled` comes true.
+    """Ask the supervisor of process 0 what to do, and wait for its answer.
 
     Args:
-      address: "HOST:PORT" of that supervisor.
-      arrival: what to say.
-      seconds: how long to try to connect. A lost connection is made again.
-      is_cancelled: is called several times a second.
+      address: address "HOST:PORT" of the supervisor of process 0.
+      arrival: the message to send.
+      seconds: time in seconds after which attempts to connect end. After a lost connection, `ask` tries to connect
+        again for this time.
+      is_cancelled: function that is called several times per second, and returns True to stop waiting.
+
+    Returns:
+      The answer, or None if `is_cancelled` has returned True.
 
     Raises:
-      UnreachableError: if it cannot be reached for this time.
+      UnreachableError: if the supervisor of process 0 cannot be reached for `seconds`.
     """
     end = time.monotonic() + seconds
     while not is_cancelled():
@@ -196,13 +214,13 @@ def ask(address: str, arrival: Arrival, seconds: float, is_cancelled: Callable[[
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Return the host, without the brackets of IPv6, and the port of "HOST:PORT"."""
+    """Split "HOST:PORT" into the host and the port. Remove the brackets of an IPv6 address."""
     host, _, port = address.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a name or address, with or without brackets, can be reached from its own machine only."""
+    """Return whether a host name or address is a loopback address, which only its own machine can reach."""
     return re.fullmatch(r"localhost|127(\.\d{1,3}){3}|\[?::1\]?", host) is not None
 
 
@@ -215,7 +233,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _probe(connection: socket.socket) -> None:
-    """Let the system notice that the other machine is gone."""
+    """Turn on TCP keepalive probes, so that the operating system detects that the other machine is gone."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", SILENCE_SECONDS), ("TCP_KEEPINTVL", SILENCE_SECONDS), ("TCP_KEEPCNT", PROBES)):
         if (option := getattr(socket, name, None)) is not None:
@@ -223,7 +241,7 @@ def _probe(connection: socket.socket) -> None:
 
 
 def _is_connected(connection: socket.socket) -> bool:
-    """Return whether the other end of a connection from which nothing more is expected is open."""
+    """Return whether the other end of a connection, which must not send more data, is still open."""
     try:
         return connection.recv(1, socket.MSG_PEEK) != b""
     except BlockingIOError:
@@ -233,7 +251,7 @@ def _is_connected(connection: socket.socket) -> bool:
 
 
 def _until_readable(connection: socket.socket) -> Iterator[None]:
-    """Yield several times a second until there is something to read, or until the connection is lost."""
+    """Yield several times per second until data can be read from a connection, or until the connection is lost."""
     connection.settimeout(POLL_SECONDS)
     while True:
         try:
@@ -249,16 +267,16 @@ def _line(message: Arrival | Answer) -> bytes:
 
 
 def _send_and_close(connection: socket.socket, answer: Answer) -> None:
-    with contextlib.suppress(OSError), connection:  # who is gone asks again, or never
+    with contextlib.suppress(OSError), connection:  # a supervisor that has lost the connection asks again
         connection.settimeout(MESSAGE_SECONDS)
         connection.sendall(_line(answer))
 
 
 def _read(connection: socket.socket, kind: type[Message]) -> Message:
-    """Return a message.
+    """Read a message of the type `kind` from a connection.
 
     Raises:
-      ValueError: if it is none of this kind.
+      ValueError: if the data is not a message of this type.
     """
     received = b""
     while not received.endswith(b"\n"):
@@ -269,10 +287,10 @@ def _read(connection: socket.socket, kind: type[Message]) -> Message:
     try:
         fields = json.loads(received)
     except RecursionError:
-        raise ValueError("too deeply nested") from None
+        raise ValueError("the message is nested too deeply") from None
     known = typing.get_type_hints(kind)
     if not isinstance(fields, dict) or fields.keys() != known.keys():
-        raise ValueError("other fields")
+        raise ValueError("the message has missing or unknown fields")
     if not all(isinstance(value, known[name]) for name, value in fields.items()):
-        raise ValueError("values of other types")
+        raise ValueError("the values of the message have wrong types")
     return kind(**fields)

@@ -1,4 +1,4 @@
-"""How arrays are sharded over devices: batches by examples; states replicated, or by their longest axis."""
+"""Shardings of arrays over devices. Batches are sharded by examples. States are replicated, or sharded along axes."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxcnn.layers import BATCH_AXIS
 
 SMALLEST_DIVIDED = 2**14
-"""Number of values below which an array is replicated: sharding it saves little and costs a round of communication."""
+"""Arrays of the state with fewer values are replicated, since sharding small arrays saves little memory."""
 
 
 def make_mesh(devices: Sequence[Any]) -> Mesh:
-    """Return a mesh with one axis, over which batches are divided."""
+    """Return a mesh of the devices with one axis, over which batches are sharded."""
     return Mesh(np.array(devices), (BATCH_AXIS,))
 
 
@@ -25,25 +25,26 @@ def whole(mesh: Mesh) -> NamedSharding:
 
 
 def by_rows(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Return the sharding that divides an array equally along `axis`, the axis of examples."""
+    """Return the sharding that divides an array along `axis`, the axis of examples."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, BATCH_AXIS))
 
 
 def divided(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    """Return the sharding that divides an array of the state along its longest axis that the devices divide.
+    """Return the sharding that divides an array of the state along one axis.
 
-    Arrays of fewer than `SMALLEST_DIVIDED` values, and those without such an axis, are replicated.
+    The axis is the longest axis whose length is a multiple of the number of devices. Arrays without such an axis, and
+    arrays of fewer than `SMALLEST_DIVIDED` values, are replicated.
     """
     axes = [axis for axis, length in enumerate(shape) if length and length % mesh.size == 0]
     if math.prod(shape) < SMALLEST_DIVIDED or not axes:
         return whole(mesh)
-    # The last of equally long axes: a kernel's output features.
+    # Among equally long axes, choose the last axis. In a kernel, this is the axis of output features.
     axis = max(axes, key=lambda axis: (shape[axis], axis))
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, BATCH_AXIS))
 
 
 def bytes_per_device(tree: Any) -> int:
-    """Return the largest number of bytes that the arrays of a tree occupy on one device."""
+    """Return the memory, in bytes, that the arrays of a pytree occupy on the device that stores the most bytes."""
     taken: dict[Any, int] = {}
     for array in jax.tree.leaves(tree):
         for shard in array.addressable_shards:

@@ -1,7 +1,7 @@
 """Record what a process waits for, and end the process if it waits for too long.
 
-A run names each of its waits: for data, for the devices, for other processes, for the disk. That alone does nothing.
-`end_when_hung`, which the command line calls, watches them.
+A run records each of its waits: for data, for the devices, for other processes, for the disk. The command line calls
+`end_when_hung`, which ends the process if a wait lasts too long. Without this call, the recorded waits have no effect.
 """
 
 import contextlib
@@ -17,24 +17,24 @@ from typing import TypeVar
 T = TypeVar("T")
 
 HANG_SECONDS = 600
-"""Default number of seconds after which a wait counts as endless."""
+"""Default number of seconds after which a waiting process counts as hung."""
 
 HUNG = 124
-"""Exit status of a process that waited for too long, as that of `timeout`."""
+"""Exit status of a hung process. The command `timeout` uses the same status."""
 
 FIRST = 6
-"""Factor of the time of a first wait: for data that is decoded as a whole, and for a step that compiles."""
+"""The time limit is longer by this factor for the first wait, in which the dataset is decoded or a step is compiled."""
 
 SLOW = 10
-"""A wait counts as endless only after this many times the longest earlier wait for the same thing. Steps of some runs
-take minutes."""
+"""The time limit of a wait is at least this factor times the longest earlier wait for the same thing. Steps of some
+runs take minutes."""
 
 RELUCTANCE = 5.0
-"""Seconds that a process waits longer for others, so that the one for which all wait ends first."""
+"""Additional seconds that a process waits for other processes, so that the process that hangs ends first."""
 
 POLL_SECONDS = 0.2
 FRAMES = 8
-"""Number of innermost frames of the Python stack that are printed."""
+"""Number of innermost frames of the Python stack that are printed for a hung process."""
 
 
 @dataclass
@@ -42,10 +42,10 @@ class Wait:
     """A wait of one thread.
 
     Attributes:
-      what: what the thread waits for.
-      others: whether other processes may be the reason.
-      patience: factor of the time after which it counts as endless.
-      seconds: how long it has lasted.
+      what: what the thread waits for, such as "training data".
+      others: whether the wait may depend on other processes.
+      patience: factor by which the time limit of this wait is longer.
+      seconds: how long the thread has waited so far.
     """
 
     what: str
@@ -57,12 +57,12 @@ class Wait:
 _counted: set[int] = set()
 _waits: dict[int, Wait] = {}
 _longest: dict[str, float] = {}
-"""Seconds of the longest wait that has ended, by what was waited for."""
+"""Seconds of the longest completed wait for each thing, such as "training data"."""
 
 
 @contextlib.contextmanager
 def counted() -> Iterator[None]:
-    """Count the waits of this thread in the block. Outside, such as while data is prepared, they have no limit."""
+    """Apply the time limit to waits of this thread in the `with` block. Waits outside of it have no limit."""
     thread = threading.get_ident()
     _counted.add(thread)
     try:
@@ -73,7 +73,13 @@ def counted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def waiting(what: str, *, others: bool = False, first: bool = False) -> Iterator[None]:
-    """Name what this thread waits for in the block. An inner wait takes the place of an outer one."""
+    """Record that this thread waits in the `with` block. A nested block replaces the outer wait until it ends.
+
+    Args:
+      what: what the thread waits for, such as "training data".
+      others: whether the wait may depend on other processes.
+      first: whether this thread waits for `what` for the first time, which may last longer; see `FIRST`.
+    """
     thread = threading.get_ident()
     if thread not in _counted:
         yield
@@ -92,7 +98,7 @@ def waiting(what: str, *, others: bool = False, first: bool = False) -> Iterator
 
 
 def each(items: Iterable[T], what: str) -> Iterator[T]:
-    """Yield the items, and name what is waited for until each of them is there."""
+    """Yield the items, and record a wait for `what` until each item is available."""
     iterator, first = iter(items), True
     while True:
         try:
@@ -105,14 +111,16 @@ def each(items: Iterable[T], what: str) -> Iterator[T]:
 
 
 def end_when_hung(seconds: float, who: str, others: int = 0) -> None:
-    """End this process with the status `HUNG` once a wait lasts for more than `seconds`.
+    """End this process with the exit status `HUNG` if a wait lasts for more than `seconds`.
 
-    The Python stack of the waiting thread, and one line that says who waits for what, go to standard error.
+    Before that, print the Python stack of the waiting thread to standard error, and one line that says what the thread
+    waits for.
 
     Args:
-      seconds: the longest wait. A first wait may last `FIRST` times as long, one for other processes `RELUCTANCE` more,
-        and any wait `SLOW` times as long as an earlier one for the same thing.
-      who: name of this process in the line.
+      seconds: time limit of a wait. The limit of a first wait is `FIRST` times longer. The limit of a wait for other
+        processes is `RELUCTANCE` seconds longer. The limit of any wait is at least `SLOW` times the longest earlier
+        wait for the same thing.
+      who: name of this process in the printed line.
       others: number of other processes of the run.
     """
 
@@ -120,7 +128,7 @@ def end_when_hung(seconds: float, who: str, others: int = 0) -> None:
         while True:
             before = time.monotonic()
             time.sleep(min(POLL_SECONDS, seconds / 4))
-            # A process that was stopped meanwhile has not waited.
+            # Do not count time in which this process was paused by a signal.
             passed = min(time.monotonic() - before, 2 * POLL_SECONDS)
             for thread, wait in [*_waits.items()]:
                 wait.seconds += passed
@@ -139,5 +147,5 @@ def _report(thread: int, wait: Wait, seconds: float, who: str, others: int) -> N
     stack = "".join(f"  {entry.filename}:{entry.lineno} in {entry.name}\n" for entry in frames)
     peers = f" (and so for the other {others} processes)" if wait.others and others else ""
     line = f"jaxcnn: {who} has waited {wait.seconds:.0f} s for {wait.what}{peers}: it ends (--hang-timeout {seconds:g})"
-    # Not by print: the thread that hangs may hold the lock of standard error.
+    # `print` is not used: the thread that hangs may hold the lock of standard error.
     os.write(2, f"jaxcnn: {who} waits in this call:\n{stack}{line}\n".encode(errors="replace"))

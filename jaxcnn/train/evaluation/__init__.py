@@ -1,4 +1,4 @@
-"""Evaluation of a trained network on a test set, and networks with published weights."""
+"""Evaluate trained networks, and networks with published weights, on a test set."""
 
 from jaxcnn.train.evaluation.batches import evaluation_batches
 from jaxcnn.train.evaluation.evaluation import evaluate, evaluate_trained, open_test_set

@@ -1,4 +1,4 @@
-"""Batches of a test set, decoded ahead by threads, with the pixels that `predict` sees."""
+"""Batches of a test set. Threads decode images in advance, with the code that `jaxcnn predict` uses too."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -18,15 +18,16 @@ CHUNK = 32
 def evaluation_batches(
     dataset: Dataset, preprocessing: Preprocessing, batch_size: int, share: tuple[int, int] = (0, 1)
 ) -> Iterator[Padded]:
-    """Yield every test example once, in order: this process's part of each batch. The last batch is padded.
+    """Yield batches that contain each test example once, in order. The last batch is padded.
 
-    Memory for a few batches is used, however large the test set is.
+    In a multi-process job, yield this process's part of each batch. Only a few batches are in memory at a time, however
+    large the test set is.
 
     Args:
-      dataset: the test set, whose labels are positions in the class names of `preprocessing`.
-      preprocessing: from image files to pixels.
-      batch_size: examples in a batch, over all processes together.
-      share: `(p, P)`, process index and count.
+      dataset: dataset with the test set, whose labels are indices into `preprocessing.class_names`.
+      preprocessing: object that resizes and crops the images.
+      batch_size: number of examples in a batch, summed over all processes.
+      share: process index and count `(p, P)`: yield part p of P equal parts of each batch.
 
     Raises:
       UsageError: if an image cannot be read.
@@ -62,6 +63,6 @@ def _from_random_access(
     decoded = map_in_threads(load, chunks())
     for first in range(0, total, batch_size):
         count = min(max(total - first - rows.start, 0), length)
-        # Without any example in this part of the batch, one has the shapes of the padding.
+        # If this process has no example of the batch, load one example for the shapes of the padding.
         parts = list(itertools.islice(decoded, -(-count // CHUNK))) or [load([0])]
         yield pad(jax.tree.map(lambda *x: np.concatenate(x), *parts), length, count)

@@ -27,7 +27,7 @@ from jaxcnn.train.step import evaluate_batch
 from jaxcnn.train.task import Classification, Task
 
 TOP = 5
-"""A label among this many most probable classes counts for the top-5 accuracy."""
+"""Number of most probable classes that the top-5 accuracy considers."""
 
 
 def evaluate(
@@ -45,30 +45,33 @@ def evaluate(
     optimizer: Any = None,
     gradient: Any = None,
 ) -> dict[str, Any]:
-    """Evaluate a checkpoint of the run in `folder` on every test example.
+    """Evaluate a checkpoint of a run on all test examples.
 
-    Pass the Python objects of the run (`data`, `model`, `task`, `loss`, `metrics`, `optimizer`) as to `fit`.
+    If you passed Python objects to `fit` (`data`, `model`, `task`, `loss`, `metrics`, `optimizer`), pass the same
+    objects again.
 
     Args:
       folder: the run directory.
-      checkpoint: "latest", "best" (of the best evaluation), or a step of which the run has a checkpoint. Default: the
-        one that `fit` has tested; see `load_run`.
-      data: data of your own, whose test examples are evaluated. Classes are mapped to those of the run by name.
-      dataset: name of another dataset. Default: that of the run.
-      data_dir: folder of prepared datasets. Default: that of the run.
-      model: the run's own model.
-      task: the run's own task.
-      loss: the run's own loss.
-      augment: accepted as in `fit`; test images are not augmented.
-      metrics: more metrics by name.
-      optimizer: the run's own optimizer.
-      gradient: accepted as in `fit`; nothing is differentiated.
+      checkpoint: "latest", "best" (the checkpoint of the best evaluation), or the step of a checkpoint. Default: the
+        checkpoint that `fit` has tested; see `load_run`.
+      data: your own dataset, whose test set is evaluated. The names of its classes must be class names of the run.
+      dataset: name of the dataset whose test set is evaluated. Default: the dataset of the run.
+      data_dir: folder with prepared datasets. Default: `config.data_dir` of the run.
+      model: the model that was passed to `fit`, if the run used a custom model.
+      task: the task that was passed to `fit`, if the run used a custom task.
+      loss: the loss that was passed to `fit`, if the run used a custom loss.
+      augment: ignored, since test images are not augmented. This argument allows you to pass all arguments of `fit`.
+      metrics: dict of additional metrics by name.
+      optimizer: the optimizer that was passed to `fit`, if the run used a custom optimizer.
+      gradient: ignored, since an evaluation computes no gradients. This argument allows you to pass all arguments of
+        `fit`.
 
     Returns:
-      The values of `evaluate_trained`.
+      The dict that `evaluate_trained` returns.
 
     Raises:
-      UsageError: if the folder contains no run, the run has no such checkpoint, or the dataset cannot be used.
+      UsageError: if `folder` is not a run directory, if the checkpoint does not exist, or if the dataset cannot be
+        used.
     """
     if data is not None:
         data_identity.check_data(data)
@@ -77,13 +80,13 @@ def evaluate(
     if data is None:
         data = open_test_set(trained, dataset, data_dir)
     elif dataset is not None:
-        raise UsageError(f"data and dataset {dataset!r} are mutually exclusive. Give one of them")
+        raise UsageError(f"data and dataset={dataset!r} are mutually exclusive. Omit one of the two.")
     elif trained.preprocessing.class_names:
         data = data.with_classes(trained.preprocessing.class_names)
     if task is not None:
         return evaluate_trained(trained, data)
     _, test_loss = build_losses(config, CustomParts(loss=loss))
-    # Of the run's own metrics only the names are recorded, and these may be left out.
+    # The configuration records only the names of custom metrics. The caller need not pass these metrics again.
     named = dataclasses.replace(config, metrics=tuple(x for x in config.metrics if not x.startswith(PREFIX)))
     soft = _has_soft_labels(data)
     chosen = build_metrics(named, CustomParts(metrics=metrics), trained.num_classes, soft=soft)
@@ -91,15 +94,17 @@ def evaluate(
 
 
 def open_test_set(trained: Trained, dataset: str | None = None, data_dir: str | Path | None = None) -> Dataset:
-    """Open the dataset of a run, or another one, with labels mapped by name to the classes of the network.
+    """Open the dataset of a run, or another dataset, for the evaluation of a trained network.
+
+    The labels of the dataset are mapped to the classes of the network by class name.
 
     Args:
       trained: a trained network.
-      dataset: name of another dataset. Default: that of the run.
-      data_dir: folder of prepared datasets. Default: that of the run.
+      dataset: name of the dataset to open. Default: the dataset of the run.
+      data_dir: folder with prepared datasets. Default: `config.data_dir` of the run.
 
     Raises:
-      UsageError: if the dataset cannot be opened, or it has classes that the network does not know.
+      UsageError: if the dataset cannot be opened, or if it has classes that the network does not have.
 
     >>> from jaxcnn.data import open_dataset
     >>> from jaxcnn.models import create_model
@@ -113,7 +118,7 @@ def open_test_set(trained: Trained, dataset: str | None = None, data_dir: str | 
     config = trained.config
     if dataset is None and config.dataset.startswith(PREFIX):
         raise UsageError(
-            f"the run used data of its own: {config.dataset.removeprefix(PREFIX)}. Pass it in Python: "
+            f"the run used a custom dataset: {config.dataset.removeprefix(PREFIX)}. Pass the dataset in Python: "
             "evaluate(folder, data=...), or name another dataset with --dataset."
         )
     root = config.data_dir if data_dir is None else data_dir
@@ -133,7 +138,8 @@ def open_test_set(trained: Trained, dataset: str | None = None, data_dir: str | 
         if missing is None:
             raise
         raise UsageError(
-            f"the data of the run is missing: {missing} does not exist. Give its new path with --dataset or --data-dir."
+            f"the data of the run is missing: {missing} does not exist. "
+            "Give the new path of the data with --dataset or --data-dir."
         ) from error
     opened = opened.with_classes(trained.preprocessing.class_names)
     if trained.folder is not None:
@@ -146,9 +152,9 @@ def open_test_set(trained: Trained, dataset: str | None = None, data_dir: str | 
 
 
 def _missing_path(config: Config, data_dir: str | Path | None) -> Path | None:
-    """Return the path of the run's data that does not exist, or None.
+    """Return a path of the run's data that does not exist, or None if all paths exist.
 
-    Runs of earlier versions recorded paths as they were typed, relative to the directory where the run was started.
+    Earlier versions recorded relative paths, relative to the directory in which the run was started.
     """
     recorded = []
     prefix, path = split_name(config.dataset)
@@ -162,29 +168,34 @@ def _missing_path(config: Config, data_dir: str | Path | None) -> Path | None:
 def _exists(path: Path) -> bool:
     try:
         return path.expanduser().exists()
-    except (OSError, RuntimeError, ValueError):  # an impossible name, or an unknown user's home
+    except (OSError, RuntimeError, ValueError):  # the path is not valid, or "~user" names an unknown user
         return False
 
 
 def evaluate_trained(
     trained: Trained, dataset: Dataset, loss: Loss | None = None, metrics: Mapping[str, Metric] | Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Evaluate a network on every test example of a dataset.
+    """Evaluate a network on all test examples of a dataset.
 
-    All counts come from one pass, so that the accuracy and the counts of the classes agree.
+    All metrics are computed in a single pass over the test set.
 
     Args:
       trained: a trained network.
-      dataset: the test set, from `open_test_set`.
-      loss: `(logits [N, classes], labels [N]) -> [N]`. Default: cross-entropy.
-      metrics: more metrics of a classification, by name; or names of `jaxcnn.train.metrics.METRICS`.
+      dataset: dataset with the test set, as returned by `open_test_set`.
+      loss: loss function `(logits [N, classes], labels [N]) -> [N]`. Default: cross-entropy.
+      metrics: dict of additional metrics of a classification by name, or a list of names in
+        `jaxcnn.train.metrics.METRICS`.
 
     Returns:
-      `model`, `dataset`, `step`, `test_accuracy`, `test_loss`, `test_examples`; `metrics`, all metrics by name; and
-      `notes` on the dataset. Of a classification with integer labels also: `top_5_accuracy` if there are more than five
-      classes; `balanced_accuracy`, the mean recall over the classes that have examples; `classes`, a list of `class`,
-      `precision` (None if the class was never predicted), `recall` (None without examples), `f1` (None if one of them
-      is), `examples` and `predicted` (the number of predictions of the class).
+      A dict with the keys `model`, `dataset`, `step`, `test_accuracy`, `test_loss`, `test_examples`, `metrics` (all
+      metrics by name) and `notes` (notes on the dataset). For a classification with integer labels, the dict also
+      contains:
+
+      - `top_5_accuracy`, if there are more than five classes.
+      - `balanced_accuracy`: the mean recall over the classes that have test examples.
+      - `classes`: a list with a dict for each class. Its keys are `class`, `precision` (None if the class was never
+        predicted), `recall` (None if the class has no test examples), `f1` (None if precision or recall is None),
+        `examples` and `predicted` (the number of predictions of the class).
 
     >>> import numpy as np, flax.linen as nn, jax.numpy as jnp
     >>> from jaxcnn.data import from_arrays
@@ -232,12 +243,12 @@ def evaluate_trained(
     }
 
 
-# Names of metrics that are always counted, and cannot be names of a user's.
+# Names of metrics that are always computed. The parentheses prevent conflicts with names of the user's metrics.
 _CLASSES, _TOP = "(classes)", "(top)"
 
 
 def _evaluate_all(trained: Trained, task: Task, dataset: Dataset) -> dict[str, Any]:
-    """Return the metrics of the test set, with the number of `examples`."""
+    """Return all metrics of the test set. The entry `examples` is the number of examples."""
     parallel = make_parallel(trained.config.parallel)
     devices, examples = len(parallel.devices), dataset.examples["test"]
     batch_size = -(-min(EVALUATION_BATCH, examples) // devices) * devices
@@ -250,20 +261,20 @@ def _evaluate_all(trained: Trained, task: Task, dataset: Dataset) -> dict[str, A
     batches = evaluation_batches(dataset, trained.preprocessing, batch_size, parallel.share)
     total = sums_of.add(jax.device_get([step(variables, parallel.place_batch(batch)) for batch in batches]))
     if int(total["examples"]) != examples:
-        raise AssertionError(f"evaluated {total['examples']:.0f} of {examples} examples")
+        raise AssertionError(f"evaluated {total['examples']:.0f} instead of {examples} examples")
     values = task.summarize({name: value for name, value in total.items() if name != "examples"}, examples)
     return {**sums_of.as_lists(values), "examples": examples}
 
 
 def _has_soft_labels(dataset: Dataset) -> bool:
-    """Return whether labels have a weight for each class, `[N, classes]`."""
+    """Return whether each test label is a vector with one weight per class, so that labels are `[N, classes]`."""
     if not dataset.random_access:
         return False
     return has_soft_labels(dataset.load("test", [0], dataset.geometry(1) if dataset.sizes_differ else None))
 
 
 def _of_classes(class_names: tuple[str, ...], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the mean recall and a row for each class, from the metric `per_class`."""
+    """Convert the values of the metric `per_class` to the mean recall and a dict for each class."""
     names = {"precision": "precision", "recall": "recall", "f1": "f1", "examples": "support", "predicted": "predicted"}
     rows = [
         {"class": name, **{ours: found[theirs][index] for ours, theirs in names.items()}}

@@ -1,4 +1,4 @@
-"""A network with the weights of a file, such as those that torchvision and timm publish."""
+"""Load a network with the weights of a file, such as a file that torchvision or timm publishes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,18 +21,20 @@ def trained_from_weights(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
 ) -> Trained:
-    """Return a network with the weights of a file, and the preprocessing that they were trained with.
+    """Return a network with the weights of a file, and with the preprocessing that the weights were trained with.
 
     Args:
-      model_name: one of `jaxcnn.list_models()`.
-      source: a weight file, or `hf:OWNER/NAME`, as in `jaxcnn.weights.load`.
+      model_name: name of a registered model; see `jaxcnn.list_models()`.
+      source: path of a weight file, or `hf:OWNER/NAME`; see `jaxcnn.weights.load`.
       class_names: one name per logit. Default: "0", "1", ...
-      mean: mean of each channel, from 0 to 1. Default: that of the weights.
-      std: standard deviation of each channel, from 0 to 1. Default: that of the weights.
+      mean: mean of each channel for the normalization, from 0 to 1. Default: the mean that the file records.
+      std: standard deviation of each channel for the normalization, from 0 to 1. Default: the value that the file
+        records.
 
     Raises:
-      UsageError: if the model is unknown, the file cannot be read or does not fit the model, the number of class names
-        is not that of the logits, or the preprocessing of the weights is unknown and `mean` or `std` is missing.
+      UsageError: if the model is unknown, if the file cannot be read or does not fit the model, if the number of class
+        names differs from the number of logits, or if the file does not record the normalization and `mean` or `std` is
+        missing.
 
     >>> import tempfile, jax, jaxcnn
     >>> import numpy as np
@@ -51,7 +53,7 @@ def trained_from_weights(
     if len(names) != conversion.num_classes:
         raise UsageError(
             f"{source} has {conversion.num_classes} classes, but {len(names)} class names are given. "
-            "Give a file of as many names with --classes."
+            f"Give a file with {conversion.num_classes} names with --classes."
         )
     known = conversion.preprocessing
     mean = mean or (known.mean if known else None)

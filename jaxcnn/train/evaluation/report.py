@@ -1,4 +1,4 @@
-"""The report of each class of a test set: how good its predictions are, and which class it is taken for."""
+"""Per-class report of an evaluation: the precision, the recall and the most frequent wrong prediction of each class."""
 
 import csv
 import io
@@ -11,32 +11,33 @@ from jaxcnn.errors import printable
 from jaxcnn.train.metrics.per_class import mean_of
 
 REPORT_METRICS = ("confusion",)
-"""Metrics that `class_report` uses where an evaluation has them."""
+"""Names of the metrics that `class_report` uses if the evaluation has computed them."""
 
 MOST_CONFUSED = 2_000
-"""With more classes, the confusion matrix would need too much memory."""
+"""Largest number of classes for which a report uses the confusion matrix. A larger matrix needs too much memory."""
 
 NUMBERS_FROM = 1
-"""Index of the first column of `report_cells` with numbers."""
+"""Index of the first column with numbers in the table of `report_cells`."""
 
 Row = dict[str, Any]
 
 
 def report_metrics(num_classes: int) -> tuple[str, ...]:
-    """Return the names of the metrics that an evaluation needs for a whole report."""
+    """Return the names of the metrics to pass to `evaluate_trained` for a complete report."""
     return REPORT_METRICS if num_classes <= MOST_CONFUSED else ()
 
 
 def class_report(values: Mapping[str, Any]) -> list[Row]:
-    """Return a row for each class, in the order of the classes.
+    """Return one row of the report for each class, in the order of the classes.
 
     Args:
-      values: of `evaluate_trained`. The metric `confusion` adds the class that each class is most often taken for.
+      values: the dict that `evaluate_trained` has returned.
 
     Returns:
-      Dicts of `class`, `precision`, `recall`, `f1` (each None where it is undefined) and `images`, the number of test
-      images; with the confusion matrix also `taken_for`, the class that most of the incorrect predictions name (None
-      if all are correct), and `taken_for_images`, their number.
+      A dict for each class with the keys `class`, `precision`, `recall`, `f1` (None if undefined) and `images` (the
+      number of test images). If `values` contains the metric `confusion`, each dict also has `taken_for` and
+      `taken_for_images`. `taken_for` is the most frequent class among the wrong predictions, or None if all predictions
+      are right. `taken_for_images` is the number of wrong predictions of the class `taken_for`.
     """
     classes = values["classes"]
     matrix = values.get("metrics", {}).get("confusion")
@@ -65,7 +66,7 @@ def _row(counts: Mapping[str, Any]) -> Row:
 
 
 def report_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Return a report as cells of text: a header, a row for each class, and the means over the classes."""
+    """Return a report as rows of text cells: a header, a row for each class, and a row with the means over classes."""
     with_mistakes = "taken_for" in rows[0]
     header = ("class", "precision", "recall", "F1", "images", *(("most often taken for",) if with_mistakes else ()))
     cells: list[tuple[str, ...]] = [header]
@@ -80,7 +81,7 @@ def report_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def taken_for(row: Row) -> str:
-    """Return the class that a class is most often taken for, and how often, such as `shirt 134 (13.4%)`."""
+    """Return the most frequent wrong prediction for a class, and its count, such as `shirt 134 (13.4%)`."""
     if row["taken_for"] is None:
         return "-"
     count = row["taken_for_images"]
@@ -100,15 +101,15 @@ def report_markdown(rows: Sequence[Row]) -> str:
 
 
 def _escaped(cell: str) -> str:
-    """Return the text of a cell in which Markdown reads no marks."""
+    """Escape the characters of a cell that have a meaning in Markdown."""
     return "".join(f"\\{x}" if x in r"\|`*_[]<>" else x for x in cell)
 
 
 def report_csv(rows: Sequence[Row]) -> str:
-    """Return a report as CSV, with fractions from 0 to 1 in full precision. Undefined values are empty."""
+    """Return a report as CSV, with fractions from 0 to 1 in full precision. Undefined values are empty cells."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(rows[0])
     writer.writerows([["" if value is None else value for value in row.values()] for row in rows])
-    # Names that are not UTF-8 cannot be written as they are.
+    # A class name may contain characters that UTF-8 cannot encode. They are replaced by escape sequences.
     return text.getvalue().encode("utf-8", "backslashreplace").decode()

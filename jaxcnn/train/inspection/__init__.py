@@ -1,4 +1,4 @@
-"""Examine the directory of a run for damage. Nothing in it is changed."""
+"""Check a run directory for damaged files, without changing any file."""
 
 from jaxcnn.train.inspection.run_directory import Finding, check_run
 

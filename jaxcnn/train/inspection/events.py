@@ -1,4 +1,4 @@
-"""Verify a file of TensorBoard events: TFRecords, whose lengths and data each have a masked CRC-32C."""
+"""Verify a TensorBoard event file, a series of TFRecords. Masked CRC-32Cs protect length and data of a TFRecord."""
 
 import struct
 from pathlib import Path
@@ -8,7 +8,7 @@ CHECKSUM = struct.Struct("<I")
 
 
 def check_events(path: Path) -> str | None:
-    """Return the damage of a file of events, in one line, or None."""
+    """Return one line that describes the damage of a TensorBoard event file, or None if the file is intact."""
     from tensorboardX.record_writer import masked_crc32c
 
     try:

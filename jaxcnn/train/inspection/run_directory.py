@@ -16,18 +16,18 @@ from jaxcnn.train.runtime.checkpoint import DAMAGED, Checkpoints
 
 Status = Literal["sound", "unchecked", "damaged"]
 
-REMEDY = "Remove it and result.json, and the same command writes both again."
-"""How to repair a picture."""
+REMEDY = "Remove this file and result.json, and run the same command again, which writes both files."
+"""Sentence for error messages that says how to repair a damaged picture."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of the check of one file, or of one checkpoint, of a run directory.
+    """The result of the check of one file or one checkpoint in a run directory.
 
     Attributes:
-      file: path in the run directory.
-      status: "sound"; "unchecked" if there is no checksum to compare the content with; or "damaged".
-      detail: the content of the file, or its damage, in one line.
+      file: path of the file, relative to the run directory.
+      status: "sound" if the file is intact, "unchecked" if it has no checksum, or "damaged".
+      detail: one line that describes the content of the file, or its damage.
 
     >>> finding = Finding("checkpoints/100", "damaged", "params/conv1/kernel: another checksum")
     >>> [finding.file for finding in [finding] if finding.status == "damaged"]
@@ -40,31 +40,31 @@ class Finding:
 
 
 def check_run(folder: str | Path) -> list[Finding]:
-    """Examine the directory of a run: its checkpoints, configuration, preprocessing, metrics, result and events.
+    """Check the checkpoints, the JSON files, the metrics, the picture and the TensorBoard events in a run directory.
 
-    The run may be training meanwhile. Its data and its own model are not needed.
+    The run may be training at the same time. The dataset and a custom model of the run are not needed.
 
     Args:
       folder: the run directory.
 
     Returns:
-      A finding for each file and each checkpoint. A file that the run must have and lacks is damaged.
+      A finding for each file and each checkpoint. A required file that is missing counts as damaged.
 
     Raises:
-      UsageError: if the directory does not exist, or holds no run.
+      UsageError: if the directory does not exist, or is not a run directory.
     """
     folder = local_folder("workdir", folder)
     if not folder.is_dir():
         raise UsageError(f"{folder} does not exist. Give the directory of a run.")
     if not any((folder / name).exists() for name in (workdir.CONFIG, workdir.RESULT, workdir.CHECKPOINTS)):
-        raise UsageError(f"{folder} holds no run: it has no {workdir.CONFIG}. Give the directory of a run.")
+        raise UsageError(f"{folder} holds no run: the file {workdir.CONFIG} is missing. Give the directory of a run.")
     return [*_findings(folder)]
 
 
 def _findings(folder: Path) -> Iterator[Finding]:
     config = _sealed(folder, workdir.CONFIG, lambda: workdir.read_config(folder), needed=True)
     if config.status == "sound" and _is_alone(folder):
-        config = Finding(workdir.CONFIG, "damaged", "of another run than all other files. Restore it.")
+        config = Finding(workdir.CONFIG, "damaged", "belongs to another run than all other files. Restore the file.")
     yield config
     yield _sealed(folder, preprocessing.PREPROCESSING, lambda: preprocessing.read(folder), needed=False)
     yield _sealed(folder, data_identity.DATA, lambda: _check_data(folder), needed=False)
@@ -90,7 +90,7 @@ def _findings(folder: Path) -> Iterator[Finding]:
 
 
 def _is_alone(folder: Path) -> bool:
-    """Return whether `config.json` is of another run than all other files with the identity of a run."""
+    """Return whether `config.json` belongs to another run than the other JSON files in the run directory."""
     others = set()
     for name in (preprocessing.PREPROCESSING, data_identity.DATA, workdir.RESULT):
         with contextlib.suppress(UsageError):
@@ -99,7 +99,7 @@ def _is_alone(folder: Path) -> bool:
 
 
 def _sealed(folder: Path, name: str, read: Callable[[], Any], *, needed: bool) -> Finding:
-    """Return the finding of a JSON file, which `read` reads and checks."""
+    """Check a JSON file with a checksum, and return the finding. Call `read` to read the file and check its values."""
     path = folder / name
     if not path.exists():
         return Finding(name, "damaged" if needed else "unchecked", "missing")
@@ -112,31 +112,33 @@ def _sealed(folder: Path, name: str, read: Callable[[], Any], *, needed: bool) -
 
 
 def _without_path(error: Exception, path: Path) -> str:
-    """Return the message of an error without the path that it starts with."""
+    """Return the message of an error without the path at its start."""
     return " ".join(str(error).removeprefix(f"{path} ").removeprefix("is damaged: ").split())
 
 
 def _check_data(folder: Path) -> None:
-    """Raise `UsageError` if the identity of the data is damaged."""
+    """Raise `UsageError` if `data.json` is damaged."""
     values = workdir.read_sealed(folder / data_identity.DATA, data_identity.REMEDY).values
     if not isinstance(values.get("parts"), dict):
-        raise UsageError(f"it has no parts. {data_identity.REMEDY}")
+        raise UsageError(
+            f"{folder / data_identity.DATA} is damaged: the field parts is missing. {data_identity.REMEDY}"
+        )
 
 
 def _result(folder: Path) -> Finding | None:
-    """Return the finding of the result, or None if the run is not finished."""
+    """Return the finding for `result.json`, or None if the run is not finished."""
     if not (folder / workdir.RESULT).exists() and not (folder / workdir.CURVES).exists():
-        return None  # the curves are drawn just before
+        return None  # a run draws its curves just before it writes its result
     return _sealed(folder, workdir.RESULT, lambda: workdir.read_result(folder), needed=False)
 
 
 def _metrics(folder: Path, made: int, *, is_finished: bool) -> Iterator[Finding]:
-    """Yield the finding of the metrics.
+    """Yield the finding for `metrics.jsonl`.
 
     Args:
       folder: the run directory.
-      made: number of steps of which there must be a row: they are written before a checkpoint is.
-      is_finished: whether the run has its result.
+      made: number of steps that the run had made at its latest checkpoint. Each of these steps must have a row.
+      is_finished: whether the run has an intact `result.json`.
     """
     name = workdir.METRICS
     if not (folder / name).exists():
@@ -154,13 +156,13 @@ def _metrics(folder: Path, made: int, *, is_finished: bool) -> Iterator[Finding]
     if damaged:
         shown = f"line {damaged[0]}" if len(damaged) == 1 else f"{len(damaged)} lines, the first is line {damaged[0]},"
         lost = f"; no row of steps {record.ranges(missing)}" if missing else ""
-        yield Finding(name, "damaged", f"{shown} cannot be used{lost}. A resumed run leaves it out.")
+        yield Finding(name, "damaged", f"{shown} cannot be read{lost}. A resumed run drops damaged lines.")
     elif missing:
         yield Finding(name, "damaged", f"no row of steps {record.ranges(missing)}")
     elif lines.unchecked:
         yield Finding(name, "unchecked", f"{lines.unchecked:,} of {len(lines.rows):,} rows cannot be checked")
     else:
-        torn = "; the last line is incomplete, as a killed process leaves it" if lines.is_torn else ""
+        torn = "; the last line is incomplete, as happens if a process is killed" if lines.is_torn else ""
         yield Finding(name, "sound", f"{len(lines.rows):,} rows{torn}")
 
 
@@ -169,7 +171,7 @@ def _checkpoints(folder: Path, result: dict[str, Any]) -> Iterator[Finding]:
 
     Args:
       folder: the run directory.
-      result: of the run; empty if it is not finished or if the result is damaged.
+      result: values of `result.json`; empty if the run is not finished, or if the file is damaged.
     """
     path = folder / workdir.CHECKPOINTS
     try:
@@ -196,7 +198,7 @@ def _checkpoints(folder: Path, result: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _picture_problem(path: Path) -> str | None:
-    """Return the damage of a PNG file, each part of which has a checksum, or None."""
+    """Return one line that describes the damage of a PNG file, or None if its checksums match."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -204,7 +206,7 @@ def _picture_problem(path: Path) -> str | None:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             image.verify()
     except UnidentifiedImageError:
-        return f"no PNG. {REMEDY}"
-    except Exception as error:  # Pillow raises many types of errors
-        return f"no sound picture: {str(error).splitlines()[0]}. {REMEDY}"
+        return f"the file is not a PNG file. {REMEDY}"
+    except Exception as error:  # Pillow raises errors of many types
+        return f"the picture is damaged: {str(error).splitlines()[0]}. {REMEDY}"
     return None

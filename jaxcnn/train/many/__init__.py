@@ -1,4 +1,4 @@
-"""Many networks at once: `fit_many`, its results, and the programs that train networks together."""
+"""Train many networks at once: `fit_many`, its results, and compiled programs that train several networks together."""
 
 from jaxcnn.train.many.results import NetworkResult, Results, Setting, Statistic
 from jaxcnn.train.many.sweep import fit_many

@@ -1,4 +1,4 @@
-"""Picture of many networks: the mean curve of each setting, with a band."""
+"""Draw the learning curves of many networks: the mean of each setting, with a band of one standard deviation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,19 +13,20 @@ from jaxcnn.train.runtime._pictures import epoch_means
 from jaxcnn.train.runtime.record import Row, read_rows
 
 COLORS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")
-"""Matplotlib's colors but gray, which settings without a label have."""
+"""Matplotlib's default colors without gray. Gray is the color of settings without a label."""
 
 MOST_COLORS = len(COLORS)
-"""Settings that have a color and a label of their own. Of more settings, the best ones have."""
+"""Largest number of settings with a color and a label. If there are more settings, only the best are labeled."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A metric of the networks of a setting, by epoch.
+    """The values of a metric by epoch, for all networks of a setting.
 
     Attributes:
-      epochs: `[E]`.
-      values: `[networks, E]`, NaN behind the end of a network that diverged or stopped early.
+      epochs: epochs for which there are values, an array `[E]`.
+      values: value of the metric for each network and epoch, `[networks, E]`; NaN after a network has diverged or
+        stopped early.
     """
 
     epochs: np.ndarray
@@ -33,19 +34,24 @@ class Curve:
 
     @property
     def mean(self) -> np.ndarray:
-        """Mean over the networks that still train, `[E]`."""
+        """Mean of each epoch, `[E]`, over the networks that have a value in this epoch."""
         return np.nanmean(self.values, axis=0)
 
     @property
     def deviation(self) -> np.ndarray:
-        """Sample standard deviation over the networks that still train, `[E]`; 0 for one network."""
+        """Sample standard deviation in each epoch, `[E]`, over the networks with a value; 0 for a single network."""
         counts = np.sum(~np.isnan(self.values), axis=0)
         squares = np.nansum((self.values - self.mean) ** 2, axis=0)
         return np.sqrt(squares / np.maximum(counts - 1, 1))
 
 
 def curve(rows_of_networks: Sequence[Sequence[Row]], metric: str) -> Curve | None:
-    """Return the curve of a metric from rows by epoch, one sequence for each network; None if there are no rows."""
+    """Return the curve of a metric, or None if no row contains the metric.
+
+    Args:
+      rows_of_networks: for each network, its rows of `metrics.jsonl`, one row for each epoch.
+      metric: name of the metric.
+    """
     series = [[(row["epoch"], row[metric]) for row in rows if metric in row] for rows in rows_of_networks]
     epochs = sorted({epoch for points in series for epoch, _ in points})
     if not epochs:
@@ -60,12 +66,14 @@ def curve(rows_of_networks: Sequence[Sequence[Row]], metric: str) -> Curve | Non
 
 
 def draw(results: Results, metric: str, path: Path) -> None:
-    """Write a PNG of the training loss and of the evaluated metric by epoch: means and standard deviations by setting.
+    """Write a PNG file with the training loss and an evaluated metric against the epoch.
+
+    Each setting has a curve of the mean over its networks, with a band of one standard deviation.
 
     Args:
-      results: of the networks, whose `metrics.jsonl` are read.
-      metric: the metric of evaluations to draw, such as "accuracy".
-      path: of the PNG.
+      results: results of the networks. The function reads the `metrics.jsonl` of each network.
+      metric: name of the evaluated metric to draw, such as "accuracy".
+      path: path of the PNG file.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -107,33 +115,34 @@ def draw(results: Results, metric: str, path: Path) -> None:
     band = "; bands: one standard deviation" if networks[-1] > 1 else ""
     hidden = f"; the {MOST_COLORS} best of {len(settings)} settings are labeled" if len(settings) > MOST_COLORS else ""
     figure.suptitle(
-        f"Mean of {counts} {'network' if counts == '1' else 'networks'} a setting{band}{hidden}", fontsize=11
+        f"Mean of {counts} {'network' if counts == '1' else 'networks'} per setting{band}{hidden}", fontsize=11
     )
     figure.savefig(path)
 
 
 def _split(rows_of_networks: Sequence[Sequence[Row]]) -> str:
-    """Return the split that was evaluated after each epoch."""
+    """Return the name of the split that the networks evaluate after each epoch: "validation" or "test"."""
     splits = {row["split"] for rows in rows_of_networks for row in rows}
     return "validation" if "validation" in splits else "test"
 
 
 def _label(setting: Setting) -> str:
-    """Return the name of a setting in short: the table has its fields in full."""
+    """Return a short name of a setting for its curve, such as "learning rate 0.1"."""
     text = ", ".join(map(_short, setting.name.split(",")))
     return f"{text} ({setting.diverged} diverged)" if setting.diverged else text
 
 
 def _short(part: str) -> str:
-    """Return "learning rate 0.1" for "optimizer.learning_rate=0.1". Names of models stay as they are."""
+    """Return "learning rate 0.1" for "optimizer.learning_rate=0.1", and "lenet5" for "model=lenet5"."""
     name, _, value = part.partition("=")
     return value if name == "model" else f"{name.rpartition('.')[2].replace('_', ' ')} {value}"
 
 
 def _styles(settings: Sequence[Setting], evaluations: dict[str, Any], metric: str) -> dict[str, tuple[Any, bool]]:
-    """Return the color of each setting, and whether it is labeled: all of a few, the best of many.
+    """Return the color of each setting, and whether the setting gets a label.
 
-    Settings that differ in one number have colors in its order.
+    At most `MOST_COLORS` settings get a label: the settings whose last value of the metric is best. If settings differ
+    in a single number, their colors are ordered by this number.
     """
     from matplotlib import colormaps
 
@@ -165,7 +174,7 @@ def _is_number(name: str) -> bool:
 
 
 def _label_ends(axes: Any, ends: list[tuple[float, float, str, Any]]) -> None:
-    """Write a label at the end of each curve, moved up or down where labels would overlap."""
+    """Write a label at the end of each curve. Move labels up or down where they would overlap."""
     if len(ends) == 1 and ends[0][2] == "all":
         return
     low, high = axes.get_ylim()
@@ -187,7 +196,7 @@ def _label_ends(axes: Any, ends: list[tuple[float, float, str, Any]]) -> None:
 
 
 def _apart(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Return increasing heights at least `gap` apart, if they have the room, each near its old place."""
+    """Move sorted heights apart until they differ by at least `gap`, as far as possible within `low` to `high`."""
     moved = list(heights)
     for _ in range(200):  # neighbors push each other apart
         for index in range(len(moved) - 1):

@@ -1,8 +1,9 @@
-"""Train networks that another process sends, one after another: `python -m jaxcnn.train.many._worker`.
+"""Worker process that trains networks for its parent process: `python -m jaxcnn.train.many._worker`.
 
-Standard input has pickled objects: a `Job`, then a `Network` whenever the one before is done. Standard output has a
-JSON line for each network: `{"done": true}`, or one of `diverged`, `mistake`, `failed`, `interrupted` with a text. The
-process ends when its input does, so that no worker outlives its parent.
+The worker reads pickled objects from standard input: a `Job`, and then one `Network` at a time. For each network, the
+worker writes a JSON line to standard output. The line is `{"done": true}`, or has the key `diverged`, `mistake`,
+`failed` or `interrupted` with a message. The worker ends when standard input is closed, so that it never outlives its
+parent.
 """
 
 import json
@@ -30,14 +31,16 @@ from jaxcnn.train.runtime.signals import InterruptedRunError
 
 @dataclass(frozen=True)
 class Job:
-    """The values that all networks of a worker share.
+    """Arguments that are equal for all networks of a worker.
 
     Attributes:
-      parts, data, callbacks: as in `fit_many`.
-      cores: the processor cores to use.
-      devices: number of CPU devices.
-      options: options of JAX, by name.
-      settles: whether to make the settings of `jaxcnn.startup`.
+      parts: custom parts that were passed to `fit_many`, such as a model.
+      data: the dataset that was passed to `fit_many`, or None.
+      callbacks: the callbacks that were passed to `fit_many`.
+      cores: ids of the CPU cores that the worker uses.
+      devices: number of CPU devices that JAX creates in the worker.
+      options: pairs of names and values of JAX options.
+      settles: whether to apply the defaults of `jaxcnn.startup`.
     """
 
     parts: CustomParts
@@ -61,7 +64,10 @@ def main() -> None:
     try:
         job: Job = pickle.load(sys.stdin.buffer)
     except Exception as error:
-        send(mistake=f"a part cannot be loaded in another process: {error}. Define it in a module that can be imported")
+        send(
+            mistake=f"a model, task, optimizer, dataset or callback cannot be loaded in another process: {error}. "
+            "Define it in a module that can be imported."
+        )
         return
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, job.cores)
@@ -79,7 +85,7 @@ def main() -> None:
 
 
 def _receive(networks: "queue.SimpleQueue[Network]") -> None:
-    """Take networks from standard input, and end the process when the input ends."""
+    """Read networks from standard input into a queue. End the process when standard input is closed."""
     while True:
         try:
             networks.put(pickle.load(sys.stdin.buffer))
@@ -88,7 +94,7 @@ def _receive(networks: "queue.SimpleQueue[Network]") -> None:
 
 
 def _train(network: Network, plans: Plans, job: Job) -> dict[str, Any]:
-    """Train one network; return the message about it."""
+    """Train one network, and return the message to send to the parent process."""
     try:
         train_plan(plans.plan(network), callbacks=job.callbacks)
     except DivergedError as error:

@@ -1,4 +1,4 @@
-"""Batches of many networks: for each network those that it would have alone."""
+"""Make the batches of many networks. Each network gets the batches that it would get if trained alone."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,16 +14,16 @@ from jaxcnn.train.runtime.plan import Plan
 
 
 class Batches:
-    """Training batches of all networks, stacked. Decoded images are kept once, whatever the networks hold out.
+    """Make stacked training batches for all networks. Networks share one copy of the decoded images.
 
     Args:
-      plans: one for each network.
-      whole: the dataset of all networks, before images were held out of it.
-      programs: put batches on the devices.
+      plans: one plan for each network.
+      whole: the dataset, including validation images that networks hold out of the training set.
+      programs: object with the compiled programs, which also copies batches to the devices.
 
     Attributes:
-      data: the training examples on the devices, if the programs gather batches there; else an empty dict.
-      gathers: whether they do.
+      data: all training examples in device memory if `gathers` is True, else an empty dict.
+      gathers: whether the programs gather batches from `data` on the devices.
     """
 
     def __init__(self, plans: Sequence[Plan], whole: Dataset, programs: Programs):
@@ -33,7 +33,12 @@ class Batches:
         self.data: Any = programs.replicate(self._decoded()) if self.gathers else {}
 
     def __call__(self, first_step: int, counts: Iterable[int]) -> Iterator[Any]:
-        """Yield the batches of each call from `first_step` on, for calls of these numbers of steps, on the devices."""
+        """Yield stacked batches on the devices, for one dispatch after another.
+
+        Args:
+          first_step: number of steps made before the first dispatch.
+          counts: number of steps in each dispatch.
+        """
         if self._residence == "disk":
             return self._from_disk(first_step, counts)
         return self._from_memory(first_step, counts)
@@ -65,7 +70,7 @@ class Batches:
         return jax.tree.map(lambda x: x[indices], self._decoded())
 
     def _indices(self, plan: Plan, step: int) -> Any:
-        """Return the positions in the whole training set of the examples of a step."""
+        """Return the indices of the examples of a step in the training set of `whole`."""
         return plan.dataset.stored_at("train", plan.pipeline.indices(step).tolist())[1]
 
     def _decoded(self) -> Any:

@@ -1,4 +1,4 @@
-"""The directory of a sweep: which networks have ended, and `sweep.json`."""
+"""The directory of a sweep: lock it, find the networks that have ended, and write `sweep.json`."""
 
 import contextlib
 import time
@@ -16,15 +16,18 @@ from jaxcnn.train.parts import CustomParts
 from jaxcnn.train.runtime import workdir as run_directory
 
 SWEEP = "sweep.json"
-REMEDY = "Remove it, and the same command writes it again."
+REMEDY = "Remove the file and run the same command again, which writes a new file."
 
 
 @contextlib.contextmanager
 def claimed(folder: Path, how: str, networks: Sequence[Network]) -> Iterator[dict[str, Any]]:
-    """Hold the directory for this process, and give what an earlier start has written to `sweep.json`.
+    """Lock the directory of a sweep for this process, and yield the values of its `sweep.json`.
+
+    If the file `sweep.json` does not exist, yield an empty dict.
 
     Raises:
-      UsageError: if the directory holds other files, is in use, or was begun in another way.
+      UsageError: if the directory contains files that do not belong to a sweep, if another process uses the directory,
+        or if the sweep was started with another value of `together`.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -37,20 +40,21 @@ def claimed(folder: Path, how: str, networks: Sequence[Network]) -> Iterator[dic
             ) from error
         path = folder / SWEEP
         if not path.exists() and has_files:
-            raise UsageError(f"{folder} is not empty and holds no sweep. Choose another workdir.")
+            raise UsageError(f"{folder} is not empty and has no {SWEEP}. Choose another workdir.")
         earlier = run_directory.read_sealed(path, REMEDY).values if path.exists() else {}
         if not _is_sweep(earlier):
             raise UsageError(f"{path} is damaged: a value is missing or wrong. {REMEDY}")
         before = earlier.get("how", how)
         if (before == "together") != (how == "together") and _is_unfinished(networks):
             raise UsageError(
-                f"{folder} was begun with together={before!r}. Finish it in this way, or choose another workdir."
+                f"the sweep in {folder} was started with together={before!r}, not {how!r}. Use together={before!r}, or "
+                "choose another workdir."
             )
         yield earlier
 
 
 def _is_sweep(values: dict[str, Any]) -> bool:
-    """Return whether the values of a `sweep.json`, which may be empty, can be used."""
+    """Return whether the values of a `sweep.json` are valid. An empty dict is valid."""
     runs = values.get("runs", [])
     needed = {"name", "diverged", "config"}
     are_runs = isinstance(runs, list) and all(isinstance(run, dict) and needed <= run.keys() for run in runs)
@@ -58,25 +62,26 @@ def _is_sweep(values: dict[str, Any]) -> bool:
 
 
 def _is_unfinished(networks: Sequence[Network]) -> bool:
-    """Return whether a network has begun, and has no result."""
+    """Return whether any network was started and has no `result.json`."""
     folders = [network.folder for network in networks]
     return any((f / run_directory.CONFIG).exists() and not (f / run_directory.RESULT).exists() for f in folders)
 
 
 class Sweep:
-    """The results of the networks so far, in memory and in `sweep.json`.
+    """Collect the results of the networks of a sweep, in memory and in `sweep.json`.
 
     Args:
       folder: the directory of the sweep.
-      networks: the networks.
-      parts: the user's own parts.
-      how: how they are trained.
-      earlier: the content of `sweep.json` of an earlier start; empty if there is none.
-      started: when this process started, by `time.perf_counter`.
-      console: where to print a line for each network, or None.
+      networks: all networks of the sweep.
+      parts: custom parts that were passed to `fit_many`, such as a model.
+      how: how the networks are trained: "together", "processes" or "turns".
+      earlier: the values of an existing `sweep.json`, or an empty dict.
+      started: time at which this process started, in seconds of `time.perf_counter`.
+      console: console on which to print a line for each network, or None to print nothing.
 
     Attributes:
-      ended: why each network that has ended diverged, or None, by its name.
+      ended: dict from the name of each network that has ended to the reason why the network diverged, or to None if the
+        network did not diverge.
     """
 
     def __init__(
@@ -101,7 +106,7 @@ class Sweep:
                 self.ended[network.name] = None
 
     def report(self, network: Network, diverged: str | None) -> None:
-        """Note that a network has ended, and why it diverged or None."""
+        """Record that a network has ended. `diverged` is the reason if the network diverged, else None."""
         self.ended[network.name] = diverged
         self.write()
         if self.console is not None:
@@ -113,7 +118,7 @@ class Sweep:
             self.console.print(printable(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def results(self) -> Results:
-        """Return the results so far."""
+        """Return the results of the sweep so far."""
         runs = []
         for network in self.networks:
             diverged = self.ended.get(network.name)
@@ -123,19 +128,19 @@ class Sweep:
         return Results(self.folder, tuple(runs), self.how, time.perf_counter() - self.started)
 
     def write(self) -> None:
-        """Write `sweep.json`."""
+        """Write the results so far to `sweep.json`."""
         with run_directory.writing(self.folder):
             run_directory.write_sealed(self.folder / SWEEP, self.results().to_json())
 
 
 def is_finished(network: Network, parts: CustomParts) -> bool:
-    """Return whether the run directory of a network has the result of its configuration."""
+    """Return whether the run directory of a network has a `result.json` for the network's configuration."""
     folder = network.folder
     if not (folder / run_directory.RESULT).exists():
         return False
     stored, wanted = run_directory.stored_config(folder), to_dict(parts.recorded(network.config))
     if network.config.init_from is not None:
-        wanted["init_from"] = stored.get("init_from")  # the record of the file, which is read only to start
+        wanted["init_from"] = stored.get("init_from")  # do not read the file only to compute its hash
     if differences(stored, wanted):
         return False
     values, config = run_directory.read_result(folder), network.config
@@ -144,7 +149,7 @@ def is_finished(network: Network, parts: CustomParts) -> bool:
 
 
 def _summary(values: dict[str, Any]) -> str:
-    """Return the main metric of a result as text."""
+    """Return the test accuracy, or else the test loss, of a `result.json` as text."""
     name = "accuracy" if values.get("test_accuracy") is not None else "loss"
     value = values.get(f"test_{name}")
     return "" if value is None else f"test {name} {format_metric(name, value)}"

@@ -1,4 +1,4 @@
-"""Group networks that share a setting, a program, or data, and plan them."""
+"""Group networks that share a setting, a compiled program or a dataset, and make their plans."""
 
 import dataclasses
 import functools
@@ -16,22 +16,22 @@ from jaxcnn.train.runtime import preprocessing
 from jaxcnn.train.runtime.plan import Plan, make_plan
 
 HYPERPARAMETERS = ("optimizer.learning_rate", "optimizer.weight_decay", "label_smoothing")
-"""Fields that a program may take as arrays, one number for each network."""
+"""Fields of the configuration that may be arguments of a program: arrays with one number for each network."""
 
 INITIAL = ("seed", "init_scale")
-"""Fields that change the state before the first step, and no program."""
+"""Fields of the configuration that change the state before the first step, but not the compiled program."""
 
 DATA = ("dataset", "data_dir", "skip_damaged", "train_split", "test_split")
-"""Fields that choose the data."""
+"""Fields of the configuration that choose the data."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """One network of many.
+    """One network of a sweep.
 
     Attributes:
-      name: name of its run directory.
-      config: its configuration, with this directory as `workdir`.
+      name: name of the network's run directory.
+      config: configuration of the network, whose field `workdir` is the network's run directory.
     """
 
     name: str
@@ -43,33 +43,34 @@ class Network:
 
 
 def program_key(config: Config) -> str:
-    """Return a text that is equal for networks that one program can train together.
+    """Return a text that is equal for networks that one compiled program can train together.
 
-    The optimizer's state has no entry for a weight decay of 0, so that networks with and without it are apart.
+    Networks with a weight decay of 0 get a text of their own, since the state of their optimizer has no entry for the
+    weight decay.
     """
     fields = {name: value for name, value in fields_of(config).items() if name not in (*HYPERPARAMETERS, *INITIAL)}
-    # The class weights, which are constants of a program, may depend on which images are held out.
+    # Class weights are constants of a program, and may depend on which images are held out for validation.
     seed = config.seed if holds_out_by_seed(config) and config.class_weights is not None else None
     return json.dumps([fields, config.optimizer.weight_decay > 0, seed], sort_keys=True)
 
 
 def setting_key(config: Config) -> str:
-    """Return a text that is equal for configurations that differ by seed only."""
+    """Return a text that is equal for configurations that differ only in their seeds."""
     return json.dumps({name: value for name, value in fields_of(config).items() if name != "seed"}, sort_keys=True)
 
 
 def holds_out_by_seed(config: Config) -> bool:
-    """Return whether the validation images, and so the training images, depend on the seed."""
+    """Return whether the choice of validation images, and therefore of training images, depends on the seed."""
     return isinstance(config.validation, float)
 
 
 class Plans:
-    """Makes the plans of networks. Networks that differ by seed only share their parts and compiled programs.
+    """Make the plans of networks. Networks that differ only in their seeds share a model and compiled programs.
 
     Args:
-      parts: the user's own parts.
-      data: the user's own data, or None.
-      devices: the devices to divide batches over; None for all.
+      parts: custom parts that were passed to `fit_many`, such as a model.
+      data: the dataset that was passed to `fit_many`, or None.
+      devices: devices to shard batches over; None for all devices.
     """
 
     def __init__(self, parts: CustomParts, data: Dataset | None, devices: Sequence[Any] | None = None):
@@ -80,7 +81,7 @@ class Plans:
         self._programs: dict[Any, dict[Any, Any]] = {}
 
     def whole(self, config: Config) -> Dataset:
-        """Return the dataset of a network, before images are held out of it. It is opened once."""
+        """Return the dataset of a network, without splitting off validation images. Open each dataset only once."""
         if self._data is not None:
             return self._data
         values = {name: getattr(config, name) for name in DATA}
@@ -93,7 +94,7 @@ class Plans:
         """Return the plan of a network.
 
         Raises:
-          UsageError: if the configuration cannot work.
+          UsageError: if a value of the network's configuration is not valid.
         """
         config = network.config
         stored = preprocessing.read(network.folder) if network.folder.is_dir() else None
@@ -113,7 +114,7 @@ class Plans:
         return dataclasses.replace(plan, pipeline=_with_seed(plan.pipeline, config.seed))
 
     def _sharing_programs(self, plan: Plan) -> Plan:
-        """Return the plan with the programs of the setting, if they have the same constants."""
+        """Return a copy of the plan that shares compiled programs with plans of the same setting, where possible."""
         if plan.config.class_weights is not None:
             return plan
         key = (setting_key(plan.config), plan.preprocessing)
@@ -121,7 +122,7 @@ class Plans:
 
 
 def _with_seed(pipeline: Pipeline, seed: int) -> Pipeline:
-    """Return the same pipeline with the order of another seed."""
-    # With its own cache of two epochs: those of many networks would push each other out of a common one.
+    """Return a copy of the pipeline that shuffles the examples with the seed `seed`."""
+    # Each network has its own cache of the orders of two epochs, since a shared cache would be too small.
     order = functools.lru_cache(maxsize=2)(pipeline.order)
     return dataclasses.replace(pipeline, seed=seed, order=order, waited=0.0)

@@ -1,4 +1,4 @@
-"""Names of networks: what distinguishes a configuration from the others, for directories, tables and curves."""
+"""Name the networks of a sweep by the fields in which their configurations differ."""
 
 import hashlib
 import json
@@ -11,11 +11,11 @@ from jaxcnn.train.config import Config, to_dict
 from jaxcnn.train.config.compare import NOT_PART_OF_THE_RUN
 
 LONGEST_NAME = 120
-"""Most characters of a name before it is cut and ends in a hash. File systems allow 255 bytes."""
+"""Largest length of a name in bytes. Longer names are cut and end in a hash. File systems allow 255 bytes."""
 
 
 def fields_of(config: Config) -> dict[str, Any]:
-    """Return the fields of a configuration on which its results depend, by dotted names.
+    """Return the fields of a configuration that can change the results of a run, as a dict with dotted names.
 
     >>> fields_of(Config(seed=3))["optimizer.learning_rate"], fields_of(Config(seed=3))["seed"]
     (0.05, 3)
@@ -31,12 +31,12 @@ def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
             flat |= _flat(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
-    # Keywords of an optimizer are named as its other fields are.
+    # Name the keyword arguments of an optimizer like its other fields.
     return {name.replace("optimizer.options.", "optimizer."): value for name, value in flat.items()}
 
 
 def differing(configs: Sequence[Config]) -> list[str]:
-    """Return the names of the fields in which configurations differ, with `seed` first if it is one of them.
+    """Return the names of the fields in which configurations differ. If seeds differ, the first name is "seed".
 
     >>> differing([Config(seed=0), Config(seed=1, batch_size=32)])
     ['seed', 'batch_size']
@@ -49,19 +49,19 @@ def differing(configs: Sequence[Config]) -> list[str]:
 
 
 def directory_names(configs: Sequence[Config]) -> list[str]:
-    """Return a name for the run directory of each configuration: its seed, and the other fields that differ.
+    """Return a directory name for each configuration: its seed, and the fields in which the configurations differ.
 
     >>> directory_names([Config(seed=1), Config(seed=1, model="lenet1")])
     ['seed=1,model=lenet5', 'seed=1,model=lenet1']
 
     Raises:
-      UsageError: if two configurations are the same run.
+      UsageError: if two configurations are equal.
     """
     names = list(dict.fromkeys(["seed", *differing(configs)]))
     chosen: dict[str, int] = {}
     for index, config in enumerate(configs):
         name = _file_name(describe(config, names))
-        if name in chosen:  # equal, or equal up to characters that no file name may have
+        if name in chosen:  # two names may be equal after forbidden characters are replaced
             if fields_of(config) == fields_of(configs[chosen[name]]):
                 raise UsageError(
                     f"configurations {chosen[name]} and {index} are the same run: {name}. Remove one of them."
@@ -72,7 +72,7 @@ def directory_names(configs: Sequence[Config]) -> list[str]:
 
 
 def describe(config: Config, names: Sequence[str]) -> str:
-    """Return fields of a configuration as text.
+    """Return the fields `names` of a configuration as text.
 
     >>> describe(Config(), ["seed", "optimizer.learning_rate"])
     'seed=0,optimizer.learning_rate=0.05'
@@ -82,7 +82,7 @@ def describe(config: Config, names: Sequence[str]) -> str:
 
 
 def _text(value: Any) -> str:
-    """Return a value as in a flag: lists are joined by "+", since a comma separates fields."""
+    """Return a value as text. The items of a list are joined by "+", since a comma separates fields."""
     return "+".join(map(_text, value)) if isinstance(value, list) else str(value)
 
 

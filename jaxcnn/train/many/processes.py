@@ -1,4 +1,4 @@
-"""Train networks in several processes at once, each on its part of the processor cores."""
+"""Train networks in several worker processes at once. Each process uses its own CPU cores."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ from jaxcnn.train.runtime.checkpoint import RANDOM_NUMBER_OPTIONS
 from jaxcnn.train.runtime.signals import StopSignals
 
 BYTES_OF_A_WORKER = 2**30
-"""Memory that a worker is expected to need, of which no more are started than fit."""
+"""Estimated memory of one worker in bytes, which limits the number of workers."""
 
 POLL_SECONDS = 0.2
 
@@ -33,14 +33,14 @@ WORKER = (sys.executable, "-m", "jaxcnn.train.many._worker")
 
 
 def available_cores() -> list[int]:
-    """Return the processor cores that this process may use."""
+    """Return the ids of the CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def shares(cores: Sequence[int], networks: int, free_bytes: int) -> list[tuple[int, ...]]:
-    """Return the cores of each worker: equal parts, of at least one core.
+    """Divide CPU cores among workers, and return the cores of each worker. Each worker gets equally many cores.
 
     >>> shares([0, 1, 2, 3], networks=2, free_bytes=2**40)
     [(0, 1), (2, 3)]
@@ -62,10 +62,10 @@ def _free_bytes() -> int:
 def pickled_job(
     parts: CustomParts, data: Dataset | None, callbacks: tuple[Any, ...], cores: tuple[int, ...] = ()
 ) -> bytes:
-    """Return what a worker needs to know, as bytes.
+    """Return the `Job` of a worker as pickled bytes.
 
     Raises:
-      UsageError: if a part cannot be sent to another process.
+      UsageError: if the dataset, a custom part or a callback cannot be pickled.
     """
     job = Job(
         parts=parts,
@@ -80,11 +80,14 @@ def pickled_job(
         sent = pickle.dumps(job)
     except Exception as error:
         reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise UsageError(f"a part cannot be sent to another process: {reason}. Use together='turns'.") from error
+        raise UsageError(
+            f"a model, task, optimizer, dataset or callback cannot be sent to another process: {reason}. Use "
+            "together='turns'."
+        ) from error
     if b"__main__" in sent:
         raise UsageError(
-            "a part is defined in the main program, which other processes do not import. Define it in a module, or use "
-            "together='turns'."
+            "a model, task, optimizer, dataset or callback is defined in the main program, which other processes do "
+            "not import. Define this object in an imported module, or use together='turns'."
         )
     return sent
 
@@ -97,19 +100,21 @@ def train_in_processes(
     stop: StopSignals,
     report: Callable[[Network, str | None], None],
 ) -> bool:
-    """Train networks, each by `fit` in one of several processes.
+    """Train networks in several worker processes. Each worker trains one network at a time.
 
     Args:
-      networks: the networks.
-      parts, data, callbacks: as in `fit_many`.
-      stop: records whether a signal asked to stop; the workers then save their states.
-      report: called with each network that has ended, and why it diverged or None.
+      networks: networks to train.
+      parts: custom parts that were passed to `fit_many`, such as a model.
+      data: the dataset that was passed to `fit_many`, or None.
+      callbacks: the callbacks that were passed to `fit_many`.
+      stop: records whether a signal asked to stop. After a signal, the workers save the states of their networks.
+      report: function to call with each network that has ended, and with the reason if the network diverged, else None.
 
     Returns:
-      Whether all networks have ended; False after a signal.
+      True if all networks have ended, False if a signal has stopped the training.
 
     Raises:
-      UsageError: if a network cannot be trained as configured.
+      UsageError: if a value of a network's configuration is not valid.
       RunError: if a worker fails.
     """
     waiting = list(reversed(networks))
@@ -135,7 +140,7 @@ def train_in_processes(
             worker = workers[index]
             network = worker.network
             assert network is not None
-            # A signal also ends workers that have not begun to train, without an answer.
+            # After a signal, a worker that has not started to train ends without an answer. This is not an error.
             if stop.received is None and "mistake" in answer:
                 raise UsageError(answer["mistake"])
             if stop.received is None and "failed" in answer:
@@ -153,9 +158,9 @@ class _Worker:
     """A child process that trains one network at a time.
 
     Args:
-      job: from `pickled_job`.
+      job: bytes that `pickled_job` has returned.
       index: number of the worker.
-      answers: gets this number, and the message about each network.
+      answers: queue to which the worker's number and its message about each network are added.
     """
 
     def __init__(self, job: bytes, index: int, answers: "queue.SimpleQueue[tuple[int, dict[str, Any]]]"):
@@ -166,14 +171,14 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            # So that the terminal's Ctrl-C reaches the parent only, which forwards it.
+            # Put the worker into a new session, so that Ctrl-C reaches only the parent, which forwards the signal.
             start_new_session=True,
         )
         self._write(job)
         threading.Thread(target=self._listen, args=(index, answers), daemon=True).start()
 
     def send(self, network: Network) -> None:
-        """Let the worker train a network."""
+        """Send a network to the worker, which trains it."""
         self.network = network
         self._write(pickle.dumps(network))
 
@@ -192,19 +197,19 @@ class _Worker:
 
     def _write(self, data: bytes) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # its end is noticed by `_listen`
+        with contextlib.suppress(BrokenPipeError):  # `_listen` reports a worker that has ended
             self._process.stdin.write(data)
             self._process.stdin.flush()
 
     def _listen(self, index: int, answers: "queue.SimpleQueue[tuple[int, dict[str, Any]]]") -> None:
         assert self._process.stdout is not None
-        with contextlib.suppress(ValueError):  # closed
+        with contextlib.suppress(ValueError):  # `close` has closed the pipe
             for line in self._process.stdout:
                 answers.put((index, json.loads(line)))
             answers.put((index, {"failed": self._reason()}))
 
     def _reason(self) -> str:
-        """Return one line that says why the process has ended."""
+        """Return one line that says why the worker process has ended."""
         status = self._process.wait()
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors.read().splitlines() if line.strip()]

@@ -1,7 +1,7 @@
 """Compiled programs that train and evaluate many networks at once.
 
-The step of one network, a pure function, is mapped over an axis of networks by `vmap`. The axis is divided over the
-devices by `shard_map`, so that each device trains whole networks, and no device waits for another.
+`vmap` maps the training step of one network, a pure function, over an axis of networks. `shard_map` shards this axis
+over the devices. Each device therefore trains whole networks, and no device waits for another device.
 """
 
 import dataclasses
@@ -23,23 +23,24 @@ from jaxcnn.train.step import make_eval_step
 from jaxcnn.train.task import Classification
 
 NETWORKS = "networks"
-"""The axis of networks."""
+"""Name of the mesh axis over which the networks are sharded."""
 
 
 class Programs:
-    """The programs of networks that differ in seeds and hyperparameters only.
+    """Compiled programs for networks that differ only in seeds and hyperparameters.
 
-    A hyperparameter that is equal in all networks is a constant of the program, as in the program of one network.
+    A hyperparameter that is equal in all networks is a constant of the compiled program. Other hyperparameters are
+    arguments of the program.
 
     Args:
-      plans: one for each network. Their programs are those of one device.
-      parts: the user's own parts.
-      devices: the devices to divide the networks over. If their number does not divide that of the networks, the first
-        network is repeated; what the repetitions compute is dropped.
+      plans: one plan for each network. Each plan is made for one device.
+      parts: custom parts that were passed to `fit_many`, such as a model.
+      devices: devices to shard the networks over. If the number of networks is not a multiple of the number of devices,
+        copies of the first network fill the remaining places. The results of the copies are not used.
 
     Attributes:
       count: number of networks.
-      rows: for each place on the axis of networks, the network that it trains.
+      rows: for each index on the axis of networks, the index of the network in `plans`.
     """
 
     def __init__(self, plans: Sequence[Plan], parts: CustomParts, devices: Sequence[Any]):
@@ -53,37 +54,39 @@ class Programs:
         self._compiled: dict[Any, Any] = {}
 
     def place(self, stacked: Any, axis: int = 0) -> Any:
-        """Put arrays on the devices whose axis `axis` is that of the networks, with repetitions."""
+        """Select the networks `rows` on the axis of networks, `axis`, and shard this axis over the devices."""
         sharding = NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, NETWORKS))
         return jax.device_put(jax.tree.map(lambda x: np.take(x, self.rows, axis), stacked), sharding)
 
     def replicate(self, tree: Any) -> Any:
-        """Put arrays on each device."""
+        """Put a copy of the arrays on each device."""
         return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
     def initial_state(self) -> TrainState:
-        """Return the states before the first step, `[networks, ...]`, as host arrays.
+        """Return the training states before the first step, `[networks, ...]`, as host arrays.
 
-        They have the bits of the initial states of single networks.
+        The state of each network is bitwise equal to its initial state in `fit`.
         """
         return jax.tree.map(lambda *x: np.stack(x), *(jax.device_get(plan.initial_state()) for plan in self.plans))
 
     def train_steps(self, *, gathers: bool) -> Any:
-        """Return the program of several steps: `(state, batches, values, data) -> (state, sums)`.
+        """Return a compiled program for several training steps: `(state, batches, values, data) -> (state, sums)`.
 
-        States and values have an axis of networks in front, batches and sums axes `[steps, networks]`. The state is
-        donated.
+        Arrays in `state` and `values` have the leading axis `[networks]`. Arrays in `batches` and `sums` have the
+        leading axes `[steps, networks]`. The state is donated: the caller must not use it after the call.
 
         Args:
-          gathers: whether `batches` are indices int32 `[steps, networks, N]` of the examples in `data`.
+          gathers: whether `batches` are int32 indices `[steps, networks, N]` of examples in `data`, with N examples in
+            a step. If False, `batches` are the examples themselves.
         """
         return self._program(("train", gathers), lambda: self._train_steps(gathers=gathers))
 
     def evaluate(self, *, per_network: bool) -> Any:
-        """Return the program of an evaluation: `(state, padded, values) -> sums [networks, ...]`.
+        """Return a compiled program that evaluates a batch: `(state, padded, values) -> sums [networks, ...]`.
 
         Args:
-          per_network: whether batches have an axis of networks; else all networks are evaluated on the same batch.
+          per_network: whether the batch has a leading axis of networks. If False, all networks are evaluated on the
+            same batch.
         """
         return self._program(("eval", per_network), lambda: self._evaluate(per_network=per_network))
 
@@ -111,7 +114,7 @@ class Programs:
             out_specs=(axis, steps),
             check_vma=False,
         )
-        # Named, since the sharding that JAX infers for one device has another name, for which it would compile again.
+        # For one device, JAX would infer a sharding that differs from the inputs' sharding, and compile a second time.
         out = (NamedSharding(self.mesh, axis), NamedSharding(self.mesh, steps))
         return jax.jit(mapped, donate_argnums=0, out_shardings=out)
 
@@ -131,7 +134,7 @@ class Programs:
         return jax.jit(mapped)
 
     def _plan_with(self, values: dict[str, jax.Array]) -> Plan:
-        """Return the plan of a network, with its own values in place of those of the first network."""
+        """Return the plan of the first network with the hyperparameters of another network, `values`."""
         plan, config, changed = self.plans[0], self.plans[0].config, dict[str, Any]()
         if "learning_rate" in values or "weight_decay" in values:
             schedule, steps_per_epoch = plan.schedule, plan.dataset.examples["train"] / plan.batch_size
@@ -157,7 +160,7 @@ class Programs:
 
 
 def _values(plans: Sequence[Plan]) -> dict[str, np.ndarray]:
-    """Return the values in which the steps of networks differ, float32 `[networks, ...]`."""
+    """Return the hyperparameters and normalizations in which the networks differ, float32 `[networks, ...]`."""
     of_networks = [
         {
             "learning_rate": plan.config.optimizer.learning_rate,

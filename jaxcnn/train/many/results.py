@@ -1,4 +1,4 @@
-"""Results of many networks: the result of each network, and the statistics of each setting."""
+"""Results of `fit_many`: the result of each network, and the statistics of each setting over its seeds."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,22 +13,22 @@ from jaxcnn.train.config import Config, to_dict
 from jaxcnn.train.many.names import describe, differing, fields_of
 
 CONFIDENCE = 0.95
-"""Probability with which the interval of a mean covers the mean over all seeds."""
+"""Confidence level of the interval of a mean."""
 
 PERCENT = ("accuracy", "top", "precision", "recall", "f1")
-"""Parts of the names of metrics that are shown in percent."""
+"""A metric is shown in percent if its name contains one of these texts."""
 
 
 @dataclass(frozen=True)
 class NetworkResult:
-    """The outcome of one network.
+    """The result of one network.
 
     Attributes:
-      name: the name of its run directory.
-      config: its configuration.
-      workdir: its run directory, which `load_run` and `evaluate` take.
-      values: everything in its `result.json`; empty if it diverged.
-      diverged: why it has no result, or None.
+      name: name of the network's run directory.
+      config: configuration of the network.
+      workdir: run directory of the network, which `load_run` and `evaluate` accept.
+      values: all values in the network's `result.json`; empty if the network diverged.
+      diverged: why the network diverged, or None if it did not diverge.
     """
 
     name: str
@@ -39,7 +39,7 @@ class NetworkResult:
 
     @property
     def test_accuracy(self) -> float:
-        """Fraction of the test examples that are classified correctly; NaN if the network diverged."""
+        """Fraction of the test examples that the network classifies correctly; NaN if the network diverged."""
         return self.metric("accuracy")
 
     @property
@@ -48,17 +48,17 @@ class NetworkResult:
         return self.metric("loss")
 
     def metric(self, name: str) -> float:
-        """Return a metric of the test set; NaN if the network diverged or has no such number."""
+        """Return a test metric, such as "loss"; NaN if the network diverged or the metric is not a single number."""
         value = self.values.get("metrics", {}).get(name)
         return float(value) if _is_number(value) else math.nan
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """Mean and deviation of a metric over the networks of a setting that did not diverge.
+    """Statistics of a metric over the networks of a setting that did not diverge.
 
     Attributes:
-      values: the metric of each network, NaN where it diverged.
+      values: the metric of each network; NaN if the network diverged.
     """
 
     values: tuple[float, ...]
@@ -71,17 +71,17 @@ class Statistic:
 
     @property
     def mean(self) -> float:
-        """Mean; NaN if all networks diverged."""
+        """Mean over the networks that did not diverge; NaN if all networks diverged."""
         return float(self.finite.mean()) if len(self.finite) else math.nan
 
     @property
     def std(self) -> float:
-        """Sample standard deviation, with n - 1 in the denominator; NaN for fewer than two networks."""
+        """Sample standard deviation, with n - 1 in the denominator for n networks; NaN for fewer than two networks."""
         return float(self.finite.std(ddof=1)) if len(self.finite) > 1 else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Confidence interval (95 %) of the mean by Student's t distribution; NaN for fewer than two networks."""
+        """95 % confidence interval of the mean, from Student's t distribution; NaN for fewer than two networks."""
         count = len(self.finite)
         if count < 2:
             return math.nan, math.nan
@@ -93,11 +93,12 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Setting:
-    """Networks that differ by seed only.
+    """Networks that differ only in their seeds.
 
     Attributes:
-      name: the fields in which settings differ, such as "optimizer.learning_rate=0.1"; "all" if there is one setting.
-      runs: one network for each seed.
+      name: the fields in which settings differ, such as "optimizer.learning_rate=0.1". "all" if there is only one
+        setting.
+      runs: results of the networks, one for each seed.
     """
 
     name: str
@@ -105,7 +106,7 @@ class Setting:
 
     @property
     def config(self) -> Config:
-        """The configuration of the first network."""
+        """Configuration of the first network of this setting."""
         return self.runs[0].config
 
     @property
@@ -120,13 +121,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Results:
-    """The outcome of `fit_many`.
+    """The results of `fit_many`.
 
     Attributes:
-      workdir: the directory of the run directories, `sweep.json` and `sweep.png`.
-      runs: the outcome of each network, in the order of the configurations.
-      how: "together", "turns" or "processes".
-      seconds: wall-clock time, over all starts.
+      workdir: directory that contains all run directories, `sweep.json` and `sweep.png`.
+      runs: the result of each network, in the order of the configurations.
+      how: how the networks were trained: "together", "turns" or "processes".
+      seconds: wall-clock time of the sweep in seconds, including the time before the sweep was resumed.
 
     >>> runs = [
     ...     NetworkResult(f"seed={seed}", Config(seed=seed), Path("sweep"), {"metrics": {"accuracy": accuracy}})
@@ -146,12 +147,12 @@ class Results:
 
     @property
     def configs(self) -> tuple[Config, ...]:
-        """The configuration of each network."""
+        """Configuration of each network."""
         return tuple(run.config for run in self.runs)
 
     @cached_property
     def settings(self) -> tuple[Setting, ...]:
-        """The settings, in the order of their first networks. Configurations that differ by seed only are one."""
+        """The settings, in the order of the configurations. Networks that differ only in their seeds form a setting."""
         names = [name for name in differing(self.configs) if name != "seed"]
         members: dict[str, list[NetworkResult]] = {}
         for run in self.runs:
@@ -160,14 +161,14 @@ class Results:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics of the test set that are numbers: "accuracy" and "loss", then others."""
+        """Names of all test metrics that are single numbers: first "accuracy" and "loss", then all other metrics."""
         found = [(name, x) for run in self.runs for name, x in run.values.get("metrics", {}).items()]
         names = dict.fromkeys(name for name, value in found if _is_number(value))
         usual = ("accuracy", "loss")
         return tuple(sorted(names, key=lambda name: usual.index(name) if name in usual else len(usual)))
 
     def table(self) -> str:
-        """Return a table as text: mean, standard deviation and 95 % interval of each metric for each setting."""
+        """Return a table as text: mean, standard deviation and 95 % confidence interval of each metric and setting."""
         header = ("setting", "metric", "mean", "std", "95 % interval", "networks")
         rows = [row for setting in self.settings for row in self._table_rows(setting)]
         widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
@@ -198,8 +199,10 @@ class Results:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of `sweep.json`: settings with statistics, and each network. Numbers that do not exist,
-        such as those of a network that diverged, are None."""
+        """Return the content of `sweep.json`: the statistics of each setting, and the metrics of each network.
+
+        Statistics and metrics that are NaN, such as the metrics of a network that diverged, are None.
+        """
         return {
             "how": self.how,
             "seconds": self.seconds,
@@ -243,7 +246,7 @@ def _number(x: float) -> float | None:
 
 
 def format_metric(name: str, value: float) -> str:
-    """Return a metric as text: accuracies and the like in percent.
+    """Return a metric as text. Metrics whose name contains a text in `PERCENT` are shown in percent.
 
     >>> format_metric("accuracy", 0.8512), format_metric("loss", 0.41234), format_metric("loss", float("nan"))
     ('85.12 %', '0.4123', 'NaN')

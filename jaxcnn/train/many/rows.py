@@ -1,4 +1,4 @@
-"""The rows of networks that one program trains, and what other programs read of them."""
+"""Write and read `metrics.jsonl` of a group: the metrics of networks that one program trains together."""
 
 import contextlib
 import logging
@@ -14,19 +14,22 @@ from jaxcnn.train.runtime.plan import Plan
 from jaxcnn.train.runtime.record import Row
 
 OWN = ""
-"""Name in the checksums of a group's lines, where those of a run have the run."""
+"""Text that the checksums of a group's `metrics.jsonl` contain, in place of the identity of a run."""
 
 _log = logging.getLogger(__name__)
 
 
 class Rows:
-    """The rows of a group: a JSON line for each step and evaluation, with the metrics of each network.
+    """Write a group's `metrics.jsonl`: a line of JSON for each step and evaluation, with the metrics of each network.
+
+    If the file exists, damaged rows and rows of steps after `first_step` are dropped, since these steps are repeated.
+    If the row of an earlier step was lost, the step gets a row without metrics.
 
     Args:
-      path: of the file. Damaged rows are dropped, and rows behind `first_step`, since these steps are repeated.
-      first_step: number of steps that the group has made. Those whose row was lost get one without metrics.
+      path: path of the file.
+      first_step: number of steps that the group has made.
       networks: number of networks.
-      epoch: returns the epoch after a number of steps.
+      epoch: function that returns the epoch after a number of steps.
     """
 
     def __init__(self, path: Path, first_step: int, networks: int, epoch: Callable[[int], float]):
@@ -34,7 +37,7 @@ class Rows:
         made = {row["step"] for row in kept if row["split"] == "train"}
         lost = [step for step in range(1, first_step + 1) if step not in made]
         if lost:
-            _log.warning("%s lacks %d of the %d steps made so far", path, len(lost), first_step)
+            _log.warning("%s has no rows for %d of the %d steps of the run so far", path, len(lost), first_step)
             empty = {"networks": [{}] * networks}
             kept += [{"split": "train", "step": step, "epoch": round(epoch(step), 4), **empty} for step in lost]
             kept.sort(key=lambda row: (row["step"], row["split"] != "train"))
@@ -56,14 +59,14 @@ class Rows:
             self._file.flush()
 
     def sync(self) -> None:
-        """Write all rows to the disk: they survive a power failure."""
+        """Write all rows to the disk, so that they are not lost in a power failure."""
         with workdir.writing(self._path):
             self._file.flush()
             os.fsync(self._file.fileno())
 
 
 def _read(path: Path) -> Iterator[Row]:
-    """Yield the sound rows of a group. Raise `UsageError` if the file cannot be read."""
+    """Yield the intact rows of a group's `metrics.jsonl`. Raise `UsageError` if the file cannot be read."""
     try:
         if not path.exists():
             return
@@ -74,11 +77,11 @@ def _read(path: Path) -> Iterator[Row]:
                     if {"split", "step", "epoch", "networks"} <= row.keys():
                         yield row
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}. Move it away.") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}. Move the file away.") from error
 
 
 def rows_of_network(path: Path, index: int) -> Iterator[Row]:
-    """Yield the rows of one network, as in its `metrics.jsonl`."""
+    """Yield the rows of one network from a group's file, in the format of the `metrics.jsonl` of a run."""
     for row in _read(path):
         values = row["networks"][index]
         if values is not None:
@@ -86,7 +89,7 @@ def rows_of_network(path: Path, index: int) -> Iterator[Row]:
 
 
 def track(plan: Plan, folder: Path, rows: list[Row]) -> None:
-    """Hand the rows of a network to TensorBoard and Weights & Biases, as its own training loop would have done."""
+    """Pass the rows of a network to TensorBoard and Weights & Biases, as `fit` would do for this network."""
     trackers = built_in(wandb=plan.config.wandb, profile=None, show=print)
     view = RunView(
         step=0,

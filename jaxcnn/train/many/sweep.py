@@ -36,7 +36,7 @@ PICTURE = "sweep.png"
 MOST_NETWORKS = 10_000
 
 PROCESSES_FROM = 4
-"""Smallest number of networks for which processes are faster than turns on a CPU: each process starts and compiles."""
+"""With fewer networks, "turns" is faster than "processes" on a CPU, since each process must start and compile."""
 
 
 def fit_many(
@@ -56,54 +56,59 @@ def fit_many(
     callbacks: Sequence[Any] = (),
     console: Console | None = None,
 ) -> Results:
-    """Train a network for each configuration (and seed), and return the results with statistics of each setting.
+    """Train a network for each configuration and seed, and return the results with statistics of each setting.
 
-    Each network is a complete run, with the initial parameters, the data order and the steps of `fit(config)`. Its run
-    directory is in `workdir`, and is named after the fields that differ, such as `seed=3,optimizer.learning_rate=0.1`.
-    A setting is a set of configurations that differ only in seed. `sweep.json` has the mean, the standard deviation and
-    the 95 % confidence interval of each metric for each setting. `sweep.png` shows the curves. If a network diverges,
-    it is reported as diverged, and the others continue.
+    Each network is a complete run, with the initial parameters, the data order and the steps of `fit(config)`. Each
+    network has a run directory in `workdir`, named after the fields that differ: `seed=3,optimizer.learning_rate=0.1`.
+    A setting is a set of configurations that differ only in seed. `sweep.json` contains the mean, the standard
+    deviation and the 95 % confidence interval of each metric for each setting. `sweep.png` shows the learning curves.
+    If a network diverges, it is reported as diverged, and training of the other networks continues.
 
-    If one program trains all networks, floating-point sums have another order than in a run of one network. A single
-    step from the same state agrees to 1e-6 of the largest parameter. Over many steps, rounding errors grow: losses of
-    LeNet-5 at batch 64 agree to 1e-3 for about 50 steps, and to 2e-2 after that. After 2 epochs (313 steps) parameters
-    differ by 4 to 6 % of their norm, as they do between one device and two, and test accuracies by up to 0.3 percentage
-    points, where seeds have a standard deviation of 0.5. With "together", each network has the dropout of a run on one
-    device.
+    With `together="together"`, floating-point sums are added in another order than in `fit`. After a single step from
+    the same state, the parameters agree to 1e-6 of the largest parameter. Over many steps, rounding errors grow. The
+    losses of LeNet-5 at batch size 64 agree to 1e-3 for about 50 steps, and to 2e-2 after that. After 2 epochs (313
+    steps), parameters differ by 4 to 6 % of their norm, about as much as between `fit` on one device and on two
+    devices. Test accuracies differ by up to 0.3 percentage points; their standard deviation over seeds is 0.5 points.
+    Each network gets the dropout masks of `fit` on one device.
 
-    On two CPU cores (`python -m benchmarks.many --networks 1,10,100`: LeNet-5, batch 64, 157 steps, with the start of
-    the process; AMD EPYC), one network takes 7 s in turns, ten take 24 s in turns, 21 s in processes and 19 s together,
-    and a hundred take 149 s, 71 s and 112 s.
+    Wall-clock times on two cores of an AMD EPYC CPU for LeNet-5, batch size 64 and 157 steps, including the start of
+    the process (`python -m benchmarks.many --networks 1,10,100`):
 
-    To resume after a stop or a kill, repeat the call with the same `workdir`: finished networks are kept, and the
-    others resume from their checkpoints. You can add seeds or configurations later.
+    - 1 network: 7 s with "turns".
+    - 10 networks: 24 s with "turns", 21 s with "processes" and 19 s with "together".
+    - 100 networks: 149 s with "turns", 71 s with "processes" and 112 s with "together".
+
+    To resume a sweep that was stopped or killed, repeat the call with the same `workdir`. Finished networks are kept,
+    and the other networks resume from their checkpoints. The repeated call may have additional seeds or configurations.
 
     Args:
-      configs: what to train. `workdir` of a configuration must be None.
-      seeds: train each configuration with each of these seeds, instead of its own.
-      workdir: directory of all run directories. Default: a new one in runs/.
-      together: how to train:
+      configs: one configuration or several configurations. The field `workdir` of each configuration must be None.
+      seeds: train each configuration with each of these seeds. Default: the seed of each configuration.
+      workdir: directory that contains all run directories. Default: a new directory in `runs/`.
+      together: how to train the networks:
 
-        - "together": one program trains all networks that differ only in seed, learning rate, weight decay, label
-          smoothing and initial scale. Networks without weight decay have their own program. The networks are divided
-          over the devices, and share one copy of the images. Checkpoints of all networks are saved after each epoch.
-        - "turns": one network after another, each on all devices. Networks that differ only in seed share their
+        - "together": one compiled program trains all networks that differ only in seed, learning rate, weight decay,
+          label smoothing and initial scale. Networks with a weight decay of 0 need a second program. The networks are
+          sharded over the devices, and share one copy of the images. Checkpoints are saved after each epoch.
+        - "turns": train one network after another, each on all devices. Networks that differ only in seed share their
           compiled programs.
-        - "processes": several processes, each on its part of the CPU cores. Only on a CPU.
-        - "auto": "together" on accelerators and on several devices, unless there are callbacks, a profile, a sharded
-          state, or data from iterators. On one CPU device, "processes" for four networks or more, if there are several
-          cores and no callbacks, and if all parts can be pickled. Otherwise "turns".
-      data, task, model, loss, augment, optimizer, gradient, metrics: as in `fit`, for all networks.
-      callbacks: as in `fit`; not with "together". All networks call the same objects; with "processes", each process
-        calls copies.
-      console: where to print; standard output by default. With `progress=False`, the table is printed to a console that
-        is given, and nothing is printed otherwise.
+        - "processes": train in several processes, each on its own CPU cores. Only for CPUs.
+        - "auto": on accelerators and on several devices, choose "together"; but choose "turns" if there are callbacks,
+          a profile, a sharded state, verification, or data from iterators. On one CPU device, choose "processes" for
+          four networks or more, if there are several cores and no callbacks, and if the arguments can be pickled. In
+          all other cases, choose "turns".
+      data, task, model, loss, augment, optimizer, gradient, metrics: your own parts, for all networks; see `fit`.
+      callbacks: objects with methods such as `on_step`; see `fit`. "together" does not support callbacks. With "turns",
+        all networks share these objects. With "processes", each process has its own copies of the objects.
+      console: console to print to. Default: standard output. With `progress=False`, `fit_many` prints nothing by
+        default, and prints only the table of results if you pass a console.
 
     Raises:
-      UsageError: if a configuration cannot work or two are the same run, before anything is written; or if the
-        directory is in use, or holds other files.
-      RunError: if a process fails.
-      InterruptedSweepError: if a signal asked to stop.
+      UsageError: if a value of a configuration is not valid, or if two configurations are equal. `fit_many` checks the
+        configurations before it writes files. `fit_many` also raises `UsageError` if another process uses `workdir`, or
+        if `workdir` contains files that do not belong to a sweep.
+      RunError: if a worker process fails.
+      InterruptedSweepError: if SIGTERM or SIGINT has stopped the sweep.
     """
     started = time.perf_counter()
     parts = CustomParts(model, loss, augment, optimizer, task, gradient, metrics)
@@ -145,19 +150,22 @@ def _expanded(configs: Config | Sequence[Config], seeds: Sequence[int] | None) -
     """Return one configuration for each network."""
     given = [configs] if isinstance(configs, Config) else list(configs)
     if not given or (seeds is not None and not len(seeds)):
-        raise UsageError("there is nothing to train: no configuration or no seed. Give at least one of each.")
+        raise UsageError(
+            "configs or seeds is empty. Give at least one configuration, and at least one seed or seeds=None."
+        )
     for index, config in enumerate(given):
         if not isinstance(config, Config):
             raise UsageError(f"configuration {index} is a {type(config).__name__}. Give jaxcnn.train.Config objects.")
         if config.workdir is not None:
             raise UsageError(
-                f"workdir of a configuration is chosen by its name: {config.workdir}. Set fit_many(workdir=...)."
+                f"configuration {index} has workdir {config.workdir!r}, but fit_many chooses the run directories. "
+                "Remove workdir from the configuration, and set fit_many(workdir=...) instead."
             )
     chosen = given
     if seeds is not None:
         chosen = [dataclasses.replace(config, seed=seed) for config in given for seed in seeds]
     if len(chosen) > MOST_NETWORKS:
-        raise UsageError(f"there are too many networks: {len(chosen):,}. Train at most {MOST_NETWORKS:,} at once.")
+        raise UsageError(f"too many networks: {len(chosen):,}. Train at most {MOST_NETWORKS:,} at once.")
     for config in chosen:
         validate(config)
         if config.wandb:
@@ -168,17 +176,20 @@ def _expanded(configs: Config | Sequence[Config], seeds: Sequence[int] | None) -
 def _choose(
     together: str, networks: Sequence[Network], parts: CustomParts, data: Dataset | None, callbacks: tuple[Any, ...]
 ) -> str:
-    """Return the method of training: "together", "turns" or "processes"."""
+    """Return how to train the networks: "together", "turns" or "processes"."""
     if together not in get_args(How):
-        raise unknown_name("way to train (together)", together, get_args(How))
+        raise unknown_name("value of together", together, get_args(How))
     devices = jax.local_devices()
     is_cpu = devices[0].platform == "cpu"
     if jax.process_count() > 1:
-        raise UsageError(f"fit_many needs one process, there are {jax.process_count()}. Start it in one of them only.")
+        raise UsageError(
+            f"fit_many does not run in a multi-process JAX job, got {jax.process_count()} processes. Call fit_many in "
+            "a single process."
+        )
     if together == "processes":
         if not is_cpu:
             raise UsageError(
-                "together='processes' needs a CPU, since processes cannot share an accelerator. Use 'turns'."
+                "together='processes' needs a CPU, since processes cannot share an accelerator. Use together='turns'."
             )
         pickled_job(parts, data, callbacks)
     if together != "auto":
@@ -195,7 +206,7 @@ def _choose(
 
 
 def _obstacle(networks: Sequence[Network], data: Dataset | None, callbacks: tuple[Any, ...]) -> str | None:
-    """Return what prevents one program from training all networks, or None."""
+    """Return the feature that "together" does not support, such as "callbacks", or None without one."""
     configs = [network.config for network in networks]
     if callbacks:
         return "callbacks"
@@ -211,28 +222,28 @@ def _obstacle(networks: Sequence[Network], data: Dataset | None, callbacks: tupl
 
 
 def _check(networks: Sequence[Network], plans: Plans, how: str, callbacks: tuple[Any, ...]) -> None:
-    """Make a plan for each group of networks that can share a program, before anything is written.
+    """Make a plan for each group of networks that can share a compiled program, before files are written.
 
     Raises:
-      UsageError: if a configuration cannot work.
+      UsageError: if a value of a configuration is not valid.
     """
     kinds = {program_key(network.config): network for network in networks}
     for network in kinds.values():
         plan = plans.plan(network)
         if how == "together" and not isinstance(plan.pipeline, Pipeline):
-            raise UsageError("together='together' cannot have data from iterators. Use 'turns'.")
+            raise UsageError("together='together' does not support data from iterators. Use together='turns'.")
     obstacle = _obstacle(networks, None, callbacks) if how == "together" else None
     if obstacle is not None:
-        raise UsageError(f"together='together' cannot have {obstacle}. Use 'turns'.")
+        raise UsageError(f"together='together' does not support {obstacle}. Use together='turns'.")
 
 
 def _metric_of_curves(results: Results) -> str:
-    """Return the metric of evaluations to draw: the one that chooses checkpoints."""
+    """Return the name of the evaluated metric to draw: the metric that chooses the best checkpoint."""
     return next((run.values["monitor"] for run in results.runs if run.values.get("monitor")), "accuracy")
 
 
 def _next_free(config: Config) -> Path:
-    """Return the first of `runs/sweep-MODEL-DATASET-1`, `-2`, ... that does not exist."""
+    """Return the first of `runs/sweep-MODEL-DATASET-1`, `runs/sweep-MODEL-DATASET-2`, ... that does not exist."""
     name, number = f"sweep-{config.model}-{run_directory.short_name(config.dataset)}", 1
     while (Path("runs") / f"{name}-{number}").exists():
         number += 1

@@ -1,4 +1,4 @@
-"""Train many networks at once, by one program, with checkpoints of all of them."""
+"""Train a group of networks with one compiled program, and save checkpoints that contain all networks of the group."""
 
 import dataclasses
 import hashlib
@@ -36,7 +36,7 @@ from jaxcnn.train.runtime.signals import InterruptedRunError, StopSignals
 from jaxcnn.train.state import TrainState
 
 PREFIX = ".together-"
-"""Start of the name of a group's folder, beside the run directories of its networks."""
+"""Prefix of the name of a group's folder. The folder is in the directory of the sweep."""
 
 MEMBERS = "group.json"
 ROWS = "metrics.jsonl"
@@ -47,9 +47,10 @@ class GroupState:
     """The content of a checkpoint of a group.
 
     Attributes:
-      step: steps made, int32 scalar.
-      networks: the state of each network `[networks, ...]`. That of a network that has stopped early is its last one.
-      best: the state of each network at its best evaluation.
+      step: number of steps made, int32 scalar.
+      networks: training state of each network, `[networks, ...]`. A network that has stopped early keeps its last
+        state.
+      best: training state of each network at its best evaluation, `[networks, ...]`.
     """
 
     step: Any
@@ -59,16 +60,16 @@ class GroupState:
 
 @dataclass
 class Progress:
-    """The progress of a network, as JSON values.
+    """The progress of one network, as JSON values.
 
     Attributes:
-      epoch_total: sums of the metrics of the current epoch's steps.
+      epoch_total: sums of the metrics over the steps of the current epoch so far.
       evaluation: metrics of the latest evaluation.
-      best_score: best monitored metric so far, with the sign changed if the smallest is the best.
-      best_step: step of it.
-      epochs_since_best: evaluations since then.
-      last_step: step after which the network stopped early.
-      diverged: why it has no result.
+      best_score: best monitored metric so far, negated if smaller values are better.
+      best_step: step of the best evaluation.
+      epochs_since_best: number of evaluations since the best evaluation.
+      last_step: step after which the network stopped early, or None if it has not stopped early.
+      diverged: why the network diverged, or None if it has not diverged.
     """
 
     epoch_total: dict[str, Any] | None = None
@@ -81,20 +82,19 @@ class Progress:
 
     @property
     def trains(self) -> bool:
-        """Return whether the network still trains, so that steps count for it."""
+        """Return whether the network still trains: it has neither stopped early nor diverged."""
         return self.last_step is None and self.diverged is None
 
 
 class Group:
-    """Networks that one program trains, from the first step in this process to the last.
+    """A group of networks that one compiled program trains.
 
     Args:
-      networks: the networks. Their fields differ in seeds and hyperparameters only.
-      plans: makes their plans, for one device.
-      folder: of the sweep, in which the networks' run directories are.
-      devices: the devices to divide the networks over.
-      display: shows the progress, with means over the networks.
-      stop: records whether a signal asked to stop.
+      networks: the networks, whose configurations differ only in seeds and hyperparameters.
+      plans: object that makes the plan of each network, for one device.
+      folder: directory of the sweep, which contains the run directories of the networks.
+      devices: devices to shard the networks over.
+      stop: object that records whether a signal asked to stop.
     """
 
     def __init__(
@@ -115,10 +115,10 @@ class Group:
         """Make the remaining steps, and write the run directory of each network.
 
         Returns:
-          How each network has ended.
+          The progress of each network after its last step.
 
         Raises:
-          InterruptedRunError: if a signal asked to stop. The state has been saved.
+          InterruptedRunError: if a signal asked to stop. The states of all networks have been saved.
         """
         self.display = display
         self._create_folder()
@@ -143,11 +143,11 @@ class Group:
         return self.progress
 
     def remove(self) -> None:
-        """Remove the group's folder, once each network has its result."""
+        """Remove the group's folder. Call this method after each network has its `result.json`."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _create_folder(self) -> None:
-        """Create the group's folder, and the run directories, whose configurations and data are checked."""
+        """Create the group's folder and the run directories. If a run directory exists, check its run and its data."""
         known: dict[int, data_identity.Identity] = {}
         for plan in self.plans:
             with workdir.claim(plan.config) as folder:
@@ -169,7 +169,7 @@ class Group:
         self.pending: deque[tuple[int, Any]] = deque()
         self.learning_rates = _learning_rates(self.plans)
         if step and plan.evaluates_after(step) and self._awaits_evaluation():
-            self._end_epoch(step, state)  # the group was stopped between the last step of an epoch and its evaluation
+            self._end_epoch(step, state)  # the process was stopped before it evaluated this epoch
         compiled = set[int]()
         timed = step
         self.watch.start()
@@ -205,7 +205,7 @@ class Group:
             timed = step
 
     def _calls(self, first_step: int) -> Iterator[tuple[int, Any]]:
-        """Yield the number of steps of each call of the program, and their batches."""
+        """Yield the number of steps and their batches for each dispatch of the compiled program."""
 
         def counts() -> Iterator[int]:
             plan = self.plan
@@ -220,11 +220,11 @@ class Group:
         return any(progress.trains and progress.evaluation is None for progress in self.progress)
 
     def _lap(self, state: Any, steps: int) -> None:
-        # The images of one network: each network's result has its own.
+        # Count the images of one network, since each network has its own result.
         self.watch.lap(state, images=steps * self.plan.batch_size)
 
     def _log(self, keep: int) -> None:
-        """Fetch and record the metrics of all calls but the last `keep`."""
+        """Fetch and record the metrics of all dispatches except the last `keep`."""
         count = len(self.pending) - keep
         if count < 1:
             return
@@ -242,7 +242,7 @@ class Group:
         )
 
     def _log_step(self, step: int, sums: Any) -> Row:
-        """Return the row of a step, and add its sums `[networks, ...]` to those of the epoch."""
+        """Return the row of a step for `metrics.jsonl`, and add its sums `[networks, ...]` to the sums of the epoch."""
         values: list[dict[str, float] | None] = []
         for index, (progress, plan) in enumerate(zip(self.progress, self.plans, strict=True)):
             own = jax.tree.map(lambda x, index=index: x[index], sums)
@@ -260,7 +260,7 @@ class Group:
         return {"split": "train", "step": step, "epoch": round(self.plan.epoch(step), 4), "networks": values}
 
     def _end_epoch(self, step: int, state: Any) -> None:
-        """Evaluate the networks, record and show the metrics of the epoch, and save a checkpoint."""
+        """Evaluate the networks, record and print the metrics of the epoch, and save a checkpoint."""
         split, epoch = self.plan.held_out, self.plan.epoch(step)
         host = self._fetch(state, step)
         evaluated = self._evaluate(state, split)
@@ -288,7 +288,7 @@ class Group:
         self._save(step, host)
 
     def _evaluate(self, state: Any, split: str) -> list[dict[str, Any]]:
-        """Return the summed metrics of each network over every example of a split."""
+        """Return the metric sums of each network over all examples of a split."""
         examples = self.plan.dataset.examples[split]
         batch_size = min(EVALUATION_BATCH, examples)
         per_network = split != "test" and not self.has_one_dataset
@@ -304,12 +304,12 @@ class Group:
         for index in range(len(self.networks)):
             total = metrics.add([jax.tree.map(lambda x, index=index: x[index], sums) for sums in fetched])
             if total["examples"] != examples:
-                raise AssertionError(f"evaluated {total['examples']:.0f} of {examples} {split} examples")
+                raise AssertionError(f"evaluated {total['examples']:.0f} instead of {examples} {split} examples")
             totals.append(total)
         return totals
 
     def _fetch(self, state: Any, step: int) -> Any:
-        """Return a copy of the states `[networks, ...]` as host arrays, with the last ones of networks that stopped."""
+        """Copy the states `[networks, ...]` to host arrays. A network that has stopped keeps its last state."""
         host = jax.tree.map(lambda x: np.array(jax.device_get(x)[: len(self.networks)], copy=True), state)
         for index, progress in enumerate(self.progress):
             if not progress.trains:
@@ -320,7 +320,7 @@ class Group:
         return host
 
     def _save(self, step: int, host: Any) -> None:
-        """Start to save a checkpoint, once all rows up to this step are on the disk."""
+        """Write all rows of `metrics.jsonl` up to this step to the disk, then start to save a checkpoint."""
         self._rows.sync()
         meta = {
             "seconds": time.perf_counter() - self.started,
@@ -328,12 +328,12 @@ class Group:
             "images_timed": self.watch.images,
             "networks": [as_lists(dataclasses.asdict(progress)) for progress in self.progress],
         }
-        # The best states change at the end of the next epoch, while this checkpoint may still be written.
+        # `self.best` is copied: it may change while this checkpoint is still being written.
         state: Any = GroupState(np.asarray(step, np.int32), host, to_host(self.best))
         self.checkpoints.save(state, meta)
 
     def _write_run(self, index: int) -> None:
-        """Write what a run leaves before its result: metrics, and its last and best checkpoints."""
+        """Write the metrics, and the last and the best checkpoint, to the run directory of a network."""
         plan, progress, folder = self.plans[index], self.progress[index], self.networks[index].folder
         if (folder / workdir.RESULT).exists():
             return
@@ -368,13 +368,13 @@ class Group:
 
 
 def group_folder(folder: Path, networks: Sequence[Network]) -> Path:
-    """Return the folder of a group: the same for the same networks."""
+    """Return the path of a group's folder, which depends only on `folder` and on the names of the group's networks."""
     names = json.dumps([network.name for network in networks])
     return folder / f"{PREFIX}{hashlib.sha256(names.encode()).hexdigest()[:8]}"
 
 
 def _learning_rates(plans: Sequence[Plan]) -> list[np.ndarray]:
-    """Return the learning rate of each step of each network, `[steps]`."""
+    """Return the learning rates of each network, one array `[steps]` per network."""
     known: dict[float, np.ndarray] = {}
     for plan in plans:
         peak = plan.config.optimizer.learning_rate
@@ -384,17 +384,17 @@ def _learning_rates(plans: Sequence[Plan]) -> list[np.ndarray]:
 
 
 def _row(stacked: Any, index: int) -> Any:
-    """Return the arrays of one network."""
+    """Return the arrays of one network from arrays that are stacked over networks."""
     return jax.tree.map(lambda x: x[index], stacked)
 
 
 def _copy_row(target: Any, source: Any, index: int) -> None:
-    """Copy the arrays of one network in place."""
+    """Copy the arrays of one network from `source` to `target`, two pytrees of arrays `[networks, ...]`."""
     jax.tree.map(lambda x, y: x.__setitem__(index, y[index]), target, source)
 
 
 def _means(rows: Sequence[dict[str, float] | None]) -> dict[str, float]:
-    """Return the mean of each number over the networks."""
+    """Return the mean of each metric over the networks."""
     known = [row for row in rows if row is not None]
     names = dict.fromkeys(name for row in known for name in row if name != "learning_rate")
     return {name: float(np.mean([row[name] for row in known if name in row])) for name in names}

@@ -1,4 +1,4 @@
-"""How the networks of a sweep are trained: in turns, in processes, or together."""
+"""Train the networks of a sweep one after another, in several processes, or together in one compiled program."""
 
 import dataclasses
 import shutil
@@ -24,7 +24,7 @@ from jaxcnn.train.runtime.signals import InterruptedRunError, StopSignals
 
 
 class InterruptedSweepError(InterruptedRunError):
-    """A signal asked to stop, and the state of each unfinished network has been saved.
+    """Raised when a signal has stopped `fit_many`. The state of each unfinished network has been saved.
 
     >>> error = InterruptedSweepError(number=2, finished=3, networks=8, workdir=Path("sweep"))
     >>> print(*str(error).split(". "), sep="\\n")
@@ -55,7 +55,7 @@ def in_turns(sweep: Sweep, todo: Sequence[Network], plans: Plans, callbacks: tup
 
 
 def _quiet(plans: Plans, network: Network) -> Any:
-    """Return the plan of a network whose run prints nothing."""
+    """Return the plan of a network with `progress=False`, so that its run prints nothing."""
     plan = plans.plan(network)
     return dataclasses.replace(plan, config=dataclasses.replace(plan.config, progress=False))
 
@@ -100,21 +100,22 @@ def _train_group(sweep: Sweep, group: Group, plans: Plans, printer: Console) -> 
         if network.name in sweep.ended:
             continue
         if of_network.diverged is None:
-            train_plan(_quiet(plans, network))  # all steps are made: it evaluates and writes the result
+            train_plan(_quiet(plans, network))  # no steps are left: this call evaluates and writes the result
         sweep.report(network, of_network.diverged)
     group.remove()
 
 
 def _groups(sweep: Sweep, todo: Sequence[Network]) -> list[list[Network]]:
-    """Return the networks to train in groups that share a program: groups that were begun earlier, then new ones."""
+    """Divide networks into groups that share a compiled program: first the groups of an earlier start."""
     groups = []
     left = {network.name: network for network in todo}
     every = {network.name: network for network in sweep.networks}
     for path in sorted(sweep.folder.glob(f"{PREFIX}*/{MEMBERS}")):
-        members = run_directory.read_sealed(path, f"Remove {path.parent}; its networks then start again.").values
+        remedy = f"Remove the folder {path.parent}, and train its networks from the start."
+        members = run_directory.read_sealed(path, remedy).values
         known = all(name in every and not differences(members[name], to_dict(every[name].config)) for name in members)
         if known and not any(name in left for name in members):
-            shutil.rmtree(path.parent, ignore_errors=True)  # the process was killed before it had removed the folder
+            shutil.rmtree(path.parent, ignore_errors=True)  # a killed process has left the folder of a finished group
         elif known:
             groups.append([every[name] for name in members])
             for name in members:

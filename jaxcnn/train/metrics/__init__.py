@@ -1,4 +1,4 @@
-"""Metrics: pure functions of logits and labels, summed over examples, batches and devices."""
+"""Metrics of classification: pure functions of logits and labels, summed over examples, batches and devices."""
 
 from jaxcnn.train.metrics.metric import Metric, as_metric, as_metrics
 from jaxcnn.train.metrics.named import METRICS, MULTI_LABEL_METRICS, check_metric_names, make_metrics

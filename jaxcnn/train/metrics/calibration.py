@@ -1,4 +1,4 @@
-"""Calibration: the difference between the confidence of a classifier and its accuracy."""
+"""Calibration metric: the difference between the confidence of a classifier and its accuracy."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from jaxcnn.train.metrics.metric import Metric
 from jaxcnn.train.metrics.sums import OneHot
 
 BINS = 15
-"""Number of bins of equal width, as in Guo et al., 2017."""
+"""Number of confidence bins of equal width, as in Guo et al., 2017."""
 
 
 def calibration_error(num_classes: int) -> Metric:
-    """Return the expected calibration error, in [0, 1]: the mean of |accuracy - confidence| over bins of confidence.
+    """Return a metric: the expected calibration error, the mean of |accuracy - confidence| over confidence bins.
 
-    Guo, Pleiss, Sun and Weinberger, *On Calibration of Modern Neural Networks*, 2017, equation 3. The confidence is the
-    largest probability of the softmax. Bin m of M contains the confidences in ((m - 1) / M, m / M], and bins are
-    weighted by their number of examples.
+    Source: Guo, Pleiss, Sun and Weinberger, *On Calibration of Modern Neural Networks*, 2017, equation 3. The
+    confidence is the largest probability of the softmax. Bin m of M contains the confidences in ((m - 1) / M, m / M],
+    and bins are weighted by their number of examples.
     """
 
     def by_bin(logits: jax.Array, labels: jax.Array) -> dict[str, Any]:

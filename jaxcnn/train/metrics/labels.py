@@ -1,4 +1,4 @@
-"""Read labels: one class for each example, or any number of classes."""
+"""Convert labels to classes. An example has a single class, or several classes in multi-label classification."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,8 @@ def classes_of(labels: jax.Array) -> jax.Array:
     """Return the class of each label, int32 `[N]`.
 
     Args:
-      labels: integers `[N]`, or float targets `[N, classes]` such as mixed labels, whose class is the largest one.
+      labels: integers `[N]`, or float targets `[N, classes]`, such as mixed labels. The class of a float target is the
+        class with the largest value.
     """
     if jnp.issubdtype(jnp.result_type(labels), jnp.floating):
         labels = jnp.argmax(labels, axis=-1)
@@ -18,18 +19,18 @@ def classes_of(labels: jax.Array) -> jax.Array:
 
 
 def is_true(labels: jax.Array, logits: jax.Array) -> jax.Array:
-    """Return whether each class is a label of an example, bool `[N, classes]`.
+    """Return a mask of the true classes of each example, bool `[N, classes]`.
 
     Args:
-      labels: multi-hot, float `[N, classes]`. A class above 0.5 is a label.
-      logits: `[N, classes]`.
+      labels: multi-hot labels, float `[N, classes]`. A class is true if its value is above 0.5.
+      logits: logits, `[N, classes]`.
 
     Raises:
-      UsageError: if the labels are not of the shape of the logits.
+      UsageError: if the shapes of labels and logits differ.
     """
     if jnp.shape(labels) != logits.shape:
         raise UsageError(
             f"multi-hot labels must have the shape of the logits, {logits.shape}, got {jnp.shape(labels)}. "
-            "Give a number for each class"
+            "Give one number for each class."
         )
     return labels > 0.5

@@ -1,8 +1,8 @@
-"""Metrics of each class, from the numbers of its examples, its predictions and its correct predictions.
+"""Metrics of each class, from the number of its examples, of its predictions and of its correct predictions.
 
-With one label for each example, a class is predicted where its logit is the largest. With several labels
-(multi-label), a class is predicted where the sigmoid of its logit is above 0.5. With a label for each pixel, logits are
-`[N, H, W, classes]` and labels integers `[N, H, W]`; pixels whose label is not a class do not count.
+If each example has a single label, the predicted class is the class with the largest logit. In multi-label
+classification, a class is predicted if the sigmoid of its logit is above 0.5. For segmentation, logits are
+`[N, H, W, classes]` and labels are integers `[N, H, W]`. Pixels whose label is not a class are not counted.
 """
 
 from collections.abc import Sequence
@@ -20,21 +20,25 @@ Fractions = list[float | None]
 
 
 def per_class(num_classes: int) -> Metric:
-    """Return precision, recall and F1 of each class, their means, and the numbers that they come from.
+    """Return a metric: precision, recall and F1 of each class, their means over classes, and the underlying counts.
 
-    The value is a dict of these. A fraction is None where it is undefined.
+    The value is a dict with these entries:
 
-    - `precision`: the fraction of the predictions of the class that are correct; None if it was never predicted.
-    - `recall`: the fraction of the examples of the class that were predicted as it; None without examples.
-    - `f1`: `2 hits / (support + predicted)`, the harmonic mean of both; None if both are undefined.
-    - `support`, `predicted`: the numbers of examples and of predictions of the class.
-    - `macro_precision`, `macro_recall`, `macro_f1`: the means over the classes where they are defined.
+    - `precision`: for each class, the fraction of the predictions of this class that are correct; None if the class was
+      never predicted.
+    - `recall`: for each class, the fraction of the examples of this class that are predicted correctly; None if the
+      class has no examples.
+    - `f1`: for each class, the harmonic mean of precision and recall, computed as
+      `2 * correct predictions / (support + predicted)`; None if the class has neither examples nor predictions.
+    - `support`: for each class, the number of examples of this class.
+    - `predicted`: for each class, the number of predictions of this class.
+    - `macro_precision`, `macro_recall`, `macro_f1`: the means over the classes for which the value is not None.
     """
     return Metric(lambda logits, labels: _counts(logits, labels, num_classes), _summary)
 
 
 def balanced_accuracy(num_classes: int) -> Metric:
-    """Return the mean recall over the classes that have examples."""
+    """Return a metric: the mean recall over the classes that have examples."""
 
     def counts(logits: jax.Array, labels: jax.Array) -> dict[str, OneHot]:
         return {name: one_hot for name, one_hot in _counts(logits, labels, num_classes).items() if name != "predicted"}
@@ -43,7 +47,10 @@ def balanced_accuracy(num_classes: int) -> Metric:
 
 
 def confusion(num_classes: int) -> Metric:
-    """Return the confusion matrix, int64 `[classes, classes]`: the number of examples of class i predicted as j."""
+    """Return a metric: the confusion matrix, int64 `[classes, classes]`.
+
+    Entry (i, j) is the number of examples of class i that are predicted as class j.
+    """
 
     def pairs(logits: jax.Array, labels: jax.Array) -> OneHot:
         index = jnp.stack([classes_of(labels), _predicted(logits)], axis=-1)
@@ -53,10 +60,10 @@ def confusion(num_classes: int) -> Metric:
 
 
 def multi_label_per_class(num_classes: int) -> Metric:
-    """Return what `per_class` returns, for labels `[N, classes]` of which an example has any number."""
+    """Return a metric with the values of `per_class`, for multi-hot labels `[N, classes]`."""
 
     def counts(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-        true, predicted = is_true(labels, logits), logits > 0  # where the sigmoid is above 0.5
+        true, predicted = is_true(labels, logits), logits > 0  # a positive logit has a sigmoid above 0.5
         return {"support": true, "predicted": predicted, "hits": true & predicted}
 
     return Metric(counts, _summary)
@@ -67,9 +74,9 @@ def _predicted(logits: jax.Array) -> jax.Array:
 
 
 def _counts(logits: jax.Array, labels: jax.Array, num_classes: int) -> dict[str, OneHot]:
-    """Return the class of each example, its prediction, and the class if both agree, as one-hot arrays.
+    """Return one-hot arrays of the true class of each example, of its predicted class, and of correct predictions.
 
-    The prediction does not count where the label is not a class, as in the confusion matrix.
+    If the label of an example is not a class, its prediction is not counted.
     """
     true, predicted = classes_of(labels), _predicted(logits)
     is_class = (true >= 0) & (true < num_classes)
@@ -101,6 +108,6 @@ def _divide(parts: Any, wholes: Any) -> Fractions:
 
 
 def mean_of(fractions: Sequence[float | None]) -> float | None:
-    """Return the mean of the fractions that are defined, or None if none is."""
+    """Return the mean of the fractions that are not None, or None if all fractions are None."""
     defined = [fraction for fraction in fractions if fraction is not None]
     return sum(defined) / len(defined) if defined else None

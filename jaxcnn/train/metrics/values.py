@@ -1,4 +1,4 @@
-"""The values of metrics: means, numbers by name, lists in place of arrays, and values that JSON can hold."""
+"""Convert the values of metrics: sums to means, nested dicts to numbers by name, and arrays to lists for JSON."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def mean(sums: Any, count: float) -> Any:
-    """Return sums divided by the number of examples: a float, an array, or a dict of these. NaN without examples."""
+    """Divide sums by the number of examples. Sums are numbers, arrays, or nested dicts. Return NaN for 0 examples."""
     if isinstance(sums, Mapping):
         return {name: mean(value, count) for name, value in sums.items()}
     if not count:
@@ -19,9 +19,9 @@ def mean(sums: Any, count: float) -> Any:
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers among the values of metrics. Those within a dict are named `METRIC/NAME`.
+    """Return the values of metrics that are single numbers. A number in a metric's dict gets the name `METRIC/NAME`.
 
-    Arrays, lists, and values that are undefined (None) are left out. Integers, such as a count, stay integers.
+    Arrays, lists and None are dropped. Integers, such as a count, stay integers.
 
     >>> numbers({"loss": 0.5, "per_class": {"macro_f1": 0.25, "f1": [0.5, None]}, "examples": 2000})
     {'loss': 0.5, 'per_class/macro_f1': 0.25, 'examples': 2000}
@@ -37,9 +37,10 @@ def numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def as_lists(value: Any) -> Any:
-    """Return a tree of arrays and numbers with lists and Python numbers in place of arrays. NaN and infinity stay.
+    """Convert all arrays in nested dicts and lists to lists and Python numbers. NaN and infinity are kept.
 
-    Python's `json` stores the result, and `as_arrays` reads it. `as_json` returns what every JSON reader accepts.
+    Python's `json` can store the result, and `as_arrays` converts the lists back. For other JSON readers, which do not
+    accept NaN, use `as_json`.
 
     >>> as_lists({"matrix": np.eye(2, dtype=int), "f1": (0.5, math.nan)})
     {'matrix': [[1, 0], [0, 1]], 'f1': [0.5, nan]}
@@ -52,14 +53,14 @@ def as_lists(value: Any) -> Any:
 
 
 def as_arrays(value: Any) -> Any:
-    """Return a tree that was stored by `as_lists` with arrays in place of lists."""
+    """Convert lists that `as_lists` has returned back to arrays."""
     if isinstance(value, Mapping):
         return {name: as_arrays(part) for name, part in value.items()}
     return np.array(value) if isinstance(value, list) else value
 
 
 def as_json(value: Any) -> Any:
-    """Return a value of a metric, or a dict of values, as JSON holds it: arrays as lists, and no NaN or infinity.
+    """Convert a metric's value to standard JSON values: arrays become lists, NaN and infinity become None.
 
     >>> as_json({"matrix": np.eye(2, dtype=int), "f1": [0.5, math.nan]})
     {'matrix': [[1, 0], [0, 1]], 'f1': [0.5, None]}

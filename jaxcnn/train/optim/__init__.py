@@ -1,1 +1,1 @@
-"""How gradients become parameter updates: optimizers, schedules, freezing, loss scaling, moving averages."""
+"""Compute parameter updates from gradients: optimizers, schedules, freezing, loss scaling and moving averages."""

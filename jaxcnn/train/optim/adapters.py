@@ -1,12 +1,15 @@
-"""Use any transformation of Optax in the training step, whose state consists of plain arrays.
+"""Adapt any Optax gradient transformation to the training step. The state of the training step contains only arrays.
 
-Three kinds of Optax's transformations need more than `update(gradients, state, params)`:
+Three kinds of Optax gradient transformations need more than `update(gradients, state, params)`:
 
-- Noise: the state contains a typed key (`noisy_sgd`, `add_noise`, `contrib.sophia`). `adapt` stores its raw data.
-- Lookahead: parameters are a pair of fast and slow ones (`lookahead`). `adapt` stores the slow ones in the state.
-- Extra arguments, such as the loss (`lbfgs`, `polyak_sgd`). `adapt` passes on what the training step offers.
+- Noise: the optimizer's state contains a typed random key (`noisy_sgd`, `add_noise`, `contrib.sophia`). `adapt` stores
+  the raw data of the key.
+- Lookahead: the parameters are a pair of fast and slow parameters (`lookahead`). `adapt` stores the slow parameters in
+  the optimizer's state.
+- Extra arguments: `update` needs values such as the loss (`lbfgs`, `polyak_sgd`). `adapt` passes these values from the
+  training step to `update`.
 
-Some train other parameters than they return in the end; see `evaluation_params`.
+For some optimizers, the parameters for evaluation differ from the trained parameters; see `evaluation_params`.
 """
 
 import logging
@@ -30,11 +33,11 @@ from jaxcnn.train.gradient import fill_in, leave_out_as
 
 @struct.dataclass
 class StoredKey:
-    """A typed key as an array.
+    """A typed random key of JAX, stored as an array.
 
     Attributes:
-      data: raw key data, uint32.
-      impl: name of the implementation of random numbers.
+      data: raw data of the key, uint32.
+      impl: name of the random number generator.
     """
 
     data: jax.Array
@@ -43,11 +46,11 @@ class StoredKey:
 
 @struct.dataclass
 class SlowWeights:
-    """The state of a lookahead optimizer, together with its slow parameters.
+    """State of a lookahead optimizer, together with its slow parameters.
 
     Attributes:
-      inner: state of the optimizer.
-      slow: slow parameters. The fast ones are the parameters that are trained.
+      inner: state of the Optax optimizer.
+      slow: slow parameters. The fast parameters are the parameters in the training state.
     """
 
     inner: Any
@@ -55,15 +58,16 @@ class SlowWeights:
 
 
 def adapt(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Return the optimizer with a state of plain arrays, and with plain parameters.
+    """Return an optimizer whose state contains only arrays, and whose parameters are a plain pytree of arrays.
 
-    Its `update` accepts extra arguments, and passes on those that the optimizer accepts. The state of an optimizer
-    without typed keys and lookahead is what Optax makes it.
+    The `update` function of the returned optimizer accepts any extra arguments, and passes to `optimizer` the arguments
+    that `optimizer` accepts. If `optimizer` uses neither typed keys nor lookahead, the returned optimizer has the same
+    state as `optimizer`.
     """
-    inner: Any = optax.with_extra_args_support(optimizer)  # Optax's types know neither keys nor lookahead
+    inner: Any = optax.with_extra_args_support(optimizer)  # Optax's type hints do not cover keys and lookahead
 
     def init(params: Any) -> Any:
-        # Lookahead warns if it gets parameters alone, and takes them as the fast ones.
+        # Lookahead logs a warning if it gets plain parameters, and uses them as the fast parameters.
         with quiet_logger("absl", logging.ERROR):
             state = _store_keys(inner.init(params))
         outermost = _nodes(state, (SlowWeights, optax.LookaheadState))
@@ -76,7 +80,7 @@ def adapt(optimizer: optax.GradientTransformation) -> optax.GradientTransformati
             updates, state = inner.update(gradients, _load_keys(state), params, **extra)
             return updates, _store_keys(state)
         both = optax.LookaheadParams(fast=params, slow=state.slow)
-        with quiet_logger("absl", logging.ERROR):  # `reset_state` calls `init`
+        with quiet_logger("absl", logging.ERROR):  # with `reset_state`, `update` calls `init`, which logs the warning
             updates, fast_state = inner.update(gradients, _load_keys(state.inner), both, **extra)
         slow = optax.apply_updates(state.slow, updates.slow)
         return updates.fast, SlowWeights(_store_keys(fast_state), slow)
@@ -85,10 +89,10 @@ def adapt(optimizer: optax.GradientTransformation) -> optax.GradientTransformati
 
 
 def _accepted(state: Any, extra: dict[str, Any]) -> dict[str, Any]:
-    """Return the extra arguments without those that an optimizer with this state refuses.
+    """Drop the extra arguments that the optimizer with this state would reject.
 
-    By Optax's convention optimizers ignore extra arguments that they do not use, but `contrib.sam` accepts only its
-    own, and line searches refuse what their `value_fn` does not take.
+    By convention, Optax optimizers ignore extra arguments that they do not use. However, `contrib.sam` accepts only its
+    own argument, and line searches reject arguments that their `value_fn` does not accept.
     """
     if _nodes(state, SAMState):
         return {name: value for name, value in extra.items() if name == "grad_fn"}
@@ -97,9 +101,10 @@ def _accepted(state: Any, extra: dict[str, Any]) -> dict[str, Any]:
 
 
 def evaluation_params(opt_state: Any, params: Any) -> Any:
-    """Return the parameters to test and predict with, which for some optimizers are not those that are trained.
+    """Return the parameters for evaluation and prediction.
 
-    They are the slow parameters of `lookahead`, the averages of `contrib.schedule_free`, and `params` otherwise.
+    For `lookahead`, these are the slow parameters. For `contrib.schedule_free`, these are the averaged parameters. For
+    all other optimizers, these are the trained parameters, `params`.
     """
     for node in _nodes(opt_state, (SlowWeights, ScheduleFreeState)):
         if isinstance(node, SlowWeights):
@@ -111,12 +116,12 @@ def evaluation_params(opt_state: Any, params: Any) -> Any:
 
 
 def needs_example_gradients(opt_state: Any) -> bool:
-    """Return whether the optimizer takes the gradient of each example, `[N, ...]`, instead of their mean."""
+    """Return whether the optimizer needs the gradient of each single example, `[N, ...]`, and not only the mean."""
     return bool(_nodes(opt_state, DifferentiallyPrivateAggregateState))
 
 
 def _nodes(tree: Any, kinds: Any) -> list[Any]:
-    """Return the outermost nodes of these types."""
+    """Return the outermost nodes of the types `kinds` in a pytree."""
     nodes = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, kinds))
     return [node for node in nodes if isinstance(node, kinds)]
 

@@ -1,8 +1,8 @@
-"""Freeze a part of a network, from the start or after some epochs: train only the rest.
+"""Freeze a part of a network, from the start or after some epochs, and train only the rest of the network.
 
-A regular expression on the paths of parameters and batch statistics selects the frozen part (`parameter_paths`).
-`Freezing` takes the gradient with respect to the other parameters only; the training step leaves parameters without a
-gradient unchanged.
+A regular expression selects the frozen part by the paths of parameters and batch statistics (`parameter_paths`).
+`Freezing` computes the gradient only for the other parameters. The training step does not change parameters without a
+gradient.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from jaxcnn.train.parameter_paths import check_matches, first_matching, matches,
 
 
 def check_expressions(config: Config, params: Any) -> None:
-    """Raise `UsageError` if an expression of the configuration matches no parameter, or `freeze` matches all."""
+    """Raise `UsageError` if an expression of the configuration matches no parameter, or if `freeze` matches all."""
     if config.freeze is not None:
         Freezing(config.freeze).check(params)
     optimizer = config.optimizer
@@ -46,16 +46,16 @@ def check_expressions(config: Config, params: Any) -> None:
 def freeze_after(
     optimizer: optax.GradientTransformation, epochs: Sequence[str], steps_per_epoch: float
 ) -> optax.GradientTransformation:
-    """Return the optimizer, which stops changing selected parameters after some epochs (progressive freezing).
+    """Return an optimizer that stops changing selected parameters after some epochs (progressive freezing).
 
-    Brock et al., *FreezeOut: Accelerate Training by Progressively Freezing Layers*, 2017. Here the gradient is still
-    computed, so that all steps are one program. Jordan (*94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024)
-    trains the bias of a whitening layer so.
+    Source: Brock et al., *FreezeOut: Accelerate Training by Progressively Freezing Layers*, 2017. In contrast to the
+    paper, the gradients of frozen parameters are still computed, so that all steps use one compiled program. Jordan
+    (*94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024) freezes the bias of a whitening layer in this way.
 
     Args:
-      optimizer: returns the updates of parameters.
-      epochs: "EXPRESSION=EPOCHS"; the first expression that matches a parameter's path counts.
-      steps_per_epoch: number of steps in an epoch; may be a fraction.
+      optimizer: the optimizer that computes the updates of all parameters.
+      epochs: texts "EXPRESSION=EPOCHS". For each parameter, the first expression that matches its path is used.
+      steps_per_epoch: number of steps in an epoch, which may be a fraction.
     """
     if not epochs:
         return optimizer
@@ -72,7 +72,7 @@ def freeze_after(
 
 
 def _before(last: float, count: Any) -> jax.Array:
-    """Return 1.0 before step `last` (from 0), and 0.0 from then on."""
+    """Return 1.0 if the step `count`, counted from 0, is before step `last`, else 0.0."""
     return jnp.asarray(count < round(last), jnp.float32)
 
 
@@ -81,16 +81,19 @@ class Freezing:
     """The frozen part of a network.
 
     Attributes:
-      pattern: a regular expression, anchored at the start of the paths of frozen parameters and statistics.
+      pattern: regular expression that matches the paths of frozen parameters and batch statistics, anchored at the
+        start of the path.
     """
 
     pattern: str
 
     def check(self, params: Any) -> None:
-        """Raise `UsageError` if the pattern matches none or all of the parameters."""
+        """Raise `UsageError` if the pattern matches no parameter, or if it matches all parameters."""
         check_matches("freeze", self.pattern, params)
         if all(jax.tree.leaves(matching(self.pattern, params))):
-            raise UsageError(f"freeze {self.pattern!r} leaves nothing to train: it matches all of {', '.join(params)}")
+            raise UsageError(
+                f"freeze {self.pattern!r} leaves nothing to train: the expression matches all of {', '.join(params)}"
+            )
 
     def note(self, params: Any) -> str:
         """Return one line that says how much of the network is frozen."""
@@ -99,13 +102,13 @@ class Freezing:
         return f"frozen: {frozen:,} of {sum(sizes):,} parameters"
 
     def gradient(self, gradient: Gradient) -> Gradient:
-        """Return the gradient with respect to the trainable parameters; frozen ones are left out.
+        """Return a gradient function that computes only the gradients of trainable parameters.
 
-        The backward pass ends at the lowest trainable layer. Frozen batch normalization (`jaxcnn.layers.BatchNorm`)
-        uses its running statistics in training too, like timm's `freeze` and torchvision's detection models, so that
-        a frozen part computes the same in training and in testing. Other kinds of batch normalization use the
-        statistics of the batch. Frozen running statistics are left out too, so that they do not change. Models are
-        traced without loops over blocks (`scan_blocks`), since the pattern is matched with the path of each module.
+        The backward pass ends at the first trainable layer. Frozen batch normalization (`jaxcnn.layers.BatchNorm`) uses
+        its running statistics in training too, like timm's `freeze` and torchvision's detection models. A frozen part
+        therefore computes the same values in training and in evaluation. Batch normalization modules of other types use
+        the statistics of the batch. Frozen running statistics do not change. Models are traced without loops over
+        blocks (`scan_blocks`), since the pattern is compared with the path of each module.
         """
 
         def of_trainable(loss: BatchLoss, params: Any) -> tuple[Any, Any]:
@@ -120,11 +123,12 @@ class Freezing:
         return of_trainable
 
     def optimizer(self, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-        """Return the optimizer with a state for the trainable parameters only.
+        """Return an optimizer whose state covers only the trainable parameters.
 
-        It takes gradients and parameters in which the frozen ones are left out.
+        The `update` function of the returned optimizer expects holes, `optax.MaskedNode()`, in place of frozen
+        parameters and their gradients.
         """
-        # Only `init` has something to select. `partition` is used since checkpoints have the tree of its state.
+        # Only `init` selects parameters. `partition` is kept since checkpoints have the tree structure of its state.
         labels = {False: adapt(optimizer), True: optax.set_to_zero()}
         return optax.partition(labels, lambda params: matching(self.pattern, params))  # type: ignore[return-value]
 

@@ -1,9 +1,9 @@
 """The dynamic loss scale of float16 training (Micikevicius et al., *Mixed Precision Training*, 2018, section 3.2).
 
-Parameters are always float32. bfloat16 has the range of float32 and needs only the `dtype` of the models. In float16,
-small gradients underflow to 0, so the loss is multiplied by a scale before it is differentiated, and the gradients are
-divided by it afterwards: `gradient.scaled(loss_scale)`. The optimizer's state stores the scale and adapts it to the
-gradients: `dynamic_loss_scale`.
+Parameters are always float32. bfloat16 has the range of float32, and needs no loss scale. In float16, small gradients
+underflow to 0. Therefore, `gradient.scaled(loss_scale)` multiplies the loss by a scale before the gradient is computed,
+and divides the gradients by the scale. `dynamic_loss_scale` stores the scale in the optimizer's state, and adapts it to
+the gradients.
 """
 
 from typing import Any, NamedTuple
@@ -19,12 +19,12 @@ GROWTH_INTERVAL = 2000
 
 
 class LossScaleState(NamedTuple):
-    """The state of an optimizer with a loss scale.
+    """State of an optimizer with a loss scale.
 
     Attributes:
       scale: factor on the loss, float32 scalar.
-      good_steps: steps with finite gradients since the scale last changed, int32 scalar.
-      inner: state of the optimizer itself.
+      good_steps: number of steps with finite gradients since the last change of the scale, int32 scalar.
+      inner: state of the optimizer without the loss scale.
     """
 
     scale: jax.Array
@@ -33,22 +33,22 @@ class LossScaleState(NamedTuple):
 
 
 def loss_scale(opt_state: LossScaleState) -> jax.Array:
-    """Return the factor on the loss, from the state of an optimizer made by `dynamic_loss_scale`."""
+    """Return the loss scale that the state of a `dynamic_loss_scale` optimizer stores."""
     return opt_state.scale
 
 
 def dynamic_loss_scale(
     optimizer: optax.GradientTransformation, growth_interval: int = GROWTH_INTERVAL
 ) -> optax.GradientTransformationExtraArgs:
-    """Add a loss scale to the optimizer's state, and skip steps whose gradients overflowed.
+    """Add a loss scale to an optimizer's state, and skip steps whose gradients have overflowed.
 
-    Where a gradient is not finite, parameters and optimizer state stay unchanged and the scale is halved. After
-    `growth_interval` finite steps in a row the scale is doubled. At a scale of 1, an overflow is not due to the scale:
-    the step is made, so that the run is seen to diverge.
+    If a gradient is not finite, the parameters and the optimizer's state do not change, and the scale is halved. After
+    `growth_interval` steps in a row with finite gradients, the scale is doubled. If a gradient is not finite at a scale
+    of 1, the step is not skipped, so that the run is reported as diverged.
 
     Args:
-      optimizer: takes gradients without a scale.
-      growth_interval: finite steps after which the scale doubles.
+      optimizer: the optimizer, which gets gradients that are already divided by the scale.
+      growth_interval: number of steps in a row with finite gradients after which the scale is doubled.
     """
     optimizer = adapt(optimizer)
 

@@ -1,4 +1,4 @@
-"""Optimizers by name. Each accepts the keywords of its Optax function."""
+"""Registered optimizers. Each optimizer accepts the keyword arguments of its Optax function."""
 
 import dataclasses
 import inspect
@@ -19,8 +19,8 @@ from jaxcnn.train.registry import Registry, check_keywords, keywords_of
 
 Transformation = optax.GradientTransformation
 
-# Keywords of Optax's functions that have a field of their own in `OptimizerConfig` (weight decay and its masks), or
-# that are functions.
+# Keyword arguments of Optax functions that are not accepted as options: `OptimizerConfig` has fields for them (weight
+# decay and its masks), or their values are functions.
 _NOT_KEYWORDS = (
     "learning_rate",
     "weight_decay",
@@ -36,12 +36,13 @@ class Optimizer:
     """An entry of `OPTIMIZERS`.
 
     Attributes:
-      optax: the Optax function whose keywords are accepted.
-      direction: `(decay, **keywords) -> transformation` from gradients to the direction of the step, which the
-        learning rate scales later. `decay` is a transformation that adds weight decay. It comes before the
-        direction (as an L2 penalty) or after it (decoupled). Its own keywords are accepted too.
-      defaults: keywords whose default differs from Optax's.
-      renamed: keywords of `optax` that have another name here.
+      optax: the Optax function whose keyword arguments the optimizer accepts.
+      direction: function `(decay, **keywords) -> transformation` that returns the Optax gradient transformation from
+        gradients to updates, without the learning rate. `decay` is a gradient transformation that adds weight decay,
+        either before the direction is computed (L2 penalty) or after it (decoupled). The optimizer also accepts the
+        keyword-only arguments of `direction`.
+      defaults: keyword arguments whose default differs from the default of the Optax function.
+      renamed: dict from a keyword argument of `optax` to the name under which the optimizer accepts it.
     """
 
     optax: Callable[..., Any]
@@ -50,26 +51,29 @@ class Optimizer:
     renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def keywords(self) -> dict[str, inspect.Parameter]:
-        """Return the keywords that are accepted, by name."""
+        """Return the keyword arguments that the optimizer accepts, as a dict from names to parameters."""
         own = {name: p for name, p in keywords_of(self.direction).items() if p.kind is p.KEYWORD_ONLY}
         parameters = own | {self.renamed.get(name, name): p for name, p in keywords_of(self.optax).items()}
         return {name: parameter for name, parameter in parameters.items() if name not in _NOT_KEYWORDS}
 
 
 def is_kernel(params: Any) -> Any:
-    """Return a tree of booleans: whether each parameter is a kernel. Biases and normalization have one axis."""
+    """Return a pytree of booleans that are True for kernels: parameters with at least two axes."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def trust_ratio(**keywords: Any) -> Transformation:
-    """Scale each kernel's direction by the kernel's norm; leave other parameters alone."""
+    """Return a gradient transformation that scales the update of each kernel by the kernel's norm (trust ratio).
+
+    The updates of biases and normalization parameters do not change.
+    """
     return optax.masked(optax.scale_by_trust_ratio(**keywords), is_kernel)
 
 
 def sgd(
     decay: Transformation, /, momentum: float | None = None, nesterov: bool = False, accumulator_dtype: Any = None
 ) -> Transformation:
-    """Stochastic gradient descent, with momentum unless it is None."""
+    """Return stochastic gradient descent with momentum, or without momentum if `momentum` is None."""
     if momentum is None:
         return decay
     return optax.chain(decay, optax.trace(momentum, nesterov, accumulator_dtype))
@@ -84,23 +88,23 @@ def rmsprop(
     nesterov: bool = False,
     **rms: Any,
 ) -> Transformation:
-    """RMSProp. Unlike in Optax, the momentum precedes the learning rate, as in all optimizers here."""
+    """Return RMSProp. In contrast to Optax, momentum is applied before the learning rate, as in all optimizers here."""
     scale = optax.scale_by_stddev(**rms) if centered else optax.scale_by_rms(**rms)
     return optax.chain(decay, scale) if momentum is None else optax.chain(decay, scale, optax.trace(momentum, nesterov))
 
 
 def adagrad(decay: Transformation, /, **rss: Any) -> Transformation:
-    """Adagrad."""
+    """Return Adagrad."""
     return optax.chain(decay, optax.scale_by_rss(**rss))
 
 
 def adam(decay: Transformation, /, **moments: Any) -> Transformation:
-    """Adam, with the weight decay as an L2 penalty."""
+    """Return Adam, with weight decay as an L2 penalty."""
     return optax.chain(decay, optax.scale_by_adam(**moments))
 
 
 def adamw(decay: Transformation, /, **moments: Any) -> Transformation:
-    """Adam with decoupled weight decay (Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2017)."""
+    """Return AdamW (Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2017)."""
     return optax.chain(optax.scale_by_adam(**moments), decay)
 
 
@@ -113,18 +117,18 @@ def lars(
     trust_coefficient: float = 0.001,
     eps: float = 0.0,
 ) -> Transformation:
-    """LARS (You, Gitman and Ginsburg, *Large Batch Training of Convolutional Networks*, 2017)."""
+    """Return LARS (You, Gitman and Ginsburg, *Large Batch Training of Convolutional Networks*, 2017)."""
     ratio = trust_ratio(trust_coefficient=trust_coefficient, eps=eps)
     return optax.chain(decay, ratio, optax.trace(momentum, nesterov))
 
 
 def lamb(decay: Transformation, /, **moments: Any) -> Transformation:
-    """LAMB (You et al., *Large Batch Optimization for Deep Learning*, 2019)."""
+    """Return LAMB (You et al., *Large Batch Optimization for Deep Learning*, 2019)."""
     return optax.chain(optax.scale_by_adam(**moments), decay, trust_ratio())
 
 
 def lion(decay: Transformation, /, **moments: Any) -> Transformation:
-    """Lion (Chen et al., *Symbolic Discovery of Optimization Algorithms*, 2023)."""
+    """Return Lion (Chen et al., *Symbolic Discovery of Optimization Algorithms*, 2023)."""
     return optax.chain(optax.scale_by_lion(**moments), decay)
 
 
@@ -138,17 +142,18 @@ def muon(
     exclude: str = "",
     **newton_schulz: Any,
 ) -> Transformation:
-    """Muon (Jordan, 2024): the momentum of each kernel, orthogonalized: all singular values near 1.
+    """Return Muon (Jordan, 2024), which updates each kernel with its orthogonalized momentum.
 
-    A kernel `[kH, kW, C_in, C_out]` is a matrix of `kH kW C_in` inputs and `C_out` outputs. Other parameters are
-    updated by (Nesterov) momentum, of their own coefficient if `other_momentum` is given. So are kernels whose path
-    `exclude` matches, such as "head".
+    Orthogonalization sets all singular values to about 1. A kernel `[kH, kW, C_in, C_out]` is treated as a matrix with
+    `kH kW C_in` inputs and `C_out` outputs. Biases, normalization parameters and kernels whose path matches `exclude`,
+    such as "head", are updated with (Nesterov) momentum, with the coefficient `other_momentum`. If `other_momentum` is
+    None, the coefficient is `momentum`.
     """
     if exclude:
         check_pattern("exclude of optimizer muon", exclude)
 
     def widen(update: Any, _: Any) -> Any:
-        """Scale up the update of a matrix with more outputs than inputs, as in the author's code."""
+        """Scale up the update of a matrix with more outputs than inputs, as in the code of Muon's author."""
         return update * max(1.0, update.shape[-1] / math.prod(update.shape[:-1])) ** 0.5
 
     def as_matrices(params: Any) -> Any:
@@ -183,18 +188,18 @@ OPTIMIZERS: Registry[Optimizer] = Registry(
         "lars": Optimizer(optax.lars, lars, MOMENTUM),
         "lamb": Optimizer(optax.lamb, lamb, {"eps": 1e-6}),
         "lion": Optimizer(optax.lion, lion),
-        # `scale_by_muon` is the part of `optax.contrib.muon` for kernels; the rest of it, Adam, is not used.
+        # `scale_by_muon` is the part of `optax.contrib.muon` for kernels. Its other part, Adam, is not used.
         "muon": Optimizer(scale_by_muon, muon, MOMENTUM, renamed={"beta": "momentum"}),
     },
 )
 
 
 def resolve(config: OptimizerConfig) -> OptimizerConfig:
-    """Check the keywords of a named optimizer, and fill in its default momentum.
+    """Check the keyword arguments of a registered optimizer, and fill in its default momentum.
 
     Raises:
-      UsageError: if the name or a keyword is unknown (the message suggests the closest one), a value has the wrong
-        type, or a keyword has no effect.
+      UsageError: if the name of the optimizer or of a keyword argument is unknown, if a value has a wrong type, or if a
+        keyword argument has no effect. For an unknown name, the error message suggests the closest valid name.
     """
     optimizer = OPTIMIZERS.find(config.name)
     given = dict(config.options)
@@ -207,13 +212,17 @@ def resolve(config: OptimizerConfig) -> OptimizerConfig:
             if given.get(name):
                 raise UsageError(
                     f"{name} of optimizer {config.name} has no effect without momentum: {given[name]!r}. "
-                    "Set a momentum, such as 0.9"
+                    "Set a momentum, such as 0.9."
                 )
     return dataclasses.replace(config, momentum=momentum)
 
 
 def scale_by_path(scales: Sequence[str]) -> Transformation:
-    """Multiply the update of each parameter by the factor of the first expression that matches its path."""
+    """Return a gradient transformation that multiplies the updates of selected parameters by factors.
+
+    Args:
+      scales: texts "EXPRESSION=FACTOR". For each parameter, the first expression that matches its path is used.
+    """
     factors = parse_numbers("optimizer.learning_rate_scales", scales)
 
     def scale(updates: Any, _: Any) -> Any:
@@ -223,10 +232,10 @@ def scale_by_path(scales: Sequence[str]) -> Transformation:
 
 
 def decayed(config: OptimizerConfig) -> Transformation:
-    """Return the transformation that adds weight decay: of kernels, or of all parameters, with its factors by path.
+    """Return a gradient transformation that adds weight decay to the updates of kernels, or of all parameters.
 
-    The decay of a parameter with a factor on its learning rate is scaled by it too, unless `weight_decay_scales` has
-    the inverse factor.
+    `weight_decay_scales` multiplies the weight decay of selected parameters. `learning_rate_scales` multiplies the
+    whole update of selected parameters, including the weight decay.
     """
     if not isinstance(config.weight_decay, jax.Array) and config.weight_decay <= 0:
         return optax.identity()
@@ -244,10 +253,10 @@ def decayed(config: OptimizerConfig) -> Transformation:
 
 
 def with_fixed_norm(pattern: str) -> Transformation:
-    """Add what scales each selected kernel `[..., C_out]` to the norm `sqrt(C_out)` to its update.
+    """Return a gradient transformation that scales selected kernels `[..., C_out]` to the norm `sqrt(C_out)`.
 
-    The step then starts from a kernel of this norm, so that the learning rate alone decides how far a step turns it
-    (Jordan, `airbench94_muon.py`, 2024).
+    The scaling is added to the update of the kernel. The step therefore starts from a kernel with this norm, and only
+    the learning rate determines by which angle a step turns the kernel (Jordan, `airbench94_muon.py`, 2024).
     """
 
     def add(updates: Any, params: Any) -> Any:
@@ -263,15 +272,20 @@ def with_fixed_norm(pattern: str) -> Transformation:
 
 
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Transformation:
-    """Return the named optimizer: clipping, weight decay, direction, and the learning rate of the schedule.
+    """Return the optimizer that a configuration names, as an Optax gradient transformation.
 
-    `config.learning_rate` is not used: it is the peak of the schedule (`make_schedule`). `config.weight_decay` may be a
-    scalar array, also within a compiled program. It then counts as positive, so that the tree of the optimizer's state
-    does not depend on its value.
+    The transformation clips gradients, adds weight decay, computes the update direction, and multiplies the update by
+    the learning rate.
+
+    Args:
+      config: name and options of the optimizer. `config.weight_decay` may be a scalar array, which JAX may trace. An
+        array is treated as a positive weight decay, so that the tree structure of the optimizer's state does not depend
+        on its value. `config.learning_rate` is not used, since `schedule` returns the learning rate.
+      schedule: learning rate as a function of the step; see `make_schedule`.
 
     Raises:
-      UsageError: if the name or a keyword is unknown (the message suggests the closest one), or a value has the
-        wrong type or cannot be used.
+      UsageError: if the name of the optimizer or of a keyword argument is unknown, or if a value is not valid. For an
+        unknown name, the error message suggests the closest valid name.
 
     >>> optimizer = make_optimizer(OptimizerConfig("sgd", weight_decay=0.0), optax.constant_schedule(0.1))
     >>> params = {"kernel": jnp.array([1.0, 2.0])}
@@ -296,14 +310,14 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Transfo
 
 
 def _try(optimizer: Transformation, name: str) -> None:
-    """Trace a step of the optimizer, since Optax checks some keywords only then.
+    """Trace a step of the optimizer, since Optax checks some keyword arguments only in a step.
 
     Raises:
-      UsageError: in place of any error.
+      UsageError: if Optax raises an error of any type.
     """
     params = {"kernel": jax.ShapeDtypeStruct((2, 2), jnp.float32), "bias": jax.ShapeDtypeStruct((2,), jnp.float32)}
     try:
         jax.eval_shape(lambda params: optimizer.update(params, optimizer.init(params), params), params)
-    except Exception as error:  # Optax raises many types
+    except Exception as error:  # Optax raises errors of many types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise UsageError(f"optimizer {name} cannot be used: {reason}. Check its keywords.") from error
+        raise UsageError(f"optimizer {name} cannot be used: {reason}. Check the keywords of the optimizer.") from error

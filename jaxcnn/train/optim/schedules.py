@@ -11,56 +11,66 @@ from jaxcnn.train.config import ScheduleConfig
 from jaxcnn.train.registry import Registry, keywords_of
 
 Peak = float | jax.Array
-"""Peak learning rate: a number, or a scalar array, also within a compiled program."""
+"""Peak learning rate: a number, or a scalar array, which JAX may trace."""
 
 
 def constant(peak: Peak, steps: int) -> optax.Schedule:
-    """Return `peak` at every step."""
+    """Return a schedule with the constant learning rate `peak`."""
     return optax.constant_schedule(peak)
 
 
 def staircase(peak: Peak, steps: int, *, warmup: int, milestones: tuple[float, ...], factor: float) -> optax.Schedule:
-    """Multiply the learning rate by `factor` at each milestone, a fraction of the whole run with its warm-up."""
+    """Return a schedule that multiplies the learning rate by `factor` at each milestone.
+
+    A milestone is a fraction of the whole run, including the warm-up.
+    """
     boundaries = [round(milestone * (steps + warmup)) - warmup for milestone in milestones]
     if boundaries[0] < 1:
-        raise UsageError(f"schedule.milestones: {milestones[0]:g} of the run is within its warm-up of {warmup} steps")
-    # In a run of few steps, two milestones may fall on the same step.
+        raise UsageError(
+            f"schedule.milestones: milestone {milestones[0]:g} is within the warm-up of {warmup} steps. Use a later "
+            "milestone, or a shorter warm-up."
+        )
+    # In a short run, two milestones may fall on the same step.
     scales = {boundary: factor ** boundaries.count(boundary) for boundary in boundaries}
     return optax.piecewise_constant_schedule(peak, scales)
 
 
 def cosine(peak: Peak, steps: int, *, end_factor: float) -> optax.Schedule:
-    """Decay along half a cosine (Loshchilov and Hutter, *SGDR*, 2016, equation 5, without restarts)."""
+    """Return a schedule that decays along half a cosine (Loshchilov and Hutter, *SGDR*, 2016, equation 5).
+
+    In contrast to the paper, the schedule has no restarts.
+    """
     return optax.cosine_decay_schedule(peak, steps, end_factor)
 
 
 def linear(peak: Peak, steps: int, *, end_factor: float) -> optax.Schedule:
-    """Decay linearly to `end_factor * peak`."""
+    """Return a schedule that decays linearly from `peak` to `end_factor * peak`."""
     return optax.linear_schedule(peak, end_factor * peak, steps)
 
 
 def polynomial(peak: Peak, steps: int, *, end_factor: float, power: float) -> optax.Schedule:
-    """Decay to `end_factor * peak` as `(1 - step / steps) ** power`."""
+    """Return a schedule that decays from `peak` to `end_factor * peak` like `(1 - step / steps) ** power`."""
     return optax.polynomial_schedule(peak, end_factor * peak, power, steps)
 
 
 def onecycle(peak: Peak, steps: int) -> optax.Schedule:
-    """Rise from peak / 25 to the peak in 30 % of the run, then decay to a 10,000th of the start.
+    """Return a schedule that rises from peak / 25 to the peak in 30 % of the run, and then decays to peak / 250,000.
 
-    Smith and Topin, *Super-Convergence*, 2017, with cosines instead of lines.
+    Source: Smith and Topin, *Super-Convergence*, 2017, with cosine curves in place of straight lines.
     """
     if not isinstance(peak, jax.Array):
         return optax.cosine_onecycle_schedule(steps, peak)
-    # Optax computes the corners of the curve with NumPy, which takes no array of a compiled program.
+    # Optax computes the breakpoints of this schedule with NumPy, which does not accept traced arrays.
     unit: Any = optax.cosine_onecycle_schedule(steps, 1.0)
     return lambda step: peak * unit(step)
 
 
 def triangle(peak: Peak, steps: int, *, start_factor: float, peak_at: float, end_factor: float) -> optax.Schedule:
-    """Rise linearly from `start_factor * peak` to the peak, then fall linearly to `end_factor * peak`.
+    """Return a schedule that rises linearly from `start_factor * peak` to the peak, then falls to `end_factor * peak`.
 
-    One cycle of Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017, section 3.1. The defaults, and an
-    `end_factor` of 0.07, are those of Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024.
+    Source: one cycle of Smith, *Cyclical Learning Rates for Training Neural Networks*, 2017, section 3.1. Jordan, *94%
+    on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024, uses the default values of `ScheduleConfig` with an `end_factor`
+    of 0.07.
     """
     rise = int(peak_at * steps)
     falling = optax.linear_schedule(peak, end_factor * peak, steps - rise)
@@ -69,9 +79,9 @@ def triangle(peak: Peak, steps: int, *, start_factor: float, peak_at: float, end
     return optax.join_schedules([optax.linear_schedule(start_factor * peak, peak, rise), falling], [rise])
 
 
-# Each entry takes the peak learning rate and the number of steps after the warm-up. Its keyword-only arguments are
-# fields of `ScheduleConfig`, and `warmup`, the number of steps before. The schedule counts steps from the end of the
-# warm-up.
+# The arguments of each entry are the peak learning rate and the number of steps after the warm-up. The keyword-only
+# arguments of an entry are fields of `ScheduleConfig`, or `warmup`, the number of steps of the warm-up. The returned
+# schedule counts steps from the end of the warm-up.
 SCHEDULES: Registry[Callable[..., optax.Schedule]] = Registry(
     "schedule",
     {
@@ -87,16 +97,17 @@ SCHEDULES: Registry[Callable[..., optax.Schedule]] = Registry(
 
 
 def make_schedule(config: ScheduleConfig, learning_rate: Peak, steps: int, steps_per_epoch: float) -> optax.Schedule:
-    """Return the schedule of a run of `steps` steps, after a linear warm-up from 0 if the configuration has one.
+    """Return the learning rate schedule of a run, with a linear warm-up from 0 if the configuration sets a warm-up.
 
     Args:
-      config: names the schedule.
-      learning_rate: the peak.
-      steps: number of steps of the run, with the warm-up.
+      config: name and options of the schedule.
+      learning_rate: peak learning rate.
+      steps: number of steps of the run, including the warm-up.
       steps_per_epoch: number of steps in an epoch.
 
     Raises:
-      UsageError: if the name is unknown, the warm-up covers the whole run, or it covers a milestone.
+      UsageError: if the name is unknown, if the warm-up is not shorter than the run, or if a milestone is within the
+        warm-up.
 
     >>> schedule = make_schedule(ScheduleConfig("cosine"), learning_rate=0.1, steps=100, steps_per_epoch=10)
     >>> [round(float(schedule(step)), 6) for step in (0, 50, 100)]
@@ -105,12 +116,15 @@ def make_schedule(config: ScheduleConfig, learning_rate: Peak, steps: int, steps
     schedule = SCHEDULES.find(config.name)
     warmup = round(config.warmup_epochs * steps_per_epoch)
     if warmup >= steps:
-        raise UsageError(f"schedule.warmup_epochs: a warm-up of {warmup} steps leaves none of the run's {steps}")
+        raise UsageError(
+            f"schedule.warmup_epochs: the warm-up of {warmup} steps is not shorter than the run of {steps} steps. Use "
+            "fewer warmup_epochs."
+        )
     available = {**vars(config), "warmup": warmup}
     keywords = {name: available[name] for name in keywords_of(schedule) if name in available}
     after = schedule(learning_rate, steps - warmup, **keywords)
     if not warmup:
         return after
-    with jax.transfer_guard("allow"):  # Optax computes with Python numbers, also where a program forbids transfers
+    with jax.transfer_guard("allow"):  # Optax transfers Python numbers to the device, which the user may have forbidden
         first: Any = after(0)
     return optax.join_schedules([optax.linear_schedule(0.0, first, warmup), after], [warmup])

@@ -1,1 +1,1 @@
-"""One run from start to end: the loop, its folder, checkpoints, signals and records."""
+"""One training run from start to end: the training loop, the run directory, checkpoints, signals and metrics files."""

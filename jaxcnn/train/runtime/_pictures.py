@@ -15,13 +15,16 @@ from jaxcnn.train.state import TrainState, evaluation_variables
 from jaxcnn.train.task import higher_is_better
 
 COLUMNS = 8
-"""Number of test images in a row of `draw_predictions`."""
+"""Number of test images side by side in the picture of `draw_predictions`."""
 
 
 def epoch_means(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Return the training rows averaged between evaluations, and the rows of the evaluations after each epoch.
+    """Return the mean training metrics of each epoch, and the metrics of the evaluation after each epoch.
 
-    These are of the validation set if the run has one, else of the test set.
+    The evaluations use the validation set if the run has a validation set, else the test set.
+
+    Args:
+      rows: rows of `metrics.jsonl`, as returned by `record.read_rows`.
     """
     split = "validation" if any(row["split"] == "validation" for row in rows) else "test"
     train, evaluations, since = [], [], []
@@ -37,7 +40,7 @@ def epoch_means(rows: list[Row]) -> tuple[list[Row], list[Row]]:
 
 
 def _means(rows: list[Row]) -> Row:
-    """Return the mean of each metric over the rows that have it: rows of lost steps have none."""
+    """Return the mean of each metric over the rows that contain the metric. Rows of lost steps contain no metrics."""
     names = dict.fromkeys(name for row in rows for name in row if name not in NOT_METRICS)
     values = {name: [row[name] for row in rows if name in row] for name in names}
     return {name: sum(found) / len(found) for name, found in values.items()}
@@ -49,14 +52,16 @@ NOT_METRICS = ("split", "step", "epoch", "learning_rate", "examples")
 def draw_curves(
     rows: list[Row], title: str, path: Path, *, monitor: str = "accuracy", label_smoothing: float = 0.0
 ) -> None:
-    """Write a PNG of the loss and of the monitored metric by epoch, of training and of the evaluation after it.
+    """Write a PNG file with the learning curves of a run: the loss and the monitored metric against the epoch.
+
+    Each plot has one curve for training and one curve for the evaluations after each epoch.
 
     Args:
-      rows: as returned by `record.read_rows`.
-      title: of the figure.
-      path: of the PNG.
-      monitor: metric on the right; none if it is the loss.
-      label_smoothing: if positive, the legend says that the training loss is against smoothed labels.
+      rows: rows of `metrics.jsonl`, as returned by `record.read_rows`.
+      title: title of the figure.
+      path: path of the PNG file.
+      monitor: metric in the right plot. With "loss", the figure has only the plot of the loss.
+      label_smoothing: if positive, the legend says that the training loss was computed with smoothed labels.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -88,7 +93,7 @@ LABELS = {"loss": "loss (nats)", "accuracy": "accuracy (%)"}
 
 
 def _title(split: str, name: str, values: list[float]) -> str:
-    """Return the last and the best value of a metric as a title."""
+    """Return the title of a plot with the last and the best value, such as "test accuracy 91.20 %, best 91.50 %"."""
     if name == "loss":
         return f"{split} loss {values[-1]:.3f}"
     best = max(values) if higher_is_better(name) else min(values)
@@ -99,8 +104,8 @@ def _title(split: str, name: str, values: list[float]) -> str:
 def draw_predictions(plan: Plan, state: TrainState, count: int) -> bytes:
     """Return a PNG of `count` test images, evenly spaced in the test set, with their predicted and true classes.
 
-    The predicted class and its probability are above an image, in green if right and in red if wrong. The true class is
-    below it.
+    The predicted class and its probability are above each image, in green if the prediction is right, and in red if the
+    prediction is wrong. The true class is below the image.
     """
     from matplotlib.figure import Figure
 
@@ -120,7 +125,7 @@ def draw_predictions(plan: Plan, state: TrainState, count: int) -> bytes:
         axes.set_axis_off()
     for axes, image, answer, label in zip(figure.axes, examples["image"], answers, examples["label"], strict=False):
         predicted = int(answer.argmax())
-        true = np.flatnonzero(label > 0.5) if np.ndim(label) else [label]  # several classes, or one
+        true = np.flatnonzero(label > 0.5) if np.ndim(label) else [label]  # multi-label, or a single class
         axes.set_axis_on()
         axes.set(xticks=(), yticks=())
         axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=around.pixel_range)

@@ -21,10 +21,10 @@ from jaxcnn.errors import printable
 
 
 class PreparationDisplay:
-    """A progress bar of the preparation of a dataset, on standard error. It appears when the first file is read."""
+    """Progress bar for the preparation of a dataset, on standard error, which appears when the first file is read."""
 
     def __init__(self, name: str, *, enabled: bool = True):
-        # Names of files may look like rich's markup.
+        # File names may contain text that rich would read as markup.
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         console = Console(stderr=True)
         self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, refresh_per_second=4)
@@ -41,11 +41,11 @@ class PreparationDisplay:
             self._bar.stop()
 
     def show(self, part: str, done: int, total: int) -> None:
-        """Show that `done` of `total` files or examples of a part are read."""
+        """Show how many files or examples of a part of the dataset have been read: `done` of `total`."""
         if not self._enabled:
             return
         if not self._tasks:
-            self._bar.start()  # started late, since even an empty bar prints a line
+            self._bar.start()  # not earlier: even an empty progress bar prints a line
         if part not in self._tasks:
             self._tasks[part] = self._bar.add_task(f"{self._name} {part}", total=total)
         if done % 64 == 0 or done == total:
@@ -53,7 +53,7 @@ class PreparationDisplay:
 
 
 class ProgressDisplay:
-    """A progress bar over all steps, with loss, accuracy and images per second. Prints nothing if not `enabled`."""
+    """Progress bar over all training steps, with loss, accuracy and images per second, if `enabled` is True."""
 
     def __init__(self, console: Console, *, steps: int, first_step: int, batch_size: int, enabled: bool):
         self._console, self._enabled, self._batch_size = console, enabled, batch_size
@@ -69,7 +69,7 @@ class ProgressDisplay:
             TimeRemainingColumn(),
             console=console,
             disable=not enabled,
-            # Drawing takes CPU time from training.
+            # Draw rarely, since drawing uses CPU time.
             refresh_per_second=2,
             transient=True,
         )
@@ -85,13 +85,15 @@ class ProgressDisplay:
         self._bar.__exit__(kind, error, trace)
 
     def steps_done(self, step: int, epoch: float, waited: float, values: dict[str, float]) -> None:
-        """Move the bar to `step`, and show metrics of the steps since the last call.
+        """Move the progress bar to `step`, and show the metrics of the steps since the last call of this method.
 
         Args:
-          step: number of steps made.
-          epoch: the same in epochs.
-          waited: seconds that the run has waited for data so far; shown as a fraction of the time since the last call.
-          values: means over the steps since the last call, by name. The loss and the first other ones are shown.
+          step: number of steps made so far.
+          epoch: number of epochs made so far.
+          waited: seconds that the run has waited for data so far. The bar shows the wait since the last call of this
+            method, as a fraction of the elapsed time.
+          values: metrics by name, averaged over the steps since the last call. The bar shows at most `SHOWN` metrics,
+            and begins with the loss.
         """
         now, (then, before) = time.perf_counter(), self._last
         self._last = (now, step)
@@ -108,9 +110,9 @@ class ProgressDisplay:
     def epoch_done(
         self, epoch: float, train: dict[str, float], split: str, values: dict[str, float], rate: float
     ) -> None:
-        """Print the metrics of an epoch of training, and of the evaluation of a split after it."""
+        """Print one line with the training metrics of an epoch and the metrics of the evaluation after the epoch."""
         if self._enabled:
-            # A run may end within its first epoch. At most 80 columns.
+            # A run may end within its first epoch. The line fits into 80 columns.
             when = f"epoch {epoch:>4.3g}" if epoch >= 1 else f"step {self._last[1]:>5}"
             self._console.print(
                 f"{when}  training {_shown(train, brief=True)}  {split} {_shown(values, brief=True)}  "
@@ -121,11 +123,11 @@ class ProgressDisplay:
 
 
 SHOWN = 3
-"""Number of metrics that the progress bar shows."""
+"""Largest number of metrics that the progress bar shows."""
 
 
 def _shown(values: dict[str, float], *, brief: bool = False) -> str:
-    """Return metrics as text. `brief` leaves out the names of loss and accuracy."""
+    """Return metrics as text. If `brief`, omit the names of the loss and the accuracy, and show their values only."""
     names = [name for name in values if name != "examples"]
     if brief:
         texts = [f"{values['loss']:.4f}"] if "loss" in values else []
@@ -139,7 +141,7 @@ def _shown(values: dict[str, float], *, brief: bool = False) -> str:
 
 
 def print_summary(console: Console, result: dict[str, Any], workdir: Any) -> None:
-    """Print the table at the end of a run."""
+    """Print a table with the results of a finished run."""
     title = _plain(f"{result['model'].removeprefix('custom:')} on {result['dataset']}")
     table = Table(show_header=False, title=title, title_justify="left")
     table.add_column(style="bold")
@@ -156,12 +158,15 @@ def print_summary(console: Console, result: dict[str, Any], workdir: Any) -> Non
     for name, value in result.get("metrics", {}).items():
         if name not in usual and isinstance(value, int | float):
             table.add_row(_plain(f"test {name.replace('_', ' ')}"), f"{value:.4f}")
-    # Results of version 0.1 have no validation set.
+    # A result.json of version 0.1 has no "validation_examples".
     if result.get("validation_examples"):
         what = f"best {result['monitor']} {result['best_validation']:.4f} at step {result['test_step']:,}"
         table.add_row("validation", f"{what}, on {result['validation_examples']:,} images")
     elif "validation_examples" in result:
-        table.add_row("validation", "none held out: the best checkpoint is chosen on the test set (--validation)")
+        table.add_row(
+            "validation",
+            "none (--validation). The test results are of the last step; the test set chooses the checkpoint best",
+        )
     trained = [f"loss {result['train_loss']:.4f}"] if result.get("train_loss") is not None else []
     if result.get("train_accuracy") is not None:
         trained.append(f"accuracy {result['train_accuracy']:.2%}")
@@ -171,7 +176,7 @@ def print_summary(console: Console, result: dict[str, Any], workdir: Any) -> Non
     table.add_row("speed", f"{result['images_per_second']:,.0f} images/s while training")
     table.add_row(
         "time",
-        # Results of version 0.1 have no "first_batch_seconds".
+        # A result.json of version 0.1 has no "first_batch_seconds".
         f"{result['seconds']:.1f} s, of which the first batch {result.get('first_batch_seconds', 0.0):.1f} s, "
         f"compiling {result['compile_seconds']:.1f} s",
     )
@@ -181,5 +186,5 @@ def print_summary(console: Console, result: dict[str, Any], workdir: Any) -> Non
 
 
 def _plain(text: object) -> Text:
-    """Return a text in which rich reads no markup."""
+    """Return an object as a `Text`, which rich prints without interpreting markup."""
     return Text(printable(text))

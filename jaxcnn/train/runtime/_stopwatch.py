@@ -1,4 +1,4 @@
-"""Wall-clock time of a run's training steps, apart from reading data, compiling, tests and checkpoints."""
+"""Measure the wall-clock time of a run's training steps, not counting compilation, evaluations and checkpoints."""
 
 import time
 from typing import Any
@@ -9,13 +9,16 @@ from jaxcnn.train.devices import waits
 
 
 class Stopwatch:
-    """Adds up the time of training steps and of compiling. Time between a `lap` and the next `start` does not count.
+    """Add up the wall-clock time of training steps and of compilation.
+
+    Time between a call of `lap` and the next call of `start` is not counted.
 
     Attributes:
-      training_seconds, images: time of steps, and number of images in them.
-      first_batch_seconds: time until the first batch was ready, for which the dataset is read and decoded.
-      compile_seconds: time of calls that compiled.
-      rate: images per second since the last `start`; 0 if there were none.
+      training_seconds: time of all training steps, without compilation.
+      images: number of images in the training steps that `training_seconds` counts.
+      first_batch_seconds: time until the first batch was ready, including reading and decoding the dataset.
+      compile_seconds: time of the first call of each compiled training step, which includes the compilation.
+      rate: training images per second since the last call of `start`; 0 if no images were counted since then.
     """
 
     def __init__(self, training_seconds: float = 0.0, images: int = 0):
@@ -24,21 +27,28 @@ class Stopwatch:
         self.start()
 
     def start(self) -> None:
-        """Start counting from now."""
+        """Start to count time from now on."""
         self._since = time.perf_counter()
         self._before = (self.training_seconds, self.images)
 
     def first_batch(self) -> None:
-        """Count the time since the last `start` as that of the first batch. Call it once per process.
+        """Count the time since the last call of `start` as `first_batch_seconds`. Call this method once per process.
 
-        A dataset that is kept in memory is decoded as a whole for this batch, so later batches do not wait for it.
+        The first batch takes longer than later batches, since a dataset that is kept in memory is decoded completely
+        before the first batch.
         """
         now = time.perf_counter()
         self.first_batch_seconds += now - self._since
         self._since = now
 
     def lap(self, state: Any, *, images: int = 0, compiling: bool = False) -> None:
-        """Wait for `state`, and count the time as that of training `images`, or as that of compiling."""
+        """Wait until `state` is computed, and count the elapsed time as training time, or as compile time.
+
+        Args:
+          state: the arrays that the last training step returned.
+          images: number of images in the training steps since the last `lap` or `start`.
+          compiling: whether to add the time to `compile_seconds` instead of `training_seconds`.
+        """
         with waits.waiting("the devices, to make steps", others=True, first=compiling):
             jax.block_until_ready(state)
         now = time.perf_counter()
@@ -50,7 +60,7 @@ class Stopwatch:
         self._since = now
 
     def skip(self) -> None:
-        """Leave out the time since the last `lap`."""
+        """Do not count the time since the last call of `lap`."""
         self._since = time.perf_counter()
 
     @property

@@ -1,7 +1,7 @@
-"""Identity of the data of a run: what a resumed run compares to find that its data has changed.
+"""Identity of a run's data. A resumed run compares this identity with the stored identity, to detect changed data.
 
-`data.json` in the run directory has the splits, the number of images of each class in a split, and a hash of the names
-and sizes of their files. A hash of their contents is added on request (`Config.data_fingerprint`).
+The file `data.json` in the run directory stores the splits, the number of images of each class in each split, and a
+hash of the names and sizes of the image files. `Config.data_fingerprint="contents"` adds a hash of the files' contents.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from jaxcnn.train.parts import PREFIX
 from jaxcnn.train.runtime import workdir
 
 DATA = "data.json"
-REMEDY = "Restore it, or accept the changed data with --accept-changed-data."
+REMEDY = "Restore the file, or accept the changed data with --accept-changed-data."
 
 OTHER_TEST_SET = (
     "this run is of version 0.1, which chose other images of the folder as test set: it was trained on some of these "
@@ -25,7 +25,7 @@ OTHER_TEST_SET = (
 )
 
 VALIDATION = "the validation images "
-"""Start of the names of parts in a validation split."""
+"""Prefix of the names of the parts of a validation split in `data.json`."""
 
 Identity = dict[str, Any]
 
@@ -40,18 +40,19 @@ def identity(dataset: Dataset, config: Config) -> Identity:
 
 
 def check(folder: Path, found: Identity, *, accept: bool) -> str | None:
-    """Compare the data with what the run directory stores. Nothing is written.
+    """Compare the data with the identity that the run directory stores. Nothing is written.
 
     Args:
       folder: the run directory.
-      found: `identity` of the data now.
+      found: `identity` of the current data.
       accept: whether to continue with changed data.
 
     Returns:
-      A note for the user if changed data is accepted.
+      A note for the user if the data has changed and `accept` is True, else None.
 
     Raises:
-      UsageError: if the data has changed, or the file is damaged, and `accept` is False. The message says what changed.
+      UsageError: if `accept` is False, and the data has changed or `data.json` is damaged. The error message lists the
+        changes.
     """
     path = folder / DATA
     if not path.exists():
@@ -74,9 +75,9 @@ def check(folder: Path, found: Identity, *, accept: bool) -> str | None:
 
 
 def write(folder: Path, found: Identity) -> None:
-    """Store the identity of the data, with the hashes of unchanged contents that are stored and were not asked for."""
+    """Store the identity of the data in the run directory. Keep stored hashes of contents if the data is unchanged."""
     path = folder / DATA
-    with contextlib.suppress(UsageError):  # missing; or damaged, which `check` has accepted
+    with contextlib.suppress(UsageError):  # the file is missing, or it is damaged and `check` has accepted that
         stored = workdir.read_sealed(path, REMEDY).values
         if not differences(stored, found):
             kept = {
@@ -90,17 +91,18 @@ def write(folder: Path, found: Identity) -> None:
 
 
 def check_division(folder: Path, dataset: Dataset, *, accept: bool) -> str | None:
-    """Check that a run of version 0.1, which stores no identity of its data, can continue with the same test set.
+    """Check that a run of version 0.1 can continue with the same test set.
 
-    Version 0.1 chose the test images of a folder without a test set in another way.
+    Version 0.1 stored no identity of the data. If a folder of images had no test set, version 0.1 chose other images of
+    the folder as test images than this version does.
 
     Args:
-      folder: the run directory, which has a checkpoint.
-      dataset: the data now.
-      accept: whether to continue with other test images.
+      folder: the run directory, which contains a checkpoint.
+      dataset: the current data.
+      accept: whether to continue although the test images have changed.
 
     Returns:
-      A note for the user if other test images are accepted.
+      A note for the user if the test images have changed and `accept` is True, else None.
 
     Raises:
       UsageError: if the test images have changed, and `accept` is False.
@@ -110,18 +112,21 @@ def check_division(folder: Path, dataset: Dataset, *, accept: bool) -> str | Non
     if not accept:
         raise UsageError(
             f"the run in {folder} is of version 0.1, which chose other images of {dataset.name} as test set. Finish "
-            "the run with that version, choose another --workdir, or accept another test set by --accept-changed-data."
+            "the run with version 0.1, choose another --workdir, or accept another test set with --accept-changed-data."
         )
     return OTHER_TEST_SET
 
 
 def is_divided_otherwise(folder: Path, dataset: Dataset) -> bool:
-    """Return whether a run of version 0.1 was trained on some images of the test set of this folder of images."""
+    """Return whether a run of version 0.1 may have been trained on images that are test images now."""
     return dataset.chooses_test_images and not (folder / DATA).exists()
 
 
 def differences(stored: Any, found: Identity) -> list[str]:
-    """Return what has changed, one phrase for each part of the data. Contents are compared if both sides have them."""
+    """Return one phrase for each changed part of the data, such as "the test array 'image' has other contents".
+
+    Hashes of contents are compared only if both identities contain such hashes.
+    """
     before = stored.get("parts") if isinstance(stored, dict) else None
     if not isinstance(before, dict):
         return [f"{DATA} is damaged"]
@@ -130,9 +135,9 @@ def differences(stored: Any, found: Identity) -> list[str]:
         old, new = before.get(part), after.get(part)
         files = (new or {}).get("files", True)
         if new is None:
-            changed.append(f"{part} is gone")
+            changed.append(f"{part} is missing")
         elif old is None and "splits" not in stored and part.startswith(VALIDATION):
-            continue  # earlier versions did not use a folder of validation images beside a test folder
+            continue  # earlier versions ignored a validation folder if there was a test folder
         elif not isinstance(old, dict):
             changed.append(f"{part} is new ({_images(new['images'])})")
         elif old.get("images") != new["images"]:
@@ -149,27 +154,28 @@ def _images(count: int) -> str:
 
 
 def check_data(data: Any) -> None:
-    """Raise `UsageError` unless data is a `Dataset`."""
+    """Raise `UsageError` if `data` is not a `Dataset`."""
     if not isinstance(data, Dataset):
         raise UsageError(
-            f"data must be a dataset, got {type(data).__name__}. Make one by jaxcnn.data.from_arrays, from_table, "
-            "from_folder, from_source, from_batches or open_dataset."
+            f"data must be a dataset, got {type(data).__name__}. Make a dataset with jaxcnn.data.from_arrays, "
+            "from_table, from_folder, from_source, from_batches or open_dataset."
         )
 
 
 def with_name_of_data(config: Config, data: Dataset | None) -> Config:
-    """Return the configuration with the name of the user's own data.
+    """Return the configuration, with its field `dataset` set to the name of the data that the user has passed.
 
-    Data that has a name of a dataset, such as `imagefolder:PATH`, is recorded under this name. A configuration that was
-    recorded with this name is accepted, such as that of a `Result`.
+    A dataset that can be opened by its name, such as `imagefolder:PATH`, is recorded under this name. Other data is
+    recorded under a name with the prefix `custom:`. The configuration may contain the recorded name already, as the
+    configuration of a `Result` does.
 
     Raises:
-      UsageError: if data is no `Dataset`, or the configuration names another dataset.
+      UsageError: if `data` is not a `Dataset`, or if the configuration names another dataset.
     """
     if data is None:
         return config
     check_data(data)
     name = f"{PREFIX}{data.name}" if data.name in UNNAMED else data.name
     if config.dataset not in (Config.dataset, name):
-        raise UsageError(f"data and the dataset {config.dataset!r} are mutually exclusive. Give one of them")
+        raise UsageError(f"data and the dataset {config.dataset!r} are mutually exclusive. Omit one of the two.")
     return dataclasses.replace(config, dataset=name)

@@ -1,7 +1,7 @@
-"""Initial weights of a run: a file of weights, another run, or the whitening transformation of its own images.
+"""Initial weights of a run, from a file, from another run, or from the whitening transform of the training images.
 
-The run's configuration records the file's name and a hash of its content, so that the run is resumed only with the
-same file.
+The run's configuration records the name of the file and a hash of its content, so that the run can be resumed only with
+the same file.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from jaxcnn.train.runtime.trained import load_run
 from jaxcnn.train.state import TrainState
 
 WHITENED_IMAGES = 5000
-"""Largest number of training images from whose patches a whitening kernel is computed."""
+"""Largest number of training images that a whitening kernel is computed from."""
 
 _RECORDED = re.compile(r" sha256:[0-9a-f]{64}$")
 
@@ -44,10 +44,11 @@ class InitialWeights:
     """Arrays that a run starts from.
 
     Attributes:
-      record: the name of the file or run, and the hash of its content.
-      arrays: by jaxcnn's names ("params/stem/conv/kernel"). Arrays that are missing start at random.
-      note: one line for the user.
-      normalization_note: one line for the user if the images are normalized otherwise than for these weights, or None.
+      record: name of the file or run, and a hash of its content. The configuration of the run stores this record.
+      arrays: arrays by jaxcnn's names, such as "params/stem/conv/kernel". Parameters that are missing in `arrays` are
+        initialized at random.
+      note: one line for the user that names the source of the weights.
+      normalization_note: one line for the user if the weights expect another normalization of images, else None.
     """
 
     record: str
@@ -56,7 +57,7 @@ class InitialWeights:
     normalization_note: str | None = None
 
     def put_into(self, state: TrainState, optimizer: optax.GradientTransformation) -> TrainState:
-        """Return the state before the first step, with these arrays instead of random ones."""
+        """Return the training state before the first step, with `arrays` in place of the random initial arrays."""
         fresh = {"params": state.params, "batch_stats": state.batch_stats}
         flat: Any = flatten_dict(fresh, sep="/", keep_empty_nodes=True)
         learned: Any = unflatten_dict({**flat, **self.arrays}, sep="/")
@@ -70,12 +71,12 @@ class InitialWeights:
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """A kernel that starts as the whitening transformation of patches of the training images.
+    """Initialization of a kernel with the whitening transform of patches of the training images.
 
     Attributes:
-      path: of the kernel, such as "whiten/kernel".
-      dataset: has the images. They are read when they are needed.
-      preprocessing: normalizes them.
+      path: path of the kernel in the parameters, such as "whiten/kernel".
+      dataset: dataset with the training images. The images are read when `put_into` is called.
+      preprocessing: normalization of the images.
     """
 
     path: str
@@ -85,7 +86,7 @@ class Whitening:
 
     @property
     def note(self) -> str:
-        """One line for the user."""
+        """One line for the user that names the kernel and the number of images."""
         return f"{self.path} whitens patches of {self._images:,} training images"
 
     @property
@@ -93,9 +94,9 @@ class Whitening:
         return min(WHITENED_IMAGES, self.dataset.examples["train"])
 
     def put_into(self, state: TrainState, optimizer: optax.GradientTransformation) -> TrainState:
-        """Return the state before the first step, with this kernel instead of a random one."""
+        """Return the training state before the first step, with the whitening kernel in place of the random kernel."""
         size, _, _, features = _kernel_shape(self.path, state.params)
-        # Evenly spaced: a folder of images is sorted by class.
+        # The images are evenly spaced, since a folder of images is sorted by class.
         indices = np.linspace(0, self.dataset.examples["train"] - 1, self._images).astype(int).tolist()
         images = self.dataset.load("train", indices, self.preprocessing.geometry)["image"]
         kernel = whitening_kernel(np.asarray(jax.device_get(self.preprocessing.normalize(images))), size, features)
@@ -104,10 +105,11 @@ class Whitening:
 
 
 def _kernel_shape(path: str, params: Any) -> tuple[int, ...]:
-    """Return the shape of the square kernel at a path.
+    """Return the shape of the square convolution kernel at a path in the parameters.
 
     Raises:
-      UsageError: if there is none. The message suggests the closest path of a kernel.
+      UsageError: if the path has no kernel, or the kernel is not square. The error message suggests the closest valid
+        path.
     """
     arrays: Any = flatten_dict(params, sep="/")
     kernels = {name: x.shape for name, x in arrays.items() if x.ndim == 4}
@@ -115,20 +117,22 @@ def _kernel_shape(path: str, params: Any) -> tuple[int, ...]:
         raise unknown_name("kernel to whiten", path, kernels)
     shape = kernels[path]
     if shape[0] != shape[1]:
-        raise UsageError(f"whiten needs a square kernel, but {path} has the shape {shape}")
+        raise UsageError(f"whiten needs a square kernel, but {path} has the shape {shape}. Choose another kernel.")
     return shape
 
 
 def initial_weights(
     config: Config, model: nn.Module, dataset: Dataset, preprocessing: Preprocessing, params: Any
 ) -> "InitialWeights | Whitening | None":
-    """Return the initial weights that the configuration names, or None.
+    """Return the initial weights that the configuration names, or None for random initial weights.
 
     Raises:
-      UsageError: if they cannot be used; see `read_initial_weights`.
+      UsageError: if the initial weights cannot be used; see `read_initial_weights`.
     """
     if config.init_from is None and config.init_channels != "exact":
-        raise UsageError("init_channels applies only to initial weights. Give a file with init_from, or omit it.")
+        raise UsageError(
+            "init_channels applies only to initial weights. Give a file with init_from, or omit init_channels."
+        )
     if config.whiten is None:
         if config.init_from is None:
             return None
@@ -137,10 +141,10 @@ def initial_weights(
         )
     if config.init_from is not None:
         raise UsageError(
-            "whiten and init_from are mutually exclusive: the initial weights have the kernel. Omit whiten."
+            "whiten and init_from are mutually exclusive: the file of init_from contains the kernel. Omit whiten."
         )
     if not dataset.random_access:
-        raise UsageError(f"whiten needs data with random access, which {dataset.name!r} does not have. Omit whiten.")
+        raise UsageError(f"whiten needs data with random access, but {dataset.name!r} is a stream. Omit whiten.")
     shape = _kernel_shape(config.whiten, params)
     if shape[2] != preprocessing.image_shape[2]:
         raise UsageError(
@@ -160,21 +164,24 @@ def read_initial_weights(
 ) -> InitialWeights | None:
     """Read the arrays of a file, or of a run's latest checkpoint, and convert them for this model.
 
-    A classifier that is missing, or has another number of classes, is left out, so that it starts at random. If the
-    run's network contains the model as a module of another name, the arrays of this module are taken, without its
-    classifier; see `jaxcnn.weights.without_prefix`.
+    If the file has no classifier, or a classifier with another number of classes, the model's classifier is initialized
+    at random. If `source` is a run directory, the network of that run may contain the model as a submodule. In this
+    case, only the arrays of the submodule are used, and the classifier is initialized at random; see
+    `jaxcnn.weights.without_prefix`.
 
     Args:
-      source: a safetensors file or a file of `torch.save` with jaxcnn's, torchvision's or timm's names; a folder of
-        Hugging Face; `hf:OWNER/NAME`; an id of published weights; a run directory; or the record of one of these.
-      model_name: selects the names of torchvision and timm for the model's parts.
+      source: a safetensors file or a `torch.save` file with jaxcnn's, torchvision's or timm's names; a folder in
+        Hugging Face's format; `hf:OWNER/NAME`; an id of published weights; a run directory; or the `record` of an
+        `InitialWeights`.
+      model_name: registered name of the model, which selects the table of torchvision's and timm's names.
       model: the network to initialize.
       num_classes: number of logits of the model.
-      preprocessing: shape and normalization of its images.
-      channels: "sum" converts color weights for gray images: it sums the first kernel over its input channels.
+      preprocessing: shape and normalization of the model's input images.
+      channels: how to load weights of a color model into a model for gray images: "exact" raises an error, "sum" sums
+        the first kernel over its input channels.
 
     Returns:
-      None if `source` is a record, from which nothing can be read.
+      The arrays, or None if `source` is a `record`, which names a file without giving its path.
 
     Raises:
       UsageError: if the file cannot be read, or its arrays do not fit the model.
@@ -209,14 +216,14 @@ def read_initial_weights(
     note = f"starting from {source}" if prefix is None else f"starting from {prefix!r} in the network of {source}"
     if len(arrays) < len(conversion.rows):
         in_file = "no classifier" if conversion.classes_in_file is None else f"{conversion.classes_in_file} classes"
-        note += f", which has {in_file}: a fresh classifier for {num_classes}"
+        note += f", which has {in_file}: the classifier for {num_classes} classes starts at random"
     if conversion.part:
-        note += f"; of the file, {conversion.part!r} was read"
-        note += f", and not {', '.join(map(repr, conversion.other_parts[:4]))}" if conversion.other_parts else ""
+        note += f"; the part {conversion.part!r} of the file was read"
+        note += f", not {', '.join(map(repr, conversion.other_parts[:4]))}" if conversion.other_parts else ""
     if conversion.summed_channels is not None:
         note += (
-            f"; its first kernel is summed over {conversion.summed_channels} channels, which is exact only if their "
-            "mean and std are equal"
+            f"; its first kernel is summed over {conversion.summed_channels} input channels, which is exact only if "
+            "all channels are normalized with the same mean and std"
         )
     return InitialWeights(
         f"{name} sha256:{digest}", arrays, note, _normalization_note(source, conversion.preprocessing, preprocessing)
@@ -224,10 +231,10 @@ def read_initial_weights(
 
 
 def _of_run(folder: Path) -> tuple[dict[str, Any], Preprocessing]:
-    """Return the variables and the preprocessing of a run. A model or a task of the user's is not needed.
+    """Return the variables and the preprocessing of a run. The user need not pass a custom model or task again.
 
     Raises:
-      UsageError: if there is no run, or no intact checkpoint.
+      UsageError: if `folder` is not a run directory, or has no intact checkpoint.
     """
     config = workdir.read_config(folder)
     around = read_preprocessing(folder)
@@ -239,7 +246,7 @@ def _of_run(folder: Path) -> tuple[dict[str, Any], Preprocessing]:
 
 
 def recordable(preprocessing: Preprocessing) -> weights.Preprocessing:
-    """Return the preprocessing of a run in the form in which a file of weights records it."""
+    """Convert the preprocessing of a run to `jaxcnn.weights.Preprocessing`, which a file of weights records."""
     return weights.Preprocessing(
         mean=preprocessing.mean,
         std=preprocessing.std,
@@ -251,7 +258,7 @@ def recordable(preprocessing: Preprocessing) -> weights.Preprocessing:
 
 
 def _normalization_note(source: str, theirs: weights.Preprocessing | None, ours: Preprocessing) -> str | None:
-    """Return a note on how to normalize images as the weights expect them, or None if the run already does."""
+    """Return a note with the flags that normalize images as the weights expect, or None if no flags are needed."""
     if theirs is None or theirs.normalizes_as(ours.mean, ours.std):
         return None
     return (

@@ -1,4 +1,4 @@
-"""The training loop: steps, evaluations and checkpoints, from a run's first step in this process to its last."""
+"""The training loop of one process: it makes the training steps, the evaluations and the checkpoints of a run."""
 
 import contextlib
 import functools
@@ -31,7 +31,7 @@ from jaxcnn.train.runtime.verification import Calls, Verifier, make_verifier
 from jaxcnn.train.state import TrainState
 
 IN_FLIGHT = 2
-"""Number of latest calls whose metrics stay on the devices when earlier ones are fetched, so that no device idles."""
+"""The metrics of this number of latest dispatches are not fetched yet, so that no device waits for the host."""
 
 EVALUATION_BATCH = 500
 
@@ -39,10 +39,10 @@ EVALUATION_BATCH = 500
 def training_batches(
     plan: Plan, first_step: int, stops: Callable[[int], bool] | None = None
 ) -> Iterator[tuple[int, Any]]:
-    """Yield, for each call of the compiled steps from `first_step` on, its number of steps and their batches.
+    """Yield a number of steps and the batches for these steps, for each dispatch of the compiled training step.
 
-    The batches, `[steps, N, ...]`, are put on the devices some calls ahead. No call goes past a step after which the
-    run saves a checkpoint or for which `stops` is true.
+    The batches, of shape `[steps, N, ...]`, are copied to the devices some dispatches before their use. A dispatch ends
+    at each step after which the run saves a checkpoint, and at each step for which `stops` returns True.
     """
 
     def ends_call(step: int) -> bool:
@@ -56,13 +56,13 @@ def training_batches(
 
 
 def evaluate(plan: Plan, eval_step: Any, state: TrainState, split: str) -> dict[str, Any]:
-    """Return the metrics over every example of a split, and the number of `examples`, as JSON values.
+    """Return the metrics over all examples of a split as JSON values. The entry `examples` is the number of examples.
 
     Raises:
-      UsageError: if the run has no such split.
+      UsageError: if the run's dataset does not have the split.
     """
     if split not in plan.dataset.examples:
-        raise UsageError(f"the run has no {split} examples. It has: {', '.join(plan.dataset.examples)}")
+        raise UsageError(f"the run has no {split} examples. Choose one of: {', '.join(plan.dataset.examples)}")
     devices, examples = len(plan.parallel.devices), plan.dataset.examples[split]
     batch_size = -(-min(EVALUATION_BATCH, examples) // devices) * devices
     batches = plan.pipeline.evaluation_batches(batch_size, place=plan.parallel.place_batch, split=split)
@@ -72,21 +72,21 @@ def evaluate(plan: Plan, eval_step: Any, state: TrainState, split: str) -> dict[
             jax.block_until_ready(part)
     total = metrics.add(jax.device_get(sums))
     if total["examples"] != examples:
-        raise AssertionError(f"evaluated {total['examples']:.0f} of {examples} {split} examples")
+        raise AssertionError(f"evaluated {total['examples']:.0f} instead of {examples} {split} examples")
     return plan.summarize(total)
 
 
 class Loop:
-    """The steps, evaluations and checkpoints of a run in this process.
+    """Make the training steps, the evaluations and the checkpoints of a run in this process.
 
     Args:
-      plan: the run's parts.
-      start: the run directory, and the values that were saved beside the initial state.
-      record: gets the metrics of every step and evaluation.
-      display: shows the progress.
-      stop: records whether a signal asked to stop.
-      started: when the process started the run, by `time.perf_counter`.
-      callbacks: see `jaxcnn.train.callbacks`.
+      plan: model, data, optimizer and other parts of the run.
+      start: the run directory, and the values that were saved together with the state to start from.
+      record: object that writes the metrics of every step and evaluation to `metrics.jsonl`.
+      display: object that shows the progress bar.
+      stop: object that records whether a signal asked the run to stop.
+      started: time at which the process started the run, in seconds of `time.perf_counter`.
+      callbacks: the callbacks of the run; see `jaxcnn.train.callbacks`.
     """
 
     def __init__(
@@ -106,17 +106,17 @@ class Loop:
         rates = jax.jit(jax.vmap(plan.schedule))(jax.device_put(np.arange(plan.steps)))
         self.learning_rates: np.ndarray = jax.device_get(rates)
         self.eval_step = plan.compile_eval_step()
-        # For each call whose metrics are still on the devices: its last step, and the sums `[steps, ...]`.
+        # For each dispatch whose metrics are still on the devices: its last step, and its metric sums `[steps, ...]`.
         self.pending: deque[tuple[int, Sums]] = deque()
         self.epoch_total: dict[str, Any] | None = as_arrays(meta["epoch_total"])
-        # Metrics of the latest state on the split that chooses the best checkpoint, if it was evaluated.
+        # Metrics of the latest state on the validation set, or else on the test set. None if no evaluation was made.
         self.evaluation: dict[str, Any] | None = meta["test"]
         self.best_score: float | None = meta["best_accuracy"]
         self.epochs_since_best: int = meta["epochs_since_best"]
         self.stopped_by: str | None = meta["stopped_by"]
         self.verifier: Verifier | None = None
         self.signal: int | None = None
-        self.latest = (self.first_step, start.state)  # step and state that `on_end` sees
+        self.latest = (self.first_step, start.state)  # step and state that the callbacks' `on_end` gets
         self.watch = Stopwatch(meta["training_seconds"], meta["images_timed"])
         self.timed = self.first_step  # number of steps whose time is counted
         self.earlier_seconds = self.watch.training_seconds
@@ -124,13 +124,14 @@ class Loop:
     def train(self, state: TrainState) -> TrainState:
         """Make the remaining steps, and return the last state.
 
-        The run ends early if the evaluation has not improved for `patience` epochs, or if a callback asks for it.
+        The run ends early if the monitored metric has not improved for `patience` evaluations, or if a callback stops
+        the run.
         """
         plan, step = self.plan, self.first_step
         train_steps = {count: plan.compile_train_steps(count) for count in (1, plan.config.steps_per_dispatch)}
         compiled = set[int]()
         if step and plan.evaluates_after(step) and self.evaluation is None:
-            # The run was stopped between the last step of an epoch and its evaluation.
+            # The run was stopped after the last step of an epoch, before the evaluation of the epoch.
             self._end_epoch(step, state)
         if self.evaluation is not None and self.ends_early():
             return state  # the run was stopped before its result was written
@@ -156,7 +157,7 @@ class Loop:
             if count not in compiled:
                 self.watch.lap(state, compiling=True)
                 if not compiled:
-                    plan.pipeline.waited = 0.0  # counted over the same time as the steps
+                    plan.pipeline.waited = 0.0  # do not count the wait for the first batch
                 compiled.add(count)
                 self.timed = step
             logs = step // plan.config.log_every > (step - count) // plan.config.log_every
@@ -174,7 +175,7 @@ class Loop:
             self.watch.lap(state, images=(step - self.timed) * plan.batch_size)
             self._log(state, keep=0)
             if signal is not None:
-                # Without an evaluation, for which there may be no time: SIGKILL often follows soon after SIGTERM.
+                # The state is not evaluated, since SIGKILL often follows soon after SIGTERM.
                 self._save(step, state)
                 distributed.on_first(self.checkpoints.wait)
                 raise InterruptedRunError(signal, step, plan.steps, self.folder)
@@ -188,13 +189,13 @@ class Loop:
         return state
 
     def _go_back(self, step: int, state: TrainState, calls: Calls) -> tuple[int, TrainState] | None:
-        """Verify the steps. If they are wrong, record it and return the last verified step and its state."""
+        """Verify the latest steps. If the steps are wrong, return the last verified step and its state, else None."""
         assert self.verifier is not None
         mismatch = self.verifier.verify(step, state)
         if mismatch is None:
             return None
         self.stopped_by = None
-        self.pending = deque(x for x in self.pending if x[0] <= self.verifier.step)  # others were not written yet
+        self.pending = deque(x for x in self.pending if x[0] <= self.verifier.step)  # drop metrics of wrong steps
         self.record.write(self.verifier.row(mismatch, step))
         self.record.sync()
         self.latest = self.verifier.go_back(mismatch)
@@ -204,7 +205,7 @@ class Loop:
 
     @contextlib.contextmanager
     def callbacks_open(self, state: TrainState) -> Iterator[None]:
-        """Call `on_start` before the block, and `on_end` after it, however it ends."""
+        """Call the callbacks' `on_start` before the block, and `on_end` after it, also if the block raises an error."""
         failed = True
         try:
             call(self.callbacks, "on_start", self._view(self.first_step, state))
@@ -214,14 +215,14 @@ class Loop:
             call(self.callbacks, "on_end", self._view(*self.latest), failed)
 
     def show_picture(self, name: str, png: bytes, state: TrainState) -> None:
-        """Hand a picture, such as "test/predictions", to the callbacks."""
+        """Pass a picture to the callbacks, under a name such as "test/predictions"."""
         call(self.callbacks, "on_picture", self._view(int(state.step), state), name, png)
 
     def test(self, state: TrainState) -> tuple[int, dict[str, Any]]:
-        """Return the metrics of the test set, and the step of the checkpoint that they belong to.
+        """Return the step of the tested checkpoint, and its metrics on the test set.
 
-        If the run holds out validation examples, it is the checkpoint with the best evaluation, and this is the only
-        use of the test set. Else it is the last state, which was evaluated after the last epoch.
+        If the run has a validation set, the tested checkpoint is the checkpoint with the best evaluation, and the run
+        uses the test set only once. Without a validation set, the tested checkpoint is the last checkpoint.
         """
         last = int(state.step)
         if self.plan.held_out == "test":
@@ -235,44 +236,44 @@ class Loop:
             state = self.plan.parallel.place_state(distributed.from_first(mine or blank))
         values = evaluate(self.plan, self.eval_step, state, "test")
         row = {"split": "test", "step": last, "epoch": round(self.plan.epoch(last), 4), **numbers(values)}
-        # All processes write or none: each of them calls the callbacks. Only the first one has the rows.
+        # Only the first process has `metrics.jsonl`. Its answer is sent to all processes.
         if not distributed.on_first(lambda: self._has_row("test", last)):
             self._write([row], state)
             self.record.sync()
         return best or last, values
 
     def _has_row(self, split: str, step: int) -> bool:
-        """Return whether `metrics.jsonl` has a row of this evaluation, written before the run was stopped."""
+        """Return whether `metrics.jsonl` already has a row for the evaluation of a split after a step."""
         return any((row["split"], row["step"]) == (split, step) for row in read_rows(self.folder))
 
     def _checkpoint(self, step: int) -> TrainState:
-        """Return the state of a checkpoint of this run. Only the first process has checkpoints."""
+        """Return the state in a checkpoint of this run. Only the first process may call this method."""
         found: Any = self.checkpoints.restore(step, self.plan.template)
         return found[0]
 
     def ends_early(self) -> bool:
-        """Return whether the run ends after the latest evaluation, although it has steps left."""
+        """Return whether the run must end after the latest evaluation, before its last step."""
         return self.stopped_by is not None or is_out_of_patience(self.plan.config, self.epochs_since_best)
 
     @property
     def _held_back(self) -> int:
-        """Number of latest calls whose metrics are not fetched yet: all that are not verified, or those in flight."""
+        """Number of latest dispatches whose metrics are not fetched yet: all unverified dispatches, or `IN_FLIGHT`."""
         return sum(step > self.verifier.step for step, _ in self.pending) if self.verifier else IN_FLIGHT
 
     @property
     def data_wait(self) -> float:
-        """Fraction of this process's step time that was spent waiting for data."""
+        """Fraction of this process's training time that was spent waiting for data."""
         seconds = self.watch.training_seconds - self.earlier_seconds
         return min(1.0, self.plan.pipeline.waited / seconds) if seconds else 0.0
 
     def _asked_to_stop(self, logs: bool) -> int | None:
-        """Return the signal after which to stop. Several processes, which must stop together, agree on it if `logs`."""
+        """Return the signal that asks the run to stop, or None. If `logs` is False, do not ask the other processes."""
         if self.plan.parallel.share[1] == 1:
             return self.stop.received
         return distributed.first_signal(self.stop.received) if logs else None
 
     def _view(self, step: int, state: TrainState, fetch_metrics: Callable[[], Any] = dict) -> RunView:
-        """Return what callbacks see of the run after `step` steps."""
+        """Return the view of the run that callbacks get after `step` steps."""
         plan = self.plan
         return RunView(
             step=step,
@@ -288,12 +289,12 @@ class Loop:
         )
 
     def _start_watch(self, step: int) -> None:
-        """Start to count the time and the images of training, after `step` steps."""
+        """Start to count training time and training images from step `step` on."""
         self.watch.start()
         self.timed = step
 
     def _call_on_step(self, step: int, state: TrainState, sums: Sums) -> None:
-        """Call `on_step`, with the sums `[steps, ...]` of the call of which `step` is the last step."""
+        """Call the callbacks' `on_step` after a dispatch that ends at `step` and returned the sums `[steps, ...]`."""
         if not stops_after(self.callbacks, step):
             return
         self.watch.lap(state, images=(step - self.timed) * self.plan.batch_size)
@@ -307,19 +308,19 @@ class Loop:
         self.timed = step
 
     def _note_stop(self, stopping: list[Any]) -> None:
-        """Remember which callback asked to stop. All processes follow the first one."""
+        """Store the class name of the callback that asked to stop. All processes use the name of the first process."""
         name = type(stopping[0]).__name__ if stopping else None
         self.stopped_by = self.stopped_by or distributed.gather(name)[0]
 
     def _write(self, rows: list[dict[str, Any]], state: TrainState) -> None:
-        """Write rows to `metrics.jsonl`, and hand them to the callbacks."""
+        """Write rows to `metrics.jsonl`, and pass the rows to the callbacks."""
         for row in rows:
             self.record.write(row)
         if self.callbacks:
             call(self.callbacks, "on_rows", self._view(rows[-1]["step"], state), rows)
 
     def _log(self, state: TrainState, keep: int) -> None:
-        """Fetch and record the metrics of all calls but the last `keep`. Wait for all but those in flight."""
+        """Wait for the devices, then fetch and record the metrics of all dispatches except the last `keep`."""
         fetched: list[tuple[int, dict[str, Any]]] = []
         for _, sums in [*self.pending][: len(self.pending) - min(keep, IN_FLIGHT)]:
             with waits.waiting("the devices, to make a step", others=True):
@@ -340,7 +341,7 @@ class Loop:
             rows.append({**row, "learning_rate": float(self.learning_rates[step - 1])})
         self._write(rows, state)
         self.record.flush()
-        # Added from left to right, so that a sum that was saved and resumed has the same bits.
+        # Sums are added from left to right, so that a resumed run gets bitwise the same total.
         parts = [sums for _, sums in fetched]
         self.epoch_total = metrics.add([*([self.epoch_total] if self.epoch_total else []), *parts])
         self.checkpoints.check()
@@ -349,7 +350,7 @@ class Loop:
         self.display.steps_done(last, self.plan.epoch(last), self.plan.pipeline.waited, numbers(means))
 
     def _end_epoch(self, step: int, state: TrainState) -> None:
-        """Evaluate the model, record and show the metrics of the epoch, and save a checkpoint."""
+        """Evaluate the model, record and print the metrics of the epoch, and save a checkpoint."""
         plan, split = self.plan, self.plan.held_out
         values = self.evaluation = evaluate(plan, self.eval_step, state, split)
         epoch, score = plan.epoch(step), plan.score(values)
@@ -358,7 +359,7 @@ class Loop:
         self.epochs_since_best = 0 if is_better else self.epochs_since_best + 1
         assert self.epoch_total is not None
         train, self.epoch_total = plan.summarize(self.epoch_total), None
-        # A run that was stopped between this step and its evaluation may have been killed after it wrote this row.
+        # The file has the row already if the process was killed after it wrote the row, before the checkpoint.
         if step != self.first_step or not distributed.on_first(lambda: self._has_row(split, step)):
             self._write([{"split": split, "step": step, "epoch": round(epoch, 4), **numbers(values)}], state)
         self.display.epoch_done(epoch, numbers(train), split, numbers(values), self.watch.rate)
@@ -367,7 +368,7 @@ class Loop:
         self._save(step, state)
 
     def _save(self, step: int, state: TrainState) -> None:
-        """Start to save a checkpoint, once all rows up to this step are on the disk."""
+        """Write all rows of `metrics.jsonl` up to this step to the disk, then start to save a checkpoint."""
         host = self.plan.parallel.fetch_state(state)
         bad = integrity.non_finite_leaf(host)
         if bad is not None:
@@ -389,7 +390,7 @@ class Loop:
         self.checkpoints.save(host, meta, None if self.evaluation is None else self.plan.score(self.evaluation))
 
     def _stop_diverged(self, step: int, what: str) -> None:
-        """Raise `DivergedError`, naming the last good checkpoint."""
+        """Raise `DivergedError` with the step of the latest checkpoint."""
 
         def kept_step() -> int | None:
             self.checkpoints.wait()

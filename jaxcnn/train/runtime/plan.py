@@ -1,9 +1,10 @@
-"""Put the parts of a run together from its configuration, before anything is written or compiled."""
+"""Build all parts of a run from its configuration, before files are written and programs are compiled."""
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -46,26 +47,26 @@ from jaxcnn.train.task_checks import check_objects, check_shapes, check_task, re
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about a run that does not change while it runs.
+    """All parts of a run that stay constant during training.
 
     Attributes:
-      config: the configuration that the run records, with descriptions of custom parts.
-      dataset: the images and labels.
-      preprocessing: from image files to the input of the model.
-      pipeline: makes batches of the dataset, and applies the augmentations that are not left to `augment`.
+      config: the configuration that the run directory records, with descriptions of custom parts.
+      dataset: dataset with the images and labels of the run.
+      preprocessing: object that converts image files to the input of the model.
+      pipeline: object that makes batches of the dataset, and applies the augmentations that do not run on the device.
       model: the network.
       task: the task, bound to the preprocessing.
-      gradient: how the loss becomes a gradient.
+      gradient: function that computes the gradient of the loss.
       monitor: metric that chooses the best checkpoint.
-      optimizer: of the trainable parameters, with a loss scale in float16.
-      schedule: the learning rate by step.
-      parallel: how steps are distributed over devices.
-      batch_size: images in a step, over all devices together.
-      accumulate: micro-batches per step on each device.
-      steps: training steps of the run.
-      template: tree, shapes and dtypes of the state.
-      initial: initial weights, if the run does not start from random ones.
-      programs: compiled steps. Plans that differ in their seeds only may share them.
+      optimizer: optimizer of the trainable parameters, with a loss scale if the dtype is float16.
+      schedule: learning rate as a function of the step.
+      parallel: object that distributes steps over devices.
+      batch_size: number of images in a step, summed over all devices.
+      accumulate: number of micro-batches per step on each device.
+      steps: number of training steps of the run.
+      template: pytree with the structure of the training state, and with the shapes and dtypes of its arrays.
+      initial: initial weights, or None if the run starts from random weights.
+      programs: cache of compiled steps. Plans that differ only in their seeds may share the cache.
     """
 
     config: Config
@@ -90,46 +91,47 @@ class Plan:
         """Return the state before the first step, on one device.
 
         Raises:
-          UsageError: if the initial weights are needed but only their record is known.
+          UsageError: if `config.init_from` is the record of a finished run, which does not contain the path of the
+            file.
         """
         if self.config.init_from is not None and self.initial is None:
             raise UsageError(
                 f"init_from {self.config.init_from} is the record of a run, not a file. "
-                "To start a new run, give the file itself"
+                "To start a new run, give the path of the file."
             )
-        # The seed is an argument of the program, so that plans that differ in their seeds share it. It runs once for
-        # each, so it is compiled quickly rather than well.
+        # The seed is an argument of the program, so that plans with different seeds share the program. The program
+        # runs only once for each plan, so a short compile time matters more than fast code.
         quick = {"xla_backend_optimization_level": 0} if kernels.on_cpu() else None
         create = self._program("state", lambda: jax.jit(self.create_state, compiler_options=quick))
         state = create(jax.device_put(np.uint32(self.config.seed)))
         return state if self.initial is None else self.initial.put_into(state, self.optimizer)
 
     def create_state(self, seed: int | jax.Array, init_scale: float | jax.Array | None = None) -> TrainState:
-        """Return a random state before the first step. It may be traced.
+        """Return a random training state before the first step. JAX may trace this method.
 
         Args:
-          seed: of the run.
-          init_scale: factor on the initial kernels. Default: that of the configuration.
+          seed: seed of the run.
+          init_scale: factor on the initial kernels. Default: `config.init_scale`.
         """
         scale = self.config.init_scale if init_scale is None else init_scale
         return _create_state(self.config, self.model, self.task, self.optimizer, self.example, seed, scale)
 
     @property
     def example(self) -> Any:
-        """Shapes and dtypes of a batch of one example, as the task gets it."""
+        """Shapes and dtypes of a batch of one example, in the form that the task gets."""
         return self.pipeline.example
 
     @property
     def held_out(self) -> str:
-        """The split that chooses the best checkpoint: "validation" if the run has one, else "test"."""
+        """The split that chooses the best checkpoint: "validation" if the run has a validation set, else "test"."""
         return "validation" if "validation" in self.dataset.examples else "test"
 
     def epoch(self, step: int) -> float:
-        """Return the mean number of times that each training image has been seen after `step` steps."""
+        """Return the mean number of times that each training image has been used after `step` steps."""
         return step * self.batch_size / self.dataset.examples["train"]
 
     def evaluates_after(self, step: int) -> bool:
-        """Return whether an evaluation follows step number `step` (from 1): after each epoch, or as configured."""
+        """Return whether the run evaluates after step `step`, counted from 1; see `Config.evaluate_every`."""
         every = self.config.evaluate_every
         if every is not None:
             return step == self.steps or step % every == 0
@@ -137,12 +139,12 @@ class Plan:
         return step == self.steps or step * batch // examples > (step - 1) * batch // examples
 
     def saves_after(self, step: int) -> bool:
-        """Return whether a checkpoint follows step number `step` (from 1)."""
+        """Return whether the run saves a checkpoint after step number `step`, counted from 1."""
         every = self.config.checkpoint_every
         return self.evaluates_after(step) or (every is not None and step % every == 0)
 
     def score(self, values: dict[str, Any]) -> float:
-        """Return the monitored metric of an evaluation, with a sign such that the largest is the best."""
+        """Return the monitored metric of an evaluation, negated if smaller values are better."""
         value = metrics.numbers(values).get(self.monitor)
         if value is None or math.isnan(value):
             return -math.inf
@@ -161,9 +163,9 @@ class Plan:
 
     def _note_of_accumulation(self) -> str:
         images = self.batch_size // len(self.parallel.devices) // self.accumulate
-        note = f"each step sums the gradients of {self.accumulate} micro-batches of about {images:,} images a device"
+        note = f"each step sums the gradients of {self.accumulate} micro-batches of about {images:,} images per device"
         if jax.tree.leaves(self.template.batch_stats):
-            note += "; batch normalization takes its statistics over each micro-batch, not over the whole batch"
+            note += "; batch normalization computes its statistics over each micro-batch, not over the whole batch"
         return note
 
     def compile_train_step(self) -> Any:
@@ -171,11 +173,11 @@ class Plan:
         return self._program("step", lambda: self.parallel.compile(self.train_step(), donate_state=True))
 
     def compile_train_steps(self, count: int, parallel: Parallel | None = None) -> Any:
-        """Return `count` training steps as one program. Batches and sums have a leading axis `[count]`.
+        """Return a compiled program of `count` training steps. Batches and sums have a leading axis `[count]`.
 
         Args:
           count: number of steps.
-          parallel: other devices than those of the plan.
+          parallel: object that distributes the steps over devices. Default: the `parallel` of this plan.
         """
         step = self.train_step(norms=self.verifies_norms)
         make = (parallel or self.parallel).compile
@@ -183,7 +185,7 @@ class Plan:
 
     @property
     def verifies_norms(self) -> bool:
-        """Return whether the sums of compiled steps include norms, whose bounds are verified."""
+        """Return whether compiled steps also return norms, which the run verifies against bounds."""
         return self.config.verify_every is not None and self.config.verify.bounds > 0
 
     def compile_eval_step(self) -> Any:
@@ -197,7 +199,7 @@ class Plan:
         return self.programs[name]
 
     def train_step(self, *, norms: bool = False) -> Any:
-        """Return the training step, `(state, batch) -> (state, sums)`, not compiled. `norms`: see `make_train_step`."""
+        """Return the uncompiled training step `(state, batch) -> (state, sums)`. `norms`: see `make_train_step`."""
         return make_train_step(
             self.model,
             self.optimizer,
@@ -209,7 +211,7 @@ class Plan:
         )
 
     def summarize(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the metrics of summed examples, as JSON values, with the number of `examples`."""
+        """Convert sums over examples to metrics, as JSON values. The entry `examples` is the number of examples."""
         count = int(sums["examples"])
         values = self.task.summarize({name: total for name, total in sums.items() if name != "examples"}, count)
         return {**{name: metrics.as_lists(value) for name, value in values.items()}, "examples": count}
@@ -227,14 +229,14 @@ def make_plan(
 
     Args:
       config: the configuration of the run.
-      custom: the user's own parts.
-      recorded: preprocessing that the run directory stores. Default: that of a new run.
-      progress: shows how far the preparation of an image folder is; see `open_dataset`.
-      data: the user's own data, in place of the named dataset.
-      devices: the devices to divide a batch over. Default: all, or one for a batch of one image.
+      custom: model, task, optimizer and other parts that the user passes as Python objects.
+      recorded: preprocessing that the run directory stores. Default: the preprocessing of a new run.
+      progress: function that shows the progress of preparing an image folder; see `open_dataset`.
+      data: the user's own data, in place of the dataset that `config.dataset` names.
+      devices: devices to shard a batch over. Default: all devices, or one device if `batch_size` is 1.
 
     Raises:
-      UsageError: if the configuration cannot work. The message is one line.
+      UsageError: if a value of the configuration is not valid. The error message is one line.
     """
     custom = custom or CustomParts()
     check_objects(custom.task, custom.model)
@@ -278,22 +280,18 @@ def make_plan(
     if config.tensorboard_images and type(task).scores is Task.scores:
         raise UsageError(
             f"tensorboard_images needs class scores, which task {type(task).__name__} does not have. "
-            "Define Task.scores, or omit tensorboard_images"
+            "Define the task's method scores, or omit tensorboard_images."
         )
     steps_per_epoch = dataset.examples["train"] / batch_size
     steps = config.steps or math.ceil(config.epochs * steps_per_epoch)
     if steps > MAX_STEPS:
-        raise UsageError(f"epochs {config.epochs:g} are too many: {steps:,} steps. Use at most {MAX_STEPS:,} steps")
+        raise UsageError(f"epochs {config.epochs:g} are too many: {steps:,} steps. Use at most {MAX_STEPS:,} steps.")
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps, steps_per_epoch)
     optimizer = build_optimizer(config, custom, schedule, steps_per_epoch)
-    shape, example = pipeline.image_shape, pipeline.example
+    example = pipeline.example
     with readable_keys(task, example):
-        template = build_template(
-            config,
-            model,
-            shape,
-            lambda: _create_state(config, model, task, optimizer, example, config.seed, config.init_scale),
-        )
+        create = partial(_create_state, config, model, task, optimizer, example, config.seed, config.init_scale)
+        template = build_template(config, model, pipeline.image_shape, create)
     check_expressions(config, template.params)
     initial = initial_weights(config, model, dataset, preprocessing, template.params)
     if isinstance(initial, InitialWeights):
@@ -329,7 +327,7 @@ def _open_data(config: Config, data: Dataset | None, progress: Callable[[str, in
         own_data = config.dataset.startswith(PREFIX)
         if own_data:
             name = config.dataset.removeprefix(PREFIX)
-            raise UsageError(f"this run used data of your own: {name}. Pass it again in Python: data=...")
+            raise UsageError(f"this run used a custom dataset: {name}. Pass the dataset again in Python: data=...")
         data = open_dataset(
             config.dataset,
             config.data_dir,
@@ -340,12 +338,15 @@ def _open_data(config: Config, data: Dataset | None, progress: Callable[[str, in
         )
     check_data(data)
     if config.verify_every and config.verify.replay == "interval" and not data.random_access:
-        raise UsageError("verify.replay 'interval' needs data with random access. Use 'last', or from_source")
+        raise UsageError(
+            "verify.replay 'interval' needs data with random access. Use verify.replay 'last', or a dataset made with "
+            "from_source."
+        )
     return data if config.validation is None else data.with_validation(config.validation, config.seed)
 
 
 def has_soft_labels(example: Any) -> bool:
-    """Return whether labels have a weight for each class, given the shapes of a batch."""
+    """Return whether each label is a vector with one weight per class. `example` has the shapes of a batch."""
     label = example.get("label") if isinstance(example, dict) else None
     return label is not None and len(label.shape) == 2
 
@@ -362,15 +363,15 @@ def _create_state(
 
 
 def _distribute(config: Config, examples: int, devices: Sequence[Any] | None) -> tuple[Parallel, int, int]:
-    """Return the devices, the batch size over all of them, and the micro-batches on each.
+    """Return the devices, the batch size over all devices, and the number of micro-batches on each device.
 
     Args:
-      config: of the run.
-      examples: training images.
-      devices: the devices to use, or None.
+      config: configuration of the run.
+      examples: number of training images.
+      devices: the devices to use, or None for the default of `make_plan`.
     """
     if devices is None and config.batch_size == 1 and jax.process_count() == 1:
-        # A batch of one image cannot be sharded: stochastic gradient descent uses one device.
+        # A batch of one image cannot be sharded over several devices.
         devices = jax.local_devices()[:1]
     parallel = make_parallel(config.parallel, devices, shard_state=config.shard_state)
     count = len(parallel.devices)

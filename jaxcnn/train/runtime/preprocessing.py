@@ -1,7 +1,8 @@
-"""Preprocessing of a run: from image files to the input of the model, and from its logits to class names.
+"""Preprocessing of a run: convert image files to the input of the model, and the model's logits to class names.
 
-It is stored in the run directory when the run starts, and never changes: resuming, evaluation, prediction and
-visualization read it from there. A dataset that changes later changes neither the normalization nor the classes.
+The preprocessing is stored in the run directory when the run starts, and never changes. Resumed runs, evaluation,
+prediction and visualization read the stored preprocessing. If the dataset changes later, the normalization and the
+classes stay the same.
 """
 
 import dataclasses
@@ -20,24 +21,26 @@ from jaxcnn.train.config import Config
 from jaxcnn.train.runtime import workdir
 
 PREPROCESSING = "preprocessing.json"
-REMEDY = "Restore it, or remove it to take it from the dataset."
+REMEDY = "Restore the file, or remove it to take the preprocessing from the dataset."
 
-# Fields that are not in files of version 0.1.
+# Version 0.1 did not write these fields to preprocessing.json.
 ADDED = ("resize", "crop_fraction", "background")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From the pixels of a file to the input of the model, and from its logits to classes.
+    """Convert the pixels of an image file to the input of the model, and the model's logits to probabilities.
 
     Attributes:
-      image_shape: `(H, W, C)` of the images.
-      mean: mean of the pixels of each channel, from 0 to 1, which is subtracted.
-      std: standard deviation of each channel, which is divided by.
+      image_shape: shape `(H, W, C)` of the images.
+      mean: mean of each channel, from 0 to 1, which is subtracted from the pixels.
+      std: standard deviation of each channel, by which the pixels are divided after the mean is subtracted.
       class_names: one name for each logit; empty if the labels are not classes.
-      resize, crop_fraction, background: see `jaxcnn.data.Geometry`.
-      pixel_range: number that pixels are divided by first: 255 for uint8 images, 1 for float images.
-      multi_label: whether an image can have several classes, so that each logit has a probability of its own.
+      resize: how to resize images; see `jaxcnn.data.Geometry`.
+      crop_fraction: fraction of the resized image that the center crop keeps; see `jaxcnn.data.Geometry`.
+      background: color behind transparent pixels; see `jaxcnn.data.Geometry`.
+      pixel_range: largest pixel value, by which pixels are divided first: 255 for uint8 images, 1 for float images.
+      multi_label: whether an image can have several classes. If True, probabilities are the sigmoid of each logit.
     """
 
     image_shape: tuple[int, int, int]
@@ -55,8 +58,8 @@ class Preprocessing:
         """Return the preprocessing of a new run on this dataset.
 
         Raises:
-          UsageError: if images differ in size and the configuration gives no size; or `mean` and `std` do not have a
-            number for each channel.
+          UsageError: if the images differ in size and `config.image_size` is None, or if `config.mean` or `config.std`
+            does not have one number for each channel.
         """
         geometry = dataset.geometry(config.image_size, config.resize, config.crop_fraction, config.background)
         assert geometry.size is not None
@@ -64,7 +67,7 @@ class Preprocessing:
         for name, values in (("mean", config.mean), ("std", config.std)):
             if values is not None and len(values) != channels:
                 raise UsageError(
-                    f"{name} has {len(values)} numbers for {channels} channels. Give one for each channel."
+                    f"{name} has {len(values)} numbers for {channels} channels. Give one number for each channel."
                 )
         mean, std = config.mean, config.std
         if mean is None or std is None:
@@ -83,46 +86,46 @@ class Preprocessing:
 
     @property
     def dtype(self) -> Any:
-        """Type of the images: uint8, or float32 if the network was trained on floats."""
+        """The dtype of the images: uint8, or float32 if the network was trained on float images."""
         return np.dtype(np.uint8 if self.pixel_range == 255.0 else np.float32)
 
     @property
     def geometry(self) -> Geometry:
-        """The resize and the crop that bring images to `image_shape`."""
+        """The resizing and the crop that convert images to the shape `image_shape`."""
         return Geometry(self.image_shape[:2], self.resize, self.crop_fraction, self.background)
 
     def decode(self, content: bytes) -> np.ndarray:
-        """Return the pixels of an image file, uint8 of shape `image_shape`.
+        """Decode the bytes of an image file to a uint8 array of shape `image_shape`.
 
         Raises:
-          NotAnImageError: if the content has no format that Pillow can open.
-          ValueError: if the image is damaged or truncated, too large, or has pixels of an unsupported kind.
+          NotAnImageError: if the content is in a format that Pillow cannot open.
+          ValueError: if the image is damaged, truncated or too large, or if its pixel format is not supported.
         """
         decode.check(content)
         return decode.decode(content, self.image_shape[-1], self.geometry)
 
     def probabilities(self, logits: Float[Array, "n classes"]) -> Float[Array, "n classes"]:
-        """Return the probabilities `[N, classes]` of logits: their softmax, or their sigmoid with several labels."""
+        """Convert logits to probabilities `[N, classes]`: the softmax, or the sigmoid if `multi_label`."""
         return jax.nn.sigmoid(logits) if self.multi_label else jax.nn.softmax(logits, axis=-1)
 
     def normalize(self, images: Num[AnyArray, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Return the input of the model, `[N, H, W, C]`, from images as the dataset has them."""
+        """Normalize images of the dataset to the input of the model, `[N, H, W, C]`."""
         return normalize(images, self.mean, self.std, self.pixel_range)
 
 
 def write(folder: Path, preprocessing: Preprocessing) -> None:
-    """Write `preprocessing.json` in a run directory."""
+    """Write the preprocessing to `preprocessing.json` in a run directory."""
     workdir.write_sealed(folder / PREPROCESSING, dataclasses.asdict(preprocessing))
 
 
 def read(folder: Path) -> Preprocessing | None:
-    """Return the preprocessing of the run in a directory, or None if nothing is stored there.
+    """Return the preprocessing that a run directory stores, or None if `preprocessing.json` does not exist.
 
-    A file of version 0.1 has no geometry. Its runs took the center crop of `decode.CROP_FRACTION` where the images were
-    resized.
+    Version 0.1 did not store how images are cropped. If version 0.1 resized an image, it then cropped the center of the
+    image, with the crop fraction `decode.CROP_FRACTION`.
 
     Raises:
-      UsageError: if the file is damaged.
+      UsageError: if `preprocessing.json` is damaged.
     """
     path = folder / PREPROCESSING
     if not path.exists():
@@ -138,10 +141,10 @@ def read(folder: Path) -> Preprocessing | None:
 
 
 def from_dict(values: dict[str, Any]) -> Preprocessing:
-    """Return the preprocessing from the JSON value that `write` stores.
+    """Return the preprocessing that `write` has stored as a JSON value.
 
     Raises:
-      TypeError, ValueError, AttributeError, OverflowError: a value is missing, unknown, or of another type.
+      TypeError, ValueError, AttributeError, OverflowError: if a value is missing, unknown, or has a wrong type.
     """
     arguments: Any = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     found = Preprocessing(**arguments)
@@ -153,7 +156,7 @@ def from_dict(values: dict[str, Any]) -> Preprocessing:
     if not all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in numbers):
         raise ValueError("a number is not finite")
     if not channels == len(found.mean) == len(found.std) or height * width > decode.MAX_PIXELS:
-        raise ValueError("the shape does not fit")
+        raise ValueError("mean or std does not have one number for each channel, or image_shape is too large")
     if (
         not 0 < found.crop_fraction <= 1
         or min((*found.std, found.pixel_range)) <= 0
@@ -161,5 +164,5 @@ def from_dict(values: dict[str, Any]) -> Preprocessing:
     ):
         raise ValueError("a value is out of range")
     if not isinstance(found.multi_label, bool) or not all(isinstance(name, str) for name in found.class_names):
-        raise ValueError("a class has no name")
+        raise ValueError("a class name is not a string, or multi_label is not a boolean")
     return found

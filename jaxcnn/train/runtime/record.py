@@ -1,4 +1,4 @@
-"""Metrics of a run: a JSON line for every step and every evaluation."""
+"""Write and read `metrics.jsonl`, the metrics of a run: one line of JSON for every step and every evaluation."""
 
 import contextlib
 import logging
@@ -18,20 +18,20 @@ Row = dict[str, Any]
 
 SPLITS = ("train", "validation", "test")
 VERIFY = "verify"
-"""Value of `split` in a row about silent data corruption; see `verification`."""
+"""Value of `split` in a row of `metrics.jsonl` that reports silent data corruption; see `verification`."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Lines:
-    """The lines of a `metrics.jsonl`.
+    """The content of a file `metrics.jsonl`.
 
     Attributes:
-      rows: the sound rows, each step and split once, in the order of the file.
-      damaged: numbers of the lines (from 1) that are not rows, that differ from their checksum, or that repeat a row.
+      rows: the intact rows in the order of the file. Each pair of a step and a split occurs once.
+      damaged: line numbers, counted from 1, of lines that are not rows, do not match their checksum, or repeat a row.
       unchecked: number of rows without a checksum.
-      is_torn: whether the last line is incomplete, as a killed process leaves it.
+      is_torn: whether the last line is incomplete. A killed process can leave an incomplete line.
     """
 
     rows: list[Row]
@@ -41,7 +41,7 @@ class Lines:
 
 
 def read_lines(folder: Path) -> Lines:
-    """Return the lines of a run's `metrics.jsonl`; none if there is no such file.
+    """Return the lines of a run's `metrics.jsonl`. If the file does not exist, return no lines.
 
     Raises:
       UsageError: if the file cannot be read.
@@ -52,7 +52,7 @@ def read_lines(folder: Path) -> Lines:
     except FileNotFoundError:
         return Lines([], [], 0, False)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}. Restore it, or move it away.") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}. Restore the file, or move it away.") from error
     rows: dict[Any, Row] = {}
     damaged, unchecked = [], 0
     for number, line in enumerate(lines, 1):
@@ -63,7 +63,7 @@ def read_lines(folder: Path) -> Lines:
             _check_row(row)
             key = (row["split"], row["step"], row.get("time"))
             if key in rows:
-                raise ValueError("the row was there before")
+                raise ValueError("the file contains this row twice")
             rows[key] = row
             unchecked += not is_checked
         except ValueError:
@@ -72,20 +72,20 @@ def read_lines(folder: Path) -> Lines:
 
 
 def _check_row(row: Row) -> None:
-    """Raise `ValueError` unless a row has a split, a step, and numbers or lists of them, or a finding of `VERIFY`."""
+    """Raise `ValueError` if a row of `metrics.jsonl` has no valid split or step, or a value that is not a number."""
     if row.get("split") == VERIFY:
         if not all(type(row.get(name)) is int and row[name] >= 0 for name in ("step", "found_at")):
-            raise ValueError("a finding without steps")
+            raise ValueError("a verification row has no valid step numbers")
         return
     others = [value for name, value in row.items() if name not in ("split", "step")]
     if row.get("split") not in SPLITS or type(row.get("step")) is not int or row["step"] < 1:
-        raise ValueError("no split or step")
+        raise ValueError("the row has no valid split or step")
     if not all(isinstance(x, int | float | list) and not isinstance(x, bool) for x in others):
         raise ValueError("a value is not a number")
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """Return the sound rows of a run's `metrics.jsonl`, oldest first.
+    """Return the intact rows of a run's `metrics.jsonl`, oldest first.
 
     Raises:
       UsageError: if the file cannot be read.
@@ -94,7 +94,7 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def numbers_to_plot(row: Row) -> dict[str, float]:
-    """Return the values of a row that are numbers, except for its step, which is the horizontal axis.
+    """Return the values of a row that are single numbers, without the step.
 
     >>> numbers_to_plot({"split": "test", "step": 7, "loss": 0.5, "recall": [0.1, 0.9]})
     {'loss': 0.5}
@@ -103,22 +103,22 @@ def numbers_to_plot(row: Row) -> dict[str, float]:
 
 
 class Record:
-    """Writes `metrics.jsonl` in a run directory.
+    """Write the metrics of a run to `metrics.jsonl` in the run directory.
 
-    A row has `split` ("train", "validation" or "test"), `step` (number of steps made), `epoch`, and metrics by name:
-    numbers, or lists of them. A training row also has `learning_rate`, and a row of an evaluation `examples`. A row of
-    "verify" says what was corrupt, and to which step the run has gone back.
+    A row has `split` ("train", "validation" or "test"), `step` (number of steps made), `epoch`, and metrics by name. A
+    metric is a number or a list of numbers. A training row also has `learning_rate`, and the row of an evaluation also
+    has `examples`. A row with the split "verify" reports a corrupt step, and the step to which the run has gone back.
 
-    When a run is resumed at `first_step`, rows of later steps are dropped, since these steps are repeated. Lines that
-    are damaged are dropped too. The file then contains each step once: a step whose row was lost, by damage or because
-    somebody edited the file, has a row without metrics, and one warning reports it.
+    When a run is resumed at `first_step`, rows of later steps are dropped, since the run repeats these steps. Damaged
+    lines are dropped too. The file then contains each step once. If the row of a step was lost, by damage or by an edit
+    of the file, the step gets a row without metrics, and a warning lists these steps.
 
     Every method raises `RunError` if the file cannot be written.
 
     Args:
       folder: the run directory.
       first_step: number of steps that the run has made.
-      epoch: returns the epoch after a number of steps. Without it, rows of lost steps have no epoch.
+      epoch: function that returns the epoch after a number of steps. With None, rows of lost steps have no epoch.
 
     Raises:
       UsageError: if the file cannot be read.
@@ -131,7 +131,8 @@ class Record:
         lost = [step for step in range(1, first_step + 1) if step not in made]
         if lost:
             _log.warning(
-                "%s lacks %d of the %d steps made so far (%s); they get rows without metrics",
+                "%s has no rows for %d of the %d steps of the run so far (%s). "
+                "For these steps, rows without metrics are added",
                 *(self._path, len(lost), first_step, ranges(lost)),
             )
             kept += [{"split": "train", "step": step, **_epoch(epoch, step)} for step in lost]
@@ -147,22 +148,22 @@ class Record:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # `write` or `flush` has raised an error of writing already.
+        # If the file cannot be written, `write` or `flush` has raised the error already.
         with contextlib.suppress(OSError):
             self._file.close()
 
     def write(self, row: Row) -> None:
-        """Write one row. It may stay in a buffer until `flush`."""
+        """Write one row. The row may stay in a buffer until `flush` is called."""
         with writing(self._path):
             self._file.write(sealed.line(row, self._run))
 
     def flush(self) -> None:
-        """Hand all rows to the operating system: they survive a kill of this process."""
+        """Hand all rows to the operating system, so that they are not lost if this process is killed."""
         with writing(self._path):
             self._file.flush()
 
     def sync(self) -> None:
-        """Write all rows to the disk: they survive a power failure."""
+        """Write all rows to the disk, so that they are not lost in a power failure."""
         self.flush()
         with writing(self._path):
             os.fsync(self._file.fileno())
@@ -173,7 +174,7 @@ def _epoch(epoch: Callable[[int], float] | None, step: int) -> Row:
 
 
 def ranges(steps: Sequence[int]) -> str:
-    """Return sorted steps as text, with ranges, of which the first are shown.
+    """Return sorted steps as text, with consecutive steps as ranges. At most `MOST_SHOWN` ranges are shown.
 
     >>> ranges([1, 2, 3, 7])
     '1-3, 7'
@@ -189,4 +190,4 @@ def ranges(steps: Sequence[int]) -> str:
 
 
 MOST_SHOWN = 8
-"""Number of ranges of lost steps in a warning."""
+"""Largest number of ranges of steps that a warning shows."""

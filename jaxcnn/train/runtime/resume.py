@@ -1,4 +1,4 @@
-"""The state that a run starts from: its initial state, or its latest checkpoint."""
+"""Find the state that a run starts from: its initial state, or its latest checkpoint."""
 
 import contextlib
 import dataclasses
@@ -22,15 +22,15 @@ from jaxcnn.train.runtime.plan import Plan
 from jaxcnn.train.state import TrainState
 
 MOST_NAMED = 8
-"""Number of differences between processes that an error names."""
+"""Largest number of differences between two processes that an error message lists."""
 
 OWN_OF_A_PROCESS = (
     *("accept_changed_data", "data_dir", "data_fingerprint", "dataset", "init_from", "workdir"),
     *("profile", "tensorboard_images", "wandb", "progress"),
 )
-"""Fields of the configuration that may differ between processes: paths, and what only the first process uses.
+"""Fields of the configuration that may differ between processes: paths, and fields that only the first process uses.
 
-The others decide about computations that the processes make together.
+All other fields must be equal, since they change the computations that the processes make together.
 """
 
 NOTHING_YET = {
@@ -45,33 +45,33 @@ NOTHING_YET = {
     "kernels": None,
     "pipeline": None,
 }
-"""Values that are saved beside a state, at the start of a run.
+"""Initial values of the fields that checkpoints store beside the training state.
 
-- seconds: wall-clock time of the run so far, over all its processes.
-- training_seconds, images_timed: time of training steps, and the images in them.
-- epoch_total: sums of the metrics of the current epoch's steps.
-- test: metrics of this state on the validation set, or else on the test set, if it was evaluated.
-- best_accuracy, epochs_since_best: best monitored metric so far, with the sign changed if the smallest is the best, and
-  evaluations since then.
+- seconds: wall-clock time of the run so far, including the time before each resumption.
+- training_seconds, images_timed: time of the training steps so far, and number of images in these steps.
+- epoch_total: sums of the metrics over the steps of the current epoch so far.
+- test: metrics of this state on the validation set, or else on the test set. None if the state was not evaluated.
+- best_accuracy: best monitored metric so far, negated if smaller values are better.
+- epochs_since_best: number of evaluations since the best evaluation.
 - stopped_by: class name of the callback that stopped the run.
-- kernels: those of the latest steps; see `jaxcnn.kernels.in_use`.
-- pipeline: state of the iterators of `jaxcnn.data.from_batches`, of each process.
+- kernels: kind of kernels that computed the latest steps; see `jaxcnn.kernels.in_use`.
+- pipeline: for each process, the state of its iterator from `jaxcnn.data.from_batches`.
 
-Checkpoints of earlier versions lack some of them.
+Checkpoints of earlier versions lack some of these fields.
 """
 
 
 @dataclass(frozen=True)
 class Start:
-    """The start of a run. It is equal in all processes, except for the checkpoints, which only the first process has.
+    """The state and the files that a run starts from. All processes have equal values, except for `checkpoints`.
 
     Attributes:
-      folder: the run directory (a path on the first process's machine).
-      checkpoints: the run's checkpoints.
-      state: the state to start from, as host arrays.
-      meta: the values that were saved beside the state.
+      folder: path of the run directory on the machine of the first process.
+      checkpoints: the run's checkpoints. In all processes except the first, this is an object that ignores all calls.
+      state: training state to start from, as host arrays.
+      meta: values that were saved beside the state; see `NOTHING_YET`.
       continued: whether the state is from a checkpoint.
-      finished: whether the run directory contains the result already.
+      finished: whether the run directory already contains `result.json`.
       notes: notes for the user, one line each.
     """
 
@@ -86,10 +86,10 @@ class Start:
 
 @contextlib.contextmanager
 def claimed(plan: Plan) -> Iterator[Start]:
-    """Hold the run directory for this run, and yield the start of the run.
+    """Lock the run directory for this run, and yield the state and the files that the run starts from.
 
     Raises:
-      UsageError: in all processes, if the directory cannot be used or has no intact checkpoint among several, or if the
+      UsageError: in all processes, if the run directory cannot be used, if all its checkpoints are damaged, or if the
         processes have different configurations or data.
     """
     identity = _common_identity(plan) if plan.parallel.share[1] > 1 else None
@@ -102,27 +102,27 @@ def claimed(plan: Plan) -> Iterator[Start]:
 
 
 def restore_pipeline(plan: Plan, start: Start) -> None:
-    """Let this process's batches continue where those of the checkpoint have ended."""
+    """Set this process's input pipeline to the batch that follows the checkpoint."""
     states, (process, count) = start.meta["pipeline"], plan.parallel.share
     own = states[process] if isinstance(states, list) and len(states) == count else None
     plan.pipeline.restore(int(start.state.step), own)
 
 
 def _upgraded(epoch_total: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the sums of an epoch. Version 0.1 called the number of correct predictions "correct"."""
+    """Return the metric sums of an epoch. Rename the sum "correct", as version 0.1 called it, to "accuracy"."""
     if epoch_total is None or "correct" not in epoch_total:
         return epoch_total
     return {"accuracy" if name == "correct" else name: total for name, total in epoch_total.items()}
 
 
 def _common_identity(plan: Plan) -> data_identity.Identity:
-    """Return the identity of the data, which is the same in all processes. Every process must call it.
+    """Return the identity of the data, which must be equal in all processes. Every process must call this function.
 
-    Each process chooses its rows of a batch from its own copy of the data. With another copy in one process, examples
-    would come twice or never, and nothing would show it.
+    Each process reads its part of each batch from its own copy of the data. If the copies differed, some examples would
+    be used twice or never, without an error.
 
     Raises:
-      UsageError: in all processes, if they have different configurations, data or preprocessing.
+      UsageError: in all processes, if the processes have different configurations, data or preprocessing.
     """
     identity = together(lambda: data_identity.identity(plan.dataset, plan.config))
     mine = {"config": to_dict(plan.config), "data": identity, "preprocessing": dataclasses.asdict(plan.preprocessing)}
@@ -159,7 +159,7 @@ def _open(plan: Plan, held: contextlib.ExitStack, identity: data_identity.Identi
     ends = finished and int(state.step) >= plan.steps
     if found is not None and not ends:
         note = note or data_identity.check_division(folder, plan.dataset, accept=accept)
-    # Everything has been checked: a run that cannot go on leaves its directory as it was.
+    # Files are written only after all checks, so that a run that cannot continue leaves its directory unchanged.
     with workdir.writing(folder):
         workdir.write_config(folder, config)
         if note is not None or not (ends and data_identity.is_divided_otherwise(folder, plan.dataset)):
@@ -171,11 +171,11 @@ def _open(plan: Plan, held: contextlib.ExitStack, identity: data_identity.Identi
 
 
 def _note_on_kernels(before: str | None) -> str | None:
-    """Return a note if the steps so far were made with other kernels than the next ones."""
+    """Return a note if the steps so far were made with other kernels than this process uses, else None."""
     now = kernels.in_use()
     if before in (None, now):
         return None
     return (
-        f"the steps so far were made with {before} kernels and the next ones are made with {now} kernels: results "
-        f"differ by rounding from those of one kind. Set {kernels.VARIABLE}={before} to keep to one kind."
+        f"the steps so far were made with {before} kernels, but this process uses {now} kernels, whose results differ "
+        f"by rounding. Set {kernels.VARIABLE}={before} to use the same kernels for the whole run."
     )

@@ -1,8 +1,8 @@
-"""Text files of a run that show their own damage: a checksum, and the run that wrote them.
+"""Seal the JSON files of a run: add a checksum, which reveals damage, and the identity of the run that wrote the file.
 
-A sealed JSON file has two more keys before its values: `sha256`, over the other ones, and `run`, the identity of the
-run. A line of `metrics.jsonl` has a `crc32` after its values. Files and lines without a checksum, which earlier
-versions wrote and which people make by hand, are read, and count as unchecked.
+A sealed JSON file begins with the keys `sha256`, the checksum of all other keys, and `run`, the identity of the run. A
+line of `metrics.jsonl` has the key `crc32` after its values. Files and lines without a checksum are accepted, and count
+as unchecked. Earlier versions wrote files without a checksum, and users may write such files.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ SHA256, RUN, CRC32 = "sha256", "run", "crc32"
 
 @dataclass(frozen=True)
 class Sealed:
-    """The content of a JSON file.
+    """The content of a sealed JSON file.
 
     Attributes:
-      values: without the checksum and the run.
-      run: identity of the run that wrote the file, or None.
-      is_checked: whether the file has a checksum, which is right.
+      values: the values in the file, without the checksum and the identity of the run.
+      run: identity of the run that wrote the file, or None if the file does not store an identity.
+      is_checked: whether the file has a checksum that matches its content.
     """
 
     values: dict[str, Any]
@@ -33,35 +33,36 @@ class Sealed:
 
 
 def identity(config: dict[str, Any]) -> str:
-    """Return the identity of a new run: the same for runs of the same configuration, whose files are interchangeable.
+    """Return the identity of a new run, a hash of its configuration.
 
-    A run keeps its identity when it gets more steps.
+    Runs with the same configuration have the same identity: their files are interchangeable. A run keeps its identity
+    if the user increases its number of steps.
 
     Args:
-      config: the fields that make the run, as JSON values.
+      config: the fields of the configuration that change the results of the run, as JSON values.
     """
     return _sha256(config)[:16]
 
 
 def seal(values: dict[str, Any], run: str | None) -> dict[str, Any]:
-    """Return JSON values with a checksum and the identity of the run, if it has one."""
+    """Return JSON values with a checksum, and with the identity `run` if it is not None."""
     sealed = {**values} if run is None else {RUN: run, **values}
     return {SHA256: _sha256(sealed), **sealed}
 
 
 def unseal(path: Path, stored: Any, remedy: str) -> Sealed:
-    """Return what `seal` has sealed.
+    """Verify the checksum of a sealed JSON file, and return its content.
 
     Args:
-      path: of the file, for messages.
-      stored: the value in the file.
-      remedy: a sentence that says how to repair the file.
+      path: path of the file, for error messages.
+      stored: the JSON value in the file.
+      remedy: a sentence for error messages that says how to repair the file.
 
     Raises:
-      UsageError: if the value is no JSON object, or differs from its checksum.
+      UsageError: if the value is not a JSON object, or does not match its checksum.
     """
     if not isinstance(stored, dict):
-        raise UsageError(f"{path} is damaged: it holds no JSON object. {remedy}")
+        raise UsageError(f"{path} is damaged: its content is not a JSON object. {remedy}")
     checksum = stored.get(SHA256)
     rest = {name: value for name, value in stored.items() if name != SHA256}
     if SHA256 in stored and checksum != _sha256(rest):
@@ -74,25 +75,25 @@ def unseal(path: Path, stored: Any, remedy: str) -> Sealed:
 
 
 def line(row: dict[str, Any], run: str | None) -> str:
-    """Return a row as a line of `metrics.jsonl`, with its checksum."""
+    """Return a row as a line of `metrics.jsonl`, with a checksum."""
     text = json.dumps(row)
     return f'{text[:-1]}, "{CRC32}": "{_crc32(text, run)}"}}\n'
 
 
 def row_of(line: str, run: str | None) -> tuple[dict[str, Any], bool]:
-    """Return the row in a line of `metrics.jsonl`, and whether its checksum was checked.
+    """Return the row in a line of `metrics.jsonl`, and whether the checksum of the line was verified.
 
-    Without the identity of the run there is nothing to check a line against.
+    The checksum covers the identity of the run. If `run` is None, the checksum is not verified.
 
     Raises:
-      ValueError: if the line is no JSON object, or differs from its checksum.
+      ValueError: if the line is not a JSON object, or does not match its checksum.
     """
     try:
         row = json.loads(line)
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise ValueError("the JSON of the line is nested too deeply") from None
     if not isinstance(row, dict):
-        raise ValueError("no JSON object")
+        raise ValueError("the line is not a JSON object")
     checksum = row.pop(CRC32, None)
     if checksum is None or run is None:
         return row, False

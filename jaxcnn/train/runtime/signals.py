@@ -1,4 +1,4 @@
-"""Stopping a run by SIGTERM or SIGINT without losing any step."""
+"""Stop a run after SIGTERM or SIGINT, and save all steps that the run has made."""
 
 import os
 import signal
@@ -11,12 +11,12 @@ from jaxcnn.errors import RunError
 
 
 class InterruptedRunError(RunError):
-    """A signal asked the run to stop, and its state has been saved.
+    """Raised when a signal has stopped a run. The state of the run has been saved.
 
     Attributes:
       workdir: the run directory.
-      how: how to resume the run. The command line replaces it by its own command.
-      exit_status: 143 after SIGTERM and 130 after SIGINT, as in a shell.
+      how: text that says how to resume the run. The command line replaces this text by a command.
+      exit_status: exit status of the process: 143 after SIGTERM and 130 after SIGINT, as in a shell.
 
     >>> error = InterruptedRunError(signal.SIGTERM, step=20, steps=100, workdir=Path("run"))
     >>> print(*str(error).split(". "), sep="\\n")
@@ -38,8 +38,8 @@ class InterruptedRunError(RunError):
 class StopSignals:
     """Context in which SIGTERM and SIGINT are only recorded in `received`. A second SIGINT raises `KeyboardInterrupt`.
 
-    The former handlers are restored on exit. Python handles signals in its main thread only; in another thread this
-    does nothing.
+    On exit, the context restores the previous signal handlers. Outside the main thread, the context does nothing, since
+    Python handles signals in the main thread only.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class StopSignals:
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                # A signal that is ignored (SIGINT of a background job), or not handled by Python, stays as it is.
+                # Do not change a signal that is ignored (SIGINT in a background job), or that has a handler in C.
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._handle)
         return self
@@ -63,7 +63,7 @@ class StopSignals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = number
-            # Not by print, which the signal may have interrupted.
+            # `print` is not used, since the signal may have interrupted a print.
             os.write(2, b"\njaxcnn: finishing this step and saving; Ctrl-C stops at once\n")
         elif number == signal.SIGINT:
             raise KeyboardInterrupt

@@ -30,14 +30,14 @@ from jaxcnn.train.task import Classification, Task
 _log = logging.getLogger(__name__)
 
 BATCH = 64
-"""Images per call of the network in `Trained.predict`."""
+"""Largest batch size in `Trained.predict`."""
 
 
 class FrozenModel(nn.Module):
-    """A frozen model as a Linen module without variables, which computes as in evaluation.
+    """A frozen model, wrapped as a Linen module without variables. The module always computes as in evaluation.
 
     Fields:
-      function: the model with its variables.
+      function: the frozen model, which contains the variables.
     """
 
     function: Frozen
@@ -48,14 +48,15 @@ class FrozenModel(nn.Module):
 
 @dataclass(frozen=True)
 class Trained:
-    """A model with its variables, and everything needed to apply it to images.
+    """A trained model with its variables and its preprocessing.
 
     Attributes:
       config: configuration of the run.
       model: the network.
-      variables: `{"params": ..., "batch_stats": ...}`; the moving averages if the run has them.
-      step: training steps made.
-      preprocessing: from pixels to the model's input.
+      variables: `{"params": ..., "batch_stats": ...}`. If the run has moving averages, the arrays are the moving
+        averages.
+      step: number of training steps that the run had made.
+      preprocessing: object that converts pixels to the model's input, and the model's logits to probabilities.
       folder: the run directory; None for published weights.
       task: the task of the run, not bound to the preprocessing.
 
@@ -80,19 +81,20 @@ class Trained:
 
     @property
     def name(self) -> str:
-        """Name of the architecture, or the description of a custom model, in at most 100 characters."""
+        """Name of the architecture, or the description of a custom model. At most 100 characters."""
         return short_name(self.config.model)
 
     @property
     def num_classes(self) -> int:
-        """Return the number of class names."""
+        """Number of class names."""
         return len(self.preprocessing.class_names)
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "Trained":
-        """Return the same network with other preprocessing.
+        """Return a copy of this network with the preprocessing `preprocessing`.
 
         Raises:
-          UsageError: if the model cannot take images of this shape, or has another number of classes.
+          UsageError: if the model cannot process images of `preprocessing.image_shape`, or if the number of its logits
+            differs from the number of class names.
         """
         changed = dataclasses.replace(self, preprocessing=preprocessing)
         changed.check()
@@ -100,20 +102,20 @@ class Trained:
 
     @property
     def can_be_frozen(self) -> bool:
-        """Return whether the task only applies the model to images: classification without methods of the user."""
+        """Return whether the network can be frozen: its task is classification with the default evaluation."""
         task = type(self.task)
         return issubclass(task, Classification) and all(
             getattr(task, name) is getattr(Classification, name) for name in ("evaluate", "scores")
         )
 
     def frozen(self, dtype: Any = None) -> "Trained":
-        """Return the same network as a faster function of images, whose variables are constants of its programs.
+        """Return a faster copy of this network for inference, with the variables as constants of the compiled program.
 
         Args:
-          dtype: as for `jaxcnn.export.freeze`.
+          dtype: dtype of the computation; see `jaxcnn.export.freeze`.
 
         Raises:
-          UsageError: if the task can use the model in another way than as a function of images.
+          UsageError: if the network cannot be frozen; see `can_be_frozen`.
         """
         if not self.can_be_frozen:
             raise UsageError(
@@ -126,7 +128,7 @@ class Trained:
         return dataclasses.replace(self, model=FrozenModel(function), variables={})
 
     def check(self) -> None:
-        """Raise `UsageError` unless the model maps images of the preprocessing's shape to one logit per class."""
+        """Raise `UsageError` if the model does not map images of the preprocessing's shape to one logit per class."""
         height, width, channels = self.preprocessing.image_shape
         images = jax.ShapeDtypeStruct((1, height, width, channels), jnp.float32)
         apply = partial(self.model.apply, train=False)
@@ -142,12 +144,12 @@ class Trained:
         return _fitting(self.name, self.preprocessing.image_shape, build)
 
     def logits(self, images: Num[AnyArray, "n h w c"]) -> Float[Array, "n classes"]:
-        """Return logits `[N, classes]` of uint8 images `[N, H, W, C]`.
+        """Return the logits `[N, classes]` of uint8 images `[N, H, W, C]`.
 
-        Pure: it can be compiled, differentiated and exported.
+        This method is pure: JAX can compile, differentiate and export it.
 
         Raises:
-          UsageError: if the run's task has no class scores.
+          UsageError: if the run's task does not define class scores.
         """
         return self.bound_task.scores(self.model, self.variables, {"image": images})
 
@@ -162,10 +164,11 @@ class Trained:
     def predict(self, images: Num[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n classes"]:
         """Return probabilities `[N, classes]` of any number of images `[N, H, W, C]`.
 
-        Images are uint8. If the run was trained on float images, they are floats with values of the same range.
+        Images are uint8. If the run was trained on float images, images are floats with the range of values of the
+        training images.
 
         Raises:
-          UsageError: if the images have another shape or dtype.
+          UsageError: if the images do not have the shape and dtype of the preprocessing.
         """
         size = min(len(images), BATCH)
         parts = [self.predict_batch(images[start : start + size], size) for start in range(0, len(images), size or 1)]
@@ -174,10 +177,10 @@ class Trained:
     def predict_batch(self, images: Num[np.ndarray, "n h w c"], size: int) -> Float[np.ndarray, "n classes"]:
         """Return probabilities `[N, classes]` of at most `size` images `[N, H, W, C]`; see `predict`.
 
-        The batch is padded to `size`, so that batches of different lengths use one compiled program.
+        The batch is padded to `size` images, so that batches of different lengths share one compiled program.
 
         Raises:
-          UsageError: if the images have another shape or dtype.
+          UsageError: if the images do not have the shape and dtype of the preprocessing.
         """
         wanted, dtype = self.preprocessing.image_shape, self.preprocessing.dtype
         if dtype == np.float32 and images.dtype.kind == "f":
@@ -185,12 +188,12 @@ class Trained:
         if images.shape[1:] != wanted or images.dtype != dtype:
             if dtype == np.float32 and images.dtype == np.uint8:
                 raise UsageError(
-                    f"{self.name} was trained on float images, whose scale is not known to image files. Pass float "
+                    f"{self.name} was trained on float images, got uint8 images, as image files contain. Pass float "
                     "arrays in Python: load_run(folder).predict(images)."
                 )
             raise UsageError(
                 f"images of {self.name} must be {dtype} of shape {('N', *wanted)}, got {images.dtype} of shape "
-                f"{images.shape}. Resize them, and keep the number of channels."
+                f"{images.shape}. Resize the images, and keep the number of channels."
             )
         padding = [(0, size - len(images)), (0, 0), (0, 0), (0, 0)]
         probabilities = self._probabilities(jax.device_put(np.pad(images, padding)))
@@ -209,19 +212,19 @@ def load_run(
     optimizer: Any = None,
     task: Task | None = None,
 ) -> Trained:
-    """Load the network of a checkpoint of a run. The dataset that it was trained on is not needed.
+    """Load the network from a checkpoint of a run. The training data is not needed.
 
     Args:
       folder: the run directory.
-      checkpoint: "latest", "best" (of the best evaluation), or a step of which the run has a checkpoint. Default: the
-        one that `fit` has tested, and whose metrics `result.json` has: the best if the run holds out validation
-        examples, else the latest. The latest if the run is not finished.
-      model: the run's own model, if one was passed to `fit`.
-      optimizer: the run's own optimizer, if one was passed to `fit`.
-      task: the run's own task, if one was passed to `fit`.
+      checkpoint: "latest", "best" (the checkpoint of the best evaluation), or the step of a checkpoint. Default: the
+        checkpoint whose test metrics are in `result.json`: the best checkpoint if the run has a validation set, else
+        the latest checkpoint. If the run is not finished, the default is the latest checkpoint.
+      model: the model that was passed to `fit`, if the run used a custom model.
+      optimizer: the optimizer that was passed to `fit`, if the run used a custom optimizer.
+      task: the task that was passed to `fit`, if the run used a custom task.
 
     Raises:
-      UsageError: if there is no run in the directory, no such checkpoint, or no intact one.
+      UsageError: if `folder` is not a run directory, or if the checkpoint does not exist or is damaged.
     """
     folder, parts = local_folder("workdir", folder), CustomParts(model=model, optimizer=optimizer, task=task)
     config = workdir.read_config(folder)
@@ -232,9 +235,9 @@ def load_run(
     def init(rngs: Any) -> Any:
         return learned.bind(around).init(built, rngs, {"image": jnp.zeros((1, *around.image_shape))})
 
-    # Numbers of a damaged configuration may be beyond float32. Those of the optimizer do not matter here.
+    # A damaged configuration may contain numbers beyond float32. The optimizer's numbers are not used here.
     with np.errstate(over="ignore"):
-        # The tree of the optimizer's state does not depend on the schedule.
+        # The tree structure of the optimizer's state does not depend on the learning rate schedule.
         transformation = build_optimizer(config, parts, optax.constant_schedule(0.0))
         template: Any = _fitting(
             short_name(config.model),
@@ -253,11 +256,11 @@ def load_run(
 
 
 def _tested(folder: Path, steps: Sequence[int]) -> str | int:
-    """Return the checkpoint that the test metrics in `result.json` belong to, or "latest".
+    """Return the step of the checkpoint whose test metrics are in `result.json`, or "latest" if there are none.
 
     Args:
       folder: the run directory.
-      steps: of the checkpoints in it, sorted.
+      steps: steps of the checkpoints in the run directory, in ascending order.
 
     Raises:
       UsageError: if `result.json` is damaged.
@@ -267,22 +270,22 @@ def _tested(folder: Path, steps: Sequence[int]) -> str | int:
     values = workdir.read_result(folder)
     if values["steps"] > steps[-1]:
         last = folder / workdir.CHECKPOINTS / str(values["steps"])
-        _log.warning("%s is missing, the checkpoint with which the run has ended", last)
-    # A run that goes on after its result has later checkpoints. Results of version 0.1 have no "test_step".
+        _log.warning("the last checkpoint of the run is missing: %s", last)
+    # A finished run that is continued has later checkpoints. A result.json of version 0.1 has no "test_step".
     tested = values.get("test_step")
     if values["steps"] != steps[-1] or not isinstance(tested, int):
         return "latest"
     if tested not in steps:
         best = folder / workdir.CHECKPOINTS / str(tested)
-        _log.warning("%s is missing, the checkpoint whose test metrics are in %s", best, workdir.RESULT)
+        _log.warning("the checkpoint whose test metrics are in %s is missing: %s", workdir.RESULT, best)
     return tested if tested in steps[:-1] else "latest"
 
 
 def _fitting(name: str, image_shape: tuple[int, ...], build: Callable[[], Any]) -> Any:
-    """Return `build()`.
+    """Return `build()`, and convert every error to a `UsageError` that names the model and the image shape.
 
     Raises:
-      UsageError: in place of any error, since a model that does not fit its images can raise anything.
+      UsageError: if `build` raises an error. A model that does not fit its images can raise errors of any type.
     """
     try:
         return build()
@@ -294,5 +297,5 @@ def _fitting(name: str, image_shape: tuple[int, ...], build: Callable[[], Any]) 
         reason = lines[0].partition(" (http")[0].rstrip(".")  # Flax adds a link
         raise UsageError(
             f"{name} cannot take images of {height}x{width} pixels with {channels} channels: {reason[:200]}. "
-            "Give the model and the image size of its training."
+            "Give the model and the image size that the network was trained with."
         ) from error

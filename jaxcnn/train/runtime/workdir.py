@@ -1,4 +1,4 @@
-"""The run directory: one run at a time holds it, and its files are replaced as a whole."""
+"""Lock the run directory, so that only one process trains in it at a time, and replace its files atomically."""
 
 import contextlib
 import dataclasses
@@ -24,32 +24,32 @@ CURVES = "curves.png"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 SEALED = (CONFIG, "preprocessing.json", "data.json", RESULT)
-"""Files that record the identity of the run."""
+"""Files of a run directory that store the identity of the run."""
 
 REMEDIES = {
-    CONFIG: "Restore it.",
-    RESULT: "Remove it, and the same command writes it again.",
+    CONFIG: "Restore the file.",
+    RESULT: "Remove the file and run the same command again, which writes a new file.",
 }
-"""How to repair a damaged file."""
+"""Sentences for error messages that say how to repair a damaged file."""
 
-# Values of `result.json` that are printed or returned, in results of every version.
+# Fields of `result.json` that every version writes, and that this version prints or returns.
 RESULT_TEXTS = ("model", "dataset", "device_kind", "parallel")
 RESULT_NUMBERS = (
     *("test_examples", "params", "steps", "epochs"),
     *("batch_size", "images_per_second", "seconds", "compile_seconds", "devices"),
 )
 LATER_RESULT_NUMBERS = ("first_batch_seconds", "data_wait")
-"""Numbers that results of version 0.1 do not have."""
+"""Numbers that version 0.1 did not write to `result.json`."""
 RESULT_METRICS = ("test_accuracy", "test_loss", "train_accuracy", "train_loss")
-"""Numbers that are None of a task without them."""
+"""Numbers in `result.json` that are None if the task does not have the metric."""
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn errors of writing to `path`, such as a full disk, into one line.
+    """Convert an `OSError` while writing to `path`, such as a full disk, to a `RunError` with a one-line message.
 
     Raises:
-      RunError: in place of any `OSError`.
+      RunError: if the block raises an `OSError`.
     """
     try:
         yield
@@ -59,13 +59,13 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary file to write, which atomically replaces `path` at the end of the block.
+    """Yield the path of a temporary file to write. At the end of the block, the file atomically replaces `path`.
 
-    A reader of `path` sees the old file or the new one, even after a power failure.
+    A reader of `path` sees either the old file or the new file, even after a power failure.
     """
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        temporary.unlink(missing_ok=True)  # what a killed process has left, or a link that somebody has put there
+        temporary.unlink(missing_ok=True)  # a file that a killed process has left, or a link
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
@@ -76,7 +76,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Write a file, or the names in a folder, to the disk."""
+    """Force the content of a file, or the file names in a folder, to the disk."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
@@ -85,17 +85,17 @@ def _sync(path: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, which atomically replaces an existing one."""
+    """Write a JSON file. If the file exists, replace it atomically."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path, remedy: str = "Restore it.") -> Any:
+def read_json(path: Path, remedy: str = "Restore the file.") -> Any:
     """Return the value in a JSON file.
 
     Args:
-      path: of the file.
-      remedy: a sentence that says how to repair a damaged file.
+      path: path of the file.
+      remedy: a sentence for error messages that says how to repair a damaged file.
 
     Raises:
       UsageError: if the file is missing or is not JSON.
@@ -109,7 +109,7 @@ def read_json(path: Path, remedy: str = "Restore it.") -> Any:
     except RecursionError:
         raise UsageError(f"{path} is damaged: its JSON is nested too deeply. {remedy}") from None
     except ValueError as error:
-        raise UsageError(f"{path} is damaged: it is not JSON ({error}). {remedy}") from error
+        raise UsageError(f"{path} is damaged: the file is not valid JSON ({error}). {remedy}") from error
 
 
 def write_sealed(path: Path, values: dict[str, Any]) -> None:
@@ -118,34 +118,34 @@ def write_sealed(path: Path, values: dict[str, Any]) -> None:
 
 
 def read_sealed(path: Path, remedy: str | None = None) -> sealed.Sealed:
-    """Return the content of a file that `write_sealed` wrote, in this version or in an earlier one.
+    """Return the content of a file that `write_sealed` wrote, in this version or in an earlier version.
 
     Args:
-      path: of the file.
-      remedy: a sentence that says how to repair a damaged file. Default: that of the file's name.
+      path: path of the file.
+      remedy: a sentence for error messages that says how to repair a damaged file. Default: the sentence in `REMEDIES`.
 
     Raises:
-      UsageError: if the file is missing, damaged, or of another run.
+      UsageError: if the file is missing or damaged, or if it belongs to another run.
     """
-    remedy = remedy or REMEDIES.get(path.name, "Restore it.")
+    remedy = remedy or REMEDIES.get(path.name, "Restore the file.")
     found = sealed.unseal(path, read_json(path, remedy), remedy)
     run = run_of(path.parent)
     if found.is_checked and found.run != run and run is not None:
-        raise UsageError(f"{path} is of another run than {CONFIG} beside it. {remedy}")
+        raise UsageError(f"{path} belongs to another run than {CONFIG} in the same folder. {remedy}")
     return found
 
 
 def note_on_unchecked(folder: Path, names: Sequence[str]) -> str | None:
-    """Return a note that some of these files in a run directory have no checksum, or None if all have one."""
+    """Return a note that lists the files without a checksum among `names`, or None if all files have a checksum."""
     found = [name for name in names if (folder / name).exists() and not read_sealed(folder / name).is_checked]
     if not found:
         return None
     which = f"{' and '.join(found)} in {folder}"
-    return f"{which} cannot be checked for damage: no sha256, as an earlier version wrote it or after an edit"
+    return f"{which} cannot be checked for damage: no sha256, since an earlier version wrote the file or it was edited"
 
 
 def run_of(folder: Path) -> str | None:
-    """Return the identity of the run in a directory, or None if its `config.json` records none."""
+    """Return the identity of the run in a directory, or None if `config.json` does not store an identity."""
     try:
         stored = read_json(folder / CONFIG)
     except UsageError:
@@ -158,7 +158,7 @@ def stored_config(folder: Path) -> dict[str, Any]:
     """Return the configuration in a run directory as a dict of JSON values.
 
     Raises:
-      UsageError: if there is none, or if it is damaged.
+      UsageError: if `config.json` is missing or damaged.
     """
     return read_sealed(folder / CONFIG).values
 
@@ -179,7 +179,7 @@ def _absolute(name: str, path: str) -> str:
 
 
 def is_run_on(folder: Path, dataset: str) -> bool:
-    """Return whether a directory has the configuration of a run on this dataset (with an absolute path)."""
+    """Return whether a run directory contains a run on the dataset `dataset`. A path in this name is absolute."""
     if not (folder / CONFIG).exists():
         return False
     name = stored_config(folder).get("dataset")
@@ -188,14 +188,14 @@ def is_run_on(folder: Path, dataset: str) -> bool:
 
 @contextlib.contextmanager
 def claim(config: Config) -> Iterator[Path]:
-    """Give the run directory, with its `config.json` in place, and hold it for this process.
+    """Create and lock the run directory for this process, write `config.json`, and yield the directory.
 
-    The directory is created if it does not exist. One that contains a run of the same configuration is used to resume
-    that run. Without a `workdir` it is the first free one of `runs/MODEL-DATASET-1`, `-2`, ...
+    If the directory contains a run with the same configuration, the run is resumed. If `config.workdir` is None, the
+    first of `runs/MODEL-DATASET-1`, `runs/MODEL-DATASET-2`, ... that does not exist is created.
 
     Raises:
-      UsageError: if the directory contains another run (the differing fields are named) or other files, if another
-        process is training in it, or if it cannot be written.
+      UsageError: if the directory contains another run or other files, cannot be written, or if another process is
+        training in it. For another run, the error message lists the fields that differ.
     """
     with contextlib.ExitStack() as held:
         try:
@@ -208,7 +208,7 @@ def claim(config: Config) -> Iterator[Path]:
             if (workdir / CONFIG).exists():
                 _check_same_run(workdir, config)
             elif any((workdir / name).exists() for name in (CHECKPOINTS, METRICS, RESULT)):
-                raise UsageError(f"{workdir / CONFIG} is missing from a run. Restore it, or choose another --workdir.")
+                raise UsageError(f"{workdir / CONFIG} is missing. Restore the file, or choose another --workdir.")
             elif any(not path.name.startswith(".") for path in workdir.iterdir()):
                 raise UsageError(f"{workdir} is not empty and holds no run. Choose another --workdir.")
             else:
@@ -220,16 +220,16 @@ def claim(config: Config) -> Iterator[Path]:
 
 
 def _check_same_run(workdir: Path, config: Config) -> None:
-    """Check that the run directory holds the run of this configuration.
+    """Check that the run directory contains a run with this configuration.
 
-    A finished run may get more steps; see `write_config`.
+    If the run is finished, the configuration may ask for more epochs or steps.
 
     Raises:
-      UsageError: if it holds another run; the differing fields are named.
+      UsageError: if the directory contains another run. The error message lists the fields that differ.
     """
     stored, wanted = stored_config(workdir), to_dict(config)
     _config(workdir, stored)
-    # Version 0.1 stored the path of a folder as it was typed.
+    # Version 0.1 stored the path of a folder as the user gave it, which may be relative.
     stored["dataset"] = _absolute_dataset(stored["dataset"])
     changed = differences(stored, wanted)
     if not changed:
@@ -239,19 +239,19 @@ def _check_same_run(workdir: Path, config: Config) -> None:
         return
     for name in SEALED:
         if (workdir / name).exists():
-            read_sealed(workdir / name)  # names `config.json` if that is the file of another run
+            read_sealed(workdir / name)  # raises an error if `config.json` was copied from another run
     raise UsageError(f"{workdir} holds another run ({'; '.join(changed)}). Choose another --workdir.")
 
 
 def write_config(workdir: Path, config: Config) -> None:
-    """Store the configuration of a run, unless the one that is stored is the same run and has a checksum."""
+    """Write `config.json` if its configuration differs from `config`, or if it has no checksum."""
     wanted, stored = to_dict(config), read_sealed(workdir / CONFIG)
     if differences(stored.values, wanted) or not stored.is_checked:
         write_sealed(workdir / CONFIG, wanted)
 
 
 def _is_longer(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Return whether a configuration asks for more epochs, or for more steps, than another one."""
+    """Return whether the configuration `new` asks for more epochs or more steps than the configuration `old`."""
     if old.get("steps") is None and new["steps"] is None:
         return isinstance(old.get("epochs"), int | float) and new["epochs"] > old["epochs"]
     return isinstance(old.get("steps"), int) and new["steps"] is not None and new["steps"] > old["steps"]
@@ -259,10 +259,10 @@ def _is_longer(old: dict[str, Any], new: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Lock a folder for this process. The kernel releases the lock when the process ends, even if it is killed.
+    """Lock a folder for this process. The operating system releases the lock when the process ends or is killed.
 
     Raises:
-      UsageError: if another process holds the lock; it is named.
+      UsageError: if another process holds the lock. The error message names the process and its host.
     """
     path = folder / LOCK
     while True:
@@ -272,8 +272,10 @@ def exclusive(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = os.read(file, 200).decode(errors="replace") or "another process"
             os.close(file)
-            raise UsageError(f"{folder} is in use by {holder}. Wait for it, or choose another --workdir.") from None
-        # The former holder may have removed the file after it was opened here and before it was locked.
+            raise UsageError(
+                f"{folder} is in use by {holder}. Wait until that process ends, or choose another --workdir."
+            ) from None
+        # The previous holder may have removed the lock file between `os.open` and `flock`: then try again.
         if path.exists() and os.path.samestat(os.fstat(file), path.stat()):
             break
         os.close(file)
@@ -282,20 +284,20 @@ def exclusive(folder: Path) -> Iterator[None]:
         os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
     finally:
-        with contextlib.suppress(OSError):  # the folder is gone or read-only, and the kernel releases the lock
-            if os.path.samestat(os.fstat(file), path.stat()):  # else the folder was moved, and another is here
+        with contextlib.suppress(OSError):  # if the folder is missing or read-only, `close` releases the lock
+            if os.path.samestat(os.fstat(file), path.stat()):  # do not remove a lock file of another process
                 path.unlink()
         os.close(file)
 
 
 @contextlib.contextmanager
 def reserved(config: Config) -> Iterator[Path]:
-    """Give the directory to pass to `claim` as `workdir`, for a supervisor, which must know it before the run starts.
+    """Yield the path of the run directory before the run starts. A supervisor passes this path to `claim` as `workdir`.
 
-    A directory that is created here is removed at the end of the block if it is still empty.
+    If `config.workdir` is None, create a new directory, and remove it at the end of the block if it is still empty.
 
     Raises:
-      UsageError: if it cannot be written.
+      UsageError: if the directory cannot be written.
     """
     if config.workdir is not None:
         yield local_folder("workdir", config.workdir)
@@ -303,17 +305,19 @@ def reserved(config: Config) -> Iterator[Path]:
     try:
         folder = _next_free(config)
     except OSError as error:
-        raise UsageError(f"workdir runs cannot be written: {error.strerror}") from error
+        raise UsageError(
+            f"folder runs cannot be written: {error.strerror}. Choose another folder with --workdir."
+        ) from error
     try:
         yield folder
     finally:
-        with contextlib.suppress(OSError):  # usually it is not empty
+        with contextlib.suppress(OSError):  # the run directory is not empty
             folder.rmdir()
             folder.parent.rmdir()
 
 
 def _next_free(config: Config) -> Path:
-    """Create and return the first of `runs/MODEL-DATASET-1`, `-2`, ... that does not exist."""
+    """Create the first of `runs/MODEL-DATASET-1`, `runs/MODEL-DATASET-2`, ... that does not exist, and return it."""
     folder, name, number = Path("runs"), f"{model_name(config.model)}-{short_name(config.dataset)}", 1
     while True:
         try:
@@ -349,10 +353,10 @@ def short_name(dataset: str) -> str:
 
 
 def read_result(workdir: Path) -> dict[str, Any]:
-    """Return the values of the `result.json` of a run.
+    """Return the values of `result.json` in a run directory.
 
     Raises:
-      UsageError: if it is damaged.
+      UsageError: if `result.json` is missing or damaged.
     """
     values = read_sealed(workdir / RESULT).values
     texts = all(isinstance(values.get(name), str) for name in RESULT_TEXTS)
@@ -366,9 +370,9 @@ def read_result(workdir: Path) -> dict[str, Any]:
 
 
 def _undefined(values: dict[str, Any]) -> set[str]:
-    """Return the names of numbers that are None: the run's task does not have them, or rows of metrics were lost."""
+    """Return the names of numbers that may be None, since the task lacks the metric or rows of metrics were lost."""
     metrics = values.get("metrics")
-    if not isinstance(metrics, dict):  # a result of version 0.1
+    if not isinstance(metrics, dict):  # a result.json of version 0.1
         return set()
     absent = {name for name in RESULT_METRICS if values.get(name, "") is None}
     return {name for name in absent if name.startswith("train_") or name.partition("_")[2] not in metrics}
@@ -378,7 +382,7 @@ def read_config(workdir: Path) -> Config:
     """Return the configuration of the run in this directory.
 
     Raises:
-      UsageError: if there is none, or if it is damaged.
+      UsageError: if `config.json` is missing or damaged.
     """
     if not workdir.is_dir():
         raise UsageError(f"{workdir} does not exist. Give the directory of a run as --workdir.")
@@ -386,7 +390,7 @@ def read_config(workdir: Path) -> Config:
 
 
 def _config(workdir: Path, stored: dict[str, Any]) -> Config:
-    """Return the configuration that a run directory stores as a dict; raise `UsageError` if it is none."""
+    """Convert the stored dict of a run directory to a `Config`. Raise `UsageError` if the dict is not valid."""
     try:
         return from_dict(stored)
     except UsageError as error:

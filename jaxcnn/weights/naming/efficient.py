@@ -88,4 +88,4 @@ EFFICIENT: dict[str, Callable[[Any], Names]] = {
     **{f"shufflenet_v2_x{width}": shufflenet_v2 for width in ("0_5", "1_0", "1_5", "2_0")},
     **{f"squeezenet1_{version}": squeezenet for version in (0, 1)},
 }
-"""Function that returns torchvision's names, by the name of the model."""
+"""Function that returns the names in torchvision, by the name of the model in jaxcnn."""

@@ -1,4 +1,4 @@
-"""Names of the modules of networks of inverted residual blocks in torchvision: see `jaxcnn.weights.names`."""
+"""Names in torchvision of the modules of inverted residual networks, in the form of `jaxcnn.weights.names`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -16,7 +16,7 @@ def mobilenet_v2(model: Any) -> Names:
         parts = ("depthwise",) if row.expansion == 1 else ("expand", "depthwise")
         for number, part in enumerate(parts):
             names |= _unit(f"{ours}/{part}", f"{theirs}.{number}")
-        # The last convolution has no activation, and is not in a module of its own.
+        # The last convolution has no activation, so that torchvision does not wrap it in a module.
         number = len(parts)
         names |= {f"{ours}/project/conv": f"{theirs}.{number}", f"{ours}/project/norm": f"{theirs}.{number + 1}"}
     return {**names, **_unit("last", f"features.{index + 1}")}
@@ -26,7 +26,7 @@ def mnasnet(model: Any) -> Names:
     names = {"stem/conv": "layers.0", "stem/norm": "layers.1", "head": "classifier.1"}
     for ours, _ in _blocks(model):
         stage, block = (int(number) for number in ours.removeprefix("stage").split("_block"))
-        # Layers 3 to 7 of the network are the first block, which does not expand.
+        # In torchvision, layers 3 to 7 are the first block, which has no expansion.
         theirs, first = ("layers", 3) if stage == 1 else (f"layers.{stage + 6}.{block - 1}.layers", 0)
         parts = ("depthwise", "project") if stage == 1 else ("expand", "depthwise", "project")
         for number, part in enumerate(parts):
@@ -56,7 +56,10 @@ def mobilenet_v3(model: Any) -> Names:
 
 
 def parts_of_row(row: Any) -> tuple[str, ...]:
-    """Return the parts of a block of EfficientNet. Those of MobileNetV2 and MnasNet have no excitation."""
+    """Return the parts of a block of EfficientNet, given the block's row in the model's table.
+
+    The blocks of MobileNetV2 and MnasNet have these parts, but no squeeze-and-excitation.
+    """
     widens = row.expansion != 1
     if row.fused:
         return ("fused",) + ("project",) * widens
@@ -64,13 +67,13 @@ def parts_of_row(row: Any) -> tuple[str, ...]:
 
 
 def parts_of_bneck(block: Any, inputs: int) -> tuple[str, ...]:
-    """Return the parts of a block of MobileNetV3 with these fields and input channels."""
+    """Return the parts of a MobileNetV3 block with the fields `block` and `inputs` input channels."""
     parts = ("expand",) * (block["expanded"] != inputs) + ("depthwise",)
     return parts + (EXCITATION,) * (block["squeeze"] > 0) + ("project",)
 
 
 def _blocks(model: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the name of each block, and its row."""
+    """Yield the name of each block, and the block's row in the table `model.rows`."""
     for stage, row in enumerate(model.rows, start=1):
         for block in range(1, row.blocks + 1):
             yield f"stage{stage}_block{block}", row
@@ -81,7 +84,7 @@ def _unit(ours: str, theirs: str) -> Names:
 
 
 def _sequence(ours: str, theirs: str, parts: Iterable[str]) -> Names:
-    """Return the names in a block whose parts are numbered."""
+    """Return the names of the parts of a block. In torchvision, the name of a part is its number in the block."""
     names: Names = {}
     for number, part in enumerate(parts):
         if part == EXCITATION:
@@ -92,7 +95,7 @@ def _sequence(ours: str, theirs: str, parts: Iterable[str]) -> Names:
     return names
 
 
-# Function that returns torchvision's names.
+# Function that returns the names in torchvision, by the name of the model in jaxcnn.
 MOBILE: dict[str, Callable[[Any], Names]] = {
     "mobilenet_v2": mobilenet_v2,
     "mobilenet_v3_large": mobilenet_v3,

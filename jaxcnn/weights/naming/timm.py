@@ -1,4 +1,4 @@
-"""Names in timm, where they differ from torchvision's. timm 1.0.31."""
+"""Module names in timm 1.0.31 that differ from the module names in torchvision."""
 
 import itertools
 from collections.abc import Callable, Iterable
@@ -34,7 +34,8 @@ def regnet(model: Any) -> Names:
     return names
 
 
-# Convolutions and norms of a block by our parts. A squeeze-and-excitation, "se", has no part in their numbers.
+# Names in timm of the convolutions and norms of a block, by the block's parts in jaxcnn. timm does not number the
+# squeeze-and-excitation, "se".
 BLOCKS = {
     ("expand", "depthwise", "project"): (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3")),
     ("depthwise", "project"): (("conv_dw", "bn1"), ("conv_pw", "bn2")),
@@ -44,7 +45,7 @@ BLOCKS = {
 
 
 def inverted_residuals(model: Any) -> Names:
-    """Return the names in MobileNetV2, MnasNet and both EfficientNets."""
+    """Return the names in timm for MobileNetV2, MnasNet, EfficientNet and EfficientNetV2."""
     names = {**_unit("stem", "conv_stem", "bn1"), **_unit("last", "conv_head", "bn2"), "head": "classifier"}
     for stage, row in enumerate(model.rows):
         for block in range(row.blocks):
@@ -56,7 +57,7 @@ def mobilenet_v3(model: Any) -> Names:
     names = {**_unit("stem", "conv_stem", "bn1"), "fc": "conv_head", "head": "classifier"}
     blocks = [(f"stage{n}_block{m}", row) for n, rows in enumerate(model.table, 1) for m, row in enumerate(rows, 1)]
     stage, inputs = 0, model.stem_features
-    # A stage there ends where the number of output channels changes.
+    # In timm, a stage ends where the number of output channels changes.
     for stage, (_, group) in enumerate(itertools.groupby(blocks, key=lambda block: block[1].features)):
         for index, (ours, row) in enumerate(group):
             block = model.bneck(row).keywords
@@ -92,23 +93,23 @@ TIMM: dict[str, Callable[[Any], Names]] = {
     **{f"efficientnet_b{number}": inverted_residuals for number in range(8)},
     **{f"efficientnet_v2_{size}": inverted_residuals for size in "sml"},
 }
-"""Function that returns timm's names, by the name of the model in jaxcnn."""
+"""Function that returns the names in timm, by the name of the model in jaxcnn."""
 
 DENSE_AS_CONVOLUTION = {
     **{f"vgg{layers}{norm}": ("fc6", "fc7") for layers in (11, 13, 16, 19) for norm in ("", "_bn")},
     "mobilenet_v3_large": ("fc",),
     "mobilenet_v3_small": ("fc",),
 }
-"""Dense layers that are convolutions in timm."""
+"""Dense layers of jaxcnn that are convolutions in timm, by the name of the model."""
 
 OTHER_EPSILON = ("mobilenet_v3_large", "mobilenet_v3_small", *(f"efficientnet_b{number}" for number in (5, 6, 7)))
 OTHER_EPSILON += tuple(f"efficientnet_v2_{size}" for size in "sml")
 """Models whose batch normalization has the epsilon 1e-5 in timm, and 1e-3 in torchvision and jaxcnn."""
 
 ADDED_TO_VARIANCE = dict.fromkeys(OTHER_EPSILON, 1e-5 - 1e-3)
-"""Number to add to a running variance of timm, so that the normalization in evaluation is the same."""
+"""Number to add to a running variance from timm, so that jaxcnn normalizes in evaluation as timm does."""
 
-# Names of architectures in timm, where they differ from ours and all arrays have the same shapes.
+# Name in jaxcnn of architectures that have a different name in timm, and the same array shapes.
 TIMM_MODELS = {
     "regnetx_004_tv": "regnet_x_400mf",
     "regnetx_008": "regnet_x_800mf",

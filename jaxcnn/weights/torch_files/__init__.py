@@ -3,13 +3,13 @@
 An archive contains a folder with these entries:
 
 - `data.pkl`: the saved object, in which tensors refer to storages by key
-- `data/KEY`: the bytes of a storage
-- `byteorder`: "little" or "big"
+- `data/KEY`: the bytes of the storage that has the key KEY
+- `byteorder`: the byte order of all storages, "little" or "big"
 
-A stream contains five pickles in sequence (magic number, version, system, saved object, keys of the storages), and
-then the length and the bytes of each storage.
+A stream contains five pickles in sequence: magic number, version, system, saved object, and keys of the storages. After
+the pickles, the stream contains the length and the bytes of each storage.
 
-Nothing is executed, and nothing is unpacked to disk.
+Reading executes no code from the file, and unpacks nothing to disk.
 """
 
 from pathlib import Path
@@ -40,10 +40,10 @@ def read(path: Path) -> dict[str, Stored]:
         elif start.startswith(PICKLE_START):
             saved, read_storage = stream.read(path)
         else:
-            raise UsageError("it is neither a zip archive nor an old PyTorch stream. Save it with torch.save")
+            raise UsageError("the file is neither a zip archive nor an old PyTorch stream. Use torch.save")
         found = tensors(saved)
         if not found:
-            raise UsageError("it contains no state dict. Save `model.state_dict()`")
+            raise UsageError("the file contains no state dict. Save `model.state_dict()`")
         return {name: _stored(tensor, read_storage) for name, tensor in found.items()}
     except UsageError as error:
         raise UsageError(f"cannot read the PyTorch file {path}: {error}.") from None
@@ -56,7 +56,7 @@ def _stored(tensor: Tensor | Unusable, read_storage: ReadStorage) -> Stored:
     def read() -> np.ndarray:
         size = tensor.dtype.itemsize
         strides = tuple(size * step for step in tensor.stride)
-        # The number of bytes of an untyped storage need not be a multiple of the size of a value.
+        # The size of an untyped storage in bytes may not be a multiple of the size of a value.
         data = read_storage(tensor.storage).view(np.uint8)
         values = data[: len(data) // size * size].view(tensor.dtype)[tensor.offset :]
         # Safe, because `machine` has checked that the view lies within the storage.

@@ -6,14 +6,14 @@ from typing import Any
 from jaxcnn.weights.torch_files.machine import Placeholder, Tensor, Unusable
 
 MAX_DEPTH = 32
-"""Containers nested deeper than this are not searched."""
+"""Largest depth of nested containers that is searched."""
 
 
 def tensors(saved: Any) -> dict[str, Tensor | Unusable]:
-    """Return all tensors in a saved object, by their paths in it.
+    """Return all tensors in a saved object, by their paths in this object.
 
     A path joins keys of dicts, indices of lists, and names of modules with dots: `{"state_dict": {"fc.bias": ...}}`
-    contains "state_dict.fc.bias". An object that is in several places is found in the first one.
+    contains "state_dict.fc.bias". An object that occurs in several places is listed under its first path only.
     """
     found: dict[str, Tensor | Unusable] = {}
     waiting = [("", saved, 0)]
@@ -24,7 +24,7 @@ def tensors(saved: Any) -> dict[str, Tensor | Unusable]:
             found.setdefault(path, value)
         elif depth <= MAX_DEPTH and id(value) not in seen:
             parts = [(f"{path}.{key}" if path else str(key), part, depth + 1) for key, part in _parts(value)]
-            if parts:  # empty tuples are one object
+            if parts:  # Python uses a single object for all empty tuples
                 seen.add(id(value))
             waiting.extend(reversed(parts))
     return found
@@ -43,7 +43,10 @@ def _parts(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _parts_of_module(state: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
-    """Yield the parameters, buffers and modules of a `torch.nn.Module`, as its state dict names them, or attributes."""
+    """Yield the parameters, buffers and modules of a `torch.nn.Module` by their names in its state dict.
+
+    For the state of any other object, yield its attributes.
+    """
     tables = [state.get(name) for name in ("_parameters", "_buffers", "_modules")]
     if all(isinstance(table, dict) for table in tables):
         for table in tables:

@@ -1,10 +1,11 @@
 """Read the pickles inside a PyTorch file without executing anything.
 
 A pickle is a program for a stack machine that may import and call any function that it names. The machine in this
-module imports nothing and calls nothing. For the functions of PyTorch that make tensors, it records the arguments in a
-`Tensor`. Every other object becomes a `Placeholder`, which keeps the attributes and items that the pickle gives it.
+module imports nothing and calls nothing. For the functions of PyTorch that make tensors, the machine records the
+arguments in a `Tensor`. Every other object becomes a `Placeholder`, which keeps the attributes and items that the
+pickle gives it.
 
-It also takes no more memory than the file suggests: it copies a list at most as often as the pickle has instructions.
+The machine also limits memory: it copies a list at most as often as the pickle has instructions.
 
 References:
   The instructions: `pickletools` of the standard library.
@@ -39,18 +40,18 @@ class Tensor(NamedTuple):
 
 
 class Unusable(NamedTuple):
-    """A tensor that cannot be read. `kind` says what it is: "a sparse tensor"."""
+    """A tensor that cannot be read. `kind` describes the tensor, such as "a sparse tensor"."""
 
     kind: str
 
 
 class Placeholder:
-    """An object of any other class.
+    """An object of a class that the reader does not need.
 
     Attributes:
       name: name of the class or function that would have made the object.
-      state: attributes, as the pickle has them, or None.
-      items: items, if the object is like a dict.
+      state: attributes that the pickle states for the object, or None.
+      items: items that the pickle states for the object, if the object is like a dict.
     """
 
     __slots__ = ("items", "name", "state")
@@ -62,7 +63,7 @@ class Placeholder:
 
 
 class Contents(NamedTuple):
-    """An object in a pickle, and the storages that the pickle refers to, by key."""
+    """The object in a pickle, and a dict from keys to the storages to which the pickle refers."""
 
     value: Any
     storages: dict[str, Storage]
@@ -80,10 +81,11 @@ def read(data: Any) -> Contents:
     """Read one pickle.
 
     Args:
-      data: bytes, or a binary file at the start of the pickle. The position of the file moves to the end of the pickle.
+      data: the pickle as bytes, or a binary file whose position is the start of the pickle. Reading moves the position
+        to the end of the pickle.
 
     Raises:
-      UsageError: if the pickle is damaged, or asks for a function that no checkpoint needs.
+      UsageError: if the pickle is damaged, or names a function that no checkpoint needs.
     """
     machine = _Machine()
     try:
@@ -93,7 +95,7 @@ def read(data: Any) -> Contents:
     except UsageError:
         raise
     except Exception as error:  # a damaged pickle may leave values of any type on the stack
-        raise UsageError(f"its pickle is damaged ({abbreviate(str(error) or type(error).__name__)})") from None
+        raise UsageError(f"the pickle is damaged ({abbreviate(str(error) or type(error).__name__)})") from None
     return Contents(result, machine.storages)
 
 
@@ -111,7 +113,7 @@ class _Machine:
         """Execute one instruction.
 
         Raises:
-          UsageError: if the instruction or a name in it is refused.
+          UsageError: if the instruction, or a function or class that it names, is refused.
         """
         self.executed += 1
         if name in LITERALS:
@@ -119,10 +121,10 @@ class _Machine:
         elif name in CONSTANTS:
             self.stack.append(CONSTANTS[name])
         elif not (self._make(name, argument) or self._fill(name) or self._move(name, argument)):
-            raise UsageError(f"its pickle contains the instruction {name}. Save `model.state_dict()` alone")
+            raise UsageError(f"the pickle of the file contains the instruction {name}. Save `model.state_dict()` alone")
 
     def _make(self, name: str, argument: Any) -> bool:
-        """Execute an instruction that makes an object; return False for another instruction."""
+        """Execute an instruction that makes an object. Return False if the instruction makes no object."""
         stack = self.stack
         if name in ("EMPTY_DICT", "EMPTY_LIST", "EMPTY_TUPLE"):
             stack.append({"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}[name]())
@@ -158,11 +160,11 @@ class _Machine:
         return True
 
     def _fill(self, name: str) -> bool:
-        """Execute an instruction that changes an object; return False for another instruction."""
+        """Execute an instruction that changes an object. Return False if the instruction changes no object."""
         stack = self.stack
         if name in ("APPEND", "APPENDS", "ADDITEMS"):
             values = [stack.pop()] if name == "APPEND" else self._pop_to_mark()
-            if not isinstance(stack[-1], Placeholder):  # of a set or a deque, the items are not needed
+            if not isinstance(stack[-1], Placeholder):  # the items of a set or a deque are not needed
                 _expect(stack[-1], list).extend(values)
         elif name in ("SETITEM", "SETITEMS"):
             items = [stack.pop(-2), stack.pop()] if name == "SETITEM" else self._pop_to_mark()
@@ -173,14 +175,14 @@ class _Machine:
             state = stack.pop()
             if isinstance(stack[-1], Placeholder):
                 stack[-1].state = state
-            else:  # attributes such as `_metadata` of an OrderedDict
+            else:  # such as the attribute `_metadata` of an OrderedDict, which is not needed
                 _expect(stack[-1], dict | Tensor | Unusable)
         else:
             return False
         return True
 
     def _move(self, name: str, argument: Any) -> bool:
-        """Execute an instruction that stores or moves an object; return False for another instruction."""
+        """Execute an instruction that stores or moves an object. Return False if it neither stores nor moves one."""
         stack = self.stack
         if name == "MARK":
             stack.append(_MARK)
@@ -206,31 +208,31 @@ class _Machine:
         while self.stack[start] is not _MARK:
             start -= 1
             if start < 0:
-                raise ValueError("a mark is missing")
+                raise ValueError("the pickle has no mark for an instruction that needs a mark")
         values = self.stack[start + 1 :]
         del self.stack[start:]
         return values
 
     def _dict(self, pairs: Any) -> dict[Any, Any]:
-        """Return a dict of pairs, or of another dict.
+        """Return a dict of the given pairs, or a copy of the given dict.
 
-        A list in the memo may be an argument many times, and each dict would copy it.
+        A pickle may pass the same list many times. The total number of copied items is therefore limited.
         """
         if isinstance(pairs, dict):
             pairs = pairs.items()
-        elif isinstance(pairs, Placeholder | Global):  # such as the factory of a defaultdict
+        elif isinstance(pairs, Placeholder | Global):  # an argument without items, such as a defaultdict's factory
             pairs = ()
         table = {}
         for key, value in pairs or ():
             self.copied += 1
             if self.copied > self.executed:
-                raise ValueError("it copies one list too often")
+                raise ValueError("the pickle copies one list too often")
             table[_key(key)] = value
         return table
 
     def _call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
-        """Return the object that a call stands for: a dict, a `Tensor` or a `Placeholder`."""
-        if isinstance(function, Placeholder):  # a method of an object, or what another call returned
+        """Return what a call of `function` stands for: a dict, a `Tensor`, an `Unusable` or a `Placeholder`."""
+        if isinstance(function, Placeholder):  # a method of an object, or the result of another call
             return Placeholder(function.name)
         kind = _expect(function, Global).kind
         if kind == "dict":
@@ -248,10 +250,10 @@ class _Machine:
         return Placeholder(function.name)
 
     def _persistent(self, identity: Any) -> Any:
-        """Return the object with a persistent id.
+        """Return the object with the persistent id `identity`.
 
-        The id is `("storage", type, key, device, length[, view])`. In an old file, that of the class of a module is
-        `("module", class, file, source)`.
+        The id of a storage is `("storage", type, key, device, length[, view])`. In an old file, the class of a module
+        has the id `("module", class, file, source)`.
         """
         word, kind, key, *rest = _expect(identity, tuple)
         if word == "module":
@@ -259,7 +261,7 @@ class _Machine:
         if word != "storage" or len(rest) < 2 or _expect(kind, Global).kind != "storage":
             raise ValueError("the persistent id of a storage has an unknown form")
         if any(part is not None for part in rest[2:]):
-            raise ValueError("a storage is a view of another one")
+            raise ValueError("a storage is a view of another storage")
         length = rest[1]
         if type(length) is not int or not 0 <= length < 2**63:
             raise ValueError("the size of a storage is not a valid integer")
@@ -270,7 +272,7 @@ class _Machine:
 
 
 def _tensor(arguments: tuple[Any, ...], *, typed: bool) -> Tensor | Unusable:
-    """Return the tensor with the arguments of `_rebuild_tensor_v2`, or of `_rebuild_tensor_v3` if it is typed."""
+    """Return the tensor with the arguments of `_rebuild_tensor_v2`, or of `_rebuild_tensor_v3` if `typed` is true."""
     storage, offset, shape, stride = arguments[:4]
     numbers = (offset, *_expect(shape, tuple), *_expect(stride, tuple))
     if len(shape) != len(stride) or not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
@@ -286,12 +288,12 @@ def _tensor(arguments: tuple[Any, ...], *, typed: bool) -> Tensor | Unusable:
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     length = storage.length * storage.dtype.itemsize // dtype.itemsize
     if 0 not in shape and last >= length:
-        raise ValueError(f"a tensor of shape {abbreviate(str(list(shape)))} exceeds its storage of {length}")
+        raise ValueError(f"a tensor of shape {abbreviate(str(list(shape)))} is larger than its storage of {length}")
     return Tensor(storage, offset, shape, stride, dtype)
 
 
 def _key(key: Any) -> Any:
-    """Return a key for a dict. A tuple is replaced, since hashing one nested a million deep overflows the C stack."""
+    """Return `key` as a key of a dict. A tuple is replaced, because the hash of a deeply nested tuple can crash."""
     return key if isinstance(key, str | int | float | bytes | None | Placeholder) else Placeholder("key")
 
 

@@ -1,6 +1,6 @@
-"""The classes and functions that pickles of PyTorch name, and what each of them stands for. None of them is called.
+"""Table of the classes and functions that pickles of PyTorch name, with their meanings. The reader calls none of them.
 
-A name outside this table stands for a `Placeholder`, which has no behavior, so that a checkpoint may also hold
+A name outside of this table becomes a `Placeholder`, which has no behavior. A checkpoint may therefore also contain
 options, dates, numbers of NumPy and objects of the user's own classes.
 
 References:
@@ -20,9 +20,10 @@ class Global(NamedTuple):
     """Meaning of a class or function that a pickle names.
 
     Attributes:
-      kind: "dict", "tensor", "typed tensor", "parameter", "subclass", "storage", "dtype", "unusable" or "other".
-      value: the dtype of a storage, or what an unusable tensor is.
-      name: the name in the pickle, with a dot between module and attribute.
+      kind: what the class or function makes: "dict", "tensor", "typed tensor", "parameter", "subclass", "storage",
+        "dtype", "unusable" or "other".
+      value: the dtype for the kind "storage", or the description of the tensor for the kind "unusable".
+      name: the name in the pickle, with a dot between the module and its attribute.
     """
 
     kind: str
@@ -96,11 +97,11 @@ GLOBALS = {
     **{f"torch.{name}": "dtype" for name in DTYPES},
     **{f"torch._utils.{name}": "unusable" for name in UNUSABLE},
 }
-"""Kind of each name that means something to the reader."""
+"""Kind of each name that the reader knows."""
 
 _VALUES = {**STORAGES, **DTYPES, **UNUSABLE}
 
-# What attacks call. The reader calls nothing, so refusing these names protects whoever opens the file with torch later.
+# Functions that attacks call. The reader itself calls nothing. Refusing the file protects users who open it in torch.
 _DANGEROUS_MODULES = frozenset(
     (
         *("os", "posix", "nt", "subprocess", "commands", "popen2", "pty", "multiprocessing", "asyncio"),
@@ -119,18 +120,19 @@ def lookup(module: str, attribute: str) -> Global:
     """Return the meaning of a name in a pickle.
 
     Raises:
-      UsageError: if a function that starts programs, opens files or loads code. No checkpoint needs it.
+      UsageError: if the name is a function that starts programs, opens files or loads code. No checkpoint needs such a
+        function.
     """
     name = f"{module}.{attribute}"
     builtin = module in ("builtins", "__builtin__", "io", "_io") and attribute.partition(".")[0] in _DANGEROUS_BUILTINS
     if builtin or module.partition(".")[0] in _DANGEROUS_MODULES:
-        raise UsageError(f"its pickle asks for {abbreviate(name)}, which no checkpoint needs. Do not use this file")
+        raise UsageError(f"the pickle asks for {abbreviate(name)}, which weights do not need. Do not use this file")
     kind = GLOBALS.get(name, "other")
     return Global(kind, _VALUES.get(attribute) if kind in ("storage", "dtype", "unusable") else None, name)
 
 
 def abbreviate(text: str) -> str:
-    """Return a text from a file as one short line."""
+    """Return text from a file as one line of at most 80 characters."""
     text = " ".join(text.split())
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= 80 else f"{text[:80]}..."

@@ -13,7 +13,7 @@ MAX_PICKLE_BYTES = 64 * 2**20  # a network of a thousand layers needs about 0.5 
 
 
 def cache_last(read_storage: ReadStorage) -> ReadStorage:
-    """Return `read_storage` with a cache of the last storage, since many tensors may share one."""
+    """Return `read_storage` with a cache of the last storage, because many tensors may share one storage."""
     last: list[tuple[Storage, np.ndarray]] = []
 
     def read_cached(storage: Storage) -> np.ndarray:

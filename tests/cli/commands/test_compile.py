@@ -41,7 +41,7 @@ def report(name, **changes):
     [
         ([], "no target given"),
         (["--for", "v5x:2x4"], "unknown target 'v5x'; did you mean"),
-        (["--for", "cpu", "--batch-size", "auto"], "needs a target whose memory is known"),
+        (["--for", "cpu", "--batch-size", "auto"], "needs the memory size of target cpu, and this size is unknown"),
         (["--for", "cpu", "--batch-size", "auto", "--per-device"], "mutually exclusive"),
         (["--for", "cpu", "--batch-size", "0"], "batch_size"),
         (["--for", "cpu", "--model", "resnet5"], "did you mean 'resnet50'"),
@@ -68,7 +68,7 @@ def test_the_table_fits_and_states_every_part(capsys):
     assert all(name in out for name in names)
     assert "no, +1 GiB" in out
     assert "memory" in out
-    assert "shard_map stands for pmap" in out
+    assert "The step is compiled with shard_map" in out
 
 
 def test_many_targets_take_several_tables(capsys):

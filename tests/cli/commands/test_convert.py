@@ -63,7 +63,7 @@ def test_the_weights_of_a_run_are_written_and_loaded(lenet_run, tmp_path, capsys
     for args, says in (
         (["--to", "torchvision", "--out", str(tmp_path / "x.safetensors")], "no counterpart in torchvision"),
         (["--model", "resnet18"], "trained lenet5, not resnet18"),
-        (["--drop-head"], "apply only to files"),
+        (["--drop-head"], "apply only to weight files"),
     ):
         assert main(["convert", "--workdir", str(run), *args]) == 2
         assert says in capsys.readouterr().err
@@ -91,8 +91,8 @@ def test_a_name_on_the_hub_is_downloaded(published, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        ([], "neither of FILE and --workdir given. Give either a weight file"),
-        (["x.pth"], "Give it with --model"),
+        ([], "neither FILE nor --workdir is given. Give either FILE or --workdir"),
+        (["x.pth"], "is missing. Give --model"),
         (["x.pth", "--model", "resnet5"], "did you mean"),
         (["x.pth", "--model", "resnet50"], "does not exist"),
         (["hf:nonsense", "--model", "resnet50"], "Use the form hf:OWNER/NAME"),
@@ -114,7 +114,7 @@ def test_an_output_that_cannot_be_written_is_one_line_and_leaves_nothing(out, pu
     assert main(["convert", str(published), "--model", "resnet18", "--out", out]) == 2
     printed, err = capsys.readouterr()
     assert printed == ""
-    assert ("Not a directory" if "null" in out else "it is a directory") in err
+    assert ("Not a directory" if "null" in out else "this path is a directory") in err
     assert len(err.splitlines()) == 1
     assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
 

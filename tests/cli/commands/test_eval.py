@@ -94,14 +94,17 @@ def test_weights_are_evaluated_like_their_run(lenet_run, tmp_path, capsys):
         (["--workdir", "RUN", "--model", "resnet18"], "trained lenet5, not resnet18"),
         (["--workdir", "RUN", "--classes", "names.txt"], "--workdir and --classes are mutually exclusive"),
         (["--workdir", "RUN", "--metrics", "top5", "per_clas"], "unknown metric 'per_clas'; did you mean 'per_class'?"),
-        (["--workdir", "RUN", "--metrics", "top10"], "metric top10 needs more than 10 classes: 10"),
-        (["--workdir", "RUN", "--report", "report.txt"], "must end in .csv, .md or .png, or be -: report.txt"),
+        (["--workdir", "RUN", "--metrics", "top10"], "metric top10 needs more than 10 classes, got 10"),
+        (
+            ["--workdir", "RUN", "--report", "report.txt"],
+            "must be a file that ends in .csv, .md or .png, or -: report.txt",
+        ),
         (["--workdir", "RUN", "--report", "no/such/report.csv"], "the folder of --report does not exist: no/such"),
         (["--workdir", "RUN", "--report", ""], "--report is empty"),
         (["--workdir", "RUN", "--report", "-", "--json"], "--json and --report - are mutually exclusive"),
         (["--model", "lenet5"], "--weights"),
-        (["--model", "lenet5", "--weights", "x.pth"], "with --dataset"),
-        (["--model", "lenet5", "--weights", "x.pth", "--checkpoint", "best"], "--checkpoint applies only to runs"),
+        (["--model", "lenet5", "--weights", "x.pth"], "no dataset given. Give --dataset"),
+        (["--model", "lenet5", "--weights", "x.pth", "--checkpoint", "best"], "--checkpoint applies only to a run"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(args, says, lenet_run, capsys):

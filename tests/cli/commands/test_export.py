@@ -30,7 +30,7 @@ def test_a_missing_package_is_named_with_its_extra(kind, package, lenet_run, tmp
 @pytest.mark.parametrize(
     ("out", "says"),
     [
-        (".", "it is a folder"),
+        (".", "this path is a folder"),
         ("none/x", "does not exist"),
         ("/dev/null/x", "Not a directory"),
         ("~nobody5/x", "home directory"),

@@ -50,7 +50,7 @@ def test_ids_are_listed_and_counted(capsys):
     assert main(["models", "mobilenet_v3_small", "--ids"]) == 0
     table = capsys.readouterr().out
     assert "timm:mobilenetv3_small_100.lamb_in1k" in table
-    assert table.splitlines()[-1] == "1 ids of timm and 1 of torchvision"
+    assert table.splitlines()[-1] == "1 ids of timm and 1 ids of torchvision"
 
 
 @pytest.mark.parametrize(

@@ -82,13 +82,13 @@ def test_commas_that_belong_to_a_value_stay():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--seeds 0", "--seeds must be a number of seeds or a list"),
-        ("--seeds 1,x", "--seeds must be a number of seeds or a list"),
-        ("--seeds 5000", "--seeds 5000 are too many"),
+        ("--seeds 0", "--seeds must be a number of seeds, such as 10, or a list of seeds"),
+        ("--seeds 1,x", "--seeds must be a number of seeds, such as 10, or a list of seeds"),
+        ("--seeds 5000", "--seeds has too many seeds: 5000"),
         ("--seeds 1,1", "are the same run"),
         ("--seeds 2 --seed 3", "mutually exclusive"),
-        ("--seeds 500 --optimizer.learning-rate 1,2,3", "1,500 networks. Give at most 1,000"),
-        (f"--optimizer.momentum {','.join(['0.9'] * 40)} --seed {','.join(map(str, range(40)))}", "1,600 settings"),
+        ("--seeds 500 --optimizer.learning-rate 1,2,3", "the values and seeds give 1,500. Give fewer"),
+        (f"--optimizer.momentum {','.join(['0.9'] * 40)} --seed {','.join(map(str, range(40)))}", "1,600 combinations"),
         ("--optimizer.learning-rate 0.1,,0.2", "--optimizer.learning-rate has an empty value"),
         ("--optimizer.learning-rate 0.1,-1", "optimizer.learning_rate must be a positive number, got -1"),
         ("--model lenet5,lenet6", "did you mean 'lenet5'?"),

@@ -86,7 +86,8 @@ def test_missing_data_is_needed_for_test_images_only(photographs, tmp_path, caps
     del config["sha256"]  # as a person accepts an edit
     (run / "config.json").write_text(json.dumps({**config, "dataset": f"imagefolder:{tmp_path / 'gone'}"}))
     assert main(["visualize", "--workdir", str(run)]) == 2
-    assert f"{tmp_path / 'gone'} does not exist. Give its new path with --dataset" in capsys.readouterr().err
+    message = f"{tmp_path / 'gone'} does not exist. Give the new path of the data with --dataset"
+    assert message in capsys.readouterr().err
     assert main(["visualize", "filters", "--workdir", str(run)]) == 0
     image = next(photographs.parent.rglob("*.png"))
     assert main(["visualize", "features", "--workdir", str(run), "--image", str(image)]) == 0

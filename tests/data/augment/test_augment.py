@@ -47,7 +47,7 @@ def test_shift_reflect_moves_pixels_and_brings_in_their_reflections():
 
 @pytest.mark.parametrize("spec", ["alternating_flip", "alternating_flip:2"])
 def test_alternating_flip_is_left_to_the_pipeline(spec):
-    with pytest.raises(UsageError, match=f"augmentation '{spec}' depends on the epoch: only a run has it"):
+    with pytest.raises(UsageError, match=f"augmentation '{spec}' works only in a training run"):
         compose([spec])
 
 

@@ -93,7 +93,7 @@ def test_a_transparent_value_of_16_bits_shows_the_background():
 def test_32_bits_are_refused(dtype):
     content = encoded(Image.fromarray(np.ones((4, 4), dtype)), "TIFF")
     for read in (decode.check, lambda content: decode.decode(content, 3)):
-        with pytest.raises(ValueError, match="32 bits have no fixed range"):
+        with pytest.raises(ValueError, match="32 bits have no fixed value range"):
             read(content)
 
 

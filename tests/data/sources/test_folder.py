@@ -115,7 +115,7 @@ def test_classes_are_in_the_order_that_was_given(images, tmp_path):
     for class_names, says in (
         (["bee"], "class_names lacks a class folder: 'ant'"),
         (["bee", "antt"], "a name without a folder: 'antt'. Did you mean 'ant'"),
-        (["ant", "ant", "bee"], "class_names has a name twice: 'ant'"),
+        (["ant", "ant", "bee"], "class_names has the same name twice: 'ant'"),
     ):
         with pytest.raises(UsageError, match=says):
             from_folder(tmp_path / "pics", class_names=class_names, **options)
@@ -139,7 +139,7 @@ def test_mistakes_are_told_in_one_line(images, tmp_path):
         images.write_classes(pics / split, count=2)
     images.write_classes(tmp_path / "single", count=2)
     for path, options, says in (
-        (5, {}, "path is not a path: 5. Give a folder"),
+        (5, {}, "path is not a path: 5. Give the path of a folder"),
         (tmp_path / "nowhere", {}, "nowhere is not a folder"),
         (pics, {"test": 1.0}, "test is not a fraction between 0 and 1: 1.0"),
         (pics, {"validation": True}, "validation is not a fraction between 0 and 1: True"),

@@ -42,12 +42,12 @@ def without(key):
     [
         (
             without("y_train"),
-            "has no array 'y_train'. It has x_train, x_test, y_test. Name the train arrays x_train and",
+            "has no array 'y_train'. The file contains x_train, x_test, y_test. Name the train arrays x_train and",
         ),
         (without("x_test"), "has no array 'x_test'"),
         ({**KERAS, "x_val": IMAGES}, "has no array 'y_val'"),
-        ({"images": IMAGES}, "has no array 'x_train'. It has images"),
-        ({**KERAS, "x_train": np.array([{}] * 8)}, "is refused: it has Python objects"),
+        ({"images": IMAGES}, "has no array 'x_train'. The file contains images"),
+        ({**KERAS, "x_train": np.array([{}] * 8)}, "is refused: the file contains Python objects"),
         ({**KERAS, "y_train": LABELS - 5}, "is out of range: -5"),
     ],
 )
@@ -79,7 +79,7 @@ def test_truncated_files_folders_and_missing_files_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"npz file does not exist: .*none\.npz"):
         open_dataset(f"npz:{tmp_path / 'none.npz'}")
     np.save(tmp_path / "one.npy", IMAGES)
-    with pytest.raises(UsageError, match=r"has a single array\. Save training and test arrays"):
+    with pytest.raises(UsageError, match=r"has a single array without a name\. Save training and test arrays"):
         open_dataset(f"npz:{tmp_path / 'one.npy'}")
-    with pytest.raises(UsageError, match="has no splits in TFDS's notation"):
+    with pytest.raises(UsageError, match="--train-split and --test-split do not apply to"):
         open_dataset(f"npz:{tmp_path / 'whole.npz'}", train_split="train[:90%]")

@@ -40,8 +40,8 @@ WRONG = {
     "no image": ({"image": None, "images": np.zeros((4, 4, 5, 3))}, "has no 'image'. Rename 'images' to 'image'"),
     "other key": ({"mask": np.zeros(4)}, "batch 2 of the training iterator has 'mask', unlike the first batch"),
     "other size": ({"image": np.zeros((4, 9, 9, 3), np.uint8)}, "of the training iterator have shape (9, 9, 3), not"),
-    "other dtype": ({"image": np.zeros((4, 4, 5, 3))}, "images of batch 2 of the training iterator are float32, not"),
-    "integers": ({"image": np.zeros((4, 4, 5, 3), int)}, "are int64. Convert them to uint8 or float32"),
+    "other dtype": ({"image": np.zeros((4, 4, 5, 3))}, "images of batch 2 of the training iterator are float32, but"),
+    "integers": ({"image": np.zeros((4, 4, 5, 3), int)}, "are int64. Convert the images to uint8 or float32"),
     "flat": ({"image": np.zeros((4, 60), np.uint8)}, "have shape (4, 60). Return images [N, H, W, C]"),
     "lengths": ({"label": np.zeros(3, int)}, "'label' of batch 2 of the training iterator has shape (3,) for 4 images"),
 }
@@ -121,7 +121,7 @@ def test_what_is_no_stream_is_refused(streams, train, said):
 def test_a_function_that_returns_the_same_iterator_again_is_refused(streams):
     same = (batch for batch in streams.cut(np.arange(12), 4))
     data = make(streams, lambda: same)
-    said = "train returns the same iterator again. Return a new one in each call"
+    said = "train returns the same iterator again. Return a new iterator in each call"
     one_line(lambda: next(open_pipeline(data, 4).batches()), said=said)
 
 
@@ -131,7 +131,7 @@ def test_a_function_that_returns_the_same_iterator_again_is_refused(streams):
         ({"examples": 0}, "examples is not a number of training examples: 0"),
         ({"examples": 1.5}, "examples is not a number of training examples: 1.5"),
         ({"class_names": "abc"}, "class_names is one string: 'abc'"),
-        ({"class_names": ("a", "a", "b")}, "class_names has a name twice: 'a'"),
+        ({"class_names": ("a", "a", "b")}, "class_names has the same name twice: 'a'"),
         ({"image_shape": (4, 5)}, "image_shape is not (H, W, C): (4, 5)"),
         ({"image_shape": (4, 4, 3)}, "have shape (4, 5, 3), not (4, 4, 3)"),
     ],

@@ -54,5 +54,5 @@ def test_statistics_are_those_of_all_processes(streams, monkeypatch):
 
 
 def test_several_processes_must_be_given_what_one_cannot_find(streams):
-    with pytest.raises(UsageError, match="sees only its part of the data, so that class_names must be given"):
+    with pytest.raises(UsageError, match="class_names is missing: each of"):
         open_pipeline(make(streams), 4, share=(0, 2))

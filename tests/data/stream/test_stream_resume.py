@@ -173,8 +173,11 @@ def test_a_state_that_json_cannot_store_is_replaced_by_reading_again(streams):
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (lambda streams: StatefulLoader(streams, refuses=True), "the iterator refuses its saved state ('num_workers')"),
-        (lambda streams: iter(StatefulLoader(streams)), "the iterator has no state any more"),
+        (
+            lambda streams: StatefulLoader(streams, refuses=True),
+            "the iterator does not accept its saved state ('num_workers')",
+        ),
+        (lambda streams: iter(StatefulLoader(streams)), "the iterator no longer has a method that restores its state"),
     ],
 )
 def test_an_iterator_that_does_not_take_the_saved_state_is_read_again(streams, other, said):

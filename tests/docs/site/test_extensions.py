@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxcnn.train import Config
+
 ROOT = Path(__file__).parents[3]
 pytest.importorskip("sphinx")
 
@@ -53,6 +55,12 @@ def test_doctests_stay_as_they_are(extension):
 def test_indented_blocks_become_literal(extension):
     lines = ["Call it:", "", "    import jaxcnn", "", "Args:", "  x: a value"]
     assert extension("docstrings").convert(lines, ["", ""]) == ["Call it::", *lines[1:]]
+
+
+def test_the_signature_of_a_dataclass_has_types_and_no_functions_that_check_values(extension):
+    signature, _ = extension("docstrings").show_fields(None, "class", "Config", Config, None, None, None)
+    assert "epochs: float = 30.0" in signature
+    assert "<function" not in signature
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_a_run_of_another_configuration_and_an_unfinished_one_are_refused(entry,
 
 def test_the_table_has_mean_and_deviation_and_only_entries_with_results(entry, run, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "ENTRIES", (entry, ENTRIES[0]))
-    assert page.table(tmp_path) == "No recipe was run to its end."
+    assert page.table(tmp_path) == page.EMPTY
     values = store.collect(entry, run, is_shared=True)
     for seed, accuracy in ((0, 0.81), (1, 0.83)):
         store.write(entry, {**values, "seed": seed, "test_accuracy": accuracy}, tmp_path)
@@ -97,7 +97,7 @@ def test_an_outdated_table_is_found(entry, run, tmp_path, monkeypatch, capsys):
     assert "is outdated" in capsys.readouterr().err
     assert command.main(flags) == 0
     assert command.main([*flags, "--check"]) == 0
-    assert readme.read_text().splitlines()[2] == "No recipe was run to its end."
+    assert readme.read_text().splitlines()[2] == page.EMPTY
 
 
 def test_unknown_entries_and_seeds_are_one_line(capsys):

@@ -82,7 +82,7 @@ def test_a_folder_that_was_moved_is_not_created_again(tmp_path):
         checkpoints.save(state_of(1), {})
         checkpoints.wait()
         (tmp_path / "checkpoints").rename(tmp_path / "moved")
-        with pytest.raises(SaveError, match=r"has been moved or removed, or its disk is gone\. Its"):
+        with pytest.raises(SaveError, match=r"has been moved or removed, or its disk is gone\. The"):
             checkpoints.save(state_of(2), {})
     assert [path.name for path in tmp_path.iterdir()] == ["moved"]
     assert [path.name for path in (tmp_path / "moved").iterdir()] == ["1"]

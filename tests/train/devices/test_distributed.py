@@ -189,7 +189,7 @@ def test_alone_a_process_agrees_with_itself():
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (("localhost:1234", 2, None, 30), "go together"),
+        (("localhost:1234", 2, None, 30), "must be given together"),
         (("localhost", 2, 0, 30), "HOST:PORT"),
         (("localhost:99999", 2, 0, 30), "HOST:PORT"),
         (("localhost:1234", 0, 0, 30), "--num-processes must be at least 1"),

@@ -59,7 +59,7 @@ def test_who_was_killed_is_named_not_who_noticed(tmp_path, capfd):
 
 
 def test_a_run_that_gets_nowhere_is_given_up(tmp_path):
-    with pytest.raises(RunError, match="process 0 was ended by SIGSEGV; started 3 times without coming further"):
+    with pytest.raises(RunError, match="process 0 was ended by SIGSEGV; started 3 times without progress"):
         run(tmp_path, "die(signal.SIGSEGV)", max_restarts=2)
     assert starts(tmp_path) == 3
 

@@ -129,7 +129,7 @@ def test_a_final_status_of_one_ends_all(tmp_path, capfd, status):
 def test_a_run_that_gets_nowhere_is_given_up_by_all(tmp_path):
     found = run(tmp_path, dict.fromkeys(range(2), "sys.exit(75)"), max_restarts=1)
     assert isinstance(found[0], RunError)
-    assert "started 2 times without coming further than the beginning" in str(found[0])
+    assert "started 2 times without progress beyond the beginning" in str(found[0])
     assert found[1] == 1
 
 
@@ -151,7 +151,10 @@ def test_a_finished_process_does_not_need_the_first_one(tmp_path, monkeypatch):
 
 
 def test_a_port_in_use_is_one_line(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UsageError, match="cannot listen there"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(UsageError, match="cannot listen at this address"),
+    ):
         supervise_member(member(tmp_path, 0, 2, taken.getsockname()[1], ""))
 
 
@@ -194,9 +197,9 @@ def test_what_is_no_message_is_hung_up_on(host, said):
 @pytest.mark.parametrize(
     ("arrival", "says"),
     [
-        (Arrival(1, 4), "process 0 has --num-processes 3, this one has 4"),
-        (Arrival(3, 3), "--process-id must be from 1 to 2 here"),
-        (Arrival(0, 3), "--process-id must be from 1 to 2 here"),
+        (Arrival(1, 4), "process 0 has --num-processes 3, but this process has 4"),
+        (Arrival(3, 3), "--process-id must be from 1 to 2"),
+        (Arrival(0, 3), "--process-id must be from 1 to 2"),
     ],
 )
 def test_a_supervisor_with_other_numbers_is_refused(host, arrival, says):

@@ -131,7 +131,7 @@ def test_a_run_is_evaluated_as_in_training(lenet_run):
 
 
 def test_a_dataset_with_unknown_classes_is_refused(lenet_run, shades, tmp_path):
-    with pytest.raises(UsageError, match="classes that the run does not know: 'bright', 'dark'"):
+    with pytest.raises(UsageError, match="classes that the run does not have: 'bright', 'dark'"):
         evaluate(lenet_run.workdir, dataset=shades, data_dir=tmp_path)
 
 

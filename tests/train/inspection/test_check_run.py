@@ -81,7 +81,7 @@ def test_each_damaged_file_is_named_in_one_line_and_the_others_are_sound(run, tm
 def test_a_checkpoint_under_the_name_of_another_step_is_damaged(run):
     shutil.copytree(run / "checkpoints" / f"{STEP}", run / "checkpoints" / "80")
     (damaged,) = [finding for finding in check_run(run) if finding.status == "damaged"]
-    assert (damaged.file, damaged.detail) == ("checkpoints/80", f"it holds the state of step {STEP}")
+    assert (damaged.file, damaged.detail) == ("checkpoints/80", f"the checkpoint holds the state of step {STEP}")
 
 
 def test_a_checkpoint_that_the_result_refers_to_is_missed(run):
@@ -95,7 +95,7 @@ def test_a_configuration_of_another_run_is_named(run, tmp_path):
     with workdir.claim(Config(workdir=str(tmp_path / "other"), seed=1)) as other:
         shutil.copy(other / "config.json", run / "config.json")
     damaged = {finding.file: finding.detail for finding in check_run(run) if finding.status == "damaged"}
-    assert damaged["config.json"] == "of another run than all other files. Restore it."
+    assert damaged["config.json"] == "belongs to another run than all other files. Restore the file."
 
 
 def test_files_without_checksums_are_unchecked(run):

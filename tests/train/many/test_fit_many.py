@@ -291,15 +291,15 @@ def test_mistakes_are_one_line_and_nothing_is_written(tmp_path):
     folder = tmp_path / "sweep"
     assert "are the same run" in bad(folder, [QUIET, QUIET])
     assert "are the same run" in bad(folder, QUIET, seeds=[1, 1])
-    assert "nothing to train" in bad(folder, [])
-    assert "nothing to train" in bad(folder, seeds=[])
-    assert "Set fit_many(workdir=...)" in bad(folder, dataclasses.replace(QUIET, workdir="x"))
+    assert "configs or seeds is empty" in bad(folder, [])
+    assert "configs or seeds is empty" in bad(folder, seeds=[])
+    assert "set fit_many(workdir=...)" in bad(folder, dataclasses.replace(QUIET, workdir="x"))
     assert "did you mean 'lenet5'?" in bad(folder, [QUIET, dataclasses.replace(QUIET, model="lenet6")])
     assert "seed must be" in bad(folder, seeds=[-1])
     assert "did you mean 'together'?" in bad(folder, together="togehter")
-    assert "cannot have callbacks" in bad(folder, together="together", callbacks=[KillAt(1)])
+    assert "does not support callbacks" in bad(folder, together="together", callbacks=[KillAt(1)])
     assert "Give jaxcnn.train.Config objects" in bad(folder, [QUIET, "lenet5"])
-    own = "a part cannot be sent to another process"
+    own = "a model, task, optimizer, dataset or callback cannot be sent"
     assert own in bad(folder, together="processes", loss=lambda logits, labels: logits[:, 0])
 
 
@@ -325,17 +325,17 @@ def test_the_way_is_chosen_by_the_devices(monkeypatch):
 
 def test_several_processes_of_one_job_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert "fit_many needs one process, there are 2" in bad(tmp_path / "sweep")
+    assert "fit_many does not run in a multi-process JAX job, got 2" in bad(tmp_path / "sweep")
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(UsageError, match="holds no sweep"):
+    with pytest.raises(UsageError, match=r"has no sweep\.json"):
         train(tmp_path)
     (tmp_path / "file").unlink()
     with monkeypatch.context() as patch:
         kill_at(patch, together.Group, "_end_epoch", 1)
         with pytest.raises(Kill):
             train(tmp_path)
-    with pytest.raises(UsageError, match="begun with together='together'"):
+    with pytest.raises(UsageError, match="started with together='together'"):
         train(tmp_path, together="turns")

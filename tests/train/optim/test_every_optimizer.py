@@ -205,5 +205,5 @@ def test_gradients_of_examples_that_do_not_exist_are_refused():
         one_step(PRIVATE, gradient=accumulated(2))
     model = Tiny(normalize=True)
     state = jax.eval_shape(lambda: create_state(model, PRIVATE, (28, 28, 1), seed=0))
-    with pytest.raises(UsageError, match=r"which does not exist with batch normalization\. Use a model without it"):
+    with pytest.raises(UsageError, match=r"which is not defined with batch normalization\. Use a model without"):
         jax.eval_shape(make_train_step(model, PRIVATE), state, batch())

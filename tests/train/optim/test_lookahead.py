@@ -63,5 +63,9 @@ def test_a_step_averages_statistics_too_and_the_slow_network_is_tested():
 
 
 def test_moving_averages_and_lookahead_exclude_each_other():
-    with pytest.raises(UsageError, match=r"ema_decay and lookahead\.period are mutually exclusive, got 0\.9 and 5"):
+    with pytest.raises(
+        UsageError,
+        match=r"ema_decay and lookahead\.period are mutually exclusive, got ema_decay 0\.9 "
+        "and",
+    ):
         validate(Config(ema_decay=0.9, lookahead=LookaheadConfig(5)))

@@ -326,7 +326,7 @@ def test_warmup_grows_linearly_and_then_hands_over_without_a_jump(name):
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_schedules_of_very_short_runs_are_numbers(name, length):
     if name == "step" and length == 1:
-        with pytest.raises(UsageError, match="is within its warm-up"):
+        with pytest.raises(UsageError, match="is within the warm-up"):
             values(name, 1, length=1)
     else:
         assert np.isfinite(values(name, length, length=length)).all()
@@ -349,7 +349,7 @@ def test_names_and_warmups_that_cannot_work_are_refused():
         make_optimizer(OptimizerConfig(name="adm"), optax.constant_schedule(0.1))
     with pytest.raises(UsageError, match="unknown schedule 'cosin'; did you mean 'cosine'"):
         make_schedule(ScheduleConfig("cosin"), 0.1, 10, 1.0)
-    with pytest.raises(UsageError, match="a warm-up of 10 steps leaves none of the run's 10"):
+    with pytest.raises(UsageError, match="the warm-up of 10 steps is not shorter than the run of 10 steps"):
         make_schedule(ScheduleConfig("cosine", warmup_epochs=1), 0.1, 10, 10.0)
-    with pytest.raises(UsageError, match=r"milestones: 0\.2 of the run is within its warm-up of 30 steps"):
+    with pytest.raises(UsageError, match=r"milestones: milestone 0\.2 is within the warm-up of 30 steps"):
         make_schedule(ScheduleConfig("step", warmup_epochs=3, milestones=(0.2, 0.5)), 0.1, 100, 10.0)

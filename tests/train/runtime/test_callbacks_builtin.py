@@ -244,7 +244,11 @@ def test_a_run_that_is_stopped_within_the_range_keeps_its_trace(tmp_path):
 def test_another_trace_is_left_alone(tmp_path):
     jax.profiler.start_trace(tmp_path / "mine")
     try:
-        with pytest.raises(UsageError, match=r"^the profile cannot start: .* Stop the other trace first\.$"):
+        with pytest.raises(
+            UsageError,
+            match=r"^the profile cannot start: "
+            r".* Stop the trace that is already running\.$",
+        ):
             call([Profile(1, 2)], "on_start", view(tmp_path))
         call([Profile(1, 2)], "on_end", view(tmp_path), True)
     finally:

@@ -49,7 +49,7 @@ def test_fit_makes_no_implicit_transfer(tmp_path, monkeypatch, kept, parallel):
 def test_a_run_under_other_random_numbers_says_so(tmp_path):
     config = dataclasses.replace(CONFIG, steps=2, class_weights=None, workdir=str(tmp_path))
     fit(config, model=Tiny())
-    said = r"checkpoint .*/2 was saved with {0} {1}, but this process uses {2}, .*\. Start it with {3}"
+    said = r"checkpoint .*/2 was saved with {0} {1}, but this process uses {2}, .*\. Start this process with {3}"
     with jax.default_prng_impl("rbg"):
         usual = ("jax_default_prng_impl", "'threefry2x32'", "'rbg'", "JAX_DEFAULT_PRNG_IMPL=threefry2x32")
         with pytest.raises(UsageError, match=said.format(*usual)):

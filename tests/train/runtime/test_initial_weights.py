@@ -173,7 +173,7 @@ def test_a_fine_tuned_run_goes_on_to_the_same_bits_and_only_from_the_same_file(b
     other.write_bytes(changed)
     with pytest.raises(UsageError, match="init_from"):
         fit(dataclasses.replace(config, init_from=str(other)))
-    with pytest.raises(UsageError, match="give the file itself"):
+    with pytest.raises(UsageError, match="give the path of the file"):
         fit(dataclasses.replace(config, init_from=recorded, workdir=str(tmp_path / "new")))
 
 
@@ -187,7 +187,8 @@ def test_another_run_can_be_started_from(trained, tmp_path):
 def test_a_classifier_of_other_classes_is_left_out_and_said_to_be(backbone):
     plan = make_plan(dataclasses.replace(LENET, init_from=str(backbone)))
     fresh, state = make_plan(LENET).initial_state(), plan.initial_state()
-    assert plan.notes() == [f"starting from {backbone}, which has 7 classes: a fresh classifier for 10"]
+    note = "which has 7 classes: the classifier for 10 classes starts at random"
+    assert plan.notes() == [f"starting from {backbone}, {note}"]
     np.testing.assert_array_equal(state.params["head"]["kernel"], fresh.params["head"]["kernel"])
     assert not np.array_equal(state.params["F6"]["kernel"], fresh.params["F6"]["kernel"])
 
@@ -212,7 +213,7 @@ def test_torchvisions_file_for_other_classes_is_taken_but_for_its_classifier(tmp
     config = Config(model="resnet18", init_from=str(path), freeze="stem|stage1")
     plan = make_plan(config)
     first, *_ = notes = plan.notes()
-    assert first == f"starting from {path}, which has 1000 classes: a fresh classifier for 3"
+    assert first == f"starting from {path}, which has 1000 classes: the classifier for 3 classes starts at random"
     assert notes[1] == "frozen: 157,504 of 11,178,051 parameters"  # 9,536 of the stem, and two blocks of 73,984
     imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     flags = "--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225"
@@ -237,7 +238,7 @@ def test_weights_of_color_images_start_a_run_on_gray_ones(tmp_path):
     summed = variables["params"]["C1"]["kernel"].astype(np.float64).sum(2, keepdims=True).astype(np.float32)
     np.testing.assert_array_equal(plan.initial.arrays["params/C1/kernel"], summed)
     (note,) = plan.notes()
-    assert note.startswith(f"starting from {path}; its first kernel is summed over 3 channels")
+    assert note.startswith(f"starting from {path}; its first kernel is summed over 3 input channels")
     with pytest.raises(UsageError, match="init_channels applies only to initial weights"):
         make_plan(dataclasses.replace(LENET, init_channels="sum"))
 
@@ -250,7 +251,7 @@ def test_weights_of_color_images_start_a_run_on_gray_ones(tmp_path):
         (["--freeze", "stage1"], "matches no parameter"),
         (["--freeze", ""], "leaves nothing to train"),
         (["--optimizer.learning-rate-scales", "conv"], "EXPRESSION=FACTOR"),
-        (["--optimizer.learning-rate-scales", "C1=0"], "Use freeze"),
+        (["--optimizer.learning-rate-scales", "C1=0"], "use freeze"),
         (["--optimizer.learning-rate-scales", "haed=2"], "did you mean 'head'?"),
         (["--init-from", "nowhere.safetensors"], "does not exist"),
         (["--init-from", "backbone.safetensors", "--model", "alexnet"], "do not fit alexnet"),
@@ -302,7 +303,8 @@ def test_a_model_inside_a_larger_network_is_found(tmp_path):
     one = run("one", encoder=Normalized())
     plan = plan_of(dataclasses.replace(config, init_from=str(one)))
     assert plan.initial.note == (
-        f"starting from 'models_encoder' in the network of {one}, which has no classifier: a fresh classifier for 10"
+        f"starting from 'models_encoder' in the network of {one}, which has no classifier: the classifier for 10 "
+        "classes starts at random"
     )
     stored = flatten_dict(load_run(one, model=Wrapped({"encoder": Normalized()})).variables, sep="/")
     started = flat(plan.initial_state())

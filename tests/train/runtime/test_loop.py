@@ -145,7 +145,7 @@ def test_a_diverging_run_stops_with_its_step_and_keeps_no_bad_checkpoint(tmp_pat
     config = dataclasses.replace(
         SHORT, optimizer=OptimizerConfig("sgd", learning_rate=1e6), workdir=str(tmp_path), steps=200
     )
-    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+; there is no checkpoint yet"):
+    with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+; the run has no checkpoint yet"):
         fit(config)
     assert not (tmp_path / "result.json").exists()
     assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]

@@ -75,7 +75,7 @@ def test_after_damage_a_resumed_run_has_each_step_once_and_reports_what_is_lost(
         {"split": "train", "step": step, "epoch": step / 10} for step in lost
     ]
     assert len(caplog.records) == bool(lost)
-    assert all("metrics.jsonl lacks" in said.getMessage() for said in caplog.records)
+    assert all("metrics.jsonl has no rows for" in said.getMessage() for said in caplog.records)
     assert read_lines(run).damaged == []
 
 

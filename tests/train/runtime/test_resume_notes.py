@@ -9,8 +9,8 @@ from jaxcnn.train.runtime.checkpoint import Checkpoints
 def test_other_kernels_are_reported_in_one_line(monkeypatch):
     monkeypatch.setattr(kernels, "in_use", lambda: "xla")
     note = resume._note_on_kernels("native")
-    assert note.startswith("the steps so far were made with native kernels and the next ones are made with xla kernels")
-    assert note.endswith("Set JAXCNN_KERNELS=native to keep to one kind.")
+    assert note.startswith("the steps so far were made with native kernels, but this process uses xla kernels")
+    assert note.endswith("Set JAXCNN_KERNELS=native to use the same kernels for the whole run.")
     assert resume._note_on_kernels("xla") is resume._note_on_kernels(None) is None
 
 

@@ -59,7 +59,7 @@ def test_a_changed_configuration_is_damaged_and_not_another_run(run, old, new):
 def test_a_changed_number_of_the_preprocessing_is_noticed(run):
     folder, _ = run
     edit(folder / PREPROCESSING, lambda text: text.replace("0.286", "0.686"))
-    with pytest.raises(UsageError, match=rf"{PREPROCESSING} is damaged or was edited: .*Restore it, or remove it"):
+    with pytest.raises(UsageError, match=rf"{PREPROCESSING} is damaged or was edited: .*Restore the file, or"):
         preprocessing.read(folder)
 
 
@@ -95,7 +95,7 @@ def test_a_file_with_other_content_is_one_line_that_names_it(run, name, text):
     reads = {"config.json": lambda: workdir.read_config(folder), PREPROCESSING: lambda: preprocessing.read(folder)}
     reads = [reads[name]] + ([lambda: claim(config)] if name == "config.json" else [])
     for read in reads:
-        with pytest.raises(UsageError, match=rf"{name} is damaged: .*Restore it") as caught:
+        with pytest.raises(UsageError, match=rf"{name} is damaged: .*Restore the file") as caught:
             read()
         assert len(str(caught.value).splitlines()) == 1
 
@@ -105,7 +105,7 @@ def test_a_folder_in_place_of_a_file_is_one_line(run, name):
     folder, _ = run
     (folder / name).unlink()
     (folder / name).mkdir()
-    with pytest.raises(UsageError, match=rf"{name} cannot be read: Is a directory. Restore it"):
+    with pytest.raises(UsageError, match=rf"{name} cannot be read: Is a directory. Restore the file"):
         workdir.read_sealed(folder / name)
 
 
@@ -113,7 +113,7 @@ def test_a_file_of_another_run_is_refused(run, tmp_path):
     folder, _ = run
     other, _ = begun(tmp_path / "other", seed=1)
     (folder / PREPROCESSING).write_text((other / PREPROCESSING).read_text())
-    with pytest.raises(UsageError, match=rf"{PREPROCESSING} is of another run than config"):
+    with pytest.raises(UsageError, match=rf"{PREPROCESSING} belongs to another run than config"):
         preprocessing.read(folder)
 
 
@@ -138,7 +138,7 @@ def test_a_run_without_its_configuration_is_named(run):
     folder, config = run
     (folder / "config.json").unlink()
     (folder / "metrics.jsonl").touch()
-    with pytest.raises(UsageError, match=r"config\.json is missing from a run. Restore it"):
+    with pytest.raises(UsageError, match=r"config\.json is missing\. Restore the file"):
         claim(config)
 
 

@@ -117,12 +117,18 @@ ARCHIVES = {
     "points outside the": (lambda e: e.update({"/etc/passwd": b"x"}), zipfile.ZIP_STORED),
     "points outside": (lambda e: e.update({"archive\\..\\x": b"x"}), zipfile.ZIP_STORED),
     "is compressed. Save": (lambda e: e.update({"archive/data/0": bytes(50_000_000)}), zipfile.ZIP_DEFLATED),
-    "it contains 0 files named data.pkl instead of one": (lambda e: e.pop("archive/data.pkl"), zipfile.ZIP_STORED),
-    "it contains 2 files named data.pkl instead of one": (
+    "contains 0 files named data.pkl instead of one": (
+        lambda e: e.pop("archive/data.pkl"),
+        zipfile.ZIP_STORED,
+    ),
+    "contains 2 files named data.pkl instead of one": (
         lambda e: e.update({"other/data.pkl": b"x"}),
         zipfile.ZIP_STORED,
     ),
-    "its data.pkl is too large": (lambda e: e.update({"archive/data.pkl": bytes(65 * 2**20)}), zipfile.ZIP_STORED),
+    "data.pkl is too large": (
+        lambda e: e.update({"archive/data.pkl": bytes(65 * 2**20)}),
+        zipfile.ZIP_STORED,
+    ),
     "has no entry 'data/0'": (lambda e: e.pop("archive/data/0"), zipfile.ZIP_STORED),
     "has the wrong size: 428 bytes for 108 values": (swap_storage, zipfile.ZIP_STORED),
     "contains no state dict": (lambda e: e.update({"archive/data.pkl": pickle.dumps([1, 2])}), zipfile.ZIP_STORED),

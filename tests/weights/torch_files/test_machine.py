@@ -134,7 +134,7 @@ def test_at_least_forty_attacks_are_tried():
 
 @pytest.mark.parametrize("name", ["system", "eval", "open", "popen", "system, protocol 4", "instance"])
 def test_what_starts_programs_or_opens_files_is_named(name):
-    with pytest.raises(UsageError, match=r"asks for \w+\.\w+, which no checkpoint needs\. Do not use this file"):
+    with pytest.raises(UsageError, match=r"asks for \w+\.\w+, which weights do not need\. Do not use this file"):
         machine.read(GADGETS[name])
 
 

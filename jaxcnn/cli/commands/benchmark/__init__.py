@@ -1,4 +1,4 @@
-"""`jaxcnn benchmark` measures speed and memory; `jaxcnn benchmark compare` compares two results."""
+"""`jaxcnn benchmark` measures speed and memory. `jaxcnn benchmark compare` compares two results."""
 
 import json
 import os
@@ -21,54 +21,55 @@ from jaxcnn.local_path import local_folder, local_path
 from jaxcnn.measure import results
 from jaxcnn.measure.columns import format_value
 
-# Upper bound of numbers of seconds and of GiB.
+# Largest value of --timeout (seconds) and --memory-limit (GiB).
 LARGEST_NUMBER = 1e7
 
 
 @dataclass(frozen=True)
 class Flags:
-    """Measure step time, throughput and memory of every combination of the given values.
+    """Measure step time, throughput and memory of a model, or of every combination of the given values.
 
-    Separate several values with commas. Each combination is one row and runs in a fresh process. The exit status is 1
-    if no row could be measured.
+    Separate several values of a flag with commas. Each combination of values is one row of the result and runs in a
+    fresh process. The exit status is 1 if no row could be measured.
     `jaxcnn benchmark compare OLD NEW` compares two results.
     """
 
     model: str = "resnet50"
     """Model names; `jaxcnn models` lists them."""
     model_options: tuple[str, ...] = ()
-    """Fields of all models to change: NAME=VALUE, such as remat=True."""
+    """Fields of the models to change, as NAME=VALUE, such as remat=True."""
     batch_sizes: str = "32"
     """Images per step, over all devices. auto: try 8, 16, 32, ... until memory runs out."""
     mode: str = "train"
-    """train: one optimizer step. infer: forward pass and loss."""
+    """Step to measure. train: one optimizer step. infer: forward pass and loss."""
     dtype: str = "float32"
     """Compute dtype: float32, bfloat16 or float16. Parameters stay float32."""
     parallel: str = "pmap"
     """How to distribute the step over devices: pmap, shard_map or jit."""
     devices: str | None = None
-    """Number of devices (default: all). A CPU with fewer devices gets fake ones."""
+    """Number of devices (default: all). On a CPU, JAX simulates this number of devices."""
     image_size: int | None = None
-    """Image height and width in pixels (default: those of the model's dataset)."""
+    """Image height and width in pixels (default: the image size of the model's dataset)."""
     steps: int = 20
-    """Minimum number of steps to time; more are timed if steps are short."""
+    """Minimum number of steps to time. If steps are short, more steps are timed."""
     steps_per_dispatch: str = "1"
     """Training steps per call of the compiled program."""
     memory_limit: float | None = None
-    """GiB per device. Programs predicted to need more are not run (default: the free memory on a CPU, else none)."""
+    """Memory limit in GiB per device. Programs that XLA predicts to need more memory do not run (default: the free
+    memory on a CPU, no limit on other devices)."""
     timeout: float | None = None
-    """Time limit per row in seconds."""
+    """Time limit of each measurement in seconds."""
     out: str | None = None
     """Write rows.json, rows.csv, rows.md and plots to this folder."""
     json: bool = False
-    """Print the rows as JSON; all other output goes to standard error."""
+    """Print the measurements as JSON; all other output goes to standard error."""
 
 
 @dataclass(frozen=True)
 class CompareFlags:
-    """Compare two results of the same cases.
+    """Compare an old and a new benchmark result of the same cases.
 
-    The exit status is 1 if a case fails that did not fail before, or is slower by more than the noise threshold.
+    The exit status is 1 if a case became slower by more than the noise threshold, or fails only in the new result.
     """
 
     old: tyro.conf.Positional[str]
@@ -96,7 +97,7 @@ def _measure(flags: Flags) -> None:
     def on_row(row: dict[str, Any]) -> None:
         measured.append(row)
         progress.finish(_outcome(row))
-        if out is not None:  # an interruption then loses only the current row
+        if out is not None:  # written after each row, so that an interruption loses only the current row
             results.write(out, measured, _title(models), pictures=False)
 
     with progress:
@@ -125,7 +126,9 @@ def _measure(flags: Flags) -> None:
         names = ", ".join(file.name for file in files)
         console.print(plain(f"Results written to {out}: {names}"), soft_wrap=True)
     if all(row["error"] for row in rows):
-        raise RunError(f"no row could be measured: {len(rows)} failed, the last with: {rows[-1]['error']}")
+        raise RunError(
+            f"no measurement succeeded: {len(rows)} failed. Error of the last measurement: {rows[-1]['error']}"
+        )
 
 
 def _split_names(flag: str, text: str) -> list[str]:
@@ -157,10 +160,10 @@ def _gib_to_bytes(value: float | None) -> int | None:
 
 
 def _writable_folder(out: str | None) -> Path | None:
-    """Return the folder for results without creating it.
+    """Return the folder for results without creating the folder.
 
     Raises:
-      UsageError: if it cannot be written. The check comes before the measurements, which may take hours.
+      UsageError: if the folder cannot be written. The check comes before the measurements, which may take hours.
     """
     if out is None:
         return None
@@ -182,7 +185,7 @@ def _name(case: measure.Case) -> str:
 
 
 def _outcome(row: dict[str, Any]) -> Text:
-    """Return the line that is printed when a case is done."""
+    """Return the line to print when a case is measured: the case, then its error or its step time and throughput."""
     name = f"{row['model']} {row['mode']} {row['dtype']} {row['parallel']} x{row.get('devices') or '?'}"
     line = plain(f"{name} batch {row['batch_size']}: ")
     if row["error"]:
@@ -205,5 +208,5 @@ def _compare(flags: CompareFlags) -> None:
     if regressions:
         raise RunError(
             f"performance regressions: {len(regressions)} of {len(comparisons)} cases. "
-            "See the cases with the verdict slower or failed."
+            "The verdict of these cases is slower or failed."
         )

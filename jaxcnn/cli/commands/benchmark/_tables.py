@@ -36,7 +36,7 @@ _CASE_COLUMNS = ("model", "model_options", "mode", "dtype", "parallel", "devices
 
 
 def print_rows(console: Console, rows: list[dict[str, Any]]) -> None:
-    """Print the rows as a table, with the case columns that are equal in all rows in its title."""
+    """Print the rows as a table. Case columns with the same value in all rows are in the title of the table."""
     names = [name for name in _PRINTED_COLUMNS if any(row.get(name) is not None for row in rows)]
     common = [n for n in names if n in _CASE_COLUMNS and len({format_value(row, n) for row in rows}) == 1]
     table = Table(title=", ".join(f"{BY_NAME[n].title} {format_value(rows[0], n)}" for n in common) or None)
@@ -47,7 +47,7 @@ def print_rows(console: Console, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         cells = [format_value(row, name) for name in names]
         if "error" in names:
-            # The full message was printed when the row failed.
+            # The command has printed the full message when the row failed.
             cells[names.index("error")] = format_value(row, "error").split(":")[0]
         table.add_row(*map(plain, cells))
     console.print(table)
@@ -73,7 +73,7 @@ _VERDICT_COLORS = {"slower": "red", "failed": "red", "faster": "green", "fixed":
 
 
 def print_comparisons(console: Console, comparisons: Sequence[measure.Comparison]) -> None:
-    """Print a table of the comparisons, then the software and hardware that differ between the two results."""
+    """Print a table of the comparisons, then the software and hardware properties that differ between the results."""
     table = Table("case", "old ms/step", "new ms/step", "new / old", "noise threshold", "verdict")
     for c in comparisons:
         table.add_row(

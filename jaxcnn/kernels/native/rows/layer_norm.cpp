@@ -1,7 +1,8 @@
 // Layer normalization of rows of C values, and its gradient, each in one pass over the data.
 //
-// x, y, g and the gradient of x are [..., C] in float32 or bfloat16, and computed in float32. Scale, bias and their
-// gradients are [C], the mean and the reciprocal of the standard deviation r are [..., 1], all in float32.
+// x, y, g and the gradient of x are [..., C] in float32 or bfloat16; the computation is in float32. Scale, bias and
+// their gradients are [C] in float32. The mean, and r, the reciprocal of the standard deviation, are [..., 1] in
+// float32.
 
 #include <algorithm>
 #include <cmath>
@@ -20,7 +21,7 @@ namespace ffi = xla::ffi;
 using Tensor = ffi::AnyBuffer;
 using Vector = ffi::BufferR1<ffi::F32>;
 
-constexpr int64_t kLanes = 32;  // sums that are added side by side, as a vector has room for
+constexpr int64_t kLanes = 32;  // number of sums that are added side by side in vector registers
 
 template <typename Value>
 INLINE float Sum(int64_t count, Value value) {
@@ -70,7 +71,7 @@ struct Backward {
   int64_t channels;
 };
 
-// Adds the sums of the gradients of scale and bias to `by_scale` and `by_bias`.
+// Adds the gradients of scale and bias of some rows to `by_scale` and `by_bias`.
 template <typename T>
 INLINE void DifferentiateRows(const Backward<T>& b, int64_t first, int64_t last, float* __restrict n,
                               float* __restrict u, float* __restrict by_scale, float* __restrict by_bias) {
@@ -93,7 +94,7 @@ INLINE void DifferentiateRows(const Backward<T>& b, int64_t first, int64_t last,
   }
 }
 
-// A template cannot be compiled for each processor.
+// A template cannot be compiled once for each processor.
 FOR_EACH_PROCESSOR void Rows(const Forward<float>& f, int64_t first, int64_t last, float* row) {
   NormalizeRows(f, first, last, row);
 }
@@ -127,7 +128,7 @@ void Normalize(ffi::ThreadPool& pool, const Tensor& x, const Vector& scale, cons
   });
 }
 
-// The parts are added in a fixed order.
+// The parts are added in a fixed order, so that results are reproducible.
 template <typename T>
 void Differentiate(ffi::ThreadPool& pool, const Tensor& g, const Tensor& x, const Tensor& mean, const Tensor& r,
                    const Vector& scale, Tensor& by_x, Vector& by_scale, Vector& by_bias) {
@@ -151,7 +152,7 @@ void Differentiate(ffi::ThreadPool& pool, const Tensor& g, const Tensor& x, cons
   }
 }
 
-// Returns whether the operands fit together.
+// Returns whether the shapes and dtypes of the operands match.
 bool Fits(const Tensor& x, const Tensor& other, const Tensor& mean, const Tensor& r, const Vector& scale) {
   const size_t channels = scale.element_count();
   const auto type = x.element_type();
@@ -162,7 +163,7 @@ bool Fits(const Tensor& x, const Tensor& other, const Tensor& mean, const Tensor
 
 ffi::Error Unfit() { return ffi::Error::InvalidArgument("a shape or dtype is not that of a layer normalization"); }
 
-// Numbers: epsilon.
+// Number: epsilon.
 ffi::Error LayerNorm(ffi::ThreadPool pool, Tensor x, Vector scale, Vector bias, ffi::Span<const double> numbers,
                      ffi::Result<Tensor> y, ffi::Result<Tensor> mean, ffi::Result<Tensor> r) {
   const bool fits = numbers.size() == 1 && channels::AreOf(scale.element_count(), bias);

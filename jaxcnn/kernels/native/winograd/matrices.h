@@ -1,7 +1,8 @@
 // The matrices A, B and G of Winograd's algorithm, and their transposes, as functions.
 //
-// The algorithm interpolates at six points, which decide how much it rounds. With the usual 0, +-1, +-2 and infinity
-// the error is 5 times that of exact sums; with 0, +-3/4, +-3/2 and infinity it is twice (float32, 64 channels).
+// The algorithm interpolates at six points, which determine its rounding error. With the usual points 0, +-1, +-2 and
+// infinity, the error is 5 times the error of exact sums. With 0, +-3/4, +-3/2 and infinity, the error is twice the
+// error of exact sums (float32, 64 channels).
 
 #pragma once
 
@@ -10,7 +11,7 @@
 namespace winograd {
 namespace {
 
-// The matrices, applied along one dimension for W channels. Inputs are `s` apart, outputs `r`.
+// The matrices, applied along one dimension for W channels. Inputs are `s` apart, and outputs are `r` apart.
 
 constexpr float kA = 0.75f, kB = 1.5f, kA2 = kA * kA, kB2 = kB * kB, kA3 = kA2 * kA, kB3 = kB2 * kB;
 constexpr float kG0 = 1 / (kA2 * kB2), kGA = 1 / (2 * kA2 * (kA2 - kB2)), kGB = 1 / (2 * kB2 * (kB2 - kA2));

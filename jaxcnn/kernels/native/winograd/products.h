@@ -10,8 +10,8 @@
 namespace winograd {
 namespace {
 
-// 36 products of matrices [rows, inner] and [inner, columns], stored or added. The first matrix is row-major or, if
-// transposed, column-major. The second is row-major or, if `free`, in oneDNN's preferred layout.
+// 36 products of matrices [rows, inner] and [inner, columns], stored or added to the result. The first matrix is
+// row-major, or column-major if transposed. The second is row-major, or in oneDNN's preferred layout if `free`.
 class Products {
  public:
   Products() = default;

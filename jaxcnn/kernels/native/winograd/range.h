@@ -13,7 +13,7 @@ namespace {
 constexpr int32_t kOctave = 1 << 23, kOne = 127 * kOctave;
 constexpr int32_t kRange = 8 * kOctave, kLeast = kOne - 50 * kOctave, kMost = kOne + 40 * kOctave;
 
-// The largest of some magnitudes, and the smallest of them that is not 0.
+// The largest of some magnitudes, and the smallest of the magnitudes that are not 0.
 struct Range {
   int32_t low = INT32_MAX, high = 0;
   INLINE void Add(int32_t magnitude) {

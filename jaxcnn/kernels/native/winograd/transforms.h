@@ -1,7 +1,7 @@
 // The transforms of Winograd's algorithm: images, cotangents and kernels to transformed values, and back.
 //
 // A tile has 4x4 outputs and needs 6x6 values of the image: F(4x4, 3x3) of Lavin and Gray (*Fast Algorithms for
-// Convolutional Neural Networks*, 2016). With matrices A, B and G, which `matrices.h` has as functions,
+// Convolutional Neural Networks*, 2016). With the matrices A, B and G (functions in `matrices.h`),
 //
 //   output:  Y = A' [(G W G') . (B X B')] A      kernel:  dW = G' [(A dY A') . (B X B')] G
 //
@@ -27,7 +27,7 @@ constexpr int64_t kWidth = 16;              // channels at a time
 
 namespace {
 
-// A float that is rounded to bfloat16 where it is read.
+// A float that is rounded to bfloat16 when it is read.
 struct Rounded {
   float value;
 };
@@ -87,8 +87,8 @@ INLINE void Transform(int64_t channels, const From& from, const To& to) {
   for (; c < channels; ++c) TransformSome<M, 1>(c, from, to);
 }
 
-// Returns the bits of a float without its sign. They order like magnitudes: infinity and NaN are the largest, and a
-// factor of 2 is a difference of 2^23.
+// Returns the bits of a float without its sign. They are ordered like magnitudes, with infinity and NaN as the largest.
+// A factor of 2 is a difference of 2^23.
 INLINE int32_t Magnitude(float value) {
   int32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
@@ -105,8 +105,8 @@ INLINE void FindLargest(const T* data, int64_t count, int64_t channels, int32_t*
   }
 }
 
-// What follows a convolution: relu(y + bias + residual), the latter two if given. `bias` is [C], `residual` is like the
-// output.
+// The epilogue of a convolution: relu(y + bias + residual); bias and residual may be absent. `bias` is [C], and
+// `residual` has the shape and dtype of the output.
 template <typename T>
 struct Epilogue {
   const float* bias;
@@ -114,8 +114,8 @@ struct Epilogue {
   bool relu = false;
 };
 
-// Computes A' M A for W channels, beginning with channel c, and the epilogue. `to` are addresses in the output from
-// `start`; a residual is read where it corresponds to the output, which `inside` marks.
+// Computes A' M A for W channels, beginning with channel c, and the epilogue. `to` are addresses in the output,
+// relative to `start`. The residual is read at the same positions. `inside` marks positions inside of the output.
 template <int W, typename T>
 INLINE void FinishSome(int64_t c, const Strided<const float>& from, T* const* to, const bool* inside, const T* start,
                        const Epilogue<T>& then) {
@@ -171,8 +171,8 @@ struct Tiles {
   }
 };
 
-// Transforms tiles [first, last) to [36, tiles, C], and finds the largest magnitude of their pixels; `between` points to
-// the first tile.
+// Transforms tiles [first, last) to [36, tiles, C], and finds the largest magnitude of their pixels; `between` points
+// to the first tile.
 template <typename M, typename T>
 INLINE void ReadTiles(const Tiles<const T>& image, const T* zeros, int64_t first, int64_t last, float* between,
                       int64_t distance, int32_t* largest) {
@@ -194,7 +194,7 @@ INLINE void WriteTiles(const Tiles<T>& image, T* outside, int64_t first, int64_t
   }
 }
 
-// Likewise, with an epilogue.
+// Does the same as `WriteTiles`, with an epilogue.
 template <typename T>
 INLINE void FinishTiles(const Tiles<T>& image, T* outside, int64_t first, int64_t last, const float* between,
                         int64_t distance, const Epilogue<T>& then) {
@@ -211,7 +211,7 @@ INLINE void FinishTiles(const Tiles<T>& image, T* outside, int64_t first, int64_
   }
 }
 
-// A function that is compiled for each processor cannot be a template.
+// A function that is compiled once for each processor cannot be a template.
 
 FOR_EACH_PROCESSOR void ReadImage(const Tiles<const float>& image, const float* zeros, int64_t first, int64_t last,
                                   float* between, int64_t distance, int32_t* largest) {

@@ -18,18 +18,18 @@ namespace {
 
 constexpr int64_t kApart = 1 << 20;         // bytes of transformed values of a thread with tiles of its own
 constexpr int64_t kTogether = 4 << 20;      // bytes of transformed values per thread, if all threads share tiles
-constexpr int64_t kMostRows = 1024;         // tiles at a time
+constexpr int64_t kMostRows = 1024;         // largest number of tiles that are multiplied at a time
 
-// Below these limits, transforming costs more than it saves.
+// Below these limits, the transformations cost more time than they save.
 constexpr int64_t kLeastChannels = 32, kLeastTiles = 48, kLeastWork = 1 << 24;  // work in multiply-adds
 constexpr int64_t kLeastTilesOnce = 16;  // if the kernel is transformed once
 constexpr double kLeastShare = 0.55;  // mean fraction of a tile that lies within the image
 
-// Limits for bfloat16, in which the processor multiplies twice as fast. A kernel's gradient gains more: its exact sums are
-// the slowest of the three.
+// Limits for bfloat16, in which the processor multiplies twice as fast. A kernel's gradient gains more, because the
+// exact sums of this role are the slowest of the three roles.
 constexpr int64_t kLeastChannelsOf16Bits = 256, kLeastTilesOf16Bits = 160;  // for output and image
 constexpr double kLeastShareOf16Bits = 0.9;
-constexpr int64_t kFewPairs = 1 << 15;  // pairs of channels up to which a kernel's gradient gains with any share
+constexpr int64_t kFewPairs = 1 << 15;  // up to this number of channel pairs, the share has no limit
 
 // Sizes of images [N, H, W, C] and outputs [N, H_out, W_out, C_out].
 struct Sizes {
@@ -48,7 +48,8 @@ struct Sizes {
   }
 };
 
-// Returns the sizes of a convolution of the image or, if turned, of the cotangent, whose result is the image's gradient.
+// Returns the sizes of a convolution of the image. If `turned` is true, returns the sizes of the convolution of the
+// cotangent, whose result is the image's gradient.
 Sizes FromKey(const Key& key, bool turned) {
   if (!turned) return {key[1], key[2], key[3], key[4], key[10], key[11], key[12], key[15], key[16]};
   return {key[9], key[10], key[11], key[12], key[2], key[3], key[4], 2 - key[15], 2 - key[16]};
@@ -61,9 +62,9 @@ struct Team {
 
 }  // namespace
 
-// A convolution without its tensors: groups of tiles, products, and offsets of transformed values in scratch memory, in
-// floats. If the transformed kernel fits a core's cache, each thread works on groups of tiles of its own. Otherwise all
-// threads work on one group after another.
+// A convolution without its tensors: groups of tiles, products, and offsets of transformed values in scratch memory,
+// counted in floats. If the transformed kernel fits into a core's cache, each thread works on its own groups of tiles.
+// Otherwise, all threads work together on one group after another.
 struct Convolution::Plan {
   dnnl::engine engine;
   int role;
@@ -71,9 +72,9 @@ struct Convolution::Plan {
   Sizes sizes, turned;  // `turned`: the sizes of role 1
   bool apart;
   int threads;
-  int64_t rows, groups;  // tiles in a group; the last may have fewer
+  int64_t rows, groups;  // tiles in a group (the last group may have fewer); number of groups
   Panels panels;
-  std::array<Products, 2> products;  // for a whole group, and for the last; a kernel's gradient adds them
+  std::array<Products, 2> products;  // for a whole group, and for the last group; a kernel's gradient adds them
   Products first;                    // for a kernel's gradient: the first group that all threads share
   mutable std::vector<dnnl::stream> streams;
 
@@ -145,7 +146,7 @@ struct Convolution::Plan {
     return start;
   }
 
-  // Some tiles of a group, and the group's memory.
+  // Some tiles of a group, and the memory of the group.
   struct Part {
     int thread;
     int64_t group, tiles;        // the group, and its number of tiles
@@ -194,7 +195,7 @@ struct Convolution::Plan {
     if (failed) throw std::runtime_error("a product of matrices failed");
   }
 
-  // Returns whether images are even whose largest magnitudes `largest` has.
+  // Returns whether images with the largest magnitudes `largest` are even.
   bool AreEven(const int32_t* largest, const Sizes& s) const {
     return IsEvenImage({largest, s.height, s.width, 1, -s.top, -s.left, s.Down(), s.Across()}, s.images);
   }
@@ -210,7 +211,7 @@ struct Convolution::Plan {
     return IsEvenKernel(of_w, rows_of_w);
   }
 
-  // Transforms a kernel of floats, which are rounded to bfloat16 first if their type is `Rounded`.
+  // Transforms a kernel of floats. Floats of the type `Rounded` are first rounded to bfloat16.
   template <typename Weight>
   void Transform(const Weight* w, float* transformed) const {
     const bool turned = role == 1;
@@ -226,8 +227,8 @@ struct Convolution::Plan {
     }
   }
 
-  // Multiplies all tiles of an image by a transformed kernel, and returns whether the image is even; otherwise the result
-  // is of no use. `write` writes a part of the output from the products, which are `distance` apart.
+  // Multiplies all tiles of an image by a transformed kernel. Returns whether the image is even; otherwise the result
+  // is useless. `write` writes a part of the output from the products, which are `distance` apart.
   template <typename T, typename WritePart>
   bool Multiply(const T* x, float* transformed, float* memory, const WritePart& write) const {
     int32_t* const of_x = reinterpret_cast<int32_t*>(memory + first_largest);
@@ -250,7 +251,7 @@ struct Convolution::Plan {
     return AreEven(of_x, sizes);
   }
 
-  // Multiplies an image by a transformed kernel, and writes the output after an epilogue, if there is one with a bias.
+  // Multiplies an image by a transformed kernel, and writes the output, after an epilogue if it has a bias.
   template <typename T>
   bool Finish(const T* x, float* transformed, T* y, const Epilogue<T>& then, float* memory) const {
     const auto outputs = sizes.Outputs(y);
@@ -261,7 +262,7 @@ struct Convolution::Plan {
     });
   }
 
-  // Like `KernelGradient`, returns whether both operands are even. Otherwise the result is of no use.
+  // Like `KernelGradient`, returns whether both operands are even. Otherwise the result is useless.
   template <typename Weight, typename T>
   bool Forward(const T* x, const float* w, const float* bias, T* y, float* memory) const {
     if (!IsEven(w, memory)) return false;

@@ -1,4 +1,4 @@
-"""Callbacks that the configuration of a run names: TensorBoard, Weights & Biases, and a profile."""
+"""Callbacks that the configuration of a run turns on: TensorBoard, Weights & Biases, and the profiler."""
 
 from collections.abc import Callable
 
@@ -12,15 +12,15 @@ __all__ = ["Profile", "TensorBoard", "WeightsAndBiases", "built_in", "check_wand
 
 
 def built_in(*, wandb: bool, profile: tuple[int, int] | None, show: Callable[[str], object]) -> list[Callback]:
-    """Return the callbacks of a run in this process.
+    """Return the built-in callbacks of a run for this process.
 
-    Only the first process has those that write metrics. TensorBoard's is left out if tensorboardX is not installed. All
-    have the profile, since it decides which steps go together.
+    Callbacks that write metrics are returned in the first process only. `TensorBoard` is omitted if tensorboardX is not
+    installed. `Profile` is returned in every process, since it decides which steps are dispatched together.
 
     Args:
       wandb: whether to send metrics to Weights & Biases.
       profile: first and last step to trace; see `parse_profile`.
-      show: prints a line.
+      show: function that prints a line of text.
     """
     callbacks: list[Callback] = []
     if is_first() and has_tensorboard():

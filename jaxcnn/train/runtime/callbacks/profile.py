@@ -1,4 +1,4 @@
-"""A trace of chosen steps, by JAX's profiler."""
+"""Record a trace of chosen training steps with JAX's profiler."""
 
 import re
 from collections.abc import Callable
@@ -17,14 +17,14 @@ _RANGE = re.compile(r"([0-9]{1,10}):([0-9]{1,10})")
 
 
 def parse_profile(text: str, steps: int) -> tuple[int, int]:
-    """Return the first and the last step to trace (from 1).
+    """Return the first and the last step to trace, counted from 1.
 
     Args:
-      text: both steps, such as "10:20".
-      steps: of the run.
+      text: first and last step, such as "10:20".
+      steps: number of training steps of the run.
 
     Raises:
-      UsageError: if the text is not of this form, or if the run does not have these steps.
+      UsageError: if `text` does not have the form FIRST:LAST, or if FIRST or LAST is not a step of the run.
 
     >>> parse_profile("10:20", 100)
     (10, 20)
@@ -52,16 +52,18 @@ def _check(first: int, last: int, steps: int | None) -> None:
 
 
 class Profile(Callback):
-    """Traces the steps `first` to `last` with `jax.profiler`, into `profile/` in the run directory.
+    """Trace the training steps `first` to `last` with `jax.profiler`, into `profile/` in the run directory.
 
-    The trace starts when the devices have made all earlier steps, and ends when they have made the last one. If the run
-    ends within these steps, the trace is kept. If it is resumed within them, the trace has the rest of them. With
-    several processes, the first one is traced.
+    The trace starts when the devices have completed all steps before `first`, and ends when the devices have completed
+    step `last`. If the run ends between `first` and `last`, the trace of the steps so far is kept. If the run is
+    resumed between `first` and `last`, the trace contains the remaining steps. In a multi-process run, only the first
+    process is traced.
 
     Args:
-      first: first step to trace (from 1).
+      first: first step to trace, counted from 1.
       last: last step to trace.
-      show: prints a line that says where the trace is, and how to open it.
+      show: function that prints a line of text. The line contains the path of the trace, and says how to open the
+        trace.
 
     Raises:
       UsageError: if `first` is below 1 or above `last`.
@@ -76,7 +78,7 @@ class Profile(Callback):
         return step in (self._first - 1, self._last)
 
     def on_start(self, run: RunView) -> None:
-        """Start the trace if the first step of this process belongs to it.
+        """Start the trace if the first step that this process makes is to be traced.
 
         Raises:
           UsageError: if the run has fewer steps than `last`.
@@ -109,7 +111,9 @@ class Profile(Callback):
         try:
             jax.profiler.start_trace(folder)
         except RuntimeError as error:
-            raise UsageError(f"the profile cannot start: {_line(error)} Stop the other trace first.") from error
+            raise UsageError(
+                f"the profile cannot start: {_line(error)} Stop the trace that is already running."
+            ) from error
         self._traced_from = run.step + 1
 
     def _stop(self, run: RunView) -> None:
@@ -131,8 +135,8 @@ class Profile(Callback):
 
 
 def _newest_trace(folder: Path) -> Path:
-    """Return the file of the newest trace in a folder, or the folder if it has none that a browser can open."""
-    # A trace is a folder that is named after its time.
+    """Return the newest `.trace.json.gz` file below a folder, or the folder itself if there is no such file."""
+    # The profiler names the folder of each trace after its start time.
     return max(folder.glob("plugins/profile/*/*.trace.json.gz"), default=folder)
 
 

@@ -1,4 +1,4 @@
-"""TensorBoard events of a run."""
+"""Write the metrics and pictures of a run for TensorBoard."""
 
 import contextlib
 import importlib.util
@@ -17,17 +17,17 @@ _NOT_PLOTTED = ("epoch", "examples")
 
 
 def has_tensorboard() -> bool:
-    """Return whether tensorboardX, whose messages events consist of, is installed."""
+    """Return whether the package tensorboardX is installed, which is needed to write TensorBoard's event files."""
     return importlib.util.find_spec("tensorboardX") is not None
 
 
 class TensorBoard(Callback):
-    """Writes the numbers of all rows, as "train/loss", "test/accuracy" and so on, and pictures, to an event file.
+    """Write all metrics, named "train/loss", "test/accuracy" and so on, and all pictures to a TensorBoard event file.
 
-    Each start of a run writes a file of its own in the run directory. If the run is resumed, TensorBoard drops what
-    earlier files contain of the steps that are repeated.
+    Each start or resumption of a run writes a new event file in the run directory. A resumed run repeats the steps
+    after its checkpoint. TensorBoard ignores the values that earlier event files contain for the repeated steps.
 
-    Every method raises `RunError` if the file cannot be written.
+    Every method raises `RunError` if the event file cannot be written.
     """
 
     def __init__(self):
@@ -42,15 +42,15 @@ class TensorBoard(Callback):
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{run.first_step}"
         self._path = run.folder / name
         with writing(self._path):
-            # Not by tensorboardX's writer: its thread hangs on a full disk, and each flush waits for the disk.
+            # tensorboardX's own writer is not used: its thread hangs on a full disk, and each flush waits for the disk.
             self._file = self._path.open("wb")
         self._write(file_version="brain.Event:2")
-        # Makes TensorBoard drop the steps that are repeated.
+        # This event makes TensorBoard drop earlier values of the steps that the run repeats.
         self._write(step=run.first_step + 1, session_log=proto.SessionLog(status=proto.SessionLog.START))
 
     def on_rows(self, run: RunView, rows: list[Row]) -> None:
         for row in rows:
-            # One event for all values, since Python computes a checksum per event.
+            # All values go into one event: the checksum of each event is computed in Python, which is slow.
             values = [
                 self._Summary.Value(tag=f"{row['split']}/{name}", simple_value=value)
                 for name, value in numbers_to_plot(row).items()
@@ -73,13 +73,13 @@ class TensorBoard(Callback):
 
     def on_end(self, run: RunView, failed: bool) -> None:
         if self._file is not None:
-            # Another method has raised an error of writing already.
+            # If the file cannot be written, an earlier method has raised the error already.
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
 
     def _write(self, **fields: Any) -> None:
-        """Write an event as a TFRecord: length and data, each followed by its masked CRC-32C."""
+        """Write an event as a TFRecord: its length and its data, each followed by a masked CRC-32C."""
         data = self._Event(wall_time=time.time(), **fields).SerializeToString()
         length = struct.pack("<Q", len(data))
         checks = [struct.pack("<I", self._checksum(part)) for part in (length, data)]
@@ -88,7 +88,7 @@ class TensorBoard(Callback):
                 self._file.write(length + checks[0] + data + checks[1])
 
     def _flush(self) -> None:
-        """Hand all events to the operating system: they survive a kill of this process."""
+        """Hand all events to the operating system, so that they are not lost if this process is killed."""
         if self._file is not None:
             with writing(self._path):
                 self._file.flush()

@@ -1,4 +1,4 @@
-"""Metrics of a run at Weights & Biases."""
+"""Send the metrics of a run to Weights & Biases."""
 
 import importlib
 import secrets
@@ -12,11 +12,11 @@ from jaxcnn.train.runtime.record import Row, numbers_to_plot
 from jaxcnn.train.runtime.workdir import writing
 
 WANDB = "wandb.json"
-REMEDY = "Remove it, and the metrics go to a new run at Weights & Biases."
+REMEDY = "Remove the file to send the metrics to a new run at Weights & Biases."
 
 
 def check_wandb() -> None:
-    """Raise `UsageError` if wandb, which is not a dependency, cannot be imported."""
+    """Raise `UsageError` if the optional package wandb cannot be imported."""
     try:
         importlib.import_module("wandb")
     except ImportError as error:
@@ -24,16 +24,17 @@ def check_wandb() -> None:
 
 
 class WeightsAndBiases(Callback):
-    """Sends the numbers of all rows, as "train/loss", "test/accuracy" and so on, to Weights & Biases.
+    """Send all metrics, named "train/loss", "test/accuracy" and so on, to Weights & Biases.
 
-    The run there has the name of the run directory, whose `wandb.json` keeps its id across resumptions.
+    At Weights & Biases, the run has the name of the run directory. The file `wandb.json` in the run directory stores
+    the id of the run at Weights & Biases, so that a resumed run continues the same charts.
     """
 
     def __init__(self):
         self._run: Any = None
 
     def on_start(self, run: RunView) -> None:
-        """Start the run there, or resume it.
+        """Start the run at Weights & Biases, or resume it.
 
         Raises:
           UsageError: if wandb is not installed, or `wandb.json` is damaged.
@@ -46,7 +47,7 @@ class WeightsAndBiases(Callback):
                 workdir.write_sealed(path, {"id": secrets.token_hex(4)})
         known = workdir.read_sealed(path, REMEDY).values.get("id")
         if not isinstance(known, str):
-            raise UsageError(f"{path} is damaged: it has no id. {REMEDY}")
+            raise UsageError(f"{path} is damaged: the field id is missing. {REMEDY}")
         self._run = wandb.init(
             project="jaxcnn",
             name=run.folder.resolve().name,
@@ -62,7 +63,7 @@ class WeightsAndBiases(Callback):
             self._run.log(values, step=row["step"])
 
     def on_end(self, run: RunView, failed: bool) -> None:
-        """Wait until everything is sent."""
+        """Wait until all metrics have been sent to Weights & Biases."""
         if self._run is not None:
             self._run.finish(exit_code=int(failed))
             self._run = None

@@ -1,4 +1,4 @@
-"""Checkpoints: the state of a run on disk, written by Orbax while training continues, and verified when read."""
+"""Checkpoints: training states on disk. Orbax writes checkpoints while training continues. Checkpoints are verified."""
 
 from jaxcnn.train.runtime.checkpoint._checkpoints import Checkpoints, to_host
 from jaxcnn.train.runtime.checkpoint._description import RANDOM_NUMBER_OPTIONS

@@ -1,4 +1,4 @@
-"""The checkpoints in a folder."""
+"""Save, verify and restore the checkpoints of a run."""
 
 import contextlib
 import logging
@@ -21,31 +21,33 @@ from jaxcnn.train.runtime.checkpoint._place import Place, check_directory
 from jaxcnn.train.state import TrainState
 
 OVERHEAD_BYTES = 2**20
-"""Upper bound of what Orbax writes beside the arrays."""
+"""Upper bound of the bytes that Orbax writes for a checkpoint in addition to its arrays."""
 
 LONGEST_SAVE = 10 * 365 * 86_400
-"""Seconds after which Orbax gives up a save. It measures them by the time of day, and clocks step."""
+"""Seconds after which Orbax gives up a save. Adjusting the system clock could end a save too."""
 
 _log = logging.getLogger(__name__)
 
 
 def to_host(state: TrainState) -> TrainState:
-    """Return a copy of the state in host memory, which the next training step cannot change."""
+    """Return a copy of the state in host memory. Later training steps do not change the copy."""
     return jax.tree.map(lambda x: np.array(jax.device_get(x), copy=True), state)
 
 
 class Checkpoints:
-    """The checkpoints in a folder: the two latest and the one of the best evaluation are kept.
+    """The checkpoints of a run. The two latest checkpoints and the checkpoint of the best evaluation are kept.
 
-    They contain host arrays, so they depend neither on devices nor on the strategy. Use it in a `with` block, whose end
-    waits for unfinished writes. A checkpoint of another run, or under the name of another step, counts as damaged.
+    Checkpoints contain host arrays, so that a run can be resumed on other devices and with another `parallel` setting.
+    Use this class in a `with` block: the end of the block waits for unfinished writes. A checkpoint counts as damaged
+    if it belongs to another run, or if the name of its folder is the number of another step.
 
     Args:
-      directory: the folder, created if it does not exist. Its parent is the run directory.
-      read_only: change nothing in the folder, so that the run may be training meanwhile.
+      directory: the folder of the checkpoints in the run directory. If the folder does not exist, it is created.
+      read_only: whether to leave all files in the folder unchanged. With True, the run may be training at the same
+        time.
 
     Raises:
-      UsageError: if there is a file in place of the folder, or if its path is not UTF-8.
+      UsageError: if `directory` is a file, or if its path is not UTF-8.
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False):
@@ -62,11 +64,11 @@ class Checkpoints:
             _folders.remove_unfinished(self._directory)
             self._place = Place(self._directory)
         with contextlib.ExitStack() as held:
-            # Orbax logs every save and every file, at levels up to warnings, also from its threads between the calls.
+            # Orbax logs every save and every file, as warnings too, and from background threads at any time.
             held.enter_context(quiet_logger("absl", logging.CRITICAL))
-            # A save that fails between the calls prints there and then.
+            # A save that fails in a background thread prints a traceback at once.
             held.enter_context(dropped_prints())
-            # Each process saves and reads on its own: Orbax need not coordinate them.
+            # Each process saves and reads its own checkpoints, so Orbax must not wait for other processes.
             me = jax.process_index()
             alone = ocp.options.MultiprocessingOptions(
                 primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
@@ -95,28 +97,29 @@ class Checkpoints:
                 if self._saving is not None:
                     self.wait()
             except SaveError:
-                if error is None:  # it must not hide an earlier error
+                if error is None:  # otherwise the failed save would hide the earlier error
                     raise
             finally:
-                # Closing may raise the error of a save again.
+                # `close` may raise the error of a failed save a second time.
                 with contextlib.suppress(Exception), quiet_stragglers():
                     self._manager.close()
-                if self._place and self._place.is_left():  # Orbax creates missing folders, also at the old place
+                if self._place and self._place.is_left():  # Orbax has created the moved folder again at its old path
                     _folders.remove_unfinished(self._directory)
                     with contextlib.suppress(OSError):
                         self._directory.rmdir()
 
     def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
-        """Start to save a state. It takes the place of a checkpoint of the same step once it is written.
+        """Start to save a state. When the checkpoint is written, it replaces an existing checkpoint of the same step.
 
         Args:
-          state: host arrays, which must not change until they are written; see `to_host`.
-          meta: JSON values that are restored with the state.
-          score: the monitored metric of this state, if it was evaluated; the largest is the best.
+          state: host arrays, which must not change until the checkpoint is written; see `to_host`.
+          meta: JSON values that are restored together with the state.
+          score: the monitored metric of this state, or None if the state was not evaluated. The largest score is the
+            best.
 
         Raises:
-          SaveError: if the disk has no space for it, if this save or the one before failed, or if the folder is no
-            longer at its place.
+          SaveError: if the disk has too little space, if this save or the previous save failed, or if the folder of the
+            checkpoints was moved or removed.
         """
         self.wait()
         step = self._saving = int(state.step)
@@ -126,21 +129,21 @@ class Checkpoints:
             state=self._args.StandardSave(_without_empty(state)), meta=self._args.JsonSave(integrity.seal(description))
         )
         try:
-            if step in self.steps():  # of a run that was stopped between this step and its evaluation
+            if step in self.steps():  # the run was stopped after this step and before its evaluation
                 self._folder_of(step).rename(self._folder_of(step, _folders.REPLACED))
                 self._manager.reload()
             with quiet_stragglers():
-                # Without `force`, Orbax silently skips a step that it takes for an old one.
+                # Without `force`, Orbax silently skips a step that is not larger than its latest step.
                 self._manager.save(step, args=args, force=True)
-        except Exception as error:  # Orbax and TensorStore have no common type of errors
+        except Exception as error:  # Orbax and TensorStore raise errors of many types
             self._fail(error)
         self._scores[step] = score
 
     def wait(self) -> None:
-        """Wait until everything is written, and remove checkpoints that are no longer needed.
+        """Wait until the checkpoint is written, and remove checkpoints that are no longer needed.
 
         Raises:
-          SaveError: if a save failed, or if the folder is no longer at its place.
+          SaveError: if the save failed, or if the folder of the checkpoints was moved or removed.
         """
         self._check_place()
         if self._saving is None:
@@ -149,18 +152,18 @@ class Checkpoints:
             with quiet_stragglers(), waits.waiting("the disk, to write a checkpoint"):
                 self._manager.wait_until_finished()
             if self._saving not in self.steps():
-                raise OSError("it did not arrive")
+                raise OSError("the folder of the checkpoint is missing after the save")
         except Exception as error:
             self._fail(error)
         shutil.rmtree(self._folder_of(self._saving, _folders.REPLACED), ignore_errors=True)
         self._saving = None
         for step in {*self.steps()} - self._kept():
-            # Renamed first: a partly deleted folder must not look like a checkpoint.
+            # The folder is renamed first, so that a partly deleted folder does not look like a checkpoint.
             doomed = self._directory / f"{step}.orbax-checkpoint-tmp"
             (self._directory / f"{step}").rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
-        # Orbax's own list still has these steps. That is harmless, since none of them is saved again, and reloading the
-        # list takes a third of the time of a small save.
+        # The CheckpointManager still lists the removed steps, which are never saved again. Reloading its list would
+        # take a third of the time of a small save.
 
     def check(self) -> None:
         """Raise `SaveError` if an unfinished save has failed already."""
@@ -171,28 +174,31 @@ class Checkpoints:
             self._fail(error)
 
     def steps(self) -> list[int]:
-        """Return the steps of all checkpoints, including damaged ones, oldest first."""
+        """Return the steps of all checkpoints, including damaged checkpoints, in ascending order."""
         if not self._directory.is_dir():
             return []
         found = map(_description.step_of, self._directory.iterdir())
         return sorted(step for step in found if step is not None)
 
     def latest_step(self) -> int | None:
-        """Return the step of the newest completely written checkpoint, or None."""
+        """Return the step of the newest completely written checkpoint, or None if there is no checkpoint."""
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Return the step of the best evaluation (the latest of equal ones), or None if no checkpoint was evaluated."""
+        """Return the step of the checkpoint with the best evaluation, or None if no checkpoint was evaluated.
+
+        Among equal evaluations, the latest step wins.
+        """
         tested = [step for step in self.steps() if self._scores.get(step) is not None]
         return max(tested, key=lambda step: (self._scores[step], step), default=None)
 
     def restore(self, step: int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Return the state (host arrays) and `meta` of a step. `template` has the state's tree, shapes and dtypes.
+        """Return the state of a checkpoint, as host arrays, and its `meta` values. For `template`, see `chosen`.
 
         Raises:
           DamagedError: if the checkpoint cannot be read, or differs from the saved state.
-          UsageError: if a leaf, which is named, does not fit the template, or if random numbers are not the same as in
-            the process that saved the checkpoint.
+          UsageError: if a leaf does not fit the template, or if this process has other JAX options for random numbers
+            than the process that saved the checkpoint. The error message names the leaf or the option.
         """
         where = f"checkpoint {self._directory}/{step}"
         try:
@@ -201,7 +207,7 @@ class Checkpoints:
             try:
                 integrity.check_fits(description["leaves"], template)
             except UsageError as error:
-                raise UsageError(f"{where} is of another model or optimizer: {error}") from None
+                raise UsageError(f"{where} belongs to another model or optimizer: {error}") from None
             like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), template)
             args = self._args.Composite(state=self._args.StandardRestore(_without_empty(like)))
             with quiet_stragglers():
@@ -209,22 +215,22 @@ class Checkpoints:
             state = jax.tree.map(lambda x, wanted: x if wanted.size else wanted, stored, like)
         except UsageError:
             raise
-        except Exception as error:  # Orbax and TensorStore have no common type of errors for damaged files
+        except Exception as error:  # Orbax and TensorStore raise errors of many types for damaged files
             raise DamagedError(f"{where} is damaged: {reason(error)}") from error
         damaged = integrity.damaged_leaf(description["leaves"], state)
         if damaged is not None:
-            raise DamagedError(f"{where} is damaged: {damaged} is not what was saved")
+            raise DamagedError(f"{where} is damaged: {damaged} differs from the saved array")
         if int(state.step) != step:
-            raise DamagedError(f"{where} is damaged: it holds the state of step {int(state.step)}")
+            raise DamagedError(f"{where} is damaged: the checkpoint holds the state of step {int(state.step)}")
         return state, description["meta"]
 
     def learned(self) -> dict[str, Any]:
-        """Return parameters and statistics of the newest checkpoint, or their averages if it has them.
+        """Return the parameters and batch statistics of the newest checkpoint, without needing the model.
 
-        The model is not needed.
+        If the checkpoint contains moving averages of parameters and batch statistics, return the moving averages.
 
         Raises:
-          UsageError: if there is no checkpoint, or if it is damaged.
+          UsageError: if there is no checkpoint, or if the newest checkpoint is damaged.
         """
         step = self.latest_step()
         if step is None:
@@ -232,12 +238,14 @@ class Checkpoints:
         try:
             stored = self.verify(step)
         except DamagedError as error:
-            raise UsageError(f"{error}. Restore it, or remove its folder to use an earlier one.") from error
+            raise UsageError(
+                f"{error}. Restore the checkpoint, or remove its folder to use an earlier checkpoint."
+            ) from error
         parts = {name: stored.get(name) or {} for name in ("params", "batch_stats", "ema")}
         return parts["ema"] or {name: parts[name] for name in ("params", "batch_stats")}
 
     def verify(self, step: int) -> dict[str, Any]:
-        """Return the arrays of a checkpoint as nested dicts, after a check of each. The model is not needed.
+        """Check every array of a checkpoint, and return the arrays as nested dicts. The model is not needed.
 
         Raises:
           DamagedError: if the checkpoint cannot be read, or differs from the saved state.
@@ -250,21 +258,21 @@ class Checkpoints:
             leaves = integrity.named_leaves(stored["state"])
             damaged = integrity.damaged_name(saved, leaves)
             found = int(leaves["step"])
-        except Exception as error:  # Orbax and TensorStore have no common type of errors for damaged files
+        except Exception as error:  # Orbax and TensorStore raise errors of many types for damaged files
             raise DamagedError(f"{where} is damaged: {reason(error)}") from error
         if damaged is not None:
-            raise DamagedError(f"{where} is damaged: {damaged} is not what was saved")
+            raise DamagedError(f"{where} is damaged: {damaged} differs from the saved array")
         if found != step:
-            raise DamagedError(f"{where} is damaged: it holds the state of step {found}")
+            raise DamagedError(f"{where} is damaged: the checkpoint holds the state of step {found}")
         return stored["state"]
 
     def restore_newest(self, template: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """Return the newest intact checkpoint as `restore` does, or None if there is no checkpoint at all.
+        """Return the state and `meta` of the newest intact checkpoint, or None if there is no checkpoint at all.
 
-        Newer, damaged ones are reported in one warning and moved to the folder `damaged_checkpoints`.
+        Newer, damaged checkpoints are reported in one warning and moved to the folder `damaged_checkpoints`.
 
         Raises:
-          UsageError: if all checkpoints are damaged, or if the newest intact one does not fit the template.
+          UsageError: if all checkpoints are damaged, or if the newest intact checkpoint does not fit the template.
         """
         damaged: dict[int, DamagedError] = {}
         for step in reversed(self.steps()):
@@ -285,10 +293,11 @@ class Checkpoints:
         return None
 
     def existing(self, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Return the newest intact checkpoint as `restore` does.
+        """Return the state and `meta` of the newest intact checkpoint.
 
         Raises:
-          UsageError: as `restore_newest`, and if there is no checkpoint.
+          UsageError: if there is no checkpoint, if all checkpoints are damaged, or if the newest intact checkpoint does
+            not fit the template.
         """
         found = self.restore_newest(template)
         if found is None:
@@ -296,21 +305,22 @@ class Checkpoints:
         return found
 
     def chosen(self, checkpoint: str | int, template: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Return a checkpoint as `restore` does.
+        """Return the state and `meta` of the checkpoint that the user has chosen.
 
         Args:
-          checkpoint: "latest" (the newest intact one), "best" (of the best evaluation), or a step.
-          template: as in `restore`.
+          checkpoint: "latest" (the newest intact checkpoint), "best" (the checkpoint of the best evaluation), or the
+            step of a checkpoint.
+          template: pytree with the structure of the training state, and with the shapes and dtypes of its arrays.
 
         Raises:
-          UsageError: as `existing`, and if there is no such checkpoint or if it is damaged.
+          UsageError: if the chosen checkpoint does not exist, is damaged, or does not fit the template.
         """
         if checkpoint == "latest" or not self.steps():
             return self.existing(template)
         try:
             return self.restore(self._chosen_step(checkpoint), template)
         except DamagedError as error:
-            raise UsageError(f"{error}. Choose another with --checkpoint.") from error
+            raise UsageError(f"{error}. Choose another checkpoint with --checkpoint.") from error
 
     def _chosen_step(self, checkpoint: str | int) -> int:
         kept = ", ".join(map(str, self.steps()))
@@ -327,7 +337,7 @@ class Checkpoints:
         return int(text)
 
     def _description(self, step: int) -> dict[str, Any]:
-        """Return what is saved beside the state of a step. Raise some error if it is damaged."""
+        """Return the description that is saved with the state of a step. Any error means that it is damaged."""
         args = self._args.Composite(meta=self._args.JsonRestore())
         description = integrity.unseal(self._manager.restore(step, args=args)["meta"])
         _description.check_identity(description, step, self._run)
@@ -336,12 +346,14 @@ class Checkpoints:
     def _score(self, step: int) -> float | None:
         try:
             description = self._description(step)
-            return description.get("score", description.get("test_accuracy"))  # the name in version 0.1
-        except Exception:  # damaged; `restore` reports it
+            return description.get(
+                "score", description.get("test_accuracy")
+            )  # version 0.1 called the score "test_accuracy"
+        except Exception:  # the checkpoint is damaged, which `restore` reports
             return None
 
     def _kept(self) -> set[int]:
-        """Return the two latest steps and the one of the best evaluation."""
+        """Return the steps of the checkpoints to keep: the two latest, and the step of the best evaluation."""
         best = self.best_step()
         return {*self.steps()[-2:], *(() if best is None else (best,))}
 
@@ -349,17 +361,20 @@ class Checkpoints:
         if self._place is not None and self._place.is_left():
             self._saving = None
             raise SaveError(
-                f"{self._directory} has been moved or removed, or its disk is gone. Its checkpoints are kept with it"
+                f"{self._directory} has been moved or removed, or its disk is gone. "
+                "The checkpoints in the moved folder are kept"
             )
 
     def _check_disk(self, state: TrainState) -> None:
-        """Fail with a clear message before Orbax writes a part of a checkpoint and runs out of space."""
+        """Raise `SaveError` if the folder is read-only or the disk has too little space for the state."""
         if not os.access(self._directory, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
             self._fail(OSError("the folder is read-only"))
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + OVERHEAD_BYTES
         free = shutil.disk_usage(self._directory).free
         if free < needed:
-            self._fail(OSError(f"it needs {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free"))
+            self._fail(
+                OSError(f"the checkpoint needs {needed / 1e6:,.1f} MB of disk space, but {free / 1e6:,.1f} MB are free")
+            )
 
     def _fail(self, error: Exception) -> None:
         self._check_place()
@@ -367,9 +382,9 @@ class Checkpoints:
         _folders.remove_unfinished(self._directory)
         try:
             kept = self.latest_step()
-            before = f"the checkpoint of step {kept} is kept" if kept is not None else "there is none before it"
+            before = f"the checkpoint of step {kept} is kept" if kept is not None else "there is no earlier checkpoint"
         except OSError as unreadable:
-            before = f"earlier ones cannot be read: {unreadable.strerror}"
+            before = f"earlier checkpoints cannot be read: {unreadable.strerror}"
         raise SaveError(
             f"the checkpoint of step {step} could not be written to {self._directory}: {reason(error)}; {before}"
         ) from error
@@ -379,5 +394,5 @@ class Checkpoints:
 
 
 def _without_empty(state: Any) -> Any:
-    """Replace arrays without values, which Orbax cannot save, by arrays of one value."""
+    """Replace arrays of size 0, which Orbax cannot save, by arrays of one zero."""
     return jax.tree.map(lambda x: x if x.size else np.zeros(1, x.dtype), state)

@@ -1,4 +1,4 @@
-"""Description of a checkpoint, saved beside its arrays: its run, its step, and checksums to verify it."""
+"""Description of a checkpoint, saved beside its arrays: its run, its step, and checksums of the arrays."""
 
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,19 @@ from jaxcnn.train.runtime import integrity
 
 IMPLEMENTATION = "jax_default_prng_impl"
 RANDOM_NUMBER_OPTIONS = (IMPLEMENTATION, "jax_threefry_partitionable")
-"""Options of JAX on which random numbers depend. A run can be resumed only under the same values."""
+"""JAX options that change random numbers. A run can be resumed only with the values with which the run was started."""
 
 Description = dict[str, Any]
 
 
 def describe(state: Any, meta: dict[str, Any], score: float | None, run: str | None) -> Description:
-    """Return the description of a state of host arrays, as JSON values.
+    """Return the description of a training state, as JSON values.
 
     Args:
-      state: with a `step`.
-      meta: JSON values that are restored with the state.
-      score: the monitored metric of this state, if it was evaluated.
-      run: identity of the run, if it has one.
+      state: training state of host arrays.
+      meta: JSON values that are restored together with the state.
+      score: the monitored metric of this state, or None if the state was not evaluated.
+      run: identity of the run, or None if the run directory records no identity.
     """
     return {
         "step": int(state.step),
@@ -35,40 +35,42 @@ def describe(state: Any, meta: dict[str, Any], score: float | None, run: str | N
 
 
 def check_identity(description: Description, step: int, run: str | None) -> None:
-    """Check that a checkpoint is the one that its place in a run directory says.
+    """Check that a checkpoint belongs to the run directory that contains it, and to the step in its folder's name.
 
-    Earlier versions recorded neither the step nor the run.
+    Checkpoints of version 0.1 record neither the step nor the run, so `check_identity` accepts them without a
+    comparison.
 
     Args:
-      description: of the checkpoint.
-      step: that the name of its folder says.
-      run: identity of the run, or None if the run directory records none.
+      description: description of the checkpoint.
+      step: the step in the name of the checkpoint's folder.
+      run: identity of the run, or None if the run directory records no identity.
 
     Raises:
-      ValueError: if the checkpoint is of another step or run.
+      ValueError: if the checkpoint belongs to another step or another run.
     """
     saved = description.get("step", step)
     if saved != step:
-        raise ValueError(f"it holds the state of step {saved}")
+        raise ValueError(f"the checkpoint holds the state of step {saved}")
     if run is not None and description.get("run") != run:
-        raise ValueError("it is of another run")
+        raise ValueError("the checkpoint belongs to another run")
 
 
 def random_numbers() -> dict[str, Any]:
-    """Return the options of JAX on which random numbers depend, by name."""
+    """Return the current values of the JAX options in `RANDOM_NUMBER_OPTIONS`, by name."""
     return {name: getattr(jax.config, name) for name in RANDOM_NUMBER_OPTIONS}
 
 
 def check_random_numbers(where: str, description: Description, *, read_only: bool) -> None:
-    """Raise `UsageError` if a checkpoint was saved under other options for random numbers.
+    """Raise `UsageError` if a checkpoint was saved with other JAX options for random numbers than this process has.
 
-    Version 0.1 did not record these options, but the length of the key tells most implementations apart. A state that
-    is only read needs no random numbers; only its key must have the same length.
+    Checkpoints of version 0.1 do not record these options. In this case, the length of the random key shows which
+    random number generator was used. A checkpoint that is only read needs no random numbers, but its key must have the
+    length of this process's keys.
 
     Args:
-      where: the checkpoint, for messages.
-      description: of the checkpoint.
-      read_only: whether the run does not go on.
+      where: name of the checkpoint in error messages.
+      description: description of the checkpoint.
+      read_only: whether the checkpoint is only read, and training does not continue from it.
     """
     now = random_numbers()
     saved = description.get("random_numbers")
@@ -80,12 +82,12 @@ def check_random_numbers(where: str, description: Description, *, read_only: boo
         if now.get(name) != value and (name == IMPLEMENTATION or not read_only):
             raise UsageError(
                 f"{where} was saved with {name} {value!r}, but this process uses {now.get(name)!r}, so that its "
-                f"random numbers would differ. Start it with {name.upper()}={value}"
+                f"random numbers would differ. Start this process with {name.upper()}={value}"
             )
 
 
 def step_of(path: Path) -> int | None:
-    """Return the step of a checkpoint from the name of its folder, or None if it is not the name of a checkpoint.
+    """Return the step of a checkpoint from the name of its folder, or None if the name is not a step.
 
     >>> step_of(Path("checkpoints/160")), step_of(Path("checkpoints/0160")), step_of(Path("checkpoints/１６０"))
     (160, None, None)

@@ -1,4 +1,4 @@
-"""Errors of checkpoints, and what Orbax prints after them."""
+"""Errors of saving and reading checkpoints, and contexts that suppress what Orbax prints after an error."""
 
 import contextlib
 import gc
@@ -11,15 +11,15 @@ from jaxcnn._scoped import ignored_unraisable, quiet_logger
 from jaxcnn.errors import RunError
 
 STRAGGLER_SECONDS = 60.0
-"""Time after a failed save or restore for which what Orbax's other threads print is dropped."""
+"""Seconds after a failed save or restore during which output of Orbax's background threads is dropped."""
 
 
 _OS_ERROR = re.compile(r": ([^:\[\]]+) \[os_error_code=")
-"""The text of an error number in a message of TensorStore."""
+"""Pattern of the operating system's error text, such as "No space left on device", in a message of TensorStore."""
 
 
 class SaveError(RunError):
-    """A checkpoint could not be written. Earlier checkpoints are kept.
+    """Raised when a checkpoint could not be written. Earlier checkpoints are kept.
 
     >>> error = SaveError("cannot save checkpoint 100: No space left on device")
     >>> error.exit_status  # of the command line
@@ -28,22 +28,22 @@ class SaveError(RunError):
 
 
 class DamagedError(RunError):
-    """A checkpoint cannot be read, or differs from the saved state."""
+    """Raised when a checkpoint cannot be read, or differs from the state that was saved."""
 
 
 @contextlib.contextmanager
 def dropped_prints() -> Iterator[None]:
-    """Drop what Orbax's writes print when one of them has failed: a traceback each."""
+    """Within the context, drop the tracebacks that Orbax's background writes print after one write has failed."""
     with ignored_unraisable("Event loop is closed"), quiet_logger("asyncio", logging.CRITICAL):
         yield
 
 
 @contextlib.contextmanager
 def quiet_stragglers() -> Iterator[None]:
-    """Drop the output of Orbax's other writes when one of them has failed, also after the block.
+    """If the block raises an error, drop the output of Orbax's background writes, also after the block.
 
-    These writes end at any time after the block, when a core is free for them. Their output is dropped for some
-    time, or until the process ends.
+    Background writes may end long after the block. Their output is dropped for `STRAGGLER_SECONDS`, or until the
+    process ends.
     """
     with contextlib.ExitStack() as held:
         held.enter_context(dropped_prints())
@@ -53,12 +53,15 @@ def quiet_stragglers() -> Iterator[None]:
             timer = threading.Timer(STRAGGLER_SECONDS, held.pop_all().close)
             timer.daemon = True
             timer.start()
-            gc.collect()  # what they print is printed by their destructors
+            gc.collect()  # the destructors of failed writes print errors: run the destructors now
             raise
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of an error's message, or what the operating system said, if TensorStore quotes it."""
+    """Return the first line of an error's message.
+
+    If TensorStore quotes an error of the operating system in this line, return only the quoted error.
+    """
     text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip().splitlines()[0]
     quoted = _OS_ERROR.search(text)
     if quoted is not None:

@@ -1,4 +1,4 @@
-"""Folders of checkpoints that are unfinished, replaced or damaged."""
+"""Handle folders of checkpoints that are unfinished, being replaced, or damaged."""
 
 import contextlib
 import shutil
@@ -8,15 +8,15 @@ from pathlib import Path
 from jaxcnn.errors import UsageError
 
 DAMAGED = "damaged_checkpoints"
-"""Folder beside that of the checkpoints, to which unreadable checkpoints are moved."""
+"""Name of the folder in the run directory to which damaged checkpoints are moved."""
 
 REPLACED = ".replaced"
-"""Suffix of the folder of a checkpoint while the same step is saved again."""
+"""Suffix of the folder of an existing checkpoint while a new checkpoint of the same step is written."""
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Remove what interrupted saves have left, and keep a checkpoint whose replacement was not written."""
-    with contextlib.suppress(OSError):  # the folder cannot be read, which other functions report
+    """Remove the files of interrupted saves. Restore an existing checkpoint if its replacement was not written."""
+    with contextlib.suppress(OSError):  # other functions report a folder that cannot be read
         for path in directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(path, ignore_errors=True)
         for path in directory.glob(f"*{REPLACED}"):
@@ -27,14 +27,14 @@ def remove_unfinished(directory: Path) -> None:
 
 
 def move_away(directory: Path, steps: Sequence[int]) -> None:
-    """Move damaged checkpoints out of the way of the same steps, which are made and saved again.
+    """Move damaged checkpoints to the folder `damaged_checkpoints`, since the run will save these steps again.
 
     Raises:
-      UsageError: if there is a file in the place of the folder for damaged checkpoints.
+      UsageError: if `damaged_checkpoints` is a file.
     """
     aside = directory.with_name(DAMAGED)
     if aside.exists() and not aside.is_dir():
-        raise UsageError(f"{aside} is a file. Move it away: a folder of this name is for damaged checkpoints.")
+        raise UsageError(f"{aside} is a file, but must be the folder of damaged checkpoints. Move the file away.")
     aside.mkdir(exist_ok=True)
     for step in steps:
         if (aside / f"{step}").is_file():

@@ -1,4 +1,4 @@
-"""Losses and norms that are far from their running median."""
+"""Find losses and norms that are far above their running median."""
 
 import math
 from collections import deque
@@ -9,20 +9,20 @@ import jax
 import numpy as np
 
 HISTORY = 200
-"""Number of latest verified steps whose median a value is compared with."""
+"""Number of latest verified steps over which the running median is computed."""
 
 FEWEST = 10
-"""Number of values below which nothing is compared."""
+"""Smallest number of values for a median. With fewer values, losses and norms are not compared."""
 
 NORMS = ("gradient_norm", "update_norm")
-"""Names of norms in the sums of a step; see `jaxcnn.train.make_train_step`."""
+"""Names of the norms that a compiled training step returns; see `jaxcnn.train.make_train_step`."""
 
 
 class Bounds:
-    """Compares each step's loss and norms with the median of the steps before.
+    """Compare the loss and the norms of each step with their median over earlier steps.
 
     Args:
-      factor: largest ratio to the median; 0 only finds values that are not finite.
+      factor: largest allowed ratio of a value to the median. With 0, only infinite and NaN values are found.
     """
 
     def __init__(self, factor: float):
@@ -32,12 +32,15 @@ class Bounds:
         self._examined: dict[str, list[float]] = {}
 
     def watch(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """Take note of the sums `[steps]` of a call, and return them without the norms."""
+        """Store the loss and the norms of a dispatch, `[steps]`, for `exceeded`. Return `sums` without the norms."""
         self._pending.append({name: sums[name] for name in ("loss", "examples", *NORMS) if name in sums})
         return {name: value for name, value in sums.items() if name not in NORMS}
 
     def exceeded(self) -> str | None:
-        """Return the name of a value since the last verification that is out of bounds or not finite, or None."""
+        """Return the name of a loss or norm that is too large or not finite, or None if all are valid.
+
+        Only values since the last verification are examined.
+        """
         self._examined = self._values()
         for name, values in self._examined.items():
             if not all(map(math.isfinite, values)):
@@ -48,13 +51,13 @@ class Bounds:
         return None
 
     def accept(self) -> None:
-        """Count the values that `exceeded` has examined as verified."""
+        """Add the values that `exceeded` has examined to the running median."""
         for name, values in self._examined.items():
             self._verified.setdefault(name, deque(maxlen=HISTORY)).extend(values)
         self.forget()
 
     def forget(self) -> None:
-        """Drop the values since the last verification."""
+        """Discard the values since the last verification."""
         self._pending.clear()
         self._examined = {}
 

@@ -1,15 +1,15 @@
-"""The batches of the calls to come, from a step to which the loop may go back."""
+"""Iterate over the batches of training steps, with a method to go back to an earlier step."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 
 class Calls(Iterator[tuple[int, Any]]):
-    """Yields numbers of steps and their batches, and begins again where it is told to.
+    """Iterator over pairs `(number of steps, batches)`, one for each dispatch, which can go back to an earlier step.
 
     Args:
-      batches: returns the calls from a step on.
-      first_step: step to begin with.
+      batches: function that returns an iterator over the dispatches from a given step on.
+      first_step: step from which the iterator starts.
     """
 
     def __init__(self, batches: Callable[[int], Iterator[tuple[int, Any]]], first_step: int):
@@ -20,5 +20,5 @@ class Calls(Iterator[tuple[int, Any]]):
         return next(self._calls)
 
     def go_back(self, step: int) -> None:
-        """Continue with the calls from `step` on. Batches that were read ahead are dropped."""
+        """Continue with the dispatches from `step` on, and drop batches that were read in advance."""
         self._calls = self._batches(step)

@@ -1,4 +1,4 @@
-"""Make steps again, on the same devices or on others."""
+"""Repeat training steps, on the same devices or on other devices, to verify them."""
 
 import dataclasses
 import logging
@@ -19,19 +19,20 @@ from jaxcnn.train.runtime.plan import Plan
 from jaxcnn.train.state import TrainState
 
 TOLERATED = 10.0
-"""Largest difference of two equal steps on a platform that is not deterministic, relative to the one at the start."""
+"""On a nondeterministic platform, tolerate this factor times the difference that `Replayer.measure` has found."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A state in the memory of the devices from which steps can be repeated.
+    """A copy of a training state in device memory, from which steps can be repeated.
 
     Attributes:
-      step: steps made so far.
-      state: a copy of the state.
-      fingerprints: returns its hashes, `[devices, arrays]`, if the run may go back to it.
+      step: number of steps made so far.
+      state: the copy of the state.
+      fingerprints: function that returns the hashes of the state, `[devices, arrays]`. None if the run cannot go back
+        to this state.
     """
 
     step: int
@@ -40,10 +41,10 @@ class Kept:
 
 
 class Replayer:
-    """Keeps copies of states, and makes steps again.
+    """Keep copies of training states, and repeat training steps from these states.
 
     Args:
-      plan: the run's parts.
+      plan: model, data, optimizer and other parts of the run.
     """
 
     def __init__(self, plan: Plan):
@@ -52,45 +53,50 @@ class Replayer:
         """The devices on which steps are repeated."""
         self._fingerprints: dict[Parallel, Any] = {}
         shardings = plan.parallel.state_sharding(plan.template)
-        # Each device copies its own memory: a difference between devices stays as it is.
+        # Each device copies its own memory, so that differences between devices are preserved.
         self._copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=shardings)
         self.bound: float | None = None
-        """Largest relative difference of two equal steps. None: all bits are equal."""
+        """Largest tolerated relative difference between a step and its repetition; None if steps are bitwise equal."""
 
     @property
     def random_access(self) -> bool:
-        """Return whether all steps can be repeated, and not only those whose batches are in memory."""
+        """Return whether any step can be repeated. If False, only the latest dispatch can be repeated."""
         return self._plan.dataset.random_access
 
     def keep(self, step: int, state: TrainState, fingerprints: Callable[[], np.ndarray] | None = None) -> Kept:
-        """Return a copy of a state, without waiting for the devices. For the arguments, see `Kept`."""
+        """Start to copy a state. Do not wait for the devices. For the arguments, see `Kept`."""
         return Kept(step, self._copy(state), fingerprints)
 
     def fingerprints(self, state: TrainState, parallel: Parallel | None = None) -> np.ndarray:
-        """Return the hashes of a state on some devices, by default those of the run; see `compile_fingerprints`."""
+        """Return the hashes of a state, `[devices, arrays]`; see `compile_fingerprints`.
+
+        Args:
+          state: the state.
+          parallel: the devices on which the state is stored. Default: the devices of the run.
+        """
         return self.start_fingerprints(state, parallel)()
 
     def start_fingerprints(self, state: TrainState, parallel: Parallel | None = None) -> Callable[[], np.ndarray]:
-        """Start to compute the same hashes. Return a function that waits for them and returns them."""
+        """Start to compute the hashes that `fingerprints` returns. Return a function that waits for the hashes."""
         parallel = parallel or self._plan.parallel
         if parallel not in self._fingerprints:
             self._fingerprints[parallel] = compile_fingerprints(parallel, self._plan.template)
         return self._fingerprints[parallel](state)
 
     def restored(self, kept: Kept) -> TrainState | None:
-        """Return a copy of a kept state, or None if it has been damaged since it was kept."""
+        """Return a copy of a kept state, or None if the kept state has been damaged in memory."""
         assert kept.fingerprints is not None
         state = self._copy(kept.state)
         return state if np.array_equal(self.fingerprints(state), kept.fingerprints()) else None
 
     def again(self, kept: Kept, counts: Sequence[int], batches: Any = None, parallel: Parallel | None = None) -> Any:
-        """Make calls of the step again, and return the state after them.
+        """Repeat dispatches of the training step, and return the state after the last dispatch.
 
         Args:
-          kept: the state before.
-          counts: number of steps of each call.
-          batches: those of the only call. They are used if they cannot be read again.
-          parallel: where to make them. Default: `self.parallel`.
+          kept: the state before the first dispatch.
+          counts: number of steps of each dispatch.
+          batches: batches of a single dispatch, for datasets without random access, which cannot read batches again.
+          parallel: the devices on which to repeat the steps. Default: `self.parallel`.
         """
         plan, parallel = self._plan, parallel or self.parallel
         state = self._copy(kept.state)
@@ -108,15 +114,16 @@ class Replayer:
         return state
 
     def measure(self, kept: Kept, count: int, batches: Any) -> None:
-        """Find out whether equal steps have equal bits, here and on other devices, and where to make steps again.
+        """Find out whether repeated steps are bitwise equal, and choose the devices on which to repeat steps.
 
-        Every process must call it. All come to the same.
+        Set `bound` if repeated steps differ. Set `parallel` to other devices if steps are bitwise equal there too.
+        Every process must call this method, and all processes get the same result.
         """
         plan = self._plan
         states = [self.again(kept, [count], batches) for _ in range(2)]
         found = [self.fingerprints(state) for state in states]
         if distributed.anywhere(not np.array_equal(found[0], found[1])):
-            # A third one tells an error of a device from a platform that is not deterministic.
+            # A third repetition shows whether a device made an error or the platform is nondeterministic.
             states.append(self.again(kept, [count], batches))
             found.append(self.fingerprints(states[-1]))
             same = [i for i in (0, 1) if not distributed.anywhere(not np.array_equal(found[i], found[2]))]
@@ -126,8 +133,9 @@ class Replayer:
                 measured = max(max(there) for there in distributed.gather(here))
                 self.bound = TOLERATED * measured
                 _log.warning(
-                    "equal steps differ on this platform by up to %.1e of the largest value of an array; verification "
-                    "tolerates %.1e. GPUs are deterministic with XLA_FLAGS=--xla_gpu_deterministic_ops=true",
+                    "repeated steps are not bitwise equal on this platform: arrays differ by up to %.1e of their "
+                    "largest value. Verification tolerates %.1e. On GPUs, set "
+                    "XLA_FLAGS=--xla_gpu_deterministic_ops=true for bitwise equal steps",
                     *(measured, self.bound),
                 )
                 return
@@ -139,7 +147,9 @@ class Replayer:
         if np.array_equal(elsewhere, found[0]):
             self.parallel = others
         else:
-            _log.warning("steps on other devices have other bits here; verification makes them again on the same ones")
+            _log.warning(
+                "steps are not bitwise equal on other devices; verification repeats the steps on the same device"
+            )
 
     def differences(self, first: TrainState, second: TrainState) -> dict[str, float]:
         """Return the largest difference in each array of two states, relative to the largest value of the array."""
@@ -149,9 +159,9 @@ class Replayer:
 
 
 def rotated(parallel: Parallel) -> Parallel | None:
-    """Return a strategy in which each device has the part of its neighbor, or None if there is no such device.
+    """Return a `Parallel` in which each device computes the shard of the next device.
 
-    The devices of several processes cannot exchange their parts of a state.
+    Return None for one device, and in a multi-process run, whose processes cannot exchange shards of a state.
     """
     devices = parallel.devices
     if len(devices) == 1 or parallel.share[1] > 1:

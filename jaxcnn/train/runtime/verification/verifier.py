@@ -1,4 +1,4 @@
-"""Verify the steps since the last verification, and go back if a device has computed or stored them wrong."""
+"""Verify the steps since the last verification, and go back to the last verified step if a device made an error."""
 
 import collections
 import logging
@@ -23,18 +23,19 @@ from jaxcnn.train.runtime.verification.replay import Kept, Replayer
 from jaxcnn.train.state import TrainState
 
 STRIKES = 3
-"""Number of mismatches of one device after which a run stops."""
+"""Number of errors of one device after which a run stops."""
 
 _log = logging.getLogger(__name__)
 
 
 class CorruptDeviceError(RunError):
-    """A device has repeatedly computed or stored wrong values. Checkpoints are verified and are kept.
+    """Raised when a device has repeatedly computed or stored wrong values. The checkpoints are verified and kept.
 
     Attributes:
-      elsewhere: whether the device is known to belong to another process, so that this one may go on without it.
+      elsewhere: whether the device is known to belong to another process. If True, this process may continue without
+        the device.
 
-    >>> CorruptDeviceError.exit_status  # tells a scheduler to exclude the machine
+    >>> CorruptDeviceError.exit_status  # a scheduler excludes the machine after this exit status
     71
     """
 
@@ -47,12 +48,12 @@ class CorruptDeviceError(RunError):
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Steps whose results are wrong.
+    """Description of training steps whose results are wrong.
 
     Attributes:
       check: the check that found the error: "replicas", "replay" or "bounds".
-      leaves: names of the arrays that are wrong, such as "params/Conv_0/kernel", the most different one first.
-      devices: names of the devices that have wrong values, if others have right ones; else ().
+      leaves: names of the wrong arrays, such as "params/Conv_0/kernel", ordered from the largest error to the smallest.
+      devices: names of the devices with wrong values. Empty if the faulty device cannot be determined.
     """
 
     check: str
@@ -66,12 +67,12 @@ class Mismatch:
 
 
 class Verifier:
-    """Keeps the last verified state of a run, and verifies the steps made since then.
+    """Keep the last verified state of a run, and verify the steps made since then.
 
     Args:
-      plan: the run's parts, whose configuration has `verify_every`.
-      step: steps made before.
-      state: the state to start from, which counts as verified.
+      plan: parts of the run. `plan.config.verify_every` must not be None.
+      step: number of steps that the run has made so far.
+      state: the state after step `step`, which counts as verified.
     """
 
     def __init__(self, plan: Plan, step: int, state: TrainState):
@@ -84,7 +85,7 @@ class Verifier:
         self._replicated = replicated_leaves(plan.parallel, plan.template)
         self._verified = self._replayer.keep(step, state, self._replayer.start_fingerprints(state))
         self._pipeline = plan.pipeline.state_after(step)
-        # The state before the latest call, and that call's batches, if it is to be repeated.
+        # If the latest dispatch will be repeated: the state before the dispatch, its number of steps, and its batches.
         self._before: tuple[Kept, int, Any] | None = None
         self._counts: list[int] = []
         self._keeps_next = False
@@ -98,7 +99,15 @@ class Verifier:
         return self._verified.step
 
     def call(self, steps: Any, step: int, count: int, state: TrainState, batches: Any) -> tuple[TrainState, Sums]:
-        """Make `count` steps after `step`, and return the state and the sums, as the compiled `steps` do."""
+        """Make `count` steps with the compiled function `steps`, and return the new state and the metric sums.
+
+        Args:
+          steps: compiled function `(state, batches) -> (state, sums)`.
+          step: number of steps that the run has made before this call.
+          count: number of steps to make.
+          state: the state before the steps.
+          batches: the batches of the steps, `[count, N, ...]`.
+        """
         self._before = None
         if self._replays_last and (self._keeps_next or self._is_planned(step, count)):
             is_verified = step == self._verified.step
@@ -113,13 +122,14 @@ class Verifier:
         return state, self._bounds.watch(sums)
 
     def is_due(self, step: int, count: int, *, stops: bool, at_once: bool) -> bool:
-        """Return whether to verify now, after a call of `count` steps up to `step`.
+        """Return whether to verify now, after a dispatch of `count` steps.
 
         Args:
-          step: steps made so far.
-          count: steps of the latest call.
-          stops: whether the state is needed, in order to save it.
-          at_once: whether there is no time to make an interval again. The next call is then made and verified.
+          step: number of steps made so far.
+          count: number of steps in the latest dispatch.
+          stops: whether the run will save the state now. A state must be verified before it is saved.
+          at_once: whether there is too little time to repeat all steps since the last verification. In this case, the
+            run makes one more dispatch, and repeats only this dispatch.
         """
         if self._is_planned(step - count, count) or self._before is not None:
             return True
@@ -131,9 +141,12 @@ class Verifier:
         return True
 
     def verify(self, step: int, state: TrainState) -> Mismatch | None:
-        """Verify the steps since the last verification. If they are right, `state` is the verified state from now on.
+        """Verify the steps since the last verification. If all are right, mark `state` as the last verified state.
 
-        Every process must call it. All return the same.
+        Every process must call this method, and all processes get the same result.
+
+        Returns:
+          None if the steps are right, else a description of the error.
         """
         hashes = self._replayer.start_fingerprints(state)
         mismatch = self._find(state, hashes)
@@ -150,7 +163,7 @@ class Verifier:
         return mismatch
 
     def row(self, mismatch: Mismatch, found_at: int) -> Row:
-        """Return the row of `metrics.jsonl` on a mismatch."""
+        """Return the row of `metrics.jsonl` that reports a mismatch, found after step `found_at`."""
         return {
             "split": VERIFY,
             "step": self.step,
@@ -163,17 +176,17 @@ class Verifier:
         }
 
     def go_back(self, mismatch: Mismatch) -> tuple[int, TrainState]:
-        """Return the last verified step and its state, and let the batches continue there.
+        """Return the last verified step and its state, and set the input pipeline back to this step.
 
         Raises:
-          CorruptDeviceError: if a device was wrong three times, or if the last verified state was damaged.
+          CorruptDeviceError: if a device made errors three times, or if the last verified state was damaged in memory.
         """
         worst = max(mismatch.devices or ("",), key=lambda device: self._strikes[device])
-        resume = "it resumes from the last checkpoint, which is verified."
+        resume = "the run resumes from the last checkpoint, which is verified."
         if self._strikes[worst] >= STRIKES:
-            which = worst or "a device (which one cannot be told)"
+            which = worst or "an unknown device"
             raise CorruptDeviceError(
-                f"{which} was wrong {STRIKES} times, last at {mismatch.leaves[0]}. "
+                f"{which} computed or stored wrong values {STRIKES} times, most recently of {mismatch.leaves[0]}. "
                 f"Run the same command without this device; {resume}",
                 elsewhere=worst != "" and worst not in map(str, jax.local_devices()),
             )
@@ -188,20 +201,23 @@ class Verifier:
 
     @property
     def _replays_intervals(self) -> bool:
-        """Return whether the steps since the last verification can be repeated."""
+        """Return whether all steps since the last verification can be repeated and compared."""
         return self._replayer.random_access and self._replayer.bound is None
 
     @property
     def _replays_last(self) -> bool:
-        """Return whether the latest call is repeated. Rounding differences grow over an interval."""
+        """Return whether a verification repeats only the latest dispatch.
+
+        On a nondeterministic platform, more steps cannot be compared: rounding differences grow with each step.
+        """
         return self._checks.replay == "last" or (self._checks.replay != "off" and self._replayer.bound is not None)
 
     def _is_planned(self, step: int, count: int) -> bool:
-        """Return whether a verification follows the call of `count` steps after `step`, whatever happens."""
+        """Return whether the configuration asks for a verification after the dispatch of `count` steps after `step`."""
         return step // self._every < (step + count) // self._every or self._plan.saves_after(step + count)
 
     def _find(self, state: TrainState, hashes: Callable[[], np.ndarray]) -> Mismatch | None:
-        # The devices make the latest call again while the host examines the losses and norms.
+        # The devices repeat the latest dispatch while the host examines the losses and norms.
         compare_last = self._start_last(state) if self._before is not None else None
         exceeded = self._bounds.exceeded() is not None
         found = hashes()
@@ -212,17 +228,17 @@ class Verifier:
         if compare_last is not None:
             wrong, again = compare_last(found)
         elif self._checks.replay != "off":
-            # Without a state before the latest call, a callback has asked to stop.
+            # The state before the latest dispatch was not kept: a callback has asked to stop the run.
             wrong, again = self._compared_interval(found)
         if wrong is not None and _anywhere(wrong):
             return self._mismatch("replay", state, unequal, wrong, again)
-        # Each process looks at its own copy of the sums.
+        # Each process examines its own copy of the metric sums.
         if not distributed.anywhere(exceeded):
             return None
         if self._before is not None or self._checks.replay == "off":
             wrong, again = self._compared_interval(found)
         if wrong is None:
-            # Steps that give the same values twice are right.
+            # The run goes back once. If the repeated steps give the same values again, these values are right.
             repeated, self._suspected = self._suspected == found.tobytes(), found.tobytes()
             is_right = all(distributed.gather(repeated))
         else:
@@ -230,9 +246,9 @@ class Verifier:
         return None if is_right else self._mismatch("bounds", state, unequal, wrong, again)
 
     def _unequal_replicas(self, found: np.ndarray) -> np.ndarray:
-        """Return where a device's array differs from that of most devices, `[devices, arrays]`.
+        """Return a mask `[devices, arrays]` of the arrays that differ from the array of most devices.
 
-        All devices count as different where no value is that of most.
+        If at most half of all devices agree on an array, the array counts as different on all devices.
         """
         rows = np.array([row for rows in distributed.gather(found.tolist()) for row in rows], np.uint32)
         wrong = np.zeros_like(found, bool)
@@ -242,10 +258,11 @@ class Verifier:
         return wrong
 
     def _start_last(self, state: TrainState) -> Callable[[np.ndarray], tuple[np.ndarray, TrainState]]:
-        """Start to make the latest call again, without waiting for the devices.
+        """Start to repeat the latest dispatch, without waiting for the devices.
 
-        Return a function of the state's hashes, which returns where the state differs, `[devices, arrays]`, and the
-        state again.
+        Returns:
+          A function from the hashes of `state` to a mask `[devices, arrays]` of the arrays that differ from the
+          repetition, and the state after the repetition.
         """
         assert self._before is not None
         kept, count, batches = self._before
@@ -262,21 +279,26 @@ class Verifier:
         return compare
 
     def _compared_interval(self, found: np.ndarray) -> tuple[np.ndarray, TrainState] | tuple[None, None]:
-        """Make the steps since the last verification again, and return the same, or None if this cannot be done."""
+        """Repeat all steps since the last verification, and compare the result with the hashes `found`.
+
+        Returns:
+          A mask `[devices, arrays]` of the arrays that differ, and the state after the repetition. (None, None) if the
+          steps cannot be repeated.
+        """
         if not self._replays_intervals:
             return None, None
         again = self._replayer.again(self._verified, self._counts)
         return found != self._replayer.fingerprints(again, self._replayer.parallel), again
 
     def _mismatch(self, check: str, state: TrainState, unequal: np.ndarray, wrong: Any, again: Any) -> Mismatch:
-        """Return what is known of a mismatch.
+        """Return a description of an error.
 
         Args:
-          check: what has found it.
-          state: the state.
-          unequal: where the devices' copies differ from most, `[devices, arrays]`.
-          wrong: where they differ from those of repeated steps, or None.
-          again: the state after these steps, or None.
+          check: the check that has found the error.
+          state: the wrong state.
+          unequal: mask `[devices, arrays]` of the arrays that differ from the array of most devices.
+          wrong: mask `[devices, arrays]` of the arrays that differ from the arrays after repeated steps, or None.
+          again: the state after the repeated steps, or None.
         """
         devices = self._plan.parallel.devices
         local = [device for device in devices if device in self._plan.parallel.mesh.local_devices]
@@ -291,7 +313,7 @@ class Verifier:
         some = (names for names, _ in of_places if 0 < len(names) < len(devices) or len(names) == len(devices) == 1)
         leaves = next((leaves for _, leaves in of_places if leaves), ("the loss",))
         if again is not None:
-            # An error spreads to all arrays within a step or two.
+            # After one or two steps, an error has spread to all arrays: the largest difference shows its origin.
             differences = self._replayer.differences(state, again)
             leaves = tuple(sorted(leaves, key=lambda leaf: -differences.get(leaf, 0.0)))
         return Mismatch(check, leaves, next(some, ()))
@@ -305,10 +327,10 @@ def _union(parts: Any) -> tuple[str, ...]:
 
 
 def _anywhere(wrong: np.ndarray) -> bool:
-    """Return whether anything is wrong in any process."""
+    """Return whether the mask `wrong` has a True value in any process."""
     return distributed.anywhere(bool(wrong.any()))
 
 
 def make_verifier(plan: Plan, step: int, state: TrainState) -> Verifier | None:
-    """Return the verifier of a run, or None if its configuration has none. Arguments as for `Verifier`."""
+    """Return a new `Verifier(plan, step, state)`, or None if `plan.config.verify_every` is None."""
     return None if plan.config.verify_every is None else Verifier(plan, step, state)

@@ -183,7 +183,7 @@ def test_a_device_that_is_wrong_three_times_ends_the_run(tmp_path, corrupt, monk
     plan = corrupt(plan_of(**options), 4, once=False)
     mine = [device for device in jax.local_devices() if is_local or device != plan.parallel.devices[1]]
     monkeypatch.setattr(jax, "local_devices", lambda: mine)  # used when the run ends
-    with pytest.raises(CorruptDeviceError, match=r"was wrong 3 times, last at .*kernel") as error:
+    with pytest.raises(CorruptDeviceError, match=r"wrong values 3 times, most recently of .*kernel") as error:
         run(plan, tmp_path)
     assert str(plan.parallel.devices[1]) in str(error.value)
     assert (error.value.exit_status, error.value.elsewhere) == (71, not is_local)
@@ -274,7 +274,7 @@ def test_a_platform_that_is_not_deterministic_gets_a_bound(tmp_path, monkeypatch
     _, rows, found = run(plan_of(verify_every=3, devices=1), tmp_path / "noisy")
     assert not found
     assert len(rows) == STEPS + 1
-    assert "equal steps differ on this platform" in caplog.text
+    assert "repeated steps are not bitwise equal on this platform" in caplog.text
     monkeypatch.undo()
     monkeypatch.setattr(Plan, "compile_train_steps", noisy)
     assert run(corrupt(plan_of(verify_every=3, devices=1), 2, device=0), tmp_path / "corrupt")[2]
@@ -309,5 +309,5 @@ def test_rows_on_corruption_are_read_and_others_are_damaged(tmp_path):
 
 def test_a_verification_without_a_check_is_refused(tmp_path):
     config = Config(verify_every=3, verify=Verification(replicas=False, replay="off"), workdir=str(tmp_path))
-    with pytest.raises(UsageError, match="verify_every 3 has nothing to verify"):
+    with pytest.raises(UsageError, match="verify_every is 3, but all checks are turned off"):
         fit(config)
