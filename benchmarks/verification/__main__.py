@@ -30,6 +30,9 @@ from jaxcnn.train.runtime.plan import make_plan
 CASES = {"lenet5": {"batch_size": 256}, "resnet20_cifar": {"batch_size": 128}}
 """Models with their batch size."""
 
+TURNS = {"lenet5": 60, "resnet20_cifar": 20}
+"""Number of turns of each model, which take about three and ten minutes on two cores."""
+
 RESAMPLES = 10_000
 
 
@@ -77,17 +80,16 @@ def interval_of_median(samples: np.ndarray) -> tuple[float, float]:
 def main(args: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="step time with verification relative to that without it")
     parser.add_argument("--every", type=int, default=100)
-    parser.add_argument("--turns", type=int, nargs="+", default=[60, 20], help="of each model (default: 60 20)")
+    parser.add_argument("--turns", type=int, help="turns of each model, 2 or more (default: by the model)")
     parser.add_argument("--replay", choices=("off", "last", "interval"), default="last")
     parser.add_argument("--bounds", type=float, default=0.0)
     parser.add_argument("--models", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--out", type=Path, default=RESULTS / "verification", help="folder for the results")
     arguments = parser.parse_args(args)
     verify = Verification(replay=arguments.replay, bounds=arguments.bounds)
-    if len(arguments.turns) != len(arguments.models) or min(arguments.turns) < 2:
-        parser.error("--turns needs a number of at least 2 for each model")
-    cases = zip(arguments.models, arguments.turns, strict=True)
-    rows = [measure(model, verify, arguments.every, turns) for model, turns in cases]
+    if arguments.turns is not None and arguments.turns < 2:
+        parser.error(f"--turns must be at least 2, got {arguments.turns}")
+    rows = [measure(model, verify, arguments.every, arguments.turns or TURNS[model]) for model in arguments.models]
     print(json.dumps(rows, indent=2))
     table = (
         "| model | batch | verify every | replay | turns | off, ms | on, ms | on by off, median | its 95 % interval |\n"

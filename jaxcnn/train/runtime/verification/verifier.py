@@ -268,11 +268,11 @@ class Verifier:
         kept, count, batches = self._before
         replayer, bound = self._replayer, self._replayer.bound
         again = replayer.again(kept, [count], batches)
-        hashes = replayer.start_fingerprints(again, replayer.parallel)
+        if bound is None:
+            hashes = replayer.start_fingerprints(again, replayer.parallel)
+            return lambda found: (found != hashes(), again)
 
         def compare(found: np.ndarray) -> tuple[np.ndarray, TrainState]:
-            if bound is None:
-                return found != hashes(), again
             differences = replayer.differences(state, again).values()
             return np.array([[value > bound for value in differences]] * len(found)), again
 
