@@ -16,6 +16,7 @@ machine disturbs least. The second ratio compares the CPU time of all threads.
 import argparse
 import json
 import os
+import shlex
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -169,6 +170,8 @@ def main() -> None:
     rows = []
     for case, (step, values) in cases:
         row = compare(case, step, values, arguments.rounds)
+        flag = "--models" if arguments.layers is None else "--layers"
+        row["command"] = f"python -m benchmarks.convolution {flag} {shlex.quote(case)} --rounds {arguments.rounds}"
         rows.append(row)
         if arguments.json:
             print(json.dumps(row), flush=True)
